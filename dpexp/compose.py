@@ -1,0 +1,101 @@
+"""From Hydra's composition to one checked `ExperimentConfig`, and from its errors to one line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from dpexp.config import ExperimentConfig
+from dpexp.errors import ConfigError
+
+_ADAPTER = TypeAdapter(ExperimentConfig)
+
+
+def config_folder() -> Path:
+    """The folder of the YAML files: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def to_experiment(composed: DictConfig) -> ExperimentConfig:
+    """Check a composed configuration, once. Raises ConfigError with one line for all that is wrong."""
+    try:
+        return from_dict(to_dict(composed))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+
+
+def to_dict(composed: DictConfig) -> dict[str, Any]:
+    """The composed configuration as plain values, interpolations resolved."""
+    values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def from_dict(values: dict[str, Any]) -> ExperimentConfig:
+    """Check plain values, as from YAML or JSON. Raises ConfigError."""
+    try:
+        return _ADAPTER.validate_json(json.dumps(values))
+    except (ValidationError, TypeError) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def explain(error: Exception, keys: list[str] | None = None) -> str:
+    """One line for an error of Hydra, OmegaConf or pydantic: the value, the rule, the choices."""
+    if isinstance(error, ValidationError):
+        return "; ".join(_explain_field(dict(item)) for item in error.errors())
+    text = str(error).strip()
+    if isinstance(error, MissingConfigException):
+        missing = re.search(r"'([^']+)/([^/']+)'", text)
+        if missing and error.options is not None:
+            choices = ", ".join(option for option in error.options)
+            return f"{missing[1]}={missing[2]}: no such choice; choose from {choices}"
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return f"{unknown[1]}: no such key{_close_matches(unknown[1], keys or [])}"
+    missing_value = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing_value:
+        return f"{missing_value[1]} has no default: set {missing_value[1]}=..."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        return " ".join(f"{text}{cause}".split())
+    return " ".join(text.split())
+
+
+def _close_matches(key: str, keys: list[str]) -> str:
+    matches = difflib.get_close_matches(key, keys, n=3)
+    if not matches and "." in key:
+        matches = [known for known in keys if known.startswith(key.split(".")[0] + ".")]
+    return f"; did you mean {', '.join(matches)}?" if matches else "; --help lists the keys"
+
+
+def _explain_field(item: dict[str, Any]) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ")
+    # Pydantic names the chosen member of a union in the path: ('model', 'mlp', 'hidden').
+    path = [str(part) for part in item["loc"]]
+    if len(path) > 2 and path[0] in ("model", "data", "optimizer"):
+        del path[1]
+    if item["type"] == "value_error":
+        return message
+    key = ".".join(path)
+    if item["type"] == "union_tag_invalid":
+        return f"{key}.name={item['ctx']['tag']}: choose from {item['ctx']['expected_tags']}"
+    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{key}: no such key; --help lists the keys"
+    value = item["input"]
+    if item["type"] in ("missing", "missing_argument"):
+        return f"{key}: no value"
+    return f"{key}={value if isinstance(value, str) else json.dumps(value)}: {_rule(message)}"
+
+
+def _rule(message: str) -> str:
+    return message.replace("Input should be", "must be", 1)

@@ -1,0 +1,236 @@
+"""What an experiment is: frozen dataclasses, checked once, when they are built.
+
+Values come from `conf/`; no field has a default here. Pydantic checks types and ranges, the methods
+named `_check_*` check what no single field can know. Inside the package these objects are trusted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Scope = Literal["per_worker", "global"]
+
+# Training samples in the data sets whose size is known before anything is loaded.
+KNOWN_TRAIN_SAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+
+
+@dataclass(frozen=True, config=_STRICT)
+class MlpConfig:
+    """Fully connected layers with ReLU between them."""
+
+    name: Literal["mlp"]
+    hidden: tuple[PositiveInt, ...]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CnnConfig:
+    """Two or more 3x3 convolutions, each with ReLU and 2x2 max-pooling, then one hidden layer."""
+
+    name: Literal["cnn"]
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    hidden: PositiveInt
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ResNet18Config:
+    """torchvision's ResNet-18; `small_images` takes the 3x3 stem without pooling of the CIFAR variant."""
+
+    name: Literal["resnet18"]
+    small_images: bool
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CustomModelConfig:
+    """The user's own: `builder` is `module:function`, called as `f(input_shape, classes, **arguments)`."""
+
+    name: Literal["custom"]
+    builder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    arguments: dict[str, Any]
+
+
+ModelConfig = Annotated[
+    MlpConfig | CnnConfig | ResNet18Config | CustomModelConfig, Field(discriminator="name")
+]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class NamedDataConfig:
+    """A well-known data set; `size` samples of its training split, all of its test split."""
+
+    name: Literal["mnist", "fashion_mnist", "cifar10"]
+    size: PositiveInt
+    scope: Scope
+    cache: str | None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SyntheticDataConfig:
+    """Seeded Gaussian classes: `separation` is the distance of class means in noise deviations."""
+
+    name: Literal["synthetic"]
+    size: PositiveInt
+    scope: Scope
+    test_size: PositiveInt
+    shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    classes: Annotated[int, Field(ge=2)]
+    separation: PositiveFloat
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ArraysDataConfig:
+    """The user's own: an .npz file with train_inputs, train_labels, test_inputs and test_labels."""
+
+    name: Literal["arrays"]
+    size: PositiveInt
+    scope: Scope
+    path: str
+
+
+DataConfig = Annotated[
+    NamedDataConfig | SyntheticDataConfig | ArraysDataConfig, Field(discriminator="name")
+]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class StrategyConfig:
+    """How workers combine their gradients."""
+
+    name: Literal["sequential", "sync_dp", "emulated"]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SgdConfig:
+    """torch.optim.SGD."""
+
+    name: Literal["sgd"]
+    lr: PositiveFloat
+    momentum: Fraction
+    weight_decay: NonNegativeFloat
+    nesterov: bool
+
+    @model_validator(mode="after")
+    def _check_nesterov(self) -> SgdConfig:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.nesterov=true needs optimizer.momentum > 0, not 0")
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
+class AdamConfig:
+    """torch.optim.Adam, or AdamW with decoupled weight decay."""
+
+    name: Literal["adam", "adamw"]
+    lr: PositiveFloat
+    betas: tuple[Fraction, Fraction]
+    eps: PositiveFloat
+    weight_decay: NonNegativeFloat
+
+
+OptimizerConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="name")]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class BatchConfig:
+    """`size` samples an update for each worker (per_worker) or for all together (global)."""
+
+    size: PositiveInt
+    scope: Scope
+
+
+@dataclass(frozen=True, config=_STRICT)
+class MeasurementConfig:
+    """Blocks to keep, blocks to discard first, untimed steps in each process, and the baseline."""
+
+    repeats: PositiveInt
+    warmup: Annotated[int, Field(ge=0)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    baseline: Literal["paired", "none"]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ExperimentConfig:
+    """One job: what is trained, on what, by how many workers, and how it is measured."""
+
+    workers: PositiveInt
+    threads_per_worker: PositiveInt
+    epochs: PositiveInt
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    dtype: Literal["float32", "float64"]
+    checkpoint: bool
+    model: ModelConfig
+    data: DataConfig
+    strategy: StrategyConfig
+    optimizer: OptimizerConfig
+    batch: BatchConfig
+    measurement: MeasurementConfig
+
+    @property
+    def train_samples(self) -> int:
+        """Samples of one epoch, all workers together."""
+        return self.data.size * (self.workers if self.data.scope == "per_worker" else 1)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of one optimizer update, all workers together."""
+        return self.batch.size * (self.workers if self.batch.scope == "per_worker" else 1)
+
+    @property
+    def local_batch_size(self) -> int:
+        """Samples of one optimizer update, one worker."""
+        return self.global_batch_size // self.workers
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates of the whole training; the last of an epoch may see a smaller batch."""
+        return self.epochs * -(-self.train_samples // self.global_batch_size)
+
+    def baseline(self) -> ExperimentConfig:
+        """The same job for one sequential process: what speedup is measured against."""
+        return dataclasses.replace(self, workers=1, strategy=StrategyConfig(name="sequential"))
+
+    @model_validator(mode="after")
+    def _check_together(self) -> ExperimentConfig:
+        if self.strategy.name == "sequential" and self.workers > 1:
+            raise ValueError(
+                f"workers={self.workers} with strategy=sequential: one process is one worker; "
+                "set workers=1, or choose strategy=sync_dp or emulated"
+            )
+        if self.global_batch_size % self.workers:
+            fewer = self.batch.size // self.workers * self.workers
+            choices = f"{fewer} or {fewer + self.workers}" if fewer else f"{self.workers}"
+            raise ValueError(
+                f"batch.size={self.batch.size} with batch.scope=global can't be split evenly over "
+                f"workers={self.workers}: choose a multiple of {self.workers}, such as {choices}"
+            )
+        available = KNOWN_TRAIN_SAMPLES.get(self.data.name)
+        if available is not None:
+            check_size(self, available)
+        if self.global_batch_size > self.train_samples:
+            parts = f"batch.size={self.batch.size}"
+            if self.batch.scope == "per_worker":
+                parts += f" x workers={self.workers}"
+            raise ValueError(
+                f"{parts} is a global batch of {self.global_batch_size:,} samples, more than the "
+                f"{self.train_samples:,} of data.size: choose a smaller batch.size or a larger data.size"
+            )
+        return self
+
+
+def check_size(config: ExperimentConfig, available: int) -> None:
+    """Raise ValueError when `config` asks for more training samples than the data set has."""
+    if config.train_samples > available:
+        parts = f"data.size={config.data.size}"
+        if config.data.scope == "per_worker":
+            parts += f" x workers={config.workers} = {config.train_samples:,}"
+        raise ValueError(
+            f"{parts}: {config.data.name} has {available:,} training samples; choose 1 to {available:,} in all"
+        )

@@ -1,0 +1,1 @@
+"""Data sets as shared tensors, and the order in which they are visited."""

@@ -1,0 +1,73 @@
+"""A data set as tensors in shared memory, loaded once by the parent process."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from dpexp.config import ArraysDataConfig, ExperimentConfig, NamedDataConfig, SyntheticDataConfig, check_size
+from dpexp.data.packaged import cache_folder, read_split
+from dpexp.data.sources import Split, array_splits, synthetic_splits, torchvision_split
+from dpexp.errors import ConfigError
+from dpexp.shared_memory import SharedTensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Training subset and test split: inputs (n, *input_shape) in the job's dtype, labels (n,) int64."""
+
+    tensors: SharedTensors
+    classes: int
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return tuple(self.tensors["train_inputs"].shape[1:])
+
+
+def load(config: ExperimentConfig) -> Dataset:
+    """The data set of a job. Raises DataError when it can't be had, ConfigError when it is too small."""
+    (train_inputs, train_labels), (test_inputs, test_labels) = _splits(config)
+    try:
+        check_size(config, len(train_inputs))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    chosen = subset(len(train_inputs), config.train_samples, config.seed)
+    dtype = getattr(torch, config.dtype)
+    parts = {
+        "train_inputs": (train_inputs[chosen], dtype),
+        "train_labels": (train_labels[chosen], torch.int64),
+        "test_inputs": (test_inputs, dtype),
+        "test_labels": (test_labels, torch.int64),
+    }
+    tensors = SharedTensors.allocate({name: (tuple(t.shape), kind) for name, (t, kind) in parts.items()})
+    for name, (tensor, _) in parts.items():
+        tensors[name].copy_(tensor)
+        if tensor.dtype == torch.uint8 and name.endswith("inputs"):
+            tensors[name].div_(255)  # grey levels to [0, 1], as torchvision's ToTensor does
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    return Dataset(tensors, max(classes, getattr(config.data, "classes", 0)))
+
+
+def subset(available: int, size: int, seed: int) -> torch.Tensor:
+    """Indices of a seeded random subset; a smaller one is the beginning of a larger one."""
+    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:size]
+
+
+def _splits(config: ExperimentConfig) -> tuple[Split, Split]:
+    match config.data:
+        case NamedDataConfig(name="mnist") as data:
+            cache = cache_folder(data.cache)
+            (images, labels), (test_images, test_labels) = read_split("train", cache), read_split("t10k", cache)
+            return (
+                (torch.tensor(images).unsqueeze(1), torch.tensor(labels)),
+                (torch.tensor(test_images).unsqueeze(1), torch.tensor(test_labels)),
+            )
+        case NamedDataConfig() as data:
+            cache = cache_folder(data.cache)
+            return torchvision_split(data.name, True, cache), torchvision_split(data.name, False, cache)
+        case SyntheticDataConfig() as data:
+            return synthetic_splits(data, config.train_samples, config.seed)
+        case ArraysDataConfig() as data:
+            return array_splits(data)

@@ -1,0 +1,85 @@
+"""Where samples come from besides the packaged MNIST: torchvision, a seeded generator, a file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dpexp.config import ArraysDataConfig, SyntheticDataConfig
+from dpexp.errors import DataError
+
+Split = tuple[torch.Tensor, torch.Tensor]  # inputs (n, *shape), labels (n,)
+
+
+def torchvision_split(name: str, train: bool, cache: Path) -> Split:
+    """One split of fashion_mnist or cifar10, uint8 inputs; downloads it when it isn't there."""
+    from torchvision import datasets
+
+    source = {"fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[name]
+    folder = cache / "torchvision"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                split = source(str(folder), train=train, download=False)
+            except RuntimeError:  # not there, or damaged
+                split = source(str(folder), train=train, download=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise DataError(
+            f"data={name} is not in {folder} and could not be downloaded ({_first_line(error)}); "
+            "data=mnist and data=synthetic need no network"
+        ) from error
+    inputs = torch.as_tensor(split.data)
+    inputs = inputs.permute(0, 3, 1, 2) if inputs.dim() == 4 else inputs.unsqueeze(1)
+    return inputs, torch.as_tensor(split.targets)
+
+
+def synthetic_splits(config: SyntheticDataConfig, train_samples: int, seed: int) -> tuple[Split, Split]:
+    """Gaussian classes with seeded means: training and test samples, float32, labels balanced at random."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(config.classes, *config.shape, generator=generator)
+    # Two random unit-variance means lie sqrt(2 d) apart in d dimensions: scale them to the separation.
+    means *= config.separation / (2 * means[0].numel()) ** 0.5
+
+    def split(samples: int) -> Split:
+        labels = torch.randint(config.classes, (samples,), generator=generator)
+        inputs = torch.randn(samples, *config.shape, generator=generator)
+        return inputs.add_(means[labels]), labels
+
+    test = split(config.test_size)
+    return split(train_samples), test
+
+
+def array_splits(config: ArraysDataConfig) -> tuple[Split, Split]:
+    """The user's arrays, checked: inputs (n, ...) of numbers, labels (n,) of integers from 0 up."""
+    path = Path(config.path).expanduser()
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"data.path={config.path}: can't be read as .npz ({_first_line(error)})") from error
+    names = ("train_inputs", "train_labels", "test_inputs", "test_labels")
+    if missing := [name for name in names if name not in arrays]:
+        raise DataError(f"data.path={config.path} lacks {', '.join(missing)}: it must hold {', '.join(names)}")
+    return _array_split(arrays, "train", config.path), _array_split(arrays, "test", config.path)
+
+
+def _array_split(arrays: dict[str, np.ndarray], split: str, path: str) -> Split:
+    inputs, labels = arrays[f"{split}_inputs"], arrays[f"{split}_labels"]
+    if inputs.ndim < 2 or inputs.dtype.kind not in "uif" or not len(inputs):
+        raise DataError(
+            f"data.path={path}: {split}_inputs is {inputs.dtype} {inputs.shape}; it must be numbers (n, ...)"
+        )
+    if labels.shape != (len(inputs),) or labels.dtype.kind not in "ui" or labels.min() < 0:
+        raise DataError(
+            f"data.path={path}: {split}_labels is {labels.dtype} {labels.shape}; it must be "
+            f"({len(inputs)},) integers from 0"
+        )
+    return torch.from_numpy(inputs), torch.from_numpy(labels)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")

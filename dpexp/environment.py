@@ -1,0 +1,117 @@
+"""What a measurement was made on: machine, libraries, commit. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import dpexp
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: by affinity, and by the cgroup's CPU quota (at least 1)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def cgroup_cpu_quota() -> float | None:
+    """CPUs that the cgroup allows (version 2 or 1), None when it sets no limit."""
+    for folder in _cgroup_folders():
+        try:
+            if (file := folder / "cpu.max").is_file():
+                quota, period = file.read_text().split()
+            elif (file := folder / "cpu.cfs_quota_us").is_file():
+                quota, period = file.read_text(), (folder / "cpu.cfs_period_us").read_text()
+            else:
+                continue
+        except (OSError, ValueError):
+            continue
+        if quota.strip() not in ("max", "-1"):
+            return int(quota) / int(period)
+    return None
+
+
+def describe() -> dict[str, Any]:
+    """Machine, libraries and code, as plain values for a result file."""
+    return {
+        "cpu_model": _cpu_model(),
+        "logical_cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "cgroup_cpu_quota": cgroup_cpu_quota(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "platform": platform.platform(),
+        "load_average": os.getloadavg()[0],
+        "versions": {
+            "python": platform.python_version(),
+            "dpexp": dpexp.__version__,
+            **{name: metadata.version(name) for name in ("torch", "numpy", "hydra-core")},
+        },
+        "thread_settings": {
+            name: os.environ[name]
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND")
+            if name in os.environ
+        },
+        "commit": _commit(),
+    }
+
+
+def machine_of(environment: dict[str, Any]) -> str:
+    """What must agree before two timings may share a curve, in words."""
+    gib = environment["memory_bytes"] / 2**30
+    versions = environment["versions"]
+    return (
+        f"{environment['cpu_model']}, {environment['usable_cores']} usable cores, {gib:.0f} GiB, "
+        f"torch {versions['torch']}, Python {versions['python']}"
+    )
+
+
+def _cgroup_folders() -> list[Path]:
+    root = Path("/sys/fs/cgroup")
+    try:
+        entries = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    folders = []
+    for entry in entries:
+        _, controllers, path = entry.split(":", 2)
+        if controllers == "":  # version 2: any folder up to the root may set a limit
+            here = root / path.lstrip("/")
+            folders += [here, *(parent for parent in here.parents if parent.is_relative_to(root))]
+        elif "cpu" in controllers.split(","):
+            folders += [root / controllers / path.lstrip("/"), root / "cpu" / path.lstrip("/"), root / "cpu"]
+    return folders
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, marked when files differ from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--match="],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() or None

@@ -1,0 +1,25 @@
+"""What can go wrong for a user. Each message is one line: the value, the rule, the choices."""
+
+
+class DpexpError(Exception):
+    """Base of all errors that dpexp raises on purpose."""
+
+
+class ConfigError(DpexpError):
+    """The configuration asks for something that isn't possible."""
+
+
+class DataError(DpexpError):
+    """A data set can't be had, or isn't what its checksum says."""
+
+
+class WorkerError(DpexpError):
+    """A worker process failed; `details` holds its traceback where it had one."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class ResultError(DpexpError):
+    """Results can't be written, read, or aggregated together."""

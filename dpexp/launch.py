@@ -1,0 +1,161 @@
+"""Processes: start a group, watch every member, fail fast with the root cause, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection, forkserver, process
+from typing import Any
+
+from dpexp.errors import DpexpError, WorkerError
+
+# Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
+PRELOAD = ["torch", "torch._dynamo", "numpy", "pydantic", "psutil", "dpexp.worker"]
+
+Target = Callable[..., Any]
+"""Called in each process as target(rank, *arguments[rank], notify); returns that process's report."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    message: str
+    details: str
+
+
+def launch(target: Target, arguments: list[tuple[Any, ...]], on_notice: Callable[[Any], None]) -> list[Any]:
+    """Run `target` in one new process for each entry of `arguments`; return their reports by rank.
+
+    `on_notice` hears what rank 0 passes to its `notify`. Raises WorkerError with the first cause as soon
+    as any process fails; whatever happens, no process of the group outlives this call.
+    """
+    context = _server_context()
+    members: list[process.BaseProcess] = []
+    pipes: list[connection.Connection] = []
+    try:
+        for rank, own in enumerate(arguments):
+            receiver, sender = context.Pipe(duplex=False)
+            pipes.append(receiver)
+            member = context.Process(
+                target=_main, args=(target, rank, own, sender), name=f"dpexp-{rank}", daemon=True
+            )
+            member.start()
+            members.append(member)
+            sender.close()
+        return _collect(members, pipes, on_notice)
+    finally:
+        for member in members:
+            if member.exitcode is None:
+                member.kill()
+        for member in members:
+            member.join()
+            member.close()
+        for pipe in pipes:
+            pipe.close()
+
+
+def _collect(
+    members: list[process.BaseProcess],
+    pipes: list[connection.Connection],
+    on_notice: Callable[[Any], None],
+) -> list[Any]:
+    """Wait for one report from each member; raise on the first that fails or dies without one."""
+    reports: dict[int, Any] = {}
+    while len(reports) < len(members):
+        waiting = {pipes[rank]: rank for rank in range(len(members)) if rank not in reports}
+        for ready in connection.wait(list(waiting)):
+            assert isinstance(ready, connection.Connection)
+            rank = waiting[ready]
+            try:
+                kind, value = ready.recv()
+            except (EOFError, OSError):
+                raise WorkerError(f"rank {rank} {_death(members[rank])}") from None
+            if kind == "notice":
+                on_notice(value)
+            elif kind == "report":
+                reports[rank] = value
+            else:
+                raise WorkerError(f"rank {rank} failed: {value.message}", value.details)
+    return [reports[rank] for rank in range(len(members))]
+
+
+def _death(member: process.BaseProcess) -> str:
+    """How a process that closed its pipe without a report has ended."""
+    member.join(timeout=1)
+    code = member.exitcode
+    if code is None:
+        return "closed its connection without a report"
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"exited with status {code} without a report"
+
+
+def _main(target: Target, rank: int, arguments: tuple[Any, ...], sender: connection.Connection) -> None:
+    """The whole life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
+    _die_with_parent()
+    try:
+        report = target(rank, *arguments, lambda value: sender.send(("notice", value)) if rank == 0 else None)
+        sender.send(("report", report))
+    except BaseException as error:  # noqa: BLE001 (whatever it is, the parent must hear of it)
+        message = str(error) if isinstance(error, DpexpError) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):
+            sender.send(("failure", _Failure(" ".join(message.split()), traceback.format_exc())))
+        sender.close()
+        os._exit(1)
+
+
+def _die_with_parent() -> None:
+    """End this process when the main process dies: the fork server's children aren't told."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _server_context() -> multiprocessing.context.ForkServerContext:
+    """A fork server with everything imported, started on first use, kept for later launches."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with _single_threaded_imports(), _importable_from_here():
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def _single_threaded_imports() -> Iterator[None]:
+    """No library of the server makes a thread pool that forked workers would inherit broken."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    with _environment({name: "1" for name in names}):
+        yield
+
+
+@contextlib.contextmanager
+def _importable_from_here() -> Iterator[None]:
+    """The server finds the modules that this process finds (its preload looks at PYTHONPATH alone)."""
+    with _environment({"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,139 @@
+"""Blocks: baseline and candidate in turn, each training in fresh processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dpexp import launch, worker
+from dpexp.config import ExperimentConfig
+from dpexp.data.dataset import Dataset
+from dpexp.errors import WorkerError
+from dpexp.shared_memory import SharedTensors
+from dpexp.strategies import strategy_class
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One timed training. `seconds` is the slowest worker's, between the barriers."""
+
+    seconds: float
+    epoch_losses: list[float]  # mean over the training samples, as they were visited
+    test_loss: float | None  # evaluated in the first kept block only: the others repeat it
+    test_accuracy: float | None
+    parameters_sha256: str
+    launch_seconds: float  # wall time of all: processes, warm-up, training, evaluation
+    workers: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One round. `baseline` is None when the measurement has none."""
+
+    warmup: bool
+    order: list[str]
+    candidate: Training
+    baseline: Training | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a measurement stands: `done` of `total` epochs, those of discarded blocks included."""
+
+    block: int
+    blocks: int
+    variant: str
+    done_epochs: int
+    total_epochs: int
+
+
+def measure(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    initial: SharedTensors,
+    checkpoint: Path | None,
+    on_progress: Callable[[Progress], None],
+) -> list[Block]:
+    """All blocks of a job, the discarded ones first. Raises WorkerError.
+
+    The order within a block alternates, so that a drift of the machine's speed favours neither.
+    """
+    measurement = config.measurement
+    variants = {"candidate": config}
+    if measurement.baseline == "paired":
+        variants["baseline"] = config.baseline()
+    count = measurement.warmup + measurement.repeats
+    total_epochs = count * len(variants) * config.epochs
+    blocks: list[Block] = []
+    done_epochs = 0
+
+    for number in range(count):
+        order = sorted(variants) if number % 2 == 0 else sorted(variants, reverse=True)
+        trainings: dict[str, Training] = {}
+        for variant in order:
+
+            def progress(epochs: int, variant: str = variant, number: int = number) -> None:
+                on_progress(Progress(number + 1, count, variant, done_epochs + epochs, total_epochs))
+
+            progress(0)
+            last = number == count - 1 and variant == "candidate"
+            work = worker.Work(
+                config=variants[variant],
+                dataset=dataset,
+                initial=initial,
+                evaluate=number == measurement.warmup,
+                checkpoint=checkpoint if last else None,
+            )
+            trainings[variant] = _train(work, lambda epoch, report=progress: report(epoch + 1))
+            done_epochs += config.epochs
+        blocks.append(
+            Block(number < measurement.warmup, order, trainings["candidate"], trainings.get("baseline"))
+        )
+    return blocks
+
+
+def _train(work: worker.Work, on_epoch: Callable[[int], None]) -> Training:
+    """One training by a fresh group of processes."""
+    config = work.config
+    started, launched = time.perf_counter(), time.monotonic()
+    shared = strategy_class(config).share(config, work.initial)
+    with contextlib.ExitStack() as cleanup:
+        for own in shared:
+            if own is not None:
+                cleanup.callback(own.close)
+        arguments = [(work, own, launched) for own in shared]
+        reports: list[worker.WorkerReport] = launch.launch(worker.run, arguments, on_epoch)
+    return Training(
+        seconds=max(report.seconds for report in reports),
+        epoch_losses=[
+            sum(sums) / config.train_samples
+            for sums in zip(*(report.epoch_loss_sums for report in reports), strict=True)
+        ],
+        test_loss=reports[0].test_loss,
+        test_accuracy=reports[0].test_accuracy,
+        parameters_sha256=_agreed(reports),
+        launch_seconds=time.perf_counter() - started,
+        workers=[_kept(report) for report in reports],
+    )
+
+
+def _agreed(reports: list[worker.WorkerReport]) -> str:
+    """The fingerprint that all replicas share. Raises WorkerError where they differ."""
+    for when, hashes in (
+        ("start", [sha for report in reports for sha in report.initial_sha256]),
+        ("end", [sha for report in reports for sha in report.parameters_sha256]),
+    ):
+        if len(set(hashes)) > 1:
+            ranks = [rank for rank, sha in enumerate(hashes) if sha != hashes[0]]
+            raise WorkerError(f"replicas differ at the {when}: ranks {ranks} do not have rank 0's parameters")
+    return reports[0].parameters_sha256[0]
+
+
+def _kept(report: worker.WorkerReport) -> dict[str, Any]:
+    """What of a worker's report goes into a result: its rank, times and threads."""
+    fields = dataclasses.asdict(report)
+    return {name: fields[name] for name in fields if name.endswith("seconds") or name in ("rank", "threads")}

@@ -1,0 +1,57 @@
+"""What a strategy is: the only thing that knows that other workers exist."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from dpexp.config import ExperimentConfig
+from dpexp.shared_memory import SharedTensors
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One worker's copy of the model."""
+
+    rank: int
+    model: nn.Module
+
+
+class Strategy(ABC):
+    """How the gradients of all replicas become one update of all replicas.
+
+    The loss of every shard is summed and divided by the size of the whole global batch. So the sum of
+    the gradients over replicas is the gradient of the mean loss, whatever the split, and a strategy
+    only ever adds. One object lives in each process.
+    """
+
+    name: ClassVar[str]
+    replicas: tuple[Replica, ...]  # those that this process plays: its own, or all of them
+
+    @classmethod
+    @abstractmethod
+    def processes(cls, workers: int) -> int:
+        """How many processes play `workers` workers."""
+
+    @classmethod
+    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
+        """In the parent: what each process is handed, beyond the initial state, to reach the others.
+
+        Returns one picklable object for each process. What has a `close` is closed by the parent
+        when the processes have started.
+        """
+        return [None] * cls.processes(config.workers)
+
+    @abstractmethod
+    def start(self) -> None:
+        """Give every replica the initial state and a fresh optimizer. All processes call it together."""
+
+    @abstractmethod
+    def update(self) -> None:
+        """Add up the replicas' gradients, make one optimizer update everywhere, clear the gradients."""
+
+    def barrier(self) -> None:  # noqa: B027 (one process has nobody to wait for)
+        """Return when every process of the group has called it."""

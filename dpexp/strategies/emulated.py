@@ -1,0 +1,65 @@
+"""One process plays all workers in turn, as the notebook did, but with correct mathematics.
+
+Its results are what synchronous data parallelism must give; its time is what it costs without parallelism.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpexp import optimizers
+from dpexp.config import ExperimentConfig
+from dpexp.shared_memory import SharedTensors
+from dpexp.strategies.base import Replica, Strategy
+
+
+class Emulated(Strategy):
+    """Every worker has its own replica and optimizer, all in this process."""
+
+    name = "emulated"
+
+    def __init__(
+        self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any
+    ) -> None:
+        copies = [copy.deepcopy(model) for _ in range(config.workers - 1)]
+        self.replicas = tuple(Replica(rank, model) for rank, model in enumerate([model, *copies]))
+        self._config = config
+        self._initial = initial
+
+    @classmethod
+    def processes(cls, workers: int) -> int:
+        """One, whatever the number of workers."""
+        return 1
+
+    def start(self) -> None:
+        """Load the initial state into every replica; see Strategy."""
+        for replica in self.replicas:
+            replica.model.load_state_dict(self._initial)
+        models = [replica.model for replica in self.replicas]
+        self._optimizers = [optimizers.build(self._config.optimizer, model.parameters()) for model in models]
+        # The same parameter in every replica, side by side.
+        self._twins = list(zip(*(model.parameters() for model in models), strict=True))
+        self._clear()
+
+    def update(self) -> None:
+        """Sum gradients in rank order, hand a copy to each replica, step each; see Strategy."""
+        for twins in self._twins:
+            gradients = [twin.grad for twin in twins if twin.grad is not None]
+            if not gradients:
+                continue
+            total = torch.clone(gradients[0])
+            for gradient in gradients[1:]:
+                total += gradient
+            for twin in twins:
+                twin.grad = total.clone()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        self._clear()
+
+    def _clear(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()

@@ -1,0 +1,90 @@
+"""The training loop. It never asks how many workers there are: the strategy knows."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dpexp.config import ExperimentConfig
+from dpexp.data.dataset import Dataset
+from dpexp.data.order import epoch_order, shard
+from dpexp.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Seconds from the barrier before the first step to the one after the last; each epoch's summed loss."""
+
+    seconds: float
+    epoch_loss_sums: list[float]  # over the samples of the replicas that this process plays
+
+
+def train(
+    config: ExperimentConfig, dataset: Dataset, strategy: Strategy, on_epoch: Callable[[int], None]
+) -> Trained:
+    """Train for the configured epochs. `on_epoch` hears of each finished epoch, clock running."""
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    epoch_loss_sums = []
+    strategy.barrier()
+    started = time.perf_counter()
+    for epoch in range(config.epochs):
+        loss_sum = inputs.new_zeros(())
+        for batch in epoch_order(len(inputs), config.seed, epoch).split(config.global_batch_size):
+            loss_sum += step(config, strategy, inputs, labels, batch)
+        epoch_loss_sums.append(loss_sum.item())
+        on_epoch(epoch)
+    strategy.barrier()
+    return Trained(time.perf_counter() - started, epoch_loss_sums)
+
+
+def step(
+    config: ExperimentConfig, strategy: Strategy, inputs: torch.Tensor, labels: torch.Tensor, batch: torch.Tensor
+) -> torch.Tensor:
+    """One optimizer update from a global batch of indices; returns the loss summed over own samples."""
+    mean = inputs.new_full((), 1 / len(batch))  # backward from sum / batch size: gradients then add up
+    loss_sum = inputs.new_zeros(())
+    for replica in strategy.replicas:
+        own = shard(batch, replica.rank, config.workers)
+        if len(own):
+            loss = F.cross_entropy(replica.model(inputs[own]), labels[own], reduction="sum")
+            loss.backward(mean)
+            loss_sum += loss.detach()
+    strategy.update()
+    return loss_sum
+
+
+def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> None:
+    """Make untimed steps, then start over: libraries, caches and memory are warm, the state is fresh."""
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    batches = epoch_order(len(inputs), config.seed, 0).split(config.global_batch_size)
+    for number in range(config.measurement.warmup_steps):
+        step(config, strategy, inputs, labels, batches[number % len(batches)])
+    strategy.start()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, dataset: Dataset) -> tuple[float, float]:
+    """Mean loss and accuracy (a fraction) on the whole test split."""
+    model.eval()
+    inputs, labels = dataset.tensors["test_inputs"], dataset.tensors["test_labels"]
+    loss_sum, correct = 0.0, 0
+    for batch_inputs, batch_labels in zip(inputs.split(1000), labels.split(1000), strict=True):
+        logits = model(batch_inputs)
+        loss_sum += F.cross_entropy(logits, batch_labels, reduction="sum").item()
+        correct += int((logits.argmax(1) == batch_labels).sum())
+    model.train()
+    return loss_sum / len(labels), correct / len(labels)
+
+
+def parameters_sha256(model: nn.Module) -> str:
+    """A fingerprint of all parameters, to the bit."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().contiguous().numpy().data)
+    return digest.hexdigest()
