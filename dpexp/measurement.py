@@ -13,42 +13,10 @@ from dpexp import launch, worker
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
+from dpexp.progress import Progress
+from dpexp.results import Block, Training, finite
 from dpexp.shared_memory import SharedTensors
 from dpexp.strategies import strategy_class
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """One timed training. `seconds` is the slowest worker's, between the barriers."""
-
-    seconds: float
-    epoch_losses: list[float]  # mean over the training samples, as they were visited
-    test_loss: float | None  # evaluated in the first kept block only: the others repeat it
-    test_accuracy: float | None
-    parameters_sha256: str
-    launch_seconds: float  # wall time of all: processes, warm-up, training, evaluation
-    workers: list[dict[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """One round. `baseline` is None when the measurement has none."""
-
-    warmup: bool
-    order: list[str]
-    candidate: Training
-    baseline: Training | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a measurement stands: `done` of `total` epochs, those of discarded blocks included."""
-
-    block: int
-    blocks: int
-    variant: str
-    done_epochs: int
-    total_epochs: int
 
 
 def measure(
@@ -66,20 +34,22 @@ def measure(
     variants = {"candidate": config}
     if measurement.baseline == "paired":
         variants["baseline"] = config.baseline()
+    work_samples = {name: variant.train_samples for name, variant in variants.items()}
     count = measurement.warmup + measurement.repeats
-    total_epochs = count * len(variants) * config.epochs
     blocks: list[Block] = []
-    done_epochs = 0
-
     for number in range(count):
         order = sorted(variants) if number % 2 == 0 else sorted(variants, reverse=True)
         trainings: dict[str, Training] = {}
         for variant in order:
+            done = number * sum(work_samples.values()) + sum(work_samples[name] for name in trainings)
 
-            def progress(epochs: int, variant: str = variant, number: int = number) -> None:
-                on_progress(Progress(number + 1, count, variant, done_epochs + epochs, total_epochs))
+            def report(epoch: int, variant: str = variant, done: int = done, number: int = number) -> None:
+                fraction = (done + work_samples[variant] * epoch / config.epochs) / (
+                    count * sum(work_samples.values())
+                )
+                on_progress(Progress(number + 1, count, variant, epoch, config.epochs, fraction))
 
-            progress(0)
+            report(0)
             last = number == count - 1 and variant == "candidate"
             work = worker.Work(
                 config=variants[variant],
@@ -88,8 +58,7 @@ def measure(
                 evaluate=number == measurement.warmup,
                 checkpoint=checkpoint if last else None,
             )
-            trainings[variant] = _train(work, lambda epoch, report=progress: report(epoch + 1))
-            done_epochs += config.epochs
+            trainings[variant] = _train(work, report)
         blocks.append(
             Block(number < measurement.warmup, order, trainings["candidate"], trainings.get("baseline"))
         )
@@ -110,10 +79,10 @@ def _train(work: worker.Work, on_epoch: Callable[[int], None]) -> Training:
     return Training(
         seconds=max(report.seconds for report in reports),
         epoch_losses=[
-            sum(sums) / config.train_samples
+            finite(sum(sums) / config.train_samples)
             for sums in zip(*(report.epoch_loss_sums for report in reports), strict=True)
         ],
-        test_loss=reports[0].test_loss,
+        test_loss=None if (loss := reports[0].test_loss) is None else finite(loss),
         test_accuracy=reports[0].test_accuracy,
         parameters_sha256=_agreed(reports),
         launch_seconds=time.perf_counter() - started,

@@ -28,7 +28,7 @@ class Trained:
 def train(
     config: ExperimentConfig, dataset: Dataset, strategy: Strategy, on_epoch: Callable[[int], None]
 ) -> Trained:
-    """Train for the configured epochs. `on_epoch` hears of each finished epoch, clock running."""
+    """Train for the configured epochs. `on_epoch` hears the number of finished epochs, clock running."""
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     epoch_loss_sums = []
     strategy.barrier()
@@ -38,7 +38,7 @@ def train(
         for batch in epoch_order(len(inputs), config.seed, epoch).split(config.global_batch_size):
             loss_sum += step(config, strategy, inputs, labels, batch)
         epoch_loss_sums.append(loss_sum.item())
-        on_epoch(epoch)
+        on_epoch(epoch + 1)
     strategy.barrier()
     return Trained(time.perf_counter() - started, epoch_loss_sums)
 

@@ -1,0 +1,281 @@
+"""From result files below any folders to one tidy table, a row a configuration."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from dpexp import results
+from dpexp.environment import machine_of
+from dpexp.errors import ResultError
+from dpexp.results import RunResult
+from dpexp.stats import Estimate, geometric_mean, paired_ratio, unpaired_ratio
+
+COLUMNS = (
+    "status strategy workers threads_per_worker model data data_size data_scope batch_scope local_batch_size "
+    "global_batch_size epochs seed updates repeats seconds seconds_low seconds_high samples_per_second "
+    "baseline baseline_seconds speedup speedup_low speedup_high efficiency efficiency_low efficiency_high "
+    "train_loss test_accuracy baseline_test_accuracy oversubscribed warnings job series size_per"
+).split()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The table, with what its figures and captions need to know."""
+
+    table: pd.DataFrame  # columns COLUMNS; sorted; failed and missing jobs included
+    machine: str | None  # None when no job succeeded
+    usable_cores: int | None
+
+
+@dataclass(frozen=True)
+class _Job:
+    name: str
+    result: RunResult
+
+    @property
+    def series(self) -> dict[str, Any]:
+        """All settings that one curve must share: all but workers, data size and how it was measured."""
+        config = json.loads(json.dumps(self.result.config))
+        for key in ("workers", "measurement", "checkpoint"):
+            config.pop(key, None)
+        for key in ("size", "cache"):
+            config["data"].pop(key, None)
+        return dict(sorted(_flatten(config).items()))
+
+    @property
+    def key(self) -> str:
+        """The same for measurements of the same configuration."""
+        config = self.result.config
+        return json.dumps([self.series, config["workers"], config["data"]["size"]])
+
+
+def aggregate(folders: Sequence[Path]) -> Summary:
+    """Read all jobs below `folders`. Raises ResultError when there is none, or machines are mixed."""
+    jobs, others = _collect(folders)
+    if not jobs and not others:
+        raise ResultError(f"no job lies below {', '.join(map(str, folders))}: look for folders with result.json")
+    good = [job for job in jobs if job.result.status == "ok"]
+    _refuse_mixed_machines(good)
+    labels = _series_labels([job.series for job in good])
+
+    groups: dict[str, list[_Job]] = {}
+    for job in good:
+        groups.setdefault(job.key, []).append(job)
+    rows = [_row(group, good, labels[json.dumps(group[0].series)]) for group in groups.values()]
+    rows += [_failed_row(job) for job in jobs if job.result.status != "ok"]
+    rows += others
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"workers": "Int64", "data_size": "Int64"})
+    table = table.sort_values(["series", "data_size", "workers", "job"], ignore_index=True, na_position="last")
+    environment = good[0].result.environment if good else None
+    return Summary(
+        table,
+        machine_of(environment) if environment else None,
+        environment["usable_cores"] if environment else None,
+    )
+
+
+def _collect(folders: Sequence[Path]) -> tuple[list[_Job], list[dict[str, Any]]]:
+    """All readable jobs, and a row for each one that has no readable result."""
+    jobs, others = [], []
+    for folder in _job_folders(folders):
+        path = folder / results.FILE_NAME
+        if not path.exists():
+            others.append(_bare_row("missing", f"no {results.FILE_NAME} ({_overrides(folder)})", folder))
+            continue
+        try:
+            jobs.append(_Job(str(folder), results.read(path)))
+        except ResultError as error:
+            others.append(_bare_row("unreadable", str(error), folder))
+    return jobs, others
+
+
+def _job_folders(folders: Sequence[Path]) -> list[Path]:
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ResultError(f"{folder}: no such folder")
+        for path in [*folder.rglob(results.FILE_NAME), *folder.rglob(".hydra")]:
+            found.setdefault(path.parent.resolve(), path.parent)
+    return sorted(found.values(), key=lambda path: [(len(part), part) for part in path.parts])
+
+
+def _overrides(folder: Path) -> str:
+    try:
+        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
+        return " ".join(map(str, overrides)) or "no overrides"
+    except (OSError, yaml.YAMLError, TypeError):
+        return "its overrides are unknown"
+
+
+def _refuse_mixed_machines(jobs: list[_Job]) -> None:
+    machines: dict[str, list[str]] = {}
+    for job in jobs:
+        machines.setdefault(machine_of(job.result.environment), []).append(job.name)
+    if len(machines) > 1:
+        parts = "; ".join(f"{machine} ({len(names)}: {names[0]} ...)" for machine, names in machines.items())
+        raise ResultError(
+            f"these jobs ran on {len(machines)} different set-ups, whose times must not share a curve: {parts}. "
+            "Aggregate each alone"
+        )
+
+
+def _row(group: list[_Job], good: list[_Job], label: str) -> dict[str, Any]:
+    """One configuration; measured more than once, its blocks are pooled."""
+    blocks = [block for job in group for block in job.result.kept()]
+    result, config = group[0].result, group[0].result.config
+    seconds = [block.candidate.seconds for block in blocks]
+    time = geometric_mean(seconds)
+    samples = result.sizes["train_samples"] * config["epochs"]
+    baseline, speedup, baseline_seconds, baseline_accuracy = _speedup(group, good)
+    efficiency = speedup.scaled(1 / config["workers"])
+    accuracies = [b.candidate.test_accuracy for b in blocks if b.candidate.test_accuracy is not None]
+    oversubscribed = _busy_threads(config) > result.environment["usable_cores"]
+    return {
+        **_settings(result),
+        "status": "ok",
+        "repeats": len(blocks),
+        "seconds": time.value,
+        "seconds_low": time.low,
+        "seconds_high": time.high,
+        "samples_per_second": samples / time.value,
+        "baseline": baseline,
+        "baseline_seconds": baseline_seconds,
+        "speedup": speedup.value,
+        "speedup_low": speedup.low,
+        "speedup_high": speedup.high,
+        "efficiency": efficiency.value,
+        "efficiency_low": efficiency.low,
+        "efficiency_high": efficiency.high,
+        "train_loss": blocks[-1].candidate.epoch_losses[-1],
+        "test_accuracy": accuracies[0] if accuracies else math.nan,
+        "baseline_test_accuracy": baseline_accuracy,
+        "oversubscribed": oversubscribed,
+        "warnings": "; ".join(_warnings(result, baseline, len(blocks), oversubscribed)),
+        "job": " + ".join(job.name for job in group),
+        "series": label,
+    }
+
+
+def _speedup(group: list[_Job], good: list[_Job]) -> tuple[str, Estimate, float, float]:
+    """What it is over, the speedup, the baseline's seconds and accuracy.
+
+    Speedup is the ratio of throughputs. For equal samples that is T(sequential) / T(w); in weak scaling,
+    where w workers see w times the baseline's samples, it is w T(1) / T(w) (Gustafson 1988).
+    """
+    config = group[0].result.config
+    work_ratio = config["workers"] if config["data"]["scope"] == "per_worker" else 1
+    blocks = [block for job in group for block in job.result.kept()]
+    pairs = [(b.baseline, b.candidate) for b in blocks if b.baseline is not None]
+    if pairs:
+        ratio = paired_ratio([a.seconds for a, _ in pairs], [b.seconds for _, b in pairs])
+        accuracy = next((a.test_accuracy for a, _ in pairs if a.test_accuracy is not None), math.nan)
+        mean = geometric_mean([a.seconds for a, _ in pairs]).value
+        return "sequential in the same blocks", ratio.scaled(work_ratio), mean, accuracy
+    nothing = Estimate(math.nan, math.nan, math.nan)
+    single = _single_worker(group[0], good)
+    if not single:
+        return "none", nothing, math.nan, math.nan
+    theirs = [block.candidate for job in single for block in job.result.kept()]
+    own = [block.candidate.seconds for block in blocks]
+    accuracy = next((t.test_accuracy for t in theirs if t.test_accuracy is not None), math.nan)
+    mean = geometric_mean([training.seconds for training in theirs]).value
+    if single[0].key == group[0].key:
+        return "itself", Estimate(1.0, math.nan, math.nan), mean, accuracy
+    ratio = unpaired_ratio([training.seconds for training in theirs], own)
+    name = f"{single[0].result.config['strategy']['name']} workers=1 job"
+    return name, ratio.scaled(work_ratio), mean, accuracy
+
+
+def _single_worker(job: _Job, good: list[_Job]) -> list[_Job]:
+    """The workers=1 jobs of the same configuration: of the same strategy, else sequential."""
+
+    def same(other: _Job, strategy: str) -> bool:
+        wanted = {**job.series, "strategy.name": strategy}
+        size = job.result.config["data"]["size"]
+        config = other.result.config
+        return config["workers"] == 1 and config["data"]["size"] == size and other.series == wanted
+
+    for strategy in (job.series["strategy.name"], "sequential"):
+        if found := [other for other in good if same(other, strategy)]:
+            return found
+    return []
+
+
+def _warnings(result: RunResult, baseline: str, blocks: int, oversubscribed: bool) -> Iterable[str]:
+    config, cores = result.config, result.environment["usable_cores"]
+    if oversubscribed:
+        yield f"oversubscribed: {_busy_threads(config)} threads on {cores} usable cores"
+    fewer = result.sizes["baseline_updates"] / result.sizes["updates"]
+    if fewer > 1:
+        yield f"{fewer:.3g}x fewer updates than the baseline"
+    if baseline == "none":
+        yield "no baseline: add a workers=1 job, or set measurement.baseline=paired"
+    if blocks == 1:
+        yield "one block: no interval"
+
+
+def _busy_threads(config: dict[str, Any]) -> int:
+    """Threads that compute at the same time."""
+    processes = config["workers"] if config["strategy"]["name"] == "sync_dp" else 1
+    return int(processes * config["threads_per_worker"])
+
+
+def _settings(result: RunResult) -> dict[str, Any]:
+    config = result.config
+    return {
+        "strategy": config["strategy"]["name"],
+        "workers": config["workers"],
+        "threads_per_worker": config["threads_per_worker"],
+        "model": config["model"]["name"],
+        "data": config["data"]["name"],
+        "data_size": result.sizes["train_samples"],
+        "data_scope": config["data"]["scope"],
+        "batch_scope": config["batch"]["scope"],
+        "local_batch_size": result.sizes["local_batch_size"],
+        "global_batch_size": result.sizes["global_batch_size"],
+        "epochs": config["epochs"],
+        "seed": config["seed"],
+        "updates": result.sizes["updates"],
+        "size_per": config["data"]["size"],
+    }
+
+
+def _failed_row(job: _Job) -> dict[str, Any]:
+    result = job.result
+    reason = result.error or "the loss is not a finite number: try a smaller optimizer.lr"
+    return {**_settings(result), "status": result.status, "warnings": reason, "job": job.name}
+
+
+def _bare_row(status: str, reason: str, folder: Path) -> dict[str, Any]:
+    return {"status": status, "warnings": reason, "job": str(folder)}
+
+
+def _series_labels(series: list[dict[str, Any]]) -> dict[str, str]:
+    """For each series the settings in which it differs from the others, in words; "" for a single one."""
+    distinct = {json.dumps(one): one for one in series}
+    keys = sorted({key for one in distinct.values() for key in one})
+    differing = [key for key in keys if len({json.dumps(one.get(key)) for one in distinct.values()}) > 1]
+    groups = {key.removesuffix(".name") for key in differing if key.endswith(".name")}
+    shown = [k for k in differing if k.endswith(".name") or k.split(".")[0] not in groups]
+    return {
+        text: ", ".join(f"{key.removesuffix('.name')}={one[key]}" for key in shown if key in one)
+        for text, one in distinct.items()
+    }
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

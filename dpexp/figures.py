@@ -1,0 +1,252 @@
+"""The figures: the only file that knows matplotlib. One panel a series, so that no curve mixes settings."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from dpexp.aggregate import Summary
+from dpexp.files import write_atomically
+
+# Okabe and Ito's palette, distinguishable without full colour vision.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+GREY = "#767676"
+STYLE = {
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "legend.frameon": False,
+    "svg.hashsalt": "dpexp",
+}
+
+Painter = Callable[[Axes, pd.DataFrame], None]
+
+
+def draw(summary: Summary, folder: Path) -> list[Path]:
+    """Write every figure below `folder` as PNG and SVG; return the paths of the PNGs. Raises OSError."""
+    table = summary.table[summary.table.status == "ok"]
+    if table.empty:
+        return []
+    painters = _Painters(table, summary.usable_cores or 1)
+    figures: dict[str, tuple[str, Painter]] = {
+        f"time_{size}": (f"Training time, {size:,} samples", painters.bars(size))
+        for size in sorted(table.data_size.unique())
+    }
+    figures["time"] = ("Training time", painters.time)
+    if table.speedup.notna().any():
+        figures["speedup"] = ("Speedup over one sequential process", painters.speedup)
+        figures["efficiency"] = ("Parallel efficiency: speedup / workers", painters.efficiency)
+        figures["speedup_by_workers"] = ("Speedup against workers", painters.by_workers)
+    caption = _caption(summary, table)
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        return [
+            _write(_figure(table, title, paint, caption), folder / name)
+            for name, (title, paint) in figures.items()
+        ]
+
+
+class _Painters:
+    """How each figure fills one panel with the rows of one series."""
+
+    def __init__(self, table: pd.DataFrame, usable_cores: int) -> None:
+        self.usable_cores = usable_cores
+        worker_counts = sorted(table.workers.unique())
+        self.color = {count: COLORS[i % len(COLORS)] for i, count in enumerate(worker_counts)}
+        self.size_color = {
+            size: COLORS[i % len(COLORS)] for i, size in enumerate(sorted(table.size_per.unique()))
+        }
+        self.limits = {
+            column: 1.12 * float(table[[column, f"{column}_high"]].max().max())
+            for column in ("seconds", "speedup", "efficiency")
+        }
+
+    def bars(self, size: int) -> Painter:
+        """Time by workers, with the baseline of each bar as a line."""
+
+        def paint(axes: Axes, rows: pd.DataFrame) -> None:
+            rows = rows[rows.data_size == size]
+            for place, (_, row) in enumerate(rows.iterrows()):
+                axes.bar(
+                    place,
+                    row.seconds,
+                    width=0.6,
+                    color=self.color[row.workers],
+                    hatch="///" if row.oversubscribed else None,
+                    edgecolor="white",
+                    yerr=_error(row, "seconds"),
+                    capsize=4,
+                )
+                top = row.seconds if math.isnan(row.seconds_high) else row.seconds_high
+                axes.annotate(
+                    f"{row.seconds:.3g} s",
+                    (place, top),
+                    (0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=10,
+                )
+                if not math.isnan(row.baseline_seconds) and row.baseline.startswith("sequential"):
+                    label = "its sequential baseline" if place == 0 else None
+                    axes.hlines(row.baseline_seconds, place - 0.42, place + 0.42, color="black", lw=2, label=label)
+            names = [f"{row.workers}{'*' if row.oversubscribed else ''}" for _, row in rows.iterrows()]
+            axes.set_xticks(range(len(rows)), names)
+            axes.set_xlabel("workers" + self._star(rows))
+            axes.set_ylabel("seconds")
+            axes.margins(y=0.15)
+            axes.set_ylim(bottom=0)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="upper right", bbox_to_anchor=(1, 1.1))
+
+        return paint
+
+    def time(self, axes: Axes, rows: pd.DataFrame) -> None:
+        """Time against data size, a line for each worker count."""
+        self._lines(axes, rows, "seconds")
+        axes.set_yscale("log")
+        axes.set_ylim(auto=True)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(_few_minor_labels))
+        axes.grid(which="minor", axis="y", color="#f2f2f2")
+        axes.set_ylabel("seconds")
+
+    def speedup(self, axes: Axes, rows: pd.DataFrame) -> None:
+        """Speedup against data size, a line for each worker count."""
+        axes.axhline(1, color=GREY, lw=1)
+        self._lines(axes, rows, "speedup")
+        axes.set_ylabel("speedup (1 = no faster)")
+
+    def efficiency(self, axes: Axes, rows: pd.DataFrame) -> None:
+        """Efficiency against data size, a line for each worker count."""
+        axes.axhline(1, color=GREY, lw=1)
+        self._lines(axes, rows, "efficiency")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        axes.set_ylabel("efficiency")
+
+    def by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
+        """Speedup against workers with the ideal line, a line for each data size."""
+        counts = sorted(rows.workers.unique())
+        axes.plot(counts, counts, color=GREY, ls="--", lw=1.2, label="ideal")
+        shifts = _shifts(rows.size_per.nunique(), 0.05)
+        each = " a worker" if (rows.data_scope == "per_worker").all() else ""
+        for shift, (size, line) in zip(shifts, rows.groupby("size_per"), strict=True):
+            self._line(axes, line, "speedup", line.workers + shift, self.size_color[size], f"{size:,}{each}")
+        if counts[-1] > self.usable_cores:
+            axes.axvspan(self.usable_cores + 0.15, counts[-1] + 0.3, color="#f3efe6", zorder=0, lw=0)
+            axes.text(
+                counts[-1] + 0.28, 0.02 * self._top("speedup"), "more workers\nthan cores", ha="right", color=GREY
+            )
+        axes.set_xticks(counts)
+        axes.set_xlabel("workers")
+        axes.set_ylabel("speedup")
+        axes.set_ylim(0, max(self._top("speedup"), min(counts[-1], 1.15 * self.usable_cores)))
+        axes.legend(title="samples")
+
+    def _lines(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
+        """One line a worker count over data sizes; points are set apart so that intervals can be read."""
+        sizes = sorted(rows.data_size.unique())
+        axes.set_xscale("log")
+        for shift, (workers, line) in zip(_shifts(rows.workers.nunique(), 0.02), rows.groupby("workers"), strict=True):
+            name = f"{workers}*" if line.oversubscribed.any() else f"{workers}"
+            self._line(axes, line, column, line.data_size * (1 + shift), self.color[workers], name)
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="x", which="minor", length=0)
+        axes.margins(x=0.08)
+        axes.set_xlabel("training samples" + self._star(rows))
+        axes.set_ylim(0, self._top(column))
+        axes.legend(title="workers")
+
+    def _line(
+        self, axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, color: str, name: str
+    ) -> None:
+        values = line[column].astype(float)
+        axes.plot(places, values, color=color, lw=1.8, ls="--" if line.oversubscribed.all() else "-", label=name)
+        for place, (_, row) in zip(places, line.iterrows(), strict=True):
+            axes.errorbar(
+                place,
+                row[column],
+                yerr=_error(row, column),
+                color=color,
+                marker="o",
+                mfc="white" if row.oversubscribed else color,
+                capsize=3,
+            )
+
+    def _star(self, rows: pd.DataFrame) -> str:
+        return f"    (* more threads than the {self.usable_cores} usable cores)" if rows.oversubscribed.any() else ""
+
+    def _top(self, column: str) -> float:
+        return max(self.limits[column], 1.12)
+
+
+def _figure(table: pd.DataFrame, title: str, paint: Painter, caption: str) -> Figure:
+    """One panel a series, side by side, on the same vertical scale."""
+    names = list(table.series.unique())
+    columns = min(len(names), 3)
+    lines = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(1.2 + 5.4 * columns, 1.3 + 3.5 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for place, axes in enumerate(panels.flat):
+        if place < len(names):
+            paint(axes, table[table.series == names[place]])
+            axes.set_title(names[place], loc="left")
+        else:
+            axes.set_axis_off()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13.5, fontweight="bold")
+    figure.supxlabel(caption, x=0.01, ha="left", fontsize=8.5, color="#444444")
+    return figure
+
+
+def _caption(summary: Summary, table: pd.DataFrame) -> str:
+    """Batch scope, baseline, intervals and machine, on two lines."""
+    scopes = []
+    for scope, rows in table.groupby("batch_scope"):
+        sizes = sorted(
+            (rows.local_batch_size if scope == "per_worker" else rows.global_batch_size).unique().tolist()
+        )
+        numbers = " or ".join(map(str, sizes))
+        meaning = "more workers make fewer updates" if scope == "per_worker" else "the same updates whatever the workers"
+        scopes.append(f"batch {numbers} {'per worker' if scope == 'per_worker' else 'in all'} ({meaning})")
+    baselines = [name for name in table.baseline.unique() if name not in ("none", "itself")]
+    models = ", ".join(f"{model} on {data}" for model, data in sorted(set(zip(table.model, table.data, strict=True))))
+    repeats = " to ".join(map(str, sorted({int(table.repeats.min()), int(table.repeats.max())})))
+    threads = " or ".join(map(str, sorted(table.threads_per_worker.unique())))
+    return (
+        f"{models}; {' / '.join(scopes)}; baseline: {' / '.join(baselines) or 'none'}\n"
+        f"mean and 95 % interval of {repeats} blocks; {threads} thread(s) a worker; {summary.machine}"
+    )
+
+
+def _error(row: pd.Series, column: str) -> list[list[float]] | None:
+    value, low, high = row[column], row[f"{column}_low"], row[f"{column}_high"]
+    return None if math.isnan(low) or math.isnan(value) else [[value - low], [high - value]]
+
+
+def _shifts(count: int, step: float) -> list[float]:
+    return [step * (place - (count - 1) / 2) for place in range(count)]
+
+
+def _few_minor_labels(value: float, _: int) -> str:
+    return f"{value:g}" if f"{value:.0e}"[0] in "25" else ""
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix[1:], dpi=150, metadata=metadata)
+        write_atomically(path.with_suffix(suffix), buffer.getvalue())
+    return path.with_suffix(".png")

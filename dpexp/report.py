@@ -1,0 +1,90 @@
+"""Aggregate folders of results: the table as CSV, the figures, and one HTML page.
+
+`python -m dpexp.report FOLDER... [--output FOLDER]` does it again at any time; it only reads results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from dpexp import figures
+from dpexp.aggregate import Summary, aggregate
+from dpexp.errors import DpexpError, ResultError
+from dpexp.files import write_atomically
+from dpexp.tables import HEADS, answers, cells
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an aggregation wrote, and the summary it wrote it from."""
+
+    summary: Summary
+    csv: Path
+    page: Path
+    figures: list[Path]
+
+
+def write_report(folders: Sequence[Path], output: Path) -> Written:
+    """Aggregate `folders` into `output`; the same results give the same files. Raises ResultError."""
+    summary = aggregate(folders)
+    try:
+        drawn = figures.draw(summary, output / "figures")
+        csv, page = output / "results.csv", output / "report.html"
+        write_atomically(csv, summary.table.drop(columns="size_per").to_csv(index=False, float_format="%.6g"))
+        write_atomically(page, _page(summary, drawn))
+    except OSError as error:
+        raise ResultError(f"can't write into {output}: {error.strerror}") from error
+    return Written(summary, csv, page, drawn)
+
+
+def _page(summary: Summary, drawn: list[Path]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dpexp", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    rows = [{"good": row.status == "ok", "cells": cells(row)} for _, row in summary.table.iterrows()]
+    order = ("speedup_by_workers", "speedup", "efficiency", "time")
+    drawn = sorted(drawn, key=lambda path: order.index(path.stem) if path.stem in order else len(order))
+    pictures = [
+        {"name": path.stem, "svg": base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()}
+        for path in drawn
+    ]
+    return environment.get_template("report.html.j2").render(
+        title=f"{len(rows)} configurations",
+        machine=summary.machine,
+        answers=answers(summary),
+        heads=HEADS,
+        rows=rows,
+        figures=pictures,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of this module; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dpexp.report", description="Aggregate the results that lie below folders, again."
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="searched for result.json")
+    parser.add_argument("--output", type=Path, help="where to write (default: FOLDER, which must then be one)")
+    options = parser.parse_args(arguments)
+    if options.output is None and len(options.folders) > 1:
+        parser.error("several folders: say with --output where the common report goes")
+    from dpexp import terminal
+
+    try:
+        written = write_report(options.folders, options.output or options.folders[0])
+    except DpexpError as error:
+        terminal.show_error(str(error))
+        return 1
+    terminal.show_report(written.summary, [written.csv, written.page, written.page.parent / "figures"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""One result a job: a versioned JSON file with raw values; every statistic is derived later."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from dpexp.errors import ResultError
+from dpexp.files import write_atomically
+
+FILE_NAME = "result.json"
+VERSION = 1
+
+_CONFIG = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Training:
+    """One timed training. `seconds` is the slowest worker's, between the barriers."""
+
+    seconds: float
+    epoch_losses: list[float | None]  # mean over the training samples as visited; None: not finite
+    test_loss: float | None  # evaluated in the first kept block only: the others repeat it
+    test_accuracy: float | None
+    parameters_sha256: str
+    launch_seconds: float  # wall time of all: processes, warm-up, training, evaluation
+    workers: list[dict[str, Any]]  # a rank's threads, and its seconds in and outside the timed region
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Block:
+    """One round. `warmup`: run and discarded. `baseline` is None when the measurement has none."""
+
+    warmup: bool
+    order: list[str]
+    candidate: Training
+    baseline: Training | None
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class RunResult:
+    """Everything that one job measured, and on what. `error` is None unless the status is failed."""
+
+    format: Literal["dpexp-result"]
+    version: Literal[1]
+    status: Literal["ok", "failed", "diverged"]
+    error: str | None
+    details: str | None
+    started_at: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    sizes: dict[str, int]  # train_samples, local_batch_size, global_batch_size, updates, baseline_updates
+    data_seconds: float | None
+    blocks: list[Block]
+
+    def kept(self) -> list[Block]:
+        """The blocks that count."""
+        return [block for block in self.blocks if not block.warmup]
+
+
+_ADAPTER = TypeAdapter(RunResult)
+
+
+def diverged(blocks: list[Block]) -> bool:
+    """Whether a candidate's loss was ever not a finite number."""
+    return any(loss is None for block in blocks for loss in block.candidate.epoch_losses)
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for NaN and infinity, which JSON doesn't have."""
+    return value if math.isfinite(value) else None
+
+
+def write(result: RunResult, folder: Path) -> Path:
+    """Write `result.json` into `folder`, all or nothing. Raises ResultError."""
+    path = folder / FILE_NAME
+    text = json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False)  # type: ignore[call-overload]
+    try:
+        write_atomically(path, text + "\n")
+    except OSError as error:
+        raise ResultError(f"can't write {path}: {error.strerror}") from error
+    return path
+
+
+def read(path: Path) -> RunResult:
+    """Read one result. Raises ResultError for what is damaged or of another version."""
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ResultError(f"{path}: can't be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ResultError(f"{path}: damaged ({error})") from error
+    if not isinstance(values, dict) or values.get("format") != "dpexp-result":
+        raise ResultError(f"{path}: not a result of dpexp")
+    if values.get("version") != VERSION:
+        raise ResultError(f"{path}: version {values.get('version')}, but this dpexp reads version {VERSION}")
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ResultError(f"{path}: damaged ({where}: {first['msg']})") from error

@@ -1,0 +1,67 @@
+"""Means, ratios and their intervals: pure functions of numbers.
+
+Times are compared on the log scale: their noise is multiplicative, a ratio and its inverse get the same
+interval, and the ratio of two geometric means is the geometric mean of the ratios.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; `low` and `high` are NaN where one sample says nothing of the spread."""
+
+    value: float
+    low: float
+    high: float
+
+    def scaled(self, factor: float) -> Estimate:
+        """The estimate of `factor` times the quantity."""
+        return Estimate(self.value * factor, self.low * factor, self.high * factor)
+
+
+def geometric_mean(values: Sequence[float], level: float = 0.95) -> Estimate:
+    """Geometric mean of positive values with Student's t interval of the mean log."""
+    logs = np.log(np.asarray(values, dtype=float))
+    return _from_log(float(logs.mean()), _standard_error(logs), len(logs) - 1, level)
+
+
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float], level: float = 0.95) -> Estimate:
+    """Geometric mean of the ratios of pairs, with the t interval of the mean log ratio.
+
+    Pairing removes what both members of a block share, such as the machine's speed at that time.
+    """
+    return geometric_mean([a / b for a, b in zip(numerators, denominators, strict=True)], level)
+
+
+def unpaired_ratio(numerators: Sequence[float], denominators: Sequence[float], level: float = 0.95) -> Estimate:
+    """Ratio of geometric means of two independent samples, with Welch's t interval (Welch 1947)."""
+    above, below = (np.log(np.asarray(values, dtype=float)) for values in (numerators, denominators))
+    difference = float(above.mean() - below.mean())
+    if min(len(above), len(below)) < 2:
+        return Estimate(math.exp(difference), math.nan, math.nan)
+    squares = [_standard_error(logs) ** 2 for logs in (above, below)]
+    if sum(squares) == 0:
+        return _from_log(difference, 0.0, len(above) + len(below) - 2, level)
+    freedom = sum(squares) ** 2 / sum(
+        square**2 / (len(logs) - 1) for square, logs in zip(squares, (above, below), strict=True)
+    )
+    return _from_log(difference, math.sqrt(sum(squares)), freedom, level)
+
+
+def _standard_error(logs: np.ndarray) -> float:
+    return float(logs.std(ddof=1) / math.sqrt(len(logs))) if len(logs) > 1 else math.nan
+
+
+def _from_log(mean: float, standard_error: float, freedom: float, level: float) -> Estimate:
+    if math.isnan(standard_error):
+        return Estimate(math.exp(mean), math.nan, math.nan)
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * standard_error
+    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half))

@@ -1,0 +1,100 @@
+"""What a person sees in the terminal: progress while jobs run, a closing table, one-line errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from dpexp.aggregate import Summary
+from dpexp.progress import Progress
+from dpexp.tables import HEADS, answers, cells
+
+
+def show_error(message: str) -> None:
+    """One line on standard error."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"dpexp: {escape(message)}", style="red")
+
+
+def show_report(summary: Summary, paths: Sequence[Path]) -> None:
+    """The closing table, the answer in words, and where things were written, on standard output."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for head in HEADS:
+        textual = head in (HEADS[0], HEADS[-1])
+        table.add_column(head, justify="left" if textual else "right", no_wrap=not textual)
+    for _, row in summary.table.iterrows():
+        table.add_row(*map(escape, cells(row)), style=None if row.status == "ok" else "red")
+    console.print(table)
+    if summary.table.oversubscribed.eq(True).any():
+        console.print(f"* more threads than the {summary.usable_cores} usable cores")
+    console.print("accuracy on the test split, the baseline's in brackets; intervals are 95 %\n")
+    for line in answers(summary):
+        console.print(line, soft_wrap=True)
+    for path in paths:
+        console.print(f"wrote {path}", soft_wrap=True)
+
+
+class Display:
+    """One progress bar for all jobs of a command; nothing at all when standard error is no terminal.
+
+    It is redrawn only when something happened: a timer's thread would take time from the workers.
+    """
+
+    def __init__(self, work: Sequence[float]) -> None:
+        self._work = work  # of each job, in any unit
+        self._job = 0
+        self._started = time.monotonic()
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(30),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=1.0, left="")
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bar within, and remove it after."""
+        with self._bar:
+            yield
+
+    def begin(self, job: int) -> None:
+        """Job `job` (from 0) starts."""
+        self._job = job
+        self._redraw("loading", 0.0)
+
+    def update(self, progress: Progress) -> None:
+        """The current job has come this far."""
+        self._redraw(
+            f"block {progress.block} of {progress.blocks}, {progress.variant}, "
+            f"epoch {min(progress.epoch + 1, progress.epochs)} of {progress.epochs}",
+            progress.done_fraction,
+        )
+
+    def _redraw(self, text: str, job_fraction: float) -> None:
+        done = (sum(self._work[: self._job]) + self._work[self._job] * job_fraction) / sum(self._work)
+        elapsed = time.monotonic() - self._started
+        left = f"{_duration(elapsed * (1 - done) / done)} left" if done > 0.01 else ""
+        jobs = f"job {self._job + 1} of {len(self._work)}, " if len(self._work) > 1 else ""
+        self._bar.update(self._task, completed=done, description=jobs + text, left=left, refresh=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
