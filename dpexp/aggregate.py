@@ -18,12 +18,12 @@ from dpexp.errors import ResultError
 from dpexp.results import RunResult
 from dpexp.stats import Estimate, geometric_mean, paired_ratio, unpaired_ratio
 
-COLUMNS = (
-    "status strategy workers threads_per_worker model data data_size data_scope batch_scope local_batch_size "
-    "global_batch_size epochs seed updates repeats seconds seconds_low seconds_high samples_per_second "
-    "baseline baseline_seconds speedup speedup_low speedup_high efficiency efficiency_low efficiency_high "
-    "train_loss test_accuracy baseline_test_accuracy oversubscribed warnings job series size_per"
-).split()
+COLUMNS = """
+status strategy workers threads_per_worker model data data_size data_scope batch_scope local_batch_size
+global_batch_size epochs seed updates baseline_updates repeats seconds seconds_low seconds_high
+samples_per_second baseline baseline_seconds speedup speedup_low speedup_high efficiency efficiency_low
+efficiency_high train_loss test_accuracy baseline_test_accuracy oversubscribed warnings job series size_per
+""".split()
 
 
 @dataclass(frozen=True)
@@ -212,10 +212,10 @@ def _single_worker(job: _Job, good: list[_Job]) -> list[_Job]:
 def _warnings(result: RunResult, baseline: str, blocks: int, oversubscribed: bool) -> Iterable[str]:
     config, cores = result.config, result.environment["usable_cores"]
     if oversubscribed:
-        yield f"oversubscribed: {_busy_threads(config)} threads on {cores} usable cores"
-    fewer = result.sizes["baseline_updates"] / result.sizes["updates"]
-    if fewer > 1:
-        yield f"{fewer:.3g}x fewer updates than the baseline"
+        yield f"oversubscribed: {_busy_threads(config)} threads on {cores} cores"
+    updates, baseline_updates = result.sizes["updates"], result.sizes["baseline_updates"]
+    if updates < baseline_updates:
+        yield f"fewer updates than the baseline: {updates:,} against {baseline_updates:,}"
     if baseline == "none":
         yield "no baseline: add a workers=1 job, or set measurement.baseline=paired"
     if blocks == 1:
@@ -244,6 +244,7 @@ def _settings(result: RunResult) -> dict[str, Any]:
         "epochs": config["epochs"],
         "seed": config["seed"],
         "updates": result.sizes["updates"],
+        "baseline_updates": result.sizes["baseline_updates"],
         "size_per": config["data"]["size"],
     }
 

@@ -11,21 +11,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dpexp import terminal
+from dpexp.aggregate import aggregate
 from dpexp.compose import config_folder, explain, to_dict, to_experiment
 from dpexp.config import ExperimentConfig
-from dpexp.errors import ConfigError, DataError, DpexpError
-from dpexp.report import aggregate, write_report
+from dpexp.errors import ConfigError, DataError, DpexpError, ResultError
+from dpexp.report import write_report
 
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
@@ -38,50 +37,38 @@ class _Stop(BaseException):
         self.error = error
 
 
-class ValidateFirst(Callback):
-    """Checks a single run's configuration before Hydra makes its output folder."""
+class CheckFirst(Callback):
+    """Checks every job before Hydra makes a folder or starts the first."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Raise what is wrong with `config`."""
-        _checked(config)
+        """Check a single run."""
+        _session.begin([_checked(config)], None)
 
-
-class SweepLauncher(BasicLauncher):
-    """Runs a sweep's jobs in turn: all are checked before the first starts, all are aggregated at the end."""
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run every distinct job; a failure doesn't stop the others, but the sweep then fails."""
-        assert self.config is not None
-        assert self.hydra_context is not None
-        jobs = _distinct(job_overrides)
-        loader = self.hydra_context.config_loader
-        configs = [_checked(loader.load_sweep_config(self.config, list(job)), job) for job in jobs]
-        folder = Path(str(self.config.hydra.sweep.dir))
-        _session.begin([_work(config) for config in configs])
-        returns: list[JobReturn] = []
-        failures = []
-        with _session.display.shown():
-            for index, job in enumerate(jobs):
-                _session.display.begin(index)
-                try:
-                    returns += super().launch([job], initial_job_idx + index)
-                except _Stop as stop:
-                    failures.append(stop.error)
-                    terminal.show_error(f"job {initial_job_idx + index} ({' '.join(job)}): {stop.error}")
-        written = write_report([folder], folder)
-        terminal.show_report(written.summary, [written.csv, written.page, folder / "figures"])
-        if failures:
-            raise _Stop(DpexpError(f"{len(failures)} of {len(jobs)} jobs failed; {written.csv} lists them"))
-        return returns
+    def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
+        """Check all jobs of a sweep. Another sweeper than Hydra's own finds its jobs as it goes."""
+        folder = Path(str(config.hydra.sweep.dir))
+        jobs = _jobs(config) if config.hydra.sweeper._target_.endswith(".BasicSweeper") else []
+        experiments = []
+        for job in jobs:
+            try:
+                composed = hydra.compose(config_name, overrides=job)
+            except HydraException as error:
+                raise _Stop(ConfigError(explain(error, _known_keys()))) from error
+            experiments.append(_checked(composed, job))
+        _session.begin(experiments, folder)
 
 
 class _Session:
     """What the jobs of one command share."""
 
-    display: terminal.Display
+    def __init__(self) -> None:
+        self.begin([], None)
 
-    def begin(self, work: list[float]) -> None:
-        self.display = terminal.Display(work)
+    def begin(self, experiments: list[ExperimentConfig], sweep: Path | None) -> None:
+        """Before the first job; `experiments` is empty where the jobs aren't known beforehand."""
+        self.display = terminal.Display([_work(config) for config in experiments])
+        self.sweep = sweep  # its folder, None for a single run
+        self.jobs = self.failures = 0
 
 
 _session = _Session()
@@ -91,16 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: those of the process); return the exit status."""
     if arguments is not None:
         sys.argv = ["dpexp", *arguments]
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a user's own model is found as with `python -m`
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a user's own model is found as with `python -m`
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing
     logging.basicConfig(format="dpexp: %(message)s", level=logging.WARNING, force=True)
     signal.signal(signal.SIGTERM, _terminate)
-    Plugins.instance().register(SweepLauncher)
     run = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(_task)
     try:
         run()
+        return FAILED if _session.failures else 0
     except _Stop as stop:
         if wants_traceback:
             raise
@@ -121,27 +108,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except SystemExit as stop:  # of --help, of the argument parser, of SIGTERM
         return stop.code if isinstance(stop.code, int) else 0
-    return 0
+    finally:
+        _close()
 
 
 def _task(composed: DictConfig) -> None:
-    """One job, in the folder that Hydra made for it."""
+    """One job, in the folder that Hydra made for it. In a sweep, an error is told and the next job runs."""
     from dpexp import job  # imports torch: --help and errors don't wait for it
 
     hydra_config = HydraConfig.get()
-    single = hydra_config.mode == RunMode.RUN
     folder = Path(hydra_config.runtime.output_dir)
     config = _checked(composed)
+    _session.display.begin(_session.jobs)
+    _session.jobs += 1
     try:
-        if not single:
-            job.run(config, to_dict(composed), folder, _session.display.update)
-            return
-        _session.begin([1.0])
-        with _session.display.shown():
-            job.run(config, to_dict(composed), folder, _session.display.update)
-        terminal.show_report(aggregate([folder]), [folder / "result.json"])
+        job.run(config, to_dict(composed), folder, _session.display.update)
     except DpexpError as error:
-        raise _Stop(error) from error
+        if _session.sweep is None:
+            raise _Stop(error) from error
+        _session.failures += 1
+        overrides = " ".join(hydra_config.overrides.task)
+        terminal.show_error(f"job {hydra_config.job.num} ({overrides}) failed: {error}")
+    else:
+        if _session.sweep is None:
+            _session.display.close()
+            terminal.show_report(aggregate([folder]), [folder / "result.json"])
+
+
+def _close() -> None:
+    """After the last job: aggregate what a sweep has measured, however it ended."""
+    _session.display.close()
+    if _session.sweep is None or not _session.jobs:
+        return
+    folder = _session.sweep
+    try:
+        written = write_report([folder], folder)
+    except ResultError as error:
+        terminal.show_error(str(error))
+        return
+    terminal.show_report(written.summary, [written.csv, written.page, folder / "figures"])
+    if _session.failures:
+        terminal.show_error(f"{_session.failures} of {_session.jobs} jobs failed; {written.csv} lists them")
 
 
 def _checked(composed: DictConfig, job: Sequence[str] = ()) -> ExperimentConfig:
@@ -154,13 +161,12 @@ def _checked(composed: DictConfig, job: Sequence[str] = ()) -> ExperimentConfig:
         raise _Stop(ConfigError(f"{error}{where}")) from error
 
 
-def _distinct(job_overrides: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Jobs as if the last value of a key were its only one, each once.
-
-    An experiment's own sweep and the command line may both sweep a key; Hydra then multiplies them.
-    """
-    jobs = [list({override.split("=")[0]: override for override in job}.values()) for job in job_overrides]
-    return [job for index, job in enumerate(jobs) if job not in jobs[:index]]
+def _jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job of Hydra's basic sweeper, in its order."""
+    overrides = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides += config.hydra.overrides.task
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return BasicSweeper.split_arguments(parsed, None)[0]
 
 
 def _work(config: ExperimentConfig) -> float:

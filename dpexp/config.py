@@ -57,9 +57,7 @@ class CustomModelConfig:
     arguments: dict[str, Any]
 
 
-ModelConfig = Annotated[
-    MlpConfig | CnnConfig | ResNet18Config | CustomModelConfig, Field(discriminator="name")
-]
+ModelConfig = Annotated[MlpConfig | CnnConfig | ResNet18Config | CustomModelConfig, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -95,9 +93,7 @@ class ArraysDataConfig:
     path: str
 
 
-DataConfig = Annotated[
-    NamedDataConfig | SyntheticDataConfig | ArraysDataConfig, Field(discriminator="name")
-]
+DataConfig = Annotated[NamedDataConfig | SyntheticDataConfig | ArraysDataConfig, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, config=_STRICT)

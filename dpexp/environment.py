@@ -106,7 +106,7 @@ def _commit() -> str | None:
         return None
     try:
         run = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--match="],  # noqa: S607
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--match="],
             capture_output=True,
             text=True,
             timeout=10,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,8 +55,7 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     caption = _caption(summary, table)
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         return [
-            _write(_figure(table, title, paint, caption), folder / name)
-            for name, (title, paint) in figures.items()
+            _write(_figure(table, title, paint, caption), folder / name) for name, (title, paint) in figures.items()
         ]
 
 
@@ -66,9 +66,7 @@ class _Painters:
         self.usable_cores = usable_cores
         worker_counts = sorted(table.workers.unique())
         self.color = {count: COLORS[i % len(COLORS)] for i, count in enumerate(worker_counts)}
-        self.size_color = {
-            size: COLORS[i % len(COLORS)] for i, size in enumerate(sorted(table.size_per.unique()))
-        }
+        self.size_color = {size: COLORS[i % len(COLORS)] for i, size in enumerate(sorted(table.size_per.unique()))}
         self.limits = {
             column: 1.12 * float(table[[column, f"{column}_high"]].max().max())
             for column in ("seconds", "speedup", "efficiency")
@@ -100,7 +98,7 @@ class _Painters:
                     fontsize=10,
                 )
                 if not math.isnan(row.baseline_seconds) and row.baseline.startswith("sequential"):
-                    label = "its sequential baseline" if place == 0 else None
+                    label = "its sequential baseline" if place == 0 else ""
                     axes.hlines(row.baseline_seconds, place - 0.42, place + 0.42, color="black", lw=2, label=label)
             names = [f"{row.workers}{'*' if row.oversubscribed else ''}" for _, row in rows.iterrows()]
             axes.set_xticks(range(len(rows)), names)
@@ -117,7 +115,7 @@ class _Painters:
         """Time against data size, a line for each worker count."""
         self._lines(axes, rows, "seconds")
         axes.set_yscale("log")
-        axes.set_ylim(auto=True)
+        axes.margins(y=0.1)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(FuncFormatter(_few_minor_labels))
         axes.grid(which="minor", axis="y", color="#f2f2f2")
@@ -144,11 +142,13 @@ class _Painters:
         each = " a worker" if (rows.data_scope == "per_worker").all() else ""
         for shift, (size, line) in zip(shifts, rows.groupby("size_per"), strict=True):
             self._line(axes, line, "speedup", line.workers + shift, self.size_color[size], f"{size:,}{each}")
+        for _, row in line.iterrows():  # the most samples: its numbers, to read off
+            place = (row.workers + shift, row.speedup)
+            axes.annotate(f"{row.speedup:.2f}", place, (7, 5), textcoords="offset points", fontweight="bold")
         if counts[-1] > self.usable_cores:
-            axes.axvspan(self.usable_cores + 0.15, counts[-1] + 0.3, color="#f3efe6", zorder=0, lw=0)
-            axes.text(
-                counts[-1] + 0.28, 0.02 * self._top("speedup"), "more workers\nthan cores", ha="right", color=GREY
-            )
+            axes.axvspan(self.usable_cores + 0.3, counts[-1] + 0.4, color="#f3efe6", zorder=0, lw=0)
+            axes.text(counts[-1] + 0.35, 0.03, "more workers than cores", ha="right", color=GREY)
+        axes.set_xlim(counts[0] - 0.4, counts[-1] + 0.4)
         axes.set_xticks(counts)
         axes.set_xlabel("workers")
         axes.set_ylabel("speedup")
@@ -167,12 +167,11 @@ class _Painters:
         axes.tick_params(axis="x", which="minor", length=0)
         axes.margins(x=0.08)
         axes.set_xlabel("training samples" + self._star(rows))
-        axes.set_ylim(0, self._top(column))
+        if column != "seconds":
+            axes.set_ylim(0, self._top(column))
         axes.legend(title="workers")
 
-    def _line(
-        self, axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, color: str, name: str
-    ) -> None:
+    def _line(self, axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, color: str, name: str) -> None:
         values = line[column].astype(float)
         axes.plot(places, values, color=color, lw=1.8, ls="--" if line.oversubscribed.all() else "-", label=name)
         for place, (_, row) in zip(places, line.iterrows(), strict=True):
@@ -207,26 +206,27 @@ def _figure(table: pd.DataFrame, title: str, paint: Painter, caption: str) -> Fi
         else:
             axes.set_axis_off()
     figure.suptitle(title, x=0.01, ha="left", fontsize=13.5, fontweight="bold")
-    figure.supxlabel(caption, x=0.01, ha="left", fontsize=8.5, color="#444444")
+    lines_of_text = textwrap.wrap(caption, int(17 * figure.get_figwidth()))
+    figure.supxlabel("\n".join(lines_of_text), x=0.01, ha="left", fontsize=8.5, color="#444444")
     return figure
 
 
 def _caption(summary: Summary, table: pd.DataFrame) -> str:
-    """Batch scope, baseline, intervals and machine, on two lines."""
+    """What the figure shows, in what batch scope, over which baseline, and on what machine."""
     scopes = []
     for scope, rows in table.groupby("batch_scope"):
-        sizes = sorted(
-            (rows.local_batch_size if scope == "per_worker" else rows.global_batch_size).unique().tolist()
-        )
+        sizes = sorted((rows.local_batch_size if scope == "per_worker" else rows.global_batch_size).unique().tolist())
         numbers = " or ".join(map(str, sizes))
-        meaning = "more workers make fewer updates" if scope == "per_worker" else "the same updates whatever the workers"
+        meaning = (
+            "more workers make fewer updates" if scope == "per_worker" else "the same updates whatever the workers"
+        )
         scopes.append(f"batch {numbers} {'per worker' if scope == 'per_worker' else 'in all'} ({meaning})")
     baselines = [name for name in table.baseline.unique() if name not in ("none", "itself")]
     models = ", ".join(f"{model} on {data}" for model, data in sorted(set(zip(table.model, table.data, strict=True))))
     repeats = " to ".join(map(str, sorted({int(table.repeats.min()), int(table.repeats.max())})))
     threads = " or ".join(map(str, sorted(table.threads_per_worker.unique())))
     return (
-        f"{models}; {' / '.join(scopes)}; baseline: {' / '.join(baselines) or 'none'}\n"
+        f"{models}; {' / '.join(scopes)}; baseline: {' / '.join(baselines) or 'none'}; "
         f"mean and 95 % interval of {repeats} blocks; {threads} thread(s) a worker; {summary.machine}"
     )
 

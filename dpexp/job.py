@@ -40,7 +40,7 @@ def run(
     def record(status: str, blocks: list[results.Block], error: WorkerError | None = None) -> RunResult:
         result = RunResult(
             format="dpexp-result",
-            version=results.VERSION,
+            version=1,
             status=status,  # type: ignore[arg-type]
             error=None if error is None else str(error),
             details=None if error is None else error.details,

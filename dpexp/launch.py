@@ -11,7 +11,9 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver, process
+from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 from dpexp.errors import DpexpError, WorkerError
@@ -36,15 +38,13 @@ def launch(target: Target, arguments: list[tuple[Any, ...]], on_notice: Callable
     as any process fails; whatever happens, no process of the group outlives this call.
     """
     context = _server_context()
-    members: list[process.BaseProcess] = []
+    members: list[ForkServerProcess] = []
     pipes: list[connection.Connection] = []
     try:
         for rank, own in enumerate(arguments):
             receiver, sender = context.Pipe(duplex=False)
             pipes.append(receiver)
-            member = context.Process(
-                target=_main, args=(target, rank, own, sender), name=f"dpexp-{rank}", daemon=True
-            )
+            member = context.Process(target=_main, args=(target, rank, own, sender), name=f"dpexp-{rank}", daemon=True)
             member.start()
             members.append(member)
             sender.close()
@@ -61,7 +61,7 @@ def launch(target: Target, arguments: list[tuple[Any, ...]], on_notice: Callable
 
 
 def _collect(
-    members: list[process.BaseProcess],
+    members: list[ForkServerProcess],
     pipes: list[connection.Connection],
     on_notice: Callable[[Any], None],
 ) -> list[Any]:
@@ -85,7 +85,7 @@ def _collect(
     return [reports[rank] for rank in range(len(members))]
 
 
-def _death(member: process.BaseProcess) -> str:
+def _death(member: ForkServerProcess) -> str:
     """How a process that closed its pipe without a report has ended."""
     member.join(timeout=1)
     code = member.exitcode
@@ -103,7 +103,7 @@ def _main(target: Target, rank: int, arguments: tuple[Any, ...], sender: connect
     try:
         report = target(rank, *arguments, lambda value: sender.send(("notice", value)) if rank == 0 else None)
         sender.send(("report", report))
-    except BaseException as error:  # noqa: BLE001 (whatever it is, the parent must hear of it)
+    except BaseException as error:  # whatever it is, the parent must hear of it
         message = str(error) if isinstance(error, DpexpError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
             sender.send(("failure", _Failure(" ".join(message.split()), traceback.format_exc())))
@@ -123,7 +123,7 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _server_context() -> multiprocessing.context.ForkServerContext:
+def _server_context() -> ForkServerContext:
     """A fork server with everything imported, started on first use, kept for later launches."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -136,14 +136,14 @@ def _server_context() -> multiprocessing.context.ForkServerContext:
 def _single_threaded_imports() -> Iterator[None]:
     """No library of the server makes a thread pool that forked workers would inherit broken."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    with _environment({name: "1" for name in names}):
+    with _environment(dict.fromkeys(names, "1")):
         yield
 
 
 @contextlib.contextmanager
 def _importable_from_here() -> Iterator[None]:
     """The server finds the modules that this process finds (its preload looks at PYTHONPATH alone)."""
-    with _environment({"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}):
+    with _environment({"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}):
         yield
 
 

@@ -44,9 +44,7 @@ def measure(
             done = number * sum(work_samples.values()) + sum(work_samples[name] for name in trainings)
 
             def report(epoch: int, variant: str = variant, done: int = done, number: int = number) -> None:
-                fraction = (done + work_samples[variant] * epoch / config.epochs) / (
-                    count * sum(work_samples.values())
-                )
+                fraction = (done + work_samples[variant] * epoch / config.epochs) / (count * sum(work_samples.values()))
                 on_progress(Progress(number + 1, count, variant, epoch, config.epochs, fraction))
 
             report(0)
@@ -59,9 +57,7 @@ def measure(
                 checkpoint=checkpoint if last else None,
             )
             trainings[variant] = _train(work, report)
-        blocks.append(
-            Block(number < measurement.warmup, order, trainings["candidate"], trainings.get("baseline"))
-        )
+        blocks.append(Block(number < measurement.warmup, order, trainings["candidate"], trainings.get("baseline")))
     return blocks
 
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 
 import torch
 from torch import nn
 
-from dpexp.config import CnnConfig, CustomModelConfig, ExperimentConfig, MlpConfig, ModelConfig, ResNet18Config
+from dpexp.config import (
+    CnnConfig,
+    CustomModelConfig,
+    ExperimentConfig,
+    MlpConfig,
+    ModelConfig,
+    ResNet18Config,
+)
 from dpexp.data.dataset import Dataset
 from dpexp.data.order import shard
 from dpexp.errors import ConfigError
@@ -62,7 +70,7 @@ def _smallest_shard(config: ExperimentConfig) -> int:
 def _mlp(config: MlpConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     widths = [math.prod(input_shape), *config.hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
@@ -81,7 +89,11 @@ def _cnn(config: CnnConfig, input_shape: tuple[int, ...], classes: int) -> nn.Mo
         channels, height, width = outputs, height // 2, width // 2
     features = channels * height * width
     return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(features, config.hidden), nn.ReLU(), nn.Linear(config.hidden, classes)
+        *layers,
+        nn.Flatten(),
+        nn.Linear(features, config.hidden),
+        nn.ReLU(),
+        nn.Linear(config.hidden, classes),
     )
 
 

@@ -19,5 +19,7 @@ def build(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]) -> 
             weight_decay=config.weight_decay,
             nesterov=config.nesterov,
         )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
+    kind: type[torch.optim.Adam | torch.optim.AdamW] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[
+        config.name
+    ]
     return kind(parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)

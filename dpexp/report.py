@@ -52,8 +52,7 @@ def _page(summary: Summary, drawn: list[Path]) -> str:
     order = ("speedup_by_workers", "speedup", "efficiency", "time")
     drawn = sorted(drawn, key=lambda path: order.index(path.stem) if path.stem in order else len(order))
     pictures = [
-        {"name": path.stem, "svg": base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()}
-        for path in drawn
+        {"name": path.stem, "svg": base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()} for path in drawn
     ]
     return environment.get_template("report.html.j2").render(
         title=f"{len(rows)} configurations",

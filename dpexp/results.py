@@ -48,7 +48,7 @@ class RunResult:
     """Everything that one job measured, and on what. `error` is None unless the status is failed."""
 
     format: Literal["dpexp-result"]
-    version: Literal[1]
+    version: Literal[1]  # VERSION
     status: Literal["ok", "failed", "diverged"]
     error: str | None
     details: str | None
@@ -80,7 +80,7 @@ def finite(value: float) -> float | None:
 def write(result: RunResult, folder: Path) -> Path:
     """Write `result.json` into `folder`, all or nothing. Raises ResultError."""
     path = folder / FILE_NAME
-    text = json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False)  # type: ignore[call-overload]
+    text = json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False)
     try:
         write_atomically(path, text + "\n")
     except OSError as error:

@@ -31,9 +31,7 @@ class SharedTensors(Mapping[str, torch.Tensor]):
         self._layout = dict(layout)
         offsets, total_bytes = _place(layout)
         mapping = mmap.mmap(descriptor, total_bytes)
-        self._tensors = {
-            name: _view(mapping, offsets[name], shape, dtype) for name, (shape, dtype) in layout.items()
-        }
+        self._tensors = {name: _view(mapping, offsets[name], shape, dtype) for name, (shape, dtype) in layout.items()}
 
     @classmethod
     def allocate(cls, layout: Layout) -> SharedTensors:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -38,7 +37,7 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     console.print(table)
     if summary.table.oversubscribed.eq(True).any():
         console.print(f"* more threads than the {summary.usable_cores} usable cores")
-    console.print("accuracy on the test split, the baseline's in brackets; intervals are 95 %\n")
+    console.print("in brackets the baseline's; accuracy on the test split; intervals are 95 %\n")
     for line in answers(summary):
         console.print(line, soft_wrap=True)
     for path in paths:
@@ -52,7 +51,7 @@ class Display:
     """
 
     def __init__(self, work: Sequence[float]) -> None:
-        self._work = work  # of each job, in any unit
+        self._work = work  # of each job, in any unit; empty where the jobs aren't known beforehand
         self._job = 0
         self._started = time.monotonic()
         console = Console(stderr=True)
@@ -68,16 +67,15 @@ class Display:
         )
         self._task = self._bar.add_task("starting", total=1.0, left="")
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show the bar within, and remove it after."""
-        with self._bar:
-            yield
-
     def begin(self, job: int) -> None:
         """Job `job` (from 0) starts."""
         self._job = job
+        self._bar.start()
         self._redraw("loading", 0.0)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.stop()
 
     def update(self, progress: Progress) -> None:
         """The current job has come this far."""
@@ -88,7 +86,10 @@ class Display:
         )
 
     def _redraw(self, text: str, job_fraction: float) -> None:
-        done = (sum(self._work[: self._job]) + self._work[self._job] * job_fraction) / sum(self._work)
+        if self._job < len(self._work):
+            done = (sum(self._work[: self._job]) + self._work[self._job] * job_fraction) / sum(self._work)
+        else:
+            done = job_fraction
         elapsed = time.monotonic() - self._started
         left = f"{_duration(elapsed * (1 - done) / done)} left" if done > 0.01 else ""
         jobs = f"job {self._job + 1} of {len(self._work)}, " if len(self._work) > 1 else ""

@@ -25,9 +25,7 @@ class Trained:
     epoch_loss_sums: list[float]  # over the samples of the replicas that this process plays
 
 
-def train(
-    config: ExperimentConfig, dataset: Dataset, strategy: Strategy, on_epoch: Callable[[int], None]
-) -> Trained:
+def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, on_epoch: Callable[[int], None]) -> Trained:
     """Train for the configured epochs. `on_epoch` hears the number of finished epochs, clock running."""
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     epoch_loss_sums = []
@@ -44,7 +42,11 @@ def train(
 
 
 def step(
-    config: ExperimentConfig, strategy: Strategy, inputs: torch.Tensor, labels: torch.Tensor, batch: torch.Tensor
+    config: ExperimentConfig,
+    strategy: Strategy,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    batch: torch.Tensor,
 ) -> torch.Tensor:
     """One optimizer update from a global batch of indices; returns the loss summed over own samples."""
     mean = inputs.new_full((), 1 / len(batch))  # backward from sum / batch size: gradients then add up

@@ -49,9 +49,7 @@ class WorkerReport:
     test_accuracy: float | None = None
 
 
-def run(
-    rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: Callable[[int], None]
-) -> WorkerReport:
+def run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: Callable[[int], None]) -> WorkerReport:
     """Train as rank `rank`. `launched_seconds` is the parent's monotonic clock at the launch."""
     config = work.config
     _set_threads(config.threads_per_worker)

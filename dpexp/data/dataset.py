@@ -59,7 +59,10 @@ def _splits(config: ExperimentConfig) -> tuple[Split, Split]:
     match config.data:
         case NamedDataConfig(name="mnist") as data:
             cache = cache_folder(data.cache)
-            (images, labels), (test_images, test_labels) = read_split("train", cache), read_split("t10k", cache)
+            (images, labels), (test_images, test_labels) = (
+                read_split("train", cache),
+                read_split("t10k", cache),
+            )
             return (
                 (torch.tensor(images).unsqueeze(1), torch.tensor(labels)),
                 (torch.tensor(test_images).unsqueeze(1), torch.tensor(test_labels)),

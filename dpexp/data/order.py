@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+
 def epoch_order(samples: int, seed: int, epoch: int) -> torch.Tensor:
     """The order of samples in one epoch, int64 (samples,): a function of seed and epoch alone."""
     # Seeds are below 2**32: no two (seed, epoch) share a stream, nor one with the subset's (plain seed).
