@@ -20,11 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dpexp import terminal
-from dpexp.aggregate import aggregate
 from dpexp.compose import config_folder, explain, to_dict, to_experiment
 from dpexp.config import ExperimentConfig
+from dpexp.environment import modified_environment
 from dpexp.errors import ConfigError, DataError, DpexpError, ResultError
-from dpexp.report import write_report
 
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
@@ -81,12 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a user's own model is found as with `python -m`
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing
+    _session.begin([], None)
     logging.basicConfig(format="dpexp: %(message)s", level=logging.WARNING, force=True)
     signal.signal(signal.SIGTERM, _terminate)
     run = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(_task)
     try:
-        run()
+        with modified_environment(HYDRA_FULL_ERROR="1"):  # Hydra raises instead of printing
+            run()
         return FAILED if _session.failures else 0
     except _Stop as stop:
         if wants_traceback:
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _task(composed: DictConfig) -> None:
     """One job, in the folder that Hydra made for it. In a sweep, an error is told and the next job runs."""
-    from dpexp import job  # imports torch: --help and errors don't wait for it
+    from dpexp import job  # slow to import: --help and errors don't wait for it
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -140,6 +140,7 @@ def _close() -> None:
     _session.display.close()
     if _session.sweep is None or not _session.jobs:
         return
+
     folder = _session.sweep
     try:
         written = write_report([folder], folder)

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from dpexp.config import ExperimentConfig
@@ -62,12 +62,14 @@ def explain(error: Exception, keys: list[str] | None = None) -> str:
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return f"{unknown[1]}: no such key{_close_matches(unknown[1], keys or [])}"
-    missing_value = re.search(r"Missing mandatory value: (\S+)", text)
-    if missing_value:
-        return f"{missing_value[1]} has no default: set {missing_value[1]}=..."
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: no default; set {error.full_key}=..."
+    several = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if several:
+        return f"{several[1]}: several values make a sweep, which needs -m"
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        return " ".join(f"{text}{cause}".split())
+        return " ".join(f"{text.partition('See https')[0]}{cause}".split())
     return " ".join(text.split())
 
 

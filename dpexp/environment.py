@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,21 @@ def machine_of(environment: dict[str, Any]) -> str:
         f"{environment['cpu_model']}, {environment['usable_cores']} usable cores, {gib:.0f} GiB, "
         f"torch {versions['torch']}, Python {versions['python']}"
     )
+
+
+@contextlib.contextmanager
+def modified_environment(**values: str) -> Iterator[None]:
+    """Set environment variables within, and restore them after."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _cgroup_folders() -> list[Path]:

@@ -9,13 +9,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from dpexp.environment import modified_environment
 from dpexp.errors import DpexpError, WorkerError
 
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
@@ -127,35 +128,10 @@ def _server_context() -> ForkServerContext:
     """A fork server with everything imported, started on first use, kept for later launches."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    with _single_threaded_imports(), _importable_from_here():
+    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    # The server's imports must find what this process finds, and make no pool of threads: a forked
+    # worker would inherit it broken.
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    with modified_environment(PYTHONPATH=path, **single):
         forkserver.ensure_running()
     return context
-
-
-@contextlib.contextmanager
-def _single_threaded_imports() -> Iterator[None]:
-    """No library of the server makes a thread pool that forked workers would inherit broken."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    with _environment(dict.fromkeys(names, "1")):
-        yield
-
-
-@contextlib.contextmanager
-def _importable_from_here() -> Iterator[None]:
-    """The server finds the modules that this process finds (its preload looks at PYTHONPATH alone)."""
-    with _environment({"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}):
-        yield
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -56,13 +56,13 @@ def measure(
                 evaluate=number == measurement.warmup,
                 checkpoint=checkpoint if last else None,
             )
-            trainings[variant] = _train(work, report)
+            trainings[variant] = train_group(work, report)
         blocks.append(Block(number < measurement.warmup, order, trainings["candidate"], trainings.get("baseline")))
     return blocks
 
 
-def _train(work: worker.Work, on_epoch: Callable[[int], None]) -> Training:
-    """One training by a fresh group of processes."""
+def train_group(work: worker.Work, on_epoch: Callable[[int], None]) -> Training:
+    """One training by a fresh group of processes. Raises WorkerError when replicas differ, too."""
     config = work.config
     started, launched = time.perf_counter(), time.monotonic()
     shared = strategy_class(config).share(config, work.initial)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -13,9 +14,10 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from dpexp.aggregate import Summary
 from dpexp.progress import Progress
-from dpexp.tables import HEADS, answers, cells
+
+if TYPE_CHECKING:
+    from dpexp.aggregate import Summary
 
 
 def show_error(message: str) -> None:
@@ -25,6 +27,8 @@ def show_error(message: str) -> None:
 
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     """The closing table, the answer in words, and where things were written, on standard output."""
+    from dpexp.tables import HEADS, answers, cells  # pandas is slow to import: errors don't wait for it
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200

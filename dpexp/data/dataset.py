@@ -7,6 +7,7 @@ import dataclasses
 import torch
 
 from dpexp.config import ArraysDataConfig, ExperimentConfig, NamedDataConfig, SyntheticDataConfig, check_size
+from dpexp.data.order import subset
 from dpexp.data.packaged import cache_folder, read_split
 from dpexp.data.sources import Split, array_splits, synthetic_splits, torchvision_split
 from dpexp.errors import ConfigError
@@ -48,11 +49,6 @@ def load(config: ExperimentConfig) -> Dataset:
             tensors[name].div_(255)  # grey levels to [0, 1], as torchvision's ToTensor does
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     return Dataset(tensors, max(classes, getattr(config.data, "classes", 0)))
-
-
-def subset(available: int, size: int, seed: int) -> torch.Tensor:
-    """Indices of a seeded random subset; a smaller one is the beginning of a larger one."""
-    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:size]
 
 
 def _splits(config: ExperimentConfig) -> tuple[Split, Split]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+
+_ORDER, _SUBSET = 1, 2  # tags that keep the two kinds of random streams apart
 
 
 def epoch_order(samples: int, seed: int, epoch: int) -> torch.Tensor:
     """The order of samples in one epoch, int64 (samples,): a function of seed and epoch alone."""
-    # Seeds are below 2**32: no two (seed, epoch) share a stream, nor one with the subset's (plain seed).
-    generator = torch.Generator().manual_seed((epoch + 1) * 2**32 + seed)
-    return torch.randperm(samples, generator=generator)
+    # numpy's streams, since torch's CPU generator looks at the low 32 bits of a seed only.
+    return torch.from_numpy(np.random.default_rng([_ORDER, seed, epoch]).permutation(samples))
+
+
+def subset(available: int, size: int, seed: int) -> torch.Tensor:
+    """Indices (size,) of a seeded random subset; a smaller one is the beginning of a larger one."""
+    return torch.from_numpy(np.random.default_rng([_SUBSET, seed]).permutation(available)[:size])
 
 
 def shard(batch: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:

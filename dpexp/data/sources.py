@@ -64,7 +64,13 @@ def array_splits(config: ArraysDataConfig) -> tuple[Split, Split]:
     names = ("train_inputs", "train_labels", "test_inputs", "test_labels")
     if missing := [name for name in names if name not in arrays]:
         raise DataError(f"data.path={config.path} lacks {', '.join(missing)}: it must hold {', '.join(names)}")
-    return _array_split(arrays, "train", config.path), _array_split(arrays, "test", config.path)
+    train, test = _array_split(arrays, "train", config.path), _array_split(arrays, "test", config.path)
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise DataError(
+            f"data.path={config.path}: train_inputs has samples of {tuple(train[0].shape[1:])}, test_inputs of "
+            f"{tuple(test[0].shape[1:])}; they must be of one shape"
+        )
+    return train, test
 
 
 def _array_split(arrays: dict[str, np.ndarray], split: str, path: str) -> Split:

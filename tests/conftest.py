@@ -1,0 +1,74 @@
+"""What tests share: composed configs, a data cache of their own, and the command line in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from dpexp import app
+from dpexp.compose import config_folder, to_dict, to_experiment
+from dpexp.config import ExperimentConfig
+
+# Small enough for milliseconds, odd enough to hit every uneven split: 4 batches of 24, then one of 5.
+TINY = (
+    "data=synthetic data.size=101 data.test_size=40 data.shape=[1,4,4] data.classes=3 model.hidden=[7] "
+    "batch.size=24 batch.scope=global dtype=float64 measurement.repeats=1 measurement.warmup=0 measurement.warmup_steps=2"
+).split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One data cache for the whole run, so that no test touches the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("DPEXP_CACHE")
+    os.environ["DPEXP_CACHE"] = str(folder)
+    yield folder
+    os.environ.pop("DPEXP_CACHE")
+    if before is not None:
+        os.environ["DPEXP_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def composed_dict(*overrides: str) -> dict:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return to_dict(compose("config", overrides=list(overrides)))
+
+
+def composed(*overrides: str) -> ExperimentConfig:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return to_experiment(compose("config", overrides=list(overrides)))
+
+
+def tiny(*overrides: str) -> ExperimentConfig:
+    return composed(*TINY, *overrides)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def dpexp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """The command line, writing below `tmp_path / "out"`."""
+
+    def run(*arguments: str) -> Outcome:
+        folder = tmp_path / "out"
+        places = [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+        status = app.main([*arguments, *places])
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return run

@@ -1,0 +1,105 @@
+"""Every YAML composes and validates; every rule has its one-line error."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import composed
+
+from dpexp.compose import config_folder, from_dict
+from dpexp.errors import ConfigError
+
+CHOICES = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in config_folder().glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "hydra")
+)
+NEEDED = {
+    "model=custom": ["model.builder=conftest:nothing"],
+    "data=arrays": ["data.size=1000", "data.path=x.npz"],
+}
+
+
+def test_the_default_is_the_notebooks_model_on_mnist():
+    config = composed()
+    assert (config.model.name, config.model.hidden, config.data.name) == ("mlp", (256,), "mnist")
+    assert (config.optimizer.name, config.optimizer.lr, config.epochs, config.batch.size) == ("sgd", 0.01, 2, 64)
+    assert config.strategy.name == "sync_dp"
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_every_group_composes(choice):
+    composed(choice, *NEEDED.get(choice, []))
+
+
+@pytest.mark.parametrize("path", sorted(config_folder().glob("experiment/*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_composes(path):
+    composed(f"experiment={path.stem}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size", "local", "total", "updates"),
+    [
+        (["workers=4"], 64, 64, 256, 2 * 40),
+        (["workers=4", "batch.scope=global"], 64, 16, 64, 2 * 157),
+        (["workers=4", "data.scope=per_worker"], 64, 64, 256, 2 * 157),
+    ],
+)
+def test_scopes_give_batch_sizes_and_updates(overrides, size, local, total, updates):
+    config = composed("data.size=10000", f"batch.size={size}", *overrides)
+    assert (config.local_batch_size, config.global_batch_size, config.updates) == (local, total, updates)
+
+
+def test_the_baseline_is_the_same_job_for_one_sequential_worker():
+    baseline = composed("workers=4", "threads_per_worker=2").baseline()
+    assert (baseline.workers, baseline.strategy.name, baseline.threads_per_worker) == (1, "sequential", 2)
+    assert baseline.global_batch_size == 64
+
+
+def test_choosing_sequential_brings_its_one_worker():
+    assert composed("strategy=sequential").workers == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["workers=0"], "workers=0: must be greater than 0"),
+        (["workers=-1"], "workers=-1: must be greater than 0"),
+        (["workers=1.5"], "workers=1.5: must be a valid integer"),
+        (["workers=two"], "workers=two: must be a valid integer"),
+        (["workers=true"], "workers=true: must be a valid integer"),
+        (["workers=null"], "workers=null: must be a valid integer"),
+        (["epochs=0"], "epochs=0: must be greater than 0"),
+        (["seed=-1"], "seed=-1: must be greater than or equal to 0"),
+        (["optimizer.lr=.nan"], "optimizer.lr"),
+        (["batch.scope=all"], "batch.scope=all: must be 'per_worker' or 'global'"),
+        (["dtype=float16"], "dtype=float16: must be 'float32' or 'float64'"),
+        (["model.hidden=[0]"], "model.hidden.0=0: must be greater than 0"),
+        (["data.size=60001"], "data.size=60001: mnist has 60,000 training samples; choose 1 to 60,000"),
+        (["data.size=30001", "data.scope=per_worker"], "data.size=30001 x workers=2 = 60,002"),
+        (["data=cifar10", "data.size=50001"], "cifar10 has 50,000 training samples"),
+        (
+            ["data.size=100", "workers=2"],
+            "batch.size=64 x workers=2 is a global batch of 128 samples, more than the 100",
+        ),
+        (["strategy=sequential", "workers=2"], "choose strategy=sync_dp or emulated"),
+        (["batch.scope=global", "workers=3"], "choose a multiple of 3, such as 63 or 66"),
+        (["batch.scope=global", "batch.size=2", "workers=4"], "choose a multiple of 4, such as 4"),
+        (["optimizer.nesterov=true"], "needs optimizer.momentum > 0"),
+        (["optimizer=adam", "optimizer.betas=[0.9,1]"], "optimizer.betas.1=1: must be less than 1"),
+        (["+surprise=1"], "surprise: no such key"),
+        (["+model.surprise=1"], "model.surprise: no such key"),
+        (["model=custom"], "model.builder: no default; set model.builder=..."),
+        (["model=custom", "model.builder=no colon"], "model.builder=no colon"),
+        (["measurement.baseline=best"], "must be 'paired' or 'none'"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_rule(overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        composed(*overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_without_a_value_is_refused():
+    with pytest.raises(ConfigError, match="workers: no value"):
+        from_dict({})

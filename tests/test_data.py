@@ -1,0 +1,225 @@
+"""Data: the real thing, checked, cached safely, never replaced by anything else."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import multiprocessing
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import composed, tiny
+
+from dpexp.data import packaged
+from dpexp.data.dataset import load
+from dpexp.data.order import subset
+from dpexp.data.packaged import SHA256, read_split
+from dpexp.errors import ConfigError, DataError
+
+LABELS = "t10k-labels-idx1-ubyte"
+
+
+def test_mnist_is_the_original():
+    dataset = load(composed("data.size=60000"))
+    assert dataset.tensors["train_inputs"].shape == (60_000, 1, 28, 28)
+    assert dataset.tensors["test_inputs"].shape == (10_000, 1, 28, 28)
+    assert dataset.classes == 10
+    # Published mean and standard deviation of MNIST's training images in [0, 1].
+    assert dataset.tensors["train_inputs"].mean().item() == pytest.approx(0.1307, abs=1e-4)
+    assert dataset.tensors["train_inputs"].std().item() == pytest.approx(0.3081, abs=1e-4)
+
+
+def test_a_subset_is_seeded_and_nested():
+    assert torch.equal(subset(1000, 100, seed=1), subset(1000, 200, seed=1)[:100])
+    assert not torch.equal(subset(1000, 100, seed=1), subset(1000, 100, seed=2))
+    assert len(set(subset(1000, 1000, seed=1).tolist())) == 1000
+
+
+def test_images_and_labels_of_a_subset_belong_together():
+    images, labels = read_split("train", packaged.cache_folder(composed().data.cache))
+    chosen = subset(60_000, 500, seed=0)
+    dataset = load(composed("data.size=500"))
+    assert torch.equal(dataset.tensors["train_labels"], torch.tensor(labels)[chosen].long())
+    expected = torch.tensor(images)[chosen].float() / 255
+    torch.testing.assert_close(dataset.tensors["train_inputs"].squeeze(1), expected, rtol=0, atol=1e-7)
+
+
+def test_the_cache_is_used(tmp_path, monkeypatch):
+    read_split("t10k", tmp_path)
+    monkeypatch.setattr(packaged, "_decode", lambda name: pytest.fail("decoded again"))
+    read_split("t10k", tmp_path)
+
+
+def test_a_damaged_cache_is_said_and_rebuilt(tmp_path, caplog):
+    read_split("t10k", tmp_path)
+    cached = tmp_path / "mnist" / LABELS
+    cached.write_bytes(cached.read_bytes()[:-1] + b"\xff")
+    _, labels = read_split("t10k", tmp_path)
+    assert hashlib.sha256(cached.read_bytes()).hexdigest() == SHA256[LABELS]
+    assert labels[:3].tolist() == [7, 2, 1]
+    assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"not xz at all"])
+def test_a_damaged_packaged_file_is_an_error(tmp_path, monkeypatch, damage):
+    source = Path(packaged.__file__).parent / "mnist"
+    for file in source.glob("*.xz"):
+        (tmp_path / "mnist").mkdir(exist_ok=True)
+        (tmp_path / "mnist" / file.name).write_bytes(damage(file.read_bytes()))
+    monkeypatch.setattr(packaged.resources, "files", lambda _: tmp_path)
+    with pytest.raises(DataError, match=r"packaged file .* is damaged.*install dpexp again"):
+        read_split("t10k", tmp_path / "cache")
+
+
+def test_an_unwritable_cache_is_an_error(tmp_path):
+    (tmp_path / "mnist").write_text("a file where the folder should go")
+    with pytest.raises(DataError, match="data cache"):
+        read_split("t10k", tmp_path)
+
+
+def test_a_leftover_of_a_process_that_died_half_way_is_ignored(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / f".{LABELS}.1234.part").write_bytes(b"half a fi")
+    _, labels = read_split("t10k", tmp_path)
+    assert len(labels) == 10_000
+
+
+def _read(folder: Path) -> None:
+    read_split("t10k", folder)
+
+
+def test_two_processes_may_decode_at_once(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=_read, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "mnist").iterdir()) == sorted(
+        name for name in SHA256 if name.startswith("t10k")
+    )
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+def test_offline_the_folder_and_the_alternatives_are_named(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    with pytest.raises(DataError) as caught:
+        load(composed(f"data={name}", f"data.cache={tmp_path}"))
+    for word in (f"data={name}", str(tmp_path), "data=mnist", "data=synthetic"):
+        assert word in str(caught.value)
+
+
+def test_fashion_mnist_is_read_through_torchvision(tmp_path):
+    raw = tmp_path / "torchvision" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, count in (("train", 60), ("t10k", 20)):
+        images = np.full((count, 28, 28), 255, np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for kind, header, array in (
+            ("images-idx3", struct.pack(">4i", 2051, count, 28, 28), images),
+            ("labels-idx1", struct.pack(">2i", 2049, count), labels),
+        ):
+            (raw / f"{prefix}-{kind}-ubyte").write_bytes(header + array.tobytes())
+            (raw / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    dataset = load(composed("data=fashion_mnist", f"data.cache={tmp_path}", "data.size=50", "batch.size=10"))
+    assert dataset.tensors["train_inputs"].shape == (50, 1, 28, 28)
+    assert dataset.tensors["train_inputs"].unique().tolist() == [1.0]
+
+
+def test_cifar10_is_read_through_torchvision(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "torchvision" / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+
+    def write(name: str, content: dict) -> str:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    batch = {"data": np.full((10, 3072), 51, np.uint8), "labels": list(range(10))}
+    trains = [[name, write(name, batch)] for name, _ in CIFAR10.train_list]
+    tests = [[name, write(name, batch)] for name, _ in CIFAR10.test_list]
+    meta = write("batches.meta", {"label_names": list("abcdefghij")})
+    monkeypatch.setattr(CIFAR10, "train_list", trains)
+    monkeypatch.setattr(CIFAR10, "test_list", tests)
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": meta})
+    dataset = load(composed("data=cifar10", f"data.cache={tmp_path}", "data.size=40", "batch.size=10"))
+    assert dataset.tensors["train_inputs"].shape == (40, 3, 32, 32)
+    assert dataset.tensors["train_inputs"].mean().item() == pytest.approx(0.2)
+
+
+def test_synthetic_data_is_seeded_and_of_any_shape():
+    config = composed("data=synthetic", "data.shape=[2,3]", "data.classes=4", "data.size=500")
+    first, second, other = load(config), load(config), load(composed("data=synthetic", "seed=1", "data.shape=[2,3]"))
+    assert first.input_shape == (2, 3)
+    assert first.classes == 4
+    assert torch.equal(first.tensors["train_inputs"], second.tensors["train_inputs"])
+    assert not torch.equal(first.tensors["test_inputs"][:9], other.tensors["test_inputs"][:9])
+
+
+def test_synthetic_data_can_be_learned():
+    dataset = load(composed("data=synthetic", "data.size=2000"))
+    inputs, labels = dataset.tensors["train_inputs"].flatten(1), dataset.tensors["train_labels"]
+    means = torch.stack([inputs[labels == label].mean(0) for label in range(10)])
+    nearest = torch.cdist(dataset.tensors["test_inputs"].flatten(1), means).argmin(1)
+    assert (nearest == dataset.tensors["test_labels"]).double().mean() > 0.75
+
+
+def arrays(**changes: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "train_inputs": np.arange(600, dtype=np.float32).reshape(100, 2, 3),
+        "train_labels": np.arange(100) % 3,
+        "test_inputs": np.zeros((10, 2, 3), np.float32),
+        "test_labels": np.arange(10) % 3,
+    } | changes
+
+
+def test_ones_own_arrays(tmp_path):
+    np.savez(tmp_path / "mine.npz", **arrays())
+    dataset = load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=90", "batch.size=10"))
+    assert (dataset.input_shape, dataset.classes) == ((2, 3), 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_inputs": np.zeros(100)}, "must be numbers"),
+        ({"train_inputs": np.array([["a"]] * 100)}, "must be numbers"),
+        ({"train_labels": np.zeros(99, int)}, r"must be \(100,\) integers"),
+        ({"test_labels": np.zeros(10)}, r"must be \(10,\) integers"),
+        ({"test_labels": np.full(10, -1)}, "integers from 0"),
+        ({"test_inputs": np.zeros((10, 4), np.float32)}, "one shape"),
+    ],
+)
+def test_bad_arrays_are_named(tmp_path, changes, message):
+    np.savez(tmp_path / "mine.npz", **arrays(**changes))
+    with pytest.raises(DataError, match=message):
+        load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=90", "batch.size=10"))
+
+
+def test_missing_arrays_are_named(tmp_path):
+    np.savez(tmp_path / "mine.npz", train_inputs=np.zeros((3, 3)))
+    with pytest.raises(DataError, match="lacks train_labels, test_inputs, test_labels"):
+        load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=90", "batch.size=10"))
+
+
+def test_a_pickle_in_disguise_is_not_run(tmp_path):
+    np.savez(tmp_path / "mine.npz", **arrays(train_labels=np.array([object()] * 100)))
+    with pytest.raises(DataError, match=r"can't be read as .npz"):
+        load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=90", "batch.size=10"))
+
+
+def test_asking_for_more_than_the_file_has_is_an_error(tmp_path):
+    np.savez(tmp_path / "mine.npz", **arrays())
+    with pytest.raises(ConfigError, match="arrays has 100 training samples"):
+        load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=101", "batch.size=10"))
+
+
+def test_data_come_in_the_dtype_of_the_job():
+    assert load(tiny()).tensors["train_inputs"].dtype == torch.float64
