@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _task(composed: DictConfig) -> None:
     """One job, in the folder that Hydra made for it. In a sweep, an error is told and the next job runs."""
     from dpexp import job  # slow to import: --help and errors don't wait for it
+    from dpexp.aggregate import aggregate
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -141,13 +142,15 @@ def _close() -> None:
     if _session.sweep is None or not _session.jobs:
         return
 
+    from dpexp.report import write_report
+
     folder = _session.sweep
     try:
         written = write_report([folder], folder)
     except ResultError as error:
         terminal.show_error(str(error))
         return
-    terminal.show_report(written.summary, [written.csv, written.page, folder / "figures"])
+    terminal.show_report(written.summary, written.paths)
     if _session.failures:
         terminal.show_error(f"{_session.failures} of {_session.jobs} jobs failed; {written.csv} lists them")
 

@@ -5,6 +5,11 @@ class DpexpError(Exception):
     """Base of all errors that dpexp raises on purpose."""
 
 
+def one_line(error: BaseException) -> str:
+    """The error's type and message on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 class ConfigError(DpexpError):
     """The configuration asks for something that isn't possible."""
 

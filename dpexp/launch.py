@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dpexp.environment import modified_environment
-from dpexp.errors import DpexpError, WorkerError
+from dpexp.errors import DpexpError, WorkerError, one_line
 
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
 PRELOAD = ["torch", "torch._dynamo", "numpy", "pydantic", "psutil", "dpexp.worker"]
@@ -105,9 +105,9 @@ def _main(target: Target, rank: int, arguments: tuple[Any, ...], sender: connect
         report = target(rank, *arguments, lambda value: sender.send(("notice", value)) if rank == 0 else None)
         sender.send(("report", report))
     except BaseException as error:  # whatever it is, the parent must hear of it
-        message = str(error) if isinstance(error, DpexpError) else f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, DpexpError) else one_line(error)
         with contextlib.suppress(OSError):
-            sender.send(("failure", _Failure(" ".join(message.split()), traceback.format_exc())))
+            sender.send(("failure", _Failure(message, traceback.format_exc())))
         sender.close()
         os._exit(1)
 

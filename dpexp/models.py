@@ -19,7 +19,7 @@ from dpexp.config import (
 )
 from dpexp.data.dataset import Dataset
 from dpexp.data.order import shard
-from dpexp.errors import ConfigError
+from dpexp.errors import ConfigError, one_line
 from dpexp.shared_memory import SharedTensors
 
 
@@ -48,11 +48,10 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     name = f"model={config.model.name}"
     try:
         logits = model(dataset.tensors["train_inputs"][:samples])
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # the user's model may raise anything
         raise ConfigError(
             f"{name} can't train on inputs of shape {(samples, *dataset.input_shape)}, the smallest share of "
-            f"a batch that a worker gets here: {reason}"
+            f"a batch that a worker gets here: {one_line(error)}"
         ) from error
     expected = (samples, dataset.classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
@@ -118,7 +117,13 @@ def _custom(config: CustomModelConfig, input_shape: tuple[int, ...], classes: in
         raise ConfigError(
             f"model.builder={config.builder}: {error}; it must be module:function, importable from here"
         ) from error
-    model = builder(input_shape, classes, **config.arguments)
+    try:
+        model = builder(input_shape, classes, **config.arguments)
+    except Exception as error:  # the user's code: anything
+        raise ConfigError(
+            f"model.builder={config.builder}: {one_line(error)} "
+            f"(called with {input_shape}, {classes}, model.arguments={config.arguments})"
+        ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.builder={config.builder} returned {type(model).__name__}, not a torch module")
     return model

@@ -30,6 +30,11 @@ class Written:
     page: Path
     figures: list[Path]
 
+    @property
+    def paths(self) -> list[Path]:
+        """What to point a person to."""
+        return [self.csv, self.page, *([self.figures[0].parent] if self.figures else [])]
+
 
 def write_report(folders: Sequence[Path], output: Path) -> Written:
     """Aggregate `folders` into `output`; the same results give the same files. Raises ResultError."""
@@ -81,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DpexpError as error:
         terminal.show_error(str(error))
         return 1
-    terminal.show_report(written.summary, [written.csv, written.page, written.page.parent / "figures"])
+    terminal.show_report(written.summary, written.paths)
     return 0
 
 

@@ -18,7 +18,8 @@ from dpexp.config import ExperimentConfig
 # Small enough for milliseconds, odd enough to hit every uneven split: 4 batches of 24, then one of 5.
 TINY = (
     "data=synthetic data.size=101 data.test_size=40 data.shape=[1,4,4] data.classes=3 model.hidden=[7] "
-    "batch.size=24 batch.scope=global dtype=float64 measurement.repeats=1 measurement.warmup=0 measurement.warmup_steps=2"
+    "batch.size=24 batch.scope=global dtype=float64 measurement.repeats=1 "
+    "measurement.warmup=0 measurement.warmup_steps=2"
 ).split()
 
 
@@ -50,7 +51,10 @@ def composed(*overrides: str) -> ExperimentConfig:
 
 
 def tiny(*overrides: str) -> ExperimentConfig:
-    return composed(*TINY, *overrides)
+    """A tiny job; one that chooses another model doesn't get the MLP's layers."""
+    other_model = any(override.startswith("model=") for override in overrides)
+    base = [override for override in TINY if not (other_model and override.startswith("model."))]
+    return composed(*base, *overrides)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""Results as if measured, for what reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from conftest import composed_dict
+
+from dpexp import environment
+from dpexp.compose import from_dict
+from dpexp.results import Block, RunResult, Training, write
+
+MACHINE = {**environment.describe(), "cpu_model": "Test CPU", "usable_cores": 2, "logical_cores": 2}
+
+
+def training(seconds: float, accuracy: float | None = None, loss: float | None = 0.5) -> Training:
+    return Training(seconds, [loss], None, accuracy, "00", seconds + 0.1, [{"rank": 0, "threads": 1}])
+
+
+def result(
+    *overrides: str,
+    seconds: list[float],
+    baseline: list[float] | None,
+    machine: dict[str, Any] = MACHINE,
+    **changes: Any,
+) -> RunResult:
+    """A result of the composed job; the first pair of times is of a discarded block."""
+    values = composed_dict(*overrides)
+    config = from_dict(values)
+    blocks = [
+        Block(
+            warmup=number == 0,
+            order=["baseline", "candidate"],
+            candidate=training(one, 0.8 if number == 1 else None),
+            baseline=None if baseline is None else training(baseline[number], 0.9 if number == 1 else None),
+        )
+        for number, one in enumerate(seconds)
+    ]
+    fields: dict[str, Any] = {
+        "format": "dpexp-result",
+        "version": 1,
+        "status": "ok",
+        "error": None,
+        "details": None,
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "config": values,
+        "environment": machine,
+        "sizes": {
+            "train_samples": config.train_samples,
+            "local_batch_size": config.local_batch_size,
+            "global_batch_size": config.global_batch_size,
+            "updates": config.updates,
+            "baseline_updates": config.baseline().updates,
+        },
+        "data_seconds": 0.1,
+        "blocks": blocks,
+    }
+    return RunResult(**(fields | changes))
+
+
+def write_sweep(folder: Path, *results: RunResult) -> Path:
+    """Each result in a numbered job folder."""
+    for number, one in enumerate(results):
+        (folder / str(number)).mkdir(parents=True, exist_ok=True)
+        write(one, folder / str(number))
+    return folder

@@ -1,0 +1,78 @@
+"""The way of the imports: one direction, Hydra at the edge, no torch where results are read."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dpexp
+
+PACKAGE = Path(dpexp.__file__).parent
+
+# A module may import from modules of the layers above its own, and from its own.
+LAYERS = [
+    {"errors", "progress"},
+    {"files", "environment", "config", "stats", "shared_memory"},
+    {"compose", "data", "results", "optimizers"},
+    {"models", "strategies", "aggregate"},
+    {"training", "figures", "tables"},
+    {"worker", "terminal"},
+    {"launch", "report"},
+    {"measurement"},
+    {"job"},
+    {"app"},
+    {"__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    own = part(path)
+    for name in imports(path):
+        pieces = name.split(".")
+        if pieces[0] == "dpexp" and len(pieces) > 1 and pieces[1] in LEVEL:
+            assert LEVEL[pieces[1]] < LEVEL[own] or pieces[1] == own or LEVEL[pieces[1]] == LEVEL[own], name
+
+
+def test_hydra_is_known_at_the_edge_only():
+    users = {part(path) for path in MODULES if any(n.split(".")[0] in ("hydra", "omegaconf") for n in imports(path))}
+    assert users == {"app", "compose"}
+
+
+def test_only_figures_knows_matplotlib():
+    assert {part(p) for p in MODULES if any(n.split(".")[0] == "matplotlib" for n in imports(p))} == {"figures"}
+
+
+@pytest.mark.parametrize("module", ["dpexp.report", "dpexp.app"])
+def test_reading_results_and_composing_do_not_import_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_loop_does_not_ask_whether_it_is_distributed():
+    for name in ("training", "worker", "measurement"):
+        text = (PACKAGE / f"{name}.py").read_text()
+        assert "world_size" not in text
+        assert "distributed" not in text

@@ -1,0 +1,155 @@
+"""w workers end where one worker with the same global batch ends, and a strategy that doesn't is caught."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny
+from training_helpers import assert_same, trained_here, trained_state
+
+from dpexp import training
+from dpexp.errors import WorkerError
+from dpexp.measurement import _agreed
+from dpexp.strategies import Emulated
+
+OPTIMIZERS = {
+    "sgd": ["optimizer.lr=0.1"],
+    "sgd momentum nesterov decay": [
+        "optimizer.lr=0.1",
+        "optimizer.momentum=0.9",
+        "optimizer.nesterov=true",
+        "optimizer.weight_decay=0.01",
+    ],
+    "adam": ["optimizer=adam", "optimizer.weight_decay=0.01"],
+    "adamw": ["optimizer=adamw"],
+}
+
+
+@pytest.fixture(scope="module")
+def sequential(tmp_path_factory):
+    """Where sequential training ends, by overrides; trained once each."""
+    known: dict[tuple[str, ...], dict[str, torch.Tensor]] = {}
+
+    def state(*overrides: str) -> dict[str, torch.Tensor]:
+        if overrides not in known:
+            config = tiny("strategy=sequential", *overrides)
+            known[overrides] = trained_state(config, tmp_path_factory.mktemp("sequential"))
+        return known[overrides]
+
+    return state
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated"])
+def test_any_number_of_workers_ends_at_the_sequential_parameters(sequential, tmp_path, strategy, workers, optimizer):
+    config = tiny(f"strategy={strategy}", f"workers={workers}", *optimizer)
+    assert_same(trained_state(config, tmp_path), sequential(*optimizer), 1e-12)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated"])
+def test_in_single_precision_they_agree_up_to_rounding(sequential, tmp_path, strategy, workers):
+    few_steps = ["dtype=float32", "epochs=1"]
+    config = tiny(f"strategy={strategy}", f"workers={workers}", *few_steps)
+    assert_same(trained_state(config, tmp_path), sequential(*few_steps), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "model", [["model=cnn", "model.channels=[3]", "model.hidden=5"], ["model=mlp", "model.hidden=[]"]]
+)
+def test_other_models_agree_too(sequential, tmp_path, model):
+    assert_same(trained_state(tiny("workers=3", *model), tmp_path), sequential(*model), 1e-12)
+
+
+def test_per_worker_batches_equal_one_worker_with_the_larger_batch(sequential, tmp_path):
+    config = tiny("workers=3", "batch.scope=per_worker", "batch.size=8")
+    assert_same(trained_state(config, tmp_path), sequential(), 1e-12)
+
+
+def test_more_workers_than_samples_in_the_last_batch(sequential, tmp_path):
+    overrides = ["data.size=25"]  # a batch of 24, then one of a single sample for four workers
+    config = tiny("workers=4", *overrides)
+    assert_same(trained_state(config, tmp_path), sequential(*overrides), 1e-12)
+
+
+def test_a_run_can_be_repeated_to_the_bit(tmp_path):
+    config = tiny("workers=3", "dtype=float32")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert_same(trained_state(config, tmp_path / "a"), trained_state(config, tmp_path / "b"), 0.0)
+
+
+def test_batch_norm_sees_local_batches_the_same_way_in_both_strategies(tmp_path):
+    overrides = ["model=resnet18", "model.small_images=true", "data.size=24", "epochs=1", "workers=2"]
+    real = trained_state(tiny("data.shape=[1,8,8]", *overrides), tmp_path)
+    emulated = trained_state(tiny("data.shape=[1,8,8]", "strategy=emulated", *overrides), tmp_path)
+    assert_same(real, emulated, 1e-9)
+
+
+class TestSeededBugs:
+    """Three classic mistakes, put in on purpose: the checks above must see each."""
+
+    config = property(lambda self: tiny("strategy=emulated", "workers=3"))
+
+    def assert_caught(self, sequential, tmp_path):
+        with pytest.raises(AssertionError):
+            assert_same(trained_here(self.config, tmp_path), sequential(), 1e-12)
+
+    def test_without_a_bug_this_process_gives_the_same(self, sequential, tmp_path):
+        assert_same(trained_here(self.config, tmp_path), sequential(), 1e-12)
+
+    def test_an_unweighted_tail_is_caught(self, sequential, tmp_path, monkeypatch):
+        def mean_of_means(config, strategy, inputs, labels, batch):
+            for replica in strategy.replicas:
+                own = training.shard(batch, replica.rank, config.workers)
+                (F.cross_entropy(replica.model(inputs[own]), labels[own]) / config.workers).backward()
+            strategy.update()
+            return inputs.new_zeros(())
+
+        monkeypatch.setattr(training, "step", mean_of_means)
+        self.assert_caught(sequential, tmp_path)
+
+    def test_overlapping_shards_are_caught(self, sequential, tmp_path, monkeypatch):
+        correct = training.shard
+        monkeypatch.setattr(training, "shard", lambda batch, rank, size: correct(batch, max(rank, 1), size))
+        self.assert_caught(sequential, tmp_path)
+
+    def unequal_start(self, monkeypatch):
+        correct = Emulated.start
+
+        def start(strategy):
+            correct(strategy)
+            with torch.no_grad():
+                next(strategy.replicas[1].model.parameters()).add_(1e-3)
+
+        monkeypatch.setattr(Emulated, "start", start)
+
+    def test_an_unequal_start_is_caught_by_the_equivalence(self, sequential, tmp_path, monkeypatch):
+        self.unequal_start(monkeypatch)
+        self.assert_caught(sequential, tmp_path)
+
+    def test_an_unequal_start_is_caught_in_every_run(self, tmp_path, monkeypatch):
+        from dpexp import models, worker
+        from dpexp.data.dataset import load
+
+        self.unequal_start(monkeypatch)
+        dataset = load(self.config)
+        work = worker.Work(self.config, dataset, models.initial_state(self.config, dataset), False, None)
+        report = worker.run(0, work, None, 0.0, lambda epoch: None)
+        with pytest.raises(WorkerError, match=r"replicas differ at the start: ranks \[1\]"):
+            _agreed([report])
+
+    def test_an_unequal_end_is_caught_in_every_run(self, tmp_path):
+        from dpexp import models, worker
+        from dpexp.data.dataset import load
+
+        dataset = load(self.config)
+        work = worker.Work(self.config, dataset, models.initial_state(self.config, dataset), False, None)
+        report = worker.run(0, work, None, 0.0, lambda epoch: None)
+        other = replace(report, rank=1, parameters_sha256=["0" * 64] * 3)
+        with pytest.raises(WorkerError, match="replicas differ at the end"):
+            _agreed([report, other])

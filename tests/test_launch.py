@@ -1,0 +1,108 @@
+"""Groups of processes: reports by rank, the first cause of a failure, and nobody left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from dpexp import launch
+from dpexp.errors import WorkerError
+
+
+def report_rank(rank, word, notify):
+    notify((rank, word))
+    return rank, word
+
+
+def fail_on_rank_1(rank, notify):
+    if rank == 1:
+        raise ValueError("the cause\nin two lines")
+    signal.pause()
+
+
+def die_on_rank_1(rank, notify):
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
+
+
+def leave_on_rank_1(rank, notify):
+    if rank == 1:
+        os._exit(3)
+    signal.pause()
+
+
+def wait_for_a_signal(rank, notify):
+    notify(os.getpid())
+    signal.pause()
+
+
+def workers() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if "forkserver" in " ".join(child.cmdline())]
+
+
+def nothing(notice):
+    pass
+
+
+def test_reports_come_by_rank_and_notices_from_rank_0():
+    notices = []
+    assert launch.launch(report_rank, [("a",), ("b",)], notices.append) == [(0, "a"), (1, "b")]
+    assert notices == [(0, "a")]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (fail_on_rank_1, "rank 1 failed: ValueError: the cause in two lines"),
+        (die_on_rank_1, "rank 1 was killed by SIGKILL"),
+        (leave_on_rank_1, "rank 1 exited with status 3"),
+    ],
+)
+def test_the_first_failure_ends_the_group_and_is_named(target, message):
+    launch.launch(report_rank, [("the server",)], nothing)
+    before = len(workers())
+    with pytest.raises(WorkerError, match=message):
+        launch.launch(target, [()] * 3, nothing)
+    assert len(workers()) == before
+
+
+def test_a_failures_traceback_is_kept():
+    with pytest.raises(WorkerError) as caught:
+        launch.launch(fail_on_rank_1, [()] * 2, nothing)
+    assert "in fail_on_rank_1" in caught.value.details
+
+
+def test_an_interrupt_in_the_parent_ends_the_group():
+    launch.launch(report_rank, [("the server",)], nothing)
+    before = len(workers())
+
+    def interrupt(notice):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.launch(wait_for_a_signal, [()] * 3, interrupt)
+    assert len(workers()) == before
+
+
+def test_workers_die_with_the_main_process(tmp_path):
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import test_launch\n"
+        "from dpexp import launch\n"
+        "launch.launch(test_launch.wait_for_a_signal, [()] * 2, lambda pid: print(pid, flush=True))\n"
+    )
+    main = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert main.stdout is not None
+    worker = psutil.Process(int(main.stdout.readline()))
+    main.kill()
+    main.wait()
+    main.stdout.close()
+    gone, _ = psutil.wait_procs([worker], timeout=10)
+    assert gone

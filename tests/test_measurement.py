@@ -1,0 +1,147 @@
+"""What is timed and when: blocks, their order, the discarded ones, and failures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import tiny
+
+from dpexp import job, models, results
+from dpexp.data.dataset import load
+from dpexp.errors import ConfigError, WorkerError
+from dpexp.measurement import measure
+
+
+def measured(*overrides, checkpoint=None):
+    config = tiny(*overrides)
+    dataset = load(config)
+    seen = []
+    blocks = measure(config, dataset, models.initial_state(config, dataset), checkpoint, seen.append)
+    return blocks, seen
+
+
+def test_blocks_alternate_their_order_and_the_first_are_discarded():
+    blocks, _ = measured("measurement.repeats=2", "measurement.warmup=1")
+    assert [block.warmup for block in blocks] == [True, False, False]
+    assert [block.order[0] for block in blocks] == ["baseline", "candidate", "baseline"]
+
+
+def test_every_block_repeats_the_same_training():
+    blocks, _ = measured("measurement.repeats=2", "workers=2")
+    assert len({block.candidate.parameters_sha256 for block in blocks}) == 1
+    assert len({block.baseline.parameters_sha256 for block in blocks}) == 1
+
+
+def test_with_one_worker_candidate_and_baseline_are_the_same_training():
+    (block,), _ = measured("workers=1")
+    assert block.candidate.parameters_sha256 == block.baseline.parameters_sha256
+
+
+def test_without_a_baseline_none_is_run():
+    (block,), _ = measured("measurement.baseline=none")
+    assert block.baseline is None
+    assert block.order == ["candidate"]
+
+
+def test_every_worker_reports_its_threads_and_its_times_outside_the_timed_region():
+    (block,), _ = measured("workers=2", "threads_per_worker=2")
+    assert [worker["rank"] for worker in block.candidate.workers] == [0, 1]
+    for worker in block.candidate.workers + block.baseline.workers:
+        assert worker["threads"] == 2
+        assert worker["startup_seconds"] > 0
+        assert worker["warmup_seconds"] > 0
+        assert "evaluation_seconds" in worker
+
+
+def test_the_slowest_worker_counts():
+    (block,), _ = measured("workers=3")
+    assert block.candidate.seconds == max(worker["seconds"] for worker in block.candidate.workers)
+
+
+def test_losses_of_all_workers_make_the_mean_over_the_training_samples():
+    (block,), _ = measured("workers=2", "batch.size=24")
+    # The baseline makes the same updates from the same samples (global batch): the same losses.
+    assert block.candidate.epoch_losses == pytest.approx(block.baseline.epoch_losses, rel=1e-10)
+    assert block.candidate.epoch_losses[1] < block.candidate.epoch_losses[0]
+
+
+def test_accuracy_comes_from_the_first_kept_block():
+    blocks, _ = measured("measurement.warmup=1", "measurement.repeats=2")
+    assert [block.candidate.test_accuracy is not None for block in blocks] == [False, True, False]
+    assert 0 <= blocks[1].baseline.test_accuracy <= 1
+
+
+def test_progress_runs_from_nothing_to_all():
+    _, seen = measured("measurement.repeats=2")
+    fractions = [progress.done_fraction for progress in seen]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0, 1)
+
+
+def test_a_checkpoint_holds_the_trained_weights(tmp_path):
+    (block,), _ = measured("workers=2", checkpoint=tmp_path / "model.pt")
+    config = tiny()
+    model = models.build(config.model, (1, 4, 4), 3).double()
+    model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    from dpexp.training import parameters_sha256
+
+    assert parameters_sha256(model) == block.candidate.parameters_sha256
+
+
+def break_in_training(input_shape, classes):
+    """A user's model that works in the parent's trial and fails in a worker."""
+    import multiprocessing
+
+    if multiprocessing.parent_process() is not None:
+        raise RuntimeError("no such luck")
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+
+def linear(input_shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes))
+
+
+def own_model(input_shape, classes, width):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, width), torch.nn.Linear(width, classes))
+
+
+def too_wide(input_shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes + 1))
+
+
+def test_ones_own_model_is_trained():
+    (block,), _ = measured("model=custom", "model.builder=test_measurement:own_model", "+model.arguments.width=5")
+    assert block.candidate.epoch_losses[-1] is not None
+
+
+def test_a_model_of_the_wrong_shape_is_a_config_error():
+    config = tiny("model=custom", "model.builder=test_measurement:too_wide")
+    with pytest.raises(ConfigError, match=r"it must be \(2, 3\) logits"):
+        models.initial_state(config, load(config))
+
+
+def test_a_builder_that_raises_is_a_config_error():
+    config = tiny("model=custom", "model.builder=test_measurement:own_model")
+    with pytest.raises(ConfigError, match="missing 1 required positional argument: 'width'"):
+        models.initial_state(config, load(config))
+
+
+def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
+    from conftest import TINY, composed_dict
+
+    own = ["model=custom", "model.builder=test_measurement:break_in_training"]
+    overrides = [override for override in TINY if not override.startswith("model.")] + own
+    with pytest.raises(WorkerError, match="RuntimeError: no such luck"):
+        job.run(tiny(*own), composed_dict(*overrides), tmp_path, lambda progress: None)
+    recorded = results.read(tmp_path / results.FILE_NAME)
+    assert recorded.status == "failed"
+    assert "no such luck" in recorded.error
+    assert "break_in_training" in recorded.details
+
+
+def test_a_diverged_training_is_marked(tmp_path):
+    from conftest import TINY, composed_dict
+
+    overrides = ["optimizer.lr=1e300"]
+    found = job.run(tiny(*overrides), composed_dict(*TINY, *overrides), tmp_path, lambda progress: None)
+    assert found.status == "diverged"

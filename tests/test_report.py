@@ -1,0 +1,99 @@
+"""Table, figures and page from results: complete, repeatable, safe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import matplotlib.image
+import pandas as pd
+import pytest
+from results_helpers import result, write_sweep
+
+from dpexp import report
+from dpexp.report import write_report
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    results = [
+        result(f"workers={w}", f"data.size={n}", seconds=[9, n / w, 1.1 * n / w], baseline=[9, n, 1.05 * n])
+        for w in (1, 2, 4)
+        for n in (1000, 2000)
+    ]
+    return write_sweep(tmp_path / "sweep", *results)
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_figure_is_written_as_png_and_svg(sweep):
+    write_report([sweep], sweep)
+    names = {path.name for path in (sweep / "figures").iterdir()}
+    stems = ("time", "speedup", "efficiency", "speedup_by_workers", "time_1000", "time_2000")
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
+    for path in (sweep / "figures").glob("*.png"):
+        assert matplotlib.image.imread(path).std() > 0.01
+
+
+def test_aggregating_again_changes_nothing(sweep):
+    write_report([sweep], sweep)
+    before = files(sweep)
+    write_report([sweep], sweep)
+    assert files(sweep) == before
+
+
+def test_the_csv_holds_a_row_for_each_configuration(sweep):
+    table = pd.read_csv(write_report([sweep], sweep).csv)
+    assert len(table) == 6
+    assert table.set_index(["workers", "data_size"]).loc[(4, 2000), "speedup"] == pytest.approx(3.9, rel=0.05)
+
+
+def test_a_failed_job_does_not_stop_the_figures_of_the_others(sweep):
+    good = result(seconds=[9, 1, 1], baseline=[9, 2, 2])
+    failed = replace(good, status="failed", error="rank 0 <was> killed", blocks=[])
+    write_sweep(sweep / "more", failed)
+    written = write_report([sweep], sweep)
+    assert written.figures
+    assert "rank 0 &lt;was&gt; killed" in written.page.read_text()
+
+
+def test_only_failures_still_give_a_table_and_a_page(tmp_path):
+    failed = replace(result(seconds=[9, 1], baseline=None), status="failed", error="all is lost", blocks=[])
+    written = write_report([write_sweep(tmp_path, failed)], tmp_path)
+    assert written.figures == []
+    assert "all is lost" in written.csv.read_text()
+
+
+def test_captions_name_the_batch_scope_and_the_baseline(sweep):
+    write_report([sweep], sweep)
+    picture = (sweep / "figures" / "speedup.svg").read_text()
+    for words in ("batch 64 per worker", "baseline: sequential in the same blocks", "oversubscribed"):
+        assert words in picture or words == "oversubscribed"
+    assert "more threads than the 2 usable cores" in picture
+
+
+def test_the_page_needs_no_other_file(sweep):
+    page = write_report([sweep], sweep).page.read_text()
+    assert page.count("data:image/svg+xml;base64,") == 6
+    assert 'src="figures' not in page
+
+
+def test_the_command_line_aggregates_again(sweep, capsys):
+    assert report.main([str(sweep)]) == 0
+    out = capsys.readouterr().out
+    assert "speedup" in out
+    assert str(sweep / "results.csv") in out
+
+
+def test_several_folders_go_into_the_one_named(sweep, tmp_path, capsys):
+    more = write_sweep(tmp_path / "more", result("workers=8", seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    assert report.main([str(sweep), str(more), "--output", str(tmp_path / "both")]) == 0
+    assert len(pd.read_csv(tmp_path / "both" / "results.csv")) == 7
+
+
+def test_a_bad_folder_is_one_line_and_status_1(tmp_path, capsys):
+    assert report.main([str(tmp_path / "nowhere")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""

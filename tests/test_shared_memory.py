@@ -1,0 +1,60 @@
+"""Shared tensors: the same pages in every process, and no trace of them afterwards."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpexp import launch
+from dpexp.errors import WorkerError
+from dpexp.shared_memory import ALIGNMENT_BYTES, SharedTensors
+
+
+def write_rank(rank, shared, notify):
+    shared["values"][rank] = rank + 1
+
+
+def test_what_one_process_writes_another_sees():
+    with SharedTensors.allocate({"values": ((3,), torch.float32)}) as shared:
+        launch.launch(write_rank, [(shared,)] * 3, lambda notice: None)
+        assert shared["values"].tolist() == [1, 2, 3]
+
+
+def test_a_copy_keeps_shapes_dtypes_and_values():
+    tensors = {"a": torch.arange(6).reshape(2, 3), "b": torch.tensor(2.5), "empty": torch.zeros(0, 4)}
+    shared = SharedTensors.copy_of(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(shared[name], tensor)
+        assert shared[name].dtype == tensor.dtype
+
+
+def test_tensors_begin_on_cache_lines():
+    shared = SharedTensors.allocate({"a": ((3,), torch.float32), "b": ((5,), torch.float64)})
+    assert all(tensor.data_ptr() % ALIGNMENT_BYTES == 0 for tensor in shared.values())
+
+
+def test_nothing_has_a_name_in_shared_memory():
+    before = set(Path("/dev/shm").iterdir())
+    with SharedTensors.allocate({"a": ((1000,), torch.float32)}):
+        assert set(Path("/dev/shm").iterdir()) == before
+
+
+def test_no_file_descriptor_is_left():
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(10):
+        with SharedTensors.allocate({"a": ((1000,), torch.float32)}):
+            pass
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # the mapping may keep its own
+
+
+def test_too_little_memory_is_an_error_before_first_touch(monkeypatch):
+    def full(descriptor, offset, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(WorkerError, match="no room for 4,096 MiB of shared memory"):
+        SharedTensors.allocate({"a": ((2**30,), torch.float32)})

@@ -1,0 +1,118 @@
+"""The contract that every strategy keeps, whatever it does inside."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny
+
+from dpexp import launch, models, training
+from dpexp.data.dataset import load
+from dpexp.data.order import shard
+from dpexp.strategies import strategy_class
+
+CASES = [("sequential", 1), ("sync_dp", 1), ("sync_dp", 2), ("sync_dp", 3), ("emulated", 1), ("emulated", 3)]
+
+
+def play(rank, script, config, dataset, initial, shared, notify):
+    """In each process of a group: build the strategy as a worker does, then run a script of this file."""
+    torch.set_num_threads(1)
+    model = models.build(config.model, dataset.input_shape, dataset.classes).to(getattr(torch, config.dtype))
+    strategy = strategy_class(config)(config, rank, model, initial, shared)
+    strategy.start()
+    return globals()[script](config, dataset, strategy)
+
+
+def played(script, strategy, workers):
+    """The reports of all processes of a group."""
+    config = tiny(f"strategy={strategy}", f"workers={workers}")
+    dataset = load(config)
+    initial = models.initial_state(config, dataset)
+    shared = strategy_class(config).share(config, initial)
+    try:
+        return launch.launch(play, [(script, config, dataset, initial, own) for own in shared], lambda notice: None)
+    finally:
+        for own in shared:
+            if own is not None:
+                own.close()
+
+
+def steps(config, dataset, strategy, count):
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    for batch in torch.arange(len(inputs)).split(config.global_batch_size)[:count]:
+        training.step(config, strategy, inputs, labels, batch)
+
+
+def ranks_played(config, dataset, strategy):
+    return [replica.rank for replica in strategy.replicas]
+
+
+def hashes_around_training(config, dataset, strategy):
+    before = [training.parameters_sha256(replica.model) for replica in strategy.replicas]
+    steps(config, dataset, strategy, 3)
+    after = [training.parameters_sha256(replica.model) for replica in strategy.replicas]
+    strategy.start()
+    return before, after, [training.parameters_sha256(replica.model) for replica in strategy.replicas]
+
+
+def gradients_left(config, dataset, strategy):
+    steps(config, dataset, strategy, 1)
+    parameters = [p for replica in strategy.replicas for p in replica.model.parameters()]
+    return [p.grad is None or not p.grad.any() for p in parameters]
+
+
+def update_of_one_step(config, dataset, strategy):
+    """The parameters' change by a step of plain SGD, divided by -lr: the gradient that was applied."""
+    model = strategy.replicas[0].model
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    batch = torch.arange(5)
+    training.step(config, strategy, inputs, labels, batch)
+    after = torch.cat([p.detach().flatten() for p in model.parameters()])
+    applied = (before - after) / config.optimizer.lr
+
+    strategy.start()
+    F.cross_entropy(model(inputs[batch]), labels[batch]).backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
+    for parameter in model.parameters():
+        parameter.grad = None
+    return (applied - expected).abs().max().item()
+
+
+def loss_of_one_step(config, dataset, strategy):
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    batch = torch.arange(5)
+    own = torch.cat([shard(batch, replica.rank, config.workers) for replica in strategy.replicas])
+    with torch.no_grad():
+        expected = F.cross_entropy(strategy.replicas[0].model(inputs[own]), labels[own], reduction="sum").item()
+    strategy.barrier()
+    return training.step(config, strategy, inputs, labels, batch).item(), expected
+
+
+pytestmark = pytest.mark.parametrize(("strategy", "workers"), CASES)
+
+
+def test_the_processes_together_play_every_rank_once(strategy, workers):
+    ranks = [rank for report in played("ranks_played", strategy, workers) for rank in report]
+    assert ranks == list(range(workers))
+
+
+def test_replicas_are_equal_before_and_after_and_can_start_over(strategy, workers):
+    reports = played("hashes_around_training", strategy, workers)
+    before, after, again = ({sha for report in reports for sha in report[part]} for part in range(3))
+    assert len(before) == len(after) == 1
+    assert before == again != after
+
+
+def test_no_gradient_is_carried_into_the_next_step(strategy, workers):
+    assert all(all(report) for report in played("gradients_left", strategy, workers))
+
+
+def test_a_step_applies_the_mean_gradient_of_the_whole_uneven_batch(strategy, workers):
+    assert all(error < 1e-12 for error in played("update_of_one_step", strategy, workers))
+
+
+def test_a_step_returns_the_loss_summed_over_its_own_samples(strategy, workers):
+    for loss, expected in played("loss_of_one_step", strategy, workers):
+        assert loss == pytest.approx(expected, rel=1e-12)

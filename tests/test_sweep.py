@@ -1,0 +1,113 @@
+"""The product, end to end: real sweeps of real MNIST through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from conftest import TINY
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = ["measurement.repeats=2", "measurement.warmup=1", "epochs=1"]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_mnist_ends_in_table_figures_and_page(dpexp, tmp_path):
+    outcome = dpexp("-m", "workers=1,2", "data.size=512,1024", *SHORT)
+    assert outcome.status == 0
+    assert outcome.err == ""  # no progress bar where there is no terminal
+    folder = tmp_path / "out"
+    table = pd.read_csv(folder / "results.csv")
+    assert table.status.tolist() == ["ok"] * 4
+    assert table[["data_size", "workers"]].values.tolist() == [[512, 1], [512, 2], [1024, 1], [1024, 2]]
+    assert (table.speedup_low <= table.speedup).all()
+    assert (table.speedup <= table.speedup_high).all()
+    assert (table.test_accuracy > 0.1).all()
+    for name in ("time", "speedup", "efficiency", "speedup_by_workers", "time_512", "time_1024"):
+        assert (folder / "figures" / f"{name}.png").exists()
+        assert (folder / "figures" / f"{name}.svg").exists()
+    assert (folder / "report.html").exists()
+    assert str(folder / "report.html") in outcome.out
+    for job in range(4):
+        result = json.loads((folder / str(job) / "result.json").read_text())
+        assert result["config"]["data"]["name"] == "mnist"
+        assert len(result["blocks"]) == 3
+        assert (folder / str(job) / ".hydra" / "config.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_failed_job_is_listed_and_the_others_are_measured(dpexp, tmp_path):
+    own = ["model=custom", "model.builder=test_measurement:break_in_training,test_measurement:linear"]
+    tiny = [override for override in TINY if not override.startswith("model.")]
+    outcome = dpexp("-m", *tiny, *own, "workers=1")
+    assert outcome.status == 1
+    assert "no such luck" in outcome.err
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert sorted(table.status) == ["failed", "ok"]
+
+
+def test_a_single_run_writes_one_result_and_prints_the_table(dpexp, tmp_path):
+    outcome = dpexp(*TINY, "checkpoint=true")
+    assert outcome.status == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".hydra", "model.pt", "result.json"]
+    assert "speedup" in outcome.out
+    assert str(tmp_path / "out" / "result.json") in outcome.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["interrupt", "terminate"])
+def test_a_stopped_sweep_leaves_no_process_and_keeps_finished_jobs(tmp_path, how):
+    arguments = ["-m", *TINY, "measurement.repeats=1,1000", f"hydra.sweep.dir={tmp_path}/out"]
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "dpexp", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first, second = tmp_path / "out" / "0" / "result.json", tmp_path / "out" / "1" / ".hydra"
+    with sweep:
+        while sweep.poll() is None and not (first.exists() and second.exists()):
+            pass
+        children = psutil.Process(sweep.pid).children(recursive=True)
+        sweep.send_signal({"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}[how])
+        _, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == {"interrupt": 130, "terminate": 143}[how]
+    assert "Traceback" not in errors
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "missing"]
+
+
+@pytest.mark.slow
+def test_the_wheel_works_outside_the_checkout(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    names = {path.name for path in (tmp_path / "site" / "dpexp" / "data" / "mnist").iterdir()}
+    assert "train-images-idx3-ubyte.xz" in names
+    assert "LICENSE.md" in names
+    command = [sys.executable, "-m", "dpexp", "data.size=256", "epochs=1", "measurement.repeats=1"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert list(tmp_path.glob("outputs/runs/*/result.json"))
+
+
+def test_the_console_script_is_the_same_command():
+    script = Path(sys.executable).parent / "dpexp"
+    by_script = subprocess.run([script, "--cfg", "job"], capture_output=True, text=True, check=True)
+    by_module = subprocess.run(
+        [sys.executable, "-m", "dpexp", "--cfg", "job"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert by_script.stdout == by_module.stdout

@@ -1,0 +1,37 @@
+"""Train a composed config with the real thing, and look at the parameters it ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dpexp import models, worker
+from dpexp.config import ExperimentConfig
+from dpexp.data.dataset import load
+from dpexp.measurement import train_group
+
+
+def trained_state(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tensor]:
+    """The state_dict that a training in fresh processes ends with."""
+    checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
+    dataset = load(config)
+    work = worker.Work(config, dataset, models.initial_state(config, dataset), evaluate=False, checkpoint=checkpoint)
+    train_group(work, lambda epoch: None)
+    return torch.load(checkpoint, weights_only=True)
+
+
+def trained_here(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tensor]:
+    """The same in this process, for strategies of one process: a test's patches apply."""
+    checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
+    dataset = load(config)
+    work = worker.Work(config, dataset, models.initial_state(config, dataset), evaluate=False, checkpoint=checkpoint)
+    worker.run(0, work, None, 0.0, lambda epoch: None)
+    return torch.load(checkpoint, weights_only=True)
+
+
+def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Raise AssertionError where a parameter differs by more than `tolerance`, relative or absolute."""
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], rtol=tolerance, atol=tolerance, msg=name)
