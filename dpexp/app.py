@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dpexp import terminal
+from dpexp import launch, terminal
 from dpexp.compose import config_folder, explain, to_dict, to_experiment
 from dpexp.config import ExperimentConfig
 from dpexp.environment import modified_environment
@@ -114,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _task(composed: DictConfig) -> None:
     """One job, in the folder that Hydra made for it. In a sweep, an error is told and the next job runs."""
+    launch.start_server()  # it imports torch while this process does
     from dpexp import job  # slow to import: --help and errors don't wait for it
     from dpexp.aggregate import aggregate
 

@@ -9,11 +9,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dpexp.environment import modified_environment
@@ -38,7 +39,7 @@ def launch(target: Target, arguments: list[tuple[Any, ...]], on_notice: Callable
     `on_notice` hears what rank 0 passes to its `notify`. Raises WorkerError with the first cause as soon
     as any process fails; whatever happens, no process of the group outlives this call.
     """
-    context = _server_context()
+    context = start_server()
     members: list[ForkServerProcess] = []
     pipes: list[connection.Connection] = []
     try:
@@ -46,7 +47,8 @@ def launch(target: Target, arguments: list[tuple[Any, ...]], on_notice: Callable
             receiver, sender = context.Pipe(duplex=False)
             pipes.append(receiver)
             member = context.Process(target=_main, args=(target, rank, own, sender), name=f"dpexp-{rank}", daemon=True)
-            member.start()
+            with _main_module_hidden():
+                member.start()
             members.append(member)
             sender.close()
         return _collect(members, pipes, on_notice)
@@ -124,8 +126,19 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _server_context() -> ForkServerContext:
-    """A fork server with everything imported, started on first use, kept for later launches."""
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Workers don't run the program that started us a second time, as multiprocessing would have them do."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def start_server() -> ForkServerContext:
+    """The fork server with everything imported; started on the first call, which does not wait for it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

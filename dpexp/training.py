@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, on_epo
     for epoch in range(config.epochs):
         loss_sum = inputs.new_zeros(())
         for batch in epoch_order(len(inputs), config.seed, epoch).split(config.global_batch_size):
-            loss_sum += step(config, strategy, inputs, labels, batch)
+            step(config, strategy, inputs, labels, batch, loss_sum)
         epoch_loss_sums.append(loss_sum.item())
         on_epoch(epoch + 1)
     strategy.barrier()
@@ -47,18 +48,24 @@ def step(
     inputs: torch.Tensor,
     labels: torch.Tensor,
     batch: torch.Tensor,
-) -> torch.Tensor:
-    """One optimizer update from a global batch of indices; returns the loss summed over own samples."""
-    mean = inputs.new_full((), 1 / len(batch))  # backward from sum / batch size: gradients then add up
-    loss_sum = inputs.new_zeros(())
+    loss_sum: torch.Tensor,
+) -> None:
+    """One optimizer update from a global batch of indices; adds its own samples' losses to `loss_sum`."""
+    mean = _weight(len(batch), inputs.dtype)
     for replica in strategy.replicas:
         own = shard(batch, replica.rank, config.workers)
         if len(own):
-            loss = F.cross_entropy(replica.model(inputs[own]), labels[own], reduction="sum")
+            logits = replica.model(inputs.index_select(0, own))
+            loss = F.cross_entropy(logits, labels.index_select(0, own), reduction="sum")
             loss.backward(mean)
             loss_sum += loss.detach()
     strategy.update()
-    return loss_sum
+
+
+@functools.cache
+def _weight(samples: int, dtype: torch.dtype) -> torch.Tensor:
+    """What backward starts from, so that the gradients of summed losses add up to that of the mean loss."""
+    return torch.tensor(1 / samples, dtype=dtype)
 
 
 def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> None:
@@ -66,7 +73,7 @@ def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> N
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     batches = epoch_order(len(inputs), config.seed, 0).split(config.global_batch_size)
     for number in range(config.measurement.warmup_steps):
-        step(config, strategy, inputs, labels, batches[number % len(batches)])
+        step(config, strategy, inputs, labels, batches[number % len(batches)], inputs.new_zeros(()))
     strategy.start()
 
 

@@ -41,7 +41,7 @@ def played(script, strategy, workers):
 def steps(config, dataset, strategy, count):
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     for batch in torch.arange(len(inputs)).split(config.global_batch_size)[:count]:
-        training.step(config, strategy, inputs, labels, batch)
+        training.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
 
 
 def ranks_played(config, dataset, strategy):
@@ -68,7 +68,7 @@ def update_of_one_step(config, dataset, strategy):
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     batch = torch.arange(5)
-    training.step(config, strategy, inputs, labels, batch)
+    training.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     applied = (before - after) / config.optimizer.lr
 
@@ -87,7 +87,9 @@ def loss_of_one_step(config, dataset, strategy):
     with torch.no_grad():
         expected = F.cross_entropy(strategy.replicas[0].model(inputs[own]), labels[own], reduction="sum").item()
     strategy.barrier()
-    return training.step(config, strategy, inputs, labels, batch).item(), expected
+    loss_sum = inputs.new_zeros(())
+    training.step(config, strategy, inputs, labels, batch, loss_sum)
+    return loss_sum.item(), expected
 
 
 pytestmark = pytest.mark.parametrize(("strategy", "workers"), CASES)
@@ -113,6 +115,6 @@ def test_a_step_applies_the_mean_gradient_of_the_whole_uneven_batch(strategy, wo
     assert all(error < 1e-12 for error in played("update_of_one_step", strategy, workers))
 
 
-def test_a_step_returns_the_loss_summed_over_its_own_samples(strategy, workers):
+def test_a_step_adds_up_the_losses_of_its_own_samples(strategy, workers):
     for loss, expected in played("loss_of_one_step", strategy, workers):
         assert loss == pytest.approx(expected, rel=1e-12)

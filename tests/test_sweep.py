@@ -16,7 +16,7 @@ import pytest
 from conftest import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = ["measurement.repeats=2", "measurement.warmup=1", "epochs=1"]
+SHORT = ["measurement.repeats=2", "measurement.warmup=1", "optimizer.lr=0.2"]
 
 
 @pytest.mark.slow
@@ -30,7 +30,7 @@ def test_a_sweep_of_mnist_ends_in_table_figures_and_page(dpexp, tmp_path):
     assert table[["data_size", "workers"]].values.tolist() == [[512, 1], [512, 2], [1024, 1], [1024, 2]]
     assert (table.speedup_low <= table.speedup).all()
     assert (table.speedup <= table.speedup_high).all()
-    assert (table.test_accuracy > 0.1).all()
+    assert (table.test_accuracy > 0.2).all()
     for name in ("time", "speedup", "efficiency", "speedup_by_workers", "time_512", "time_1024"):
         assert (folder / "figures" / f"{name}.png").exists()
         assert (folder / "figures" / f"{name}.svg").exists()

@@ -39,11 +39,10 @@ class Emulated(Strategy):
         """Load the initial state into every replica; see Strategy."""
         for replica in self.replicas:
             replica.model.load_state_dict(self._initial)
-        models = [replica.model for replica in self.replicas]
-        self._optimizers = [optimizers.build(self._config.optimizer, model.parameters()) for model in models]
-        # The same parameter in every replica, side by side.
-        self._twins = list(zip(*(model.parameters() for model in models), strict=True))
-        self._clear()
+        # One list of parameters a replica, and the same parameter of all replicas side by side.
+        self._parameters = [list(replica.model.parameters()) for replica in self.replicas]
+        self._twins = list(zip(*self._parameters, strict=True))
+        self._optimizers = [optimizers.build(self._config.optimizer, own) for own in self._parameters]
 
     def update(self) -> None:
         """Sum gradients in rank order, hand a copy to each replica, step each; see Strategy."""
@@ -56,10 +55,7 @@ class Emulated(Strategy):
                 total += gradient
             for twin in twins:
                 twin.grad = total.clone()
-        for optimizer in self._optimizers:
-            optimizer.step()
-        self._clear()
-
-    def _clear(self) -> None:
-        for optimizer in self._optimizers:
-            optimizer.zero_grad()
+        for optimizer, own in zip(self._optimizers, self._parameters, strict=True):
+            optimizer.step([parameter.grad for parameter in own])
+            for parameter in own:
+                parameter.grad = None

@@ -33,10 +33,11 @@ class Sequential(Strategy):
         """Load the initial state; see Strategy."""
         model = self.replicas[0].model
         model.load_state_dict(self._initial)
-        self._optimizer = optimizers.build(self._config.optimizer, model.parameters())
-        self._optimizer.zero_grad()
+        self._parameters = list(model.parameters())
+        self._optimizer = optimizers.build(self._config.optimizer, self._parameters)
 
     def update(self) -> None:
         """One optimizer update; see Strategy."""
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._optimizer.step([parameter.grad for parameter in self._parameters])
+        for parameter in self._parameters:
+            parameter.grad = None

@@ -54,7 +54,8 @@ class SyncDataParallel(Strategy):
         self._gradient_views = _views(gradients[rank], self._parameters)
         chunk_size = len(flat) // config.workers
         mine = slice(rank * chunk_size, (rank + 1) * chunk_size)
-        self._chunk = nn.Parameter(flat[mine])
+        self._chunk = flat[mine]
+        self._chunk_total = torch.zeros_like(self._chunk)
         self._chunk_gradients = list(gradients[:, mine])
 
     @classmethod
@@ -78,7 +79,6 @@ class SyncDataParallel(Strategy):
         """Load the initial state, each rank all of it (the same values); see Strategy."""
         self.barrier()  # nobody still reads or updates
         self.replicas[0].model.load_state_dict(self._initial)
-        self._chunk.grad = torch.zeros_like(self._chunk)
         self._optimizer = optimizers.build(self._config.optimizer, [self._chunk])
         self.barrier()
 
@@ -91,12 +91,11 @@ class SyncDataParallel(Strategy):
                 view.copy_(parameter.grad)
                 parameter.grad = None
         self.barrier()  # all gradients are published
-        total = self._chunk.grad
-        assert total is not None
+        total = self._chunk_total
         torch.add(self._chunk_gradients[0], self._chunk_gradients[1], out=total)
         for gradient in self._chunk_gradients[2:]:
             total += gradient
-        self._optimizer.step()
+        self._optimizer.step([total])
         self.barrier()  # all parameters are updated, all gradients read
 
     def barrier(self) -> None:

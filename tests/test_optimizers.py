@@ -1,0 +1,39 @@
+"""Our updates are those of torch.optim."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import tiny
+
+from dpexp import optimizers
+
+CASES = {
+    "sgd": ([], torch.optim.SGD, {}),
+    "momentum": (["optimizer.momentum=0.9"], torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": (
+        ["optimizer.momentum=0.9", "optimizer.nesterov=true", "optimizer.weight_decay=0.1"],
+        torch.optim.SGD,
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    ),
+    "adam": (["optimizer=adam", "optimizer.weight_decay=0.1"], torch.optim.Adam, {"weight_decay": 0.1}),
+    "adamw": (["optimizer=adamw"], torch.optim.AdamW, {"weight_decay": 0.01}),
+}
+
+
+@pytest.mark.parametrize(("overrides", "kind", "settings"), CASES.values(), ids=CASES.keys())
+def test_ten_updates_equal_torchs(overrides, kind, settings):
+    config = tiny("optimizer.lr=0.05", *overrides).optimizer
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.rand(size, generator=generator, dtype=torch.float64) for size in (7, 30, 1)]
+    theirs = [torch.nn.Parameter(parameter.clone()) for parameter in parameters]
+    ours, reference = optimizers.build(config, parameters), kind(theirs, lr=0.05, **settings)
+    for number in range(10):
+        gradients = [torch.randn(len(p), generator=generator, dtype=torch.float64) for p in parameters]
+        gradients[2] = None if number in (0, 5) else gradients[2]  # a parameter that has no part in the loss
+        ours.step(gradients)
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            parameter.grad = gradient
+        reference.step()
+    for mine, parameter in zip(parameters, theirs, strict=True):
+        torch.testing.assert_close(mine, parameter.detach(), rtol=1e-12, atol=1e-12)
