@@ -72,6 +72,10 @@ class _Painters:
             for column in ("seconds", "speedup", "efficiency")
         }
 
+        # Of each size's bars: the highest mark of any panel, with room for its label.
+        marks = table[["data_size", "seconds", "seconds_high", "baseline_seconds"]].set_index("data_size")
+        self.bar_limits = (1.18 * marks.max(axis=1).groupby("data_size").max()).to_dict()
+
     def bars(self, size: int) -> Painter:
         """Time by workers, with the baseline of each bar as a line."""
 
@@ -104,8 +108,7 @@ class _Painters:
             axes.set_xticks(range(len(rows)), names)
             axes.set_xlabel("workers" + self._star(rows))
             axes.set_ylabel("seconds")
-            axes.margins(y=0.15)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, self.bar_limits[size])
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="upper right", bbox_to_anchor=(1, 1.1))
 
@@ -145,7 +148,7 @@ class _Painters:
         for _, row in line.iterrows():  # the most samples: its numbers, to read off
             place = (row.workers + shift, row.speedup)
             axes.annotate(f"{row.speedup:.2f}", place, (7, 5), textcoords="offset points", fontweight="bold")
-        if counts[-1] > self.usable_cores:
+        if rows.oversubscribed.any():
             axes.axvspan(self.usable_cores + 0.3, counts[-1] + 0.4, color="#f3efe6", zorder=0, lw=0)
             axes.text(counts[-1] + 0.35, 0.03, "more workers than cores", ha="right", color=GREY)
         axes.set_xlim(counts[0] - 0.4, counts[-1] + 0.4)

@@ -32,12 +32,23 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200
+    rows = [cells(row) for _, row in summary.table.iterrows()]
+    columns = dict(zip(HEADS, zip(*rows, strict=True), strict=True))
+    common = [head for head in ("configuration", "batch") if len(set(columns[head])) == 1]
+    if common and (summary.table.status == "ok").all():
+        values = [columns.pop(head)[0] for head in common]
+        console.print(", ".join(f"{head}: {value}" for head, value in zip(common, values, strict=True)), style="bold")
+    if not any(columns["remarks"]):
+        del columns["remarks"]
+    for head in ("samples/s", "updates"):  # what a narrow terminal does without: results.csv has all
+        if sum(3 + max(map(len, (name, *column))) for name, column in columns.items()) > console.width:
+            del columns[head]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for head in HEADS:
-        textual = head in (HEADS[0], HEADS[-1])
+    for head in columns:
+        textual = head in ("configuration", "remarks")
         table.add_column(head, justify="left" if textual else "right", no_wrap=not textual)
-    for _, row in summary.table.iterrows():
-        table.add_row(*map(escape, cells(row)), style=None if row.status == "ok" else "red")
+    for status, *row in zip(summary.table.status, *columns.values(), strict=True):
+        table.add_row(*map(escape, row), style=None if status == "ok" else "red")
     console.print(table)
     if summary.table.oversubscribed.eq(True).any():
         console.print(f"* more threads than the {summary.usable_cores} usable cores")

@@ -1,7 +1,7 @@
 """Synchronous data parallelism between processes of one machine, through shared memory.
 
-All ranks share one copy of the parameters. Each writes its gradients to a buffer of its own. Then each
-adds up one w-th of all buffers and updates that part of the parameters, with that part of the optimizer's
+All ranks share one copy of the parameters. Each shows the others the parts of its gradient that they need. Then each
+adds up its own w-th of all gradients and updates that part of the parameters, with that part of the optimizer's
 state: reduce-scatter and update in one, as in ZeRO stage 1 (Rajbhandari et al. 2020), without a copy back.
 """
 
@@ -48,15 +48,24 @@ class SyncDataParallel(Strategy):
         self._initial = initial
         self._seat = shared.seat
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        flat, gradients = shared.arena["parameters"], shared.arena["gradients"]
-        for parameter, view in zip(self._parameters, _views(flat, self._parameters), strict=True):
-            parameter.data = view
-        self._gradient_views = _views(gradients[rank], self._parameters)
-        chunk_size = len(flat) // config.workers
-        mine = slice(rank * chunk_size, (rank + 1) * chunk_size)
-        self._chunk = flat[mine]
+        flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
+        self._chunk = flat.chunk(config.workers)[rank]
         self._chunk_total = torch.zeros_like(self._chunk)
-        self._chunk_gradients = list(gradients[:, mine])
+        first = rank * len(self._chunk)
+        end = first + len(self._chunk)
+        self._published = _pieces(self._parameters, 0, first) + _pieces(self._parameters, end, len(flat))
+        self._kept = _pieces(self._parameters, first, end)
+        self._own_buffer = buffers[rank]
+        # What rank by rank adds up to each kept piece; None stands for this rank's own gradient.
+        self._terms = [
+            [None if r == rank else buffers[r, piece.first : piece.end] for r in range(config.workers)]
+            for piece in self._kept
+        ]
+        self._totals = [self._chunk_total[piece.first - first : piece.end - first] for piece in self._kept]
+        position = 0
+        for parameter in self._parameters:
+            parameter.data = flat[position : position + parameter.numel()].view_as(parameter)
+            position += parameter.numel()
 
     @classmethod
     def processes(cls, workers: int) -> int:
@@ -83,19 +92,18 @@ class SyncDataParallel(Strategy):
         self.barrier()
 
     def update(self) -> None:
-        """Publish gradients; sum and update this rank's part; see Strategy."""
-        for parameter, view in zip(self._parameters, self._gradient_views, strict=True):
-            if parameter.grad is None:  # an empty shard
-                view.zero_()
-            else:
-                view.copy_(parameter.grad)
-                parameter.grad = None
+        """Publish the gradient, but for this rank's part; sum and update that part; see Strategy."""
+        for piece in self._published:
+            self._own_buffer[piece.first : piece.end] = piece.gradient()
         self.barrier()  # all gradients are published
-        total = self._chunk_total
-        torch.add(self._chunk_gradients[0], self._chunk_gradients[1], out=total)
-        for gradient in self._chunk_gradients[2:]:
-            total += gradient
-        self._optimizer.step([total])
+        for piece, terms, total in zip(self._kept, self._terms, self._totals, strict=True):
+            first, second, *others = [piece.gradient() if term is None else term for term in terms]
+            torch.add(first, second, out=total)
+            for term in others:
+                total += term
+        self._optimizer.step([self._chunk_total])
+        for parameter in self._parameters:
+            parameter.grad = None
         self.barrier()  # all parameters are updated, all gradients read
 
     def barrier(self) -> None:
@@ -103,11 +111,32 @@ class SyncDataParallel(Strategy):
         self._seat.wait()
 
 
-def _views(flat: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
-    """Consecutive parts of `flat` in the shapes of `parameters`."""
-    sizes = [parameter.numel() for parameter in parameters]
-    parts = flat[: sum(sizes)].split(sizes)
-    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
+@dataclass(frozen=True)
+class _Piece:
+    """A run of one parameter's elements, and where it lies in the flat layout of all parameters."""
+
+    parameter: nn.Parameter
+    start: int  # in the parameter
+    first: int  # in the layout
+    end: int
+
+    def gradient(self) -> torch.Tensor:
+        """The piece of the gradient (end - first,); zeros where no sample of this rank used the parameter."""
+        if self.parameter.grad is None:
+            return torch.zeros(self.end - self.first, dtype=self.parameter.dtype)
+        return self.parameter.grad.reshape(-1)[self.start : self.start + self.end - self.first]
+
+
+def _pieces(parameters: list[nn.Parameter], first: int, end: int) -> list[_Piece]:
+    """The pieces that make up elements `first` to `end` of the parameters laid out one after the other."""
+    pieces = []
+    position = 0
+    for parameter in parameters:
+        begin, stop = max(first, position), min(end, position + parameter.numel())
+        if begin < stop:
+            pieces.append(_Piece(parameter, begin - position, begin, stop))
+        position += parameter.numel()
+    return pieces
 
 
 def _padded_size(elements: int, world_size: int, dtype: torch.dtype) -> int:
