@@ -91,12 +91,12 @@ def main() -> None:
 def show(seconds: dict[str, list[float]]) -> None:
     """The table, and the ratios that the project's bars are about."""
     console = Console(width=110, highlight=False)
-    machine = environment.machine_of(environment.describe())
+    machine = environment.describe().machine
     today = datetime.datetime.now(datetime.timezone.utc).date()
     console.print(f"{today}: {machine}")
     console.print(
         f"784-256-10 MLP on MNIST, {SAMPLES:,} samples, {EPOCHS} epochs, batch {BATCH} a worker, one thread a worker "
-        f"(the notebook's loop: torch's default threads)\n{len(seconds[REFERENCE])} interleaved rounds after a "
+        f"(the notebook's loop: a thread a core)\n{len(seconds[REFERENCE])} interleaved rounds after a "
         "discarded one, every training in fresh processes; geometric mean and 95 % interval",
         soft_wrap=True,
     )

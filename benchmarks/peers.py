@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from dpexp.data.order import epoch_order, shard
+from dpexp.environment import usable_cores
 from dpexp.shared_memory import SharedTensors
 
 
@@ -56,6 +57,7 @@ class _Images(Dataset[tuple[torch.Tensor, int]]):
 
 def notebook(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]) -> float:
     """The class notebook's loop, flaws included: one process, w models that start different, a cold clock."""
+    torch.set_num_threads(usable_cores())  # torch's default in a notebook
     data = _Images(job.images)
     per_worker = len(data) // job.workers
     loaders = [

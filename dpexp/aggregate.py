@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pandas as pd
 import yaml
 
 from dpexp import results
-from dpexp.environment import machine_of
+from dpexp.config import ExperimentConfig
 from dpexp.errors import ResultError
 from dpexp.results import RunResult
 from dpexp.stats import Estimate, geometric_mean, paired_ratio, unpaired_ratio
@@ -23,6 +25,10 @@ status strategy workers threads_per_worker model data data_size data_scope batch
 global_batch_size epochs seed updates baseline_updates repeats seconds seconds_low seconds_high
 samples_per_second baseline baseline_seconds speedup speedup_low speedup_high efficiency efficiency_low
 efficiency_high train_loss test_accuracy baseline_test_accuracy oversubscribed warnings job series size_per
+""".split()
+INTEGERS = """
+workers threads_per_worker data_size local_batch_size global_batch_size epochs seed updates baseline_updates
+repeats size_per
 """.split()
 
 
@@ -41,20 +47,26 @@ class _Job:
     result: RunResult
 
     @property
+    def config(self) -> ExperimentConfig:
+        return self.result.config
+
+    @cached_property
     def series(self) -> dict[str, Any]:
-        """All settings that one curve must share: all but workers, data size and how it was measured."""
-        config = json.loads(json.dumps(self.result.config))
-        for key in ("workers", "measurement", "checkpoint"):
-            config.pop(key, None)
-        for key in ("size", "cache"):
-            config["data"].pop(key, None)
+        """All settings that one curve must share: all but workers, data size and the number of blocks."""
+        config = dataclasses.asdict(self.config)
+        for path in ("workers", "checkpoint", "data.size", "data.cache", "measurement.repeats", "measurement.warmup"):
+            *group, key = path.split(".")
+            (config[group[0]] if group else config).pop(key, None)
         return dict(sorted(_flatten(config).items()))
+
+    @cached_property
+    def series_key(self) -> str:
+        return json.dumps(self.series)
 
     @property
     def key(self) -> str:
         """The same for measurements of the same configuration."""
-        config = self.result.config
-        return json.dumps([self.series, config["workers"], config["data"]["size"]])
+        return json.dumps([self.series_key, self.config.workers, self.config.data.size])
 
 
 def aggregate(folders: Sequence[Path]) -> Summary:
@@ -64,21 +76,21 @@ def aggregate(folders: Sequence[Path]) -> Summary:
         raise ResultError(f"no job lies below {', '.join(map(str, folders))}: look for folders with result.json")
     good = [job for job in jobs if job.result.status == "ok"]
     _refuse_mixed_machines(good)
-    labels = _series_labels([job.series for job in good])
+    labels = _series_labels(good)
 
     groups: dict[str, list[_Job]] = {}
     for job in good:
         groups.setdefault(job.key, []).append(job)
-    rows = [_row(group, good, labels[json.dumps(group[0].series)]) for group in groups.values()]
+    rows = [_row(group, good, labels[group[0].series_key]) for group in groups.values()]
     rows += [_failed_row(job) for job in jobs if job.result.status != "ok"]
     rows += others
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"workers": "Int64", "data_size": "Int64"})
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(INTEGERS, "Int64"))
     table = table.sort_values(["series", "data_size", "workers", "job"], ignore_index=True, na_position="last")
     environment = good[0].result.environment if good else None
     return Summary(
         table,
-        machine_of(environment) if environment else None,
-        environment["usable_cores"] if environment else None,
+        environment.machine if environment else None,
+        environment.usable_cores if environment else None,
     )
 
 
@@ -118,7 +130,7 @@ def _overrides(folder: Path) -> str:
 def _refuse_mixed_machines(jobs: list[_Job]) -> None:
     machines: dict[str, list[str]] = {}
     for job in jobs:
-        machines.setdefault(machine_of(job.result.environment), []).append(job.name)
+        machines.setdefault(job.result.environment.machine, []).append(job.name)
     if len(machines) > 1:
         parts = "; ".join(f"{machine} ({len(names)}: {names[0]} ...)" for machine, names in machines.items())
         raise ResultError(
@@ -130,22 +142,20 @@ def _refuse_mixed_machines(jobs: list[_Job]) -> None:
 def _row(group: list[_Job], good: list[_Job], label: str) -> dict[str, Any]:
     """One configuration; measured more than once, its blocks are pooled."""
     blocks = [block for job in group for block in job.result.kept()]
-    result, config = group[0].result, group[0].result.config
-    seconds = [block.candidate.seconds for block in blocks]
-    time = geometric_mean(seconds)
-    samples = result.sizes["train_samples"] * config["epochs"]
+    result, config = group[0].result, group[0].config
+    time = geometric_mean([block.candidate.seconds for block in blocks])
     baseline, speedup, baseline_seconds, baseline_accuracy = _speedup(group, good)
-    efficiency = speedup.scaled(1 / config["workers"])
+    efficiency = speedup.scaled(1 / config.workers)
     accuracies = [b.candidate.test_accuracy for b in blocks if b.candidate.test_accuracy is not None]
-    oversubscribed = _busy_threads(config) > result.environment["usable_cores"]
+    oversubscribed = _busy_threads(config) > result.environment.usable_cores
     return {
-        **_settings(result),
+        **_settings(config),
         "status": "ok",
         "repeats": len(blocks),
         "seconds": time.value,
         "seconds_low": time.low,
         "seconds_high": time.high,
-        "samples_per_second": samples / time.value,
+        "samples_per_second": config.epochs * config.train_samples / time.value,
         "baseline": baseline,
         "baseline_seconds": baseline_seconds,
         "speedup": speedup.value,
@@ -158,7 +168,7 @@ def _row(group: list[_Job], good: list[_Job], label: str) -> dict[str, Any]:
         "test_accuracy": accuracies[0] if accuracies else math.nan,
         "baseline_test_accuracy": baseline_accuracy,
         "oversubscribed": oversubscribed,
-        "warnings": "; ".join(_warnings(result, baseline, len(blocks), oversubscribed)),
+        "warnings": "; ".join(_warnings(group, baseline, len(blocks), oversubscribed)),
         "job": " + ".join(job.name for job in group),
         "series": label,
     }
@@ -170,8 +180,8 @@ def _speedup(group: list[_Job], good: list[_Job]) -> tuple[str, Estimate, float,
     Speedup is the ratio of throughputs. For equal samples that is T(sequential) / T(w); in weak scaling,
     where w workers see w times the baseline's samples, it is w T(1) / T(w) (Gustafson 1988).
     """
-    config = group[0].result.config
-    work_ratio = config["workers"] if config["data"]["scope"] == "per_worker" else 1
+    config = group[0].config
+    work_ratio = config.train_samples / config.baseline().train_samples
     blocks = [block for job in group for block in job.result.kept()]
     pairs = [(b.baseline, b.candidate) for b in blocks if b.baseline is not None]
     if pairs:
@@ -190,7 +200,7 @@ def _speedup(group: list[_Job], good: list[_Job]) -> tuple[str, Estimate, float,
     if single[0].key == group[0].key:
         return "itself", Estimate(1.0, math.nan, math.nan), mean, accuracy
     ratio = unpaired_ratio([training.seconds for training in theirs], own)
-    name = f"{single[0].result.config['strategy']['name']} workers=1 job"
+    name = f"{single[0].config.strategy.name} workers=1 job"
     return name, ratio.scaled(work_ratio), mean, accuracy
 
 
@@ -199,9 +209,7 @@ def _single_worker(job: _Job, good: list[_Job]) -> list[_Job]:
 
     def same(other: _Job, strategy: str) -> bool:
         wanted = {**job.series, "strategy.name": strategy}
-        size = job.result.config["data"]["size"]
-        config = other.result.config
-        return config["workers"] == 1 and config["data"]["size"] == size and other.series == wanted
+        return other.config.workers == 1 and other.config.data.size == job.config.data.size and other.series == wanted
 
     for strategy in (job.series["strategy.name"], "sequential"):
         if found := [other for other in good if same(other, strategy)]:
@@ -209,67 +217,77 @@ def _single_worker(job: _Job, good: list[_Job]) -> list[_Job]:
     return []
 
 
-def _warnings(result: RunResult, baseline: str, blocks: int, oversubscribed: bool) -> Iterable[str]:
-    config, cores = result.config, result.environment["usable_cores"]
+def _warnings(group: list[_Job], baseline: str, blocks: int, oversubscribed: bool) -> Iterable[str]:
+    config, cores = group[0].config, group[0].result.environment.usable_cores
     if oversubscribed:
         yield f"oversubscribed: {_busy_threads(config)} threads on {cores} cores"
-    updates, baseline_updates = result.sizes["updates"], result.sizes["baseline_updates"]
+    updates, baseline_updates = config.updates, config.baseline().updates
     if updates < baseline_updates:
         yield f"fewer updates than the baseline: {updates:,} against {baseline_updates:,}"
     if baseline == "none":
         yield "no baseline: add a workers=1 job, or set measurement.baseline=paired"
     if blocks == 1:
         yield "one block: no interval"
+    commits = sorted({str(job.result.environment.commit) for job in group})
+    if len(commits) > 1:
+        yield f"pooled over several commits of dpexp: {', '.join(commits)}"
 
 
-def _busy_threads(config: dict[str, Any]) -> int:
+def _busy_threads(config: ExperimentConfig) -> int:
     """Threads that compute at the same time."""
-    processes = config["workers"] if config["strategy"]["name"] == "sync_dp" else 1
-    return int(processes * config["threads_per_worker"])
+    return config.threads_per_worker * (config.workers if config.strategy.name == "sync_dp" else 1)
 
 
-def _settings(result: RunResult) -> dict[str, Any]:
-    config = result.config
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
     return {
-        "strategy": config["strategy"]["name"],
-        "workers": config["workers"],
-        "threads_per_worker": config["threads_per_worker"],
-        "model": config["model"]["name"],
-        "data": config["data"]["name"],
-        "data_size": result.sizes["train_samples"],
-        "data_scope": config["data"]["scope"],
-        "batch_scope": config["batch"]["scope"],
-        "local_batch_size": result.sizes["local_batch_size"],
-        "global_batch_size": result.sizes["global_batch_size"],
-        "epochs": config["epochs"],
-        "seed": config["seed"],
-        "updates": result.sizes["updates"],
-        "baseline_updates": result.sizes["baseline_updates"],
-        "size_per": config["data"]["size"],
+        "strategy": config.strategy.name,
+        "workers": config.workers,
+        "threads_per_worker": config.threads_per_worker,
+        "model": config.model.name,
+        "data": config.data.name,
+        "data_size": config.train_samples,
+        "data_scope": config.data.scope,
+        "batch_scope": config.batch.scope,
+        "local_batch_size": config.local_batch_size,
+        "global_batch_size": config.global_batch_size,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "updates": config.updates,
+        "baseline_updates": config.baseline().updates,
+        "size_per": config.data.size,
     }
 
 
 def _failed_row(job: _Job) -> dict[str, Any]:
-    result = job.result
-    reason = result.error or "the loss is not a finite number: try a smaller optimizer.lr"
-    return {**_settings(result), "status": result.status, "warnings": reason, "job": job.name}
+    reason = job.result.error or "a loss is not a finite number: try a smaller optimizer.lr"
+    return {**_settings(job.config), "status": job.result.status, "warnings": reason, "job": job.name}
 
 
 def _bare_row(status: str, reason: str, folder: Path) -> dict[str, Any]:
     return {"status": status, "warnings": reason, "job": str(folder)}
 
 
-def _series_labels(series: list[dict[str, Any]]) -> dict[str, str]:
-    """For each series the settings in which it differs from the others, in words; "" for a single one."""
-    distinct = {json.dumps(one): one for one in series}
-    keys = sorted({key for one in distinct.values() for key in one})
-    differing = [key for key in keys if len({json.dumps(one.get(key)) for one in distinct.values()}) > 1]
-    groups = {key.removesuffix(".name") for key in differing if key.endswith(".name")}
-    shown = [k for k in differing if k.endswith(".name") or k.split(".")[0] not in groups]
-    return {
-        text: ", ".join(f"{key.removesuffix('.name')}={one[key]}" for key in shown if key in one)
-        for text, one in distinct.items()
+def _series_labels(jobs: list[_Job]) -> dict[str, str]:
+    """For each series key the settings in which it differs from the others, in words; "" for a single one."""
+    series = {job.series_key: job.series for job in jobs}
+
+    def differs(key: str, among: Iterable[dict[str, Any]]) -> bool:
+        return len({json.dumps(one.get(key)) for one in among}) > 1
+
+    def shown(key: str) -> bool:
+        # What another choice of a group brings along goes without saying; what differs within a choice doesn't.
+        name = f"{key.split('.')[0]}.name"
+        choices = {one.get(name) for one in series.values()}
+        return any(differs(key, [one for one in series.values() if one.get(name) == choice]) for choice in choices)
+
+    keys = sorted({key for one in series.values() for key in one})
+    keys = [key for key in keys if (key.endswith(".name") and differs(key, series.values())) or shown(key)]
+    labels = {
+        text: ", ".join(f"{key.removesuffix('.name')}={one[key]}" for key in keys if key in one)
+        for text, one in series.items()
     }
+    assert len(set(labels.values())) == len(labels), "two series share a label"
+    return labels
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,18 +12,17 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from dpexp import launch, terminal
-from dpexp.compose import config_folder, explain, to_dict, to_experiment
+from dpexp.compose import config_folder, explain, to_experiment
 from dpexp.config import ExperimentConfig
 from dpexp.environment import modified_environment
-from dpexp.errors import ConfigError, DataError, DpexpError, ResultError
+from dpexp.errors import ConfigError, DataError, DpexpError, WorkerError
 
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
@@ -45,16 +44,13 @@ class CheckFirst(Callback):
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
         """Check all jobs of a sweep. Another sweeper than Hydra's own finds its jobs as it goes."""
-        folder = Path(str(config.hydra.sweep.dir))
-        jobs = _jobs(config) if config.hydra.sweeper._target_.endswith(".BasicSweeper") else []
-        experiments = []
-        for job in jobs:
-            try:
-                composed = hydra.compose(config_name, overrides=job)
-            except HydraException as error:
-                raise _Stop(ConfigError(explain(error, _known_keys()))) from error
-            experiments.append(_checked(composed, job))
-        _session.begin(experiments, folder)
+        try:
+            jobs = _jobs(config) if config.hydra.sweeper._target_.endswith(".BasicSweeper") else []
+            composed = [hydra.compose(config_name, overrides=job) for job in jobs]
+        except Exception as error:  # Hydra would warn of it and go on
+            raise _Stop(ConfigError(explain(error))) from error
+        experiments = [_checked(one, job) for one, job in zip(composed, jobs, strict=True)]
+        _session.begin(experiments, Path(str(config.hydra.sweep.dir)))
 
 
 class _Session:
@@ -67,7 +63,8 @@ class _Session:
         """Before the first job; `experiments` is empty where the jobs aren't known beforehand."""
         self.display = terminal.Display([_work(config) for config in experiments])
         self.sweep = sweep  # its folder, None for a single run
-        self.jobs = self.failures = 0
+        self.jobs = 0
+        self.errors: list[DpexpError] = []
 
 
 _session = _Session()
@@ -87,29 +84,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with modified_environment(HYDRA_FULL_ERROR="1"):  # Hydra raises instead of printing
             run()
-        return FAILED if _session.failures else 0
+        return _close()
     except _Stop as stop:
+        _close()
         if wants_traceback:
             raise
         terminal.show_error(str(stop.error))
-        return BAD_INPUT if isinstance(stop.error, ConfigError | DataError) else FAILED
-    except (HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
-            raise
-        terminal.show_error(explain(error, _known_keys()))
-        return BAD_INPUT
-    except OSError as error:
-        if wants_traceback or error.filename is None:
-            raise
-        terminal.show_error(f"can't write the output folder {error.filename}: {error.strerror}")
-        return FAILED
+        return _status(stop.error)
     except KeyboardInterrupt:
+        _close()
         terminal.show_error("interrupted")
         return INTERRUPTED
     except SystemExit as stop:  # of --help, of the argument parser, of SIGTERM
-        return stop.code if isinstance(stop.code, int) else 0
-    finally:
         _close()
+        return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
+    except Exception as error:
+        _close()
+        if wants_traceback:
+            raise
+        if isinstance(error, OSError) and error.filename is not None:
+            terminal.show_error(f"can't write the output folder {error.filename}: {error.strerror}")
+            return FAILED
+        if _session.jobs:  # before the first job it is about the command line; now it is our bug
+            raise
+        terminal.show_error(explain(error))
+        return BAD_INPUT
 
 
 def _task(composed: DictConfig) -> None:
@@ -121,39 +120,48 @@ def _task(composed: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     config = _checked(composed)
+    sweeping = _session.sweep is not None
     _session.display.begin(_session.jobs)
     _session.jobs += 1
     try:
-        job.run(config, to_dict(composed), folder, _session.display.update)
-    except DpexpError as error:
-        if _session.sweep is None:
-            raise _Stop(error) from error
-        _session.failures += 1
-        overrides = " ".join(hydra_config.overrides.task)
-        terminal.show_error(f"job {hydra_config.job.num} ({overrides}) failed: {error}")
-    else:
-        if _session.sweep is None:
+        result = job.run(config, folder, _session.display.update, record_bad_input=sweeping)
+        if result.status == "diverged":
+            raise WorkerError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
+        if not sweeping:
             _session.display.close()
             terminal.show_report(aggregate([folder]), [folder / "result.json"])
+    except DpexpError as error:
+        if not sweeping:
+            raise _Stop(error) from error
+        if str(error) not in map(str, _session.errors):  # the same cause is told once
+            overrides = " ".join(hydra_config.overrides.task)
+            terminal.show_error(f"job {hydra_config.job.num} ({overrides}): {error}")
+        _session.errors.append(error)
 
 
-def _close() -> None:
-    """After the last job: aggregate what a sweep has measured, however it ended."""
+def _close() -> int:
+    """After the last job: aggregate what a sweep has measured, however it ended; return the exit status."""
     _session.display.close()
-    if _session.sweep is None or not _session.jobs:
-        return
-
+    folder, errors = _session.sweep, _session.errors
+    if folder is None or not _session.jobs:
+        return 0
+    if len(errors) == _session.jobs and all(_status(error) == BAD_INPUT for error in errors):
+        return BAD_INPUT  # nothing was measured: nothing to report
     from dpexp.report import write_report
 
-    folder = _session.sweep
     try:
         written = write_report([folder], folder)
-    except ResultError as error:
+    except DpexpError as error:
         terminal.show_error(str(error))
-        return
+        return FAILED
     terminal.show_report(written.summary, written.paths)
-    if _session.failures:
-        terminal.show_error(f"{_session.failures} of {_session.jobs} jobs failed; {written.csv} lists them")
+    if errors:
+        terminal.show_error(f"{len(errors)} of {_session.jobs} jobs failed; {written.csv} lists them")
+    return FAILED if errors else 0
+
+
+def _status(error: DpexpError) -> int:
+    return BAD_INPUT if isinstance(error, ConfigError | DataError) else FAILED
 
 
 def _checked(composed: DictConfig, job: Sequence[str] = ()) -> ExperimentConfig:
@@ -170,7 +178,8 @@ def _jobs(config: DictConfig) -> list[list[str]]:
     """The overrides of each job of Hydra's basic sweeper, in its order."""
     overrides = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides += config.hydra.overrides.task
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides(overrides)
     return BasicSweeper.split_arguments(parsed, None)[0]
 
 
@@ -179,19 +188,6 @@ def _work(config: ExperimentConfig) -> float:
     variants = [config, config.baseline()] if config.measurement.baseline == "paired" else [config]
     blocks = config.measurement.warmup + config.measurement.repeats
     return float(blocks * config.epochs * sum(variant.train_samples for variant in variants))
-
-
-def _known_keys() -> list[str]:
-    """All keys of the default configuration and of every group's choices, for suggestions."""
-    keys = set()
-    for path in config_folder().rglob("*.yaml"):
-        group = path.parent.relative_to(config_folder()).as_posix()
-        loaded = OmegaConf.load(path)
-        assert isinstance(loaded, DictConfig)
-        prefix = "" if group in (".", "experiment") else f"{group}."
-        keys |= {prefix + str(key) for key in loaded if key not in ("defaults", "hydra")}
-        keys |= {f"batch.{key}" for key in loaded.get("batch", {})}
-    return sorted(keys)
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -29,27 +29,13 @@ def config_folder() -> Path:
 def to_experiment(composed: DictConfig) -> ExperimentConfig:
     """Check a composed configuration, once. Raises ConfigError with one line for all that is wrong."""
     try:
-        return from_dict(to_dict(composed))
-    except OmegaConfBaseException as error:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        return _ADAPTER.validate_json(json.dumps(values))  # as JSON, where a list may become a tuple
+    except (OmegaConfBaseException, ValidationError, TypeError) as error:
         raise ConfigError(explain(error)) from error
 
 
-def to_dict(composed: DictConfig) -> dict[str, Any]:
-    """The composed configuration as plain values, interpolations resolved."""
-    values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def from_dict(values: dict[str, Any]) -> ExperimentConfig:
-    """Check plain values, as from YAML or JSON. Raises ConfigError."""
-    try:
-        return _ADAPTER.validate_json(json.dumps(values))
-    except (ValidationError, TypeError) as error:
-        raise ConfigError(explain(error)) from error
-
-
-def explain(error: Exception, keys: list[str] | None = None) -> str:
+def explain(error: Exception) -> str:
     """One line for an error of Hydra, OmegaConf or pydantic: the value, the rule, the choices."""
     if isinstance(error, ValidationError):
         return "; ".join(_explain_field(dict(item)) for item in error.errors())
@@ -61,7 +47,7 @@ def explain(error: Exception, keys: list[str] | None = None) -> str:
             return f"{missing[1]}={missing[2]}: no such choice; choose from {choices}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return f"{unknown[1]}: no such key{_close_matches(unknown[1], keys or [])}"
+        return f"{unknown[1]}: no such key{_close_matches(unknown[1])}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: no default; set {error.full_key}=..."
     several = re.search(r"Ambiguous value for argument '([^']+)'", text)
@@ -73,11 +59,32 @@ def explain(error: Exception, keys: list[str] | None = None) -> str:
     return " ".join(text.split())
 
 
-def _close_matches(key: str, keys: list[str]) -> str:
+def _close_matches(key: str) -> str:
+    keys = _known_keys()
+    if key in keys:
+        return f" here: it belongs to {' and '.join(keys[key])}"
     matches = difflib.get_close_matches(key, keys, n=3)
     if not matches and "." in key:
         matches = [known for known in keys if known.startswith(key.split(".")[0] + ".")]
     return f"; did you mean {', '.join(matches)}?" if matches else "; --help lists the keys"
+
+
+def _known_keys() -> dict[str, list[str]]:
+    """Every key of the configuration, with the choices that bring it along."""
+    keys: dict[str, list[str]] = {}
+    for path in sorted([config_folder() / "config.yaml", *config_folder().glob("*/*.yaml")]):
+        group = "" if path.name == "config.yaml" else path.parent.name
+        if path.read_text().startswith("# @package _global_"):
+            continue
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        assert isinstance(values, dict)
+        for key, value in values.items():
+            if key in ("defaults", "hydra"):
+                continue
+            for inner in value if isinstance(value, dict) and value else [None]:
+                name = ".".join(part for part in (group, str(key), inner) if part)
+                keys.setdefault(name, []).append(f"{group}={path.stem}" if group else "config")
+    return keys
 
 
 def _explain_field(item: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ class MlpConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class CnnConfig:
-    """Two or more 3x3 convolutions, each with ReLU and 2x2 max-pooling, then one hidden layer."""
+    """3x3 convolutions, each with ReLU and 2x2 max-pooling, then one hidden layer."""
 
     name: Literal["cnn"]
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -53,7 +53,7 @@ class CustomModelConfig:
     """The user's own: `builder` is `module:function`, called as `f(input_shape, classes, **arguments)`."""
 
     name: Literal["custom"]
-    builder: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    builder: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:\w+$")]
     arguments: dict[str, Any]
 
 
@@ -210,6 +210,11 @@ class ExperimentConfig:
         available = KNOWN_TRAIN_SAMPLES.get(self.data.name)
         if available is not None:
             check_size(self, available)
+        if self.batch.size > self.data.size:
+            raise ValueError(
+                f"batch.size={self.batch.size} is more than data.size={self.data.size}, all that the baseline's one "
+                "worker has: choose a smaller batch.size or a larger data.size"
+            )
         if self.global_batch_size > self.train_samples:
             parts = f"batch.size={self.batch.size}"
             if self.batch.scope == "per_worker":

@@ -9,9 +9,9 @@ import subprocess
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import psutil
+from pydantic.dataclasses import dataclass
 
 import dpexp
 
@@ -24,7 +24,8 @@ def usable_cores() -> int:
 
 
 def cgroup_cpu_quota() -> float | None:
-    """CPUs that the cgroup allows (version 2 or 1), None when it sets no limit."""
+    """CPUs that the cgroup and those above it allow (version 2 or 1), None when none sets a limit."""
+    quotas = []
     for folder in _cgroup_folders():
         try:
             if (file := folder / "cpu.max").is_file():
@@ -36,41 +37,53 @@ def cgroup_cpu_quota() -> float | None:
         except (OSError, ValueError):
             continue
         if quota.strip() not in ("max", "-1"):
-            return int(quota) / int(period)
-    return None
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
 
 
-def describe() -> dict[str, Any]:
-    """Machine, libraries and code, as plain values for a result file."""
-    return {
-        "cpu_model": _cpu_model(),
-        "logical_cores": os.cpu_count(),
-        "usable_cores": usable_cores(),
-        "cgroup_cpu_quota": cgroup_cpu_quota(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "platform": platform.platform(),
-        "load_average": os.getloadavg()[0],
-        "versions": {
-            "python": platform.python_version(),
+@dataclass(frozen=True)
+class Environment:
+    """Machine, libraries and code of a measurement, as kept in its result."""
+
+    cpu_model: str
+    logical_cores: int
+    usable_cores: int
+    cgroup_cpu_quota: float | None
+    memory_bytes: int
+    platform: str
+    load_average: float  # of the last minute, before the measurement
+    versions: dict[str, str]
+    thread_settings: dict[str, str]  # environment variables as found; workers have their own, see `threads` there
+    commit: str | None
+
+    @property
+    def machine(self) -> str:
+        """What must agree before two timings may share a curve, in words."""
+        versions = ", ".join(f"{name} {self.versions.get(name)}" for name in ("torch", "Python", "dpexp"))
+        return f"{self.cpu_model}, {self.usable_cores} usable cores, {self.memory_bytes / 2**30:.0f} GiB, {versions}"
+
+
+def describe() -> Environment:
+    """The environment of this process."""
+    return Environment(
+        cpu_model=_cpu_model(),
+        logical_cores=os.cpu_count() or 1,
+        usable_cores=usable_cores(),
+        cgroup_cpu_quota=cgroup_cpu_quota(),
+        memory_bytes=psutil.virtual_memory().total,
+        platform=platform.platform(),
+        load_average=os.getloadavg()[0],
+        versions={
+            "Python": platform.python_version(),
             "dpexp": dpexp.__version__,
             **{name: metadata.version(name) for name in ("torch", "numpy", "hydra-core")},
         },
-        "thread_settings": {
+        thread_settings={
             name: os.environ[name]
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND")
             if name in os.environ
         },
-        "commit": _commit(),
-    }
-
-
-def machine_of(environment: dict[str, Any]) -> str:
-    """What must agree before two timings may share a curve, in words."""
-    gib = environment["memory_bytes"] / 2**30
-    versions = environment["versions"]
-    return (
-        f"{environment['cpu_model']}, {environment['usable_cores']} usable cores, {gib:.0f} GiB, "
-        f"torch {versions['torch']}, Python {versions['python']}"
+        commit=_commit(),
     )
 
 

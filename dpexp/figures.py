@@ -149,8 +149,10 @@ class _Painters:
             place = (row.workers + shift, row.speedup)
             axes.annotate(f"{row.speedup:.2f}", place, (7, 5), textcoords="offset points", fontweight="bold")
         if rows.oversubscribed.any():
-            axes.axvspan(self.usable_cores + 0.3, counts[-1] + 0.4, color="#f3efe6", zorder=0, lw=0)
-            axes.text(counts[-1] + 0.35, 0.03, "more workers than cores", ha="right", color=GREY)
+            first = rows.workers[rows.oversubscribed.astype(bool)].min()
+            start = max([count + 0.3 for count in counts if count < first], default=first - 0.4)
+            axes.axvspan(start, counts[-1] + 0.4, color="#f3efe6", zorder=0, lw=0)
+            axes.text(counts[-1] + 0.35, 0.03, "more threads than cores", ha="right", color=GREY)
         axes.set_xlim(counts[0] - 0.4, counts[-1] + 0.4)
         axes.set_xticks(counts)
         axes.set_xlabel("workers")
@@ -168,7 +170,7 @@ class _Painters:
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="x", which="minor", length=0)
-        axes.margins(x=0.08)
+        axes.set_xlim(sizes[0] / 1.15, sizes[-1] * 1.15)
         axes.set_xlabel("training samples" + self._star(rows))
         if column != "seconds":
             axes.set_ylim(0, self._top(column))
@@ -224,6 +226,8 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
             "more workers make fewer updates" if scope == "per_worker" else "the same updates whatever the workers"
         )
         scopes.append(f"batch {numbers} {'per worker' if scope == 'per_worker' else 'in all'} ({meaning})")
+    if (table.data_scope == "per_worker").any():
+        scopes.append("data per worker: speedup is the ratio of throughputs")
     baselines = [name for name in table.baseline.unique() if name not in ("none", "itself")]
     models = ", ".join(f"{model} on {data}" for model, data in sorted(set(zip(table.model, table.data, strict=True))))
     repeats = " to ".join(map(str, sorted({int(table.repeats.min()), int(table.repeats.max())})))

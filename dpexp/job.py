@@ -6,48 +6,42 @@ import datetime
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from dpexp import environment, measurement, models, results
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import load
-from dpexp.errors import WorkerError
+from dpexp.errors import ConfigError, DataError, DpexpError, WorkerError
 from dpexp.progress import Progress
 from dpexp.results import RunResult
 
 
 def run(
-    config: ExperimentConfig, values: dict[str, Any], folder: Path, on_progress: Callable[[Progress], None]
+    config: ExperimentConfig, folder: Path, on_progress: Callable[[Progress], None], record_bad_input: bool
 ) -> RunResult:
-    """Measure `config` (`values` is the same as plain values) and write result.json into `folder`.
+    """Measure `config` and write result.json into `folder`, in place of one that lies there.
 
-    Raises ConfigError and DataError before anything is written; WorkerError after a result that says so.
+    Raises what went wrong. A WorkerError is recorded as a failed result, with the blocks finished until then;
+    ConfigError and DataError are, too, with `record_bad_input`, else nothing is written.
     """
+    for stale in (folder / results.FILE_NAME, folder / "model.pt"):
+        stale.unlink(missing_ok=True)
     started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     described = environment.describe()
+    blocks: list[results.Block] = []
     started = time.perf_counter()
-    dataset = load(config)
-    initial = models.initial_state(config, dataset)
-    data_seconds = time.perf_counter() - started
-    sizes = {
-        "train_samples": config.train_samples,
-        "local_batch_size": config.local_batch_size,
-        "global_batch_size": config.global_batch_size,
-        "updates": config.updates,
-        "baseline_updates": config.baseline().updates,
-    }
+    data_seconds = 0.0
 
-    def record(status: str, blocks: list[results.Block], error: WorkerError | None = None) -> RunResult:
+    def record(status: Literal["ok", "failed", "diverged"], error: DpexpError | None = None) -> RunResult:
         result = RunResult(
             format="dpexp-result",
             version=1,
-            status=status,  # type: ignore[arg-type]
+            status=status,
             error=None if error is None else str(error),
-            details=None if error is None else error.details,
+            details=error.details if isinstance(error, WorkerError) else None,
             started_at=started_at,
-            config=values,
+            config=config,
             environment=described,
-            sizes=sizes,
             data_seconds=data_seconds,
             blocks=blocks,
         )
@@ -55,10 +49,17 @@ def run(
         return result
 
     checkpoint = folder / "model.pt" if config.checkpoint else None
-    with dataset.tensors, initial:
-        try:
-            blocks = measurement.measure(config, dataset, initial, checkpoint, on_progress)
-        except WorkerError as error:
-            record("failed", [], error)
-            raise
-    return record("diverged" if results.diverged(blocks) else "ok", blocks)
+    try:
+        dataset = load(config)
+        data_seconds = time.perf_counter() - started
+        with dataset.tensors, models.initial_state(config, dataset) as initial:
+            for block in measurement.measure(config, dataset, initial, checkpoint, on_progress):
+                blocks.append(block)
+    except (ConfigError, DataError) as error:
+        if record_bad_input:
+            record("failed", error)
+        raise
+    except WorkerError as error:
+        record("failed", error)
+        raise
+    return record("diverged" if results.diverged(blocks) else "ok")

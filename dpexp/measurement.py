@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ def measure(
     initial: SharedTensors,
     checkpoint: Path | None,
     on_progress: Callable[[Progress], None],
-) -> list[Block]:
-    """All blocks of a job, the discarded ones first. Raises WorkerError.
+) -> Iterator[Block]:
+    """Each block of a job as it is finished, the discarded ones first. Raises WorkerError.
 
     The order within a block alternates, so that a drift of the machine's speed favours neither.
     """
@@ -36,7 +36,6 @@ def measure(
         variants["baseline"] = config.baseline()
     work_samples = {name: variant.train_samples for name, variant in variants.items()}
     count = measurement.warmup + measurement.repeats
-    blocks: list[Block] = []
     for number in range(count):
         order = sorted(variants) if number % 2 == 0 else sorted(variants, reverse=True)
         trainings: dict[str, Training] = {}
@@ -57,21 +56,23 @@ def measure(
                 checkpoint=checkpoint if last else None,
             )
             trainings[variant] = train_group(work, report)
-        blocks.append(Block(number < measurement.warmup, order, trainings["candidate"], trainings.get("baseline")))
-    return blocks
+        yield Block(number < measurement.warmup, order, trainings["candidate"], trainings.get("baseline"))
 
 
 def train_group(work: worker.Work, on_epoch: Callable[[int], None]) -> Training:
     """One training by a fresh group of processes. Raises WorkerError when replicas differ, too."""
     config = work.config
     started, launched = time.perf_counter(), time.monotonic()
-    shared = strategy_class(config).share(config, work.initial)
-    with contextlib.ExitStack() as cleanup:
-        for own in shared:
-            if own is not None:
-                cleanup.callback(own.close)
-        arguments = [(work, own, launched) for own in shared]
-        reports: list[worker.WorkerReport] = launch.launch(worker.run, arguments, on_epoch)
+    try:
+        with contextlib.ExitStack() as cleanup:
+            shared = strategy_class(config).share(config, work.initial)
+            for own in shared:
+                if own is not None:
+                    cleanup.callback(own.close)
+            arguments = [(work, own, launched) for own in shared]
+            reports: list[worker.WorkerReport] = launch.launch(worker.run, arguments, on_epoch)
+    except OSError as error:  # too many open files, or processes
+        raise WorkerError(f"workers={config.workers} can't be started: {error.strerror}; choose fewer") from error
     return Training(
         seconds=max(report.seconds for report in reports),
         epoch_losses=[

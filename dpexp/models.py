@@ -43,10 +43,10 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     """
     torch.manual_seed(config.seed)
     model = build(config.model, dataset.input_shape, dataset.classes).to(getattr(torch, config.dtype))
-    state = SharedTensors.copy_of(model.state_dict())
     samples = _smallest_shard(config)
     name = f"model={config.model.name}"
     try:
+        state = SharedTensors.copy_of(model.state_dict())
         logits = model(dataset.tensors["train_inputs"][:samples])
     except Exception as error:  # the user's model may raise anything
         raise ConfigError(
@@ -60,10 +60,12 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
 
 
 def _smallest_shard(config: ExperimentConfig) -> int:
-    """Samples of the smallest non-empty shard, in the full global batches or the last one."""
-    tail = config.train_samples % config.global_batch_size or config.global_batch_size
-    shards = [len(shard(torch.empty(tail), rank, config.workers)) for rank in range(config.workers)]
-    return min(size for size in shards if size)
+    """Samples of the smallest non-empty shard of the last batch, the candidate's or the baseline's."""
+    sizes = []
+    for variant in (config, config.baseline()):
+        tail = variant.train_samples % variant.global_batch_size or variant.global_batch_size
+        sizes += [len(shard(torch.empty(tail), rank, variant.workers)) for rank in range(variant.workers)]
+    return min(size for size in sizes if size)
 
 
 def _mlp(config: MlpConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -113,9 +115,9 @@ def _custom(config: CustomModelConfig, input_shape: tuple[int, ...], classes: in
     module, function = config.builder.split(":")
     try:
         builder = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # the user's module: anything
         raise ConfigError(
-            f"model.builder={config.builder}: {error}; it must be module:function, importable from here"
+            f"model.builder={config.builder}: {one_line(error)}; it must be module:function, importable from here"
         ) from error
     try:
         model = builder(input_shape, classes, **config.arguments)

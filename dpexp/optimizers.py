@@ -17,18 +17,18 @@ from dpexp.config import AdamConfig, OptimizerConfig, SgdConfig
 
 
 class Optimizer(ABC):
-    """Updates `parameters` in place; equal to the torch.optim class of the same name."""
+    """Updates `parameters` in place; equal to the torch.optim class of the same name.
+
+    A parameter that no sample used has a gradient of zeros here, as in any flat layout of gradients:
+    momentum and weight decay go on. (torch.optim skips a parameter whose gradient is None.)
+    """
 
     def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
         self.parameters = [parameter.detach() for parameter in parameters]
 
-    def step(self, gradients: Sequence[torch.Tensor | None]) -> None:
-        """One update. A parameter whose gradient is None had no part in the loss and stays."""
-        self._update([index for index, gradient in enumerate(gradients) if gradient is not None], gradients)
-
     @abstractmethod
-    def _update(self, used: list[int], gradients: Sequence[torch.Tensor | None]) -> None:
-        """Update the parameters at the indices `used`."""
+    def step(self, gradients: list[torch.Tensor]) -> None:
+        """One update, from a gradient for each parameter."""
 
 
 class Sgd(Optimizer):
@@ -39,12 +39,12 @@ class Sgd(Optimizer):
         self._config = config
         self._momentum_buffers: list[torch.Tensor | None] = [None] * len(parameters)
 
-    def _update(self, used: list[int], gradients: Sequence[torch.Tensor | None]) -> None:
-        buffers = [self._momentum_buffers[index] for index in used]
+    def step(self, gradients: list[torch.Tensor]) -> None:
+        """See Optimizer."""
         sgd(
-            [self.parameters[index] for index in used],
-            _present(used, gradients),
-            buffers,
+            self.parameters,
+            gradients,
+            self._momentum_buffers,
             foreach=False,
             lr=self._config.lr,
             momentum=self._config.momentum,
@@ -53,8 +53,6 @@ class Sgd(Optimizer):
             nesterov=self._config.nesterov,
             maximize=False,
         )
-        for index, buffer in zip(used, buffers, strict=True):
-            self._momentum_buffers[index] = buffer
 
 
 class Adam(Optimizer):
@@ -67,14 +65,15 @@ class Adam(Optimizer):
         self._squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._steps = [torch.zeros((), dtype=torch.float32) for _ in self.parameters]
 
-    def _update(self, used: list[int], gradients: Sequence[torch.Tensor | None]) -> None:
+    def step(self, gradients: list[torch.Tensor]) -> None:
+        """See Optimizer."""
         adam(
-            [self.parameters[index] for index in used],
-            _present(used, gradients),
-            [self._means[index] for index in used],
-            [self._squares[index] for index in used],
+            self.parameters,
+            gradients,
+            self._means,
+            self._squares,
             [],
-            [self._steps[index] for index in used],
+            self._steps,
             fused=True,
             lr=self._config.lr,
             beta1=self._config.betas[0],
@@ -92,5 +91,9 @@ def build(config: OptimizerConfig, parameters: Sequence[torch.Tensor]) -> Optimi
     return Sgd(config, parameters) if isinstance(config, SgdConfig) else Adam(config, parameters)
 
 
-def _present(used: list[int], gradients: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
-    return [gradient for index in used if (gradient := gradients[index]) is not None]
+def take_gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """The parameters' gradients, zeros where there is none, taken off the parameters."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return gradients

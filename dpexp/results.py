@@ -8,9 +8,11 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PositiveFloat, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from dpexp.config import ExperimentConfig
+from dpexp.environment import Environment
 from dpexp.errors import ResultError
 from dpexp.files import write_atomically
 
@@ -24,7 +26,7 @@ _CONFIG = ConfigDict(extra="forbid")
 class Training:
     """One timed training. `seconds` is the slowest worker's, between the barriers."""
 
-    seconds: float
+    seconds: PositiveFloat
     epoch_losses: list[float | None]  # mean over the training samples as visited; None: not finite
     test_loss: float | None  # evaluated in the first kept block only: the others repeat it
     test_accuracy: float | None
@@ -53,11 +55,16 @@ class RunResult:
     error: str | None
     details: str | None
     started_at: str
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    sizes: dict[str, int]  # train_samples, local_batch_size, global_batch_size, updates, baseline_updates
-    data_seconds: float | None
-    blocks: list[Block]
+    config: ExperimentConfig
+    environment: Environment
+    data_seconds: float  # loading the data set, in the parent
+    blocks: list[Block]  # those finished before a failure, too
+
+    @model_validator(mode="after")
+    def _check_blocks(self) -> RunResult:
+        if self.status == "ok" and not self.kept():
+            raise ValueError("the status is ok, but no block was kept")
+        return self
 
     def kept(self) -> list[Block]:
         """The blocks that count."""
@@ -68,8 +75,9 @@ _ADAPTER = TypeAdapter(RunResult)
 
 
 def diverged(blocks: list[Block]) -> bool:
-    """Whether a candidate's loss was ever not a finite number."""
-    return any(loss is None for block in blocks for loss in block.candidate.epoch_losses)
+    """Whether any training's loss was ever not a finite number."""
+    trainings = [training for block in blocks for training in (block.candidate, block.baseline) if training]
+    return any(loss is None for training in trainings for loss in training.epoch_losses)
 
 
 def finite(value: float) -> float | None:
@@ -91,7 +99,8 @@ def write(result: RunResult, folder: Path) -> Path:
 def read(path: Path) -> RunResult:
     """Read one result. Raises ResultError for what is damaged or of another version."""
     try:
-        values = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        values = json.loads(content)
     except OSError as error:
         raise ResultError(f"{path}: can't be read ({error.strerror})") from error
     except ValueError as error:
@@ -101,7 +110,7 @@ def read(path: Path) -> RunResult:
     if values.get("version") != VERSION:
         raise ResultError(f"{path}: version {values.get('version')}, but this dpexp reads version {VERSION}")
     try:
-        return _ADAPTER.validate_python(values)
+        return _ADAPTER.validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

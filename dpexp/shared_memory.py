@@ -27,7 +27,7 @@ class SharedTensors(Mapping[str, torch.Tensor]):
     """
 
     def __init__(self, descriptor: int, layout: Layout) -> None:
-        self._descriptor = descriptor
+        self._descriptor = descriptor  # -1 when closed
         self._layout = dict(layout)
         offsets, total_bytes = _place(layout)
         mapping = mmap.mmap(descriptor, total_bytes)
@@ -65,6 +65,9 @@ class SharedTensors(Mapping[str, torch.Tensor]):
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._tensors[name]

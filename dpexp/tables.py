@@ -24,21 +24,14 @@ HEADS = (
 
 
 def cells(row: pd.Series) -> list[str]:
-    """One row of the table as text; what was not measured is a dash."""
-    if row.status != "ok":
-        settings = "" if pd.isna(row.workers) else f"{row.workers}"
-        samples = "" if pd.isna(row.data_size) else f"{row.data_size:,}"
-        name = "" if pd.isna(row.strategy) else f"{row.strategy} "
-        return [f"{name}{row.status}", settings, samples, *["-"] * 7, f"{row.warnings} [{row.job}]"]
-    batch = (
-        f"{row.local_batch_size:.0f} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size:.0f} in all"
-    )
+    """One good row of the table as text; what was not measured is a dash."""
+    batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in all"
     return [
         row.series or f"{row.strategy}, {row.model}, {row.data}",
         f"{row.workers}{'*' if row.oversubscribed else ''}",
         f"{row.data_size:,}",
         batch,
-        f"{row.updates:,.0f} [{row.baseline_updates:,.0f}]",
+        f"{row.updates:,} [{row.baseline_updates:,}]",
         f"{row.seconds:.3f}",
         f"{row.samples_per_second:,.0f}",
         _with_interval(row.speedup, row.speedup_low, row.speedup_high, "{:.2f}"),
@@ -50,7 +43,7 @@ def cells(row: pd.Series) -> list[str]:
 
 
 def answers(summary: Summary) -> list[str]:
-    """For each series a sentence: the best speedup at the most samples, what it costs in accuracy."""
+    """For each series a sentence: the best speedup at the most samples, and what it costs in accuracy."""
     table = summary.table
     good = table[(table.status == "ok") & (table.workers > 1) & table.speedup.notna()]
     lines = []
@@ -58,16 +51,27 @@ def answers(summary: Summary) -> list[str]:
         rows = rows[rows.size_per == rows.size_per.max()]
         best = rows.loc[rows.speedup.idxmax()]
         interval = "" if math.isnan(best.speedup_low) else f" ({best.speedup_low:.2f} to {best.speedup_high:.2f})"
+        if best.data_scope == "per_worker":
+            what = f"{best.workers} workers with {best.size_per:,} samples each have "
+            what += f"{best.speedup:.2f}{interval} times the throughput of one sequential process with its share"
+        else:
+            what = f"{best.workers} workers on {best.data_size:,} samples train "
+            what += f"{best.speedup:.2f}{interval} times as fast as one sequential process"
         lines.append(
-            f"{label + ': ' if label else ''}{best.workers} workers on {best.data_size:,} samples train "
-            f"{best.speedup:.2f}{interval} times as fast as one sequential process, "
-            f"efficiency {100 * best.efficiency:.0f} %; "
-            f"test accuracy {_percent(best.test_accuracy)} after {best.updates:,.0f} updates, "
-            f"the baseline's {_percent(best.baseline_test_accuracy)} after {best.baseline_updates:,.0f}."
+            f"{label + ': ' if label else ''}{what}, efficiency {100 * best.efficiency:.0f} %; "
+            f"test accuracy {_percent(best.test_accuracy)} after {best.updates:,} updates, "
+            f"the baseline's {_percent(best.baseline_test_accuracy)} after {best.baseline_updates:,}."
         )
-    bad = table[table.status != "ok"]
-    if len(bad):
-        lines.append(f"{len(bad)} of {len(table)} jobs have no usable result; the table lists them.")
+    return lines
+
+
+def failures(summary: Summary) -> list[str]:
+    """A line for each job without a usable result: its status, what it was, and why."""
+    lines = []
+    for _, row in summary.table[summary.table.status != "ok"].iterrows():
+        known = not pd.isna(row.workers)
+        what = f" ({row.strategy}, {row.workers} workers, {row.data_size:,} samples)" if known else ""
+        lines.append(f"{row.status}: {row.job}{what}: {row.warnings}")
     return lines
 
 

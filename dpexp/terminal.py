@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -20,41 +19,49 @@ if TYPE_CHECKING:
     from dpexp.aggregate import Summary
 
 
+def _console(stderr: bool = False) -> Console:
+    """A console that shows text as it is: a path or a message of a user's code is no markup."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=stderr)
+
+
 def show_error(message: str) -> None:
     """One line on standard error."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"dpexp: {escape(message)}", style="red")
+    _console(stderr=True).print(f"dpexp: {message}", style="red")
 
 
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     """The closing table, the answer in words, and where things were written, on standard output."""
-    from dpexp.tables import HEADS, answers, cells  # pandas is slow to import: errors don't wait for it
+    from dpexp.tables import HEADS, answers, cells, failures  # pandas is slow to import: errors don't wait for it
 
-    console = Console(highlight=False)
+    console = _console()
     if not console.is_terminal:
         console.width = 200
-    rows = [cells(row) for _, row in summary.table.iterrows()]
-    columns = dict(zip(HEADS, zip(*rows, strict=True), strict=True))
-    common = [head for head in ("configuration", "batch") if len(set(columns[head])) == 1]
-    if common and (summary.table.status == "ok").all():
+    good = summary.table[summary.table.status == "ok"]
+    columns = dict(zip(HEADS, zip(*(cells(row) for _, row in good.iterrows()), strict=True), strict=False))
+    common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
+    if common:
         values = [columns.pop(head)[0] for head in common]
         console.print(", ".join(f"{head}: {value}" for head, value in zip(common, values, strict=True)), style="bold")
-    if not any(columns["remarks"]):
-        del columns["remarks"]
-    for head in ("samples/s", "updates"):  # what a narrow terminal does without: results.csv has all
+    if not any(columns.get("remarks", ())):
+        columns.pop("remarks", None)
+    for head in ("samples/s", "updates", "batch"):  # what a narrow terminal does without: results.csv has all
         if sum(3 + max(map(len, (name, *column))) for name, column in columns.items()) > console.width:
-            del columns[head]
+            columns.pop(head, None)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for head in columns:
         textual = head in ("configuration", "remarks")
         table.add_column(head, justify="left" if textual else "right", no_wrap=not textual)
-    for status, *row in zip(summary.table.status, *columns.values(), strict=True):
-        table.add_row(*map(escape, row), style=None if status == "ok" else "red")
-    console.print(table)
-    if summary.table.oversubscribed.eq(True).any():
-        console.print(f"* more threads than the {summary.usable_cores} usable cores")
-    console.print("in brackets the baseline's; accuracy on the test split; intervals are 95 %\n")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    if columns:
+        console.print(table)
+        if good.oversubscribed.any():
+            console.print(f"* more threads than the {summary.usable_cores} usable cores")
+        console.print("in brackets the baseline's; accuracy on the test split; intervals are 95 %\n")
     for line in answers(summary):
         console.print(line, soft_wrap=True)
+    for line in failures(summary):
+        console.print(line, soft_wrap=True, style="red")
     for path in paths:
         console.print(f"wrote {path}", soft_wrap=True)
 
@@ -62,14 +69,14 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
 class Display:
     """One progress bar for all jobs of a command; nothing at all when standard error is no terminal.
 
-    It is redrawn only when something happened: a timer's thread would take time from the workers.
+    It is redrawn between trainings, and within one at most once a second: redrawing takes time from the workers.
     """
 
     def __init__(self, work: Sequence[float]) -> None:
         self._work = work  # of each job, in any unit; empty where the jobs aren't known beforehand
         self._job = 0
-        self._started = time.monotonic()
-        console = Console(stderr=True)
+        self._started = self._drawn = time.monotonic()
+        console = _console(stderr=True)
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(30),
@@ -94,6 +101,8 @@ class Display:
 
     def update(self, progress: Progress) -> None:
         """The current job has come this far."""
+        if progress.epoch and time.monotonic() - self._drawn < 1:
+            return
         self._redraw(
             f"block {progress.block} of {progress.blocks}, {progress.variant}, "
             f"epoch {min(progress.epoch + 1, progress.epochs)} of {progress.epochs}",
@@ -101,6 +110,7 @@ class Display:
         )
 
     def _redraw(self, text: str, job_fraction: float) -> None:
+        self._drawn = time.monotonic()
         if self._job < len(self._work):
             done = (sum(self._work[: self._job]) + self._work[self._job] * job_fraction) / sum(self._work)
         else:

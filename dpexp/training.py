@@ -27,14 +27,16 @@ class Trained:
 
 
 def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, on_epoch: Callable[[int], None]) -> Trained:
-    """Train for the configured epochs. `on_epoch` hears the number of finished epochs, clock running."""
+    """Train for the configured epochs on the first `train_samples` of the data set (weak scaling's baseline: not all).
+
+    `on_epoch` hears the number of finished epochs, clock running."""
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     epoch_loss_sums = []
     strategy.barrier()
     started = time.perf_counter()
     for epoch in range(config.epochs):
         loss_sum = inputs.new_zeros(())
-        for batch in epoch_order(len(inputs), config.seed, epoch).split(config.global_batch_size):
+        for batch in epoch_order(config.train_samples, config.seed, epoch).split(config.global_batch_size):
             step(config, strategy, inputs, labels, batch, loss_sum)
         epoch_loss_sums.append(loss_sum.item())
         on_epoch(epoch + 1)
@@ -71,7 +73,7 @@ def _weight(samples: int, dtype: torch.dtype) -> torch.Tensor:
 def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> None:
     """Make untimed steps, then start over: libraries, caches and memory are warm, the state is fresh."""
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
-    batches = epoch_order(len(inputs), config.seed, 0).split(config.global_batch_size)
+    batches = epoch_order(config.train_samples, config.seed, 0).split(config.global_batch_size)
     for number in range(config.measurement.warmup_steps):
         step(config, strategy, inputs, labels, batches[number % len(batches)], inputs.new_zeros(()))
     strategy.start()

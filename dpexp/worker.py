@@ -65,6 +65,7 @@ def run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: C
     warm_up(config, work.dataset, strategy)
     warmup_seconds = time.perf_counter() - started
 
+    torch.manual_seed(config.seed + rank)  # each rank its own dropout masks, whatever the warm-up drew
     trained = train(config, work.dataset, strategy, on_epoch)
 
     started = time.perf_counter()
@@ -92,6 +93,5 @@ def _set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
     if torch.get_num_threads() != threads:
         raise WorkerError(
-            f"threads_per_worker={threads} was asked for, but torch uses {torch.get_num_threads()}; "
-            "unset OMP_NUM_THREADS and its kin, or choose that number"
+            f"threads_per_worker={threads}: torch uses {torch.get_num_threads()} whatever is asked; choose that"
         )

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from dpexp import app
-from dpexp.compose import config_folder, to_dict, to_experiment
+from dpexp.compose import config_folder, to_experiment
 from dpexp.config import ExperimentConfig
 
 # Small enough for milliseconds, odd enough to hit every uneven split: 4 batches of 24, then one of 5.
@@ -38,11 +38,6 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def composed_dict(*overrides: str) -> dict:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return to_dict(compose("config", overrides=list(overrides)))
 
 
 def composed(*overrides: str) -> ExperimentConfig:

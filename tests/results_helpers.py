@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conftest import composed_dict
+from conftest import composed
 
 from dpexp import environment
-from dpexp.compose import from_dict
+from dpexp.environment import Environment
 from dpexp.results import Block, RunResult, Training, write
 
-MACHINE = {**environment.describe(), "cpu_model": "Test CPU", "usable_cores": 2, "logical_cores": 2}
+MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
 
 
 def training(seconds: float, accuracy: float | None = None, loss: float | None = 0.5) -> Training:
@@ -22,12 +23,10 @@ def result(
     *overrides: str,
     seconds: list[float],
     baseline: list[float] | None,
-    machine: dict[str, Any] = MACHINE,
+    machine: Environment = MACHINE,
     **changes: Any,
 ) -> RunResult:
     """A result of the composed job; the first pair of times is of a discarded block."""
-    values = composed_dict(*overrides)
-    config = from_dict(values)
     blocks = [
         Block(
             warmup=number == 0,
@@ -44,15 +43,8 @@ def result(
         "error": None,
         "details": None,
         "started_at": "2026-01-01T00:00:00+00:00",
-        "config": values,
+        "config": composed(*overrides),
         "environment": machine,
-        "sizes": {
-            "train_samples": config.train_samples,
-            "local_batch_size": config.local_batch_size,
-            "global_batch_size": config.global_batch_size,
-            "updates": config.updates,
-            "baseline_updates": config.baseline().updates,
-        },
         "data_seconds": 0.1,
         "blocks": blocks,
     }

@@ -143,9 +143,9 @@ def test_folders_aggregate_together_and_repeats_are_pooled(tmp_path):
 @pytest.mark.parametrize(
     "other",
     [
-        {**MACHINE, "cpu_model": "Another CPU"},
-        {**MACHINE, "usable_cores": 8},
-        {**MACHINE, "versions": {**MACHINE["versions"], "torch": "0.1"}},
+        replace(MACHINE, cpu_model="Another CPU"),
+        replace(MACHINE, usable_cores=8),
+        replace(MACHINE, versions={**MACHINE.versions, "torch": "0.1"}),
     ],
     ids=["cpu", "cores", "torch"],
 )
@@ -166,6 +166,31 @@ def test_settings_that_differ_make_separate_series_named_by_the_difference(tmp_p
         result("model=mlp", "epochs=2", seconds=[9, 1, 1], baseline=[9, 2, 2]),
     )
     assert set(aggregate([tmp_path]).table.series) == {"epochs=1, model=cnn", "epochs=2, model=mlp"}
+
+
+def test_series_differ_by_what_differs_within_one_choice_too(tmp_path):
+    times = {"seconds": [9, 1, 1], "baseline": [9, 2, 2]}
+    write_sweep(
+        tmp_path,
+        result("model=mlp", "model.hidden=[256]", **times),
+        result("model=mlp", "model.hidden=[512]", **times),
+        result("model=cnn", **times),
+    )
+    labels = set(aggregate([tmp_path]).table.series)
+    assert len(labels) == 3
+    assert any("model=mlp" in label and "512" in label for label in labels)
+
+
+def test_pooling_over_commits_is_said(tmp_path):
+    times = {"seconds": [9, 1, 1], "baseline": [9, 2, 2]}
+    write_sweep(tmp_path, *(result(machine=replace(MACHINE, commit=name), **times) for name in ("aaa", "bbb")))
+    assert "pooled over several commits of dpexp: aaa, bbb" in row(tmp_path).warnings
+
+
+def test_whole_numbers_stay_whole_beside_a_missing_job(tmp_path):
+    write_sweep(tmp_path, result("seed=123456789", seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    (tmp_path / "1" / ".hydra").mkdir(parents=True)
+    assert "123456789" in aggregate([tmp_path]).table.to_csv(float_format="%.6g")
 
 
 def test_a_folder_without_jobs_is_an_error(tmp_path):

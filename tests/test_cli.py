@@ -27,6 +27,12 @@ BAD = {
     "unknown key in a sweep": ["-m", "workers=1,2", "wrokers=3"],
     "no such file": ["data=arrays", "data.size=200", "data.path=nowhere.npz"],
     "a model that can't be imported": ["model=custom", "model.builder=nowhere:build"],
+    "no data set at all": ["data=null"],
+    "a sweep that Hydra's sweeper can't make": ["-m", "workers=interval(1,3)"],
+    "a key of another choice": ["data.test_size=5"],
+    "a builder that isn't one": ["model=custom", "model.builder=.mod:f"],
+    "a size beyond memory": ["data=synthetic", "data.size=100000000000000"],
+    "no samples for the baseline": ["data.scope=per_worker", "data.size=100", "batch.scope=global", "batch.size=128"],
     "a model for images, other data": ["model=cnn", "data=synthetic", "data.shape=[5]"],
 }
 
@@ -62,6 +68,22 @@ def test_an_unwritable_output_folder_is_named(dpexp, tmp_path, multirun):
 
 def test_a_misspelt_key_gets_a_suggestion(dpexp):
     assert "did you mean workers?" in dpexp("wrokers=2").err
+
+
+def test_a_key_of_another_choice_is_placed(dpexp):
+    assert "it belongs to data=synthetic" in dpexp("data.test_size=5").err
+
+
+def test_a_damaged_packaged_file_is_one_line_and_status_2(dpexp, tmp_path, monkeypatch):
+    from dpexp.data import packaged
+
+    monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(packaged.SHA256, "train-images-idx3-ubyte", "0" * 64)
+    outcome = dpexp("data.size=200")
+    assert outcome.status == 2
+    assert outcome.err.count("\n") == 1
+    assert "is damaged" in outcome.err
+    assert not list((tmp_path / "out").rglob("result*"))
 
 
 def test_an_unknown_choice_gets_the_choices(dpexp):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 from conftest import composed
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from dpexp.compose import config_folder, from_dict
+from dpexp.app import _jobs
+from dpexp.compose import config_folder, to_experiment
 from dpexp.errors import ConfigError
 
 CHOICES = sorted(
@@ -32,8 +35,13 @@ def test_every_choice_of_every_group_composes(choice):
 
 
 @pytest.mark.parametrize("path", sorted(config_folder().glob("experiment/*.yaml")), ids=lambda path: path.stem)
-def test_every_experiment_composes(path):
-    composed(f"experiment={path.stem}")
+def test_every_job_of_every_experiment_composes(path):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        whole = compose("config", overrides=[f"experiment={path.stem}"], return_hydra_config=True)
+        jobs = _jobs(whole)
+        experiments = [to_experiment(compose("config", overrides=job)) for job in jobs]
+    assert len(experiments) >= 2
+    assert len({experiment.workers for experiment in experiments}) >= 2
 
 
 @pytest.mark.parametrize(
@@ -84,6 +92,10 @@ def test_choosing_sequential_brings_its_one_worker():
         (["strategy=sequential", "workers=2"], "choose strategy=sync_dp or emulated"),
         (["batch.scope=global", "workers=3"], "choose a multiple of 3, such as 63 or 66"),
         (["batch.scope=global", "batch.size=2", "workers=4"], "choose a multiple of 4, such as 4"),
+        (
+            ["data.scope=per_worker", "data.size=100", "workers=4", "batch.scope=global", "batch.size=256"],
+            "batch.size=256 is more than data.size=100",
+        ),
         (["optimizer.nesterov=true"], "needs optimizer.momentum > 0"),
         (["optimizer=adam", "optimizer.betas=[0.9,1]"], "optimizer.betas.1=1: must be less than 1"),
         (["+surprise=1"], "surprise: no such key"),
@@ -102,4 +114,4 @@ def test_a_bad_value_is_named_with_its_rule(overrides, message):
 
 def test_a_config_without_a_value_is_refused():
     with pytest.raises(ConfigError, match="workers: no value"):
-        from_dict({})
+        to_experiment(OmegaConf.create({}))

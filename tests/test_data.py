@@ -203,6 +203,34 @@ def test_bad_arrays_are_named(tmp_path, changes, message):
         load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=90", "batch.size=10"))
 
 
+@pytest.mark.parametrize("kind", ["u2", "i8", ">f4", "f8", "g"])
+def test_arrays_of_any_numbers_are_taken(tmp_path, kind):
+    np.savez(
+        tmp_path / "mine.npz",
+        **{name: array.astype(kind) for name, array in arrays().items() if "inputs" in name},
+        **{name: array.astype("u4") for name, array in arrays().items() if "labels" in name},
+    )
+    dataset = load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=100", "batch.size=10"))
+    assert dataset.tensors["train_inputs"].sum() == pytest.approx(arrays()["train_inputs"].sum())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x93NUMPY"])
+def test_a_damaged_file_of_arrays_is_an_error(tmp_path, content):
+    (tmp_path / "mine.npz").write_bytes(content)
+    with pytest.raises(DataError, match="can't be read as"):
+        load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=90", "batch.size=10"))
+
+
+def test_damaged_torchvision_files_are_told_from_absent_ones(tmp_path):
+    raw = tmp_path / "torchvision" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (raw / f"{split}-{kind}-ubyte").write_bytes(struct.pack(">4i", 2051, 5, 28, 28))
+    with pytest.raises(DataError, match=r"is damaged .*: delete it"):
+        load(composed("data=fashion_mnist", f"data.cache={tmp_path}", "data.size=50", "batch.size=10"))
+
+
 def test_missing_arrays_are_named(tmp_path):
     np.savez(tmp_path / "mine.npz", train_inputs=np.zeros((3, 3)))
     with pytest.raises(DataError, match="lacks train_labels, test_inputs, test_labels"):

@@ -16,7 +16,7 @@ def measured(*overrides, checkpoint=None):
     config = tiny(*overrides)
     dataset = load(config)
     seen = []
-    blocks = measure(config, dataset, models.initial_state(config, dataset), checkpoint, seen.append)
+    blocks = list(measure(config, dataset, models.initial_state(config, dataset), checkpoint, seen.append))
     return blocks, seen
 
 
@@ -127,12 +127,9 @@ def test_a_builder_that_raises_is_a_config_error():
 
 
 def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
-    from conftest import TINY, composed_dict
-
-    own = ["model=custom", "model.builder=test_measurement:break_in_training"]
-    overrides = [override for override in TINY if not override.startswith("model.")] + own
+    config = tiny("model=custom", "model.builder=test_measurement:break_in_training")
     with pytest.raises(WorkerError, match="RuntimeError: no such luck"):
-        job.run(tiny(*own), composed_dict(*overrides), tmp_path, lambda progress: None)
+        job.run(config, tmp_path, lambda progress: None, record_bad_input=False)
     recorded = results.read(tmp_path / results.FILE_NAME)
     assert recorded.status == "failed"
     assert "no such luck" in recorded.error
@@ -140,8 +137,88 @@ def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
 
 
 def test_a_diverged_training_is_marked(tmp_path):
-    from conftest import TINY, composed_dict
-
-    overrides = ["optimizer.lr=1e300"]
-    found = job.run(tiny(*overrides), composed_dict(*TINY, *overrides), tmp_path, lambda progress: None)
+    found = job.run(tiny("optimizer.lr=1e300"), tmp_path, lambda progress: None, record_bad_input=False)
     assert found.status == "diverged"
+
+
+def test_a_failed_job_leaves_no_older_result(tmp_path):
+    job.run(tiny(), tmp_path, lambda progress: None, record_bad_input=False)
+    config = tiny("model=custom", "model.builder=nowhere:build")
+    with pytest.raises(ConfigError):
+        job.run(config, tmp_path, lambda progress: None, record_bad_input=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_blocks_finished_before_a_failure_are_kept(tmp_path, monkeypatch):
+    from dpexp import measurement
+
+    correct, calls = measurement.train_group, []
+
+    def fail_in_the_second_block(work, on_epoch):
+        calls.append(work)
+        if len(calls) > 2:
+            raise WorkerError("rank 0 was killed by SIGKILL")
+        return correct(work, on_epoch)
+
+    monkeypatch.setattr(measurement, "train_group", fail_in_the_second_block)
+    with pytest.raises(WorkerError):
+        job.run(tiny("measurement.repeats=3"), tmp_path, lambda progress: None, record_bad_input=False)
+    assert len(results.read(tmp_path / results.FILE_NAME).blocks) == 1
+
+
+def test_training_visits_as_many_samples_as_the_config_says():
+    from dpexp import training
+    from dpexp.shared_memory import SharedTensors
+    from dpexp.strategies import Sequential
+
+    visited = []
+
+    class Recording(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(16, 3)
+
+        def forward(self, inputs):
+            visited.append(len(inputs))
+            return self.linear(inputs.flatten(1))
+
+    config = tiny("workers=2", "data.scope=per_worker", "data.size=48", "measurement.warmup_steps=0")
+    dataset = load(config)
+    baseline = config.baseline()
+    model = Recording().double()
+    strategy = Sequential(baseline, 0, model, SharedTensors.copy_of(model.state_dict()), None)
+    strategy.start()
+    training.train(baseline, dataset, strategy, lambda epoch: None)
+    assert sum(visited) == baseline.epochs * 48
+
+
+def leave_the_group(input_shape, classes):
+    """A model whose second replica, after the start, trains parameters of its own."""
+    import multiprocessing
+
+    class Deserter(torch.nn.Sequential):
+        def forward(self, inputs):
+            if multiprocessing.current_process().name == "dpexp-1":
+                for parameter in self.parameters():
+                    parameter.data = parameter.data.clone()
+            return super().forward(inputs)
+
+    return Deserter(torch.nn.Flatten(), torch.nn.Linear(16, classes))
+
+
+def test_replicas_that_part_fail_the_run():
+    with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
+        measured("workers=2", "model=custom", "model.builder=test_measurement:leave_the_group")
+
+
+def test_too_few_file_descriptors_are_a_worker_error():
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(__import__("pathlib").Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 20, limit[1]))
+    try:
+        with pytest.raises(WorkerError, match=r"workers=24 can't be started: Too many open files"):
+            measured("workers=24", "measurement.baseline=none")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)

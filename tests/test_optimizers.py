@@ -28,12 +28,19 @@ def test_ten_updates_equal_torchs(overrides, kind, settings):
     parameters = [torch.rand(size, generator=generator, dtype=torch.float64) for size in (7, 30, 1)]
     theirs = [torch.nn.Parameter(parameter.clone()) for parameter in parameters]
     ours, reference = optimizers.build(config, parameters), kind(theirs, lr=0.05, **settings)
-    for number in range(10):
+    for _ in range(10):
         gradients = [torch.randn(len(p), generator=generator, dtype=torch.float64) for p in parameters]
-        gradients[2] = None if number in (0, 5) else gradients[2]  # a parameter that has no part in the loss
         ours.step(gradients)
         for parameter, gradient in zip(theirs, gradients, strict=True):
             parameter.grad = gradient
         reference.step()
     for mine, parameter in zip(parameters, theirs, strict=True):
         torch.testing.assert_close(mine, parameter.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_parameter_without_a_gradient_counts_as_zero_and_gradients_are_taken_off():
+    with_gradient, without = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
+    with_gradient.grad = torch.full((2,), 5.0)
+    taken = optimizers.take_gradients([with_gradient, without])
+    assert [gradient.tolist() for gradient in taken] == [[5, 5], [0, 0, 0]]
+    assert with_gradient.grad is None

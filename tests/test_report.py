@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import matplotlib.image
@@ -21,6 +22,11 @@ def sweep(tmp_path):
         for n in (1000, 2000)
     ]
     return write_sweep(tmp_path / "sweep", *results)
+
+
+def texts(svg):
+    """The words of a picture: matplotlib notes each line of text in a comment beside its outlines."""
+    return " ".join(re.findall(r"<!-- (.*?) -->", svg.read_text()))
 
 
 def files(folder):
@@ -67,10 +73,31 @@ def test_only_failures_still_give_a_table_and_a_page(tmp_path):
 
 def test_captions_name_the_batch_scope_and_the_baseline(sweep):
     write_report([sweep], sweep)
-    picture = (sweep / "figures" / "speedup.svg").read_text()
-    for words in ("batch 64 per worker", "baseline: sequential in the same blocks", "oversubscribed"):
-        assert words in picture or words == "oversubscribed"
+    picture = texts(sweep / "figures" / "speedup.svg")
+    for words in ("batch 64 per worker", "baseline: sequential in the same blocks"):
+        assert words in picture
     assert "more threads than the 2 usable cores" in picture
+
+
+def test_a_single_configuration_has_its_figures_too(tmp_path):
+    folder = write_sweep(tmp_path, result("workers=2", seconds=[9, 1], baseline=[9, 2]))
+    assert len(write_report([folder], folder).figures) == 5
+
+
+def test_weak_scaling_is_told_as_throughput(tmp_path, capsys):
+    overrides = ["data.scope=per_worker", "data.size=1000", "workers=2"]
+    folder = write_sweep(tmp_path, result(*overrides, seconds=[9, 2, 2], baseline=[9, 2, 2]))
+    assert report.main([str(folder)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 workers with 1,000 samples each have 2.00 (2.00 to 2.00) times the throughput" in out
+    assert "data per worker: speedup is the ratio of throughputs" in texts(folder / "figures" / "speedup.svg")
+
+
+def test_what_a_users_code_said_is_shown_as_it_is(tmp_path, capsys):
+    error = "mine:boom: [bold]no[/bold]"
+    failed = replace(result(seconds=[9, 1], baseline=None), status="failed", error=error, blocks=[])
+    assert report.main([str(write_sweep(tmp_path, failed))]) == 0
+    assert error in capsys.readouterr().out
 
 
 def test_the_page_needs_no_other_file(sweep):

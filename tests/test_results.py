@@ -33,6 +33,10 @@ def test_discarded_blocks_are_kept_raw_but_do_not_count():
         (lambda text: "[]", "not a result of dpexp"),
         (lambda text: text.replace('"version": 1', '"version": 2'), "version 2, but this dpexp reads version 1"),
         (lambda text: text.replace('"status": "ok"', '"status": "great"'), r"damaged \(status"),
+        (lambda text: text.replace('"workers": 2', '"workers": 0', 1), r"damaged \(config.workers"),
+        (lambda text: text.replace('"seconds": 1.1', '"seconds": 0'), r"damaged \(blocks.2.candidate.seconds"),
+        (lambda text: text.replace('"warmup": false', '"warmup": true'), "no block was kept"),
+        (lambda text: text.replace('"cpu_model"', '"cpu"'), "environment"),
     ],
 )
 def test_what_is_no_result_is_named(tmp_path, damage, message):
@@ -65,4 +69,4 @@ def test_a_loss_that_is_no_number_means_diverged(tmp_path):
     bad = replace(one.blocks[0], candidate=replace(one.blocks[0].candidate, epoch_losses=[finite(float("nan"))]))
     assert diverged([bad])
     assert not diverged(one.blocks)
-    json.loads(write(replace(one, blocks=[bad]), tmp_path).read_text(), parse_constant=pytest.fail)
+    json.loads(write(replace(one, status="diverged", blocks=[bad]), tmp_path).read_text(), parse_constant=pytest.fail)

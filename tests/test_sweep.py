@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -54,6 +55,26 @@ def test_a_failed_job_is_listed_and_the_others_are_measured(dpexp, tmp_path):
     assert sorted(table.status) == ["failed", "ok"]
 
 
+def test_bad_input_that_shows_in_every_job_is_told_once(dpexp, tmp_path):
+    outcome = dpexp("-m", "data=arrays", "data.size=500", "data.path=nowhere.npz", "workers=1,2")
+    assert outcome.status == 2
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+    assert not (tmp_path / "out" / "results.csv").exists()
+
+
+def test_a_diverged_run_fails(dpexp):
+    outcome = dpexp(*TINY, "optimizer.lr=1e300")
+    assert outcome.status == 1
+    assert "diverged: a loss is not a finite number" in outcome.err
+
+
+def test_hydras_other_sweeps_work(dpexp, tmp_path):
+    outcome = dpexp("-m", *TINY, "optimizer=glob(adam*)", "workers=1")
+    assert outcome.status == 0
+    assert len(pd.read_csv(tmp_path / "out" / "results.csv")) == 2
+
+
 def test_a_single_run_writes_one_result_and_prints_the_table(dpexp, tmp_path):
     outcome = dpexp(*TINY, "checkpoint=true")
     assert outcome.status == 0
@@ -75,8 +96,9 @@ def test_a_stopped_sweep_leaves_no_process_and_keeps_finished_jobs(tmp_path, how
     )
     first, second = tmp_path / "out" / "0" / "result.json", tmp_path / "out" / "1" / ".hydra"
     with sweep:
-        while sweep.poll() is None and not (first.exists() and second.exists()):
-            pass
+        deadline = time.monotonic() + 120
+        while sweep.poll() is None and not (first.exists() and second.exists()) and time.monotonic() < deadline:
+            time.sleep(0.05)
         children = psutil.Process(sweep.pid).children(recursive=True)
         sweep.send_signal({"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}[how])
         _, errors = sweep.communicate(timeout=60)

@@ -27,9 +27,9 @@ SHA256 = {
 
 def cache_folder(configured: str | None) -> Path:
     """The folder for decoded and downloaded data: as configured, else the user's cache folder."""
-    if configured is not None:
+    if configured:
         return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dpexp"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dpexp"
 
 
 def read_split(split: str, cache: Path) -> tuple[np.ndarray, np.ndarray]:

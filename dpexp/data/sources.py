@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +22,27 @@ def torchvision_split(name: str, train: bool, cache: Path) -> Split:
 
     source = {"fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[name]
     folder = cache / "torchvision"
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    problems = (OSError, RuntimeError, EOFError, ValueError)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            split = source(str(folder), train=train, download=False)
+        except problems as error:
+            if "not found" not in str(error):
+                raise DataError(f"data={name} in {folder} is damaged ({_first_line(error)}): delete it") from error
             try:
-                split = source(str(folder), train=train, download=False)
-            except RuntimeError:  # not there, or damaged
                 split = source(str(folder), train=train, download=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise DataError(
-            f"data={name} is not in {folder} and could not be downloaded ({_first_line(error)}); "
-            "data=mnist and data=synthetic need no network"
-        ) from error
+            except problems as error:
+                raise DataError(
+                    f"data={name} is not in {folder} and could not be downloaded ({_first_line(error)}); "
+                    "data=mnist and data=synthetic need no network"
+                ) from error
     inputs = torch.as_tensor(split.data)
     inputs = inputs.permute(0, 3, 1, 2) if inputs.dim() == 4 else inputs.unsqueeze(1)
     return inputs, torch.as_tensor(split.targets)
 
 
 def synthetic_splits(config: SyntheticDataConfig, train_samples: int, seed: int) -> tuple[Split, Split]:
-    """Gaussian classes with seeded means: training and test samples, float32, labels balanced at random."""
+    """Gaussian classes with seeded means: training and test samples, float32, labels uniform at random."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(config.classes, *config.shape, generator=generator)
     # Two random unit-variance means lie sqrt(2 d) apart in d dimensions: scale them to the separation.
@@ -49,17 +53,22 @@ def synthetic_splits(config: SyntheticDataConfig, train_samples: int, seed: int)
         inputs = torch.randn(samples, *config.shape, generator=generator)
         return inputs.add_(means[labels]), labels
 
-    test = split(config.test_size)
-    return split(train_samples), test
+    try:
+        test = split(config.test_size)
+        return split(train_samples), test
+    except RuntimeError as error:  # of torch's allocator
+        raise DataError(
+            f"data.size={config.size} samples of shape {config.shape} don't fit into memory: choose fewer"
+        ) from error
 
 
 def array_splits(config: ArraysDataConfig) -> tuple[Split, Split]:
     """The user's arrays, checked: inputs (n, ...) of numbers, labels (n,) of integers from 0 up."""
     path = Path(config.path).expanduser()
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"data.path={config.path}: can't be read as .npz ({_first_line(error)})") from error
     names = ("train_inputs", "train_labels", "test_inputs", "test_labels")
     if missing := [name for name in names if name not in arrays]:
@@ -84,7 +93,9 @@ def _array_split(arrays: dict[str, np.ndarray], split: str, path: str) -> Split:
             f"data.path={path}: {split}_labels is {labels.dtype} {labels.shape}; it must be "
             f"({len(inputs)},) integers from 0"
         )
-    return torch.from_numpy(inputs), torch.from_numpy(labels)
+    if inputs.dtype not in (np.uint8, np.float32):  # torch knows neither all kinds of numbers nor other byte orders
+        inputs = inputs.astype(np.float64)
+    return torch.from_numpy(inputs), torch.from_numpy(labels.astype(np.int64))
 
 
 def _first_line(error: Exception) -> str:

@@ -49,8 +49,12 @@ class Counter:
 
     def close(self) -> None:
         """Close this process's descriptors."""
-        for descriptor in {self._reader, self._writer}:
+        for descriptor in {self._reader, self._writer} - {-1}:
             os.close(descriptor)
+        self._reader = self._writer = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_counter, (reduction.DupFd(self._reader), reduction.DupFd(self._writer))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import nn
 
 from dpexp import optimizers
@@ -39,23 +38,14 @@ class Emulated(Strategy):
         """Load the initial state into every replica; see Strategy."""
         for replica in self.replicas:
             replica.model.load_state_dict(self._initial)
-        # One list of parameters a replica, and the same parameter of all replicas side by side.
-        self._parameters = [list(replica.model.parameters()) for replica in self.replicas]
-        self._twins = list(zip(*self._parameters, strict=True))
+        self._parameters = [[p for p in replica.model.parameters() if p.requires_grad] for replica in self.replicas]
         self._optimizers = [optimizers.build(self._config.optimizer, own) for own in self._parameters]
 
     def update(self) -> None:
-        """Sum gradients in rank order, hand a copy to each replica, step each; see Strategy."""
-        for twins in self._twins:
-            gradients = [twin.grad for twin in twins if twin.grad is not None]
-            if not gradients:
-                continue
-            total = torch.clone(gradients[0])
-            for gradient in gradients[1:]:
+        """Sum gradients in rank order, hand a copy to each replica's optimizer; see Strategy."""
+        totals, *others = [optimizers.take_gradients(own) for own in self._parameters]
+        for gradients in others:
+            for total, gradient in zip(totals, gradients, strict=True):
                 total += gradient
-            for twin in twins:
-                twin.grad = total.clone()
-        for optimizer, own in zip(self._optimizers, self._parameters, strict=True):
-            optimizer.step([parameter.grad for parameter in own])
-            for parameter in own:
-                parameter.grad = None
+        for optimizer in self._optimizers:
+            optimizer.step([total.clone() for total in totals])

@@ -33,11 +33,9 @@ class Sequential(Strategy):
         """Load the initial state; see Strategy."""
         model = self.replicas[0].model
         model.load_state_dict(self._initial)
-        self._parameters = list(model.parameters())
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = optimizers.build(self._config.optimizer, self._parameters)
 
     def update(self) -> None:
         """One optimizer update; see Strategy."""
-        self._optimizer.step([parameter.grad for parameter in self._parameters])
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._optimizer.step(optimizers.take_gradients(self._parameters))

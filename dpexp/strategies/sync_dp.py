@@ -36,7 +36,10 @@ class Shared:
 
 
 class SyncDataParallel(Strategy):
-    """One process a worker; sums in rank order, so that a run can be repeated to the bit."""
+    """One process a worker; sums in rank order, so that a run can be repeated to the bit.
+
+    Replicas are equal by construction, as long as each model keeps using the shared parameters.
+    """
 
     name = "sync_dp"
 
