@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import socket
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -120,6 +121,18 @@ def show(seconds: dict[str, list[float]]) -> None:
     ):
         ratio = paired_ratio(seconds[slow], seconds[fast])
         console.print(f"{what}: {ratio.value:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f})")
+    cores = environment.usable_cores()
+    for workers in (2, 4):
+        parts = min(workers, cores)
+        lost = {
+            name: [own - whole / parts for own, whole in zip(seconds[name], seconds[alone], strict=True)]
+            for name, alone in (
+                (f"dpexp sync_dp, {workers} workers", "dpexp sequential"),
+                (f"torch DDP over gloo, {workers} workers", REFERENCE),
+            )
+        }
+        text = "; ".join(f"{name.split(',')[0]} {statistics.median(values):.2f} s" for name, values in lost.items())
+        console.print(f"lost against the same loop split in {parts}, {workers} workers (median of rounds): {text}")
 
 
 if __name__ == "__main__":
