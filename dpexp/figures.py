@@ -145,7 +145,7 @@ class _Painters:
         each = " a worker" if (rows.data_scope == "per_worker").all() else ""
         for shift, (size, line) in zip(shifts, rows.groupby("size_per"), strict=True):
             self._line(axes, line, "speedup", line.workers + shift, self.size_color[size], f"{size:,}{each}")
-        for _, row in line.iterrows():  # the most samples: its numbers, to read off
+        for _, row in line[line.workers > 1].iterrows():  # the most samples: its numbers, to read off
             place = (row.workers + shift, row.speedup)
             axes.annotate(f"{row.speedup:.2f}", place, (7, 5), textcoords="offset points", fontweight="bold")
         if rows.oversubscribed.any():
@@ -211,7 +211,7 @@ def _figure(table: pd.DataFrame, title: str, paint: Painter, caption: str) -> Fi
         else:
             axes.set_axis_off()
     figure.suptitle(title, x=0.01, ha="left", fontsize=13.5, fontweight="bold")
-    lines_of_text = textwrap.wrap(caption, int(17 * figure.get_figwidth()))
+    lines_of_text = textwrap.wrap(caption, int(14 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines_of_text), x=0.01, ha="left", fontsize=8.5, color="#444444")
     return figure
 
@@ -234,7 +234,7 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
     threads = " or ".join(map(str, sorted(table.threads_per_worker.unique())))
     return (
         f"{models}; {' / '.join(scopes)}; baseline: {' / '.join(baselines) or 'none'}; "
-        f"mean and 95 % interval of {repeats} blocks; {threads} thread(s) a worker; {summary.machine}"
+        f"mean and 95 % interval of {repeats} block(s); {threads} thread(s) a worker; {summary.machine}"
     )
 
 
