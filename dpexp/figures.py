@@ -72,9 +72,9 @@ class _Painters:
             for column in ("seconds", "speedup", "efficiency")
         }
 
-        # Of each size's bars: the highest mark of any panel, with room for its label.
+        # Of each size's bars: the highest mark of any panel, with room above.
         marks = table[["data_size", "seconds", "seconds_high", "baseline_seconds"]].set_index("data_size")
-        self.bar_limits = (1.18 * marks.max(axis=1).groupby("data_size").max()).to_dict()
+        self.bar_limits = (1.08 * marks.max(axis=1).groupby("data_size").max()).to_dict()
 
     def bars(self, size: int) -> Painter:
         """Time by workers, with the baseline of each bar as a line."""
@@ -92,14 +92,15 @@ class _Painters:
                     yerr=_error(row, "seconds"),
                     capsize=4,
                 )
-                top = row.seconds if math.isnan(row.seconds_high) else row.seconds_high
                 axes.annotate(
                     f"{row.seconds:.3g} s",
-                    (place, top),
-                    (0, 3),
+                    (place, 0),
+                    (0, 7),  # at the foot of the bar, where no mark crosses it
                     textcoords="offset points",
                     ha="center",
-                    fontsize=10,
+                    color="white",
+                    fontweight="bold",
+                    bbox={"facecolor": self.color[row.workers], "edgecolor": "none", "pad": 1.5},
                 )
                 if not math.isnan(row.baseline_seconds) and row.baseline.startswith("sequential"):
                     label = "its sequential baseline" if place == 0 else ""

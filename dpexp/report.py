@@ -18,7 +18,7 @@ from dpexp import figures
 from dpexp.aggregate import Summary, aggregate
 from dpexp.errors import DpexpError, ResultError
 from dpexp.files import write_atomically
-from dpexp.tables import HEADS, answers, cells, failures
+from dpexp.tables import answers, columns_of, failures
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,18 @@ def _page(summary: Summary, drawn: list[Path]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dpexp", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    good = summary.table[summary.table.status == "ok"]
+    common, columns = columns_of(summary)
     order = ("speedup_by_workers", "speedup", "efficiency", "time")
     drawn = sorted(drawn, key=lambda path: order.index(path.stem) if path.stem in order else len(order))
     pictures = [
         {"name": path.stem, "svg": base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()} for path in drawn
     ]
     return environment.get_template("report.html.j2").render(
-        title=f"{len(good)} configurations",
+        common=common,
         machine=summary.machine,
         answers=answers(summary),
-        heads=HEADS,
-        rows=[cells(row) for _, row in good.iterrows()],
+        heads=list(columns),
+        rows=list(zip(*columns.values(), strict=True)),
         failures=failures(summary),
         figures=pictures,
     )

@@ -23,7 +23,18 @@ HEADS = (
 )
 
 
-def cells(row: pd.Series) -> list[str]:
+def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """What all good rows have in common, in words, and the columns by head in which they differ or have numbers."""
+    rows = [_cells(row) for _, row in summary.table[summary.table.status == "ok"].iterrows()]
+    columns = dict(zip(HEADS, zip(*rows, strict=True), strict=False))
+    common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
+    text = "; ".join(f"{head}: {columns.pop(head)[0]}" for head in common)
+    if not any(columns.get("remarks", ())):
+        columns.pop("remarks", None)
+    return text, columns
+
+
+def _cells(row: pd.Series) -> list[str]:
     """One good row of the table as text; what was not measured is a dash."""
     batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in all"
     return [

@@ -31,19 +31,14 @@ def show_error(message: str) -> None:
 
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     """The closing table, the answer in words, and where things were written, on standard output."""
-    from dpexp.tables import HEADS, answers, cells, failures  # pandas is slow to import: errors don't wait for it
+    from dpexp.tables import answers, columns_of, failures  # pandas is slow to import: errors don't wait for it
 
     console = _console()
     if not console.is_terminal:
         console.width = 200
-    good = summary.table[summary.table.status == "ok"]
-    columns = dict(zip(HEADS, zip(*(cells(row) for _, row in good.iterrows()), strict=True), strict=False))
-    common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
+    common, columns = columns_of(summary)
     if common:
-        values = [columns.pop(head)[0] for head in common]
-        console.print(", ".join(f"{head}: {value}" for head, value in zip(common, values, strict=True)), style="bold")
-    if not any(columns.get("remarks", ())):
-        columns.pop("remarks", None)
+        console.print(common, style="bold")
     for head in ("samples/s", "updates", "batch"):  # what a narrow terminal does without: results.csv has all
         if sum(3 + max(map(len, (name, *column))) for name, column in columns.items()) > console.width:
             columns.pop(head, None)
@@ -55,7 +50,7 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
         table.add_row(*row)
     if columns:
         console.print(table)
-        if good.oversubscribed.any():
+        if summary.table.oversubscribed.eq(True).any():
             console.print(f"* more threads than the {summary.usable_cores} usable cores")
         console.print("in brackets the baseline's; accuracy on the test split; intervals are 95 %\n")
     for line in answers(summary):
