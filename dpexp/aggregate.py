@@ -259,8 +259,12 @@ def _settings(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _failed_row(job: _Job) -> dict[str, Any]:
-    reason = job.result.error or "a loss is not a finite number: try a smaller optimizer.lr"
-    return {**_settings(job.config), "status": job.result.status, "warnings": reason, "job": job.name}
+    return {
+        **_settings(job.config),
+        "status": job.result.status,
+        "warnings": job.result.error or "no reason was recorded",
+        "job": job.name,
+    }
 
 
 def _bare_row(status: str, reason: str, folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,7 +23,7 @@ from dpexp import launch, terminal
 from dpexp.compose import config_folder, explain, to_experiment
 from dpexp.config import ExperimentConfig
 from dpexp.environment import modified_environment
-from dpexp.errors import ConfigError, DataError, DpexpError, WorkerError
+from dpexp.errors import ConfigError, DataError, DpexpError
 
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
@@ -54,10 +55,7 @@ class CheckFirst(Callback):
 
 
 class _Session:
-    """What the jobs of one command share."""
-
-    def __init__(self) -> None:
-        self.begin([], None)
+    """What the jobs of one command share; `main` begins it."""
 
     def begin(self, experiments: list[ExperimentConfig], sweep: Path | None) -> None:
         """Before the first job; `experiments` is empty where the jobs aren't known beforehand."""
@@ -82,24 +80,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     run = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(_task)
     try:
-        with modified_environment(HYDRA_FULL_ERROR="1"):  # Hydra raises instead of printing
-            run()
-        return _close()
+        try:
+            _check_flags()
+            with modified_environment(HYDRA_FULL_ERROR="1"):  # Hydra raises instead of printing
+                run()
+        finally:
+            status = _close()
+        return status
     except _Stop as stop:
-        _close()
         if wants_traceback:
             raise
         terminal.show_error(str(stop.error))
         return _status(stop.error)
     except KeyboardInterrupt:
-        _close()
         terminal.show_error("interrupted")
         return INTERRUPTED
-    except SystemExit as stop:  # of --help, of the argument parser, of SIGTERM
-        _close()
+    except SystemExit as stop:  # of --help, of --version, of SIGTERM
         return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
     except Exception as error:
-        _close()
         if wants_traceback:
             raise
         if isinstance(error, OSError) and error.filename is not None:
@@ -109,6 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         terminal.show_error(explain(error))
         return BAD_INPUT
+
+
+def _check_flags() -> None:
+    """Refuse what Hydra's parser would refuse, in one line instead of its page of usage."""
+
+    def refuse(message: str) -> NoReturn:
+        raise _Stop(ConfigError(f"{message}; --help and --hydra-help list what there is"))
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args()
 
 
 def _task(composed: DictConfig) -> None:
@@ -124,9 +133,7 @@ def _task(composed: DictConfig) -> None:
     _session.display.begin(_session.jobs)
     _session.jobs += 1
     try:
-        result = job.run(config, folder, _session.display.update, record_bad_input=sweeping)
-        if result.status == "diverged":
-            raise WorkerError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
+        job.run(config, folder, _session.display.update, record_bad_input=sweeping)
         if not sweeping:
             _session.display.close()
             terminal.show_report(aggregate([folder]), [folder / "result.json"])

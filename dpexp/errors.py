@@ -26,5 +26,9 @@ class WorkerError(DpexpError):
         self.details = details
 
 
+class DivergedError(DpexpError):
+    """A loss was not a finite number."""
+
+
 class ResultError(DpexpError):
     """Results can't be written, read, or aggregated together."""

@@ -11,18 +11,18 @@ from typing import Literal
 from dpexp import environment, measurement, models, results
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import load
-from dpexp.errors import ConfigError, DataError, DpexpError, WorkerError
+from dpexp.errors import ConfigError, DataError, DivergedError, DpexpError, WorkerError
 from dpexp.progress import Progress
 from dpexp.results import RunResult
 
 
 def run(
     config: ExperimentConfig, folder: Path, on_progress: Callable[[Progress], None], record_bad_input: bool
-) -> RunResult:
+) -> None:
     """Measure `config` and write result.json into `folder`, in place of one that lies there.
 
-    Raises what went wrong. A WorkerError is recorded as a failed result, with the blocks finished until then;
-    ConfigError and DataError are, too, with `record_bad_input`, else nothing is written.
+    Raises what went wrong. A WorkerError is recorded as a failed result, with the blocks finished until then, a
+    DivergedError as a diverged one. ConfigError and DataError are recorded with `record_bad_input`, else nothing is.
     """
     for stale in (folder / results.FILE_NAME, folder / "model.pt"):
         stale.unlink(missing_ok=True)
@@ -32,7 +32,7 @@ def run(
     started = time.perf_counter()
     data_seconds = 0.0
 
-    def record(status: Literal["ok", "failed", "diverged"], error: DpexpError | None = None) -> RunResult:
+    def record(status: Literal["ok", "failed", "diverged"], error: DpexpError | None = None) -> None:
         result = RunResult(
             format="dpexp-result",
             version=1,
@@ -46,7 +46,6 @@ def run(
             blocks=blocks,
         )
         results.write(result, folder)
-        return result
 
     checkpoint = folder / "model.pt" if config.checkpoint else None
     try:
@@ -55,6 +54,8 @@ def run(
         with dataset.tensors, models.initial_state(config, dataset) as initial:
             for block in measurement.measure(config, dataset, initial, checkpoint, on_progress):
                 blocks.append(block)
+        if results.diverged(blocks):
+            raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
     except (ConfigError, DataError) as error:
         if record_bad_input:
             record("failed", error)
@@ -62,4 +63,7 @@ def run(
     except WorkerError as error:
         record("failed", error)
         raise
-    return record("diverged" if results.diverged(blocks) else "ok")
+    except DivergedError as error:
+        record("diverged", error)
+        raise
+    record("ok")

@@ -47,7 +47,7 @@ class Block:
 
 @dataclass(frozen=True, config=_CONFIG)
 class RunResult:
-    """Everything that one job measured, and on what. `error` is None unless the status is failed."""
+    """Everything that one job measured, and on what. `error` is None when the status is ok."""
 
     format: Literal["dpexp-result"]
     version: Literal[1]  # VERSION

@@ -26,12 +26,14 @@ class SharedTensors(Mapping[str, torch.Tensor]):
     The memory is freed by the kernel when the last process that maps it is gone.
     """
 
+    _descriptor = -1  # as long as it isn't open, or not ours to close
+
     def __init__(self, descriptor: int, layout: Layout) -> None:
-        self._descriptor = descriptor  # -1 when closed
         self._layout = dict(layout)
         offsets, total_bytes = _place(layout)
         mapping = mmap.mmap(descriptor, total_bytes)
         self._tensors = {name: _view(mapping, offsets[name], shape, dtype) for name, (shape, dtype) in layout.items()}
+        self._descriptor = descriptor  # last: where the mapping fails, it stays the caller's to close
 
     @classmethod
     def allocate(cls, layout: Layout) -> SharedTensors:

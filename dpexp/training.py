@@ -29,7 +29,8 @@ class Trained:
 def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, on_epoch: Callable[[int], None]) -> Trained:
     """Train for the configured epochs on the first `train_samples` of the data set (weak scaling's baseline: not all).
 
-    `on_epoch` hears the number of finished epochs, clock running."""
+    `on_epoch` hears the number of finished epochs, clock running.
+    """
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     epoch_loss_sums = []
     strategy.barrier()
@@ -71,12 +72,11 @@ def _weight(samples: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> None:
-    """Make untimed steps, then start over: libraries, caches and memory are warm, the state is fresh."""
+    """Make untimed steps, so that libraries, caches and memory are warm. The strategy must start again after it."""
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     batches = epoch_order(config.train_samples, config.seed, 0).split(config.global_batch_size)
     for number in range(config.measurement.warmup_steps):
         step(config, strategy, inputs, labels, batches[number % len(batches)], inputs.new_zeros(()))
-    strategy.start()
 
 
 @torch.no_grad()

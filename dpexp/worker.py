@@ -58,13 +58,14 @@ def run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: C
     model.to(getattr(torch, config.dtype))
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()
-    initial = [parameters_sha256(replica.model) for replica in strategy.replicas]
     startup_seconds = time.monotonic() - launched_seconds
 
     started = time.perf_counter()
     warm_up(config, work.dataset, strategy)
+    strategy.start()
     warmup_seconds = time.perf_counter() - started
 
+    initial = [parameters_sha256(replica.model) for replica in strategy.replicas]
     torch.manual_seed(config.seed + rank)  # each rank its own dropout masks, whatever the warm-up drew
     trained = train(config, work.dataset, strategy, on_epoch)
 

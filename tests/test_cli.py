@@ -21,6 +21,7 @@ BAD = {
     "unknown choice": ["model=transformer"],
     "unknown experiment": ["experiment=nope"],
     "not an override": ["workers"],
+    "unknown flag": ["--sweep"],
     "several values without -m": ["workers=1,2"],
     "one bad job in a sweep": ["-m", "workers=1,2,0"],
     "unknown choice in a sweep": ["-m", "model=mlp,transformer"],

@@ -8,7 +8,7 @@ from conftest import tiny
 
 from dpexp import job, models, results
 from dpexp.data.dataset import load
-from dpexp.errors import ConfigError, WorkerError
+from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.measurement import measure
 
 
@@ -137,8 +137,11 @@ def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
 
 
 def test_a_diverged_training_is_marked(tmp_path):
-    found = job.run(tiny("optimizer.lr=1e300"), tmp_path, lambda progress: None, record_bad_input=False)
-    assert found.status == "diverged"
+    with pytest.raises(DivergedError, match="not a finite number"):
+        job.run(tiny("optimizer.lr=1e300"), tmp_path, lambda progress: None, record_bad_input=False)
+    recorded = results.read(tmp_path / results.FILE_NAME)
+    assert recorded.status == "diverged"
+    assert "not a finite number" in recorded.error
 
 
 def test_a_failed_job_leaves_no_older_result(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def test_no_file_descriptor_is_left():
         with SharedTensors.allocate({"a": ((1000,), torch.float32)}):
             pass
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # the mapping may keep its own
+
+
+def test_a_mapping_that_fails_closes_its_descriptor_once(monkeypatch):
+    def fail(descriptor, length):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    closed, close = [], os.close
+    monkeypatch.setattr("mmap.mmap", fail)
+    monkeypatch.setattr(os, "close", lambda descriptor: (closed.append(descriptor), close(descriptor)))
+    with pytest.raises(WorkerError, match="no room"):
+        SharedTensors.allocate({"a": ((10,), torch.float32)})
+    gc.collect()
+    assert len(closed) == 1
 
 
 def test_too_little_memory_is_an_error_before_first_touch(monkeypatch):
