@@ -17,18 +17,18 @@ import yaml
 from dpexp import results
 from dpexp.config import ExperimentConfig
 from dpexp.errors import ResultError
-from dpexp.results import RunResult
+from dpexp.results import Block, RunResult, Training
 from dpexp.stats import Estimate, geometric_mean, paired_ratio, unpaired_ratio
 
 COLUMNS = """
 status strategy workers threads_per_worker model data data_size data_scope batch_scope local_batch_size
 global_batch_size epochs seed updates baseline_updates repeats seconds seconds_low seconds_high
 samples_per_second baseline baseline_seconds speedup speedup_low speedup_high efficiency efficiency_low
-efficiency_high train_loss test_accuracy baseline_test_accuracy oversubscribed warnings job series size_per
+efficiency_high train_loss test_accuracy baseline_test_accuracy oversubscribed warnings job series configured_size
 """.split()
 INTEGERS = """
 workers threads_per_worker data_size local_batch_size global_batch_size epochs seed updates baseline_updates
-repeats size_per
+repeats configured_size
 """.split()
 
 
@@ -141,67 +141,79 @@ def _refuse_mixed_machines(jobs: list[_Job]) -> None:
 
 def _row(group: list[_Job], good: list[_Job], label: str) -> dict[str, Any]:
     """One configuration; measured more than once, its blocks are pooled."""
-    blocks = [block for job in group for block in job.result.kept()]
-    result, config = group[0].result, group[0].config
-    time = geometric_mean([block.candidate.seconds for block in blocks])
-    baseline, speedup, baseline_seconds, baseline_accuracy = _speedup(group, good)
-    efficiency = speedup.scaled(1 / config.workers)
-    accuracies = [b.candidate.test_accuracy for b in blocks if b.candidate.test_accuracy is not None]
-    oversubscribed = _busy_threads(config) > result.environment.usable_cores
+    config = group[0].config
+    trainings = [block.candidate for block in _kept(group)]
+    time = geometric_mean([own.seconds for own in trainings])
+    baseline = _baseline(group, good)
+    speedup, efficiency = baseline.speedup, baseline.speedup.scaled(1 / config.workers)
+    oversubscribed = _busy_threads(config) > group[0].result.environment.usable_cores
     return {
         **_settings(config),
         "status": "ok",
-        "repeats": len(blocks),
+        "repeats": len(trainings),
         "seconds": time.value,
         "seconds_low": time.low,
         "seconds_high": time.high,
         "samples_per_second": config.epochs * config.train_samples / time.value,
-        "baseline": baseline,
-        "baseline_seconds": baseline_seconds,
+        "baseline": baseline.name,
+        "baseline_seconds": (
+            geometric_mean([own.seconds for own in baseline.trainings]).value if baseline.trainings else math.nan
+        ),
         "speedup": speedup.value,
         "speedup_low": speedup.low,
         "speedup_high": speedup.high,
         "efficiency": efficiency.value,
         "efficiency_low": efficiency.low,
         "efficiency_high": efficiency.high,
-        "train_loss": blocks[-1].candidate.epoch_losses[-1],
-        "test_accuracy": accuracies[0] if accuracies else math.nan,
-        "baseline_test_accuracy": baseline_accuracy,
+        "train_loss": trainings[-1].epoch_losses[-1],
+        "test_accuracy": _test_accuracy(trainings),
+        "baseline_test_accuracy": _test_accuracy(baseline.trainings),
         "oversubscribed": oversubscribed,
-        "warnings": "; ".join(_warnings(group, baseline, len(blocks), oversubscribed)),
+        "warnings": "; ".join(_warnings(group, baseline.name, len(trainings), oversubscribed)),
         "job": " + ".join(job.name for job in group),
         "series": label,
     }
 
 
-def _speedup(group: list[_Job], good: list[_Job]) -> tuple[str, Estimate, float, float]:
-    """What it is over, the speedup, the baseline's seconds and accuracy.
+@dataclass(frozen=True)
+class _Baseline:
+    """What a configuration's speedup is over."""
+
+    name: str
+    trainings: list[Training]
+    speedup: Estimate
+
+
+def _baseline(group: list[_Job], good: list[_Job]) -> _Baseline:
+    """The sequential trainings of the same blocks, else the workers=1 jobs of the same settings.
 
     Speedup is the ratio of throughputs. For equal samples that is T(sequential) / T(w); in weak scaling,
     where w workers see w times the baseline's samples, it is w T(1) / T(w) (Gustafson 1988).
     """
     config = group[0].config
     work_ratio = config.train_samples / config.baseline().train_samples
-    blocks = [block for job in group for block in job.result.kept()]
-    pairs = [(b.baseline, b.candidate) for b in blocks if b.baseline is not None]
+    blocks = _kept(group)
+    pairs = [(block.baseline, block.candidate) for block in blocks if block.baseline is not None]
     if pairs:
-        ratio = paired_ratio([a.seconds for a, _ in pairs], [b.seconds for _, b in pairs])
-        accuracy = next((a.test_accuracy for a, _ in pairs if a.test_accuracy is not None), math.nan)
-        mean = geometric_mean([a.seconds for a, _ in pairs]).value
-        return "sequential in the same blocks", ratio.scaled(work_ratio), mean, accuracy
-    nothing = Estimate(math.nan, math.nan, math.nan)
+        ratio = paired_ratio([own.seconds for own, _ in pairs], [own.seconds for _, own in pairs])
+        return _Baseline("sequential in the same blocks", [own for own, _ in pairs], ratio.scaled(work_ratio))
     single = _single_worker(group[0], good)
+    trainings = [block.candidate for block in _kept(single)]
     if not single:
-        return "none", nothing, math.nan, math.nan
-    theirs = [block.candidate for job in single for block in job.result.kept()]
-    own = [block.candidate.seconds for block in blocks]
-    accuracy = next((t.test_accuracy for t in theirs if t.test_accuracy is not None), math.nan)
-    mean = geometric_mean([training.seconds for training in theirs]).value
+        return _Baseline("none", trainings, Estimate(math.nan, math.nan, math.nan))
     if single[0].key == group[0].key:
-        return "itself", Estimate(1.0, math.nan, math.nan), mean, accuracy
-    ratio = unpaired_ratio([training.seconds for training in theirs], own)
-    name = f"{single[0].config.strategy.name} workers=1 job"
-    return name, ratio.scaled(work_ratio), mean, accuracy
+        return _Baseline("itself", trainings, Estimate(1.0, math.nan, math.nan))
+    ratio = unpaired_ratio([own.seconds for own in trainings], [block.candidate.seconds for block in blocks])
+    return _Baseline(f"{single[0].config.strategy.name} workers=1 job", trainings, ratio.scaled(work_ratio))
+
+
+def _kept(jobs: list[_Job]) -> list[Block]:
+    return [block for job in jobs for block in job.result.kept()]
+
+
+def _test_accuracy(trainings: list[Training]) -> float:
+    """Of the training that was evaluated: the others repeat it."""
+    return next((own.test_accuracy for own in trainings if own.test_accuracy is not None), math.nan)
 
 
 def _single_worker(job: _Job, good: list[_Job]) -> list[_Job]:
@@ -217,13 +229,17 @@ def _single_worker(job: _Job, good: list[_Job]) -> list[_Job]:
     return []
 
 
+# Warnings that the table for people says in its own way.
+OVERSUBSCRIBED, FEWER_UPDATES = "oversubscribed", "fewer updates than the baseline"
+
+
 def _warnings(group: list[_Job], baseline: str, blocks: int, oversubscribed: bool) -> Iterable[str]:
     config, cores = group[0].config, group[0].result.environment.usable_cores
     if oversubscribed:
-        yield f"oversubscribed: {_busy_threads(config)} threads on {cores} cores"
+        yield f"{OVERSUBSCRIBED}: {_busy_threads(config)} threads on {cores} cores"
     updates, baseline_updates = config.updates, config.baseline().updates
     if updates < baseline_updates:
-        yield f"fewer updates than the baseline: {updates:,} against {baseline_updates:,}"
+        yield f"{FEWER_UPDATES}: {updates:,} against {baseline_updates:,}"
     if baseline == "none":
         yield "no baseline: add a workers=1 job, or set measurement.baseline=paired"
     if blocks == 1:
@@ -254,7 +270,7 @@ def _settings(config: ExperimentConfig) -> dict[str, Any]:
         "seed": config.seed,
         "updates": config.updates,
         "baseline_updates": config.baseline().updates,
-        "size_per": config.data.size,
+        "configured_size": config.data.size,
     }
 
 

@@ -59,7 +59,7 @@ class _Session:
 
     def begin(self, experiments: list[ExperimentConfig], sweep: Path | None) -> None:
         """Before the first job; `experiments` is empty where the jobs aren't known beforehand."""
-        self.display = terminal.Display([_work(config) for config in experiments])
+        self.display = terminal.Display([config.visited_samples for config in experiments])
         self.sweep = sweep  # its folder, None for a single run
         self.jobs = 0
         self.errors: list[DpexpError] = []
@@ -188,13 +188,6 @@ def _jobs(config: DictConfig) -> list[list[str]]:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = parser.parse_overrides(overrides)
     return BasicSweeper.split_arguments(parsed, None)[0]
-
-
-def _work(config: ExperimentConfig) -> float:
-    """Samples that a job visits: what its share of the progress bar is."""
-    variants = [config, config.baseline()] if config.measurement.baseline == "paired" else [config]
-    blocks = config.measurement.warmup + config.measurement.repeats
-    return float(blocks * config.epochs * sum(variant.train_samples for variant in variants))
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -189,6 +189,20 @@ class ExperimentConfig:
         """Optimizer updates of the whole training; the last of an epoch may see a smaller batch."""
         return self.epochs * -(-self.train_samples // self.global_batch_size)
 
+    @property
+    def variants(self) -> dict[str, ExperimentConfig]:
+        """What each block trains, by name: the candidate, and the baseline where it is paired."""
+        variants = {"candidate": self}
+        if self.measurement.baseline == "paired":
+            variants["baseline"] = self.baseline()
+        return variants
+
+    @property
+    def visited_samples(self) -> int:
+        """Training samples of the whole measurement, repeated visits counted: what it costs."""
+        blocks = self.measurement.warmup + self.measurement.repeats
+        return blocks * self.epochs * sum(variant.train_samples for variant in self.variants.values())
+
     def baseline(self) -> ExperimentConfig:
         """The same job for one sequential process: what speedup is measured against."""
         return dataclasses.replace(self, workers=1, strategy=StrategyConfig(name="sequential"))
@@ -212,16 +226,14 @@ class ExperimentConfig:
             check_size(self, available)
         if self.batch.size > self.data.size:
             raise ValueError(
-                f"batch.size={self.batch.size} is more than data.size={self.data.size}, all that the baseline's one "
-                "worker has: choose a smaller batch.size or a larger data.size"
+                f"batch.size={self.batch.size} is more than data.size={self.data.size}: "
+                "choose a smaller batch.size or a larger data.size"
             )
         if self.global_batch_size > self.train_samples:
-            parts = f"batch.size={self.batch.size}"
-            if self.batch.scope == "per_worker":
-                parts += f" x workers={self.workers}"
             raise ValueError(
-                f"{parts} is a global batch of {self.global_batch_size:,} samples, more than the "
-                f"{self.train_samples:,} of data.size: choose a smaller batch.size or a larger data.size"
+                f"batch.size={self.batch.size} x workers={self.workers} is a global batch of "
+                f"{self.global_batch_size:,} samples, more than the {self.train_samples:,} of data.size: "
+                "choose a smaller batch.size or a larger data.size"
             )
         return self
 

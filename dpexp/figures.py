@@ -66,12 +66,12 @@ class _Painters:
         self.usable_cores = usable_cores
         worker_counts = sorted(table.workers.unique())
         self.color = {count: COLORS[i % len(COLORS)] for i, count in enumerate(worker_counts)}
-        self.size_color = {size: COLORS[i % len(COLORS)] for i, size in enumerate(sorted(table.size_per.unique()))}
-        self.limits = {
-            column: 1.12 * float(table[[column, f"{column}_high"]].max().max())
-            for column in ("seconds", "speedup", "efficiency")
+        self.size_color = {
+            size: COLORS[i % len(COLORS)] for i, size in enumerate(sorted(table.configured_size.unique()))
         }
-
+        self.limits = {
+            column: 1.12 * float(table[[column, f"{column}_high"]].max().max()) for column in ("speedup", "efficiency")
+        }
         # Of each size's bars: the highest mark of any panel, with room above.
         marks = table[["data_size", "seconds", "seconds_high", "baseline_seconds"]].set_index("data_size")
         self.bar_limits = (1.08 * marks.max(axis=1).groupby("data_size").max()).to_dict()
@@ -142,9 +142,9 @@ class _Painters:
         """Speedup against workers with the ideal line, a line for each data size."""
         counts = sorted(rows.workers.unique())
         axes.plot(counts, counts, color=GREY, ls="--", lw=1.2, label="ideal")
-        shifts = _shifts(rows.size_per.nunique(), 0.05)
+        shifts = _shifts(rows.configured_size.nunique(), 0.05)
         each = " a worker" if (rows.data_scope == "per_worker").all() else ""
-        for shift, (size, line) in zip(shifts, rows.groupby("size_per"), strict=True):
+        for shift, (size, line) in zip(shifts, rows.groupby("configured_size"), strict=True):
             self._line(axes, line, "speedup", line.workers + shift, self.size_color[size], f"{size:,}{each}")
         for _, row in line[line.workers > 1].iterrows():  # the most samples: its numbers, to read off
             place = (row.workers + shift, row.speedup)

@@ -21,7 +21,10 @@ from dpexp.environment import modified_environment
 from dpexp.errors import DpexpError, WorkerError, one_line
 
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
-PRELOAD = ["torch", "torch._dynamo", "numpy", "pydantic", "psutil", "dpexp.worker"]
+PRELOAD = ["torch", "torch._dynamo", "numpy", "pydantic", "psutil", "dpexp.launch", "dpexp.worker"]
+
+# In a worker this is the fork server, if the preload worked.
+IMPORTED_BY = os.getpid()
 
 Target = Callable[..., Any]
 """Called in each process as target(rank, *arguments[rank], notify); returns that process's report."""

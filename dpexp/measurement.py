@@ -30,32 +30,30 @@ def measure(
 
     The order within a block alternates, so that a drift of the machine's speed favours neither.
     """
-    measurement = config.measurement
-    variants = {"candidate": config}
-    if measurement.baseline == "paired":
-        variants["baseline"] = config.baseline()
-    work_samples = {name: variant.train_samples for name, variant in variants.items()}
+    measurement, variants = config.measurement, config.variants
     count = measurement.warmup + measurement.repeats
+    total_samples, done_samples = config.visited_samples, 0
     for number in range(count):
-        order = sorted(variants) if number % 2 == 0 else sorted(variants, reverse=True)
+        order = sorted(variants, reverse=number % 2 == 1)
         trainings: dict[str, Training] = {}
-        for variant in order:
-            done = number * sum(work_samples.values()) + sum(work_samples[name] for name in trainings)
+        for name in order:
+            variant = variants[name]
 
-            def report(epoch: int, variant: str = variant, done: int = done, number: int = number) -> None:
-                fraction = (done + work_samples[variant] * epoch / config.epochs) / (count * sum(work_samples.values()))
-                on_progress(Progress(number + 1, count, variant, epoch, config.epochs, fraction))
+            def report(epoch: int, name: str = name, number: int = number, done: int = done_samples) -> None:
+                fraction = (done + epoch * variants[name].train_samples) / total_samples
+                on_progress(Progress(number + 1, count, name, config.epochs, epoch, fraction))
 
             report(0)
-            last = number == count - 1 and variant == "candidate"
+            last = number == count - 1 and name == "candidate"
             work = worker.Work(
-                config=variants[variant],
+                config=variant,
                 dataset=dataset,
                 initial=initial,
                 evaluate=number == measurement.warmup,
                 checkpoint=checkpoint if last else None,
             )
-            trainings[variant] = train_group(work, report)
+            trainings[name] = train_group(work, report)
+            done_samples += variant.epochs * variant.train_samples
         yield Block(number < measurement.warmup, order, trainings["candidate"], trainings.get("baseline"))
 
 

@@ -60,9 +60,9 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
 
 
 def _smallest_shard(config: ExperimentConfig) -> int:
-    """Samples of the smallest non-empty shard of the last batch, the candidate's or the baseline's."""
+    """Samples of the smallest non-empty shard of the last batch, the candidate's or a paired baseline's."""
     sizes = []
-    for variant in (config, config.baseline()):
+    for variant in config.variants.values():
         tail = variant.train_samples % variant.global_batch_size or variant.global_batch_size
         sizes += [len(shard(torch.empty(tail), rank, variant.workers)) for rank in range(variant.workers)]
     return min(size for size in sizes if size)

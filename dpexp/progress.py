@@ -12,6 +12,6 @@ class Progress:
     block: int  # from 1
     blocks: int
     variant: str  # baseline or candidate
-    epoch: int  # finished in this training
     epochs: int
+    epoch: int  # finished in this training
     done_fraction: float  # of the job's work

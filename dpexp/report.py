@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jinja2
 
-from dpexp import figures
+from dpexp import figures, terminal
 from dpexp.aggregate import Summary, aggregate
 from dpexp.errors import DpexpError, ResultError
 from dpexp.files import write_atomically
@@ -42,7 +42,7 @@ def write_report(folders: Sequence[Path], output: Path) -> Written:
     try:
         drawn = figures.draw(summary, output / "figures")
         csv, page = output / "results.csv", output / "report.html"
-        write_atomically(csv, summary.table.drop(columns="size_per").to_csv(index=False, float_format="%.6g"))
+        write_atomically(csv, summary.table.to_csv(index=False, float_format="%.6g"))
         write_atomically(page, _page(summary, drawn))
     except OSError as error:
         raise ResultError(f"can't write into {output}: {error.strerror}") from error
@@ -80,8 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.output is None and len(options.folders) > 1:
         parser.error("several folders: say with --output where the common report goes")
-    from dpexp import terminal
-
     try:
         written = write_report(options.folders, options.output or options.folders[0])
     except DpexpError as error:

@@ -100,18 +100,23 @@ def read(path: Path) -> RunResult:
     """Read one result. Raises ResultError for what is damaged or of another version."""
     try:
         content = path.read_bytes()
-        values = json.loads(content)
     except OSError as error:
         raise ResultError(f"{path}: can't be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ResultError(f"{path}: damaged ({error})") from error
-    if not isinstance(values, dict) or values.get("format") != "dpexp-result":
-        raise ResultError(f"{path}: not a result of dpexp")
-    if values.get("version") != VERSION:
-        raise ResultError(f"{path}: version {values.get('version')}, but this dpexp reads version {VERSION}")
     try:
         return _ADAPTER.validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ResultError(f"{path}: damaged ({where}: {first['msg']})") from error
+        raise ResultError(f"{path}: {_why(content, error)}") from error
+
+
+def _why(content: bytes, error: ValidationError) -> str:
+    """What is wrong with a file that is no result of this version."""
+    try:
+        values = json.loads(content)
+    except ValueError as damage:
+        return f"damaged ({damage})"
+    if not isinstance(values, dict) or values.get("format") != "dpexp-result":
+        return "not a result of dpexp"
+    if values.get("version") != VERSION:
+        return f"version {values.get('version')}, but this dpexp reads version {VERSION}"
+    first = error.errors()[0]
+    return f"damaged ({'.'.join(str(part) for part in first['loc'])}: {first['msg']})"

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from dpexp.aggregate import Summary
+from dpexp.aggregate import FEWER_UPDATES, OVERSUBSCRIBED, Summary
 
 HEADS = (
     "configuration",
@@ -45,11 +45,11 @@ def _cells(row: pd.Series) -> list[str]:
         f"{row.updates:,} [{row.baseline_updates:,}]",
         f"{row.seconds:.3f}",
         f"{row.samples_per_second:,.0f}",
-        _with_interval(row.speedup, row.speedup_low, row.speedup_high, "{:.2f}"),
-        _with_interval(100 * row.efficiency, math.nan, math.nan, "{:.0f} %"),
+        _with_interval(row.speedup, row.speedup_low, row.speedup_high),
+        "-" if math.isnan(row.efficiency) else f"{100 * row.efficiency:.0f} %",
         _accuracy(row.test_accuracy, row.baseline_test_accuracy),
         # The brackets and the star say the rest.
-        "; ".join(part for part in row.warnings.split("; ") if not part.startswith(("fewer updates", "oversub"))),
+        "; ".join(part for part in row.warnings.split("; ") if not part.startswith((FEWER_UPDATES, OVERSUBSCRIBED))),
     ]
 
 
@@ -59,11 +59,11 @@ def answers(summary: Summary) -> list[str]:
     good = table[(table.status == "ok") & (table.workers > 1) & table.speedup.notna()]
     lines = []
     for label, rows in good.groupby("series", sort=False):
-        rows = rows[rows.size_per == rows.size_per.max()]
+        rows = rows[rows.configured_size == rows.configured_size.max()]
         best = rows.loc[rows.speedup.idxmax()]
         interval = "" if math.isnan(best.speedup_low) else f" ({best.speedup_low:.2f} to {best.speedup_high:.2f})"
         if best.data_scope == "per_worker":
-            what = f"{best.workers} workers with {best.size_per:,} samples each have "
+            what = f"{best.workers} workers with {best.configured_size:,} samples each have "
             what += f"{best.speedup:.2f}{interval} times the throughput of one sequential process with its share"
         else:
             what = f"{best.workers} workers on {best.data_size:,} samples train "
@@ -86,11 +86,10 @@ def failures(summary: Summary) -> list[str]:
     return lines
 
 
-def _with_interval(value: float, low: float, high: float, pattern: str) -> str:
+def _with_interval(value: float, low: float, high: float) -> str:
     if math.isnan(value):
         return "-"
-    text = pattern.format(value)
-    return text if math.isnan(low) else f"{text} ({pattern.format(low)}–{pattern.format(high)})"
+    return f"{value:.2f}" if math.isnan(low) else f"{value:.2f} ({low:.2f}–{high:.2f})"
 
 
 def _accuracy(own: float, baseline: float) -> str:

@@ -45,15 +45,15 @@ def test_every_job_of_every_experiment_composes(path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "size", "local", "total", "updates"),
+    ("overrides", "local", "total", "updates"),
     [
-        (["workers=4"], 64, 64, 256, 2 * 40),
-        (["workers=4", "batch.scope=global"], 64, 16, 64, 2 * 157),
-        (["workers=4", "data.scope=per_worker"], 64, 64, 256, 2 * 157),
+        (["workers=4"], 64, 256, 2 * 40),
+        (["workers=4", "batch.scope=global"], 16, 64, 2 * 157),
+        (["workers=4", "data.scope=per_worker"], 64, 256, 2 * 157),
     ],
 )
-def test_scopes_give_batch_sizes_and_updates(overrides, size, local, total, updates):
-    config = composed("data.size=10000", f"batch.size={size}", *overrides)
+def test_scopes_give_batch_sizes_and_updates(overrides, local, total, updates):
+    config = composed("data.size=10000", *overrides)
     assert (config.local_batch_size, config.global_batch_size, config.updates) == (local, total, updates)
 
 

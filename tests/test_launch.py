@@ -17,6 +17,10 @@ def report_rank(rank, word, notify):
     return rank, word
 
 
+def forked_from_the_importer(rank, notify):
+    return os.getppid() == launch.IMPORTED_BY
+
+
 def fail_on_rank_1(rank, notify):
     if rank == 1:
         raise ValueError("the cause\nin two lines")
@@ -52,6 +56,10 @@ def test_reports_come_by_rank_and_notices_from_rank_0():
     notices = []
     assert launch.launch(report_rank, [("a",), ("b",)], notices.append) == [(0, "a"), (1, "b")]
     assert notices == [(0, "a")]
+
+
+def test_workers_are_forked_with_everything_imported():
+    assert launch.launch(forked_from_the_importer, [()], nothing) == [True]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from dpexp.strategies.sync_dp import SyncDataParallel
 __all__ = ["Emulated", "Replica", "Sequential", "Strategy", "SyncDataParallel", "strategy_class"]
 
 
-def strategy_class(config: ExperimentConfig) -> type[Sequential | SyncDataParallel | Emulated]:
+def strategy_class(config: ExperimentConfig) -> type[Strategy]:
     """The class that plays the configured strategy. One worker of any kind has nothing to combine."""
     if config.workers == 1:
         return Sequential
-    classes = {kind.name: kind for kind in (Emulated, SyncDataParallel)}
+    classes: dict[str, type[Strategy]] = {kind.name: kind for kind in (Emulated, SyncDataParallel)}
     return classes[config.strategy.name]

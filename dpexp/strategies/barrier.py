@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import time
@@ -41,11 +40,13 @@ class Counter:
         """Take one; when there is none, look again for `spin_seconds`, then sleep until there is."""
         deadline = time.perf_counter() + spin_seconds
         while True:
-            with contextlib.suppress(BlockingIOError):
+            try:
                 os.read(self._reader, 8)
+            except BlockingIOError:
+                if time.perf_counter() >= deadline:
+                    self._poll.poll()
+            else:
                 return
-            if time.perf_counter() >= deadline:
-                self._poll.poll()
 
     def close(self) -> None:
         """Close this process's descriptors."""

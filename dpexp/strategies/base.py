@@ -31,10 +31,18 @@ class Strategy(ABC):
     name: ClassVar[str]
     replicas: tuple[Replica, ...]  # those that this process plays: its own, or all of them
 
+    def __init__(
+        self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any
+    ) -> None:
+        """In the process of rank `rank`; `shared` is its part of what `share` returned."""
+        self.replicas = (Replica(rank, model),)
+        self._config = config
+        self._initial = initial
+
     @classmethod
-    @abstractmethod
     def processes(cls, workers: int) -> int:
-        """How many processes play `workers` workers."""
+        """How many processes play `workers` workers: one, unless a strategy says otherwise."""
+        return 1
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:

@@ -24,15 +24,9 @@ class Emulated(Strategy):
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any
     ) -> None:
+        super().__init__(config, rank, model, initial, shared)
         copies = [copy.deepcopy(model) for _ in range(config.workers - 1)]
         self.replicas = tuple(Replica(rank, model) for rank, model in enumerate([model, *copies]))
-        self._config = config
-        self._initial = initial
-
-    @classmethod
-    def processes(cls, workers: int) -> int:
-        """One, whatever the number of workers."""
-        return 1
 
     def start(self) -> None:
         """Load the initial state into every replica; see Strategy."""

@@ -17,7 +17,7 @@ from dpexp.config import ExperimentConfig
 from dpexp.environment import usable_cores
 from dpexp.shared_memory import ALIGNMENT_BYTES, SharedTensors
 from dpexp.strategies.barrier import BarrierSeat
-from dpexp.strategies.base import Replica, Strategy
+from dpexp.strategies.base import Strategy
 
 SPIN_SECONDS = 50e-6  # about what it costs to wake a sleeping process
 
@@ -46,9 +46,7 @@ class SyncDataParallel(Strategy):
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Shared
     ) -> None:
-        self.replicas = (Replica(rank, model),)
-        self._config = config
-        self._initial = initial
+        super().__init__(config, rank, model, initial, shared)
         self._seat = shared.seat
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
@@ -56,9 +54,9 @@ class SyncDataParallel(Strategy):
         self._chunk_total = torch.zeros_like(self._chunk)
         first = rank * len(self._chunk)
         end = first + len(self._chunk)
-        self._published = _pieces(self._parameters, 0, first) + _pieces(self._parameters, end, len(flat))
+        others = _pieces(self._parameters, 0, first) + _pieces(self._parameters, end, len(flat))
+        self._published = [(piece, buffers[rank, piece.first : piece.end]) for piece in others]
         self._kept = _pieces(self._parameters, first, end)
-        self._own_buffer = buffers[rank]
         # What rank by rank adds up to each kept piece; None stands for this rank's own gradient.
         self._terms = [
             [None if r == rank else buffers[r, piece.first : piece.end] for r in range(config.workers)]
@@ -79,6 +77,7 @@ class SyncDataParallel(Strategy):
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
         """The arena and the barrier; see Strategy."""
         dtype = getattr(torch, config.dtype)
+        # All of the state: a bound on the trainable parameters that needs no model here.
         padded = _padded_size(sum(t.numel() for t in initial.values()), config.workers, dtype)
         arena = SharedTensors.allocate(
             {"parameters": ((padded,), dtype), "gradients": ((config.workers, padded), dtype)}
@@ -96,8 +95,8 @@ class SyncDataParallel(Strategy):
 
     def update(self) -> None:
         """Publish the gradient, but for this rank's part; sum and update that part; see Strategy."""
-        for piece in self._published:
-            self._own_buffer[piece.first : piece.end] = piece.gradient()
+        for piece, view in self._published:
+            view.copy_(piece.gradient())
         self.barrier()  # all gradients are published
         for piece, terms, total in zip(self._kept, self._terms, self._totals, strict=True):
             first, second, *others = [piece.gradient() if term is None else term for term in terms]
