@@ -16,24 +16,28 @@ from rich.table import Table
 from benchmarks import peers
 from dpexp import environment, launch, models, worker
 from dpexp.compose import config_folder, to_experiment
+from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
 from dpexp.measurement import train_group
 from dpexp.shared_memory import SharedTensors
 from dpexp.stats import geometric_mean, paired_ratio
 
 SAMPLES, EPOCHS, BATCH = 40_000, 2, 64
-REFERENCE = "hand-written loop"
+REFERENCE, LIMIT = "hand-written loop", "matrix products alone, 1 worker"
 Contestant = Callable[[], float]
 
 
-def of_dpexp(strategy: str, workers: int) -> Contestant:
-    """One training by a strategy of dpexp."""
-    overrides = [f"strategy={strategy}", f"workers={workers}", f"data.size={SAMPLES}", f"epochs={EPOCHS}"]
+def configured(*overrides: str) -> ExperimentConfig:
+    """A composed job of the benchmark's size."""
+    own = [f"data.size={SAMPLES}", f"epochs={EPOCHS}", f"batch.size={BATCH}", *overrides]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = to_experiment(compose("config", overrides=overrides))
-    dataset = load(config)
-    initial = models.initial_state(config, dataset)
-    work = worker.Work(config, dataset, initial, evaluate=False, checkpoint=None)
+        return to_experiment(compose("config", overrides=own))
+
+
+def of_dpexp(strategy: str, workers: int, dataset: Dataset) -> Contestant:
+    """One training by a strategy of dpexp."""
+    config = configured(f"strategy={strategy}", f"workers={workers}")
+    work = worker.Work(config, dataset, models.initial_state(config, dataset), evaluate=False, checkpoint=None)
     return lambda: train_group(work, lambda epoch: None).seconds
 
 
@@ -52,18 +56,17 @@ def of_peer(peer: Callable[..., float], images: SharedTensors, workers: int, pro
 
 def contestants() -> dict[str, Contestant]:
     """All ways, by name."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = to_experiment(compose("config", overrides=[f"data.size={SAMPLES}"]))
-    dataset: Dataset = load(config)
+    dataset = load(configured())
     inputs = dataset.tensors["train_inputs"].mul(255).round().to(torch.uint8).squeeze(1)
     images = SharedTensors.copy_of({"images": inputs, "labels": dataset.tensors["train_labels"]})
     return {
+        LIMIT: of_peer(peers.matrix_products, images, 1, 1),
         REFERENCE: of_peer(peers.hand_written, images, 1, 1),
-        "dpexp sequential": of_dpexp("sequential", 1),
-        "dpexp sync_dp, 2 workers": of_dpexp("sync_dp", 2),
-        "dpexp sync_dp, 4 workers": of_dpexp("sync_dp", 4),
-        "dpexp emulated, 2 workers": of_dpexp("emulated", 2),
-        "dpexp emulated, 4 workers": of_dpexp("emulated", 4),
+        "dpexp sequential": of_dpexp("sequential", 1, dataset),
+        "dpexp sync_dp, 2 workers": of_dpexp("sync_dp", 2, dataset),
+        "dpexp sync_dp, 4 workers": of_dpexp("sync_dp", 4, dataset),
+        "dpexp emulated, 2 workers": of_dpexp("emulated", 2, dataset),
+        "dpexp emulated, 4 workers": of_dpexp("emulated", 4, dataset),
         "torch DDP over gloo, 2 workers": of_peer(peers.ddp, images, 2, 2),
         "torch DDP over gloo, 4 workers": of_peer(peers.ddp, images, 4, 4),
         "notebook loop, 1 worker": of_peer(peers.notebook, images, 1, 1),
@@ -121,6 +124,10 @@ def show(seconds: dict[str, list[float]]) -> None:
     ):
         ratio = paired_ratio(seconds[slow], seconds[fast])
         console.print(f"{what}: {ratio.value:.2f} times as fast ({ratio.low:.2f} to {ratio.high:.2f})")
+    # A multiply and an add a weight and product; the first layer has no third product, its inputs need no gradient.
+    products = 2 * (2 * 784 * 256 + 3 * 256 * 10) * SAMPLES * EPOCHS
+    rate = geometric_mean([products / own for own in seconds[LIMIT]])
+    console.print(f"matrix products: {rate.value / 1e9:.0f} GFLOP/s ({rate.low / 1e9:.0f} to {rate.high / 1e9:.0f})")
     cores = environment.usable_cores()
     for workers in (2, 4):
         parts = min(workers, cores)
@@ -132,7 +139,7 @@ def show(seconds: dict[str, list[float]]) -> None:
             )
         }
         text = "; ".join(f"{name.split(',')[0]} {statistics.median(values):.2f} s" for name, values in lost.items())
-        console.print(f"lost against the same loop split in {parts}, {workers} workers (median of rounds): {text}")
+        console.print(f"lost against the same loop split in {parts}, {workers} workers, median: {text}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,27 @@ def hand_written(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]
     return time.perf_counter() - started
 
 
+def matrix_products(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]) -> float:
+    """The limit: no training, just the five matrix products of each of one worker's steps, by torch.mm."""
+    torch.set_num_threads(1)
+    inputs, hidden, logits = torch.rand(job.batch, 784), torch.rand(job.batch, 256), torch.rand(job.batch, 10)
+    first, second = torch.rand(256, 784), torch.rand(10, 256)
+
+    def products() -> None:
+        torch.mm(inputs, first.t())
+        torch.mm(hidden, second.t())
+        torch.mm(logits.t(), hidden)
+        torch.mm(logits, second)
+        torch.mm(hidden.t(), inputs)
+
+    for _ in range(10):
+        products()
+    started = time.perf_counter()
+    for _ in range(job.epochs * -(-len(job.images["labels"]) // job.batch)):
+        products()
+    return time.perf_counter() - started
+
+
 def ddp(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]) -> float:
     """torch's DistributedDataParallel over gloo on this machine, data in memory, one thread a worker."""
     import torch.distributed as dist
