@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import peers
-from dpexp import environment, launch, models, worker
+from dpexp import environment, kernels, launch, models, worker
 from dpexp.compose import config_folder, to_experiment
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
@@ -37,7 +37,8 @@ def configured(*overrides: str) -> ExperimentConfig:
 def of_dpexp(strategy: str, workers: int, dataset: Dataset) -> Contestant:
     """One training by a strategy of dpexp."""
     config = configured(f"strategy={strategy}", f"workers={workers}")
-    work = worker.Work(config, dataset, models.initial_state(config, dataset), evaluate=False, checkpoint=None)
+    kernel = kernels.choose(config, models.build(config.model, dataset.input_shape, dataset.classes))
+    work = worker.Work(config, dataset, models.initial_state(config, dataset), kernel, evaluate=False, checkpoint=None)
     return lambda: train_group(work, lambda epoch: None).seconds
 
 

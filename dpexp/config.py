@@ -161,6 +161,8 @@ class ExperimentConfig:
     epochs: PositiveInt
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     dtype: Literal["float32", "float64"]
+    device: Literal["cpu", "cuda"]
+    linear_kernel: Literal["auto", "torch", "onednn"]
     checkpoint: bool
     model: ModelConfig
     data: DataConfig

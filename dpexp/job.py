@@ -35,7 +35,7 @@ def run(
     def record(status: Literal["ok", "failed", "diverged"], error: DpexpError | None = None) -> None:
         result = RunResult(
             format="dpexp-result",
-            version=1,
+            version=2,
             status=status,
             error=None if error is None else str(error),
             details=error.details if isinstance(error, WorkerError) else None,

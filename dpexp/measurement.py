@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dpexp import launch, worker
+from dpexp import kernels, launch, models, worker
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
@@ -31,6 +31,8 @@ def measure(
     The order within a block alternates, so that a drift of the machine's speed favours neither.
     """
     measurement, variants = config.measurement, config.variants
+    model = models.build(config.model, dataset.input_shape, dataset.classes)
+    linear_kernels = {name: kernels.choose(variant, model) for name, variant in variants.items()}
     count = measurement.warmup + measurement.repeats
     total_samples, done_samples = config.visited_samples, 0
     for number in range(count):
@@ -49,6 +51,7 @@ def measure(
                 config=variant,
                 dataset=dataset,
                 initial=initial,
+                linear_kernel=linear_kernels[name],
                 evaluate=number == measurement.warmup,
                 checkpoint=checkpoint if last else None,
             )
@@ -80,6 +83,7 @@ def train_group(work: worker.Work, on_epoch: Callable[[int], None]) -> Training:
         test_loss=None if (loss := reports[0].test_loss) is None else finite(loss),
         test_accuracy=reports[0].test_accuracy,
         parameters_sha256=_agreed(reports),
+        linear_kernel=work.linear_kernel,
         launch_seconds=time.perf_counter() - started,
         workers=[_kept(report) for report in reports],
     )

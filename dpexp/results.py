@@ -17,7 +17,7 @@ from dpexp.errors import ResultError
 from dpexp.files import write_atomically
 
 FILE_NAME = "result.json"
-VERSION = 1
+VERSION = 2
 
 _CONFIG = ConfigDict(extra="forbid")
 
@@ -31,6 +31,7 @@ class Training:
     test_loss: float | None  # evaluated in the first kept block only: the others repeat it
     test_accuracy: float | None
     parameters_sha256: str
+    linear_kernel: str
     launch_seconds: float  # wall time of all: processes, warm-up, training, evaluation
     workers: list[dict[str, Any]]  # a rank's threads, and its seconds in and outside the timed region
 
@@ -50,7 +51,7 @@ class RunResult:
     """Everything that one job measured, and on what. `error` is None when the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[1]  # VERSION
+    version: Literal[2]  # VERSION
     status: Literal["ok", "failed", "diverged"]
     error: str | None
     details: str | None

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dpexp import models
+from dpexp import kernels, models
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
@@ -28,6 +28,7 @@ class Work:
     config: ExperimentConfig
     dataset: Dataset
     initial: SharedTensors
+    linear_kernel: str
     evaluate: bool
     checkpoint: Path | None
 
@@ -56,6 +57,7 @@ def run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: C
     torch.manual_seed(config.seed)
     model = models.build(config.model, work.dataset.input_shape, work.dataset.classes)
     model.to(getattr(torch, config.dtype))
+    kernels.use(model, work.linear_kernel)
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()
     startup_seconds = time.monotonic() - launched_seconds

@@ -16,7 +16,7 @@ MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, 
 
 
 def training(seconds: float, accuracy: float | None = None, loss: float | None = 0.5) -> Training:
-    return Training(seconds, [loss], None, accuracy, "00", seconds + 0.1, [{"rank": 0, "threads": 1}])
+    return Training(seconds, [loss], None, accuracy, "00", "torch", seconds + 0.1, [{"rank": 0, "threads": 1}])
 
 
 def result(
@@ -38,7 +38,7 @@ def result(
     ]
     fields: dict[str, Any] = {
         "format": "dpexp-result",
-        "version": 1,
+        "version": 2,
         "status": "ok",
         "error": None,
         "details": None,

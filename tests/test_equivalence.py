@@ -151,7 +151,7 @@ class TestSeededBugs:
 
         self.unequal_start(monkeypatch)
         dataset = load(self.config)
-        work = worker.Work(self.config, dataset, models.initial_state(self.config, dataset), False, None)
+        work = worker.Work(self.config, dataset, models.initial_state(self.config, dataset), "torch", False, None)
         report = worker.run(0, work, None, 0.0, lambda epoch: None)
         with pytest.raises(WorkerError, match=r"replicas differ at the start: ranks \[1\]"):
             _agreed([report])

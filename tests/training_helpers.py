@@ -16,7 +16,8 @@ def trained_state(config: ExperimentConfig, folder: Path) -> dict[str, torch.Ten
     """The state_dict that a training in fresh processes ends with."""
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
-    work = worker.Work(config, dataset, models.initial_state(config, dataset), evaluate=False, checkpoint=checkpoint)
+    initial = models.initial_state(config, dataset)
+    work = worker.Work(config, dataset, initial, "torch", evaluate=False, checkpoint=checkpoint)
     train_group(work, lambda epoch: None)
     return torch.load(checkpoint, weights_only=True)
 
@@ -25,7 +26,8 @@ def trained_here(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tens
     """The same in this process, for strategies of one process: a test's patches apply."""
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
-    work = worker.Work(config, dataset, models.initial_state(config, dataset), evaluate=False, checkpoint=checkpoint)
+    initial = models.initial_state(config, dataset)
+    work = worker.Work(config, dataset, initial, "torch", evaluate=False, checkpoint=checkpoint)
     worker.run(0, work, None, 0.0, lambda epoch: None)
     return torch.load(checkpoint, weights_only=True)
 

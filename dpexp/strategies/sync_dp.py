@@ -1,8 +1,8 @@
 """Synchronous data parallelism between processes of one machine, through shared memory.
 
-All ranks share one copy of the parameters. Each shows the others the parts of its gradient that they need. Then each
-adds up its own w-th of all gradients and updates that part of the parameters, with that part of the optimizer's
-state: reduce-scatter and update in one, as in ZeRO stage 1 (Rajbhandari et al. 2020), without a copy back.
+All ranks share one copy of the parameters. Each shows the others its gradient. Then each adds up its own w-th of all
+gradients and updates that part of the parameters, with that part of the optimizer's state: reduce-scatter and update
+in one, as in ZeRO stage 1 (Rajbhandari et al. 2020), without a copy back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dpexp import optimizers
+from dpexp import kernels, optimizers
 from dpexp.config import ExperimentConfig
 from dpexp.environment import usable_cores
 from dpexp.shared_memory import ALIGNMENT_BYTES, SharedTensors
@@ -35,6 +35,24 @@ class Shared:
         self.arena.close()
 
 
+class ChunkSum:
+    """Rank r's part in a reduce-scatter: the sum of all ranks' r-th chunk, in rank order."""
+
+    def __init__(self, buffers: torch.Tensor, rank: int) -> None:
+        """`buffers` (w, n), n divisible by w, are all ranks' gradients."""
+        self._terms = [buffer.chunk(len(buffers))[rank] for buffer in buffers]
+        # Ranks 0 and 1 may overwrite their own: it is read no later than the first sum is written.
+        self.total = self._terms[rank] if rank < 2 else torch.empty_like(self._terms[rank])
+
+    def compute(self) -> torch.Tensor:
+        """The sum (n / w,), in memory that is used again. All gradients must have been written."""
+        first, second, *others = self._terms
+        torch.add(first, second, out=self.total)
+        for term in others:
+            self.total += term
+        return self.total
+
+
 class SyncDataParallel(Strategy):
     """One process a worker; sums in rank order, so that a run can be repeated to the bit.
 
@@ -48,25 +66,17 @@ class SyncDataParallel(Strategy):
     ) -> None:
         super().__init__(config, rank, model, initial, shared)
         self._seat = shared.seat
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
         self._chunk = flat.chunk(config.workers)[rank]
-        self._chunk_total = torch.zeros_like(self._chunk)
-        first = rank * len(self._chunk)
-        end = first + len(self._chunk)
-        others = _pieces(self._parameters, 0, first) + _pieces(self._parameters, end, len(flat))
-        self._published = [(piece, buffers[rank, piece.first : piece.end]) for piece in others]
-        self._kept = _pieces(self._parameters, first, end)
-        # What rank by rank adds up to each kept piece; None stands for this rank's own gradient.
-        self._terms = [
-            [None if r == rank else buffers[r, piece.first : piece.end] for r in range(config.workers)]
-            for piece in self._kept
-        ]
-        self._totals = [self._chunk_total[piece.first - first : piece.end - first] for piece in self._kept]
+        self._sum = ChunkSum(buffers, rank)
+        self._slots: dict[torch.Tensor, kernels.GradientSlot] = {}
         position = 0
-        for parameter in self._parameters:
-            parameter.data = flat[position : position + parameter.numel()].view_as(parameter)
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            place = slice(position, position + parameter.numel())
+            parameter.data = flat[place].view_as(parameter)
+            self._slots[parameter] = kernels.GradientSlot(buffers[rank, place].view_as(parameter))
             position += parameter.numel()
+        kernels.place_gradients(model, self._slots)
 
     @classmethod
     def processes(cls, workers: int) -> int:
@@ -78,13 +88,11 @@ class SyncDataParallel(Strategy):
         """The arena and the barrier; see Strategy."""
         dtype = getattr(torch, config.dtype)
         # All of the state: a bound on the trainable parameters that needs no model here.
-        padded = _padded_size(sum(t.numel() for t in initial.values()), config.workers, dtype)
+        padded = padded_size(sum(t.numel() for t in initial.values()), config.workers, dtype)
         arena = SharedTensors.allocate(
             {"parameters": ((padded,), dtype), "gradients": ((config.workers, padded), dtype)}
         )
-        busy = config.workers * config.threads_per_worker > usable_cores()
-        seats = BarrierSeat.create(config.workers, 0.0 if busy else SPIN_SECONDS)
-        return [Shared(seat, arena) for seat in seats]
+        return [Shared(seat, arena) for seat in BarrierSeat.create(config.workers, spin_seconds(config))]
 
     def start(self) -> None:
         """Load the initial state, each rank all of it (the same values); see Strategy."""
@@ -94,54 +102,36 @@ class SyncDataParallel(Strategy):
         self.barrier()
 
     def update(self) -> None:
-        """Publish the gradient, but for this rank's part; sum and update that part; see Strategy."""
-        for piece, view in self._published:
-            view.copy_(piece.gradient())
+        """Publish the gradient; sum this rank's chunk of all and update that chunk; see Strategy."""
+        self._publish()
         self.barrier()  # all gradients are published
-        for piece, terms, total in zip(self._kept, self._terms, self._totals, strict=True):
-            first, second, *others = [piece.gradient() if term is None else term for term in terms]
-            torch.add(first, second, out=total)
-            for term in others:
-                total += term
-        self._optimizer.step([self._chunk_total])
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._optimizer.step([self._sum.compute()])
         self.barrier()  # all parameters are updated, all gradients read
 
     def barrier(self) -> None:
-        """Return when every rank has called it."""
+        """See Strategy."""
         self._seat.wait()
 
-
-@dataclass(frozen=True)
-class _Piece:
-    """A run of one parameter's elements, and where it lies in the flat layout of all parameters."""
-
-    parameter: nn.Parameter
-    start: int  # in the parameter
-    first: int  # in the layout
-    end: int
-
-    def gradient(self) -> torch.Tensor:
-        """The piece of the gradient (end - first,); zeros where no sample of this rank used the parameter."""
-        if self.parameter.grad is None:
-            return torch.zeros(self.end - self.first, dtype=self.parameter.dtype)
-        return self.parameter.grad.reshape(-1)[self.start : self.start + self.end - self.first]
+    def _publish(self) -> None:
+        """Copy those gradients into the arena that backward didn't write there."""
+        slots, gradients = [], []
+        for parameter, slot in self._slots.items():
+            gradient, parameter.grad, slot.free = parameter.grad, None, True
+            if gradient is None:  # no sample of this rank used the parameter
+                slot.view.zero_()
+            elif gradient.data_ptr() != slot.view.data_ptr():
+                slots.append(slot.view)
+                gradients.append(gradient)
+        if slots:
+            torch._foreach_copy_(slots, gradients)
 
 
-def _pieces(parameters: list[nn.Parameter], first: int, end: int) -> list[_Piece]:
-    """The pieces that make up elements `first` to `end` of the parameters laid out one after the other."""
-    pieces = []
-    position = 0
-    for parameter in parameters:
-        begin, stop = max(first, position), min(end, position + parameter.numel())
-        if begin < stop:
-            pieces.append(_Piece(parameter, begin - position, begin, stop))
-        position += parameter.numel()
-    return pieces
+def spin_seconds(config: ExperimentConfig) -> float:
+    """How long to look before sleeping: not at all where somebody else needs the core."""
+    return 0.0 if config.workers * config.threads_per_worker > usable_cores() else SPIN_SECONDS
 
 
-def _padded_size(elements: int, world_size: int, dtype: torch.dtype) -> int:
+def padded_size(elements: int, world_size: int, dtype: torch.dtype) -> int:
     """The next size that splits into `world_size` equal chunks of whole cache lines."""
     line = world_size * ALIGNMENT_BYTES // dtype.itemsize
     return -(-elements // line) * line

@@ -1,0 +1,176 @@
+"""Matrix products of large linear layers: by the faster library, and straight into shared memory.
+
+On some CPUs oneDNN multiplies about twice as fast as the BLAS behind torch.nn.Linear, on others it doesn't; a short
+timing tells (as torch.backends.cudnn.benchmark does for convolutions). All strategies use the same kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dpexp.config import ExperimentConfig
+
+MIN_WEIGHTS = 2**15  # below, the detour through Python costs more than it gains
+CLEARLY_FASTER = 1.15  # so that noise doesn't choose: results of the two differ in their last bits
+ROUNDS, ROUND_SECONDS = 5, 2e-3
+
+
+class GradientSlot:
+    """The place where one parameter's gradient shall lie. A backward pass may write it there once a step."""
+
+    def __init__(self, view: torch.Tensor) -> None:
+        self.view = view
+        self.free = True
+
+    def take(self) -> torch.Tensor | None:
+        """A fresh view, or None when this step's gradient has been written already (a weight used twice)."""
+        if not self.free:
+            return None
+        self.free = False
+        return self.view.detach()
+
+
+class Linear(nn.Linear):
+    """nn.Linear with a chosen kernel; with a slot, its weight's gradient is computed in place."""
+
+    kernel: str = "torch"
+    slot: GradientSlot | None = None
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """See nn.Linear."""
+        if input.dim() != 2 or not torch.is_grad_enabled():
+            return F.linear(input, self.weight, self.bias)
+        output: torch.Tensor = _Product.apply(input, self.weight, self.bias, self.kernel, self.slot)
+        return output
+
+
+def use(model: nn.Module, kernel: str) -> None:
+    """Let the large linear layers of `model` multiply by `kernel`: "torch" or "onednn"."""
+    if kernel != "torch":  # which is what they do already
+        for layer in _large_layers(model):
+            _adopt(layer).kernel = kernel
+
+
+def place_gradients(model: nn.Module, slots: Mapping[torch.Tensor, GradientSlot]) -> None:
+    """Let the large linear layers of `model` write their weights' gradients into `slots`, where they can."""
+    for layer in _large_layers(model):
+        _adopt(layer).slot = slots.get(layer.weight)
+
+
+def choose(config: ExperimentConfig, model: nn.Module) -> str:
+    """The kernel for training `model` as `config` asks: as configured, or the one that a timing finds faster."""
+    if config.linear_kernel != "auto":
+        return config.linear_kernel
+    if config.dtype != "float32" or config.device != "cpu" or not onednn_available():
+        return "torch"
+    shapes = {(layer.out_features, layer.in_features) for layer in _large_layers(model)}
+    return _fastest(tuple(sorted(shapes)), config.local_batch_size, config.threads_per_worker) if shapes else "torch"
+
+
+def onednn_available() -> bool:
+    """Whether this build of torch has oneDNN's linear layer for plain tensors."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@functools.cache  # one choice for all jobs of a sweep
+def _fastest(shapes: tuple[tuple[int, int], ...], batch: int, threads: int) -> str:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        seconds = {kernel: sum(_step_seconds(kernel, *shape, batch) for shape in shapes) for kernel in _PRODUCTS}
+    finally:
+        torch.set_num_threads(before)
+    return "onednn" if seconds["onednn"] * CLEARLY_FASTER < seconds["torch"] else "torch"
+
+
+def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
+    """The least time, over some rounds, of one layer's three products in a step."""
+    multiply = _PRODUCTS[kernel]
+    x, weight, gradient = torch.rand(batch, inputs), torch.rand(outputs, inputs), torch.rand(batch, outputs)
+    best, repeats = float("inf"), 1
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for _ in range(repeats):
+            multiply(x, weight, None)
+            multiply(gradient.t(), x.t(), None)
+            multiply(gradient, weight.t(), None)
+        elapsed = (time.perf_counter() - started) / repeats
+        best, repeats = min(best, elapsed), max(1, int(ROUND_SECONDS / elapsed))
+    return best
+
+
+def _large_layers(model: nn.Module) -> Iterator[nn.Linear]:
+    for module in model.modules():
+        if (
+            isinstance(module, nn.Linear)
+            and type(module) in (nn.Linear, Linear)
+            and module.weight.numel() >= MIN_WEIGHTS
+        ):
+            yield module
+
+
+def _adopt(layer: nn.Module) -> Linear:
+    layer.__class__ = Linear
+    assert isinstance(layer, Linear)
+    return layer
+
+
+def _by_torch(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return left.mm(right.t()) if bias is None else torch.addmm(bias, left, right.t())
+
+
+def _by_onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    return product
+
+
+_PRODUCTS = {
+    "torch": _by_torch,
+    "onednn": _by_onednn,
+}  # left (n, k) times the transpose of right (m, k), plus bias (m,)
+
+
+class _Product(torch.autograd.Function):
+    """inputs (n, in) times weight (out, in) transposed, plus bias (out,)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        kernel: str,
+        slot: GradientSlot | None,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.kernel, ctx.slot = kernel, slot
+        return _PRODUCTS[kernel](inputs, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        multiply = _PRODUCTS[ctx.kernel]
+        needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        of_weight = None
+        if needs_weight:
+            # torch alone can write where it is told; autograd then takes a fresh view as .grad without a copy.
+            out = ctx.slot.take() if ctx.slot is not None and ctx.kernel == "torch" else None
+            if out is None:
+                of_weight = multiply(gradient.t(), inputs.t(), None)
+            else:
+                of_weight = torch.mm(gradient.t(), inputs, out=out)
+        return (
+            multiply(gradient, weight.t(), None) if needs_inputs else None,
+            of_weight,
+            gradient.sum(0) if needs_bias else None,
+            None,
+            None,
+        )

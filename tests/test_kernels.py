@@ -1,0 +1,87 @@
+"""Linear layers by another kernel, or with gradients written in place, compute what torch.nn.Linear computes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import tiny
+from torch import nn
+
+from dpexp import kernels
+
+WIDTH = 200  # squared: a layer large enough to be adopted
+
+needs_onednn = pytest.mark.skipif(not kernels.onednn_available(), reason="this torch has no oneDNN")
+KERNELS = ["torch", pytest.param("onednn", marks=needs_onednn)]
+
+
+class Twice(nn.Module):
+    """One weight, used two times in a forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, inputs):
+        return self.linear(self.linear(inputs).relu())
+
+
+MODELS = {
+    "two layers": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH, bias=False)),
+    "one weight used twice": Twice,
+}
+
+
+def slots_of(model):
+    return {parameter: kernels.GradientSlot(torch.zeros_like(parameter)) for parameter in model.parameters()}
+
+
+def gradients(model, inputs):
+    model(inputs).square().mean().backward()
+    return [parameter.grad for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("placed", [False, True], ids=["", "placed"])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
+def test_outputs_and_gradients_are_those_of_torch(build, kernel, placed):
+    torch.manual_seed(0)
+    plain = build()
+    model = copy.deepcopy(plain)
+    kernels.use(model, kernel)
+    if placed:
+        kernels.place_gradients(model, slots_of(model))
+    inputs = torch.rand(5, WIDTH)
+    torch.testing.assert_close(model(inputs), plain(inputs))
+    torch.testing.assert_close(gradients(model, inputs), gradients(plain, inputs))
+
+
+def test_a_placed_gradient_is_written_where_it_is_wanted_without_a_copy():
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH))
+    slots = slots_of(model)
+    kernels.place_gradients(model, slots)
+    gradients(model, torch.rand(5, WIDTH))
+    weight = model[0].weight
+    assert weight.grad.data_ptr() == slots[weight].view.data_ptr()
+
+
+def test_small_layers_are_left_alone():
+    model = nn.Sequential(nn.Linear(3, 3))
+    kernels.use(model, "onednn")
+    assert type(model[0]) is nn.Linear
+
+
+def test_the_configured_kernel_is_taken_without_a_timing():
+    assert kernels.choose(tiny("dtype=float32", "linear_kernel=onednn"), MODELS["two layers"]()) == "onednn"
+
+
+def test_double_precision_is_left_to_torch():
+    assert kernels.choose(tiny("dtype=float64"), MODELS["two layers"]()) == "torch"
+
+
+def test_a_timing_chooses_one_of_the_kernels_and_keeps_to_it():
+    config, model = tiny("dtype=float32"), MODELS["two layers"]()
+    assert kernels.choose(config, model) in ("torch", "onednn")
+    assert kernels.choose(config, model) == kernels.choose(config, model)
