@@ -1,14 +1,19 @@
-"""The other ways, each as a worker function of `dpexp.launch`: it returns the seconds of its training.
+"""The other ways to train the same model, each as a worker function of `dpexp.launch`: it returns its seconds.
 
 All train the 784-256-10 MLP on the same images with SGD 0.01. `peer(rank, job, shared, notify)`.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,17 +24,20 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from dpexp.data.order import epoch_order, shard
 from dpexp.environment import usable_cores
 from dpexp.shared_memory import SharedTensors
+from dpexp.strategies.ddp import Rendezvous
+
+WARMUP_STEPS = 10
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all peers train: uint8 images (n, 28, 28), labels (n,), batch samples a worker."""
+    """What all peers train: uint8 images (n, 28, 28), labels (n,), `batch` samples a worker."""
 
     images: SharedTensors
     workers: int
     epochs: int
     batch: int
-    port: int  # for gloo's rendezvous
+    threads: int = 1
 
 
 def mlp() -> nn.Module:
@@ -85,60 +93,23 @@ def notebook(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]) ->
 
 def hand_written(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]) -> float:
     """What a careful person writes for one process: data in memory, one index operation a batch."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    inputs = job.images["images"].flatten(1).float().div_(255)
-    labels = job.images["labels"]
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-
-    def step(batch: torch.Tensor) -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(inputs[batch]), labels[batch]).backward()
-        optimizer.step()
-
-    for batch in epoch_order(len(labels), 0, 0).split(job.batch)[:10]:
-        step(batch)
-    started = time.perf_counter()
-    for epoch in range(job.epochs):
-        for batch in epoch_order(len(labels), 0, epoch).split(job.batch):
-            step(batch)
-    return time.perf_counter() - started
+    return _plain_loop(rank, job, mlp(), lambda: None)
 
 
-def matrix_products(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]) -> float:
-    """The limit: no training, just the five matrix products of each of one worker's steps, by torch.mm."""
-    torch.set_num_threads(1)
-    inputs, hidden, logits = torch.rand(job.batch, 784), torch.rand(job.batch, 256), torch.rand(job.batch, 10)
-    first, second = torch.rand(256, 784), torch.rand(10, 256)
-
-    def products() -> None:
-        torch.mm(inputs, first.t())
-        torch.mm(hidden, second.t())
-        torch.mm(logits.t(), hidden)
-        torch.mm(logits, second)
-        torch.mm(hidden.t(), inputs)
-
-    for _ in range(10):
-        products()
-    started = time.perf_counter()
-    for _ in range(job.epochs * -(-len(job.images["labels"]) // job.batch)):
-        products()
-    return time.perf_counter() - started
-
-
-def ddp(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]) -> float:
-    """torch's DistributedDataParallel over gloo on this machine, data in memory, one thread a worker."""
-    import torch.distributed as dist
+def ddp(rank: int, job: Job, shared: Rendezvous, notify: Callable[[Any], None]) -> float:
+    """The same loop with torch's DistributedDataParallel over gloo."""
+    from torch import distributed
     from torch.nn.parallel import DistributedDataParallel
 
-    torch.set_num_threads(1)
+    shared.join("gloo", rank, job.workers)
+    return _plain_loop(rank, job, DistributedDataParallel(mlp()), distributed.barrier)
+
+
+def _plain_loop(rank: int, job: Job, model: nn.Module, barrier: Callable[[], Any]) -> float:
+    torch.set_num_threads(job.threads)
     torch.manual_seed(0)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job.port), GLOO_SOCKET_IFNAME="lo")
-    dist.init_process_group("gloo", rank=rank, world_size=job.workers)
     inputs = job.images["images"].flatten(1).float().div_(255)
     labels = job.images["labels"]
-    model = DistributedDataParallel(mlp())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
     def step(batch: torch.Tensor) -> None:
@@ -148,14 +119,81 @@ def ddp(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]) -> floa
         optimizer.step()
 
     global_batch = job.batch * job.workers
-    for batch in epoch_order(len(labels), 0, 0).split(global_batch)[:10]:
+    for batch in epoch_order(len(labels), 0, 0).split(global_batch)[:WARMUP_STEPS]:
         step(batch)
-    dist.barrier()
+    barrier()
     started = time.perf_counter()
     for epoch in range(job.epochs):
         for batch in epoch_order(len(labels), 0, epoch).split(global_batch):
             step(batch)
-    dist.barrier()
-    seconds = time.perf_counter() - started
-    dist.destroy_process_group()
+    barrier()
+    return time.perf_counter() - started
+
+
+def products_by_torch(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]) -> float:
+    """A limit: no training, just the five matrix products of each step, by torch.mm (MKL, where torch has it)."""
+    return _products(job, lambda left, right: torch.mm(left, right.t()))
+
+
+def products_by_onednn(rank: int, job: Job, shared: Any, notify: Callable[[Any], None]) -> float:
+    """The same products by oneDNN."""
+    return _products(job, lambda left, right: torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], ""))
+
+
+def _products(job: Job, multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
+    """Seconds of the products alone; `multiply(left, right)` is left times the transpose of right."""
+    torch.set_num_threads(1)
+    inputs, hidden, logits = torch.rand(job.batch, 784), torch.rand(job.batch, 256), torch.rand(job.batch, 10)
+    first, second = torch.rand(256, 784), torch.rand(10, 256)
+
+    def products() -> None:
+        multiply(inputs, first)
+        multiply(hidden, second)
+        multiply(logits.t(), hidden.t())
+        multiply(logits, second.t())
+        multiply(hidden.t(), inputs.t())
+
+    for _ in range(WARMUP_STEPS):
+        products()
+    started = time.perf_counter()
+    for _ in range(job.epochs * -(-len(job.images["labels"]) // job.batch)):
+        products()
+    return time.perf_counter() - started
+
+
+def missing(package: str, command: str | None = None) -> str | None:
+    """Why a peer of the `bench` extra can't run here, None where it can."""
+    if importlib.util.find_spec(package) is None:
+        return f"{package} is not installed: pip install -e '.[bench]'"
+    if command is not None and not Path(sys.executable).with_name(command).exists():
+        return f"{command} is not installed beside Python: pip install -e '.[bench]'"
+    return None
+
+
+def lightning(workers: int, samples: int, epochs: int, batch: int) -> float:
+    """Lightning's Trainer, ddp_spawn on the CPU; its own process, since it starts workers by itself."""
+    return float(_own_process([sys.executable, "-m", "benchmarks.lightning_peer"], workers, samples, epochs, batch))
+
+
+def open_mpi(workers: int, sizes: list[int], repeats: list[int]) -> list[float]:
+    """Seconds of one Allreduce of float32 for each size in elements, by Open MPI."""
+    mpirun = [str(Path(sys.executable).with_name("mpirun")), "-n", str(workers), "--oversubscribe", sys.executable]
+    seconds: list[float] = json.loads(
+        _own_process([*mpirun, "-m", "benchmarks.mpi_peer"], json.dumps(sizes), json.dumps(repeats))
+    )
     return seconds
+
+
+def _own_process(command: list[str], *arguments: object) -> str:
+    """The last line that a peer's own program prints."""
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    finished = subprocess.run(
+        [*command, *map(str, arguments)],
+        env={**os.environ, **as_root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{finished.stderr}")
+    return finished.stdout.strip().splitlines()[-1]

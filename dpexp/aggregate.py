@@ -16,6 +16,7 @@ import yaml
 
 from dpexp import results
 from dpexp.config import ExperimentConfig
+from dpexp.environment import Environment
 from dpexp.errors import ResultError
 from dpexp.results import Block, RunResult, Training
 from dpexp.stats import Estimate, geometric_mean, paired_ratio, unpaired_ratio
@@ -146,7 +147,8 @@ def _row(group: list[_Job], good: list[_Job], label: str) -> dict[str, Any]:
     time = geometric_mean([own.seconds for own in trainings])
     baseline = _baseline(group, good)
     speedup, efficiency = baseline.speedup, baseline.speedup.scaled(1 / config.workers)
-    oversubscribed = _busy_threads(config) > group[0].result.environment.usable_cores
+    environment = group[0].result.environment
+    oversubscribed = _busy_threads(config, environment) > environment.usable_cores
     return {
         **_settings(config),
         "status": "ok",
@@ -234,9 +236,10 @@ OVERSUBSCRIBED, FEWER_UPDATES = "oversubscribed", "fewer updates than the baseli
 
 
 def _warnings(group: list[_Job], baseline: str, blocks: int, oversubscribed: bool) -> Iterable[str]:
-    config, cores = group[0].config, group[0].result.environment.usable_cores
+    config, environment = group[0].config, group[0].result.environment
     if oversubscribed:
-        yield f"{OVERSUBSCRIBED}: {_busy_threads(config)} threads on {cores} cores"
+        threads = _busy_threads(config, environment)
+        yield f"{OVERSUBSCRIBED}: {threads} threads on {environment.usable_cores} cores"
     updates, baseline_updates = config.updates, config.baseline().updates
     if updates < baseline_updates:
         yield f"{FEWER_UPDATES}: {updates:,} against {baseline_updates:,}"
@@ -249,9 +252,10 @@ def _warnings(group: list[_Job], baseline: str, blocks: int, oversubscribed: boo
         yield f"pooled over several commits of dpexp: {', '.join(commits)}"
 
 
-def _busy_threads(config: ExperimentConfig) -> int:
-    """Threads that compute at the same time."""
-    return config.threads_per_worker * (config.workers if config.strategy.name == "sync_dp" else 1)
+def _busy_threads(config: ExperimentConfig, environment: Environment) -> int:
+    """Threads that compute at the same time on one machine."""
+    processes = config.workers if config.strategy.name in ("sync_dp", "ddp") else 1
+    return config.threads_per_worker * min(processes, environment.local_world_size or processes)
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -24,6 +26,10 @@ from dpexp.compose import config_folder, explain, to_experiment
 from dpexp.config import ExperimentConfig
 from dpexp.environment import modified_environment
 from dpexp.errors import ConfigError, DataError, DpexpError
+from dpexp.torchrun import World
+
+if TYPE_CHECKING:
+    from dpexp import groups
 
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
@@ -57,6 +63,9 @@ class CheckFirst(Callback):
 class _Session:
     """What the jobs of one command share; `main` begins it."""
 
+    world: World | None = None  # of torchrun, where that started this process
+    group: groups.Group | None = None  # made by the first job
+
     def begin(self, experiments: list[ExperimentConfig], sweep: Path | None) -> None:
         """Before the first job; `experiments` is empty where the jobs aren't known beforehand."""
         self.display = terminal.Display([config.visited_samples for config in experiments])
@@ -76,21 +85,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.insert(0, str(Path.cwd()))  # a user's own model is found as with `python -m`
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     _session.begin([], None)
+    _session.world = _session.group = None
     logging.basicConfig(format="dpexp: %(message)s", level=logging.WARNING, force=True)
     signal.signal(signal.SIGTERM, _terminate)
     run = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(_task)
     try:
         try:
             _check_flags()
-            with modified_environment(HYDRA_FULL_ERROR="1"):  # Hydra raises instead of printing
+            _session.world = World.from_environment()
+            with _other_ranks_aside(_session.world), modified_environment(HYDRA_FULL_ERROR="1"):  # Hydra raises itself
                 run()
         finally:
             status = _close()
+        _leave_group()
         return status
     except _Stop as stop:
         if wants_traceback:
             raise
         terminal.show_error(str(stop.error))
+        _leave_group()
         return _status(stop.error)
     except KeyboardInterrupt:
         terminal.show_error("interrupted")
@@ -109,6 +122,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
 
 
+@contextlib.contextmanager
+def _other_ranks_aside(world: World | None) -> Iterator[None]:
+    """Under torchrun rank 0 alone writes and reports; one process on each machine tells errors."""
+    if world is None or world.rank == 0:
+        yield
+        return
+    terminal.silence(errors=world.local_rank > 0)
+    with tempfile.TemporaryDirectory(prefix="dpexp-") as aside:
+        sys.argv += [f"hydra.run.dir={aside}", f"hydra.sweep.dir={aside}", "hydra.output_subdir=null"]
+        yield
+
+
 def _check_flags() -> None:
     """Refuse what Hydra's parser would refuse, in one line instead of its page of usage."""
 
@@ -123,7 +148,7 @@ def _check_flags() -> None:
 def _task(composed: DictConfig) -> None:
     """One job, in the folder that Hydra made for it. In a sweep, an error is told and the next job runs."""
     launch.start_server()  # it imports torch while this process does
-    from dpexp import job  # slow to import: --help and errors don't wait for it
+    from dpexp import groups, job  # slow to import: --help and errors don't wait for it
     from dpexp.aggregate import aggregate
 
     hydra_config = HydraConfig.get()
@@ -132,9 +157,11 @@ def _task(composed: DictConfig) -> None:
     sweeping = _session.sweep is not None
     _session.display.begin(_session.jobs)
     _session.jobs += 1
+    if _session.group is None:
+        _session.group = groups.Group() if _session.world is None else groups.TorchrunGroup(_session.world)
     try:
-        job.run(config, folder, _session.display.update, record_bad_input=sweeping)
-        if not sweeping:
+        job.run(config, folder, _session.display.update, record_bad_input=sweeping, group=_session.group)
+        if not sweeping and _writes():
             _session.display.close()
             terminal.show_report(aggregate([folder]), [folder / "result.json"])
     except DpexpError as error:
@@ -152,6 +179,8 @@ def _close() -> int:
     folder, errors = _session.sweep, _session.errors
     if folder is None or not _session.jobs:
         return 0
+    if not _writes():
+        return FAILED if errors else 0
     if len(errors) == _session.jobs and all(_status(error) == BAD_INPUT for error in errors):
         return BAD_INPUT  # nothing was measured: nothing to report
     from dpexp.report import write_report
@@ -167,6 +196,16 @@ def _close() -> int:
     return FAILED if errors else 0
 
 
+def _leave_group() -> None:
+    if _session.group is not None:
+        _session.group.close()
+
+
+def _writes() -> bool:
+    """Whether this process is the one that writes and reports."""
+    return _session.world is None or _session.world.rank == 0
+
+
 def _status(error: DpexpError) -> int:
     return BAD_INPUT if isinstance(error, ConfigError | DataError) else FAILED
 
@@ -175,7 +214,10 @@ def _checked(composed: DictConfig, job: Sequence[str] = ()) -> ExperimentConfig:
     """The checked configuration, Hydra's own part left out. Raises _Stop with a ConfigError."""
     own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
-        return to_experiment(own)
+        experiment = to_experiment(own)
+        if _session.world is not None:
+            _session.world.check(experiment)
+        return experiment
     except ConfigError as error:
         where = f" (in the job {' '.join(job)})" if job else ""
         raise _Stop(ConfigError(f"{error}{where}")) from error

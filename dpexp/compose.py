@@ -46,6 +46,9 @@ def explain(error: Exception) -> str:
             choices = ", ".join(option for option in error.options)
             return f"{missing[1]}={missing[2]}: no such choice; choose from {choices}"
     unknown = re.search(r"Could not override '([^']+)'", text)
+    inner = re.search(r"Key '([^']+)' is not in struct", str(error.__cause__))
+    if unknown and inner and unknown[1].split(".")[-1] != inner[1]:
+        return f"{unknown[1]}: has no {inner[1]}; add it by +{unknown[1]}.{inner[1]}=..."
     if unknown:
         return f"{unknown[1]}: no such key{_close_matches(unknown[1])}"
     if isinstance(error, MissingMandatoryValue):
@@ -91,7 +94,7 @@ def _explain_field(item: dict[str, Any]) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     # Pydantic names the chosen member of a union in the path: ('model', 'mlp', 'hidden').
     path = [str(part) for part in item["loc"]]
-    if len(path) > 2 and path[0] in ("model", "data", "optimizer"):
+    if len(path) > 2 and path[0] in ("model", "data", "strategy", "optimizer"):
         del path[1]
     if item["type"] == "value_error":
         return message

@@ -97,10 +97,21 @@ DataConfig = Annotated[NamedDataConfig | SyntheticDataConfig | ArraysDataConfig,
 
 
 @dataclass(frozen=True, config=_STRICT)
-class StrategyConfig:
-    """How workers combine their gradients."""
+class PlainStrategyConfig:
+    """A strategy with nothing to set."""
 
     name: Literal["sequential", "sync_dp", "emulated"]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DdpConfig:
+    """torch's DistributedDataParallel; the flag is its own, for models that leave parameters unused."""
+
+    name: Literal["ddp"]
+    find_unused_parameters: bool
+
+
+StrategyConfig = Annotated[PlainStrategyConfig | DdpConfig, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -207,14 +218,21 @@ class ExperimentConfig:
 
     def baseline(self) -> ExperimentConfig:
         """The same job for one sequential process: what speedup is measured against."""
-        return dataclasses.replace(self, workers=1, strategy=StrategyConfig(name="sequential"))
+        return dataclasses.replace(self, workers=1, strategy=PlainStrategyConfig(name="sequential"))
 
     @model_validator(mode="after")
     def _check_together(self) -> ExperimentConfig:
         if self.strategy.name == "sequential" and self.workers > 1:
             raise ValueError(
                 f"workers={self.workers} with strategy=sequential: one process is one worker; "
-                "set workers=1, or choose strategy=sync_dp or emulated"
+                "set workers=1, or choose strategy=sync_dp, ddp or emulated"
+            )
+        if self.device == "cuda" and self.strategy.name in ("sync_dp", "emulated"):
+            raise ValueError(f"device=cuda with strategy={self.strategy.name}: choose strategy=ddp or sequential")
+        if self.linear_kernel == "onednn" and (self.dtype, self.device) != ("float32", "cpu"):
+            raise ValueError(
+                f"linear_kernel=onednn with dtype={self.dtype} on device={self.device}: "
+                "it multiplies float32 on the cpu only; choose linear_kernel=auto"
             )
         if self.global_batch_size % self.workers:
             fewer = self.batch.size // self.workers * self.workers

@@ -51,6 +51,7 @@ class Environment:
     cgroup_cpu_quota: float | None
     memory_bytes: int
     platform: str
+    local_world_size: int | None  # ranks on this machine where torchrun started them; None: all
     load_average: float  # of the last minute, before the measurement
     versions: dict[str, str]
     thread_settings: dict[str, str]  # environment variables as found; workers have their own, see `threads` there
@@ -60,7 +61,9 @@ class Environment:
     def machine(self) -> str:
         """What must agree before two timings may share a curve, in words."""
         versions = ", ".join(f"{name} {self.versions.get(name)}" for name in ("torch", "Python", "dpexp"))
-        return f"{self.cpu_model}, {self.usable_cores} usable cores, {self.memory_bytes / 2**30:.0f} GiB, {versions}"
+        ranks = "" if self.local_world_size is None else f", {self.local_world_size} ranks a machine"
+        memory = f"{self.memory_bytes / 2**30:.0f} GiB"
+        return f"{self.cpu_model}, {self.usable_cores} usable cores, {memory}, {versions}{ranks}"
 
 
 def describe() -> Environment:
@@ -72,6 +75,7 @@ def describe() -> Environment:
         cgroup_cpu_quota=cgroup_cpu_quota(),
         memory_bytes=psutil.virtual_memory().total,
         platform=platform.platform(),
+        local_world_size=int(os.environ["LOCAL_WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else None,
         load_average=os.getloadavg()[0],
         versions={
             "Python": platform.python_version(),

@@ -26,6 +26,10 @@ class WorkerError(DpexpError):
         self.details = details
 
 
+class PeerError(WorkerError):
+    """A worker failed because another one had: the other knows the cause."""
+
+
 class DivergedError(DpexpError):
     """A loss was not a finite number."""
 

@@ -8,16 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from dpexp import environment, measurement, models, results
+import torch
+
+from dpexp import environment, kernels, measurement, models, results
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DataError, DivergedError, DpexpError, WorkerError
+from dpexp.groups import Group
 from dpexp.progress import Progress
 from dpexp.results import RunResult
 
 
 def run(
-    config: ExperimentConfig, folder: Path, on_progress: Callable[[Progress], None], record_bad_input: bool
+    config: ExperimentConfig,
+    folder: Path,
+    on_progress: Callable[[Progress], None],
+    record_bad_input: bool,
+    group: Group,
 ) -> None:
     """Measure `config` and write result.json into `folder`, in place of one that lies there.
 
@@ -49,10 +56,13 @@ def run(
 
     checkpoint = folder / "model.pt" if config.checkpoint else None
     try:
-        dataset = load(config)
-        data_seconds = time.perf_counter() - started
-        with dataset.tensors, models.initial_state(config, dataset) as initial:
-            for block in measurement.measure(config, dataset, initial, checkpoint, on_progress):
+        with group.together(config):
+            _check_device(config)
+            dataset = load(config)
+            data_seconds = time.perf_counter() - started
+            initial = models.initial_state(config, dataset)
+        with dataset.tensors, initial:
+            for block in measurement.measure(config, dataset, initial, checkpoint, on_progress, group):
                 blocks.append(block)
         if results.diverged(blocks):
             raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
@@ -67,3 +77,11 @@ def run(
         record("diverged", error)
         raise
     record("ok")
+
+
+def _check_device(config: ExperimentConfig) -> None:
+    """Raise ConfigError for what torch can't do on this machine."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch finds no such device here; choose device=cpu")
+    if config.linear_kernel == "onednn" and not kernels.onednn_available():
+        raise ConfigError("linear_kernel=onednn: this torch has no oneDNN; choose linear_kernel=auto")

@@ -18,13 +18,15 @@ from types import ModuleType
 from typing import Any
 
 from dpexp.environment import modified_environment
-from dpexp.errors import DpexpError, WorkerError, one_line
+from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
 
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
 PRELOAD = ["torch", "torch._dynamo", "numpy", "pydantic", "psutil", "dpexp.launch", "dpexp.worker"]
 
 # In a worker this is the fork server, if the preload worked.
 IMPORTED_BY = os.getpid()
+
+CAUSE_SECONDS = 1.0  # how long a failure that another one explains waits for that one
 
 Target = Callable[..., Any]
 """Called in each process as target(rank, *arguments[rank], notify); returns that process's report."""
@@ -34,19 +36,27 @@ Target = Callable[..., Any]
 class _Failure:
     message: str
     details: str
+    secondary: bool  # another member's failure is the cause
 
 
-def launch(target: Target, arguments: list[tuple[Any, ...]], on_notice: Callable[[Any], None]) -> list[Any]:
+def launch(
+    target: Target,
+    arguments: list[tuple[Any, ...]],
+    on_notice: Callable[[Any], None],
+    first_rank: int = 0,
+    abort: connection.Connection | None = None,
+) -> list[Any]:
     """Run `target` in one new process for each entry of `arguments`; return their reports by rank.
 
-    `on_notice` hears what rank 0 passes to its `notify`. Raises WorkerError with the first cause as soon
-    as any process fails; whatever happens, no process of the group outlives this call.
+    `on_notice` hears what rank 0 passes to its `notify`. Raises WorkerError with the first cause as soon as any
+    process fails, or when a message comes from `abort`; whatever happens, no process of the group outlives this call.
+    Where others start ranks too, `first_rank` is the first of these.
     """
     context = start_server()
     members: list[ForkServerProcess] = []
     pipes: list[connection.Connection] = []
     try:
-        for rank, own in enumerate(arguments):
+        for rank, own in enumerate(arguments, first_rank):
             receiver, sender = context.Pipe(duplex=False)
             pipes.append(receiver)
             member = context.Process(target=_main, args=(target, rank, own, sender), name=f"dpexp-{rank}", daemon=True)
@@ -54,7 +64,7 @@ def launch(target: Target, arguments: list[tuple[Any, ...]], on_notice: Callable
                 member.start()
             members.append(member)
             sender.close()
-        return _collect(members, pipes, on_notice)
+        return _collect(members, pipes, on_notice, first_rank, abort)
     finally:
         for member in members:
             if member.exitcode is None:
@@ -70,25 +80,40 @@ def _collect(
     members: list[ForkServerProcess],
     pipes: list[connection.Connection],
     on_notice: Callable[[Any], None],
+    first_rank: int,
+    abort: connection.Connection | None,
 ) -> list[Any]:
     """Wait for one report from each member; raise on the first that fails or dies without one."""
     reports: dict[int, Any] = {}
-    while len(reports) < len(members):
-        waiting = {pipes[rank]: rank for rank in range(len(members)) if rank not in reports}
-        for ready in connection.wait(list(waiting)):
-            assert isinstance(ready, connection.Connection)
-            rank = waiting[ready]
+    secondary: WorkerError | None = None
+    waiting = {pipe: number for number, pipe in enumerate(pipes)}
+    while waiting:
+        ready = connection.wait([*waiting, *([abort] if abort else [])], CAUSE_SECONDS if secondary else None)
+        if secondary and not ready:
+            raise secondary
+        for pipe in ready:
+            assert isinstance(pipe, connection.Connection)
+            if pipe is abort:
+                raise WorkerError(pipe.recv())
+            number = waiting[pipe]
+            rank = first_rank + number
             try:
-                kind, value = ready.recv()
+                kind, value = pipe.recv()
             except (EOFError, OSError):
-                raise WorkerError(f"rank {rank} {_death(members[rank])}") from None
+                raise WorkerError(f"rank {rank} {_death(members[number])}") from None
             if kind == "notice":
                 on_notice(value)
-            elif kind == "report":
-                reports[rank] = value
+                continue
+            del waiting[pipe]
+            if kind == "report":
+                reports[number] = value
+            elif value.secondary:
+                secondary = secondary or PeerError(f"rank {rank} failed: {value.message}", value.details)
             else:
                 raise WorkerError(f"rank {rank} failed: {value.message}", value.details)
-    return [reports[rank] for rank in range(len(members))]
+    if secondary:
+        raise secondary
+    return [reports[number] for number in range(len(members))]
 
 
 def _death(member: ForkServerProcess) -> str:
@@ -112,7 +137,7 @@ def _main(target: Target, rank: int, arguments: tuple[Any, ...], sender: connect
     except BaseException as error:  # whatever it is, the parent must hear of it
         message = str(error) if isinstance(error, DpexpError) else one_line(error)
         with contextlib.suppress(OSError):
-            sender.send(("failure", _Failure(message, traceback.format_exc())))
+            sender.send(("failure", _Failure(message, traceback.format_exc(), isinstance(error, PeerError))))
         sender.close()
         os._exit(1)
 

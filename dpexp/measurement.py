@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dpexp import kernels, launch, models, worker
+from dpexp import kernels, models, worker
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
+from dpexp.groups import Group
 from dpexp.progress import Progress
 from dpexp.results import Block, Training, finite
 from dpexp.shared_memory import SharedTensors
-from dpexp.strategies import strategy_class
 
 
 def measure(
@@ -25,6 +24,7 @@ def measure(
     initial: SharedTensors,
     checkpoint: Path | None,
     on_progress: Callable[[Progress], None],
+    group: Group,
 ) -> Iterator[Block]:
     """Each block of a job as it is finished, the discarded ones first. Raises WorkerError.
 
@@ -32,7 +32,7 @@ def measure(
     """
     measurement, variants = config.measurement, config.variants
     model = models.build(config.model, dataset.input_shape, dataset.classes)
-    linear_kernels = {name: kernels.choose(variant, model) for name, variant in variants.items()}
+    linear_kernels = group.of_first({name: kernels.choose(variant, model) for name, variant in variants.items()})
     count = measurement.warmup + measurement.repeats
     total_samples, done_samples = config.visited_samples, 0
     for number in range(count):
@@ -55,29 +55,19 @@ def measure(
                 evaluate=number == measurement.warmup,
                 checkpoint=checkpoint if last else None,
             )
-            trainings[name] = train_group(work, report)
+            trainings[name] = train_group(work, report, group)
             done_samples += variant.epochs * variant.train_samples
         yield Block(number < measurement.warmup, order, trainings["candidate"], trainings.get("baseline"))
 
 
-def train_group(work: worker.Work, on_epoch: Callable[[int], None]) -> Training:
+def train_group(work: worker.Work, on_epoch: Callable[[int], None], group: Group) -> Training:
     """One training by a fresh group of processes. Raises WorkerError when replicas differ, too."""
-    config = work.config
-    started, launched = time.perf_counter(), time.monotonic()
-    try:
-        with contextlib.ExitStack() as cleanup:
-            shared = strategy_class(config).share(config, work.initial)
-            for own in shared:
-                if own is not None:
-                    cleanup.callback(own.close)
-            arguments = [(work, own, launched) for own in shared]
-            reports: list[worker.WorkerReport] = launch.launch(worker.run, arguments, on_epoch)
-    except OSError as error:  # too many open files, or processes
-        raise WorkerError(f"workers={config.workers} can't be started: {error.strerror}; choose fewer") from error
+    started = time.perf_counter()
+    reports = group.run(work, on_epoch)
     return Training(
         seconds=max(report.seconds for report in reports),
         epoch_losses=[
-            finite(sum(sums) / config.train_samples)
+            finite(sum(sums) / work.config.train_samples)
             for sums in zip(*(report.epoch_loss_sums for report in reports), strict=True)
         ],
         test_loss=None if (loss := reports[0].test_loss) is None else finite(loss),

@@ -63,7 +63,7 @@ class Adam(Optimizer):
         self._config = config
         self._means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._squares = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self._steps = [torch.zeros((), dtype=torch.float32) for _ in self.parameters]
+        self._steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in self.parameters]
 
     def step(self, gradients: list[torch.Tensor]) -> None:
         """See Optimizer."""

@@ -19,14 +19,22 @@ if TYPE_CHECKING:
     from dpexp.aggregate import Summary
 
 
-def _console(stderr: bool = False) -> Console:
+_quiet = {"errors": False, "rest": False}
+
+
+def silence(errors: bool) -> None:
+    """Show nothing more in this process, not even errors if so asked: another one speaks for it."""
+    _quiet.update(errors=errors, rest=True)
+
+
+def _console(stderr: bool = False, kind: str = "rest") -> Console:
     """A console that shows text as it is: a path or a message of a user's code is no markup."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=stderr)
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=stderr, quiet=_quiet[kind])
 
 
 def show_error(message: str) -> None:
     """One line on standard error."""
-    _console(stderr=True).print(f"dpexp: {message}", style="red")
+    _console(stderr=True, kind="errors").print(f"dpexp: {message}", style="red")
 
 
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:

@@ -31,13 +31,14 @@ def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, on_epo
 
     `on_epoch` hears the number of finished epochs, clock running.
     """
-    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    inputs, labels = (dataset.tensors[name].to(strategy.device) for name in ("train_inputs", "train_labels"))
     epoch_loss_sums = []
     strategy.barrier()
     started = time.perf_counter()
     for epoch in range(config.epochs):
         loss_sum = inputs.new_zeros(())
-        for batch in epoch_order(config.train_samples, config.seed, epoch).split(config.global_batch_size):
+        order = epoch_order(config.train_samples, config.seed, epoch).to(strategy.device)
+        for batch in order.split(config.global_batch_size):
             step(config, strategy, inputs, labels, batch, loss_sum)
         epoch_loss_sums.append(loss_sum.item())
         on_epoch(epoch + 1)
@@ -54,27 +55,27 @@ def step(
     loss_sum: torch.Tensor,
 ) -> None:
     """One optimizer update from a global batch of indices; adds its own samples' losses to `loss_sum`."""
-    mean = _weight(len(batch), inputs.dtype)
     for replica in strategy.replicas:
-        own = shard(batch, replica.rank, config.workers)
-        if len(own):
-            logits = replica.model(inputs.index_select(0, own))
-            loss = F.cross_entropy(logits, labels.index_select(0, own), reduction="sum")
-            loss.backward(mean)
-            loss_sum += loss.detach()
+        own, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)
+        if not len(own):  # the last batch has fewer samples than there are workers: take part without weight
+            own, weight = batch[:1], 0.0
+        logits = replica.model(inputs.index_select(0, own))
+        loss = F.cross_entropy(logits, labels.index_select(0, own), reduction="sum")
+        loss.backward(_scalar(weight, loss.dtype, loss.device))
+        loss_sum += loss.detach() if weight else 0.0
     strategy.update()
 
 
 @functools.cache
-def _weight(samples: int, dtype: torch.dtype) -> torch.Tensor:
-    """What backward starts from, so that the gradients of summed losses add up to that of the mean loss."""
-    return torch.tensor(1 / samples, dtype=dtype)
+def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """What backward starts from: by 1 / samples, gradients of summed losses add up to that of the mean loss."""
+    return torch.tensor(value, dtype=dtype, device=device)
 
 
 def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> None:
     """Make untimed steps, so that libraries, caches and memory are warm. The strategy must start again after it."""
-    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
-    batches = epoch_order(config.train_samples, config.seed, 0).split(config.global_batch_size)
+    inputs, labels = (dataset.tensors[name].to(strategy.device) for name in ("train_inputs", "train_labels"))
+    batches = epoch_order(config.train_samples, config.seed, 0).to(strategy.device).split(config.global_batch_size)
     for number in range(config.measurement.warmup_steps):
         step(config, strategy, inputs, labels, batches[number % len(batches)], inputs.new_zeros(()))
 
@@ -83,7 +84,8 @@ def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> N
 def evaluate(model: nn.Module, dataset: Dataset) -> tuple[float, float]:
     """Mean loss and accuracy (a fraction) on the whole test split."""
     model.eval()
-    inputs, labels = dataset.tensors["test_inputs"], dataset.tensors["test_labels"]
+    device = next(model.parameters()).device
+    inputs, labels = (dataset.tensors[name].to(device) for name in ("test_inputs", "test_labels"))
     loss_sum, correct = 0.0, 0
     for batch_inputs, batch_labels in zip(inputs.split(1000), labels.split(1000), strict=True):
         logits = model(batch_inputs)
@@ -97,5 +99,5 @@ def parameters_sha256(model: nn.Module) -> str:
     """A fingerprint of all parameters, to the bit."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
-        digest.update(parameter.detach().contiguous().numpy().data)
+        digest.update(parameter.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()

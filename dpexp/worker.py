@@ -69,13 +69,16 @@ def run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: C
 
     initial = [parameters_sha256(replica.model) for replica in strategy.replicas]
     torch.manual_seed(config.seed + rank)  # each rank its own dropout masks, whatever the warm-up drew
-    trained = train(config, work.dataset, strategy, on_epoch)
+    try:
+        trained = train(config, work.dataset, strategy, on_epoch)
+    except RuntimeError as error:
+        raise strategy.explained(error) from error
 
     started = time.perf_counter()
     test_loss, test_accuracy = evaluate(model, work.dataset) if work.evaluate and rank == 0 else (None, None)
     if work.checkpoint is not None and rank == 0:
         buffer = io.BytesIO()
-        torch.save({name: tensor.clone() for name, tensor in model.state_dict().items()}, buffer)
+        torch.save({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}, buffer)
         write_atomically(work.checkpoint, buffer.getvalue())
     return WorkerReport(
         rank=rank,

@@ -17,11 +17,12 @@ PACKAGE = Path(dpexp.__file__).parent
 LAYERS = [
     {"errors", "progress"},
     {"files", "environment", "config", "stats", "shared_memory"},
-    {"compose", "data", "results", "optimizers"},
+    {"compose", "torchrun", "data", "results", "kernels", "optimizers"},
     {"models", "strategies", "aggregate"},
     {"training", "figures", "tables"},
     {"worker", "terminal"},
     {"launch", "report"},
+    {"groups"},
     {"measurement"},
     {"job"},
     {"app"},

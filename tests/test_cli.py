@@ -31,6 +31,7 @@ BAD = {
     "no data set at all": ["data=null"],
     "a sweep that Hydra's sweeper can't make": ["-m", "workers=interval(1,3)"],
     "a key of another choice": ["data.test_size=5"],
+    "no GPU here": ["device=cuda", "strategy=ddp"],
     "a builder that isn't one": ["model=custom", "model.builder=.mod:f"],
     "a size beyond memory": ["data=synthetic", "data.size=100000000000000"],
     "no samples for the baseline": ["data.scope=per_worker", "data.size=100", "batch.scope=global", "batch.size=128"],
@@ -87,6 +88,11 @@ def test_a_damaged_packaged_file_is_one_line_and_status_2(dpexp, tmp_path, monke
     assert not list((tmp_path / "out").rglob("result*"))
 
 
+def test_a_missing_argument_of_a_model_is_told_how_to_be_added(dpexp):
+    outcome = dpexp("model=custom", "model.builder=a:b", "model.arguments={depth:2}")
+    assert "model.arguments: has no depth; add it by +model.arguments.depth=..." in outcome.err
+
+
 def test_an_unknown_choice_gets_the_choices(dpexp):
     assert "choose from cnn, custom, mlp, resnet18" in dpexp("model=transformer").err
 
@@ -102,5 +108,5 @@ def test_help_names_knobs_groups_and_examples(dpexp):
     assert outcome.status == 0
     for word in ("workers", "threads_per_worker", "batch.scope", "measurement.repeats"):
         assert word in outcome.out
-    assert "strategy: emulated, sequential, sync_dp" in outcome.out
+    assert "strategy: ddp, emulated, sequential, sync_dp" in outcome.out
     assert sum(line.strip().startswith("python -m dpexp") for line in outcome.out.splitlines()) >= 5

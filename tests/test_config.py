@@ -89,7 +89,7 @@ def test_choosing_sequential_brings_its_one_worker():
             ["data.size=100", "workers=2"],
             "batch.size=64 x workers=2 is a global batch of 128 samples, more than the 100",
         ),
-        (["strategy=sequential", "workers=2"], "choose strategy=sync_dp or emulated"),
+        (["strategy=sequential", "workers=2"], "choose strategy=sync_dp, ddp or emulated"),
         (["batch.scope=global", "workers=3"], "choose a multiple of 3, such as 63 or 66"),
         (["batch.scope=global", "batch.size=2", "workers=4"], "choose a multiple of 4, such as 4"),
         (
@@ -102,6 +102,9 @@ def test_choosing_sequential_brings_its_one_worker():
         (["+model.surprise=1"], "model.surprise: no such key"),
         (["model=custom"], "model.builder: no default; set model.builder=..."),
         (["model=custom", "model.builder=no colon"], "model.builder=no colon"),
+        (["device=cuda"], "device=cuda with strategy=sync_dp: choose strategy=ddp or sequential"),
+        (["linear_kernel=onednn", "dtype=float64"], "it multiplies float32 on the cpu only"),
+        (["strategy=ddp", "strategy.find_unused_parameters=maybe"], "strategy.find_unused_parameters=maybe: must be"),
         (["measurement.baseline=best"], "must be 'paired' or 'none'"),
     ],
 )

@@ -42,14 +42,14 @@ def sequential(tmp_path_factory):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
-@pytest.mark.parametrize("strategy", ["sync_dp", "emulated"])
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])
 def test_any_number_of_workers_ends_at_the_sequential_parameters(sequential, tmp_path, strategy, workers, optimizer):
     config = tiny(f"strategy={strategy}", f"workers={workers}", *optimizer)
     assert_same(trained_state(config, tmp_path), sequential(*optimizer), 1e-12)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-@pytest.mark.parametrize("strategy", ["sync_dp", "emulated"])
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])
 def test_in_single_precision_they_agree_up_to_rounding(sequential, tmp_path, strategy, workers):
     few_steps = ["dtype=float32", "epochs=1"]
     config = tiny(f"strategy={strategy}", f"workers={workers}", *few_steps)
@@ -72,10 +72,12 @@ def with_an_unused_layer(input_shape, classes):
     return model
 
 
-@pytest.mark.parametrize("strategy", ["sync_dp", "emulated"])
+@pytest.mark.parametrize(
+    "strategy", [["sync_dp"], ["emulated"], ["ddp", "strategy.find_unused_parameters=true"]], ids=lambda own: own[0]
+)
 def test_unused_and_frozen_parameters_agree_too(sequential, tmp_path, strategy):
     own = ["model=custom", "model.builder=test_equivalence:with_an_unused_layer", "optimizer=adamw"]
-    config = tiny(f"strategy={strategy}", "workers=2", *own)
+    config = tiny(f"strategy={strategy[0]}", *strategy[1:], "workers=2", *own)
     assert_same(trained_state(config, tmp_path), sequential(*own), 1e-12)
 
 
@@ -84,14 +86,16 @@ def test_per_worker_batches_equal_one_worker_with_the_larger_batch(sequential, t
     assert_same(trained_state(config, tmp_path), sequential(), 1e-12)
 
 
-def test_more_workers_than_samples_in_the_last_batch(sequential, tmp_path):
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])
+def test_more_workers_than_samples_in_the_last_batch(sequential, tmp_path, strategy):
     overrides = ["data.size=25"]  # a batch of 24, then one of a single sample for four workers
-    config = tiny("workers=4", *overrides)
+    config = tiny(f"strategy={strategy}", "workers=4", *overrides)
     assert_same(trained_state(config, tmp_path), sequential(*overrides), 1e-12)
 
 
-def test_a_run_can_be_repeated_to_the_bit(tmp_path):
-    config = tiny("workers=3", "dtype=float32")
+@pytest.mark.parametrize("strategy", ["sync_dp", "ddp"])
+def test_a_run_can_be_repeated_to_the_bit(tmp_path, strategy):
+    config = tiny(f"strategy={strategy}", "workers=3", "dtype=float32")
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     assert_same(trained_state(config, tmp_path / "a"), trained_state(config, tmp_path / "b"), 0.0)

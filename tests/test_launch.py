@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from dpexp import launch
-from dpexp.errors import WorkerError
+from dpexp.errors import PeerError, WorkerError
 
 
 def report_rank(rank, word, notify):
@@ -31,6 +31,18 @@ def die_on_rank_1(rank, notify):
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     signal.pause()
+
+
+def lose_rank_1(rank, notify):
+    if rank == 0:
+        raise PeerError("lost another rank")
+    psutil.Process().parent().children()  # some time passes
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lose_a_rank_that_lives(rank, notify):
+    if rank == 0:
+        raise PeerError("lost another rank")
 
 
 def leave_on_rank_1(rank, notify):
@@ -114,3 +126,13 @@ def test_workers_die_with_the_main_process(tmp_path):
     main.stdout.close()
     gone, _ = psutil.wait_procs([worker], timeout=10)
     assert gone
+
+
+def test_who_only_lost_a_peer_does_not_hide_the_peers_own_death():
+    with pytest.raises(WorkerError, match=r"^rank 1 was killed by SIGKILL$"):
+        launch.launch(lose_rank_1, [(), ()], nothing)
+
+
+def test_a_loss_that_nobody_explains_is_told():
+    with pytest.raises(PeerError, match=r"^rank 0 failed: lost another rank$"):
+        launch.launch(lose_a_rank_that_lives, [(), ()], nothing)

@@ -9,6 +9,7 @@ from conftest import tiny
 from dpexp import job, models, results
 from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DivergedError, WorkerError
+from dpexp.groups import Group
 from dpexp.measurement import measure
 
 
@@ -16,7 +17,7 @@ def measured(*overrides, checkpoint=None):
     config = tiny(*overrides)
     dataset = load(config)
     seen = []
-    blocks = list(measure(config, dataset, models.initial_state(config, dataset), checkpoint, seen.append))
+    blocks = list(measure(config, dataset, models.initial_state(config, dataset), checkpoint, seen.append, Group()))
     return blocks, seen
 
 
@@ -129,7 +130,7 @@ def test_a_builder_that_raises_is_a_config_error():
 def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
     config = tiny("model=custom", "model.builder=test_measurement:break_in_training")
     with pytest.raises(WorkerError, match="RuntimeError: no such luck"):
-        job.run(config, tmp_path, lambda progress: None, record_bad_input=False)
+        job.run(config, tmp_path, lambda progress: None, record_bad_input=False, group=Group())
     recorded = results.read(tmp_path / results.FILE_NAME)
     assert recorded.status == "failed"
     assert "no such luck" in recorded.error
@@ -138,17 +139,17 @@ def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
 
 def test_a_diverged_training_is_marked(tmp_path):
     with pytest.raises(DivergedError, match="not a finite number"):
-        job.run(tiny("optimizer.lr=1e300"), tmp_path, lambda progress: None, record_bad_input=False)
+        job.run(tiny("optimizer.lr=1e300"), tmp_path, lambda progress: None, record_bad_input=False, group=Group())
     recorded = results.read(tmp_path / results.FILE_NAME)
     assert recorded.status == "diverged"
     assert "not a finite number" in recorded.error
 
 
 def test_a_failed_job_leaves_no_older_result(tmp_path):
-    job.run(tiny(), tmp_path, lambda progress: None, record_bad_input=False)
+    job.run(tiny(), tmp_path, lambda progress: None, record_bad_input=False, group=Group())
     config = tiny("model=custom", "model.builder=nowhere:build")
     with pytest.raises(ConfigError):
-        job.run(config, tmp_path, lambda progress: None, record_bad_input=False)
+        job.run(config, tmp_path, lambda progress: None, record_bad_input=False, group=Group())
     assert not list(tmp_path.iterdir())
 
 
@@ -157,15 +158,15 @@ def test_blocks_finished_before_a_failure_are_kept(tmp_path, monkeypatch):
 
     correct, calls = measurement.train_group, []
 
-    def fail_in_the_second_block(work, on_epoch):
+    def fail_in_the_second_block(work, on_epoch, group):
         calls.append(work)
         if len(calls) > 2:
             raise WorkerError("rank 0 was killed by SIGKILL")
-        return correct(work, on_epoch)
+        return correct(work, on_epoch, group)
 
     monkeypatch.setattr(measurement, "train_group", fail_in_the_second_block)
     with pytest.raises(WorkerError):
-        job.run(tiny("measurement.repeats=3"), tmp_path, lambda progress: None, record_bad_input=False)
+        job.run(tiny("measurement.repeats=3"), tmp_path, lambda progress: None, record_bad_input=False, group=Group())
     assert len(results.read(tmp_path / results.FILE_NAME).blocks) == 1
 
 

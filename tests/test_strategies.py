@@ -12,7 +12,16 @@ from dpexp.data.dataset import load
 from dpexp.data.order import shard
 from dpexp.strategies import strategy_class
 
-CASES = [("sequential", 1), ("sync_dp", 1), ("sync_dp", 2), ("sync_dp", 3), ("emulated", 1), ("emulated", 3)]
+CASES = [
+    ("sequential", 1),
+    ("sync_dp", 1),
+    ("sync_dp", 2),
+    ("sync_dp", 3),
+    ("emulated", 1),
+    ("emulated", 3),
+    ("ddp", 2),
+    ("ddp", 3),
+]
 
 
 def play(rank, script, config, dataset, initial, shared, notify):
@@ -34,7 +43,7 @@ def played(script, strategy, workers):
         return launch.launch(play, [(script, config, dataset, initial, own) for own in shared], lambda notice: None)
     finally:
         for own in shared:
-            if own is not None:
+            if hasattr(own, "close"):
                 own.close()
 
 
@@ -72,11 +81,10 @@ def update_of_one_step(config, dataset, strategy):
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     applied = (before - after) / config.optimizer.lr
 
-    strategy.start()
-    F.cross_entropy(model(inputs[batch]), labels[batch]).backward()
-    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
-    for parameter in model.parameters():
-        parameter.grad = None
+    alone = models.build(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
+    alone.load_state_dict(models.initial_state(config, dataset))
+    F.cross_entropy(alone(inputs[batch]), labels[batch]).backward()
+    expected = torch.cat([p.grad.flatten() for p in alone.parameters()])
     return (applied - expected).abs().max().item()
 
 

@@ -9,6 +9,7 @@ import torch
 from dpexp import models, worker
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import load
+from dpexp.groups import Group
 from dpexp.measurement import train_group
 
 
@@ -18,7 +19,7 @@ def trained_state(config: ExperimentConfig, folder: Path) -> dict[str, torch.Ten
     dataset = load(config)
     initial = models.initial_state(config, dataset)
     work = worker.Work(config, dataset, initial, "torch", evaluate=False, checkpoint=checkpoint)
-    train_group(work, lambda epoch: None)
+    train_group(work, lambda epoch: None, Group())
     return torch.load(checkpoint, weights_only=True)
 
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from dpexp.config import ExperimentConfig
@@ -35,6 +36,8 @@ class Strategy(ABC):
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any
     ) -> None:
         """In the process of rank `rank`; `shared` is its part of what `share` returned."""
+        self.device = self.choose_device(config, rank)
+        model.to(self.device)
         self.replicas = (Replica(rank, model),)
         self._config = config
         self._initial = initial
@@ -43,6 +46,11 @@ class Strategy(ABC):
     def processes(cls, workers: int) -> int:
         """How many processes play `workers` workers: one, unless a strategy says otherwise."""
         return 1
+
+    @classmethod
+    def choose_device(cls, config: ExperimentConfig, rank: int) -> torch.device:
+        """Where rank `rank` computes."""
+        return torch.device(config.device)
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
@@ -61,5 +69,11 @@ class Strategy(ABC):
     def update(self) -> None:
         """Add up the replicas' gradients, make one optimizer update everywhere, clear the gradients."""
 
-    def barrier(self) -> None:  # noqa: B027 (one process has nobody to wait for)
-        """Return when every process of the group has called it."""
+    def barrier(self) -> None:
+        """Return when every process of the group has called it, and its GPU has done what it was asked."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def explained(self, error: RuntimeError) -> Exception:
+        """What to raise for an error of the training loop: another one where the cause lies with another rank."""
+        return error

@@ -110,6 +110,7 @@ class SyncDataParallel(Strategy):
 
     def barrier(self) -> None:
         """See Strategy."""
+        super().barrier()
         self._seat.wait()
 
     def _publish(self) -> None:

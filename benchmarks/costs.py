@@ -1,0 +1,150 @@
+"""What training costs beside its arithmetic: start-up, memory, and how time grows with the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import psutil
+import torch
+from rich.table import Table
+
+from benchmarks.setup import configured, interleaved, of_dpexp, out, prepared, shown
+from dpexp import launch, results, worker
+from dpexp.data.dataset import load
+from dpexp.groups import Group
+from dpexp.stats import geometric_mean, paired_ratio
+from dpexp.strategies import strategy_class
+
+SIZES = (5_000, 10_000, 20_000, 40_000, 60_000)
+MODELS = {"mlp": 20_000, "cnn": 2_000, "resnet18": 256}
+MIB = 2**20
+
+
+def run(rounds: int, folder: Path) -> None:
+    """Print all three."""
+    _start_up()
+    out.print()
+    _memory()
+    out.print()
+    _growth(rounds, folder / "growth.png")
+    out.print()
+    _models(rounds)
+    example = Path(__file__).parents[1] / "outputs" / "example"
+    trainings = [
+        training
+        for path in example.rglob(results.FILE_NAME)
+        for block in results.read(path).blocks
+        for training in (block.candidate, block.baseline)
+        if training
+    ]
+    if trainings:
+        timed, whole = sum(t.seconds for t in trainings), sum(t.launch_seconds for t in trainings)
+        out.print(
+            f"\nthe README's sweep (outputs/example): {len(trainings)} trainings in {whole:.0f} s, "
+            f"of which {100 * timed / whole:.0f} % is the timed loop (warm-up blocks included)"
+        )
+
+
+def _start_up() -> None:
+    config = configured("workers=4", "data.size=5000", "epochs=1", "measurement.warmup_steps=0")
+    work = prepared(config, load(config))
+    ready = []
+    for _ in range(11):
+        reports = Group().run(work, lambda epoch: None)
+        ready.append(max(report.startup_seconds for report in reports))
+    out.print(
+        f"4 workers ready to train after {shown(geometric_mean(ready[1:]))} s; "
+        f"the first launch of a process, which imports torch: {ready[0]:.2f} s"
+    )
+
+
+def _memory() -> None:
+    dataset = load(configured("data.size=60000"))
+    data_bytes = sum(tensor.nbytes for tensor in dataset.tensors.values())
+    table = Table(box=None)
+    for head in ("MiB", "private to a worker", "proportional share (PSS), all workers", "gradients of a worker"):
+        table.add_column(head, justify="right" if head != "MiB" else "left")
+    bare = launch.launch(_bare_memory, [()], lambda notice: None)
+    table.add_row("a process that only multiplies matrices", *(f"{size / MIB:.1f}" for size in bare[0]), "0.0")
+    for workers in (1, 2, 4):
+        config = configured("data.size=60000", f"workers={workers}", "epochs=1")
+        work = prepared(config, dataset)
+        shared = strategy_class(config).share(config, work.initial)
+        reports = launch.launch(_memory_after_training, [(work, own) for own in shared], lambda notice: None)
+        for own in shared:
+            if hasattr(own, "close"):
+                own.close()
+        gradients = sum(tensor.nbytes for tensor in work.initial.values())
+        private, pss = max(r[0] for r in reports), sum(r[1] for r in reports)
+        table.add_row(f"sync_dp, {workers} workers", *(f"{size / MIB:.1f}" for size in (private, pss, gradients)))
+    out.print(f"memory after an epoch of 60,000 samples; the data set takes {data_bytes / MIB:.0f} MiB\n")
+    out.print(table)
+
+
+def _bare_memory(rank: int, notify: object) -> tuple[int, int]:
+    torch.set_num_threads(1)
+    torch.rand(64, 784).mm(torch.rand(784, 256))
+    return _private_and_pss()
+
+
+def _memory_after_training(rank: int, work: worker.Work, shared: Any, notify: object) -> tuple[int, int]:
+    worker.run(rank, work, shared, 0.0, lambda epoch: None)
+    return _private_and_pss()
+
+
+def _private_and_pss() -> tuple[int, int]:
+    """Bytes of pages that only this process maps, and its share of those that several map."""
+    memory = psutil.Process().memory_full_info()
+    return memory.uss, memory.pss
+
+
+def _growth(rounds: int, path: Path) -> None:
+    jobs = {"sequential": ["strategy=sequential"], "sync_dp, 2 workers": ["workers=2"]}
+    dataset = load(configured("data.size=60000"))
+    contestants = {
+        f"{name} {size}": of_dpexp(dataset, *overrides, f"data.size={size}", "epochs=1")
+        for name, overrides in jobs.items()
+        for size in SIZES
+    }
+    seconds = interleaved(contestants, rounds)
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    table = Table(box=None)
+    for head in ("microseconds a sample", *(f"{size:,}" for size in SIZES), "least / most"):
+        table.add_column(head, justify="right" if "a sample" not in head else "left")
+    for name in jobs:
+        per_sample = [geometric_mean([own / size for own in seconds[f"{name} {size}"]]) for size in SIZES]
+        values = [1e6 * one.value for one in per_sample]
+        table.add_row(name, *(f"{value:.1f}" for value in values), f"{min(values) / max(values):.2f}")
+        bars = [[v - 1e6 * o.low for v, o in zip(values, per_sample, strict=True)]]
+        bars += [[1e6 * o.high - v for v, o in zip(values, per_sample, strict=True)]]
+        axes.errorbar(SIZES, values, bars, label=name, marker="o", capsize=3)
+    axes.set(
+        xlabel="training samples", ylabel="microseconds a sample", ylim=(0, None), title="Time a sample, by data size"
+    )
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    out.print(table)
+
+
+def _models(rounds: int) -> None:
+    table = Table(box=None)
+    for head in ("model", "samples", "ms a step, sequential", "speedup, 2 workers"):
+        table.add_column(head, justify="right" if head != "model" else "left")
+    for model, size in MODELS.items():
+        overrides = [f"model={model}", f"data.size={size}", "epochs=1", "measurement.warmup_steps=2"]
+        dataset = load(configured(*overrides))
+        seconds = interleaved(
+            {
+                "one": of_dpexp(dataset, *overrides, "strategy=sequential"),
+                "two": of_dpexp(dataset, *overrides, "workers=2"),
+            },
+            rounds,
+        )
+        steps = configured(*overrides, "strategy=sequential").updates
+        step = geometric_mean([own / steps for own in seconds["one"]])
+        table.add_row(model, f"{size:,}", shown(step, 1, 1e-3), shown(paired_ratio(seconds["one"], seconds["two"])))
+    out.print(table)

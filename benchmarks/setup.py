@@ -1,0 +1,65 @@
+"""What all parts of the benchmark share: the job, composed as the command line would, rounds, and printing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from dpexp import kernels, launch, models, worker
+from dpexp.compose import config_folder, to_experiment
+from dpexp.config import ExperimentConfig
+from dpexp.data.dataset import Dataset
+from dpexp.groups import Group
+from dpexp.measurement import train_group
+from dpexp.stats import Estimate
+
+SAMPLES, EPOCHS, BATCH = 40_000, 2, 64
+Contestant = Callable[[], float]
+
+out = Console(width=120, highlight=False, soft_wrap=True)
+_progress = Console(stderr=True, soft_wrap=True)
+
+
+def configured(*overrides: str) -> ExperimentConfig:
+    """A composed job, of the benchmark's size unless overridden."""
+    own = [f"data.size={SAMPLES}", f"epochs={EPOCHS}", f"batch.size={BATCH}", *overrides]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return to_experiment(compose("config", overrides=own))
+
+
+def prepared(config: ExperimentConfig, dataset: Dataset) -> worker.Work:
+    """What the workers of one training are told."""
+    kernel = kernels.choose(config, models.build(config.model, dataset.input_shape, dataset.classes))
+    return worker.Work(config, dataset, models.initial_state(config, dataset), kernel, evaluate=False, checkpoint=None)
+
+
+def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:
+    """One training by dpexp; the slowest worker's seconds."""
+    work = prepared(configured(*overrides), dataset)
+    return lambda: train_group(work, lambda epoch: None, Group()).seconds
+
+
+def slowest(target: launch.Target, arguments: list[tuple[Any, ...]]) -> float:
+    """Run `target` in a group of processes; the most seconds that one reports."""
+    return float(max(launch.launch(target, arguments, lambda notice: None)))
+
+
+def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contestant by round, the first round discarded; the order alternates."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        names = list(contestants)[:: 1 if number % 2 == 0 else -1]
+        for name in names:
+            _progress.print(f"round {number} of {rounds}: {name}".ljust(78), end="\r")
+            seconds[name].append(contestants[name]())
+    _progress.print(" " * 78, end="\r")
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def shown(estimate: Estimate, digits: int = 2, unit: float = 1.0) -> str:
+    """A value and its 95 % interval, divided by `unit`."""
+    value, low, high = (f"{x / unit:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})"

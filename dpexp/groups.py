@@ -1,0 +1,178 @@
+"""Who starts the workers of one training: this process all of them, or, under torchrun, one process a rank."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe, connection
+from typing import Any, TypeVar
+
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from dpexp import launch, worker
+from dpexp.config import ExperimentConfig
+from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError
+from dpexp.strategies import Ddp, strategy_class
+from dpexp.strategies.ddp import Rendezvous
+from dpexp.torchrun import World
+
+POLL_SECONDS = 0.2
+CLOSE_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+class Group:
+    """On one machine: this process starts every worker."""
+
+    def run(self, work: worker.Work, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
+        """One training by fresh processes; the reports of all ranks. Raises WorkerError."""
+        launched = time.monotonic()
+        try:
+            with contextlib.ExitStack() as cleanup:
+                shared = strategy_class(work.config).share(work.config, work.initial)
+                for own in shared:
+                    if hasattr(own, "close"):
+                        cleanup.callback(own.close)
+                return launch.launch(worker.run, [(work, own, launched) for own in shared], on_epoch)
+        except OSError as error:  # too many open files, or processes
+            raise WorkerError(
+                f"workers={work.config.workers} can't be started: {error.strerror}; choose fewer"
+            ) from error
+
+    @contextlib.contextmanager
+    def together(self, config: ExperimentConfig) -> Iterator[None]:
+        """Around what every process does alike: what one of them raises, all raise."""
+        yield
+
+    def of_first(self, value: T) -> T:
+        """The value that rank 0 has."""
+        return value
+
+    def close(self) -> None:
+        """After the last job, and after all is written: other ranks' exit must not end the one that writes."""
+
+
+class TorchrunGroup(Group):
+    """Under torchrun: each of its processes starts one worker, and all exchange what they learn through a store.
+
+    Every process goes through the same sequence of calls, so that a counter is enough to name the keys.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        address = world.master_address, world.master_port
+        self._store = PrefixStore(
+            f"dpexp/{world.attempt}", TCPStore(*address, is_master=world.serves_store, wait_for_workers=False)
+        )
+        self._calls = 0
+
+    def run(self, work: worker.Work, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
+        """One training; the sequential baseline runs in rank 0's place alone. See Group."""
+        outcome: dict[str, Any] = {"reports": []}
+        self._calls += 1
+        try:
+            if strategy_class(work.config) is Ddp:
+                outcome["reports"] = self._run_own(work, on_epoch)
+            elif self._world.rank == 0:
+                outcome["reports"] = super().run(work, on_epoch)
+        except WorkerError as error:
+            self._tell_failure(error)
+            outcome["error"] = {"message": str(error), "details": error.details}
+        outcome["reports"] = [dataclasses.asdict(report) for report in outcome["reports"]]
+        outcomes = self._exchange(outcome)
+        if any("error" in one for one in outcomes):
+            raise WorkerError(**json.loads(self._store.get(f"{self._calls}/failure")))
+        return [worker.WorkerReport(**report) for one in outcomes for report in one["reports"]]
+
+    @contextlib.contextmanager
+    def together(self, config: ExperimentConfig) -> Iterator[None]:
+        """See Group. Raises ConfigError, too, when ranks were given different configurations."""
+        outcome: dict[str, Any] = {"config": dataclasses.asdict(config), "error": None}
+        try:
+            yield
+        except DpexpError as error:
+            outcome["error"] = str(error)
+            self._calls += 1
+            self._exchange(outcome)
+            raise
+        self._calls += 1
+        outcomes = self._exchange(outcome)
+        for rank, other in enumerate(outcomes):
+            if other["error"] is not None:
+                raise ConfigError(f"rank {rank}: {other['error']}")
+            if other["config"] != outcomes[0]["config"]:
+                raise ConfigError(f"rank {rank} and rank 0 compose different configurations: start all with the same")
+
+    def of_first(self, value: T) -> T:
+        """See Group; `value` must be what JSON keeps."""
+        self._calls += 1
+        first: T = self._exchange(value)[0]
+        return first
+
+    def close(self) -> None:
+        """See Group. The others wait for rank 0, which writes; who serves the store waits for the others."""
+        with contextlib.suppress(RuntimeError):  # the store is gone: so is its server
+            if self._world.rank > 0:
+                self._wait_for(["over/0"])
+            self._store.set(f"over/{self._world.rank}", "")
+            if self._world.serves_store:
+                self._wait_for([f"over/{rank}" for rank in range(self._world.world_size)], CLOSE_SECONDS)
+
+    def _run_own(self, work: worker.Work, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
+        """This rank's worker alone; ended when another rank's fails."""
+        world = self._world
+        shared = Rendezvous(world.master_address, world.master_port, f"dpexp/{world.attempt}/{self._calls}/group")
+        with self._failure_of_others() as abort:
+            return launch.launch(worker.run, [(work, shared, time.monotonic())], on_epoch, world.rank, abort)
+
+    @contextlib.contextmanager
+    def _failure_of_others(self) -> Iterator[connection.Connection]:
+        """A connection that says so when another rank has failed in this call."""
+        receiver, sender = Pipe(duplex=False)
+        over = threading.Event()
+        key = f"{self._calls}/failure"
+
+        def watch() -> None:
+            while not over.wait(POLL_SECONDS):
+                if self._store.check([key]):
+                    sender.send(json.loads(self._store.get(key))["message"])
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield receiver
+        finally:
+            over.set()
+            watcher.join()
+            sender.close()
+            receiver.close()
+
+    def _tell_failure(self, error: WorkerError) -> None:
+        """Let all ranks know the first cause. Who only lost a peer waits for that peer's word."""
+        key = f"{self._calls}/failure"
+        if isinstance(error, PeerError):
+            self._wait_for([key], 2 * launch.CAUSE_SECONDS)
+        # Whoever comes first: the empty value stands for a key that isn't there.
+        self._store.compare_set(key, "", json.dumps({"message": str(error), "details": error.details}))
+
+    def _exchange(self, value: Any) -> list[Any]:
+        """What every rank passes in this call, by rank."""
+        self._store.set(f"{self._calls}/{self._world.rank}", json.dumps(value))
+        values = []
+        for rank in range(self._world.world_size):
+            self._wait_for([f"{self._calls}/{rank}"])
+            values.append(json.loads(self._store.get(f"{self._calls}/{rank}")))
+        return values
+
+    def _wait_for(self, keys: list[str], seconds: float = math.inf) -> None:
+        """Return when all keys are there, or the time is over. Polls: a wait inside torch would not hear a signal."""
+        deadline = time.monotonic() + seconds
+        while not self._store.check(keys) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)

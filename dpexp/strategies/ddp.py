@@ -1,0 +1,114 @@
+"""torch's DistributedDataParallel: the reference that others are measured against, and the way to more machines."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.nn.parallel import DistributedDataParallel
+
+from dpexp import optimizers
+from dpexp.config import DdpConfig, ExperimentConfig
+from dpexp.errors import PeerError, one_line
+from dpexp.shared_memory import SharedTensors
+from dpexp.strategies.base import Replica, Strategy
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where the processes of one training find each other: keys below `prefix` in a store at `host`:`port`."""
+
+    host: str
+    port: int
+    prefix: str
+    server: Any = None  # lives in the parent, which keeps it as long as the training goes on
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rendezvous, (self.host, self.port, self.prefix)
+
+    def join(self, backend: str, rank: int, world_size: int) -> None:
+        """Make this process a member of torch's default process group."""
+        if self.host == LOOPBACK:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+        store = PrefixStore(self.prefix, TCPStore(self.host, self.port, is_master=False))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+
+
+class Ddp(Strategy):
+    """One process a worker, on one machine or, under torchrun, on several: gloo on CPUs, nccl on GPUs (untested).
+
+    Each rank has its own parameters and optimizer; gradients are all-reduced while backward still runs.
+    """
+
+    name = "ddp"
+
+    def __init__(
+        self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Rendezvous
+    ) -> None:
+        super().__init__(config, rank, model, initial, shared)
+        assert isinstance(config.strategy, DdpConfig)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        shared.join("nccl" if self.device.type == "cuda" else "gloo", rank, config.workers)
+        self._model = model
+        model.load_state_dict(self._initial)
+        with warnings.catch_warnings():  # the new name of `broadcast_buffers` isn't known to older versions of torch
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = DistributedDataParallel(
+                model, broadcast_buffers=False, find_unused_parameters=config.strategy.find_unused_parameters
+            )
+        wrapped.register_comm_hook(None, _sum)
+        self.replicas = (Replica(rank, wrapped),)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+
+    @classmethod
+    def processes(cls, workers: int) -> int:
+        """One for each worker."""
+        return workers
+
+    @classmethod
+    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Rendezvous]:
+        """A store on a free port of this machine; see Strategy."""
+        server = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
+        return [Rendezvous(LOOPBACK, server.port, "group", server)] * config.workers
+
+    @classmethod
+    def choose_device(cls, config: ExperimentConfig, rank: int) -> torch.device:
+        """On GPUs, one for each worker of a machine; see Strategy."""
+        if config.device == "cpu":
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
+
+    def start(self) -> None:
+        """Load the initial state, each rank by itself (the same values); see Strategy."""
+        self._model.load_state_dict(self._initial)
+        self._optimizer = optimizers.build(self._config.optimizer, self._parameters)
+
+    def update(self) -> None:
+        """One optimizer update, from gradients that backward has summed over all ranks; see Strategy."""
+        self._optimizer.step(optimizers.take_gradients(self._parameters))
+
+    def barrier(self) -> None:
+        """See Strategy."""
+        super().barrier()
+        dist.barrier()
+
+    def explained(self, error: RuntimeError) -> Exception:
+        """gloo and the store say that a peer is gone in a RuntimeError of their own; see Strategy."""
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+            return PeerError(f"lost another rank ({one_line(error)})")
+        return error
+
+
+def _sum(state, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings, as here all are
+    """All-reduce one bucket. DDP's own hook would divide by the world size, which is wrong for uneven shards."""
+    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])

@@ -1,0 +1,156 @@
+"""Under torchrun, on this machine as if it were two: one result, one output folder, one voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from multiprocessing import parent_process
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, tiny
+from torch import nn
+from training_helpers import assert_same, trained_state
+
+from dpexp.errors import ConfigError
+from dpexp.torchrun import World
+
+CONTRACT = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+MODEL = ["model=custom", "model.builder=test_torchrun:mortal", "checkpoint=true"]
+SETTINGS = [override for override in TINY if not override.startswith("model.")] + MODEL
+
+
+def mortal(input_shape, classes, victim):
+    """A linear model that kills its own process, a worker of rank `victim`, when it trains."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+
+    def die(*_):
+        if parent_process() is not None and os.environ.get("RANK") == str(victim):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    model.register_forward_pre_hook(die)
+    return model
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def together(commands: list[list[str]], folders: list[Path], variables: list[dict[str, str]]) -> list[tuple[int, str]]:
+    """Run the commands at once, each in its own folder; their exit status and standard error."""
+    tests = str(Path(__file__).parent)
+    running = [
+        subprocess.Popen(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": tests}, stderr=subprocess.PIPE)
+        for command, folder, own in zip(commands, folders, variables, strict=True)
+    ]
+    outcomes = [process.communicate(timeout=120)[1].decode() for process in running]
+    return list(zip([process.returncode for process in running], outcomes, strict=True))
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two agents with two ranks each; rank 2 dies in the first job. Their folders and outcomes."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
+    port = free_port()
+    torchrun = f"-m torch.distributed.run --nnodes=2 --nproc-per-node=2 --master-addr=127.0.0.1 --master-port={port}"
+    jobs = ["-m", "strategy=ddp", "workers=4", *SETTINGS, "+model.arguments.victim=2,-1"]
+    agents = [
+        [sys.executable, *torchrun.split(), f"--node-rank={node}", "-m", "dpexp", *jobs, "hydra.sweep.dir=out"]
+        for node in (0, 1)
+    ]
+    return folders, together(agents, folders, [{}, {}])
+
+
+def results(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("out/*/result.json"))]
+
+
+@pytest.mark.slow
+def test_a_rank_killed_on_the_other_machine_fails_the_job_by_name_and_the_next_job_runs(sweep):
+    (first, _), outcomes = sweep
+    failed, good = results(first)
+    assert (failed["status"], failed["error"]) == ("failed", "rank 2 was killed by SIGKILL")
+    assert (good["status"], [w["rank"] for w in good["blocks"][0]["candidate"]["workers"]]) == ("ok", [0, 1, 2, 3])
+    assert all(status != 0 for status, _ in outcomes)
+
+
+@pytest.mark.slow
+def test_four_ranks_on_two_machines_end_at_the_sequential_parameters(sweep, tmp_path):
+    (first, _), _ = sweep
+    overrides = [*MODEL, "+model.arguments.victim=-1"]
+    expected = trained_state(tiny("strategy=sequential", *overrides), tmp_path)
+    assert_same(torch.load(first / "out" / "1" / "model.pt", weights_only=True), expected, 1e-12)
+
+
+@pytest.mark.slow
+def test_rank_zero_alone_writes(sweep):
+    (first, second), _ = sweep
+    assert (first / "out" / "results.csv").exists()
+    assert not list(second.iterdir())
+
+
+@pytest.mark.slow
+def test_each_machine_tells_an_error_once(sweep):
+    _, outcomes = sweep
+    assert [error.count("was killed by SIGKILL") for _, error in outcomes] == [1, 1]
+
+
+@pytest.mark.slow
+def test_the_contract_of_variables_is_enough_without_torchrun(tmp_path):
+    port = str(free_port())
+    command = [sys.executable, "-m", "dpexp", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=-1"]
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for folder in folders:
+        folder.mkdir()
+    own = [{**CONTRACT, "RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": "0"} for rank in ("0", "1")]
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    outcomes = together([command] * 2, folders, [{**variables, **local} for variables in own])
+    assert [status for status, _ in outcomes] == [0, 0], outcomes
+    assert len(list(folders[0].rglob("result.json"))) == 1
+    assert not list(folders[1].iterdir())
+
+
+@pytest.mark.slow
+def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
+    port = str(free_port())
+    command = [sys.executable, "-m", "dpexp", "strategy=ddp", "workers=2", *TINY]
+    own = [{**CONTRACT, "RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": "0"} for rank in ("0", "1")]
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    commands = [[*command, f"seed={seed}"] for seed in (1, 2)]
+    outcomes = together(commands, [tmp_path, tmp_path], [{**variables, **local} for variables in own])
+    message = "dpexp: rank 1 and rank 0 compose different configurations: start all with the same"
+    assert [(status, error.strip()) for status, error in outcomes] == [(2, message)] * 2
+
+
+def test_without_the_variables_dpexp_was_started_by_hand():
+    assert World.from_environment({"LOCAL_RANK": "0"}) is None
+
+
+def test_half_a_contract_is_refused():
+    partial = {name: value for name, value in CONTRACT.items() if name != "MASTER_PORT"}
+    with pytest.raises(ConfigError, match="RANK and WORLD_SIZE are set, as by torchrun, but not MASTER_PORT"):
+        World.from_environment(partial)
+
+
+def test_numbers_must_be_numbers():
+    with pytest.raises(ConfigError, match="RANK=first"):
+        World.from_environment({**CONTRACT, "RANK": "first"})
+
+
+def test_workers_must_be_what_torchrun_started():
+    world = World.from_environment(CONTRACT)
+    with pytest.raises(ConfigError, match=r"workers=2, but torchrun started WORLD_SIZE=4 processes .* set workers=4"):
+        world.check(tiny("strategy=ddp", "workers=2"))
+
+
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated"])
+def test_strategies_of_one_machine_name_the_one_for_several(strategy):
+    with pytest.raises(ConfigError, match=rf"strategy={strategy} under torchrun: .* choose strategy=ddp"):
+        World.from_environment(CONTRACT).check(tiny(f"strategy={strategy}", "workers=4"))
