@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import psutil
-import torch
 from rich.table import Table
 
+from benchmarks import memory_probe
 from benchmarks.setup import configured, interleaved, of_dpexp, out, prepared, shown
-from dpexp import launch, results, worker
+from dpexp import launch
 from dpexp.data.dataset import load
 from dpexp.groups import Group
 from dpexp.stats import geometric_mean, paired_ratio
 from dpexp.strategies import strategy_class
+from dpexp.strategies.barrier import BarrierSeat
 
 SIZES = (5_000, 10_000, 20_000, 40_000, 60_000)
 MODELS = {"mlp": 20_000, "cnn": 2_000, "resnet18": 256}
@@ -23,7 +23,7 @@ MIB = 2**20
 
 
 def run(rounds: int, folder: Path) -> None:
-    """Print all three."""
+    """Print all of it; draw the growth."""
     _start_up()
     out.print()
     _memory()
@@ -31,20 +31,6 @@ def run(rounds: int, folder: Path) -> None:
     _growth(rounds, folder / "growth.png")
     out.print()
     _models(rounds)
-    example = Path(__file__).parents[1] / "outputs" / "example"
-    trainings = [
-        training
-        for path in example.rglob(results.FILE_NAME)
-        for block in results.read(path).blocks
-        for training in (block.candidate, block.baseline)
-        if training
-    ]
-    if trainings:
-        timed, whole = sum(t.seconds for t in trainings), sum(t.launch_seconds for t in trainings)
-        out.print(
-            f"\nthe README's sweep (outputs/example): {len(trainings)} trainings in {whole:.0f} s, "
-            f"of which {100 * timed / whole:.0f} % is the timed loop (warm-up blocks included)"
-        )
 
 
 def _start_up() -> None:
@@ -64,40 +50,39 @@ def _memory() -> None:
     dataset = load(configured("data.size=60000"))
     data_bytes = sum(tensor.nbytes for tensor in dataset.tensors.values())
     table = Table(box=None)
-    for head in ("MiB", "private to a worker", "proportional share (PSS), all workers", "gradients of a worker"):
+    for head in ("MiB", "private to each worker", "all processes together", "more than with one less"):
         table.add_column(head, justify="right" if head != "MiB" else "left")
-    bare = launch.launch(_bare_memory, [()], lambda notice: None)
-    table.add_row("a process that only multiplies matrices", *(f"{size / MIB:.1f}" for size in bare[0]), "0.0")
-    for workers in (1, 2, 4):
-        config = configured("data.size=60000", f"workers={workers}", "epochs=1")
+    before = 0
+    for workers in (1, 2, 3, 4):
+        config = configured("data.size=60000", f"workers={workers}", "batch.scope=per_worker", "epochs=1")
         work = prepared(config, dataset)
         shared = strategy_class(config).share(config, work.initial)
-        reports = launch.launch(_memory_after_training, [(work, own) for own in shared], lambda notice: None)
+        together: list[int] = []
+        seats = BarrierSeat.create(workers, 0.0)
+        arguments = [(work, own, seat) for own, seat in zip(shared, seats, strict=True)]
+
+        def look(notice: object, together: list[int] = together) -> None:
+            together.append(_group_bytes())
+
+        private = launch.launch(memory_probe.after_training, arguments, look)
         for own in shared:
             if hasattr(own, "close"):
                 own.close()
-        gradients = sum(tensor.nbytes for tensor in work.initial.values())
-        private, pss = max(r[0] for r in reports), sum(r[1] for r in reports)
-        table.add_row(f"sync_dp, {workers} workers", *(f"{size / MIB:.1f}" for size in (private, pss, gradients)))
-    out.print(f"memory after an epoch of 60,000 samples; the data set takes {data_bytes / MIB:.0f} MiB\n")
+        more = f"{(together[0] - before) / MIB:.0f}" if before else ""
+        table.add_row(f"sync_dp, {workers} workers", f"{max(private) / MIB:.0f}", f"{together[0] / MIB:.0f}", more)
+        before = together[0]
+    out.print(
+        f"memory (proportional set size) when a worker has trained on 60,000 samples, with the parent and the fork "
+        f"server; the data set takes {data_bytes / MIB:.0f} MiB, the gradients of a worker "
+        f"{sum(tensor.nbytes for tensor in work.initial.values()) / MIB:.1f} MiB\n"
+    )
     out.print(table)
 
 
-def _bare_memory(rank: int, notify: object) -> tuple[int, int]:
-    torch.set_num_threads(1)
-    torch.rand(64, 784).mm(torch.rand(784, 256))
-    return _private_and_pss()
-
-
-def _memory_after_training(rank: int, work: worker.Work, shared: Any, notify: object) -> tuple[int, int]:
-    worker.run(rank, work, shared, 0.0, lambda epoch: None)
-    return _private_and_pss()
-
-
-def _private_and_pss() -> tuple[int, int]:
-    """Bytes of pages that only this process maps, and its share of those that several map."""
-    memory = psutil.Process().memory_full_info()
-    return memory.uss, memory.pss
+def _group_bytes() -> int:
+    """Proportional set size of this process and all below it: what they take together, shared pages counted once."""
+    own = psutil.Process()
+    return sum(process.memory_full_info().pss for process in [own, *own.children(recursive=True)])
 
 
 def _growth(rounds: int, path: Path) -> None:

@@ -61,7 +61,7 @@ def run(rounds: int, folder: Path) -> None:
 
 
 def _repeats(elements: int) -> int:
-    return max(5, min(2000, 2**24 // elements))
+    return max(5, min(300, 2**23 // elements))
 
 
 def _time(name: str, workers: int, sizes: list[int]) -> list[float]:

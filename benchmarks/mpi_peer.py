@@ -26,9 +26,8 @@ def main() -> None:
         for _ in range(repeats):
             world.Allreduce(own, total)
         seconds.append((time.perf_counter() - started) / repeats)
-    slowest = world.reduce(np.array(seconds), MPI.MAX)
-    if slowest is not None:
-        print(json.dumps(slowest.tolist()))
+    if reports := world.gather(seconds):
+        print(json.dumps([max(times) for times in zip(*reports, strict=True)]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dpexp.groups import Group
 from dpexp.measurement import train_group
 from dpexp.stats import Estimate
 
-SAMPLES, EPOCHS, BATCH = 40_000, 2, 64
+SAMPLES, EPOCHS, BATCH = 40_000, 1, 64
 Contestant = Callable[[], float]
 
 out = Console(width=120, highlight=False, soft_wrap=True)
@@ -53,9 +53,8 @@ def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str,
     for number in range(rounds + 1):
         names = list(contestants)[:: 1 if number % 2 == 0 else -1]
         for name in names:
-            _progress.print(f"round {number} of {rounds}: {name}".ljust(78), end="\r")
+            _progress.print(f"round {number} of {rounds}: {name}")
             seconds[name].append(contestants[name]())
-    _progress.print(" " * 78, end="\r")
     return {name: values[1:] for name, values in seconds.items()}
 
 

@@ -36,7 +36,7 @@ def run(rounds: int) -> None:
     dataset = load(configured())
     seconds = interleaved(_contestants(dataset), rounds)
     out.print(
-        f"784-256-10 MLP on MNIST, {SAMPLES:,} samples, {EPOCHS} epochs, batch {BATCH} a worker unless said, one "
+        f"784-256-10 MLP on MNIST, {SAMPLES:,} samples, {EPOCHS} epoch, batch {BATCH} a worker unless said, one "
         f"thread a worker (the notebook: a thread a core)\n{rounds} interleaved rounds after a discarded one, every "
         "training in fresh processes; geometric mean and 95 % interval\n"
     )

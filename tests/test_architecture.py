@@ -15,7 +15,7 @@ PACKAGE = Path(dpexp.__file__).parent
 
 # A module may import from modules of the layers above its own, and from its own.
 LAYERS = [
-    {"errors", "progress"},
+    {"errors", "progress", "frozen"},
     {"files", "environment", "config", "stats", "shared_memory"},
     {"compose", "torchrun", "data", "results", "kernels", "optimizers"},
     {"models", "strategies", "aggregate"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -19,6 +20,10 @@ def report_rank(rank, word, notify):
 
 def forked_from_the_importer(rank, notify):
     return os.getppid() == launch.IMPORTED_BY
+
+
+def objects_out_of_collection(rank, notify):
+    return gc.get_freeze_count()
 
 
 def fail_on_rank_1(rank, notify):
@@ -126,6 +131,10 @@ def test_workers_die_with_the_main_process(tmp_path):
     main.stdout.close()
     gone, _ = psutil.wait_procs([worker], timeout=10)
     assert gone
+
+
+def test_what_was_imported_stays_shared_when_a_worker_collects_garbage():
+    assert launch.launch(objects_out_of_collection, [()], nothing)[0] > 100_000
 
 
 def test_who_only_lost_a_peer_does_not_hide_the_peers_own_death():

@@ -1,0 +1,21 @@
+"""What a worker runs to have its memory looked at; imports no more than dpexp's own workers do."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psutil
+
+from dpexp import worker
+from dpexp.strategies.barrier import BarrierSeat
+
+
+def after_training(rank: int, work: worker.Work, shared: Any, seat: BarrierSeat, notify: Any) -> int:
+    """Bytes that only this process maps, once it has trained; the parent is told when all have."""
+    worker.run(rank, work, shared, 0.0, lambda epoch: None)
+    private: int = psutil.Process().memory_full_info().uss
+    seat.wait()
+    notify("all have trained")
+    time.sleep(1)  # stay, while the parent looks
+    return private
