@@ -6,7 +6,7 @@ import argparse
 import datetime
 from pathlib import Path
 
-from benchmarks import costs, exchange, training
+from benchmarks import costs, exchange, notebook, training
 from benchmarks.setup import out
 from dpexp import environment
 
@@ -15,12 +15,12 @@ PARTS = {
     "training": lambda rounds: training.run(rounds),
     "exchange": lambda rounds: exchange.run(rounds, HERE),
     "costs": lambda rounds: costs.run(rounds, HERE),
+    "notebook": lambda rounds: notebook.run(rounds),
 }
-BEGIN, END = "<!-- output -->\n```\n", "```\n<!-- end -->"
 
 
 def main() -> None:
-    """Run the chosen parts; with --write, put what they print into benchmarks/README.md."""
+    """Run the chosen parts; with --write, put what each prints into its place in benchmarks/README.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=5, help="kept rounds, after one that is discarded")
@@ -29,16 +29,22 @@ def main() -> None:
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"{', '.join(unknown)}: no such part; choose from {', '.join(PARTS)}")
     out.record = arguments.write
-    today = datetime.datetime.now(datetime.timezone.utc).date()
-    out.print(f"{today}: {environment.describe().machine}")
     for name in arguments.parts:
-        out.print(f"\n== {name} ==\n")
+        today = datetime.datetime.now(datetime.timezone.utc).date()
+        out.print(f"{today}: {environment.describe().machine}\n")
         PARTS[name](arguments.rounds)
-    if arguments.write:
-        text = (HERE / "README.md").read_text()
-        start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-        printed = "\n".join(line.rstrip() for line in out.export_text().splitlines()) + "\n"
-        (HERE / "README.md").write_text(text[:start] + printed + text[end:])
+        out.print()
+        if arguments.write:
+            _write(name, out.export_text())
+
+
+def _write(part: str, printed: str) -> None:
+    """Replace the part's block of output in the README."""
+    begin, end = f"<!-- {part} -->\n```\n", "```\n<!-- end -->"
+    text = (HERE / "README.md").read_text()
+    start = text.index(begin) + len(begin)
+    lines = "\n".join(line.rstrip() for line in printed.strip().splitlines())
+    (HERE / "README.md").write_text(text[:start] + lines + "\n" + text[text.index(end, start) :])
 
 
 if __name__ == "__main__":

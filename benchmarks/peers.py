@@ -172,19 +172,19 @@ def missing(package: str, command: str | None = None) -> str | None:
 
 def lightning(workers: int, samples: int, epochs: int, batch: int) -> float:
     """Lightning's Trainer, ddp_spawn on the CPU; its own process, since it starts workers by itself."""
-    return float(_own_process([sys.executable, "-m", "benchmarks.lightning_peer"], workers, samples, epochs, batch))
+    return float(own_process([sys.executable, "-m", "benchmarks.lightning_peer"], workers, samples, epochs, batch))
 
 
 def open_mpi(workers: int, sizes: list[int], repeats: list[int]) -> list[float]:
     """Seconds of one Allreduce of float32 for each size in elements, by Open MPI."""
     mpirun = [str(Path(sys.executable).with_name("mpirun")), "-n", str(workers), "--oversubscribe", sys.executable]
     seconds: list[float] = json.loads(
-        _own_process([*mpirun, "-m", "benchmarks.mpi_peer"], json.dumps(sizes), json.dumps(repeats))
+        own_process([*mpirun, "-m", "benchmarks.mpi_peer"], json.dumps(sizes), json.dumps(repeats))
     )
     return seconds
 
 
-def _own_process(command: list[str], *arguments: object) -> str:
+def own_process(command: list[str], *arguments: object) -> str:
     """The last line that a peer's own program prints."""
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     finished = subprocess.run(

@@ -14,22 +14,28 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from dpexp import results
+from dpexp import measures, results
 from dpexp.config import ExperimentConfig
-from dpexp.environment import Environment
+from dpexp.doubts import busy_threads, doubts
 from dpexp.errors import ResultError
 from dpexp.results import Block, RunResult, Training
 from dpexp.stats import Estimate, geometric_mean, paired_ratio, unpaired_ratio
 
 COLUMNS = """
 status strategy workers threads_per_worker model data data_size data_scope batch_scope local_batch_size
-global_batch_size epochs seed updates baseline_updates repeats seconds seconds_low seconds_high
-samples_per_second baseline baseline_seconds speedup speedup_low speedup_high efficiency efficiency_low
-efficiency_high train_loss test_accuracy baseline_test_accuracy oversubscribed warnings job series configured_size
+global_batch_size epochs seed updates baseline_updates repeats seconds seconds_low seconds_high samples_per_second
+baseline baseline_seconds speedup speedup_low speedup_high efficiency efficiency_low efficiency_high best_threads
+best_seconds gain gain_low gain_high independent_speedup independent_low independent_high unsynchronized_speedup
+unsynchronized_low unsynchronized_high target_accuracy target_seconds target_samples baseline_target_seconds
+target_speedup target_throughput_gain target_samples_ratio parallel_efficiency load_balance
+communication_efficiency computation_scaling data_seconds compute_seconds wait_seconds communicate_seconds
+update_seconds baseline_data_seconds baseline_compute_seconds baseline_update_seconds step_median_seconds
+step_p95_seconds step_p99_seconds train_loss test_accuracy baseline_test_accuracy oversubscribed warnings job
+series configured_size
 """.split()
 INTEGERS = """
 workers threads_per_worker data_size local_batch_size global_batch_size epochs seed updates baseline_updates
-repeats configured_size
+repeats configured_size best_threads
 """.split()
 
 
@@ -148,7 +154,7 @@ def _row(group: list[_Job], good: list[_Job], label: str) -> dict[str, Any]:
     baseline = _baseline(group, good)
     speedup, efficiency = baseline.speedup, baseline.speedup.scaled(1 / config.workers)
     environment = group[0].result.environment
-    oversubscribed = _busy_threads(config, environment) > environment.usable_cores
+    oversubscribed = busy_threads(config, environment) > environment.usable_cores
     return {
         **_settings(config),
         "status": "ok",
@@ -167,11 +173,15 @@ def _row(group: list[_Job], good: list[_Job], label: str) -> dict[str, Any]:
         "efficiency": efficiency.value,
         "efficiency_low": efficiency.low,
         "efficiency_high": efficiency.high,
+        **measures.over_best(config, _kept(group)),
+        **measures.counterfactuals(config, _kept(group)),
+        **measures.to_target(config, _kept(group)),
+        **measures.where_time_went(config, _kept(group)),
         "train_loss": trainings[-1].epoch_losses[-1],
         "test_accuracy": _test_accuracy(trainings),
         "baseline_test_accuracy": _test_accuracy(baseline.trainings),
         "oversubscribed": oversubscribed,
-        "warnings": "; ".join(_warnings(group, baseline.name, len(trainings), oversubscribed)),
+        "warnings": "; ".join(_warnings(group, baseline.name)),
         "job": " + ".join(job.name for job in group),
         "series": label,
     }
@@ -197,7 +207,8 @@ def _baseline(group: list[_Job], good: list[_Job]) -> _Baseline:
     blocks = _kept(group)
     pairs = [(block.baseline, block.candidate) for block in blocks if block.baseline is not None]
     if pairs:
-        ratio = paired_ratio([own.seconds for own, _ in pairs], [own.seconds for _, own in pairs])
+        pilot = None if config.measurement.precision is None or len(group) > 1 else config.measurement.repeats
+        ratio = paired_ratio([own.seconds for own, _ in pairs], [own.seconds for _, own in pairs], pilot=pilot)
         return _Baseline("sequential in the same blocks", [own for own, _ in pairs], ratio.scaled(work_ratio))
     single = _single_worker(group[0], good)
     trainings = [block.candidate for block in _kept(single)]
@@ -231,31 +242,14 @@ def _single_worker(job: _Job, good: list[_Job]) -> list[_Job]:
     return []
 
 
-# Warnings that the table for people says in its own way.
-OVERSUBSCRIBED, FEWER_UPDATES = "oversubscribed", "fewer updates than the baseline"
-
-
-def _warnings(group: list[_Job], baseline: str, blocks: int, oversubscribed: bool) -> Iterable[str]:
+def _warnings(group: list[_Job], baseline: str) -> Iterable[str]:
     config, environment = group[0].config, group[0].result.environment
-    if oversubscribed:
-        threads = _busy_threads(config, environment)
-        yield f"{OVERSUBSCRIBED}: {threads} threads on {environment.usable_cores} cores"
-    updates, baseline_updates = config.updates, config.baseline().updates
-    if updates < baseline_updates:
-        yield f"{FEWER_UPDATES}: {updates:,} against {baseline_updates:,}"
+    yield from doubts(config, environment, _kept(group))
     if baseline == "none":
         yield "no baseline: add a workers=1 job, or set measurement.baseline=paired"
-    if blocks == 1:
-        yield "one block: no interval"
     commits = sorted({str(job.result.environment.commit) for job in group})
     if len(commits) > 1:
         yield f"pooled over several commits of dpexp: {', '.join(commits)}"
-
-
-def _busy_threads(config: ExperimentConfig, environment: Environment) -> int:
-    """Threads that compute at the same time on one machine."""
-    processes = config.workers if config.strategy.name in ("sync_dp", "ddp") else 1
-    return config.threads_per_worker * min(processes, environment.local_world_size or processes)
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:

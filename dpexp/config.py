@@ -18,6 +18,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Scope = Literal["per_worker", "global"]
+LearningRateRule = Literal["none", "linear", "sqrt"]
 
 # Training samples in the data sets whose size is known before anything is loaded.
 KNOWN_TRAIN_SAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -120,6 +121,8 @@ class SgdConfig:
 
     name: Literal["sgd"]
     lr: PositiveFloat
+    lr_rule: LearningRateRule
+    lr_warmup_epochs: NonNegativeFloat
     momentum: Fraction
     weight_decay: NonNegativeFloat
     nesterov: bool
@@ -137,6 +140,8 @@ class AdamConfig:
 
     name: Literal["adam", "adamw"]
     lr: PositiveFloat
+    lr_rule: LearningRateRule
+    lr_warmup_epochs: NonNegativeFloat
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
     weight_decay: NonNegativeFloat
@@ -155,12 +160,26 @@ class BatchConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class MeasurementConfig:
-    """Blocks to keep, blocks to discard first, untimed steps in each process, and the baseline."""
+    """Blocks to keep, blocks to discard first, untimed steps in each process, the baseline, and the instruments."""
 
     repeats: PositiveInt
     warmup: Annotated[int, Field(ge=0)]
     warmup_steps: Annotated[int, Field(ge=0)]
     baseline: Literal["paired", "none"]
+    phases: bool
+    best_sequential: bool
+    counterfactuals: bool
+    precision: PositiveFloat | None
+    max_seconds: PositiveFloat
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> MeasurementConfig:
+        if self.precision is not None and (self.baseline == "none" or self.repeats < 3):
+            raise ValueError(
+                f"measurement.precision={self.precision} with measurement.baseline={self.baseline} and "
+                f"measurement.repeats={self.repeats}: it needs the paired baseline and 3 or more repeats to start from"
+            )
+        return self
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -175,6 +194,7 @@ class ExperimentConfig:
     device: Literal["cpu", "cuda"]
     linear_kernel: Literal["auto", "torch", "onednn"]
     checkpoint: bool
+    target_accuracy: Annotated[float, Field(gt=0, lt=1)] | None
     model: ModelConfig
     data: DataConfig
     strategy: StrategyConfig
@@ -198,9 +218,14 @@ class ExperimentConfig:
         return self.global_batch_size // self.workers
 
     @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates of one epoch; the last may see a smaller batch."""
+        return -(-self.train_samples // self.global_batch_size)
+
+    @property
     def updates(self) -> int:
-        """Optimizer updates of the whole training; the last of an epoch may see a smaller batch."""
-        return self.epochs * -(-self.train_samples // self.global_batch_size)
+        """Optimizer updates of the whole training."""
+        return self.epochs * self.updates_per_epoch
 
     @property
     def variants(self) -> dict[str, ExperimentConfig]:
@@ -210,15 +235,48 @@ class ExperimentConfig:
             variants["baseline"] = self.baseline()
         return variants
 
+    def learning_rate(self, update: int) -> float:
+        """The learning rate of update number `update`, from 0.
+
+        `lr` belongs to the baseline's batch. The linear rule multiplies it by how many times as large this global
+        batch is (Goyal et al. 2017, "Accurate, Large Minibatch SGD"), the square-root rule by the root of that
+        (Krizhevsky 2014, "One weird trick"). Over `lr_warmup_epochs` it rises in equal steps from `lr` to that.
+        """
+        if self.optimizer.lr_rule == "none":
+            return self.optimizer.lr
+        times = self.global_batch_size / self.batch.size
+        factor: float = {"linear": times, "sqrt": times**0.5}[self.optimizer.lr_rule]
+        warmup_updates = self.optimizer.lr_warmup_epochs * self.updates_per_epoch
+        risen = min(1.0, update / warmup_updates) if warmup_updates else 1.0
+        return self.optimizer.lr * (1 + (factor - 1) * risen)
+
+    def share_alone(self) -> ExperimentConfig:
+        """What one worker trains, as a sequential job of its own: its share of samples and batch."""
+        size = self.data.size if self.data.scope == "per_worker" else self.data.size // self.workers
+        return dataclasses.replace(
+            self.baseline(),
+            data=dataclasses.replace(self.data, size=size),
+            batch=BatchConfig(size=min(self.local_batch_size, size), scope="global"),
+        )
+
+    @property
+    def counterfactuals(self) -> dict[str, ExperimentConfig]:
+        """What else each block trains to explain the speedup, by name."""
+        if not self.measurement.counterfactuals or self.workers == 1:
+            return {}
+        return {"unsynchronized": self, "independent": self.share_alone()}
+
     @property
     def visited_samples(self) -> int:
         """Training samples of the whole measurement, repeated visits counted: what it costs."""
         blocks = self.measurement.warmup + self.measurement.repeats
         return blocks * self.epochs * sum(variant.train_samples for variant in self.variants.values())
 
-    def baseline(self) -> ExperimentConfig:
-        """The same job for one sequential process: what speedup is measured against."""
-        return dataclasses.replace(self, workers=1, strategy=PlainStrategyConfig(name="sequential"))
+    def baseline(self, threads: int | None = None) -> ExperimentConfig:
+        """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
+        sequential = PlainStrategyConfig(name="sequential")
+        threads = threads or self.threads_per_worker
+        return dataclasses.replace(self, workers=1, strategy=sequential, threads_per_worker=threads)
 
     @model_validator(mode="after")
     def _check_together(self) -> ExperimentConfig:

@@ -14,11 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from dpexp import phases
 from dpexp.aggregate import Summary
+from dpexp.efficiency import USEFUL
 from dpexp.files import write_atomically
+from dpexp.tables import advice
 
 # Okabe and Ito's palette, distinguishable without full colour vision.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+PHASE_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00", "#009E73")
 GREY = "#767676"
 STYLE = {
     "font.size": 10.5,
@@ -52,6 +56,8 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
         figures["speedup"] = ("Speedup over one sequential process", painters.speedup)
         figures["efficiency"] = ("Parallel efficiency: speedup / workers", painters.efficiency)
         figures["speedup_by_workers"] = ("Speedup against workers", painters.by_workers)
+    if table.compute_seconds.notna().any():
+        figures["phases"] = ("Where the workers' time goes", painters.phases)
     caption = _caption(summary, table)
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         return [
@@ -105,6 +111,11 @@ class _Painters:
                 if not math.isnan(row.baseline_seconds) and row.baseline.startswith("sequential"):
                     label = "its sequential baseline" if place == 0 else ""
                     axes.hlines(row.baseline_seconds, place - 0.42, place + 0.42, color="black", lw=2, label=label)
+                if not math.isnan(row.best_seconds):
+                    label = f"the best sequential, {row.best_threads} thread(s)" if place == 0 else ""
+                    axes.hlines(
+                        row.best_seconds, place - 0.42, place + 0.42, color="black", lw=1.5, ls=":", label=label
+                    )
             names = [f"{row.workers}{'*' if row.oversubscribed else ''}" for _, row in rows.iterrows()]
             axes.set_xticks(range(len(rows)), names)
             axes.set_xlabel("workers" + self._star(rows))
@@ -149,6 +160,9 @@ class _Painters:
         for _, row in line[line.workers > 1].iterrows():  # the most samples: its numbers, to read off
             place = (row.workers + shift, row.speedup)
             axes.annotate(f"{row.speedup:.2f}", place, (7, 5), textcoords="offset points", fontweight="bold")
+        if line.best_seconds.notna().any():
+            own = (line.baseline_seconds / line.best_seconds).mean()
+            axes.axhline(own, color="black", ls=":", lw=1.5, label="best sequential process")
         if rows.oversubscribed.any():
             first = rows.workers[rows.oversubscribed.astype(bool)].min()
             start = max([count + 0.3 for count in counts if count < first], default=first - 0.4)
@@ -160,6 +174,32 @@ class _Painters:
         axes.set_ylabel("speedup")
         axes.set_ylim(0, max(self._top("speedup"), min(counts[-1], 1.15 * self.usable_cores)))
         axes.legend(title="samples")
+
+    def phases(self, axes: Axes, rows: pd.DataFrame) -> None:
+        """Seconds of all workers together by phase, at the most samples; without loss all bars would be as long."""
+        rows = rows[(rows.configured_size == rows.configured_size.max()) & rows.compute_seconds.notna()]
+        names = []
+        for place, (_, row) in enumerate(rows.iterrows()):
+            names.append(f"{row.workers}{'*' if row.oversubscribed else ''}")
+            left = 0.0
+            for color, name in zip(PHASE_COLORS, phases.NAMES, strict=True):
+                if not math.isnan(row[f"{name}_seconds"]):
+                    width = row.workers * row[f"{name}_seconds"]
+                    axes.barh(place, width, 0.6, left, color=color, label=name if place == 0 else None)
+                    left += width
+            # The baseline's own work, times what the candidate does of it.
+            alone = sum(row[f"baseline_{name}_seconds"] for name in USEFUL)
+            if not math.isnan(alone):
+                label = "all of the sequential baseline's" if place == 0 else ""
+                alone *= row.data_size / row.configured_size
+                axes.vlines(alone, place - 0.42, place + 0.42, color="black", lw=2, label=label)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
+        axes.set_ylabel("workers")
+        axes.set_xlabel(f"seconds of all workers together, {rows.data_size.max():,} samples" + self._star(rows))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, fontsize=9)
 
     def _lines(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
         """One line a worker count over data sizes; points are set apart so that intervals can be read."""
@@ -233,9 +273,10 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
     models = ", ".join(f"{model} on {data}" for model, data in sorted(set(zip(table.model, table.data, strict=True))))
     repeats = " to ".join(map(str, sorted({int(table.repeats.min()), int(table.repeats.max())})))
     threads = " or ".join(map(str, sorted(table.threads_per_worker.unique())))
+    doubted = "; doubts: see the table" if advice(summary) else ""
     return (
         f"{models}; {' / '.join(scopes)}; baseline: {' / '.join(baselines) or 'none'}; "
-        f"mean and 95 % interval of {repeats} block(s); {threads} thread(s) a worker; {summary.machine}"
+        f"mean and 95 % interval of {repeats} block(s); {threads} thread(s) a worker; {summary.machine}{doubted}"
     )
 
 

@@ -30,6 +30,8 @@ T = TypeVar("T")
 class Group:
     """On one machine: this process starts every worker."""
 
+    target: launch.Target = staticmethod(worker.run)  # what each worker process does
+
     def run(self, work: worker.Work, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
         """One training by fresh processes; the reports of all ranks. Raises WorkerError."""
         launched = time.monotonic()
@@ -39,11 +41,15 @@ class Group:
                 for own in shared:
                     if hasattr(own, "close"):
                         cleanup.callback(own.close)
-                return launch.launch(worker.run, [(work, own, launched) for own in shared], on_epoch)
+                return launch.launch(self.target, [(work, own, launched) for own in shared], on_epoch)
         except OSError as error:  # too many open files, or processes
             raise WorkerError(
                 f"workers={work.config.workers} can't be started: {error.strerror}; choose fewer"
             ) from error
+
+    def run_alone(self, work: worker.Work, copies: int, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
+        """So many trainings of one process each at the same time, which know nothing of each other."""
+        return launch.launch(_alone, [(work, time.monotonic())] * copies, on_epoch)
 
     @contextlib.contextmanager
     def together(self, config: ExperimentConfig) -> Iterator[None]:
@@ -56,6 +62,11 @@ class Group:
 
     def close(self) -> None:
         """After the last job, and after all is written: other ranks' exit must not end the one that writes."""
+
+
+def _alone(rank: int, work: worker.Work, launched_seconds: float, on_epoch: Callable[[int], None]) -> Any:
+    """In each process: rank 0 of a group of one."""
+    return dataclasses.replace(worker.run(0, work, None, launched_seconds, on_epoch), rank=rank)
 
 
 class TorchrunGroup(Group):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dpexp import kernels, models, worker
+from dpexp.conditions import Watch
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset
+from dpexp.environment import usable_cores
 from dpexp.errors import WorkerError
 from dpexp.groups import Group
 from dpexp.progress import Progress
 from dpexp.results import Block, Training, finite
 from dpexp.shared_memory import SharedTensors
+from dpexp.stats import pairs_needed
 
 
 def measure(
@@ -28,51 +33,144 @@ def measure(
 ) -> Iterator[Block]:
     """Each block of a job as it is finished, the discarded ones first. Raises WorkerError.
 
-    The order within a block alternates, so that a drift of the machine's speed favours neither.
+    The order within a block alternates, so that a drift of the machine's speed favours nobody.
     """
-    measurement, variants = config.measurement, config.variants
-    model = models.build(config.model, dataset.input_shape, dataset.classes)
-    linear_kernels = group.of_first({name: kernels.choose(variant, model) for name, variant in variants.items()})
-    count = measurement.warmup + measurement.repeats
-    total_samples, done_samples = config.visited_samples, 0
-    for number in range(count):
-        order = sorted(variants, reverse=number % 2 == 1)
-        trainings: dict[str, Training] = {}
-        for name in order:
-            variant = variants[name]
-
-            def report(epoch: int, name: str = name, number: int = number, done: int = done_samples) -> None:
-                fraction = (done + epoch * variants[name].train_samples) / total_samples
-                on_progress(Progress(number + 1, count, name, config.epochs, epoch, fraction))
-
+    started = time.monotonic()
+    trainer = _Trainer(config, dataset, initial, group)
+    if config.measurement.best_sequential:
+        threads = trainer.best_threads(lambda: on_progress(Progress(1, 1, "threads of the baseline", 1, 0, 0.0)))
+        if threads != config.threads_per_worker:
+            trainer.variants["best"] = config.baseline(threads)
+    trainer.variants |= config.counterfactuals
+    blocks: list[Block] = []
+    planned = config.measurement.warmup + config.measurement.repeats
+    while len(blocks) < planned:
+        number = len(blocks)
+        if config.target_accuracy is not None:  # how long it takes to get there is a matter of luck, too
+            trainer.reseed(config.seed + number)
+        watch, trainings = Watch(), {}
+        order = sorted(trainer.variants, reverse=number % 2 == 1)
+        first = number == config.measurement.warmup  # of those that count: the others repeat its updates
+        for place, name in enumerate(order):
+            report = _reporter(on_progress, config.epochs, (number, planned), (name, place, len(order)))
             report(0)
-            last = number == count - 1 and name == "candidate"
-            work = worker.Work(
-                config=variant,
-                dataset=dataset,
-                initial=initial,
-                linear_kernel=linear_kernels[name],
-                evaluate=number == measurement.warmup,
-                checkpoint=checkpoint if last else None,
-            )
-            trainings[name] = train_group(work, report, group)
-            done_samples += variant.epochs * variant.train_samples
-        yield Block(number < measurement.warmup, order, trainings["candidate"], trainings.get("baseline"))
+            keeps = checkpoint if first and name == "candidate" else None
+            trainings[name] = trainer.train(name, first, keeps, report)
+        used = sum(worker["process_cpu_seconds"] for own in trainings.values() for worker in own.workers)
+        block = Block(
+            warmup=number < config.measurement.warmup,
+            order=order,
+            candidate=trainings["candidate"],
+            baseline=trainings.get("baseline"),
+            best=trainings.get("best"),
+            unsynchronized=trainings.get("unsynchronized"),
+            independent=trainings.get("independent"),
+            conditions=watch.conditions(used),
+        )
+        blocks.append(block)
+        yield block
+        planned = max(planned, group.of_first(_planned(config, blocks, time.monotonic() - started)))
 
 
-def train_group(work: worker.Work, on_epoch: Callable[[int], None], group: Group) -> Training:
-    """One training by a fresh group of processes. Raises WorkerError when replicas differ, too."""
+def _reporter(
+    on_progress: Callable[[Progress], None], epochs: int, block: tuple[int, int], part: tuple[str, int, int]
+) -> Callable[[int], None]:
+    """Turns finished epochs of one training into the progress of the job; parts of a block count alike."""
+    (number, blocks), (name, place, parts) = block, part
+
+    def report(epoch: int) -> None:
+        fraction = (number + (place + epoch / epochs) / parts) / blocks
+        on_progress(Progress(number + 1, blocks, name, epochs, epoch, fraction))
+
+    return report
+
+
+def _planned(config: ExperimentConfig, blocks: list[Block], seconds: float) -> int:
+    """How many blocks there shall be, after the given ones took `seconds`: more, where that makes it precise enough."""
+    measurement = config.measurement
+    pilot = [block for block in blocks if not block.warmup][: measurement.repeats]
+    if measurement.precision is None or len(pilot) < measurement.repeats:
+        return 0
+    baselines = [block.baseline.seconds for block in pilot if block.baseline is not None]
+    needed = pairs_needed(baselines, [block.candidate.seconds for block in pilot], measurement.precision)
+    affordable = int(measurement.max_seconds / (seconds / len(blocks)))
+    return max(len(blocks), min(measurement.warmup + needed, affordable))
+
+
+class _Trainer:
+    """Trains the variants of one job, all on the same data and from the same initial state."""
+
+    _best_threads: ClassVar[dict[str, int]] = {}  # of earlier jobs of this process that differ in what doesn't matter
+
+    def __init__(self, config: ExperimentConfig, dataset: Dataset, initial: SharedTensors, group: Group) -> None:
+        self._config, self._dataset, self._initial, self._group = config, dataset, initial, group
+        self._model = models.build(config.model, dataset.input_shape, dataset.classes)
+        self.variants = dict(config.variants)
+
+    def train(self, name: str, evaluate: bool, checkpoint: Path | None, on_epoch: Callable[[int], None]) -> Training:
+        """One training of the variant `name`."""
+        copies = self._config.workers if name == "independent" else None
+        return self._train(self.variants[name], evaluate, checkpoint, on_epoch, name != "unsynchronized", copies)
+
+    def reseed(self, seed: int) -> None:
+        """Start from other weights, and take samples in another order; the data stay the same."""
+        self.variants = {name: dataclasses.replace(variant, seed=seed) for name, variant in self.variants.items()}
+        self._initial = models.initial_state(self.variants["candidate"], self._dataset)
+
+    def best_threads(self, on_start: Callable[[], None]) -> int:
+        """The number of threads with which one sequential process is fastest: powers of two and all cores tried.
+
+        One epoch each, twice, the better time counts. One and the same answer for jobs that differ only in workers,
+        strategy or data size.
+        """
+        base = self._config.baseline()
+        key = json.dumps([dataclasses.asdict(base.model), dataclasses.asdict(base.batch), base.dtype, base.data.name])
+        if key not in self._best_threads:
+            on_start()
+            cores = usable_cores()
+            counts = sorted({2**power for power in range(cores.bit_length())} | {cores})
+            seconds = dict.fromkeys(counts, math.inf)
+            for threads in [*counts, *reversed(counts)]:
+                short = dataclasses.replace(self._config.baseline(threads), epochs=1)
+                own = self._train(short, False, None, lambda epoch: None)
+                seconds[threads] = min(seconds[threads], own.seconds)
+            self._best_threads[key] = self._group.of_first(min(counts, key=lambda threads: seconds[threads]))
+        return self._best_threads[key]
+
+    def _train(
+        self,
+        config: ExperimentConfig,
+        evaluate: bool,
+        checkpoint: Path | None,
+        on_epoch: Callable[[int], None],
+        synchronize: bool = True,
+        copies: int | None = None,
+    ) -> Training:
+        kernel = self._group.of_first(kernels.choose(config, self._model))
+        work = worker.Work(config, self._dataset, self._initial, kernel, evaluate, checkpoint, synchronize)
+        return train_group(work, on_epoch, self._group, copies)
+
+
+def train_group(
+    work: worker.Work, on_epoch: Callable[[int], None], group: Group, copies: int | None = None
+) -> Training:
+    """One training by a fresh group of processes, or so many independent `copies` of it at the same time.
+
+    Raises WorkerError, also when replicas differ.
+    """
     started = time.perf_counter()
-    reports = group.run(work, on_epoch)
+    reports = group.run(work, on_epoch) if copies is None else group.run_alone(work, copies, on_epoch)
     return Training(
         seconds=max(report.seconds for report in reports),
         epoch_losses=[
-            finite(sum(sums) / work.config.train_samples)
+            finite(sum(sums) / work.config.train_samples / (copies or 1))
             for sums in zip(*(report.epoch_loss_sums for report in reports), strict=True)
         ],
         test_loss=None if (loss := reports[0].test_loss) is None else finite(loss),
         test_accuracy=reports[0].test_accuracy,
-        parameters_sha256=_agreed(reports),
+        epoch_seconds=[max(times) for times in zip(*(report.epoch_seconds for report in reports), strict=True)],
+        epoch_accuracies=reports[0].epoch_accuracies,
+        parameters_sha256=_agreed(reports) if work.synchronize and copies is None else reports[0].parameters_sha256[0],
         linear_kernel=work.linear_kernel,
         launch_seconds=time.perf_counter() - started,
         workers=[_kept(report) for report in reports],
@@ -94,4 +192,4 @@ def _agreed(reports: list[worker.WorkerReport]) -> str:
 def _kept(report: worker.WorkerReport) -> dict[str, Any]:
     """What of a worker's report goes into a result: its rank, times and threads."""
     fields = dataclasses.asdict(report)
-    return {name: fields[name] for name in fields if name.endswith("seconds") or name in ("rank", "threads")}
+    return {name: fields[name] for name in fields if name.endswith("seconds") or name in ("rank", "threads", "phases")}

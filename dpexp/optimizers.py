@@ -23,7 +23,8 @@ class Optimizer(ABC):
     momentum and weight decay go on. (torch.optim skips a parameter whose gradient is None.)
     """
 
-    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+    def __init__(self, lr: float, parameters: Sequence[torch.Tensor]) -> None:
+        self.lr = lr  # of the next update
         self.parameters = [parameter.detach() for parameter in parameters]
 
     @abstractmethod
@@ -35,7 +36,7 @@ class Sgd(Optimizer):
     """torch.optim.SGD."""
 
     def __init__(self, config: SgdConfig, parameters: Sequence[torch.Tensor]) -> None:
-        super().__init__(parameters)
+        super().__init__(config.lr, parameters)
         self._config = config
         self._momentum_buffers: list[torch.Tensor | None] = [None] * len(parameters)
 
@@ -46,7 +47,7 @@ class Sgd(Optimizer):
             gradients,
             self._momentum_buffers,
             foreach=False,
-            lr=self._config.lr,
+            lr=self.lr,
             momentum=self._config.momentum,
             dampening=0.0,
             weight_decay=self._config.weight_decay,
@@ -59,7 +60,7 @@ class Adam(Optimizer):
     """torch.optim.Adam, or AdamW."""
 
     def __init__(self, config: AdamConfig, parameters: Sequence[torch.Tensor]) -> None:
-        super().__init__(parameters)
+        super().__init__(config.lr, parameters)
         self._config = config
         self._means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._squares = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -75,7 +76,7 @@ class Adam(Optimizer):
             [],
             self._steps,
             fused=True,
-            lr=self._config.lr,
+            lr=self.lr,
             beta1=self._config.betas[0],
             beta2=self._config.betas[1],
             eps=self._config.eps,

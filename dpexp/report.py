@@ -18,7 +18,7 @@ from dpexp import figures, terminal
 from dpexp.aggregate import Summary, aggregate
 from dpexp.errors import DpexpError, ResultError
 from dpexp.files import write_atomically
-from dpexp.tables import answers, columns_of, failures
+from dpexp.tables import advice, answers, columns_of, failures, reasons, targets
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _page(summary: Summary, drawn: list[Path]) -> str:
         loader=jinja2.PackageLoader("dpexp", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     common, columns = columns_of(summary)
-    order = ("speedup_by_workers", "speedup", "efficiency", "time")
+    order = ("speedup_by_workers", "speedup", "efficiency", "phases", "time")
     drawn = sorted(drawn, key=lambda path: order.index(path.stem) if path.stem in order else len(order))
     pictures = [
         {"name": path.stem, "svg": base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()} for path in drawn
@@ -62,7 +62,9 @@ def _page(summary: Summary, drawn: list[Path]) -> str:
     return environment.get_template("report.html.j2").render(
         common=common,
         machine=summary.machine,
-        answers=answers(summary),
+        answers=[*answers(summary), *targets(summary)],
+        reasons=reasons(summary),
+        advice=advice(summary),
         heads=list(columns),
         rows=list(zip(*columns.values(), strict=True)),
         failures=failures(summary),

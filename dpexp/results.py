@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, PositiveFloat, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from dpexp.conditions import Conditions
 from dpexp.config import ExperimentConfig
 from dpexp.environment import Environment
 from dpexp.errors import ResultError
@@ -30,6 +31,8 @@ class Training:
     epoch_losses: list[float | None]  # mean over the training samples as visited; None: not finite
     test_loss: float | None  # evaluated in the first kept block only: the others repeat it
     test_accuracy: float | None
+    epoch_seconds: list[float]  # until the end of each epoch, the clock stopped for evaluation; only with a target
+    epoch_accuracies: list[float]  # there, on the test split
     parameters_sha256: str
     linear_kernel: str
     launch_seconds: float  # wall time of all: processes, warm-up, training, evaluation
@@ -44,6 +47,10 @@ class Block:
     order: list[str]
     candidate: Training
     baseline: Training | None
+    best: Training | None  # one sequential process with the best number of threads, where that is another number
+    unsynchronized: Training | None  # the candidate, but nobody waits within a step
+    independent: Training | None  # as many sequential processes at once, each with a worker's share
+    conditions: Conditions
 
 
 @dataclass(frozen=True, config=_CONFIG)

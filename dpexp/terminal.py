@@ -37,9 +37,21 @@ def show_error(message: str) -> None:
     _console(stderr=True, kind="errors").print(f"dpexp: {message}", style="red")
 
 
+def show_line(text: str) -> None:
+    """One line on standard output."""
+    _console().print(text, soft_wrap=True)
+
+
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     """The closing table, the answer in words, and where things were written, on standard output."""
-    from dpexp.tables import answers, columns_of, failures  # pandas is slow to import: errors don't wait for it
+    from dpexp.tables import (  # pandas is slow to import: errors don't wait for it
+        advice,
+        answers,
+        columns_of,
+        failures,
+        reasons,
+        targets,
+    )
 
     console = _console()
     if not console.is_terminal:
@@ -47,7 +59,13 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     common, columns = columns_of(summary)
     if common:
         console.print(common, style="bold")
-    for head in ("samples/s", "updates", "batch"):  # what a narrow terminal does without: results.csv has all
+    for head in (
+        "samples/s",
+        "batch",
+        "updates",
+        "remarks",
+        "over best",
+    ):  # what a narrow terminal does without: results.csv has all
         if sum(3 + max(map(len, (name, *column))) for name, column in columns.items()) > console.width:
             columns.pop(head, None)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
@@ -60,9 +78,18 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
         console.print(table)
         if summary.table.oversubscribed.eq(True).any():
             console.print(f"* more threads than the {summary.usable_cores} usable cores")
-        console.print("in brackets the baseline's; accuracy on the test split; intervals are 95 %\n")
-    for line in answers(summary):
+        console.print(
+            "speedup: over one sequential process with as many threads as a worker; over best: over the one with the "
+            "best number of threads;\nin square brackets the baseline's; accuracy on the test split; intervals are "
+            "95 %\n",
+            soft_wrap=True,
+        )
+    for line in [*answers(summary), *targets(summary)]:
         console.print(line, soft_wrap=True)
+    for line in reasons(summary):
+        console.print(line, soft_wrap=True, style="dim")
+    for line in advice(summary):
+        console.print(f"doubt: {line}", soft_wrap=True, style="yellow")
     for line in failures(summary):
         console.print(line, soft_wrap=True, style="red")
     for path in paths:

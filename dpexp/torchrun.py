@@ -55,6 +55,8 @@ class World:
                 f"strategy={config.strategy.name} under torchrun: it works within one process or one machine; "
                 "choose strategy=ddp, or start dpexp without torchrun"
             )
+        if config.measurement.counterfactuals:
+            raise ConfigError("measurement.counterfactuals=true under torchrun: it compares processes of one machine")
         if config.workers != self.world_size:
             raise ConfigError(
                 f"workers={config.workers}, but torchrun started WORLD_SIZE={self.world_size} processes "

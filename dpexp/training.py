@@ -15,6 +15,7 @@ from torch import nn
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.data.order import epoch_order, shard
+from dpexp.phases import COMPUTE, DATA
 from dpexp.strategies import Strategy
 
 
@@ -24,26 +25,44 @@ class Trained:
 
     seconds: float
     epoch_loss_sums: list[float]  # over the samples of the replicas that this process plays
+    epoch_seconds: list[float]  # until the end of each epoch; only where `between_epochs` stopped the clock there
 
 
-def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, on_epoch: Callable[[int], None]) -> Trained:
+def train(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    strategy: Strategy,
+    on_epoch: Callable[[int], None],
+    between_epochs: Callable[[], None] | None = None,
+) -> Trained:
     """Train for the configured epochs on the first `train_samples` of the data set (weak scaling's baseline: not all).
 
-    `on_epoch` hears the number of finished epochs, clock running.
+    `on_epoch` hears the number of finished epochs, clock running. `between_epochs` is called at the end of each with
+    the clock stopped.
     """
     inputs, labels = (dataset.tensors[name].to(strategy.device) for name in ("train_inputs", "train_labels"))
-    epoch_loss_sums = []
+    epoch_loss_sums, epoch_seconds, stopped = [], [], 0.0
     strategy.barrier()
     started = time.perf_counter()
+    strategy.recorder.start()
     for epoch in range(config.epochs):
         loss_sum = inputs.new_zeros(())
         order = epoch_order(config.train_samples, config.seed, epoch).to(strategy.device)
-        for batch in order.split(config.global_batch_size):
+        for number, batch in enumerate(order.split(config.global_batch_size), epoch * config.updates_per_epoch):
+            strategy.set_learning_rate(config.learning_rate(number))
             step(config, strategy, inputs, labels, batch, loss_sum)
         epoch_loss_sums.append(loss_sum.item())
         on_epoch(epoch + 1)
+        if between_epochs is not None:
+            strategy.barrier()
+            paused = time.perf_counter()
+            epoch_seconds.append(paused - started - stopped)
+            between_epochs()
+            strategy.barrier()
+            stopped += time.perf_counter() - paused
+            strategy.recorder.start()
     strategy.barrier()
-    return Trained(time.perf_counter() - started, epoch_loss_sums)
+    return Trained(time.perf_counter() - started - stopped, epoch_loss_sums, epoch_seconds)
 
 
 def step(
@@ -59,11 +78,14 @@ def step(
         own, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)
         if not len(own):  # the last batch has fewer samples than there are workers: take part without weight
             own, weight = batch[:1], 0.0
-        logits = replica.model(inputs.index_select(0, own))
-        loss = F.cross_entropy(logits, labels.index_select(0, own), reduction="sum")
+        own_inputs, own_labels = inputs.index_select(0, own), labels.index_select(0, own)
+        strategy.recorder.mark(DATA)
+        loss = F.cross_entropy(replica.model(own_inputs), own_labels, reduction="sum")
         loss.backward(_scalar(weight, loss.dtype, loss.device))
         loss_sum += loss.detach() if weight else 0.0
+        strategy.recorder.mark(COMPUTE)
     strategy.update()
+    strategy.recorder.end_step()
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
 from dpexp.files import write_atomically
+from dpexp.phases import Recorder
 from dpexp.shared_memory import SharedTensors
 from dpexp.strategies import strategy_class
 from dpexp.training import evaluate, parameters_sha256, train, warm_up
@@ -31,6 +32,7 @@ class Work:
     linear_kernel: str
     evaluate: bool
     checkpoint: Path | None
+    synchronize: bool = True  # False, a counterfactual: nobody waits within a step, so replicas may part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +41,15 @@ class WorkerReport:
 
     rank: int
     seconds: float
+    cpu_seconds: float  # of all threads of this process, in that time
+    process_cpu_seconds: float  # since this process was forked
+    phases: dict[str, dict[str, float]]  # see phases.Recorder.summary
     startup_seconds: float  # from the parent's call until this process was ready to train
     warmup_seconds: float
     evaluation_seconds: float
     epoch_loss_sums: list[float]
+    epoch_seconds: list[float]  # until the end of each; only with a target accuracy
+    epoch_accuracies: list[float]  # of the test split there; rank 0's, only with a target accuracy
     threads: int
     initial_sha256: list[str]  # of each replica that this process plays
     parameters_sha256: list[str]  # the same, after the last update
@@ -68,12 +75,25 @@ def run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: C
     warmup_seconds = time.perf_counter() - started
 
     initial = [parameters_sha256(replica.model) for replica in strategy.replicas]
+    strategy.set_synchronized(work.synchronize)
+    if config.measurement.phases:
+        strategy.recorder = Recorder()
+    cpu_started = time.process_time()
     torch.manual_seed(config.seed + rank)  # each rank its own dropout masks, whatever the warm-up drew
+    epoch_accuracies: list[float] = []
+
+    def look() -> None:
+        if rank == 0:
+            epoch_accuracies.append(evaluate(model, work.dataset)[1])
+
     try:
-        trained = train(config, work.dataset, strategy, on_epoch)
+        trained = train(config, work.dataset, strategy, on_epoch, None if config.target_accuracy is None else look)
     except RuntimeError as error:
         raise strategy.explained(error) from error
 
+    cpu_seconds = time.process_time() - cpu_started
+    recorded = strategy.recorder.summary()
+    phases = {name: recorded[name] for name in recorded if name not in strategy.untold_phases}
     started = time.perf_counter()
     test_loss, test_accuracy = evaluate(model, work.dataset) if work.evaluate and rank == 0 else (None, None)
     if work.checkpoint is not None and rank == 0:
@@ -82,11 +102,16 @@ def run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: C
         write_atomically(work.checkpoint, buffer.getvalue())
     return WorkerReport(
         rank=rank,
+        process_cpu_seconds=time.process_time(),
         seconds=trained.seconds,
+        cpu_seconds=cpu_seconds,
+        phases=phases,
         startup_seconds=startup_seconds,
         warmup_seconds=warmup_seconds,
         evaluation_seconds=time.perf_counter() - started,
         epoch_loss_sums=trained.epoch_loss_sums,
+        epoch_seconds=trained.epoch_seconds,
+        epoch_accuracies=epoch_accuracies,
         threads=torch.get_num_threads(),
         initial_sha256=initial,
         parameters_sha256=[parameters_sha256(replica.model) for replica in strategy.replicas],

@@ -9,14 +9,16 @@ from typing import Any
 from conftest import composed
 
 from dpexp import environment
+from dpexp.conditions import Conditions
 from dpexp.environment import Environment
 from dpexp.results import Block, RunResult, Training, write
 
 MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
+QUIET = Conditions(0.01, 0.01, 0.0, 0.0, 0.0)
 
 
 def training(seconds: float, accuracy: float | None = None, loss: float | None = 0.5) -> Training:
-    return Training(seconds, [loss], None, accuracy, "00", "torch", seconds + 0.1, [{"rank": 0, "threads": 1}])
+    return Training(seconds, [loss], None, accuracy, [], [], "00", "torch", seconds + 0.1, [{"rank": 0, "threads": 1}])
 
 
 def result(
@@ -33,6 +35,10 @@ def result(
             order=["baseline", "candidate"],
             candidate=training(one, 0.8 if number == 1 else None),
             baseline=None if baseline is None else training(baseline[number], 0.9 if number == 1 else None),
+            best=None,
+            unsynchronized=None,
+            independent=None,
+            conditions=QUIET,
         )
         for number, one in enumerate(seconds)
     ]

@@ -15,16 +15,16 @@ PACKAGE = Path(dpexp.__file__).parent
 
 # A module may import from modules of the layers above its own, and from its own.
 LAYERS = [
-    {"errors", "progress", "frozen"},
-    {"files", "environment", "config", "stats", "shared_memory"},
-    {"compose", "torchrun", "data", "results", "kernels", "optimizers"},
-    {"models", "strategies", "aggregate"},
-    {"training", "figures", "tables"},
-    {"worker", "terminal"},
+    {"errors", "progress", "frozen", "phases"},
+    {"files", "conditions", "environment", "config", "stats", "shared_memory"},
+    {"compose", "torchrun", "efficiency", "data", "results", "doubts", "kernels", "optimizers"},
+    {"models", "strategies", "measures", "aggregate"},
+    {"training", "tables"},
+    {"worker", "terminal", "figures"},
     {"launch", "report"},
     {"groups"},
-    {"measurement"},
-    {"job"},
+    {"measurement", "faults"},
+    {"job", "calibrate"},
     {"app"},
     {"__main__"},
 ]
@@ -59,7 +59,7 @@ def test_imports_point_one_way(path):
 
 def test_hydra_is_known_at_the_edge_only():
     users = {part(path) for path in MODULES if any(n.split(".")[0] in ("hydra", "omegaconf") for n in imports(path))}
-    assert users == {"app", "compose"}
+    assert users == {"app", "calibrate", "compose"}
 
 
 def test_only_figures_knows_matplotlib():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from dpexp import job, models, results
+from dpexp import job, measurement, models, results
 from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.groups import Group
@@ -158,11 +158,11 @@ def test_blocks_finished_before_a_failure_are_kept(tmp_path, monkeypatch):
 
     correct, calls = measurement.train_group, []
 
-    def fail_in_the_second_block(work, on_epoch, group):
+    def fail_in_the_second_block(work, on_epoch, group, copies):
         calls.append(work)
         if len(calls) > 2:
             raise WorkerError("rank 0 was killed by SIGKILL")
-        return correct(work, on_epoch, group)
+        return correct(work, on_epoch, group, copies)
 
     monkeypatch.setattr(measurement, "train_group", fail_in_the_second_block)
     with pytest.raises(WorkerError):
@@ -226,3 +226,65 @@ def test_too_few_file_descriptors_are_a_worker_error():
             measured("workers=24", "measurement.baseline=none")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_the_best_sequential_process_is_measured_where_it_has_other_threads(monkeypatch):
+    monkeypatch.setattr(measurement._Trainer, "best_threads", lambda trainer, on_start: 2)
+    blocks, _ = measured("measurement.best_sequential=true", "measurement.repeats=2")
+    assert [[worker["threads"] for worker in block.best.workers] for block in blocks] == [[2], [2]]
+    assert blocks[0].best.parameters_sha256 == blocks[0].baseline.parameters_sha256
+    (same,), _ = measured("measurement.best_sequential=true", "threads_per_worker=2")
+    assert same.best is None
+
+
+def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(monkeypatch):
+    monkeypatch.setattr(measurement._Trainer, "_best_threads", {})
+    tried = []
+    correct = measurement._Trainer._train
+
+    def count(trainer, config, *rest):
+        tried.append((config.strategy.name, config.threads_per_worker))
+        return correct(trainer, config, *rest)
+
+    monkeypatch.setattr(measurement._Trainer, "_train", count)
+    monkeypatch.setattr(measurement, "usable_cores", lambda: 3)
+    measured("measurement.best_sequential=true", "workers=1", "measurement.baseline=none")
+    assert sorted(set(tried)) >= [("sequential", 1), ("sequential", 2), ("sequential", 3)]
+    tried.clear()
+    measured("measurement.best_sequential=true", "workers=2", "measurement.baseline=none")
+    assert len(tried) <= 2  # the candidate, and the best baseline where it has another thread count
+
+
+def test_as_many_blocks_are_made_as_the_precision_needs(monkeypatch):
+    monkeypatch.setattr(measurement, "pairs_needed", lambda baseline, candidate, precision: 5)
+    blocks, _ = measured("measurement.precision=0.05", "measurement.repeats=3", "measurement.warmup=1")
+    assert [block.warmup for block in blocks] == [True] + [False] * 5
+
+
+def test_blocks_end_when_the_time_is_spent(monkeypatch):
+    monkeypatch.setattr(measurement, "pairs_needed", lambda baseline, candidate, precision: 1000)
+    blocks, _ = measured("measurement.precision=0.05", "measurement.repeats=3", "measurement.max_seconds=0.001")
+    assert len(blocks) == 3
+
+
+@pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "emulated"])
+def test_counterfactuals_train_the_same_samples(strategy):
+    overrides = ["measurement.counterfactuals=true", "workers=2", "data.size=100", "batch.size=10"]
+    (block,), _ = measured(f"strategy={strategy}", *overrides)
+    assert [worker["rank"] for worker in block.independent.workers] == [0, 1]
+    assert len(block.unsynchronized.workers) == len(block.candidate.workers)
+
+
+def test_a_target_accuracy_is_looked_for_with_other_seeds_and_the_clock_stopped():
+    blocks, _ = measured("target_accuracy=0.5", "measurement.repeats=2", "workers=2", "epochs=3")
+    assert len({block.candidate.parameters_sha256 for block in blocks}) == 2
+    for block in blocks:
+        for own in (block.candidate, block.baseline):
+            assert len(own.epoch_accuracies) == 3
+            assert own.epoch_seconds == sorted(own.epoch_seconds)
+            assert own.epoch_seconds[-1] <= own.seconds
+
+
+def test_candidate_and_baseline_of_a_block_share_its_seed():
+    blocks, _ = measured("target_accuracy=0.5", "measurement.repeats=2", "workers=1")
+    assert all(block.candidate.parameters_sha256 == block.baseline.parameters_sha256 for block in blocks)

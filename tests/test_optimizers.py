@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny
+from training_helpers import assert_same, trained_state
 
 from dpexp import optimizers
 
@@ -44,3 +45,32 @@ def test_a_parameter_without_a_gradient_counts_as_zero_and_gradients_are_taken_o
     taken = optimizers.take_gradients([with_gradient, without])
     assert [gradient.tolist() for gradient in taken] == [[5, 5], [0, 0, 0]]
     assert with_gradient.grad is None
+
+
+def rates(*overrides):
+    config = tiny("batch.scope=per_worker", "batch.size=8", "optimizer.lr=0.1", *overrides)
+    return [config.learning_rate(update) for update in range(config.updates)]
+
+
+def test_without_a_rule_the_learning_rate_stays():
+    assert set(rates("workers=4")) == {0.1}
+
+
+@pytest.mark.parametrize(("rule", "times"), [("linear", 4), ("sqrt", 2)])
+def test_a_rule_follows_the_global_batch(rule, times):
+    assert rates("workers=4", f"optimizer.lr_rule={rule}") == pytest.approx([0.1 * times] * 8)
+    assert set(rates("workers=1", "strategy=sequential", f"optimizer.lr_rule={rule}")) == {0.1}
+    assert set(rates("workers=4", f"optimizer.lr_rule={rule}", "batch.scope=global")) == {0.1}
+
+
+def test_the_learning_rate_rises_in_equal_steps_over_the_warm_up():
+    found = rates("workers=4", "optimizer.lr_rule=linear", "optimizer.lr_warmup_epochs=1")
+    assert found == pytest.approx([0.1, 0.175, 0.25, 0.325, 0.4, 0.4, 0.4, 0.4])
+
+
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])
+def test_every_strategy_trains_with_the_scaled_rate(strategy, tmp_path):
+    shared = ["batch.scope=per_worker", "batch.size=8"]
+    scaled = tiny(f"strategy={strategy}", "workers=3", *shared, "optimizer.lr=0.01", "optimizer.lr_rule=linear")
+    plain = tiny("strategy=sequential", "workers=1", "batch.size=24", "optimizer.lr=0.03")
+    assert_same(trained_state(scaled, tmp_path), trained_state(plain, tmp_path), 1e-12)

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from dpexp.config import ExperimentConfig
+from dpexp.optimizers import Optimizer
+from dpexp.phases import NoRecorder, Recorder
 from dpexp.shared_memory import SharedTensors
 
 
@@ -30,6 +32,8 @@ class Strategy(ABC):
     """
 
     name: ClassVar[str]
+    untold_phases: ClassVar[tuple[str, ...]] = ()  # that the recorder can't tell from others
+    optimizers: list[Optimizer]  # made by `start`
     replicas: tuple[Replica, ...]  # those that this process plays: its own, or all of them
 
     def __init__(
@@ -39,6 +43,7 @@ class Strategy(ABC):
         self.device = self.choose_device(config, rank)
         model.to(self.device)
         self.replicas = (Replica(rank, model),)
+        self.recorder: Recorder = NoRecorder()  # of the time in each phase; `update` marks its own
         self._config = config
         self._initial = initial
 
@@ -67,12 +72,23 @@ class Strategy(ABC):
 
     @abstractmethod
     def update(self) -> None:
-        """Add up the replicas' gradients, make one optimizer update everywhere, clear the gradients."""
+        """Add up the replicas' gradients, make one optimizer update everywhere, clear the gradients.
+
+        Marks the recorder's phases wait, communicate and update.
+        """
 
     def barrier(self) -> None:
         """Return when every process of the group has called it, and its GPU has done what it was asked."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def set_learning_rate(self, lr: float) -> None:
+        """The learning rate of the next update."""
+        for optimizer in self.optimizers:
+            optimizer.lr = lr
+
+    def set_synchronized(self, synchronized: bool) -> None:  # noqa: B027 (one process waits for nobody)
+        """Without, no process waits for another within a step: not a way to train, but to time what waiting costs."""
 
     def explained(self, error: RuntimeError) -> Exception:
         """What to raise for an error of the training loop: another one where the cause lies with another rank."""

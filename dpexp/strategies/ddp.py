@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dpexp import optimizers
 from dpexp.config import DdpConfig, ExperimentConfig
 from dpexp.errors import PeerError, one_line
+from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.shared_memory import SharedTensors
 from dpexp.strategies.base import Replica, Strategy
 
@@ -50,6 +53,7 @@ class Ddp(Strategy):
     """
 
     name = "ddp"
+    untold_phases = ("wait",)
 
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Rendezvous
@@ -66,8 +70,10 @@ class Ddp(Strategy):
             wrapped = DistributedDataParallel(
                 model, broadcast_buffers=False, find_unused_parameters=config.strategy.find_unused_parameters
             )
-        wrapped.register_comm_hook(None, _sum)
+        wrapped.register_comm_hook(self, _sum)
+        self.last_bucket_started = math.inf
         self.replicas = (Replica(rank, wrapped),)
+        self._wrapped = wrapped
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     @classmethod
@@ -91,16 +97,24 @@ class Ddp(Strategy):
     def start(self) -> None:
         """Load the initial state, each rank by itself (the same values); see Strategy."""
         self._model.load_state_dict(self._initial)
-        self._optimizer = optimizers.build(self._config.optimizer, self._parameters)
+        self.optimizers = [optimizers.build(self._config.optimizer, self._parameters)]
 
     def update(self) -> None:
         """One optimizer update, from gradients that backward has summed over all ranks; see Strategy."""
-        self._optimizer.step(optimizers.take_gradients(self._parameters))
+        # What backward does while buckets travel counts as compute; the rest of their way can't be told from waiting.
+        self.recorder.move_since(self.last_bucket_started, COMPUTE, COMMUNICATE)
+        self.last_bucket_started = math.inf
+        self.optimizers[0].step(optimizers.take_gradients(self._parameters))
+        self.recorder.mark(UPDATE)
 
     def barrier(self) -> None:
         """See Strategy."""
         super().barrier()
         dist.barrier()
+
+    def set_synchronized(self, synchronized: bool) -> None:
+        """See Strategy; as DDP's own `no_sync` does."""
+        self._wrapped.require_backward_grad_sync = synchronized
 
     def explained(self, error: RuntimeError) -> Exception:
         """gloo and the store say that a peer is gone in a RuntimeError of their own; see Strategy."""
@@ -109,6 +123,7 @@ class Ddp(Strategy):
         return error
 
 
-def _sum(state, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings, as here all are
+def _sum(strategy, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings, as here all are
     """All-reduce one bucket. DDP's own hook would divide by the world size, which is wrong for uneven shards."""
+    strategy.last_bucket_started = time.perf_counter()
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])

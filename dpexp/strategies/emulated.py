@@ -12,6 +12,7 @@ from torch import nn
 
 from dpexp import optimizers
 from dpexp.config import ExperimentConfig
+from dpexp.phases import COMMUNICATE, UPDATE
 from dpexp.shared_memory import SharedTensors
 from dpexp.strategies.base import Replica, Strategy
 
@@ -33,7 +34,7 @@ class Emulated(Strategy):
         for replica in self.replicas:
             replica.model.load_state_dict(self._initial)
         self._parameters = [[p for p in replica.model.parameters() if p.requires_grad] for replica in self.replicas]
-        self._optimizers = [optimizers.build(self._config.optimizer, own) for own in self._parameters]
+        self.optimizers = [optimizers.build(self._config.optimizer, own) for own in self._parameters]
 
     def update(self) -> None:
         """Sum gradients in rank order, hand a copy to each replica's optimizer; see Strategy."""
@@ -41,5 +42,7 @@ class Emulated(Strategy):
         for gradients in others:
             for total, gradient in zip(totals, gradients, strict=True):
                 total += gradient
-        for optimizer in self._optimizers:
+        self.recorder.mark(COMMUNICATE)
+        for optimizer in self.optimizers:
             optimizer.step([total.clone() for total in totals])
+        self.recorder.mark(UPDATE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dpexp import optimizers
+from dpexp.phases import UPDATE
 from dpexp.strategies.base import Strategy
 
 
@@ -16,8 +17,9 @@ class Sequential(Strategy):
         model = self.replicas[0].model
         model.load_state_dict(self._initial)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = optimizers.build(self._config.optimizer, self._parameters)
+        self.optimizers = [optimizers.build(self._config.optimizer, self._parameters)]
 
     def update(self) -> None:
         """One optimizer update; see Strategy."""
-        self._optimizer.step(optimizers.take_gradients(self._parameters))
+        self.optimizers[0].step(optimizers.take_gradients(self._parameters))
+        self.recorder.mark(UPDATE)

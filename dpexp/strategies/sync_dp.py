@@ -15,6 +15,7 @@ from torch import nn
 from dpexp import kernels, optimizers
 from dpexp.config import ExperimentConfig
 from dpexp.environment import usable_cores
+from dpexp.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.shared_memory import ALIGNMENT_BYTES, SharedTensors
 from dpexp.strategies.barrier import BarrierSeat
 from dpexp.strategies.base import Strategy
@@ -66,6 +67,7 @@ class SyncDataParallel(Strategy):
     ) -> None:
         super().__init__(config, rank, model, initial, shared)
         self._seat = shared.seat
+        self._meet = self.barrier
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
         self._chunk = flat.chunk(config.workers)[rank]
         self._sum = ChunkSum(buffers, rank)
@@ -98,20 +100,31 @@ class SyncDataParallel(Strategy):
         """Load the initial state, each rank all of it (the same values); see Strategy."""
         self.barrier()  # nobody still reads or updates
         self.replicas[0].model.load_state_dict(self._initial)
-        self._optimizer = optimizers.build(self._config.optimizer, [self._chunk])
+        self.optimizers = [optimizers.build(self._config.optimizer, [self._chunk])]
         self.barrier()
 
     def update(self) -> None:
         """Publish the gradient; sum this rank's chunk of all and update that chunk; see Strategy."""
+        mark = self.recorder.mark
         self._publish()
-        self.barrier()  # all gradients are published
-        self._optimizer.step([self._sum.compute()])
-        self.barrier()  # all parameters are updated, all gradients read
+        mark(COMMUNICATE)
+        self._meet()  # all gradients are published
+        mark(WAIT)
+        total = self._sum.compute()
+        mark(COMMUNICATE)
+        self.optimizers[0].step([total])
+        mark(UPDATE)
+        self._meet()  # all parameters are updated, all gradients read
+        mark(COMMUNICATE)
 
     def barrier(self) -> None:
         """See Strategy."""
         super().barrier()
         self._seat.wait()
+
+    def set_synchronized(self, synchronized: bool) -> None:
+        """See Strategy."""
+        self._meet = self.barrier if synchronized else lambda: None
 
     def _publish(self) -> None:
         """Copy those gradients into the arena that backward didn't write there."""

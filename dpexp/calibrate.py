@@ -1,0 +1,206 @@
+"""Does the instrument tell the truth on this machine? `python -m dpexp.calibrate` holds it against known truths.
+
+Faults are put into real worker processes; what the instrument then says must be the fault and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from hydra import compose, initialize_config_dir
+
+from dpexp import environment, kernels, launch, models, terminal, worker
+from dpexp.compose import config_folder, to_experiment
+from dpexp.config import ExperimentConfig
+from dpexp.data.dataset import Dataset, load
+from dpexp.efficiency import Tree, tree
+from dpexp.faults import Fault, FaultyGroup
+from dpexp.measurement import measure, train_group
+from dpexp.progress import Progress
+from dpexp.results import Training
+from dpexp.shared_memory import SharedTensors
+from dpexp.stats import Estimate, paired_ratio
+
+JOB = ("data.size=10000", "epochs=1", "measurement.best_sequential=false")
+NONE = Fault()
+DELAY_SECONDS = 5e-3
+SLOWER = 1.10
+TOLERANCE = 0.05  # of a factor of the efficiency tree
+PROBE_COST = 1.02
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether one truth was told."""
+
+    passed: bool
+    text: str
+
+
+def verdicts() -> Iterator[Verdict]:
+    """Each verdict as it is reached; some two minutes in all."""
+    bench = _Bench()
+    alone, two = bench.config("strategy=sequential", "workers=1"), bench.config("workers=2")
+    bench.train(two)  # the first launch is cold
+
+    step_seconds = bench.train(alone).seconds / alone.updates
+    yield _same(bench.ratio((alone, NONE), (alone, NONE), 20))
+    late = Fault(compute_seconds=(SLOWER - 1) * step_seconds)
+    yield _slower(bench.ratio((alone, late), (alone, NONE), 20))
+    bare = replace(two, measurement=replace(two.measurement, phases=False))
+    yield _cost(bench.ratio((two, NONE), (bare, NONE), 30))
+
+    plain = [bench.train(two) for _ in range(5)]
+    delayed = [bench.train(two, Fault(compute_seconds=DELAY_SECONDS, compute_rank=1)) for _ in range(5)]
+    yield _imbalance(plain, delayed, two.updates)
+    slow = [bench.train(two, Fault(communicate_seconds=DELAY_SECONDS)) for _ in range(5)]
+    yield _communication(plain, slow, two.updates)
+    yield bench.cold_start(alone, step_seconds)
+
+
+def _same(ratio: Estimate) -> Verdict:
+    return Verdict(
+        ratio.low <= 1 <= ratio.high, f"the same training twice: ratio {_shown(ratio)}, and 1 lies in the interval"
+    )
+
+
+def _slower(ratio: Estimate) -> Verdict:
+    found = ratio.low > 1 and ratio.low <= SLOWER <= ratio.high
+    return Verdict(
+        found, f"one made {100 * (SLOWER - 1):.0f} % slower: ratio {_shown(ratio)}, above 1, {SLOWER:.2f} within"
+    )
+
+
+def _cost(ratio: Estimate) -> Verdict:
+    return Verdict(
+        ratio.low < PROBE_COST,
+        f"the instrument's own cost: time with phases recorded / without is {_shown(ratio)}, below {PROBE_COST:.2f}",
+    )
+
+
+def _imbalance(plain: list[Training], delayed: list[Training], updates: int) -> Verdict:
+    """A delay of d a step on one of two ranks: useful time grows by d / 2 on average, the slowest's by d."""
+    before, after = _factors(plain), _factors(delayed)
+    useful = _useful_seconds(plain) / updates
+    until_slowest = useful / before.load_balance
+    expected = (useful + DELAY_SECONDS / 2) / (until_slowest + DELAY_SECONDS)
+    step = until_slowest / before.communication
+    elsewhere = (until_slowest + DELAY_SECONDS) / (step + DELAY_SECONDS)
+    return Verdict(
+        abs(after.load_balance - expected) < TOLERANCE and abs(after.communication - elsewhere) < TOLERANCE,
+        f"{1e3 * DELAY_SECONDS:.0f} ms a step on rank 1: load balance "
+        f"{_change(before.load_balance, after.load_balance)} "
+        f"(expected {100 * expected:.0f} %), communication efficiency "
+        f"{_change(before.communication, after.communication)} (expected {100 * elsewhere:.0f} %)",
+    )
+
+
+def _communication(plain: list[Training], slow: list[Training], updates: int) -> Verdict:
+    """A delay of d a step in every rank's communication: useful time stays, the step grows by d."""
+    before, after = _factors(plain), _factors(slow)
+    until_slowest = _useful_seconds(plain) / updates / before.load_balance
+    expected = until_slowest / (until_slowest / before.communication + DELAY_SECONDS)
+    return Verdict(
+        abs(after.communication - expected) < TOLERANCE and abs(after.load_balance - before.load_balance) < TOLERANCE,
+        f"{1e3 * DELAY_SECONDS:.0f} ms a step in communication: communication efficiency "
+        f"{_change(before.communication, after.communication)} (expected {100 * expected:.0f} %), load balance "
+        f"{_change(before.load_balance, after.load_balance)}",
+    )
+
+
+class _Bench:
+    """One job on this machine, trained with or without a fault."""
+
+    def __init__(self) -> None:
+        self._dataset: Dataset = load(self.config("workers=1"))
+        self._initial: SharedTensors = models.initial_state(self.config("workers=1"), self._dataset)
+        launch.start_server()
+
+    def config(self, *overrides: str) -> ExperimentConfig:
+        """The job, composed with `overrides`."""
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return to_experiment(compose("config", overrides=[*JOB, *overrides]))
+
+    def train(self, config: ExperimentConfig, fault: Fault = NONE) -> Training:
+        """One training by fresh processes."""
+        kernel = kernels.choose(config, models.build(config.model, self._dataset.input_shape, self._dataset.classes))
+        work = worker.Work(config, self._dataset, self._initial, kernel, evaluate=False, checkpoint=None)
+        return train_group(work, lambda epoch: None, FaultyGroup([fault]))
+
+    def ratio(
+        self, one: tuple[ExperimentConfig, Fault], other: tuple[ExperimentConfig, Fault], blocks: int
+    ) -> Estimate:
+        """Time of the one over time of the other, from interleaved blocks, with a 99 % interval."""
+        seconds: dict[int, list[float]] = {0: [], 1: []}
+        for number in range(blocks):
+            for arm in (0, 1) if number % 2 == 0 else (1, 0):
+                seconds[arm].append(self.train(*(one, other)[arm]).seconds)
+        return paired_ratio(seconds[0], seconds[1], level=0.99)
+
+    def cold_start(self, config: ExperimentConfig, step_seconds: float) -> Verdict:
+        """The first block's trainings take twice as long: it must be discarded, and leave no trace in the rest."""
+        cold = Fault(compute_seconds=step_seconds)
+        group = FaultyGroup([cold, cold], then=NONE)
+        ignored: Callable[[Progress], None] = lambda progress: None  # noqa: E731
+        first, *kept = measure(config, self._dataset, self._initial, None, ignored, group)
+        slowest = max(block.candidate.seconds for block in kept)
+        ratio = first.candidate.seconds / slowest
+        return Verdict(
+            first.warmup and not any(block.warmup for block in kept) and ratio > 1.2,
+            f"a cold first run, {ratio:.1f} times as long as any other, is not counted: its block is discarded",
+        )
+
+
+def _factors(trainings: list[Training]) -> Tree:
+    """Means over trainings."""
+    trees = [
+        tree(
+            own.seconds,
+            [{name: value["seconds"] for name, value in one["phases"].items()} for one in own.workers],
+            [],
+            1.0,
+        )
+        for own in trainings
+    ]
+    count = len(trees)
+    return Tree(
+        parallel=sum(one.parallel for one in trees) / count,
+        load_balance=sum(one.load_balance for one in trees) / count,
+        communication=sum(one.communication for one in trees) / count,
+        computation_scaling=float("nan"),
+    )
+
+
+def _useful_seconds(trainings: list[Training]) -> float:
+    """Of one worker, in all; mean over workers and trainings."""
+    return sum(_factors([own]).parallel * own.seconds for own in trainings) / len(trainings)
+
+
+def _shown(ratio: Estimate) -> str:
+    return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+
+
+def _change(before: float, after: float) -> str:
+    return f"{100 * before:.0f} % -> {100 * after:.0f} %"
+
+
+def main() -> int:
+    """Print a verdict a line; the exit status is 0 when all passed."""
+    argparse.ArgumentParser(prog="python -m dpexp.calibrate", description=__doc__).parse_args()
+    terminal.show_line(environment.describe().machine)
+    passed = True
+    for verdict in verdicts():
+        terminal.show_line(f"{'ok    ' if verdict.passed else 'FAILED'} {verdict.text}")
+        passed &= verdict.passed
+    terminal.show_line("the instrument tells the truth here" if passed else "don't trust this instrument here, now")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    # Workers import this module by its name, not as the main program.
+    from dpexp import calibrate
+
+    sys.exit(calibrate.main())

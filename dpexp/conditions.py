@@ -1,0 +1,89 @@
+"""The machine while a block ran: its own speed, and who else used it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from pydantic.dataclasses import dataclass
+
+PROBE_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Of one block. The probes are short, fixed pieces of work, done in the parent before the block."""
+
+    arithmetic_seconds: float
+    memory_seconds: float
+    other_cores: float  # used by programs that are not ours, as a mean over the block
+    stolen_cores: float  # that a virtual machine's host gave to others
+    throttled_seconds: float  # that the cgroup's CPU quota held processes back
+
+
+class Watch:
+    """Looks at the machine from its creation until `conditions`."""
+
+    def __init__(self) -> None:
+        self._arithmetic, self._memory = _arithmetic_seconds(), _memory_seconds()
+        self._started, self._own = time.monotonic(), time.process_time()
+        self._busy, self._stolen = _busy_seconds()
+        self._throttled = throttled_seconds()
+
+    def conditions(self, workers_cpu_seconds: float) -> Conditions:
+        """What was seen; `workers_cpu_seconds` is what our own workers used in the meantime."""
+        wall = max(time.monotonic() - self._started, 1e-3)
+        busy, stolen = _busy_seconds()
+        own = time.process_time() - self._own + workers_cpu_seconds
+        return Conditions(
+            arithmetic_seconds=self._arithmetic,
+            memory_seconds=self._memory,
+            other_cores=max(0.0, busy - self._busy - own) / wall,
+            stolen_cores=max(0.0, stolen - self._stolen) / wall,
+            throttled_seconds=max(0.0, throttled_seconds() - self._throttled),
+        )
+
+
+def throttled_seconds() -> float:
+    """That the quota of this process's cgroup (version 2) held it back so far; 0 where none is known."""
+    try:
+        for line in Path("/sys/fs/cgroup/cpu.stat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "throttled_usec":
+                return int(value) / 1e6
+    except (OSError, ValueError):
+        pass
+    return 0.0
+
+
+def _busy_seconds() -> tuple[float, float]:
+    """Seconds of all cores so far that any program ran, and that were stolen."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    stolen = getattr(times, "steal", 0.0)
+    return sum(times[: 8 if hasattr(times, "steal") else len(times)]) - idle - stolen, stolen
+
+
+def _arithmetic_seconds() -> float:
+    """The least time of some rounds of a fixed calculation in cache, by one thread."""
+    values = np.linspace(0.0, 1.0, 4096)
+    return _least(lambda: [np.sin(values) for _ in range(200)])
+
+
+def _memory_seconds() -> float:
+    """The least time of some rounds of a copy that no cache holds."""
+    source = np.ones(2**22)
+    target = np.ones(2**22)
+    return _least(lambda: np.copyto(target, source))
+
+
+def _least(work: object) -> float:
+    assert callable(work)
+    best = float("inf")
+    for _ in range(PROBE_ROUNDS):
+        started = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - started)
+    return best

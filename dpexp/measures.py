@@ -1,0 +1,124 @@
+"""What the blocks of one configuration say beyond time and speedup: the best baseline, phases, time to a target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dpexp import phases
+from dpexp.config import ExperimentConfig
+from dpexp.efficiency import USEFUL, tree
+from dpexp.results import Block, Training
+from dpexp.stats import geometric_mean, paired_ratio
+
+
+def over_best(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, float]:
+    """The speedup over one sequential process with the best number of threads: what a user gains."""
+    pairs = [(block.best or block.baseline, block.candidate) for block in blocks]
+    if not config.measurement.best_sequential or any(best is None for best, _ in pairs):
+        return {}
+    best = [own for own, _ in pairs if own is not None]
+    ratio = paired_ratio([own.seconds for own in best], [own.seconds for _, own in pairs])
+    gain = ratio.scaled(config.train_samples / config.baseline().train_samples)
+    return {
+        "best_threads": best[0].workers[0]["threads"],
+        "best_seconds": geometric_mean([own.seconds for own in best]).value,
+        "gain": gain.value,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+    }
+
+
+def counterfactuals(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, float]:
+    """Speedups that the same work reaches without waiting, and without any exchange: what the machine itself allows."""
+    found: dict[str, float] = {}
+    work_ratio = config.train_samples / config.baseline().train_samples
+    for name in ("unsynchronized", "independent"):
+        others = [getattr(block, name) for block in blocks]
+        pairs = [(block.baseline, other) for block, other in zip(blocks, others, strict=True)]
+        known = [(alone.seconds, own.seconds) for alone, own in pairs if alone is not None and own is not None]
+        if known:
+            ratio = paired_ratio([alone for alone, _ in known], [own for _, own in known]).scaled(work_ratio)
+            found |= {f"{name}_speedup": ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+    return found
+
+
+def to_target(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, float]:
+    """Time to the target accuracy, medians over the blocks, which differ in seed; NaN where it wasn't reached.
+
+    The split is exact: seconds are samples / throughput, so that
+    target_speedup = target_throughput_gain x target_samples_ratio.
+    """
+    if config.target_accuracy is None:
+        return {}
+    baselines = [block.baseline for block in blocks if block.baseline is not None]
+    own = _median_to_target([block.candidate for block in blocks], config.train_samples, config.target_accuracy)
+    alone = _median_to_target(baselines, config.baseline().train_samples, config.target_accuracy)
+    return {
+        "target_accuracy": config.target_accuracy,
+        "target_seconds": own.seconds,
+        "target_samples": own.samples,
+        "baseline_target_seconds": alone.seconds,
+        "target_speedup": alone.seconds / own.seconds,
+        "target_throughput_gain": (own.samples / own.seconds) / (alone.samples / alone.seconds),
+        "target_samples_ratio": alone.samples / own.samples,
+    }
+
+
+@dataclass(frozen=True)
+class _ToTarget:
+    seconds: float
+    samples: float
+
+
+def _median_to_target(trainings: Sequence[Training], epoch_samples: int, target: float) -> _ToTarget:
+    """Of the training in the middle by time; the slower of two. NaN where that one, or every one, didn't get there."""
+    found = []
+    for own in trainings:
+        epochs = [epoch for epoch, accuracy in enumerate(own.epoch_accuracies) if accuracy >= target]
+        if epochs:
+            found.append(_ToTarget(own.epoch_seconds[epochs[0]], (epochs[0] + 1) * epoch_samples))
+    found.sort(key=lambda one: one.seconds)
+    middle = len(trainings) // 2
+    return found[middle] if middle < len(found) else _ToTarget(math.nan, math.nan)
+
+
+def where_time_went(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, float]:
+    """Means over the blocks: the efficiency tree, a worker's seconds in each phase, and the distribution of steps."""
+    work_ratio = config.train_samples / config.baseline().train_samples
+    rows = []
+    for block in blocks:
+        own = _phases(block.candidate)
+        alone = [] if block.baseline is None else _phases(block.baseline)
+        factors = tree(block.candidate.seconds, _totals(own), _totals(alone), work_ratio)
+        rows.append(
+            {
+                "parallel_efficiency": factors.parallel,
+                "load_balance": factors.load_balance,
+                "communication_efficiency": factors.communication,
+                "computation_scaling": factors.computation_scaling,
+                **{f"{name}_seconds": _mean(worker.get(name) for worker in _totals(own)) for name in phases.NAMES},
+                **{f"baseline_{name}_seconds": _mean(one.get(name) for one in _totals(alone)) for name in USEFUL},
+                **{
+                    f"step_{statistic}_seconds": _mean(worker["step"][statistic] for worker in own)
+                    for statistic in ("median", "p95", "p99")
+                },
+            }
+        )
+    return {name: _mean(row[name] for row in rows) for name in rows[0]}
+
+
+def _phases(training: Training) -> list[dict[str, dict[str, float]]]:
+    """What each worker recorded; empty where none did."""
+    return [worker["phases"] for worker in training.workers if worker.get("phases")]
+
+
+def _totals(workers: list[dict[str, dict[str, float]]]) -> list[dict[str, float]]:
+    return [{name: distribution["seconds"] for name, distribution in worker.items()} for worker in workers]
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    """NaN where there is nothing, or something is missing."""
+    numbers = [math.nan if value is None else value for value in values]
+    return sum(numbers) / len(numbers) if numbers else math.nan

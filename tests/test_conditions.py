@@ -1,0 +1,25 @@
+"""What is seen of the machine while a block runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from dpexp.conditions import Watch
+
+
+def test_a_program_of_somebody_else_is_seen_and_ones_own_work_is_not():
+    busy = [sys.executable, "-c", "import time; t = time.monotonic()\nwhile time.monotonic() < t + 1: pass"]
+    watch = Watch()
+    subprocess.run(busy, check=True)
+    seen = watch.conditions(workers_cpu_seconds=0.0)
+    watch = Watch()
+    subprocess.run(busy, check=True)
+    own = watch.conditions(workers_cpu_seconds=1.0)
+    assert seen.other_cores > own.other_cores + 0.3
+
+
+def test_probes_take_some_time():
+    seen = Watch().conditions(0.0)
+    assert seen.arithmetic_seconds > 0
+    assert seen.memory_seconds > 0
