@@ -61,7 +61,7 @@ def _of_blocks(
     if shortest < SHORT_SECONDS:
         yield f"timed for only {shortest:.2g} s: raise data.size or epochs until it takes {SHORT_SECONDS} s"
     if (cold := _cold(pairs)) > 1 + COLD:
-        yield f"a cold baseline: its first block took {cold:.1f} times as long as the others; raise measurement.warmup"
+        yield f"a cold baseline, {cold:.1f} times as slow in its first block as in the others: raise measurement.warmup"
     if len(pairs) > 2:
         spread = statistics.stdev(math.log(alone.seconds / own.seconds) for alone, own in pairs)
         if spread > SPREAD:

@@ -167,7 +167,8 @@ class _Painters:
             first = rows.workers[rows.oversubscribed.astype(bool)].min()
             start = max([count + 0.3 for count in counts if count < first], default=first - 0.4)
             axes.axvspan(start, counts[-1] + 0.4, color="#f3efe6", zorder=0, lw=0)
-            axes.text(counts[-1] + 0.35, 0.03, "more threads than cores", ha="right", color=GREY)
+            text = {"ha": "right", "va": "top", "color": GREY, "transform": axes.transAxes}
+            axes.text(0.985, 0.98, "more threads than cores", **text)
         axes.set_xlim(counts[0] - 0.4, counts[-1] + 0.4)
         axes.set_xticks(counts)
         axes.set_xlabel("workers")
@@ -198,7 +199,7 @@ class _Painters:
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
         axes.set_ylabel("workers")
-        axes.set_xlabel(f"seconds of all workers together, {rows.data_size.max():,} samples" + self._star(rows))
+        axes.set_xlabel(f"worker seconds, {rows.data_size.max():,} samples" + self._star(rows))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, fontsize=9)
 
     def _lines(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:

@@ -56,7 +56,7 @@ FOUND = {
     ),
     "cold start": (
         {"baseline": [4.5, 4.5, 1.8, 1.8, 1.8, 1.8]},
-        "a cold baseline: its first block took 2.5 times as long as the others; raise measurement.warmup",
+        "a cold baseline, 2.5 times as slow in its first block as in the others: raise measurement.warmup",
     ),
 }
 
