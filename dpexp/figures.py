@@ -167,8 +167,9 @@ class _Painters:
             first = rows.workers[rows.oversubscribed.astype(bool)].min()
             start = max([count + 0.3 for count in counts if count < first], default=first - 0.4)
             axes.axvspan(start, counts[-1] + 0.4, color="#f3efe6", zorder=0, lw=0)
-            text = {"ha": "right", "va": "top", "color": GREY, "transform": axes.transAxes}
-            axes.text(0.985, 0.98, "more threads than cores", **text)
+            axes.text(
+                0.985, 0.98, "more threads than cores", ha="right", va="top", color=GREY, transform=axes.transAxes
+            )
         axes.set_xlim(counts[0] - 0.4, counts[-1] + 0.4)
         axes.set_xticks(counts)
         axes.set_xlabel("workers")

@@ -21,7 +21,17 @@ from dpexp.environment import modified_environment
 from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
 
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
-PRELOAD = ["torch", "torch._dynamo", "numpy", "pydantic", "psutil", "dpexp.launch", "dpexp.worker", "dpexp.frozen"]
+PRELOAD = [
+    "torch",
+    "torch._dynamo",
+    "numpy",
+    "numpy.ma",
+    "pydantic",
+    "psutil",
+    "dpexp.launch",
+    "dpexp.worker",
+    "dpexp.frozen",
+]
 
 # In a worker this is the fork server, if the preload worked.
 IMPORTED_BY = os.getpid()

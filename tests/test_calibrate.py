@@ -50,9 +50,9 @@ def test_ten_percent_must_be_found_and_be_ten_percent(value, passed):
     assert calibrate._slower(Estimate(value, value - 0.04, value + 0.04)).passed is passed
 
 
-@pytest.mark.parametrize(("value", "passed"), [(1.005, True), (1.08, False)])
-def test_the_instruments_own_cost_must_be_small(value, passed):
-    assert calibrate._cost(Estimate(value, value - 0.02, value + 0.02)).passed is passed
+@pytest.mark.parametrize(("value", "share", "passed"), [(1.005, 0.001, True), (1.08, 0.001, False), (1.0, 0.03, False)])
+def test_the_instruments_own_cost_must_be_small(value, share, passed):
+    assert calibrate._cost(Estimate(value, value - 0.02, value + 0.02), share).passed is passed
 
 
 def test_a_delay_on_one_rank_must_be_load_balance():
