@@ -207,8 +207,8 @@ def _baseline(group: list[_Job], good: list[_Job]) -> _Baseline:
     blocks = _kept(group)
     pairs = [(block.baseline, block.candidate) for block in blocks if block.baseline is not None]
     if pairs:
-        pilot = None if config.measurement.precision is None or len(group) > 1 else config.measurement.repeats
-        ratio = paired_ratio([own.seconds for own, _ in pairs], [own.seconds for _, own in pairs], pilot=pilot)
+        seconds = [own.seconds for own, _ in pairs], [own.seconds for _, own in pairs]
+        ratio = paired_ratio(*seconds, pilot=measures.pilot_pairs(config))
         return _Baseline("sequential in the same blocks", [own for own, _ in pairs], ratio.scaled(work_ratio))
     single = _single_worker(group[0], good)
     trainings = [block.candidate for block in _kept(single)]
@@ -233,8 +233,11 @@ def _single_worker(job: _Job, good: list[_Job]) -> list[_Job]:
     """The workers=1 jobs of the same configuration: of the same strategy, else sequential."""
 
     def same(other: _Job, strategy: str) -> bool:
-        wanted = {**job.series, "strategy.name": strategy}
-        return other.config.workers == 1 and other.config.data.size == job.config.data.size and other.series == wanted
+        alike = [
+            {key: value for key, value in one.series.items() if not key.startswith("strategy.")} for one in (other, job)
+        ]
+        same_job = other.config.workers == 1 and other.config.data.size == job.config.data.size
+        return same_job and other.config.strategy.name == strategy and alike[0] == alike[1]
 
     for strategy in (job.series["strategy.name"], "sequential"):
         if found := [other for other in good if same(other, strategy)]:

@@ -157,9 +157,9 @@ def _task(composed: DictConfig) -> None:
     sweeping = _session.sweep is not None
     _session.display.begin(_session.jobs)
     _session.jobs += 1
-    if _session.group is None:
-        _session.group = groups.Group() if _session.world is None else groups.TorchrunGroup(_session.world)
     try:
+        if _session.group is None:
+            _session.group = groups.Group() if _session.world is None else groups.TorchrunGroup(_session.world)
         job.run(config, folder, _session.display.update, record_bad_input=sweeping, group=_session.group)
         if not sweeping and _writes():
             _session.display.close()

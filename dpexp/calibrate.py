@@ -30,7 +30,7 @@ JOB = ("data.size=10000", "epochs=1", "measurement.best_sequential=false")
 NONE = Fault()
 DELAY_SECONDS = 5e-3
 SLOWER = 1.10
-TOLERANCE = 0.05  # of a factor of the efficiency tree
+TOLERANCE = 0.15  # of a delay, for what this machine does by itself
 PROBE_COST = 0.02  # of a step
 
 
@@ -99,32 +99,30 @@ def _marks_seconds(steps: int = 20_000) -> float:
 
 
 def _imbalance(plain: list[Training], delayed: list[Training], updates: int) -> Verdict:
-    """A delay of d a step on one of two ranks: useful time grows by d / 2 on average, the slowest's by d."""
+    """A delay of d a step on one of two ranks makes the other wait d: d / 2 on average, and nobody communicate more."""
+    waited = 1e3 * (_phase_seconds(delayed, "wait") - _phase_seconds(plain, "wait")) / updates
+    communicated = 1e3 * (_phase_seconds(delayed, "communicate") - _phase_seconds(plain, "communicate")) / updates
+    delay = 1e3 * DELAY_SECONDS
     before, after = _factors(plain), _factors(delayed)
-    useful = _useful_seconds(plain) / updates
-    until_slowest = useful / before.load_balance
-    expected = (useful + DELAY_SECONDS / 2) / (until_slowest + DELAY_SECONDS)
-    step = until_slowest / before.communication
-    elsewhere = (until_slowest + DELAY_SECONDS) / (step + DELAY_SECONDS)
     return Verdict(
-        abs(after.load_balance - expected) < TOLERANCE and abs(after.communication - elsewhere) < TOLERANCE,
-        f"{1e3 * DELAY_SECONDS:.0f} ms a step on rank 1: load balance "
-        f"{_change(before.load_balance, after.load_balance)} "
-        f"(expected {100 * expected:.0f} %), communication efficiency "
-        f"{_change(before.communication, after.communication)} (expected {100 * elsewhere:.0f} %)",
+        abs(waited - delay / 2) < TOLERANCE * delay and abs(communicated) < TOLERANCE * delay,
+        f"{delay:.0f} ms a step on rank 1: {waited:+.2f} ms waiting on average ({delay / 2:.1f} put in), "
+        f"{communicated:+.2f} ms communicating; load balance {_change(before.load_balance, after.load_balance)}, "
+        f"communication efficiency {_change(before.communication, after.communication)}",
     )
 
 
 def _communication(plain: list[Training], slow: list[Training], updates: int) -> Verdict:
-    """A delay of d a step in every rank's communication: useful time stays, the step grows by d."""
+    """A delay of d a step in every rank's communication: all communicate d longer, and nobody waits more."""
+    waited = 1e3 * (_phase_seconds(slow, "wait") - _phase_seconds(plain, "wait")) / updates
+    communicated = 1e3 * (_phase_seconds(slow, "communicate") - _phase_seconds(plain, "communicate")) / updates
+    delay = 1e3 * DELAY_SECONDS
     before, after = _factors(plain), _factors(slow)
-    until_slowest = _useful_seconds(plain) / updates / before.load_balance
-    expected = until_slowest / (until_slowest / before.communication + DELAY_SECONDS)
     return Verdict(
-        abs(after.communication - expected) < TOLERANCE and abs(after.load_balance - before.load_balance) < TOLERANCE,
-        f"{1e3 * DELAY_SECONDS:.0f} ms a step in communication: communication efficiency "
-        f"{_change(before.communication, after.communication)} (expected {100 * expected:.0f} %), load balance "
-        f"{_change(before.load_balance, after.load_balance)}",
+        abs(communicated - delay) < TOLERANCE * delay and waited < TOLERANCE * delay,
+        f"{delay:.0f} ms a step in communication: {communicated:+.2f} ms communicating ({delay:.0f} put in), "
+        f"{waited:+.2f} ms waiting; communication efficiency {_change(before.communication, after.communication)}, "
+        f"load balance {_change(before.load_balance, after.load_balance)}",
     )
 
 
@@ -191,9 +189,10 @@ def _factors(trainings: list[Training]) -> Tree:
     )
 
 
-def _useful_seconds(trainings: list[Training]) -> float:
+def _phase_seconds(trainings: list[Training], phase: str) -> float:
     """Of one worker, in all; mean over workers and trainings."""
-    return sum(_factors([own]).parallel * own.seconds for own in trainings) / len(trainings)
+    seconds = [float(one["phases"][phase]["seconds"]) for own in trainings for one in own.workers]
+    return sum(seconds) / len(seconds)
 
 
 def _shown(ratio: Estimate) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 from pydantic.dataclasses import dataclass
+
+from dpexp.environment import cgroup_folders
 
 PROBE_ROUNDS = 3
 
@@ -26,8 +28,8 @@ class Conditions:
 class Watch:
     """Looks at the machine from its creation until `conditions`."""
 
-    def __init__(self) -> None:
-        self._arithmetic, self._memory = _arithmetic_seconds(), _memory_seconds()
+    def __init__(self, probe: bool = True) -> None:
+        self._arithmetic, self._memory = (_arithmetic_seconds(), _memory_seconds()) if probe else (0.0, 0.0)
         self._started, self._own = time.monotonic(), time.process_time()
         self._busy, self._stolen = _busy_seconds()
         self._throttled = throttled_seconds()
@@ -47,15 +49,13 @@ class Watch:
 
 
 def throttled_seconds() -> float:
-    """That the quota of this process's cgroup (version 2) held it back so far; 0 where none is known."""
-    try:
-        for line in Path("/sys/fs/cgroup/cpu.stat").read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name == "throttled_usec":
-                return int(value) / 1e6
-    except (OSError, ValueError):
-        pass
-    return 0.0
+    """That the quotas of this process's cgroup and those above it (version 2) held it back so far."""
+    microseconds = 0
+    for folder in cgroup_folders():
+        with contextlib.suppress(OSError, ValueError):
+            fields = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+            microseconds = max(microseconds, int(fields.get("throttled_usec", 0)))
+    return microseconds / 1e6
 
 
 def _busy_seconds() -> tuple[float, float]:

@@ -262,7 +262,7 @@ class ExperimentConfig:
     @property
     def counterfactuals(self) -> dict[str, ExperimentConfig]:
         """What else each block trains to explain the speedup, by name."""
-        if not self.measurement.counterfactuals or self.workers == 1:
+        if not self.measurement.counterfactuals or self.workers == 1 or self.strategy.name == "emulated":
             return {}
         return {"unsynchronized": self, "independent": self.share_alone()}
 

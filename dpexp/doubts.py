@@ -14,7 +14,7 @@ from dpexp.results import Block, Training
 from dpexp.stats import paired_ratio, pairs_needed
 
 DRIFT, SPREAD, SHORT_SECONDS = 0.10, 0.10, 0.5
-COLD = 0.25
+COLD, SAVED = 0.25, 0.02
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
 
 # Doubts that the table for people says in its own way.
@@ -48,8 +48,8 @@ def _of_settings(config: ExperimentConfig, environment: Environment) -> Iterator
     if updates < baseline_updates:
         yield f"{FEWER_UPDATES}: {updates:,} against {baseline_updates:,}"
     quota = environment.cgroup_cpu_quota
-    if quota is not None and quota < environment.logical_cores:
-        yield f"the cgroup allows {quota:g} of {environment.logical_cores} CPUs: workers beyond that slow each other"
+    if quota is not None and quota < threads:
+        yield f"the cgroup allows {quota:g} CPUs for {threads} threads: use fewer workers, or raise the quota"
 
 
 def _of_blocks(
@@ -83,16 +83,17 @@ def _of_conditions(environment: Environment, kept: Sequence[Block]) -> Iterator[
     conditions = [block.conditions for block in kept]
     for what in ("arithmetic", "memory"):
         seconds = [getattr(one, f"{what}_seconds") for one in conditions]
-        if (drift := max(seconds) / min(seconds) - 1) > DRIFT:
+        if min(seconds) > 0 and (drift := max(seconds) / min(seconds) - 1) > DRIFT:
             yield f"the machine's speed ({what}) drifted by {100 * drift:.0f} %: ratios hold within blocks, times don't"
     other = max(one.other_cores for one in conditions)
-    if other > OTHER_CORES:
+    sees_all = environment.usable_cores == environment.logical_cores  # in a container, the counters are the host's
+    if other > OTHER_CORES and sees_all:
         yield f"other programs used up to {other:.1f} of {environment.usable_cores} cores: end them"
     stolen = max(one.stolen_cores for one in conditions)
     if stolen > STOLEN_CORES:
         yield f"the host took up to {stolen:.1f} cores from this virtual machine: measure at another time"
-    if any(one.throttled_seconds > 0 for one in conditions):
-        held = sum(one.throttled_seconds for one in conditions)
+    held = sum(one.throttled_seconds for one in conditions)
+    if held > THROTTLED_SHARE * sum(training.seconds for block in kept for training in _trainings(block)):
         yield f"the cgroup's CPU quota held processes back for {held:.1f} s: use fewer workers, or raise the quota"
 
 
@@ -113,7 +114,7 @@ def _of_too_much(config: ExperimentConfig, pairs: Sequence[tuple[Training, Train
     if config.updates < config.baseline().updates:
         causes.append(f"fewer updates ({config.updates:,} against {config.baseline().updates:,})")
     saved = _saved_by_cache(pairs, work_ratio)
-    if saved > 0:
+    if saved > SAVED:
         causes.append(f"cheaper computation ({100 * saved:.0f} % less time a sample, as when more fits in cache)")
     yield f"efficiency over 100 %: the checks blame {' and '.join(causes) or 'nothing, so doubt the measurement'}"
 

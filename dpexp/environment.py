@@ -26,7 +26,7 @@ def usable_cores() -> int:
 def cgroup_cpu_quota() -> float | None:
     """CPUs that the cgroup and those above it allow (version 2 or 1), None when none sets a limit."""
     quotas = []
-    for folder in _cgroup_folders():
+    for folder in cgroup_folders():
         try:
             if (file := folder / "cpu.max").is_file():
                 quota, period = file.read_text().split()
@@ -106,7 +106,8 @@ def modified_environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _cgroup_folders() -> list[Path]:
+def cgroup_folders() -> list[Path]:
+    """The folders of this process's cgroup and those above it, where there are cgroups."""
     root = Path("/sys/fs/cgroup")
     try:
         entries = Path("/proc/self/cgroup").read_text().splitlines()

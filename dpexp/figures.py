@@ -79,7 +79,8 @@ class _Painters:
             column: 1.12 * float(table[[column, f"{column}_high"]].max().max()) for column in ("speedup", "efficiency")
         }
         # Of each size's bars: the highest mark of any panel, with room above.
-        marks = table[["data_size", "seconds", "seconds_high", "baseline_seconds"]].set_index("data_size")
+        columns = ["seconds", "seconds_high", "baseline_seconds", "best_seconds"]
+        marks = table.set_index("data_size")[columns]
         self.bar_limits = (1.08 * marks.max(axis=1).groupby("data_size").max()).to_dict()
 
     def bars(self, size: int) -> Painter:
@@ -174,7 +175,8 @@ class _Painters:
         axes.set_xticks(counts)
         axes.set_xlabel("workers")
         axes.set_ylabel("speedup")
-        axes.set_ylim(0, max(self._top("speedup"), min(counts[-1], 1.15 * self.usable_cores)))
+        best = 1.1 * float((rows.baseline_seconds / rows.best_seconds).fillna(0).max())
+        axes.set_ylim(0, max(self._top("speedup"), best, min(counts[-1], 1.15 * self.usable_cores)))
         axes.legend(title="samples")
 
     def phases(self, axes: Axes, rows: pd.DataFrame) -> None:
@@ -186,7 +188,7 @@ class _Painters:
             left = 0.0
             for color, name in zip(PHASE_COLORS, phases.NAMES, strict=True):
                 if not math.isnan(row[f"{name}_seconds"]):
-                    width = row.workers * row[f"{name}_seconds"]
+                    width = row[f"{name}_seconds"]
                     axes.barh(place, width, 0.6, left, color=color, label=name if place == 0 else None)
                     left += width
             # The baseline's own work, times what the candidate does of it.

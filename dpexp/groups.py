@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import threading
@@ -15,14 +16,16 @@ from typing import Any, TypeVar
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from dpexp import launch, worker
+from dpexp.conditions import Watch
 from dpexp.config import ExperimentConfig
-from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError
+from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError, one_line
 from dpexp.strategies import Ddp, strategy_class
 from dpexp.strategies.ddp import Rendezvous
 from dpexp.torchrun import World
 
 POLL_SECONDS = 0.2
 CLOSE_SECONDS = 10.0
+BEAT_SECONDS, SILENCE_SECONDS = 1.0, 20.0
 
 T = TypeVar("T")
 
@@ -60,6 +63,14 @@ class Group:
         """The value that rank 0 has."""
         return value
 
+    def watch(self) -> Watch:
+        """Look at this machine, from now on; its probes run alone."""
+        return Watch()
+
+    def runs_here(self, rank: int) -> bool:
+        """Whether the worker of that rank runs on this machine."""
+        return True
+
     def close(self) -> None:
         """After the last job, and after all is written: other ranks' exit must not end the one that writes."""
 
@@ -77,11 +88,16 @@ class TorchrunGroup(Group):
 
     def __init__(self, world: World) -> None:
         self._world = world
-        address = world.master_address, world.master_port
-        self._store = PrefixStore(
-            f"dpexp/{world.attempt}", TCPStore(*address, is_master=world.serves_store, wait_for_workers=False)
-        )
+        try:
+            server = TCPStore(
+                world.master_address, world.master_port, is_master=world.serves_store, wait_for_workers=False
+            )
+        except RuntimeError as error:
+            where = f"MASTER_ADDR={world.master_address} MASTER_PORT={world.master_port}"
+            raise ConfigError(f"{where}: no other rank can be met there ({one_line(error)})") from error
+        self._store = PrefixStore(f"dpexp/{world.attempt}", server)
         self._calls = 0
+        threading.Thread(target=self._beat, daemon=True).start()
 
     def run(self, work: worker.Work, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
         """One training; the sequential baseline runs in rank 0's place alone. See Group."""
@@ -92,9 +108,12 @@ class TorchrunGroup(Group):
                 outcome["reports"] = self._run_own(work, on_epoch)
             elif self._world.rank == 0:
                 outcome["reports"] = super().run(work, on_epoch)
-        except WorkerError as error:
-            self._tell_failure(error)
-            outcome["error"] = {"message": str(error), "details": error.details}
+        except Exception as error:  # whatever it is, the other ranks must hear of it
+            known = (
+                error if isinstance(error, WorkerError) else WorkerError(f"rank {self._world.rank}: {one_line(error)}")
+            )
+            self._tell_failure(known)
+            outcome["error"] = str(known)
         outcome["reports"] = [dataclasses.asdict(report) for report in outcome["reports"]]
         outcomes = self._exchange(outcome)
         if any("error" in one for one in outcomes):
@@ -107,8 +126,8 @@ class TorchrunGroup(Group):
         outcome: dict[str, Any] = {"config": dataclasses.asdict(config), "error": None}
         try:
             yield
-        except DpexpError as error:
-            outcome["error"] = str(error)
+        except Exception as error:  # whatever it is, the other ranks must hear of it
+            outcome["error"] = str(error) if isinstance(error, DpexpError) else one_line(error)
             self._calls += 1
             self._exchange(outcome)
             raise
@@ -125,6 +144,16 @@ class TorchrunGroup(Group):
         self._calls += 1
         first: T = self._exchange(value)[0]
         return first
+
+    def watch(self) -> Watch:
+        """See Group. Rank 0's alone is recorded, so the others keep still."""
+        watch = Watch(probe=self._world.rank == 0)
+        self.of_first(None)
+        return watch
+
+    def runs_here(self, rank: int) -> bool:
+        """See Group; torchrun gives the ranks of one machine consecutive numbers."""
+        return rank // self._world.local_world_size == self._world.rank // self._world.local_world_size
 
     def close(self) -> None:
         """See Group. The others wait for rank 0, which writes; who serves the store waits for the others."""
@@ -182,8 +211,26 @@ class TorchrunGroup(Group):
             values.append(json.loads(self._store.get(f"{self._calls}/{rank}")))
         return values
 
+    def _beat(self) -> None:
+        """Show that this process lives, as long as it does."""
+        with contextlib.suppress(RuntimeError):  # the store is gone: so is its server
+            for beat in itertools.count():
+                self._store.set(f"alive/{self._world.rank}", str(beat))
+                time.sleep(BEAT_SECONDS)
+
     def _wait_for(self, keys: list[str], seconds: float = math.inf) -> None:
-        """Return when all keys are there, or the time is over. Polls: a wait inside torch would not hear a signal."""
-        deadline = time.monotonic() + seconds
-        while not self._store.check(keys) and time.monotonic() < deadline:
+        """Return when all keys are there, or the time is over. Raises PeerError when a process has died meanwhile.
+
+        It polls: a wait inside torch would not hear a signal.
+        """
+        started = looked = time.monotonic()
+        beats: dict[int, bytes] = {}
+        while not self._store.check(keys) and time.monotonic() < started + seconds:
             time.sleep(POLL_SECONDS)
+            if time.monotonic() > looked + SILENCE_SECONDS:
+                looked = time.monotonic()
+                for rank in range(self._world.world_size):
+                    beat = self._store.get(f"alive/{rank}") if self._store.check([f"alive/{rank}"]) else b"none"
+                    if beats.get(rank) == beat and not self._store.check([f"over/{rank}"]):
+                        raise PeerError(f"rank {rank} has not been heard of for {SILENCE_SECONDS:.0f} s")
+                    beats[rank] = beat

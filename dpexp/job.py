@@ -13,6 +13,7 @@ import torch
 from dpexp import environment, kernels, measurement, models, results
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import load
+from dpexp.doubts import doubts
 from dpexp.errors import ConfigError, DataError, DivergedError, DpexpError, WorkerError
 from dpexp.groups import Group
 from dpexp.progress import Progress
@@ -50,6 +51,7 @@ def run(
             config=config,
             environment=described,
             data_seconds=data_seconds,
+            doubts=doubts(config, described, kept) if (kept := [one for one in blocks if not one.warmup]) else [],
             blocks=blocks,
         )
         results.write(result, folder)

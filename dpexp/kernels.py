@@ -38,14 +38,17 @@ class GradientSlot:
 
 
 class Linear(nn.Linear):
-    """nn.Linear with a chosen kernel; with a slot, its weight's gradient is computed in place."""
+    """nn.Linear with a chosen kernel; with a slot, its weight's gradient is computed in place.
+
+    It can be differentiated once: a gradient of a gradient raises torch's error.
+    """
 
     kernel: str = "torch"
     slot: GradientSlot | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """See nn.Linear."""
-        if input.dim() != 2 or not torch.is_grad_enabled():
+        if input.dim() != 2 or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(input, self.weight, self.bias)
         output: torch.Tensor = _Product.apply(input, self.weight, self.bias, self.kernel, self.slot)
         return output
@@ -65,13 +68,18 @@ def place_gradients(model: nn.Module, slots: Mapping[torch.Tensor, GradientSlot]
 
 
 def choose(config: ExperimentConfig, model: nn.Module) -> str:
-    """The kernel for training `model` as `config` asks: as configured, or the one that a timing finds faster."""
+    """The one kernel for all trainings of a job: as configured, or the one that a timing finds faster.
+
+    The timing adds up the batch sizes of candidate and baseline, where they differ.
+    """
     if config.linear_kernel != "auto":
         return config.linear_kernel
     if config.dtype != "float32" or config.device != "cpu" or not onednn_available():
         return "torch"
     shapes = {(layer.out_features, layer.in_features) for layer in _large_layers(model)}
-    return _fastest(tuple(sorted(shapes)), config.local_batch_size, config.threads_per_worker) if shapes else "torch"
+    batches = {config.local_batch_size, config.baseline().local_batch_size}
+    products = tuple(sorted((*shape, batch) for shape in shapes for batch in batches))
+    return _fastest(products, config.threads_per_worker) if products else "torch"
 
 
 def onednn_available() -> bool:
@@ -80,11 +88,11 @@ def onednn_available() -> bool:
 
 
 @functools.cache  # one choice for all jobs of a sweep
-def _fastest(shapes: tuple[tuple[int, int], ...], batch: int, threads: int) -> str:
+def _fastest(products: tuple[tuple[int, int, int], ...], threads: int) -> str:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        seconds = {kernel: sum(_step_seconds(kernel, *shape, batch) for shape in shapes) for kernel in _PRODUCTS}
+        seconds = {kernel: sum(_step_seconds(kernel, *one) for one in products) for kernel in _PRODUCTS}
     finally:
         torch.set_num_threads(before)
     return "onednn" if seconds["onednn"] * CLEARLY_FASTER < seconds["torch"] else "torch"

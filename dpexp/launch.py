@@ -175,6 +175,15 @@ def _main_module_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+def wait_for_server() -> None:
+    """Return when the fork server has imported everything and starts workers at once."""
+    launch(_nothing, [()], lambda notice: None)
+
+
+def _nothing(rank: int, notify: Any) -> None:
+    """What a worker does whose start is all that matters."""
+
+
 def start_server() -> ForkServerContext:
     """The fork server with everything imported; started on the first call, which does not wait for it."""
     context = multiprocessing.get_context("forkserver")

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dpexp import kernels, models, worker
-from dpexp.conditions import Watch
+from dpexp import kernels, launch, models, worker
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.environment import usable_cores
@@ -21,6 +20,8 @@ from dpexp.progress import Progress
 from dpexp.results import Block, Training, finite
 from dpexp.shared_memory import SharedTensors
 from dpexp.stats import pairs_needed
+
+PROBE_UPDATES = 200  # of each number of threads that is tried
 
 
 def measure(
@@ -48,7 +49,7 @@ def measure(
         number = len(blocks)
         if config.target_accuracy is not None:  # how long it takes to get there is a matter of luck, too
             trainer.reseed(config.seed + number)
-        watch, trainings = Watch(), {}
+        watch, trainings = group.watch(), {}
         order = sorted(trainer.variants, reverse=number % 2 == 1)
         first = number == config.measurement.warmup  # of those that count: the others repeat its updates
         for place, name in enumerate(order):
@@ -56,7 +57,7 @@ def measure(
             report(0)
             keeps = checkpoint if first and name == "candidate" else None
             trainings[name] = trainer.train(name, first, keeps, report)
-        used = sum(worker["process_cpu_seconds"] for own in trainings.values() for worker in own.workers)
+        here = [one for own in trainings.values() for one in own.workers if group.runs_here(one["rank"])]
         block = Block(
             warmup=number < config.measurement.warmup,
             order=order,
@@ -65,7 +66,7 @@ def measure(
             best=trainings.get("best"),
             unsynchronized=trainings.get("unsynchronized"),
             independent=trainings.get("independent"),
-            conditions=watch.conditions(used),
+            conditions=watch.conditions(sum(one["process_cpu_seconds"] for one in here)),
         )
         blocks.append(block)
         yield block
@@ -104,7 +105,9 @@ class _Trainer:
 
     def __init__(self, config: ExperimentConfig, dataset: Dataset, initial: SharedTensors, group: Group) -> None:
         self._config, self._dataset, self._initial, self._group = config, dataset, initial, group
-        self._model = models.build(config.model, dataset.input_shape, dataset.classes)
+        launch.wait_for_server()  # which would disturb the timing of kernels while it starts
+        model = models.build(config.model, dataset.input_shape, dataset.classes)
+        self._kernel = group.of_first(kernels.choose(config, model))
         self.variants = dict(config.variants)
 
     def train(self, name: str, evaluate: bool, checkpoint: Path | None, on_epoch: Callable[[int], None]) -> Training:
@@ -120,20 +123,25 @@ class _Trainer:
     def best_threads(self, on_start: Callable[[], None]) -> int:
         """The number of threads with which one sequential process is fastest: powers of two and all cores tried.
 
-        One epoch each, twice, the better time counts. One and the same answer for jobs that differ only in workers,
-        strategy or data size.
+        Some hundred updates each, twice; the better time counts. One answer for all jobs of this process that differ
+        in workers, strategy, epochs or data size only.
         """
         base = self._config.baseline()
-        key = json.dumps([dataclasses.asdict(base.model), dataclasses.asdict(base.batch), base.dtype, base.data.name])
+        settings = dataclasses.asdict(base)
+        for name in ("threads_per_worker", "epochs", "seed", "checkpoint", "target_accuracy", "measurement"):
+            del settings[name]
+        del settings["data"]["size"]
+        key = json.dumps([settings, self._dataset.input_shape])
         if key not in self._best_threads:
             on_start()
-            cores = usable_cores()
+            cores = self._group.of_first(usable_cores())
             counts = sorted({2**power for power in range(cores.bit_length())} | {cores})
             seconds = dict.fromkeys(counts, math.inf)
             for threads in [*counts, *reversed(counts)]:
-                short = dataclasses.replace(self._config.baseline(threads), epochs=1)
-                own = self._train(short, False, None, lambda epoch: None)
-                seconds[threads] = min(seconds[threads], own.seconds)
+                config = self._config.baseline(threads)
+                epochs = math.ceil(PROBE_UPDATES / config.updates_per_epoch)
+                own = self._train(dataclasses.replace(config, epochs=epochs), False, None, lambda epoch: None)
+                seconds[threads] = min(seconds[threads], own.seconds / epochs)
             self._best_threads[key] = self._group.of_first(min(counts, key=lambda threads: seconds[threads]))
         return self._best_threads[key]
 
@@ -146,8 +154,7 @@ class _Trainer:
         synchronize: bool = True,
         copies: int | None = None,
     ) -> Training:
-        kernel = self._group.of_first(kernels.choose(config, self._model))
-        work = worker.Work(config, self._dataset, self._initial, kernel, evaluate, checkpoint, synchronize)
+        work = worker.Work(config, self._dataset, self._initial, self._kernel, evaluate, checkpoint, synchronize)
         return train_group(work, on_epoch, self._group, copies)
 
 

@@ -13,13 +13,19 @@ from dpexp.results import Block, Training
 from dpexp.stats import geometric_mean, paired_ratio
 
 
+def pilot_pairs(config: ExperimentConfig) -> int | None:
+    """How many first blocks decided how many there are, where they did: see stats.paired_ratio."""
+    return None if config.measurement.precision is None else config.measurement.repeats
+
+
 def over_best(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, float]:
     """The speedup over one sequential process with the best number of threads: what a user gains."""
     pairs = [(block.best or block.baseline, block.candidate) for block in blocks]
     if not config.measurement.best_sequential or any(best is None for best, _ in pairs):
         return {}
     best = [own for own, _ in pairs if own is not None]
-    ratio = paired_ratio([own.seconds for own in best], [own.seconds for _, own in pairs])
+    seconds = [own.seconds for own in best], [own.seconds for _, own in pairs]
+    ratio = paired_ratio(*seconds, pilot=pilot_pairs(config))
     gain = ratio.scaled(config.train_samples / config.baseline().train_samples)
     return {
         "best_threads": best[0].workers[0]["threads"],
@@ -39,7 +45,8 @@ def counterfactuals(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[s
         pairs = [(block.baseline, other) for block, other in zip(blocks, others, strict=True)]
         known = [(alone.seconds, own.seconds) for alone, own in pairs if alone is not None and own is not None]
         if known:
-            ratio = paired_ratio([alone for alone, _ in known], [own for _, own in known]).scaled(work_ratio)
+            seconds = [alone for alone, _ in known], [own for _, own in known]
+            ratio = paired_ratio(*seconds, pilot=pilot_pairs(config)).scaled(work_ratio)
             found |= {f"{name}_speedup": ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
     return found
 
@@ -85,20 +92,25 @@ def _median_to_target(trainings: Sequence[Training], epoch_samples: int, target:
 
 
 def where_time_went(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, float]:
-    """Means over the blocks: the efficiency tree, a worker's seconds in each phase, and the distribution of steps."""
+    """Means over the blocks: the efficiency tree, all processes' seconds by phase, and the distribution of steps."""
     work_ratio = config.train_samples / config.baseline().train_samples
     rows = []
     for block in blocks:
         own = _phases(block.candidate)
         alone = [] if block.baseline is None else _phases(block.baseline)
-        factors = tree(block.candidate.seconds, _totals(own), _totals(alone), work_ratio)
+        # One process that plays several workers has no parallel efficiency.
+        players = _totals(own) if len(own) == config.workers else []
+        factors = tree(block.candidate.seconds, players, _totals(alone), work_ratio)
         rows.append(
             {
                 "parallel_efficiency": factors.parallel,
                 "load_balance": factors.load_balance,
                 "communication_efficiency": factors.communication,
                 "computation_scaling": factors.computation_scaling,
-                **{f"{name}_seconds": _mean(worker.get(name) for worker in _totals(own)) for name in phases.NAMES},
+                **{
+                    f"{name}_seconds": len(own) * _mean(worker.get(name) for worker in _totals(own))
+                    for name in phases.NAMES
+                },
                 **{f"baseline_{name}_seconds": _mean(one.get(name) for one in _totals(alone)) for name in USEFUL},
                 **{
                     f"step_{statistic}_seconds": _mean(worker["step"][statistic] for worker in own)

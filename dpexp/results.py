@@ -66,6 +66,7 @@ class RunResult:
     config: ExperimentConfig
     environment: Environment
     data_seconds: float  # loading the data set, in the parent
+    doubts: list[str]  # when it was measured; the table derives them anew
     blocks: list[Block]  # those finished before a failure, too
 
     @model_validator(mode="after")

@@ -84,6 +84,10 @@ def answers(summary: Summary) -> list[str]:
     return lines
 
 
+NOT_WAITING = {
+    "sync_dp": "with the exchange of gradients but nobody waiting",
+    "ddp": "as the same workers without any exchange",
+}
 REASONS = {
     "load_balance": "waiting for the slowest worker of each step: look for what else runs on these cores",
     "communication_efficiency": "exchanging gradients: larger batches exchange them less often",
@@ -105,13 +109,16 @@ def reasons(summary: Summary) -> list[str]:
             product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in factors.items())
             worst = min(factors, key=lambda name: factors[name])
             lost = f" Most is lost in {REASONS[worst]}." if factors[worst] < 0.97 and worst in REASONS else ""
-            cores = f" ({row.workers} workers on {summary.usable_cores} cores)" if row.oversubscribed else ""
+            cores = ""
+            if row.oversubscribed:  # whatever the factors are, this is why
+                cores = f" ({row.workers} workers on {summary.usable_cores} cores)"
+                lost = " The workers wait for each other to leave a core: use fewer."
             lines.append(f"{label + ': ' if label else ''}{row.workers} workers: {product}{cores}.{lost}")
             if not math.isnan(row.independent_speedup):
                 lines.append(
                     f"{label + ': ' if label else ''}{row.workers} workers, of an ideal {row.workers}: "
                     f"{_measured(row, 'independent')} as independent processes, which is what the machine allows; "
-                    f"{_measured(row, 'unsynchronized')} with the exchange of gradients but nobody waiting; "
+                    f"{_measured(row, 'unsynchronized')} {NOT_WAITING[row.strategy]}; "
                     f"{row.speedup:.2f}{_brackets(row.speedup_low, row.speedup_high)} as it is."
                 )
     return lines

@@ -19,6 +19,7 @@ class World:
     rank: int
     world_size: int
     local_rank: int
+    local_world_size: int
     master_address: str
     master_port: int
     serves_store: bool  # nobody else does: rank 0 where the launcher isn't torchrun itself
@@ -42,6 +43,7 @@ class World:
             rank=rank,
             world_size=world_size,
             local_rank=local_rank,
+            local_world_size=int(variables.get("LOCAL_WORLD_SIZE", world_size)),
             master_address=variables["MASTER_ADDR"],
             master_port=port,
             serves_store=rank == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True",

@@ -59,6 +59,13 @@ class WorkerReport:
 
 def run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: Callable[[int], None]) -> WorkerReport:
     """Train as rank `rank`. `launched_seconds` is the parent's monotonic clock at the launch."""
+    try:
+        return _run(rank, work, shared, launched_seconds, on_epoch)
+    except RuntimeError as error:
+        raise strategy_class(work.config).explained(error) from error
+
+
+def _run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: Callable[[int], None]) -> WorkerReport:
     config = work.config
     _set_threads(config.threads_per_worker)
     torch.manual_seed(config.seed)
@@ -86,11 +93,7 @@ def run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: C
         if rank == 0:
             epoch_accuracies.append(evaluate(model, work.dataset)[1])
 
-    try:
-        trained = train(config, work.dataset, strategy, on_epoch, None if config.target_accuracy is None else look)
-    except RuntimeError as error:
-        raise strategy.explained(error) from error
-
+    trained = train(config, work.dataset, strategy, on_epoch, None if config.target_accuracy is None else look)
     cpu_seconds = time.process_time() - cpu_started
     recorded = strategy.recorder.summary()
     phases = {name: recorded[name] for name in recorded if name not in strategy.untold_phases}

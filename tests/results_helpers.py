@@ -52,6 +52,7 @@ def result(
         "config": composed(*overrides),
         "environment": machine,
         "data_seconds": 0.1,
+        "doubts": [],
         "blocks": blocks,
     }
     return RunResult(**(fields | changes))

@@ -38,7 +38,7 @@ FOUND = {
     "throttling": ({"change": busy(throttled_seconds=0.2)}, "the cgroup's CPU quota held processes back for 1.0 s"),
     "quota": (
         {"machine": replace(MACHINE, cgroup_cpu_quota=1.5)},
-        "the cgroup allows 1.5 of 2 CPUs",
+        "the cgroup allows 1.5 CPUs for 2 threads",
     ),
     "spread": ({"seconds": [1.0, 1.0, 1.4, 0.7, 1.2, 1.0]}, "the blocks' speedups spread by"),
     "short": (
@@ -93,3 +93,7 @@ def test_a_precision_that_was_not_reached_is_told():
     (line,) = [line for line in told("measurement.precision=0.01", seconds=noisy) if "precision" in line]
     assert line.startswith("precision 1 % needs ")
     assert "5 were made in measurement.max_seconds=600: raise it" in line
+
+
+def test_in_a_container_the_hosts_other_programs_are_not_blamed():
+    assert told(change=busy(other_cores=40.0), machine=replace(MACHINE, logical_cores=64)) == []

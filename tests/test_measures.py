@@ -45,6 +45,17 @@ def test_the_efficiency_tree_is_in_the_table(tmp_path):
     assert row.parallel_efficiency * row.computation_scaling == pytest.approx(row.efficiency)
 
 
+def test_one_process_that_plays_all_workers_has_no_parallel_efficiency(tmp_path):
+    def emulated(block):
+        alone = with_phases(training(1.2), phases(1.0, 0.0, 0.0))
+        return replace(block, candidate=with_phases(training(1.3), phases(1.0, 0.0, 0.1)), baseline=alone)
+
+    found = summary(tmp_path, "strategy=emulated", change=emulated)
+    assert found.table.load_balance.isna().all()
+    assert found.table.compute_seconds.iloc[0] == pytest.approx(1.0)
+    assert reasons(found) == []
+
+
 def test_the_greatest_loss_is_named(tmp_path):
     (line,) = reasons(summary(tmp_path, change=explained))
     assert "load balance 89 % x communication efficiency 90 % x computation scaling 75 %" in line

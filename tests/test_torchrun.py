@@ -154,3 +154,20 @@ def test_workers_must_be_what_torchrun_started():
 def test_strategies_of_one_machine_name_the_one_for_several(strategy):
     with pytest.raises(ConfigError, match=rf"strategy={strategy} under torchrun: .* choose strategy=ddp"):
         World.from_environment(CONTRACT).check(tiny(f"strategy={strategy}", "workers=4"))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_silently_is_missed(tmp_path):
+    """Rank 1's main process is killed while it loads: rank 0 must not wait forever."""
+    port = str(free_port())
+    job = ["-m", "dpexp", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=-1"]
+    hurry = "from dpexp import app, groups; groups.SILENCE_SECONDS = 2.0; import sys; sys.exit(app.main(sys.argv[1:]))"
+    die = "import os, signal; from dpexp import job; job.load = lambda config: os.kill(os.getpid(), signal.SIGKILL); "
+    commands = [[sys.executable, "-c", code, *job[2:]] for code in (hurry, die + hurry)]
+    own = [
+        {**CONTRACT, "RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for rank in ("0", "1")
+    ]
+    (status, error), (killed, _) = together(commands, [tmp_path, tmp_path], own)
+    assert (status, killed) == (1, -signal.SIGKILL)
+    assert "rank 1 has not been heard of" in error

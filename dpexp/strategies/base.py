@@ -90,6 +90,7 @@ class Strategy(ABC):
     def set_synchronized(self, synchronized: bool) -> None:  # noqa: B027 (one process waits for nobody)
         """Without, no process waits for another within a step: not a way to train, but to time what waiting costs."""
 
-    def explained(self, error: RuntimeError) -> Exception:
-        """What to raise for an error of the training loop: another one where the cause lies with another rank."""
+    @classmethod
+    def explained(cls, error: RuntimeError) -> Exception:
+        """What to raise for an error while training: another one where the cause lies with another rank."""
         return error

@@ -116,7 +116,8 @@ class Ddp(Strategy):
         """See Strategy; as DDP's own `no_sync` does."""
         self._wrapped.require_backward_grad_sync = synchronized
 
-    def explained(self, error: RuntimeError) -> Exception:
+    @classmethod
+    def explained(cls, error: RuntimeError) -> Exception:
         """gloo and the store say that a peer is gone in a RuntimeError of their own; see Strategy."""
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             return PeerError(f"lost another rank ({one_line(error)})")
