@@ -66,8 +66,8 @@ class RunResult:
     config: ExperimentConfig
     environment: Environment
     data_seconds: float  # loading the data set, in the parent
-    doubts: list[str]  # when it was measured; the table derives them anew
     blocks: list[Block]  # those finished before a failure, too
+    doubts: list[str] = dataclasses.field(default_factory=list)  # as measured; the table derives them anew
 
     @model_validator(mode="after")
     def _check_blocks(self) -> RunResult:

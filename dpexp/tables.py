@@ -32,8 +32,9 @@ def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     columns = dict(zip(HEADS, zip(*rows, strict=True), strict=False))
     common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
     text = "; ".join(f"{head}: {columns.pop(head)[0]}" for head in common)
-    if not any(columns.get("remarks", ())):
-        columns.pop("remarks", None)
+    for head, nothing in (("remarks", ""), ("over best", "-")):
+        if set(columns.get(head, ())) == {nothing}:
+            columns.pop(head)
     return text, columns
 
 

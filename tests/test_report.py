@@ -14,14 +14,25 @@ from dpexp import report
 from dpexp.report import write_report
 
 
-@pytest.fixture
-def sweep(tmp_path):
+def results_below(folder):
     results = [
         result(f"workers={w}", f"data.size={n}", seconds=[9, n / w, 1.1 * n / w], baseline=[9, n, 1.05 * n])
         for w in (1, 2, 4)
         for n in (1000, 2000)
     ]
-    return write_sweep(tmp_path / "sweep", *results)
+    return write_sweep(folder / "sweep", *results)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return results_below(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """One report of the sweep, for tests that only read it."""
+    folder = results_below(tmp_path_factory.mktemp("report"))
+    return write_report([folder], folder)
 
 
 def texts(svg):
@@ -33,24 +44,24 @@ def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_figure_is_written_as_png_and_svg(sweep):
-    write_report([sweep], sweep)
-    names = {path.name for path in (sweep / "figures").iterdir()}
+def test_every_figure_is_written_as_png_and_svg(written):
+    folder = written.figures[0].parent
+    names = {path.name for path in folder.iterdir()}
     stems = ("time", "speedup", "efficiency", "speedup_by_workers", "time_1000", "time_2000")
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
-    for path in (sweep / "figures").glob("*.png"):
+    for path in folder.glob("*.png"):
         assert matplotlib.image.imread(path).std() > 0.01
 
 
-def test_aggregating_again_changes_nothing(sweep):
-    write_report([sweep], sweep)
-    before = files(sweep)
-    write_report([sweep], sweep)
-    assert files(sweep) == before
+def test_aggregating_again_changes_nothing(written):
+    folder = written.csv.parent
+    before = files(folder)
+    write_report([folder], folder)
+    assert files(folder) == before
 
 
-def test_the_csv_holds_a_row_for_each_configuration(sweep):
-    table = pd.read_csv(write_report([sweep], sweep).csv)
+def test_the_csv_holds_a_row_for_each_configuration(written):
+    table = pd.read_csv(written.csv)
     assert len(table) == 6
     assert table.set_index(["workers", "data_size"]).loc[(4, 2000), "speedup"] == pytest.approx(3.9, rel=0.05)
 
@@ -71,9 +82,8 @@ def test_only_failures_still_give_a_table_and_a_page(tmp_path):
     assert "all is lost" in written.csv.read_text()
 
 
-def test_captions_name_the_batch_scope_and_the_baseline(sweep):
-    write_report([sweep], sweep)
-    picture = texts(sweep / "figures" / "speedup.svg")
+def test_captions_name_the_batch_scope_and_the_baseline(written):
+    picture = texts(written.figures[0].parent / "speedup.svg")
     for words in ("batch 64 per worker", "baseline: sequential in the same blocks"):
         assert words in picture
     assert "more threads than the 2 usable cores" in picture
@@ -100,8 +110,8 @@ def test_what_a_users_code_said_is_shown_as_it_is(tmp_path, capsys):
     assert error in capsys.readouterr().out
 
 
-def test_the_page_needs_no_other_file(sweep):
-    page = write_report([sweep], sweep).page.read_text()
+def test_the_page_needs_no_other_file(written):
+    page = written.page.read_text()
     assert page.count("data:image/svg+xml;base64,") == 6
     assert 'src="figures' not in page
 

@@ -12,12 +12,11 @@ from dpexp.data.dataset import load
 from dpexp.data.order import shard
 from dpexp.strategies import strategy_class
 
+# One worker of any strategy is `sequential`.
 CASES = [
     ("sequential", 1),
-    ("sync_dp", 1),
     ("sync_dp", 2),
     ("sync_dp", 3),
-    ("emulated", 1),
     ("emulated", 3),
     ("ddp", 2),
     ("ddp", 3),
