@@ -67,16 +67,19 @@ def answers(summary: Summary) -> list[str]:
         best = rows.loc[rows.speedup.idxmax()]
         interval = _brackets(best.speedup_low, best.speedup_high)
         if best.data_scope == "per_worker":
-            what = f"{best.workers} workers with {best.configured_size:,} samples each have "
-            what += f"{best.speedup:.2f}{interval} times the throughput of one sequential process with its share"
-        else:
-            what = f"{best.workers} workers on {best.data_size:,} samples train "
-            what += f"{best.speedup:.2f}{interval} times as fast as one sequential process"
-        if not math.isnan(best.gain):
-            what += f" with as many threads, and {best.gain:.2f}{_brackets(best.gain_low, best.gain_high)} times "
-            what += (
-                f"as fast as the best one found, with {best.best_threads} thread{'s' if best.best_threads > 1 else ''}"
+            what = (
+                f"{best.workers} workers with {best.configured_size:,} samples each have {best.speedup:.2f}{interval} "
             )
+            what += "times the throughput of one sequential process with its share"
+            than_best = "that of the best one found"
+        else:
+            what = f"{best.workers} workers on {best.data_size:,} samples train {best.speedup:.2f}{interval} "
+            what += "times as fast as one sequential process"
+            than_best = "as fast as the best one found"
+        if not math.isnan(best.gain):
+            gain = f"{best.gain:.2f}{_brackets(best.gain_low, best.gain_high)}"
+            threads = f"{best.best_threads} thread{'s' if best.best_threads > 1 else ''}"
+            what += f", threads alike, and {gain} times {than_best}, with {threads}"
         lines.append(
             f"{label + ': ' if label else ''}{what}; efficiency {100 * best.efficiency:.0f} %; "
             f"test accuracy {_percent(best.test_accuracy)} after {best.updates:,} updates, "

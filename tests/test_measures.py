@@ -70,7 +70,7 @@ def test_the_best_sequential_process_is_named_beside_the_other_baseline(tmp_path
     found = summary(tmp_path, change=faster)
     row = found.table.iloc[0]
     assert (row.best_threads, row.gain) == (2, pytest.approx(0.8))
-    assert "1.20 (1.20 to 1.20) times as fast as one sequential process with as many threads" in answers(found)[0]
+    assert "1.20 (1.20 to 1.20) times as fast as one sequential process, threads alike" in answers(found)[0]
     assert "0.80 (0.80 to 0.80) times as fast as the best one found, with 2 threads" in answers(found)[0]
 
 
