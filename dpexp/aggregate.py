@@ -203,13 +203,12 @@ def _baseline(group: list[_Job], good: list[_Job]) -> _Baseline:
     where w workers see w times the baseline's samples, it is w T(1) / T(w) (Gustafson 1988).
     """
     config = group[0].config
-    work_ratio = config.train_samples / config.baseline().train_samples
     blocks = _kept(group)
     pairs = [(block.baseline, block.candidate) for block in blocks if block.baseline is not None]
     if pairs:
         seconds = [own.seconds for own, _ in pairs], [own.seconds for _, own in pairs]
-        ratio = paired_ratio(*seconds, pilot=measures.pilot_pairs(config))
-        return _Baseline("sequential in the same blocks", [own for own, _ in pairs], ratio.scaled(work_ratio))
+        ratio = paired_ratio(*seconds, pilot=config.measurement.pilot)
+        return _Baseline("sequential in the same blocks", [own for own, _ in pairs], ratio.scaled(config.work_ratio))
     single = _single_worker(group[0], good)
     trainings = [block.candidate for block in _kept(single)]
     if not single:
@@ -217,7 +216,7 @@ def _baseline(group: list[_Job], good: list[_Job]) -> _Baseline:
     if single[0].key == group[0].key:
         return _Baseline("itself", trainings, Estimate(1.0, math.nan, math.nan))
     ratio = unpaired_ratio([own.seconds for own in trainings], [block.candidate.seconds for block in blocks])
-    return _Baseline(f"{single[0].config.strategy.name} workers=1 job", trainings, ratio.scaled(work_ratio))
+    return _Baseline(f"{single[0].config.strategy.name} workers=1 job", trainings, ratio.scaled(config.work_ratio))
 
 
 def _kept(jobs: list[_Job]) -> list[Block]:

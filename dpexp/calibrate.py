@@ -6,6 +6,7 @@ Faults are put into real worker processes; what the instrument then says must be
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from dpexp import environment, kernels, launch, models, terminal, worker
 from dpexp.compose import config_folder, to_experiment
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
-from dpexp.efficiency import Tree, tree
+from dpexp.efficiency import tree
 from dpexp.faults import Fault, FaultyGroup
 from dpexp.measurement import measure, train_group
 from dpexp.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT, Recorder
@@ -98,31 +99,43 @@ def _marks_seconds(steps: int = 20_000) -> float:
     return (time.perf_counter() - started) / steps
 
 
+@dataclass(frozen=True)
+class _Added:
+    """What a fault of DELAY_SECONDS added to each worker's step, in ms, and how it shows in the factors."""
+
+    waiting: float
+    communicating: float
+    factors: str
+
+    @classmethod
+    def between(cls, plain: list[Training], faulty: list[Training], updates: int) -> _Added:
+        def added(phase: str) -> float:
+            return 1e3 * (_phase_seconds(faulty, phase) - _phase_seconds(plain, phase)) / updates
+
+        changes = [
+            f"{name.replace('_', ' ')} {100 * _factor(plain, name):.0f} % -> {100 * _factor(faulty, name):.0f} %"
+            for name in ("load_balance", "communication")
+        ]
+        return cls(added("wait"), added("communicate"), ", ".join(changes))
+
+
 def _imbalance(plain: list[Training], delayed: list[Training], updates: int) -> Verdict:
     """A delay of d a step on one of two ranks makes the other wait d: d / 2 on average, and nobody communicate more."""
-    waited = 1e3 * (_phase_seconds(delayed, "wait") - _phase_seconds(plain, "wait")) / updates
-    communicated = 1e3 * (_phase_seconds(delayed, "communicate") - _phase_seconds(plain, "communicate")) / updates
-    delay = 1e3 * DELAY_SECONDS
-    before, after = _factors(plain), _factors(delayed)
+    delay, added = 1e3 * DELAY_SECONDS, _Added.between(plain, delayed, updates)
     return Verdict(
-        abs(waited - delay / 2) < TOLERANCE * delay and abs(communicated) < TOLERANCE * delay,
-        f"{delay:.0f} ms a step on rank 1: {waited:+.2f} ms waiting on average ({delay / 2:.1f} put in), "
-        f"{communicated:+.2f} ms communicating; load balance {_change(before.load_balance, after.load_balance)}, "
-        f"communication efficiency {_change(before.communication, after.communication)}",
+        abs(added.waiting - delay / 2) < TOLERANCE * delay and abs(added.communicating) < TOLERANCE * delay,
+        f"{delay:.0f} ms a step on rank 1: {added.waiting:+.2f} ms waiting on average ({delay / 2:.1f} put in), "
+        f"{added.communicating:+.2f} ms communicating; {added.factors}",
     )
 
 
 def _communication(plain: list[Training], slow: list[Training], updates: int) -> Verdict:
     """A delay of d a step in every rank's communication: all communicate d longer, and nobody waits more."""
-    waited = 1e3 * (_phase_seconds(slow, "wait") - _phase_seconds(plain, "wait")) / updates
-    communicated = 1e3 * (_phase_seconds(slow, "communicate") - _phase_seconds(plain, "communicate")) / updates
-    delay = 1e3 * DELAY_SECONDS
-    before, after = _factors(plain), _factors(slow)
+    delay, added = 1e3 * DELAY_SECONDS, _Added.between(plain, slow, updates)
     return Verdict(
-        abs(communicated - delay) < TOLERANCE * delay and waited < TOLERANCE * delay,
-        f"{delay:.0f} ms a step in communication: {communicated:+.2f} ms communicating ({delay:.0f} put in), "
-        f"{waited:+.2f} ms waiting; communication efficiency {_change(before.communication, after.communication)}, "
-        f"load balance {_change(before.load_balance, after.load_balance)}",
+        abs(added.communicating - delay) < TOLERANCE * delay and added.waiting < TOLERANCE * delay,
+        f"{delay:.0f} ms a step in communication: {added.communicating:+.2f} ms communicating ({delay:.0f} put in), "
+        f"{added.waiting:+.2f} ms waiting; {added.factors}",
     )
 
 
@@ -169,38 +182,18 @@ class _Bench:
         )
 
 
-def _factors(trainings: list[Training]) -> Tree:
-    """Means over trainings."""
-    trees = [
-        tree(
-            own.seconds,
-            [{name: value["seconds"] for name, value in one["phases"].items()} for one in own.workers],
-            [],
-            1.0,
-        )
-        for own in trainings
-    ]
-    count = len(trees)
-    return Tree(
-        parallel=sum(one.parallel for one in trees) / count,
-        load_balance=sum(one.load_balance for one in trees) / count,
-        communication=sum(one.communication for one in trees) / count,
-        computation_scaling=float("nan"),
-    )
+def _factor(trainings: list[Training], name: str) -> float:
+    """One factor of the efficiency tree, mean over trainings."""
+    return statistics.mean(float(getattr(tree(own.seconds, own.phase_seconds, [], 1.0), name)) for own in trainings)
 
 
 def _phase_seconds(trainings: list[Training], phase: str) -> float:
     """Of one worker, in all; mean over workers and trainings."""
-    seconds = [float(one["phases"][phase]["seconds"]) for own in trainings for one in own.workers]
-    return sum(seconds) / len(seconds)
+    return statistics.mean(worker[phase] for own in trainings for worker in own.phase_seconds)
 
 
 def _shown(ratio: Estimate) -> str:
     return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
-
-
-def _change(before: float, after: float) -> str:
-    return f"{100 * before:.0f} % -> {100 * after:.0f} %"
 
 
 def main() -> int:

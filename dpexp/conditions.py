@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import timeit
 
 import numpy as np
 import psutil
@@ -61,29 +62,17 @@ def throttled_seconds() -> float:
 def _busy_seconds() -> tuple[float, float]:
     """Seconds of all cores so far that any program ran, and that were stolen."""
     times = psutil.cpu_times()
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    stolen = getattr(times, "steal", 0.0)
-    return sum(times[: 8 if hasattr(times, "steal") else len(times)]) - idle - stolen, stolen
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+    return busy, getattr(times, "steal", 0.0)
 
 
 def _arithmetic_seconds() -> float:
     """The least time of some rounds of a fixed calculation in cache, by one thread."""
     values = np.linspace(0.0, 1.0, 4096)
-    return _least(lambda: [np.sin(values) for _ in range(200)])
+    return min(timeit.repeat(lambda: np.sin(values), number=200, repeat=PROBE_ROUNDS))
 
 
 def _memory_seconds() -> float:
     """The least time of some rounds of a copy that no cache holds."""
-    source = np.ones(2**22)
-    target = np.ones(2**22)
-    return _least(lambda: np.copyto(target, source))
-
-
-def _least(work: object) -> float:
-    assert callable(work)
-    best = float("inf")
-    for _ in range(PROBE_ROUNDS):
-        started = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - started)
-    return best
+    source, target = np.ones(2**22), np.ones(2**22)
+    return min(timeit.repeat(lambda: np.copyto(target, source), number=1, repeat=PROBE_ROUNDS))

@@ -172,6 +172,11 @@ class MeasurementConfig:
     precision: PositiveFloat | None
     max_seconds: PositiveFloat
 
+    @property
+    def pilot(self) -> int | None:
+        """How many first blocks decide how many there are, where they do: see stats.paired_ratio."""
+        return None if self.precision is None else self.repeats
+
     @model_validator(mode="after")
     def _check_precision(self) -> MeasurementConfig:
         if self.precision is not None and (self.baseline == "none" or self.repeats < 3):
@@ -226,6 +231,11 @@ class ExperimentConfig:
     def updates(self) -> int:
         """Optimizer updates of the whole training."""
         return self.epochs * self.updates_per_epoch
+
+    @property
+    def work_ratio(self) -> float:
+        """Samples of an epoch over the sequential baseline's: 1, but in weak scaling."""
+        return self.train_samples / self.baseline().train_samples
 
     @property
     def variants(self) -> dict[str, ExperimentConfig]:

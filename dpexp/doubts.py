@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from dpexp.config import ExperimentConfig
-from dpexp.efficiency import useful_seconds
 from dpexp.environment import Environment
 from dpexp.results import Block, Training
 from dpexp.stats import paired_ratio, pairs_needed
@@ -101,9 +100,9 @@ def _of_too_much(config: ExperimentConfig, pairs: Sequence[tuple[Training, Train
     """More than 100 % efficiency: the verdict of each check of what could feign it."""
     if len(pairs) < 2 or config.workers == 1:
         return
-    work_ratio = config.train_samples / config.baseline().train_samples
-    ratio = paired_ratio([alone.seconds for alone, _ in pairs], [own.seconds for _, own in pairs])
-    if ratio.low * work_ratio / config.workers <= 1:
+    seconds = [alone.seconds for alone, _ in pairs], [own.seconds for _, own in pairs]
+    ratio = paired_ratio(*seconds, pilot=config.measurement.pilot)
+    if ratio.low * config.work_ratio / config.workers <= 1:
         return
     causes = []
     if (cold := _cold(pairs)) > 1 + DRIFT:
@@ -113,7 +112,7 @@ def _of_too_much(config: ExperimentConfig, pairs: Sequence[tuple[Training, Train
         causes.append(f"a thread mismatch ({threads[0]} against {threads[1]})")
     if config.updates < config.baseline().updates:
         causes.append(f"fewer updates ({config.updates:,} against {config.baseline().updates:,})")
-    saved = _saved_by_cache(pairs, work_ratio)
+    saved = _saved_by_cache(pairs, config.work_ratio)
     if saved > SAVED:
         causes.append(f"cheaper computation ({100 * saved:.0f} % less time a sample, as when more fits in cache)")
     yield f"efficiency over 100 %: the checks blame {' and '.join(causes) or 'nothing, so doubt the measurement'}"
@@ -127,13 +126,7 @@ def _cold(pairs: Sequence[tuple[Training, Training]]) -> float:
 def _saved_by_cache(pairs: Sequence[tuple[Training, Training]], work_ratio: float) -> float:
     """How much less data and compute time the candidate's workers took together, as a share; 0 where unknown."""
     alone, own = (
-        sum(
-            useful_seconds({name: value["seconds"] for name, value in worker["phases"].items()})
-            - worker["phases"]["update"]["seconds"]
-            for pair in pairs
-            for worker in pair[side].workers
-            if worker.get("phases")
-        )
+        sum(worker["data"] + worker["compute"] for pair in pairs for worker in pair[side].phase_seconds)
         for side in (0, 1)
     )
     return 1 - own / (alone * work_ratio) if alone and own else 0.0

@@ -7,7 +7,7 @@ timing tells (as torch.backends.cudnn.benchmark does for convolutions). All stra
 from __future__ import annotations
 
 import functools
-import time
+import timeit
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -102,16 +102,14 @@ def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
     """The least time, over some rounds, of one layer's three products in a step."""
     multiply = _PRODUCTS[kernel]
     x, weight, gradient = torch.rand(batch, inputs), torch.rand(outputs, inputs), torch.rand(batch, outputs)
-    best, repeats = float("inf"), 1
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        for _ in range(repeats):
-            multiply(x, weight, None)
-            multiply(gradient.t(), x.t(), None)
-            multiply(gradient, weight.t(), None)
-        elapsed = (time.perf_counter() - started) / repeats
-        best, repeats = min(best, elapsed), max(1, int(ROUND_SECONDS / elapsed))
-    return best
+
+    def products() -> None:
+        multiply(x, weight, None)
+        multiply(gradient.t(), x.t(), None)
+        multiply(gradient, weight.t(), None)
+
+    number = max(1, int(ROUND_SECONDS / min(timeit.repeat(products, number=1, repeat=2))))
+    return min(timeit.repeat(products, number=number, repeat=ROUNDS)) / number
 
 
 def _large_layers(model: nn.Module) -> Iterator[nn.Linear]:

@@ -48,7 +48,7 @@ def measure(
     while len(blocks) < planned:
         number = len(blocks)
         if config.target_accuracy is not None:  # how long it takes to get there is a matter of luck, too
-            trainer.reseed(config.seed + number)
+            trainer.reseed((config.seed + number) % 2**32)
         watch, trainings = group.watch(), {}
         order = sorted(trainer.variants, reverse=number % 2 == 1)
         first = number == config.measurement.warmup  # of those that count: the others repeat its updates

@@ -13,11 +13,6 @@ from dpexp.results import Block, Training
 from dpexp.stats import geometric_mean, paired_ratio
 
 
-def pilot_pairs(config: ExperimentConfig) -> int | None:
-    """How many first blocks decided how many there are, where they did: see stats.paired_ratio."""
-    return None if config.measurement.precision is None else config.measurement.repeats
-
-
 def over_best(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, float]:
     """The speedup over one sequential process with the best number of threads: what a user gains."""
     pairs = [(block.best or block.baseline, block.candidate) for block in blocks]
@@ -25,8 +20,8 @@ def over_best(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, fl
         return {}
     best = [own for own, _ in pairs if own is not None]
     seconds = [own.seconds for own in best], [own.seconds for _, own in pairs]
-    ratio = paired_ratio(*seconds, pilot=pilot_pairs(config))
-    gain = ratio.scaled(config.train_samples / config.baseline().train_samples)
+    ratio = paired_ratio(*seconds, pilot=config.measurement.pilot)
+    gain = ratio.scaled(config.work_ratio)
     return {
         "best_threads": best[0].workers[0]["threads"],
         "best_seconds": geometric_mean([own.seconds for own in best]).value,
@@ -39,14 +34,13 @@ def over_best(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, fl
 def counterfactuals(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, float]:
     """Speedups that the same work reaches without waiting, and without any exchange: what the machine itself allows."""
     found: dict[str, float] = {}
-    work_ratio = config.train_samples / config.baseline().train_samples
     for name in ("unsynchronized", "independent"):
         others = [getattr(block, name) for block in blocks]
         pairs = [(block.baseline, other) for block, other in zip(blocks, others, strict=True)]
         known = [(alone.seconds, own.seconds) for alone, own in pairs if alone is not None and own is not None]
         if known:
             seconds = [alone for alone, _ in known], [own for _, own in known]
-            ratio = paired_ratio(*seconds, pilot=pilot_pairs(config)).scaled(work_ratio)
+            ratio = paired_ratio(*seconds, pilot=config.measurement.pilot).scaled(config.work_ratio)
             found |= {f"{name}_speedup": ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
     return found
 
@@ -93,41 +87,30 @@ def _median_to_target(trainings: Sequence[Training], epoch_samples: int, target:
 
 def where_time_went(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, float]:
     """Means over the blocks: the efficiency tree, all processes' seconds by phase, and the distribution of steps."""
-    work_ratio = config.train_samples / config.baseline().train_samples
     rows = []
     for block in blocks:
-        own = _phases(block.candidate)
-        alone = [] if block.baseline is None else _phases(block.baseline)
+        own = block.candidate.phase_seconds
+        alone = [] if block.baseline is None else block.baseline.phase_seconds
         # One process that plays several workers has no parallel efficiency.
-        players = _totals(own) if len(own) == config.workers else []
-        factors = tree(block.candidate.seconds, players, _totals(alone), work_ratio)
+        players = own if len(own) == config.workers else []
+        factors = tree(block.candidate.seconds, players, alone, config.work_ratio)
         rows.append(
             {
                 "parallel_efficiency": factors.parallel,
                 "load_balance": factors.load_balance,
                 "communication_efficiency": factors.communication,
                 "computation_scaling": factors.computation_scaling,
+                **{f"{name}_seconds": len(own) * _mean(worker.get(name) for worker in own) for name in phases.NAMES},
+                **{f"baseline_{name}_seconds": _mean(one.get(name) for one in alone) for name in USEFUL},
                 **{
-                    f"{name}_seconds": len(own) * _mean(worker.get(name) for worker in _totals(own))
-                    for name in phases.NAMES
-                },
-                **{f"baseline_{name}_seconds": _mean(one.get(name) for one in _totals(alone)) for name in USEFUL},
-                **{
-                    f"step_{statistic}_seconds": _mean(worker["step"][statistic] for worker in own)
+                    f"step_{statistic}_seconds": _mean(
+                        one["phases"]["step"][statistic] for one in block.candidate.workers if one.get("phases")
+                    )
                     for statistic in ("median", "p95", "p99")
                 },
             }
         )
     return {name: _mean(row[name] for row in rows) for name in rows[0]}
-
-
-def _phases(training: Training) -> list[dict[str, dict[str, float]]]:
-    """What each worker recorded; empty where none did."""
-    return [worker["phases"] for worker in training.workers if worker.get("phases")]
-
-
-def _totals(workers: list[dict[str, dict[str, float]]]) -> list[dict[str, float]]:
-    return [{name: distribution["seconds"] for name, distribution in worker.items()} for worker in workers]
 
 
 def _mean(values: Iterable[float | None]) -> float:

@@ -38,6 +38,12 @@ class Training:
     launch_seconds: float  # wall time of all: processes, warm-up, training, evaluation
     workers: list[dict[str, Any]]  # a rank's threads, and its seconds in and outside the timed region
 
+    @property
+    def phase_seconds(self) -> list[dict[str, float]]:
+        """Of each worker the seconds by phase, in all; empty where none were recorded."""
+        recorded = [worker["phases"] for worker in self.workers if worker.get("phases")]
+        return [{name: distribution["seconds"] for name, distribution in one.items()} for one in recorded]
+
 
 @dataclass(frozen=True, config=_CONFIG)
 class Block:
