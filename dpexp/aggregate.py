@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from dpexp import measures, results
+from dpexp import measures, results, series
 from dpexp.config import ExperimentConfig
 from dpexp.doubts import busy_threads, doubts
 from dpexp.errors import ResultError
@@ -60,15 +59,11 @@ class _Job:
     @cached_property
     def series(self) -> dict[str, Any]:
         """All settings that one curve must share: all but workers, data size and the number of blocks."""
-        config = dataclasses.asdict(self.config)
-        for path in ("workers", "checkpoint", "data.size", "data.cache", "measurement.repeats", "measurement.warmup"):
-            *group, key = path.split(".")
-            (config[group[0]] if group else config).pop(key, None)
-        return dict(sorted(_flatten(config).items()))
+        return series.settings(self.config)
 
     @cached_property
     def series_key(self) -> str:
-        return json.dumps(self.series)
+        return series.key(self.series)
 
     @property
     def key(self) -> str:
@@ -83,7 +78,7 @@ def aggregate(folders: Sequence[Path]) -> Summary:
         raise ResultError(f"no job lies below {', '.join(map(str, folders))}: look for folders with result.json")
     good = [job for job in jobs if job.result.status == "ok"]
     _refuse_mixed_machines(good)
-    labels = _series_labels(good)
+    labels = series.labels([job.series for job in good])
 
     groups: dict[str, list[_Job]] = {}
     for job in good:
@@ -285,36 +280,3 @@ def _failed_row(job: _Job) -> dict[str, Any]:
 
 def _bare_row(status: str, reason: str, folder: Path) -> dict[str, Any]:
     return {"status": status, "warnings": reason, "job": str(folder)}
-
-
-def _series_labels(jobs: list[_Job]) -> dict[str, str]:
-    """For each series key the settings in which it differs from the others, in words; "" for a single one."""
-    series = {job.series_key: job.series for job in jobs}
-
-    def differs(key: str, among: Iterable[dict[str, Any]]) -> bool:
-        return len({json.dumps(one.get(key)) for one in among}) > 1
-
-    def shown(key: str) -> bool:
-        # What another choice of a group brings along goes without saying; what differs within a choice doesn't.
-        name = f"{key.split('.')[0]}.name"
-        choices = {one.get(name) for one in series.values()}
-        return any(differs(key, [one for one in series.values() if one.get(name) == choice]) for choice in choices)
-
-    keys = sorted({key for one in series.values() for key in one})
-    keys = [key for key in keys if (key.endswith(".name") and differs(key, series.values())) or shown(key)]
-    labels = {
-        text: ", ".join(f"{key.removesuffix('.name')}={one[key]}" for key in keys if key in one)
-        for text, one in series.items()
-    }
-    assert len(set(labels.values())) == len(labels), "two series share a label"
-    return labels
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -17,7 +17,7 @@ PACKAGE = Path(dpexp.__file__).parent
 LAYERS = [
     {"errors", "progress", "frozen", "phases"},
     {"files", "conditions", "environment", "config", "stats", "shared_memory"},
-    {"compose", "torchrun", "efficiency", "data", "results", "doubts", "kernels", "optimizers"},
+    {"compose", "torchrun", "efficiency", "series", "data", "results", "doubts", "kernels", "optimizers"},
     {"models", "strategies", "measures", "aggregate"},
     {"training", "tables"},
     {"worker", "terminal", "figures"},
