@@ -38,21 +38,17 @@ class Group:
     def run(self, work: worker.Work, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
         """One training by fresh processes; the reports of all ranks. Raises WorkerError."""
         launched = time.monotonic()
-        try:
-            with contextlib.ExitStack() as cleanup:
-                shared = strategy_class(work.config).share(work.config, work.initial)
-                for own in shared:
-                    if hasattr(own, "close"):
-                        cleanup.callback(own.close)
-                return launch.launch(self.target, [(work, own, launched) for own in shared], on_epoch)
-        except OSError as error:  # too many open files, or processes
-            raise WorkerError(
-                f"workers={work.config.workers} can't be started: {error.strerror}; choose fewer"
-            ) from error
+        with _start_errors(work), contextlib.ExitStack() as cleanup:
+            shared = strategy_class(work.config).share(work.config, work.initial)
+            for own in shared:
+                if hasattr(own, "close"):
+                    cleanup.callback(own.close)
+            return launch.launch(self.target, [(work, own, launched) for own in shared], on_epoch)
 
     def run_alone(self, work: worker.Work, copies: int, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
         """So many trainings of one process each at the same time, which know nothing of each other."""
-        return launch.launch(_alone, [(work, time.monotonic())] * copies, on_epoch)
+        with _start_errors(work):
+            return launch.launch(_alone, [(work, time.monotonic())] * copies, on_epoch)
 
     @contextlib.contextmanager
     def together(self, config: ExperimentConfig) -> Iterator[None]:
@@ -73,6 +69,15 @@ class Group:
 
     def close(self) -> None:
         """After the last job, and after all is written: other ranks' exit must not end the one that writes."""
+
+
+@contextlib.contextmanager
+def _start_errors(work: worker.Work) -> Iterator[None]:
+    """Too many open files, or processes, as a WorkerError."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkerError(f"workers={work.config.workers} can't be started: {error.strerror}; choose fewer") from error
 
 
 def _alone(rank: int, work: worker.Work, launched_seconds: float, on_epoch: Callable[[int], None]) -> Any:
