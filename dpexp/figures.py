@@ -177,7 +177,7 @@ class _Painters:
         axes.set_ylabel("speedup")
         best = 1.1 * float((rows.baseline_seconds / rows.best_seconds).fillna(0).max())
         axes.set_ylim(0, max(self._top("speedup"), best, min(counts[-1], 1.15 * self.usable_cores)))
-        axes.legend(title="samples")
+        axes.legend(title="samples", loc="upper left", bbox_to_anchor=(1.0, 1.02))  # beside: no place within is free
 
     def phases(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Seconds of all workers together by phase, at the most samples; without loss all bars would be as long."""
