@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from benchmarks.setup import configured, out
 from dpexp import environment
 from dpexp.conditions import Conditions, Watch
 from dpexp.doubts import doubts
-from dpexp.results import Block, Training
+from dpexp.results import Block, Training, WorkerTimes
 
 # What the class notebook printed, on Colab: seconds with 1 and with 2 workers.
 PRINTED = {5_000: (5.92, 1.87), 10_000: (3.93, 4.19), 20_000: (7.44, 7.19), 40_000: (18.51, 14.37)}
@@ -71,7 +72,19 @@ def _block(baseline: float, candidate: float, conditions: Conditions) -> Block:
         parameters_sha256="",
         linear_kernel="torch",
         launch_seconds=candidate,
-        workers=[{"rank": 0, "threads": environment.usable_cores()}],
+        workers=[
+            WorkerTimes(  # NaN: it doesn't tell
+                rank=0,
+                threads=environment.usable_cores(),
+                seconds=candidate,
+                cpu_seconds=math.nan,
+                process_cpu_seconds=math.nan,
+                startup_seconds=math.nan,
+                warmup_seconds=math.nan,
+                evaluation_seconds=math.nan,
+                phases={},
+            )
+        ],
     )
     return Block(
         warmup=False,

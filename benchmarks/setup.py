@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from dpexp import kernels, launch, models, worker
+from dpexp import kernels, launch, models, server, worker
 from dpexp.compose import config_folder, to_experiment
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset
@@ -42,7 +42,7 @@ def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:
     return lambda: train_group(work, lambda epoch: None, Group()).seconds
 
 
-def slowest(target: launch.Target, arguments: list[tuple[Any, ...]]) -> float:
+def slowest(target: server.Target, arguments: list[tuple[Any, ...]]) -> float:
     """Run `target` in a group of processes; the most seconds that one reports."""
     return float(max(launch.launch(target, arguments, lambda notice: None)))
 

@@ -21,7 +21,7 @@ from benchmarks.setup import (
     shown,
     slowest,
 )
-from dpexp import environment, kernels, launch
+from dpexp import environment, kernels, server
 from dpexp.data.dataset import Dataset, load
 from dpexp.shared_memory import SharedTensors
 from dpexp.stats import geometric_mean, paired_ratio
@@ -55,7 +55,7 @@ def _contestants(dataset: Dataset) -> dict[str, Contestant]:
     inputs = dataset.tensors["train_inputs"].mul(255).round().to(torch.uint8).squeeze(1)
     images = SharedTensors.copy_of({"images": inputs, "labels": dataset.tensors["train_labels"]})
 
-    def of_peer(peer: launch.Target, workers: int, processes: int = 1, threads: int = 1) -> Contestant:
+    def of_peer(peer: server.Target, workers: int, processes: int = 1, threads: int = 1) -> Contestant:
         job = peers.Job(images, workers, EPOCHS, BATCH, threads)
 
         def run_once() -> float:

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 
 from hydra import compose, initialize_config_dir
 
-from dpexp import environment, kernels, launch, models, terminal, worker
+from dpexp import environment, kernels, models, server, terminal, worker
 from dpexp.compose import config_folder, to_experiment
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
 from dpexp.efficiency import tree
 from dpexp.faults import Fault, FaultyGroup
 from dpexp.measurement import measure, train_group
-from dpexp.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT, Recorder
+from dpexp.phases import Recorder
+from dpexp.position import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
 from dpexp.progress import Progress
 from dpexp.results import Training
 from dpexp.shared_memory import SharedTensors
@@ -94,7 +95,7 @@ def _marks_seconds(steps: int = 20_000) -> float:
     started = time.perf_counter()
     for _ in range(steps):
         for phase in (DATA, COMPUTE, COMMUNICATE, WAIT, COMMUNICATE, UPDATE, COMMUNICATE):
-            recorder.mark(phase)
+            recorder.enter(phase)
         recorder.end_step()
     return (time.perf_counter() - started) / steps
 
@@ -145,7 +146,7 @@ class _Bench:
     def __init__(self) -> None:
         self._dataset: Dataset = load(self.config("workers=1"))
         self._initial: SharedTensors = models.initial_state(self.config("workers=1"), self._dataset)
-        launch.start_server()
+        server.start_server()
 
     def config(self, *overrides: str) -> ExperimentConfig:
         """The job, composed with `overrides`."""

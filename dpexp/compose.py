@@ -8,6 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -33,6 +36,15 @@ def to_experiment(composed: DictConfig) -> ExperimentConfig:
         return _ADAPTER.validate_json(json.dumps(values))  # as JSON, where a list may become a tuple
     except (OmegaConfBaseException, ValidationError, TypeError) as error:
         raise ConfigError(explain(error)) from error
+
+
+def sweep_jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job of Hydra's basic sweeper, in its order."""
+    overrides = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides += config.hydra.overrides.task
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides(overrides)
+    return BasicSweeper.split_arguments(parsed, None)[0]
 
 
 def explain(error: Exception) -> str:

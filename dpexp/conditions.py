@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import timeit
 
@@ -10,7 +9,7 @@ import numpy as np
 import psutil
 from pydantic.dataclasses import dataclass
 
-from dpexp.environment import cgroup_folders
+from dpexp import cgroups
 
 PROBE_ROUNDS = 3
 
@@ -33,7 +32,7 @@ class Watch:
         self._arithmetic, self._memory = (_arithmetic_seconds(), _memory_seconds()) if probe else (0.0, 0.0)
         self._started, self._own = time.monotonic(), time.process_time()
         self._busy, self._stolen = _busy_seconds()
-        self._throttled = throttled_seconds()
+        self._throttled = cgroups.throttled_seconds()
 
     def conditions(self, workers_cpu_seconds: float) -> Conditions:
         """What was seen; `workers_cpu_seconds` is what our own workers used in the meantime."""
@@ -45,18 +44,8 @@ class Watch:
             memory_seconds=self._memory,
             other_cores=max(0.0, busy - self._busy - own) / wall,
             stolen_cores=max(0.0, stolen - self._stolen) / wall,
-            throttled_seconds=max(0.0, throttled_seconds() - self._throttled),
+            throttled_seconds=max(0.0, cgroups.throttled_seconds() - self._throttled),
         )
-
-
-def throttled_seconds() -> float:
-    """That the quotas of this process's cgroup and those above it (version 2) held it back so far."""
-    microseconds = 0
-    for folder in cgroup_folders():
-        with contextlib.suppress(OSError, ValueError):
-            fields = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
-            microseconds = max(microseconds, int(fields.get("throttled_usec", 0)))
-    return microseconds / 1e6
 
 
 def _busy_seconds() -> tuple[float, float]:

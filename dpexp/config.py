@@ -7,6 +7,8 @@ named `_check_*` check what no single field can know. Inside the package these o
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
@@ -188,6 +190,13 @@ class MeasurementConfig:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class LaunchConfig:
+    """How worker processes are watched: a group that gets no further for `timeout_seconds` is ended."""
+
+    timeout_seconds: PositiveFloat
+
+
+@dataclass(frozen=True, config=_STRICT)
 class ExperimentConfig:
     """One job: what is trained, on what, by how many workers, and how it is measured."""
 
@@ -206,6 +215,14 @@ class ExperimentConfig:
     optimizer: OptimizerConfig
     batch: BatchConfig
     measurement: MeasurementConfig
+    launch: LaunchConfig
+
+    @property
+    def sha256(self) -> str:
+        """The same for jobs that measure the same: of all settings but how processes are watched."""
+        settings = dataclasses.asdict(self)
+        del settings["launch"]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @property
     def train_samples(self) -> int:

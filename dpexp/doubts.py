@@ -107,7 +107,7 @@ def _of_too_much(config: ExperimentConfig, pairs: Sequence[tuple[Training, Train
     causes = []
     if (cold := _cold(pairs)) > 1 + DRIFT:
         causes.append(f"a cold baseline (its first block took {cold:.2f} times as long as the others)")
-    threads = [{worker["threads"] for worker in training.workers} for training in pairs[0]]
+    threads = [{worker.threads for worker in training.workers} for training in pairs[0]]
     if threads[0] != threads[1]:
         causes.append(f"a thread mismatch ({threads[0]} against {threads[1]})")
     if config.updates < config.baseline().updates:

@@ -14,31 +14,14 @@ import psutil
 from pydantic.dataclasses import dataclass
 
 import dpexp
+from dpexp import cgroups
 
 
 def usable_cores() -> int:
     """Cores that this process may use: by affinity, and by the cgroup's CPU quota (at least 1)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cgroup_cpu_quota()
+    quota = cgroups.cpu_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
-
-
-def cgroup_cpu_quota() -> float | None:
-    """CPUs that the cgroup and those above it allow (version 2 or 1), None when none sets a limit."""
-    quotas = []
-    for folder in cgroup_folders():
-        try:
-            if (file := folder / "cpu.max").is_file():
-                quota, period = file.read_text().split()
-            elif (file := folder / "cpu.cfs_quota_us").is_file():
-                quota, period = file.read_text(), (folder / "cpu.cfs_period_us").read_text()
-            else:
-                continue
-        except (OSError, ValueError):
-            continue
-        if quota.strip() not in ("max", "-1"):
-            quotas.append(int(quota) / int(period))
-    return min(quotas, default=None)
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ def describe() -> Environment:
         cpu_model=_cpu_model(),
         logical_cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
-        cgroup_cpu_quota=cgroup_cpu_quota(),
+        cgroup_cpu_quota=cgroups.cpu_quota(),
         memory_bytes=psutil.virtual_memory().total,
         platform=platform.platform(),
         local_world_size=int(os.environ["LOCAL_WORLD_SIZE"]) if "LOCAL_WORLD_SIZE" in os.environ else None,
@@ -104,24 +87,6 @@ def modified_environment(**values: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def cgroup_folders() -> list[Path]:
-    """The folders of this process's cgroup and those above it, where there are cgroups."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        entries = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    folders = []
-    for entry in entries:
-        _, controllers, path = entry.split(":", 2)
-        if controllers == "":  # version 2: any folder up to the root may set a limit
-            here = root / path.lstrip("/")
-            folders += [here, *(parent for parent in here.parents if parent.is_relative_to(root))]
-        elif "cpu" in controllers.split(","):
-            folders += [root / controllers / path.lstrip("/"), root / "cpu" / path.lstrip("/"), root / "cpu"]
-    return folders
 
 
 def _cpu_model() -> str:

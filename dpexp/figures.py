@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from dpexp import phases
 from dpexp.aggregate import Summary
 from dpexp.efficiency import USEFUL
 from dpexp.files import write_atomically
+from dpexp.position import PHASES
 from dpexp.tables import advice
 
 # Okabe and Ito's palette, distinguishable without full colour vision.
@@ -46,6 +46,7 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     table = summary.table[summary.table.status == "ok"]
     if table.empty:
         return []
+    folder.mkdir(exist_ok=True)
     painters = _Painters(table, summary.usable_cores or 1)
     figures: dict[str, tuple[str, Painter]] = {
         f"time_{size}": (f"Training time, {size:,} samples", painters.bars(size))
@@ -186,7 +187,7 @@ class _Painters:
         for place, (_, row) in enumerate(rows.iterrows()):
             names.append(f"{row.workers}{'*' if row.oversubscribed else ''}")
             left = 0.0
-            for color, name in zip(PHASE_COLORS, phases.NAMES, strict=True):
+            for color, name in zip(PHASE_COLORS, PHASES, strict=True):
                 if not math.isnan(row[f"{name}_seconds"]):
                     width = row[f"{name}_seconds"]
                     axes.barh(place, width, 0.6, left, color=color, label=name if place == 0 else None)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from dpexp import launch, worker
+from dpexp import launch, server, worker
 from dpexp.conditions import Watch
 from dpexp.config import ExperimentConfig
 from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError, one_line
@@ -33,7 +33,7 @@ T = TypeVar("T")
 class Group:
     """On one machine: this process starts every worker."""
 
-    target: launch.Target = staticmethod(worker.run)  # what each worker process does
+    target: server.Target = staticmethod(worker.run)  # what each worker process does
 
     def run(self, work: worker.Work, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
         """One training by fresh processes; the reports of all ranks. Raises WorkerError."""
@@ -43,12 +43,22 @@ class Group:
             for own in shared:
                 if hasattr(own, "close"):
                     cleanup.callback(own.close)
-            return launch.launch(self.target, [(work, own, launched) for own in shared], on_epoch)
+            return launch.launch(
+                self.target,
+                [(work, own, launched) for own in shared],
+                on_epoch,
+                timeout_seconds=work.config.launch.timeout_seconds,
+            )
 
     def run_alone(self, work: worker.Work, copies: int, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
         """So many trainings of one process each at the same time, which know nothing of each other."""
         with _start_errors(work):
-            return launch.launch(_alone, [(work, time.monotonic())] * copies, on_epoch)
+            return launch.launch(
+                _alone,
+                [(work, time.monotonic())] * copies,
+                on_epoch,
+                timeout_seconds=work.config.launch.timeout_seconds,
+            )
 
     @contextlib.contextmanager
     def together(self, config: ExperimentConfig) -> Iterator[None]:
@@ -174,7 +184,14 @@ class TorchrunGroup(Group):
         world = self._world
         shared = Rendezvous(world.master_address, world.master_port, f"dpexp/{world.attempt}/{self._calls}/group")
         with self._failure_of_others() as abort:
-            return launch.launch(worker.run, [(work, shared, time.monotonic())], on_epoch, world.rank, abort)
+            return launch.launch(
+                worker.run,
+                [(work, shared, time.monotonic())],
+                on_epoch,
+                world.rank,
+                abort,
+                work.config.launch.timeout_seconds,
+            )
 
     @contextlib.contextmanager
     def _failure_of_others(self) -> Iterator[connection.Connection]:

@@ -1,7 +1,8 @@
-"""One job: load the data, measure, record. What fails is recorded too."""
+"""One job: load the data, measure, record. What fails, or is interrupted, is recorded too."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 from collections.abc import Callable
@@ -14,10 +15,14 @@ from dpexp import environment, kernels, measurement, models, results
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.doubts import doubts
-from dpexp.errors import ConfigError, DataError, DivergedError, DpexpError, WorkerError
+from dpexp.errors import ConfigError, DataError, DivergedError, DpexpError, ResultError, WorkerError
+from dpexp.files import remove_leftovers, write_atomically
 from dpexp.groups import Group
 from dpexp.progress import Progress
-from dpexp.results import RunResult
+from dpexp.results import Block, RunResult
+
+CHECKPOINT, ERROR_LOG = "model.pt", "error.log"
+RECORD_SECONDS = 1.0  # finished blocks that are younger may be lost when this process is killed
 
 
 def run(
@@ -26,59 +31,115 @@ def run(
     on_progress: Callable[[Progress], None],
     record_bad_input: bool,
     group: Group,
-) -> None:
-    """Measure `config` and write result.json into `folder`, in place of one that lies there.
+    resume: bool = False,
+) -> bool:
+    """Measure `config` and write result.json into `folder`, in place of one that lies there; say whether it did.
 
-    Raises what went wrong. A WorkerError is recorded as a failed result, with the blocks finished until then, a
-    DivergedError as a diverged one. ConfigError and DataError are recorded with `record_bad_input`, else nothing is.
+    With `resume`, nothing is done where a good result of the same configuration lies there already, and blocks that
+    an unfinished job has left are kept. From the first block on the result is an unfinished one.
+
+    Raises what went wrong. A WorkerError is recorded as a failed result, with the blocks finished until then and its
+    traceback in error.log; a DivergedError as a diverged one. ConfigError and DataError are recorded with
+    `record_bad_input`, else nothing is. A ResultError says that nothing can be recorded.
     """
-    for stale in (folder / results.FILE_NAME, folder / "model.pt"):
-        stale.unlink(missing_ok=True)
-    started_at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     described = environment.describe()
-    blocks: list[results.Block] = []
+    earlier = results.read_earlier(folder, config, described) if resume else None
+    if earlier is not None and config.checkpoint and not (folder / CHECKPOINT).exists():
+        earlier = None  # the weights were to be kept with it
+    if earlier is not None and earlier.status == "ok":
+        return False
+    record = _Record(config, folder, described, earlier)
     started = time.perf_counter()
-    data_seconds = 0.0
-
-    def record(status: Literal["ok", "failed", "diverged"], error: DpexpError | None = None) -> None:
-        result = RunResult(
-            format="dpexp-result",
-            version=2,
-            status=status,
-            error=None if error is None else str(error),
-            details=error.details if isinstance(error, WorkerError) else None,
-            started_at=started_at,
-            config=config,
-            environment=described,
-            data_seconds=data_seconds,
-            doubts=doubts(config, described, kept) if (kept := [one for one in blocks if not one.warmup]) else [],
-            blocks=blocks,
-        )
-        results.write(result, folder)
-
-    checkpoint = folder / "model.pt" if config.checkpoint else None
     try:
         with group.together(config):
             _check_device(config)
             dataset = load(config)
-            data_seconds = time.perf_counter() - started
+            record.data_seconds = time.perf_counter() - started
             initial = models.initial_state(config, dataset)
+        record.write("unfinished")  # a folder that can't be written is known before anything is measured
+        checkpoint = folder / CHECKPOINT if config.checkpoint else None
         with dataset.tensors, initial:
-            for block in measurement.measure(config, dataset, initial, checkpoint, on_progress, group):
-                blocks.append(block)
-        if results.diverged(blocks):
+            kept = record.blocks.copy()
+            for block in measurement.measure(config, dataset, initial, checkpoint, on_progress, group, kept):
+                record.add(block)
+        if results.diverged(record.blocks):
             raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
     except (ConfigError, DataError) as error:
         if record_bad_input:
-            record("failed", error)
+            record.write("failed", error)
+        else:
+            record.remove()
         raise
     except WorkerError as error:
-        record("failed", error)
+        record.write("failed", error)
         raise
     except DivergedError as error:
-        record("diverged", error)
+        record.write("diverged", error)
         raise
-    record("ok")
+    except BaseException:  # an interruption
+        if record.blocks:
+            with contextlib.suppress(ResultError):
+                record.write("unfinished")
+        raise
+    record.write("ok")
+    return True
+
+
+class _Record:
+    """What is known of a job so far, and its files."""
+
+    def __init__(
+        self, config: ExperimentConfig, folder: Path, described: environment.Environment, earlier: RunResult | None
+    ) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self.blocks: list[Block] = [] if earlier is None else list(earlier.blocks)
+        self.data_seconds = 0.0
+        self._config, self._folder, self._described = config, folder, described
+        self._started_at = now if earlier is None else earlier.started_at
+        self._resumed_at = [] if earlier is None else [*earlier.resumed_at, now]
+        self._written = 0.0
+        with results.write_errors(folder):
+            remove_leftovers(folder)
+            (folder / ERROR_LOG).unlink(missing_ok=True)
+        if earlier is None:
+            self.remove()
+
+    def add(self, block: Block) -> None:
+        """Another finished block."""
+        self.blocks.append(block)
+        if time.monotonic() > self._written + RECORD_SECONDS:
+            self.write("unfinished")
+
+    def write(self, status: Literal["ok", "failed", "diverged", "unfinished"], error: DpexpError | None = None) -> None:
+        """Record all. Raises ResultError."""
+        details = error.details if isinstance(error, WorkerError) else None
+        kept = [block for block in self.blocks if not block.warmup]
+        result = RunResult(
+            format="dpexp-result",
+            version=3,
+            status=status,
+            error=None if error is None else str(error),
+            details=details,
+            started_at=self._started_at,
+            resumed_at=self._resumed_at,
+            config_sha256=self._config.sha256,
+            config=self._config,
+            environment=self._described,
+            data_seconds=self.data_seconds,
+            doubts=doubts(self._config, self._described, kept) if kept else [],
+            blocks=self.blocks,
+        )
+        results.write(result, self._folder)
+        if details:
+            with results.write_errors(self._folder):
+                write_atomically(self._folder / ERROR_LOG, details)
+        self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """Take back what was recorded. Raises ResultError."""
+        with results.write_errors(self._folder):
+            for name in (results.FILE_NAME, CHECKPOINT):
+                (self._folder / name).unlink(missing_ok=True)
 
 
 def _check_device(config: ExperimentConfig) -> None:

@@ -1,52 +1,22 @@
-"""Processes: start a group, watch every member, fail fast with the root cause, leave nothing behind."""
+"""A group of worker processes: start it, watch every member, fail fast with the root cause, leave nobody behind."""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
+import math
 import signal
-import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from multiprocessing import connection, forkserver
-from multiprocessing.context import ForkServerContext, ForkServerProcess
-from pathlib import Path
-from types import ModuleType
+import time
+from collections.abc import Callable
+from multiprocessing import connection
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from dpexp.environment import modified_environment
-from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
+import psutil
 
-# Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
-PRELOAD = [
-    "torch",
-    "torch._dynamo",
-    "numpy",
-    "numpy.ma",
-    "pydantic",
-    "psutil",
-    "dpexp.launch",
-    "dpexp.worker",
-    "dpexp.frozen",
-]
-
-# In a worker this is the fork server, if the preload worked.
-IMPORTED_BY = os.getpid()
+from dpexp import cgroups, interrupts, position
+from dpexp.errors import PeerError, WorkerError
+from dpexp.server import Target, start_process, start_server
 
 CAUSE_SECONDS = 1.0  # how long a failure that another one explains waits for that one
-
-Target = Callable[..., Any]
-"""Called in each process as target(rank, *arguments[rank], notify); returns that process's report."""
-
-
-@dataclass(frozen=True)
-class _Failure:
-    message: str
-    details: str
-    secondary: bool  # another member's failure is the cause
 
 
 def launch(
@@ -55,124 +25,169 @@ def launch(
     on_notice: Callable[[Any], None],
     first_rank: int = 0,
     abort: connection.Connection | None = None,
+    timeout_seconds: float = math.inf,
 ) -> list[Any]:
     """Run `target` in one new process for each entry of `arguments`; return their reports by rank.
 
     `on_notice` hears what rank 0 passes to its `notify`. Raises WorkerError with the first cause as soon as any
-    process fails, or when a message comes from `abort`; whatever happens, no process of the group outlives this call.
-    Where others start ranks too, `first_rank` is the first of these.
+    process fails, when no process gets on for `timeout_seconds`, or when a message comes from `abort`; whatever
+    happens, no process of the group outlives this call. Where others start ranks too, `first_rank` is the first here.
     """
-    context = start_server()
-    members: list[ForkServerProcess] = []
-    pipes: list[connection.Connection] = []
+    interrupts.check()
+    group = _Members(len(arguments), first_rank)
     try:
-        for rank, own in enumerate(arguments, first_rank):
-            receiver, sender = context.Pipe(duplex=False)
-            pipes.append(receiver)
-            member = context.Process(target=_main, args=(target, rank, own, sender), name=f"dpexp-{rank}", daemon=True)
-            with _main_module_hidden():
-                member.start()
-            members.append(member)
-            sender.close()
-        return _collect(members, pipes, on_notice, first_rank, abort)
+        for number, own in enumerate(arguments):
+            group.start(target, number, own)
+        return _collect(group, on_notice, abort, timeout_seconds)
     finally:
-        for member in members:
-            if member.exitcode is None:
-                member.kill()
-        for member in members:
-            member.join()
-            member.close()
-        for pipe in pipes:
+        with interrupts.postponed():
+            group.end()
+
+
+class _Members:
+    """The processes of one launch, and what is known of them."""
+
+    def __init__(self, size: int, first_rank: int) -> None:
+        self.context = start_server()
+        self.first_rank = first_rank
+        self.board = position.Board(size)
+        self.processes: list[ForkServerProcess] = []
+        self.pipes: list[connection.Connection] = []
+        self._memory_kills = cgroups.memory_kills()
+
+    def start(self, target: Target, number: int, own: tuple[Any, ...]) -> None:
+        """Start one process. A signal waits: the fork server would be left with half of a request."""
+        with interrupts.postponed():
+            process, pipe = start_process(self.context, self.first_rank + number, target, own, self.board.seats[number])
+            self.processes.append(process)
+            self.pipes.append(pipe)
+
+    def end(self) -> None:
+        """Nobody is left, and nothing of what was theirs."""
+        for process in self.processes:
+            if process.exitcode is None:
+                process.kill()
+        for process in self.processes:
+            process.join()
+            process.close()
+        for pipe in self.pipes:
             pipe.close()
+        self.board.close()
+
+    def where(self, number: int) -> str:
+        """A rank by its number, and where it stands."""
+        return f"rank {self.first_rank + number} {self.board.positions[number]}"
+
+    def death(self, number: int) -> WorkerError:
+        """How a process that closed its pipe without a report has ended."""
+        process = self.processes[number]
+        process.join(timeout=1)
+        code = process.exitcode
+        if code is None:
+            how = "closed its connection without a report"
+        elif code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGKILL and cgroups.memory_kills() > self._memory_kills:
+                how += f", probably out of memory ({_memory_in_words()})"
+        else:
+            how = f"exited with status {code} without a report"
+        message = f"rank {self.first_rank + number} {how}, {self.board.positions[number]}"
+        return WorkerError(message, self.board.stacks()[number])
+
+    def hang(self, seconds: float) -> WorkerError:
+        """That nobody has got on for so long, with the stacks of all."""
+        stopped = [_is_stopped(process.pid) for process in self.processes]
+        states = [
+            self.where(number) + (", stopped by a signal" if stopped[number] else "")
+            for number in range(len(self.processes))
+        ]
+        stacks = self.board.ask_for_stacks([process.pid for process in self.processes])
+        details = [f"{state}:\n{stack or 'wrote no stack'}" for state, stack in zip(states, stacks, strict=True)]
+        return WorkerError(
+            f"no worker got on for {seconds:g} s: {'; '.join(states)}; "
+            "if that is no hang, raise launch.timeout_seconds",
+            "\n".join(details),
+        )
+
+
+class _Patience:
+    """How long nobody has got on: while this process was itself held up, no time counts."""
+
+    def __init__(self, board: position.Board, timeout_seconds: float) -> None:
+        self.poll_seconds = min(1.0, timeout_seconds / 4) if timeout_seconds < math.inf else None
+        self._board, self._timeout_seconds = board, timeout_seconds
+        self._seen, self._looked, self._idle_seconds = board.state(), time.monotonic(), 0.0
+
+    def over(self) -> bool:
+        """Whether it has been too long."""
+        if self.poll_seconds is None:
+            return False
+        now, state = time.monotonic(), self._board.state()
+        self._idle_seconds += min(now - self._looked, 2 * self.poll_seconds)
+        if state != self._seen:
+            self._seen, self._idle_seconds = state, 0.0
+        self._looked = now
+        return self._idle_seconds > self._timeout_seconds
 
 
 def _collect(
-    members: list[ForkServerProcess],
-    pipes: list[connection.Connection],
+    group: _Members,
     on_notice: Callable[[Any], None],
-    first_rank: int,
     abort: connection.Connection | None,
+    timeout_seconds: float,
 ) -> list[Any]:
-    """Wait for one report from each member; raise on the first that fails or dies without one."""
+    """Wait for one report from each member; raise on the first that fails, dies without one, or hangs."""
     reports: dict[int, Any] = {}
     secondary: WorkerError | None = None
-    waiting = {pipe: number for number, pipe in enumerate(pipes)}
+    secondary_until = math.inf
+    patience = _Patience(group.board, timeout_seconds)
+    waiting = {pipe: number for number, pipe in enumerate(group.pipes)}
     while waiting:
-        ready = connection.wait([*waiting, *([abort] if abort else [])], CAUSE_SECONDS if secondary else None)
-        if secondary and not ready:
+        seconds = max(0.0, secondary_until - time.monotonic()) if secondary else patience.poll_seconds
+        ready = connection.wait([*waiting, *([abort] if abort else [])], seconds)
+        if secondary and time.monotonic() >= secondary_until:
             raise secondary
+        if patience.over():
+            raise group.hang(timeout_seconds)
         for pipe in ready:
             assert isinstance(pipe, connection.Connection)
             if pipe is abort:
                 raise WorkerError(pipe.recv())
             number = waiting[pipe]
-            rank = first_rank + number
             try:
                 kind, value = pipe.recv()
             except (EOFError, OSError):
-                raise WorkerError(f"rank {rank} {_death(members[number])}") from None
+                raise group.death(number) from None
             if kind == "notice":
                 on_notice(value)
                 continue
             del waiting[pipe]
             if kind == "report":
                 reports[number] = value
-            elif value.secondary:
-                secondary = secondary or PeerError(f"rank {rank} failed: {value.message}", value.details)
-            else:
-                raise WorkerError(f"rank {rank} failed: {value.message}", value.details)
+                continue
+            rank = group.first_rank + number
+            failure = f"rank {rank} failed {group.board.positions[number]}: {value.message}"
+            if not value.secondary:
+                raise WorkerError(failure, value.details)
+            if secondary is None:
+                secondary = PeerError(failure, value.details)
+                secondary_until = time.monotonic() + CAUSE_SECONDS
     if secondary:
         raise secondary
-    return [reports[number] for number in range(len(members))]
+    return [reports[number] for number in range(len(group.processes))]
 
 
-def _death(member: ForkServerProcess) -> str:
-    """How a process that closed its pipe without a report has ended."""
-    member.join(timeout=1)
-    code = member.exitcode
-    if code is None:
-        return "closed its connection without a report"
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"exited with status {code} without a report"
-
-
-def _main(target: Target, rank: int, arguments: tuple[Any, ...], sender: connection.Connection) -> None:
-    """The whole life of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
-    _die_with_parent()
+def _is_stopped(process: int | None) -> bool:
     try:
-        report = target(rank, *arguments, lambda value: sender.send(("notice", value)) if rank == 0 else None)
-        sender.send(("report", report))
-    except BaseException as error:  # whatever it is, the parent must hear of it
-        message = str(error) if isinstance(error, DpexpError) else one_line(error)
-        with contextlib.suppress(OSError):
-            sender.send(("failure", _Failure(message, traceback.format_exc(), isinstance(error, PeerError))))
-        sender.close()
-        os._exit(1)
+        return psutil.Process(process).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
 
 
-def _die_with_parent() -> None:
-    """End this process when the main process dies: the fork server's children aren't told."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Workers don't run the program that started us a second time, as multiprocessing would have them do."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+def _memory_in_words() -> str:
+    machine = f"the machine has {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    limit = cgroups.memory_limit_bytes()
+    return machine if limit is None else f"the cgroup allows {limit / 2**20:,.0f} MiB; {machine}"
 
 
 def wait_for_server() -> None:
@@ -182,16 +197,3 @@ def wait_for_server() -> None:
 
 def _nothing(rank: int, notify: Any) -> None:
     """What a worker does whose start is all that matters."""
-
-
-def start_server() -> ForkServerContext:
-    """The fork server with everything imported; started on the first call, which does not wait for it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    # The server's imports must find what this process finds, and make no pool of threads: a forked
-    # worker would inherit it broken.
-    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    with modified_environment(PYTHONPATH=path, **single):
-        forkserver.ensure_running()
-    return context

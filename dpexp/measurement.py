@@ -6,9 +6,9 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from dpexp import kernels, launch, models, worker
 from dpexp.config import ExperimentConfig
@@ -17,7 +17,7 @@ from dpexp.environment import usable_cores
 from dpexp.errors import WorkerError
 from dpexp.groups import Group
 from dpexp.progress import Progress
-from dpexp.results import Block, Training, finite
+from dpexp.results import Block, Distribution, Training, WorkerTimes, finite
 from dpexp.shared_memory import SharedTensors
 from dpexp.stats import pairs_needed
 
@@ -31,46 +31,55 @@ def measure(
     checkpoint: Path | None,
     on_progress: Callable[[Progress], None],
     group: Group,
+    earlier: Sequence[Block] = (),
 ) -> Iterator[Block]:
     """Each block of a job as it is finished, the discarded ones first. Raises WorkerError.
 
-    The order within a block alternates, so that a drift of the machine's speed favours nobody.
+    The order within a block alternates, so that a drift of the machine's speed favours nobody. `earlier` are blocks
+    of this job from before it was interrupted: they count, with what was chosen for them by a timing.
     """
-    started = time.monotonic()
-    trainer = _Trainer(config, dataset, initial, group)
+    started = time.monotonic() - sum(own.launch_seconds for block in earlier for own in block.trainings.values())
+    trainer = _Trainer(config, dataset, initial, group, earlier)
     if config.measurement.best_sequential:
         threads = trainer.best_threads(lambda: on_progress(Progress(1, 1, "threads of the baseline", 1, 0, 0.0)))
         if threads != config.threads_per_worker:
             trainer.variants["best"] = config.baseline(threads)
     trainer.variants |= config.counterfactuals
-    blocks: list[Block] = []
-    planned = config.measurement.warmup + config.measurement.repeats
-    while len(blocks) < planned:
-        number = len(blocks)
+    blocks = list(earlier)
+    wanted = _wanted(config, blocks, time.monotonic() - started)
+    to_run = config.measurement.warmup + wanted - _counted(earlier)
+    while (counted := _counted(blocks)) < wanted:
+        done = len(blocks) - len(earlier)
+        warmup = done < config.measurement.warmup  # anew after an interruption: the machine is cold again
         if config.target_accuracy is not None:  # how long it takes to get there is a matter of luck, too
-            trainer.reseed((config.seed + number) % 2**32)
+            trainer.reseed((config.seed + len(blocks)) % 2**32)
         watch, trainings = group.watch(), {}
-        order = sorted(trainer.variants, reverse=number % 2 == 1)
-        first = number == config.measurement.warmup  # of those that count: the others repeat its updates
+        order = sorted(trainer.variants, reverse=len(blocks) % 2 == 1)
+        evaluated = not warmup and not counted  # the others repeat its updates
         for place, name in enumerate(order):
-            report = _reporter(on_progress, config.epochs, (number, planned), (name, place, len(order)))
+            report = _reporter(on_progress, config.epochs, (done, to_run), (name, place, len(order)))
             report(0)
-            keeps = checkpoint if first and name == "candidate" else None
-            trainings[name] = trainer.train(name, first, keeps, report)
-        here = [one for own in trainings.values() for one in own.workers if group.runs_here(one["rank"])]
+            keeps = checkpoint if evaluated and name == "candidate" else None
+            trainings[name] = trainer.train(name, evaluated, keeps, report)
+        here = [one for own in trainings.values() for one in own.workers if group.runs_here(one.rank)]
         block = Block(
-            warmup=number < config.measurement.warmup,
+            warmup=warmup,
             order=order,
             candidate=trainings["candidate"],
             baseline=trainings.get("baseline"),
             best=trainings.get("best"),
             unsynchronized=trainings.get("unsynchronized"),
             independent=trainings.get("independent"),
-            conditions=watch.conditions(sum(one["process_cpu_seconds"] for one in here)),
+            conditions=watch.conditions(sum(one.process_cpu_seconds for one in here)),
         )
         blocks.append(block)
         yield block
-        planned = max(planned, group.of_first(_planned(config, blocks, time.monotonic() - started)))
+        wanted = max(wanted, group.of_first(_wanted(config, blocks, time.monotonic() - started)))
+        to_run = config.measurement.warmup + wanted - _counted(earlier)
+
+
+def _counted(blocks: Sequence[Block]) -> int:
+    return sum(not block.warmup for block in blocks)
 
 
 def _reporter(
@@ -86,16 +95,16 @@ def _reporter(
     return report
 
 
-def _planned(config: ExperimentConfig, blocks: list[Block], seconds: float) -> int:
-    """How many blocks there shall be, after the given ones took `seconds`: more, where that makes it precise enough."""
+def _wanted(config: ExperimentConfig, blocks: Sequence[Block], seconds: float) -> int:
+    """How many blocks shall count, after the given ones took `seconds`: more, where that makes it precise enough."""
     measurement = config.measurement
     pilot = [block for block in blocks if not block.warmup][: measurement.repeats]
     if measurement.precision is None or len(pilot) < measurement.repeats:
-        return 0
+        return measurement.repeats
     baselines = [block.baseline.seconds for block in pilot if block.baseline is not None]
     needed = pairs_needed(baselines, [block.candidate.seconds for block in pilot], measurement.precision)
-    affordable = int(measurement.max_seconds / (seconds / len(blocks)))
-    return max(len(blocks), min(measurement.warmup + needed, affordable))
+    affordable = int(measurement.max_seconds / (seconds / len(blocks))) - (len(blocks) - _counted(blocks))
+    return max(_counted(blocks), min(needed, affordable))
 
 
 class _Trainer:
@@ -103,11 +112,22 @@ class _Trainer:
 
     _best_threads: ClassVar[dict[str, int]] = {}  # of earlier jobs of this process that differ in what doesn't matter
 
-    def __init__(self, config: ExperimentConfig, dataset: Dataset, initial: SharedTensors, group: Group) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        dataset: Dataset,
+        initial: SharedTensors,
+        group: Group,
+        earlier: Sequence[Block],
+    ) -> None:
         self._config, self._dataset, self._initial, self._group = config, dataset, initial, group
+        self._earlier = earlier
         launch.wait_for_server()  # which would disturb the timing of kernels while it starts
-        model = models.build(config.model, dataset.input_shape, dataset.classes)
-        self._kernel = group.of_first(kernels.choose(config, model))
+        if earlier:
+            self._kernel = earlier[0].candidate.linear_kernel
+        else:
+            model = models.build(config.model, dataset.input_shape, dataset.classes)
+            self._kernel = group.of_first(kernels.choose(config, model))
         self.variants = dict(config.variants)
 
     def train(self, name: str, evaluate: bool, checkpoint: Path | None, on_epoch: Callable[[int], None]) -> Training:
@@ -126,6 +146,9 @@ class _Trainer:
         Some hundred updates each, twice; the better time counts. One answer for all jobs of this process that differ
         in workers, strategy, epochs or data size only.
         """
+        if self._earlier:
+            best = self._earlier[0].best
+            return self._config.threads_per_worker if best is None else best.threads
         base = self._config.baseline()
         settings = dataclasses.asdict(base)
         for name in ("threads_per_worker", "epochs", "seed", "checkpoint", "target_accuracy", "measurement"):
@@ -196,7 +219,8 @@ def _agreed(reports: list[worker.WorkerReport]) -> str:
     return reports[0].parameters_sha256[0]
 
 
-def _kept(report: worker.WorkerReport) -> dict[str, Any]:
+def _kept(report: worker.WorkerReport) -> WorkerTimes:
     """What of a worker's report goes into a result: its rank, times and threads."""
-    fields = dataclasses.asdict(report)
-    return {name: fields[name] for name in fields if name.endswith("seconds") or name in ("rank", "threads", "phases")}
+    names = [field.name for field in dataclasses.fields(WorkerTimes) if field.name != "phases"]
+    phases = {name: Distribution(**values) for name, values in report.phases.items()}
+    return WorkerTimes(**{name: getattr(report, name) for name in names}, phases=phases)

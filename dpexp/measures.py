@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dpexp import phases
 from dpexp.config import ExperimentConfig
 from dpexp.efficiency import USEFUL, tree
+from dpexp.position import PHASES
 from dpexp.results import Block, Training
 from dpexp.stats import geometric_mean, paired_ratio
 
@@ -23,7 +23,7 @@ def over_best(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[str, fl
     ratio = paired_ratio(*seconds, pilot=config.measurement.pilot)
     gain = ratio.scaled(config.work_ratio)
     return {
-        "best_threads": best[0].workers[0]["threads"],
+        "best_threads": best[0].threads,
         "best_seconds": geometric_mean([own.seconds for own in best]).value,
         "gain": gain.value,
         "gain_low": gain.low,
@@ -100,11 +100,13 @@ def where_time_went(config: ExperimentConfig, blocks: Sequence[Block]) -> dict[s
                 "load_balance": factors.load_balance,
                 "communication_efficiency": factors.communication,
                 "computation_scaling": factors.computation_scaling,
-                **{f"{name}_seconds": len(own) * _mean(worker.get(name) for worker in own) for name in phases.NAMES},
+                **{f"{name}_seconds": len(own) * _mean(worker.get(name) for worker in own) for name in PHASES},
                 **{f"baseline_{name}_seconds": _mean(one.get(name) for one in alone) for name in USEFUL},
                 **{
                     f"step_{statistic}_seconds": _mean(
-                        one["phases"]["step"][statistic] for one in block.candidate.workers if one.get("phases")
+                        getattr(one.phases["step"], statistic)
+                        for one in block.candidate.workers
+                        if "step" in one.phases
                     )
                     for statistic in ("median", "p95", "p99")
                 },

@@ -1,4 +1,4 @@
-"""Where each step's time goes, in one worker: marks between phases, and what is kept of them."""
+"""Where each step's time goes, in one worker: told at each phase's beginning, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -7,65 +7,71 @@ from array import array
 
 import numpy as np
 
-DATA, COMPUTE, WAIT, COMMUNICATE, UPDATE = range(5)
-NAMES = ("data", "compute", "wait", "communicate", "update")
+from dpexp.position import DATA, PHASES, here
 
 
 class Recorder:
-    """Adds up seconds by phase and step. A mark costs about a microsecond."""
+    """Adds up seconds by phase and step. To enter a phase costs about a microsecond."""
 
     def __init__(self) -> None:
         self._steps = array("f")  # one step after the other, a value a phase
-        self._row = [0.0] * len(NAMES)
+        self._row = [0.0] * len(PHASES)
+        self._phase = DATA
         self._last = 0.0
 
     def start(self) -> None:
-        """The timed region begins."""
+        """The timed region begins, with the data of a step."""
+        self._phase = DATA
         self._last = time.perf_counter()
 
-    def mark(self, phase: int) -> None:
-        """What has passed since the last mark belongs to `phase`."""
+    def enter(self, phase: int) -> None:
+        """From now on, time belongs to `phase`."""
         now = time.perf_counter()
-        self._row[phase] += now - self._last
-        self._last = now
+        self._row[self._phase] += now - self._last
+        self._last, self._phase = now, phase
+        here.phase(phase)
 
     def move_since(self, started: float, source: int, target: int) -> None:
-        """What has passed between `started` and the last mark, counted as `source`, belongs to `target`."""
+        """What has passed from `started` until this phase began, counted as `source`, belongs to `target`."""
         seconds = max(0.0, self._last - started)
         self._row[source] -= seconds
         self._row[target] += seconds
 
     def end_step(self) -> None:
         """One optimizer update is complete."""
+        self.enter(DATA)
         self._steps.extend(self._row)
-        self._row = [0.0] * len(NAMES)
+        self._row = [0.0] * len(PHASES)
+        here.step()
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Of each phase, and of the whole `step`: `seconds` in all, and `median`, `p95` and `p99` over the steps.
 
         Empty when no step was recorded.
         """
-        steps = np.asarray(self._steps, dtype=float).reshape(-1, len(NAMES))
+        steps = np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
         if not len(steps):
             return {}
-        columns = {"step": steps.sum(1), **dict(zip(NAMES, steps.T, strict=True))}
+        columns = {"step": steps.sum(1), **dict(zip(PHASES, steps.T, strict=True))}
         return {name: _distribution(values) for name, values in columns.items()}
 
 
 class NoRecorder(Recorder):
-    """Records nothing, for warm-up and for training without instruments."""
+    """Keeps no times, for warm-up and for training without instruments; the position is shown all the same."""
 
     def start(self) -> None:
         """See Recorder."""
 
-    def mark(self, phase: int) -> None:
+    def enter(self, phase: int) -> None:
         """See Recorder."""
+        here.phase(phase)
 
     def move_since(self, started: float, source: int, target: int) -> None:
         """See Recorder."""
 
     def end_step(self) -> None:
         """See Recorder."""
+        here.step()
 
 
 def _distribution(values: np.ndarray) -> dict[str, float]:

@@ -40,6 +40,7 @@ def write_report(folders: Sequence[Path], output: Path) -> Written:
     """Aggregate `folders` into `output`; the same results give the same files. Raises ResultError."""
     summary = aggregate(folders)
     try:
+        output.mkdir(parents=True, exist_ok=True)
         drawn = figures.draw(summary, output / "figures")
         csv, page = output / "results.csv", output / "report.html"
         write_atomically(csv, summary.table.to_csv(index=False, float_format="%.6g"))

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, PositiveFloat, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from dpexp.conditions import Conditions
 from dpexp.config import ExperimentConfig
 from dpexp.environment import Environment
-from dpexp.errors import ResultError
+from dpexp.errors import ConfigError, ResultError
 from dpexp.files import write_atomically
 
 FILE_NAME = "result.json"
-VERSION = 2
+VERSION = 3
+VARIANTS = ("candidate", "baseline", "best", "unsynchronized", "independent")
 
 _CONFIG = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Distribution:
+    """Of one phase's times over the steps of one worker: their sum, and percentiles."""
+
+    seconds: float
+    median: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class WorkerTimes:
+    """One worker's part in one training; see worker.WorkerReport."""
+
+    rank: int
+    threads: int
+    seconds: float
+    cpu_seconds: float
+    process_cpu_seconds: float
+    startup_seconds: float
+    warmup_seconds: float
+    evaluation_seconds: float
+    phases: dict[str, Distribution]  # of position.PHASES, and of the whole `step`; empty where none were recorded
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -36,13 +64,18 @@ class Training:
     parameters_sha256: str
     linear_kernel: str
     launch_seconds: float  # wall time of all: processes, warm-up, training, evaluation
-    workers: list[dict[str, Any]]  # a rank's threads, and its seconds in and outside the timed region
+    workers: Annotated[list[WorkerTimes], Field(min_length=1)]
+
+    @property
+    def threads(self) -> int:
+        """Of each worker."""
+        return self.workers[0].threads
 
     @property
     def phase_seconds(self) -> list[dict[str, float]]:
         """Of each worker the seconds by phase, in all; empty where none were recorded."""
-        recorded = [worker["phases"] for worker in self.workers if worker.get("phases")]
-        return [{name: distribution["seconds"] for name, distribution in one.items()} for one in recorded]
+        recorded = [worker.phases for worker in self.workers if worker.phases]
+        return [{name: distribution.seconds for name, distribution in one.items()} for one in recorded]
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -58,17 +91,25 @@ class Block:
     independent: Training | None  # as many sequential processes at once, each with a worker's share
     conditions: Conditions
 
+    @property
+    def trainings(self) -> dict[str, Training]:
+        """All of this block, by name."""
+        named = {name: getattr(self, name) for name in VARIANTS}
+        return {name: training for name, training in named.items() if training is not None}
+
 
 @dataclass(frozen=True, config=_CONFIG)
 class RunResult:
     """Everything that one job measured, and on what. `error` is None when the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[2]  # VERSION
-    status: Literal["ok", "failed", "diverged"]
+    version: Literal[3]  # VERSION
+    status: Literal["ok", "failed", "diverged", "unfinished"]
     error: str | None
     details: str | None
     started_at: str
+    resumed_at: list[str]  # blocks were measured after each of these, too
+    config_sha256: str  # see ExperimentConfig.sha256
     config: ExperimentConfig
     environment: Environment
     data_seconds: float  # loading the data set, in the parent
@@ -76,9 +117,11 @@ class RunResult:
     doubts: list[str] = dataclasses.field(default_factory=list)  # as measured; the table derives them anew
 
     @model_validator(mode="after")
-    def _check_blocks(self) -> RunResult:
+    def _check(self) -> RunResult:
         if self.status == "ok" and not self.kept():
             raise ValueError("the status is ok, but no block was kept")
+        if self.config_sha256 != self.config.sha256:
+            raise ValueError("the configuration is not the one that was measured: its SHA-256 is another")
         return self
 
     def kept(self) -> list[Block]:
@@ -104,11 +147,18 @@ def write(result: RunResult, folder: Path) -> Path:
     """Write `result.json` into `folder`, all or nothing. Raises ResultError."""
     path = folder / FILE_NAME
     text = json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False)
-    try:
+    with write_errors(path):
         write_atomically(path, text + "\n")
+    return path
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError within into a ResultError that names `path`."""
+    try:
+        yield
     except OSError as error:
         raise ResultError(f"can't write {path}: {error.strerror}") from error
-    return path
 
 
 def read(path: Path) -> RunResult:
@@ -121,6 +171,26 @@ def read(path: Path) -> RunResult:
         return _ADAPTER.validate_json(content)
     except ValidationError as error:
         raise ResultError(f"{path}: {_why(content, error)}") from error
+
+
+def read_earlier(folder: Path, config: ExperimentConfig, environment: Environment) -> RunResult | None:
+    """What an earlier run of this job has left in `folder`, where that counts: it measured the same.
+
+    None where nothing does. Raises ConfigError when it lies there from another machine.
+    """
+    try:
+        earlier = read(folder / FILE_NAME)
+    except ResultError:
+        return None
+    if earlier.config_sha256 != config.sha256 or earlier.status == "diverged":
+        return None
+    if earlier.environment.machine != environment.machine:
+        raise ConfigError(
+            f"{folder} was measured on {earlier.environment.machine}, and this is {environment.machine}: "
+            "times must not be mixed; resume it there, or start a sweep of its own here"
+        )
+    same_code = earlier.environment.commit == environment.commit
+    return earlier if earlier.status == "ok" or same_code else None
 
 
 def _why(content: bytes, error: ValidationError) -> str:

@@ -14,9 +14,17 @@ Settings = Mapping[str, Any]
 
 
 def settings(config: ExperimentConfig) -> dict[str, Any]:
-    """All settings that one curve must share: all but workers, data size and the number of blocks."""
+    """All settings that one curve must share: all but workers, data size and what doesn't change a block."""
     values = dataclasses.asdict(config)
-    for path in ("workers", "checkpoint", "data.size", "data.cache", "measurement.repeats", "measurement.warmup"):
+    for path in (
+        "workers",
+        "checkpoint",
+        "launch",
+        "data.size",
+        "data.cache",
+        "measurement.repeats",
+        "measurement.warmup",
+    ):
         *group, key = path.split(".")
         (values[group[0]] if group else values).pop(key, None)
     return dict(sorted(_flatten(values).items()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from multiprocessing import reduction
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from dpexp.errors import WorkerError
+from dpexp.files import anonymous_file
 
 ALIGNMENT_BYTES = 64  # a cache line: tensors never share one
 
@@ -39,7 +39,7 @@ class SharedTensors(Mapping[str, torch.Tensor]):
     def allocate(cls, layout: Layout) -> SharedTensors:
         """Zeroed tensors of the given shapes and dtypes. Raises WorkerError when memory is short."""
         _, total_bytes = _place(layout)
-        descriptor = _anonymous_file()
+        descriptor = anonymous_file()
         try:
             # Reserve the pages now: a shortage is an error here, and would be SIGBUS at first touch.
             if hasattr(os, "posix_fallocate"):
@@ -102,13 +102,6 @@ def _rebuild(duplicate: Any, layout: Layout) -> SharedTensors:
     shared = SharedTensors(duplicate.detach(), layout)
     shared.close()  # the mapping stays
     return shared
-
-
-def _anonymous_file() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("dpexp")  # not in /dev/shm, so its size limit doesn't apply
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 def _place(layout: Layout) -> tuple[dict[str, int], int]:

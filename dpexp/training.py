@@ -15,7 +15,7 @@ from torch import nn
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.data.order import epoch_order, shard
-from dpexp.phases import COMPUTE, DATA
+from dpexp.position import COMPUTE, DATA, ENDING, EVALUATING, TRAINING, WARMING_UP, here
 from dpexp.strategies import Strategy
 
 
@@ -42,6 +42,7 @@ def train(
     """
     inputs, labels = (dataset.tensors[name].to(strategy.device) for name in ("train_inputs", "train_labels"))
     epoch_loss_sums, epoch_seconds, stopped = [], [], 0.0
+    here.enter(TRAINING)
     strategy.barrier()
     started = time.perf_counter()
     strategy.recorder.start()
@@ -61,6 +62,7 @@ def train(
             strategy.barrier()
             stopped += time.perf_counter() - paused
             strategy.recorder.start()
+    here.enter(ENDING)
     strategy.barrier()
     return Trained(time.perf_counter() - started - stopped, epoch_loss_sums, epoch_seconds)
 
@@ -78,12 +80,12 @@ def step(
         own, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)
         if not len(own):  # the last batch has fewer samples than there are workers: take part without weight
             own, weight = batch[:1], 0.0
+        strategy.recorder.enter(DATA)
         own_inputs, own_labels = inputs.index_select(0, own), labels.index_select(0, own)
-        strategy.recorder.mark(DATA)
+        strategy.recorder.enter(COMPUTE)
         loss = F.cross_entropy(replica.model(own_inputs), own_labels, reduction="sum")
         loss.backward(_scalar(weight, loss.dtype, loss.device))
         loss_sum += loss.detach() if weight else 0.0
-        strategy.recorder.mark(COMPUTE)
     strategy.update()
     strategy.recorder.end_step()
 
@@ -96,6 +98,7 @@ def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> torch.Ten
 
 def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> None:
     """Make untimed steps, so that libraries, caches and memory are warm. The strategy must start again after it."""
+    here.enter(WARMING_UP)
     inputs, labels = (dataset.tensors[name].to(strategy.device) for name in ("train_inputs", "train_labels"))
     batches = epoch_order(config.train_samples, config.seed, 0).to(strategy.device).split(config.global_batch_size)
     for number in range(config.measurement.warmup_steps):
@@ -109,10 +112,12 @@ def evaluate(model: nn.Module, dataset: Dataset) -> tuple[float, float]:
     device = next(model.parameters()).device
     inputs, labels = (dataset.tensors[name].to(device) for name in ("test_inputs", "test_labels"))
     loss_sum, correct = 0.0, 0
-    for batch_inputs, batch_labels in zip(inputs.split(1000), labels.split(1000), strict=True):
-        logits = model(batch_inputs)
-        loss_sum += F.cross_entropy(logits, batch_labels, reduction="sum").item()
-        correct += int((logits.argmax(1) == batch_labels).sum())
+    with here.within(EVALUATING):
+        for batch_inputs, batch_labels in zip(inputs.split(1000), labels.split(1000), strict=True):
+            logits = model(batch_inputs)
+            loss_sum += F.cross_entropy(logits, batch_labels, reduction="sum").item()
+            correct += int((logits.argmax(1) == batch_labels).sum())
+            here.step()
     model.train()
     return loss_sum / len(labels), correct / len(labels)
 

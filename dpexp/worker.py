@@ -17,6 +17,7 @@ from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
 from dpexp.files import write_atomically
 from dpexp.phases import Recorder
+from dpexp.position import REPORTING, here
 from dpexp.shared_memory import SharedTensors
 from dpexp.strategies import strategy_class
 from dpexp.training import evaluate, parameters_sha256, train, warm_up
@@ -99,6 +100,7 @@ def _run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: 
     phases = {name: recorded[name] for name in recorded if name not in strategy.untold_phases}
     started = time.perf_counter()
     test_loss, test_accuracy = evaluate(model, work.dataset) if work.evaluate and rank == 0 else (None, None)
+    here.enter(REPORTING)
     if work.checkpoint is not None and rank == 0:
         buffer = io.BytesIO()
         torch.save({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}, buffer)

@@ -11,14 +11,34 @@ from conftest import composed
 from dpexp import environment
 from dpexp.conditions import Conditions
 from dpexp.environment import Environment
-from dpexp.results import Block, RunResult, Training, write
+from dpexp.results import Block, Distribution, RunResult, Training, WorkerTimes, write
 
 MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
 QUIET = Conditions(0.01, 0.01, 0.0, 0.0, 0.0)
 
 
+TIMES = WorkerTimes(
+    rank=0,
+    threads=1,
+    seconds=1.0,
+    cpu_seconds=1.0,
+    process_cpu_seconds=1.0,
+    startup_seconds=0.1,
+    warmup_seconds=0.1,
+    evaluation_seconds=0.1,
+    phases={},
+)
+
+
+def with_phases(own: Training, *workers: dict[str, float]) -> Training:
+    """The same training, by workers with the given seconds in each phase."""
+    every = [{**phases, "step": sum(phases.values())} for phases in workers]
+    distributions = [{name: Distribution(value, value, value, value) for name, value in one.items()} for one in every]
+    return replace(own, workers=[replace(TIMES, rank=rank, phases=one) for rank, one in enumerate(distributions)])
+
+
 def training(seconds: float, accuracy: float | None = None, loss: float | None = 0.5) -> Training:
-    return Training(seconds, [loss], None, accuracy, [], [], "00", "torch", seconds + 0.1, [{"rank": 0, "threads": 1}])
+    return Training(seconds, [loss], None, accuracy, [], [], "00", "torch", seconds + 0.1, [TIMES])
 
 
 def result(
@@ -42,14 +62,17 @@ def result(
         )
         for number, one in enumerate(seconds)
     ]
+    config = composed(*overrides)
     fields: dict[str, Any] = {
         "format": "dpexp-result",
-        "version": 2,
+        "version": 3,
         "status": "ok",
         "error": None,
         "details": None,
         "started_at": "2026-01-01T00:00:00+00:00",
-        "config": composed(*overrides),
+        "resumed_at": [],
+        "config_sha256": config.sha256,
+        "config": config,
         "environment": machine,
         "data_seconds": 0.1,
         "doubts": [],

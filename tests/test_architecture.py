@@ -15,9 +15,20 @@ PACKAGE = Path(dpexp.__file__).parent
 
 # A module may import from modules of the layers above its own, and from its own.
 LAYERS = [
-    {"errors", "progress", "frozen", "phases"},
-    {"files", "conditions", "environment", "config", "stats", "shared_memory"},
-    {"compose", "torchrun", "efficiency", "series", "data", "results", "doubts", "kernels", "optimizers"},
+    {"errors", "progress", "frozen", "cgroups", "interrupts", "files"},
+    {"conditions", "environment", "resume", "position", "server", "phases", "config", "stats", "shared_memory"},
+    {
+        "compose",
+        "commandline",
+        "torchrun",
+        "efficiency",
+        "series",
+        "data",
+        "results",
+        "doubts",
+        "kernels",
+        "optimizers",
+    },
     {"models", "strategies", "measures", "aggregate"},
     {"training", "tables"},
     {"worker", "terminal", "figures"},
@@ -59,7 +70,7 @@ def test_imports_point_one_way(path):
 
 def test_hydra_is_known_at_the_edge_only():
     users = {part(path) for path in MODULES if any(n.split(".")[0] in ("hydra", "omegaconf") for n in imports(path))}
-    assert users == {"app", "calibrate", "compose"}
+    assert users == {"app", "calibrate", "commandline", "compose"}
 
 
 def test_only_figures_knows_matplotlib():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from conftest import tiny
-from results_helpers import training
+from results_helpers import training, with_phases
 
 from dpexp import calibrate, models
 from dpexp.data.dataset import load
@@ -21,20 +19,9 @@ DELAY = calibrate.DELAY_SECONDS
 def recorded(*workers):
     """A training of two workers with the given (compute, wait, communicate) milliseconds a step."""
     seconds = max(sum(phases) for phases in workers) * UPDATES / 1e3
-    details = [
-        {
-            "rank": rank,
-            "threads": 1,
-            "phases": {
-                name: {"seconds": value * UPDATES / 1e3}
-                for name, value in zip(
-                    ("data", "compute", "wait", "communicate", "update"), (0, *phases, 0), strict=True
-                )
-            },
-        }
-        for rank, phases in enumerate(workers)
-    ]
-    return [replace(training(seconds), workers=details)]
+    names = ("compute", "wait", "communicate")
+    own = [{name: value * UPDATES / 1e3 for name, value in zip(names, one, strict=True)} for one in workers]
+    return [with_phases(training(seconds), *[{"data": 0.0, **one, "update": 0.0} for one in own])]
 
 
 PLAIN = recorded((2.0, 0.1, 0.2), (2.1, 0.0, 0.2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from results_helpers import MACHINE, QUIET, result, training
+from results_helpers import MACHINE, QUIET, TIMES, result, training
 
 from dpexp.doubts import doubts
 
@@ -83,7 +83,7 @@ def test_fewer_updates_are_blamed_for_more_than_a_full_efficiency():
 
 def test_a_thread_mismatch_is_blamed():
     def two_threads(block):
-        return replace(block, baseline=replace(training(4.0), workers=[{"rank": 0, "threads": 2}]))
+        return replace(block, baseline=replace(training(4.0), workers=[replace(TIMES, threads=2)]))
 
     assert "a thread mismatch ({2} against {1})" in told(change=two_threads)[-1]
 

@@ -9,7 +9,7 @@ import signal
 import psutil
 import pytest
 
-from dpexp import launch
+from dpexp import launch, server
 from dpexp.errors import PeerError, WorkerError
 
 
@@ -19,7 +19,7 @@ def report_rank(rank, word, notify):
 
 
 def forked_from_the_importer(rank, notify):
-    return os.getppid() == launch.IMPORTED_BY
+    return os.getppid() == server.IMPORTED_BY
 
 
 def objects_out_of_collection(rank, notify):
@@ -82,7 +82,7 @@ def test_workers_are_forked_with_everything_imported():
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (fail_on_rank_1, "rank 1 failed: ValueError: the cause in two lines"),
+        (fail_on_rank_1, "rank 1 failed while starting: ValueError: the cause in two lines"),
         (die_on_rank_1, "rank 1 was killed by SIGKILL"),
         (leave_on_rank_1, "rank 1 exited with status 3"),
     ],
@@ -138,10 +138,10 @@ def test_what_was_imported_stays_shared_when_a_worker_collects_garbage():
 
 
 def test_who_only_lost_a_peer_does_not_hide_the_peers_own_death():
-    with pytest.raises(WorkerError, match=r"^rank 1 was killed by SIGKILL$"):
+    with pytest.raises(WorkerError, match=r"^rank 1 was killed by SIGKILL, while starting$"):
         launch.launch(lose_rank_1, [(), ()], nothing)
 
 
 def test_a_loss_that_nobody_explains_is_told():
-    with pytest.raises(PeerError, match=r"^rank 0 failed: lost another rank$"):
+    with pytest.raises(PeerError, match=r"^rank 0 failed while starting: lost another rank$"):
         launch.launch(lose_a_rank_that_lives, [(), ()], nothing)

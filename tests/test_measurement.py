@@ -46,17 +46,17 @@ def test_without_a_baseline_none_is_run():
 
 def test_every_worker_reports_its_threads_and_its_times_outside_the_timed_region():
     (block,), _ = measured("workers=2", "threads_per_worker=2")
-    assert [worker["rank"] for worker in block.candidate.workers] == [0, 1]
+    assert [worker.rank for worker in block.candidate.workers] == [0, 1]
     for worker in block.candidate.workers + block.baseline.workers:
-        assert worker["threads"] == 2
-        assert worker["startup_seconds"] > 0
-        assert worker["warmup_seconds"] > 0
-        assert "evaluation_seconds" in worker
+        assert worker.threads == 2
+        assert worker.startup_seconds > 0
+        assert worker.warmup_seconds > 0
+        assert worker.evaluation_seconds >= 0
 
 
 def test_the_slowest_worker_counts():
     (block,), _ = measured("workers=3")
-    assert block.candidate.seconds == max(worker["seconds"] for worker in block.candidate.workers)
+    assert block.candidate.seconds == max(worker.seconds for worker in block.candidate.workers)
 
 
 def test_losses_of_all_workers_make_the_mean_over_the_training_samples():
@@ -231,7 +231,7 @@ def test_too_few_file_descriptors_are_a_worker_error():
 def test_the_best_sequential_process_is_measured_where_it_has_other_threads(monkeypatch):
     monkeypatch.setattr(measurement._Trainer, "best_threads", lambda trainer, on_start: 2)
     blocks, _ = measured("measurement.best_sequential=true", "measurement.repeats=2")
-    assert [[worker["threads"] for worker in block.best.workers] for block in blocks] == [[2], [2]]
+    assert [[worker.threads for worker in block.best.workers] for block in blocks] == [[2], [2]]
     assert blocks[0].best.parameters_sha256 == blocks[0].baseline.parameters_sha256
     (same,), _ = measured("measurement.best_sequential=true", "threads_per_worker=2")
     assert same.best is None
@@ -272,7 +272,7 @@ def test_blocks_end_when_the_time_is_spent(monkeypatch):
 def test_counterfactuals_train_the_same_samples(strategy):
     overrides = ["measurement.counterfactuals=true", "workers=2", "data.size=100", "batch.size=10"]
     (block,), _ = measured(f"strategy={strategy}", *overrides)
-    assert [worker["rank"] for worker in block.independent.workers] == [0, 1]
+    assert [worker.rank for worker in block.independent.workers] == [0, 1]
     assert len(block.unsynchronized.workers) == len(block.candidate.workers)
 
 

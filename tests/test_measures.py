@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from results_helpers import result, training, write_sweep
+from results_helpers import TIMES, result, training, with_phases, write_sweep
 
 from dpexp.aggregate import aggregate
 from dpexp.tables import advice, answers, reasons, targets
@@ -14,13 +14,7 @@ TWO = ["workers=2", "data.size=5000", "epochs=4"]
 
 
 def phases(compute, wait, communicate, data=0.1, update=0.1):
-    values = {"data": data, "compute": compute, "wait": wait, "communicate": communicate, "update": update}
-    values["step"] = sum(values.values())
-    return {name: {"seconds": value, "median": value, "p95": value, "p99": value} for name, value in values.items()}
-
-
-def with_phases(own, *workers):
-    return replace(own, workers=[{"rank": r, "threads": 1, "phases": one} for r, one in enumerate(workers)])
+    return {"data": data, "compute": compute, "wait": wait, "communicate": communicate, "update": update}
 
 
 def explained(block):
@@ -64,7 +58,7 @@ def test_the_greatest_loss_is_named(tmp_path):
 
 def test_the_best_sequential_process_is_named_beside_the_other_baseline(tmp_path):
     def faster(block):
-        best = replace(training(0.8), workers=[{"rank": 0, "threads": 2}])
+        best = replace(training(0.8), workers=[replace(TIMES, threads=2)])
         return replace(block, best=best)
 
     found = summary(tmp_path, change=faster)

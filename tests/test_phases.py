@@ -8,7 +8,8 @@ from conftest import tiny
 from dpexp import models
 from dpexp.data.dataset import load
 from dpexp.groups import Group
-from dpexp.phases import COMPUTE, DATA, NAMES, UPDATE, NoRecorder, Recorder
+from dpexp.phases import NoRecorder, Recorder
+from dpexp.position import COMPUTE, DATA, PHASES, UPDATE
 from dpexp.worker import Work
 
 
@@ -24,7 +25,7 @@ def test_the_phases_of_all_steps_make_up_the_timed_region(strategy):
     workers = 1 if strategy == "sequential" else 2
     _, own = reports(f"strategy={strategy}", f"workers={workers}", "epochs=20")
     for report in own:
-        phases = sum(report.phases[name]["seconds"] for name in NAMES if name in report.phases)
+        phases = sum(report.phases[name]["seconds"] for name in PHASES if name in report.phases)
         assert phases == pytest.approx(report.phases["step"]["seconds"], rel=1e-4)
         assert 0.8 * report.seconds < phases <= report.seconds
 
@@ -52,8 +53,8 @@ def test_a_summary_has_the_same_size_whatever_the_number_of_steps():
         recorder = Recorder()
         recorder.start()
         for _ in range(steps):
-            recorder.mark(DATA)
-            recorder.mark(COMPUTE)
+            recorder.enter(DATA)
+            recorder.enter(COMPUTE)
             recorder.end_step()
         summary = recorder.summary()
         sizes.add((len(summary), len(summary["compute"])))
@@ -63,8 +64,9 @@ def test_a_summary_has_the_same_size_whatever_the_number_of_steps():
 def test_time_can_be_moved_from_one_phase_to_another():
     recorder = Recorder()
     recorder.start()
+    recorder.enter(COMPUTE)
     started = recorder._last
-    recorder.mark(COMPUTE)
+    recorder.enter(DATA)
     recorder.move_since(started, COMPUTE, UPDATE)
     recorder.end_step()
     summary = recorder.summary()
@@ -81,6 +83,6 @@ def test_percentiles_are_in_order():
 def test_the_recorder_that_records_nothing_has_nothing():
     recorder = NoRecorder()
     recorder.start()
-    recorder.mark(DATA)
+    recorder.enter(DATA)
     recorder.end_step()
     assert recorder.summary() == {}

@@ -31,7 +31,7 @@ def test_discarded_blocks_are_kept_raw_but_do_not_count():
         (lambda text: text[: len(text) // 2], "damaged"),
         (lambda text: "", "damaged"),
         (lambda text: "[]", "not a result of dpexp"),
-        (lambda text: text.replace('"version": 2', '"version": 1'), "version 1, but this dpexp reads version 2"),
+        (lambda text: text.replace('"version": 3', '"version": 2'), "version 2, but this dpexp reads version 3"),
         (lambda text: text.replace('"status": "ok"', '"status": "great"'), r"damaged \(status"),
         (lambda text: text.replace('"workers": 2', '"workers": 0', 1), r"damaged \(config.workers"),
         (lambda text: text.replace('"seconds": 1.1', '"seconds": 0'), r"damaged \(blocks.2.candidate.seconds"),

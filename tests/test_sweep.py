@@ -78,7 +78,12 @@ def test_hydras_other_sweeps_work(dpexp, tmp_path):
 def test_a_single_run_writes_one_result_and_prints_the_table(dpexp, tmp_path):
     outcome = dpexp(*TINY, "checkpoint=true")
     assert outcome.status == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".hydra", "model.pt", "result.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".hydra",
+        "command.json",
+        "model.pt",
+        "result.json",
+    ]
     assert "speedup" in outcome.out
     assert str(tmp_path / "out" / "result.json") in outcome.out
 

@@ -58,6 +58,7 @@ def _content(name: str, cache: Path) -> bytes:
     content = _decode(name)
     try:
         # Written beside and renamed: a second process, or a death half-way, never leaves half a file.
+        cached.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(cached, content)
     except OSError as error:
         raise DataError(

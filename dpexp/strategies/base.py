@@ -43,7 +43,7 @@ class Strategy(ABC):
         self.device = self.choose_device(config, rank)
         model.to(self.device)
         self.replicas = (Replica(rank, model),)
-        self.recorder: Recorder = NoRecorder()  # of the time in each phase; `update` marks its own
+        self.recorder: Recorder = NoRecorder()  # of the time in each phase; `update` enters its own
         self._config = config
         self._initial = initial
 
@@ -74,7 +74,7 @@ class Strategy(ABC):
     def update(self) -> None:
         """Add up the replicas' gradients, make one optimizer update everywhere, clear the gradients.
 
-        Marks the recorder's phases wait, communicate and update.
+        Enters the recorder's phases wait, communicate and update.
         """
 
     def barrier(self) -> None:

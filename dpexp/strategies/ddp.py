@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dpexp import optimizers
 from dpexp.config import DdpConfig, ExperimentConfig
 from dpexp.errors import PeerError, one_line
-from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
+from dpexp.position import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.shared_memory import SharedTensors
 from dpexp.strategies.base import Replica, Strategy
 
@@ -101,11 +101,11 @@ class Ddp(Strategy):
 
     def update(self) -> None:
         """One optimizer update, from gradients that backward has summed over all ranks; see Strategy."""
+        self.recorder.enter(UPDATE)
         # What backward does while buckets travel counts as compute; the rest of their way can't be told from waiting.
         self.recorder.move_since(self.last_bucket_started, COMPUTE, COMMUNICATE)
         self.last_bucket_started = math.inf
         self.optimizers[0].step(optimizers.take_gradients(self._parameters))
-        self.recorder.mark(UPDATE)
 
     def barrier(self) -> None:
         """See Strategy."""

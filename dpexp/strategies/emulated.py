@@ -12,7 +12,7 @@ from torch import nn
 
 from dpexp import optimizers
 from dpexp.config import ExperimentConfig
-from dpexp.phases import COMMUNICATE, UPDATE
+from dpexp.position import COMMUNICATE, UPDATE
 from dpexp.shared_memory import SharedTensors
 from dpexp.strategies.base import Replica, Strategy
 
@@ -38,11 +38,11 @@ class Emulated(Strategy):
 
     def update(self) -> None:
         """Sum gradients in rank order, hand a copy to each replica's optimizer; see Strategy."""
+        self.recorder.enter(COMMUNICATE)
         totals, *others = [optimizers.take_gradients(own) for own in self._parameters]
         for gradients in others:
             for total, gradient in zip(totals, gradients, strict=True):
                 total += gradient
-        self.recorder.mark(COMMUNICATE)
+        self.recorder.enter(UPDATE)
         for optimizer in self.optimizers:
             optimizer.step([total.clone() for total in totals])
-        self.recorder.mark(UPDATE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpexp import optimizers
-from dpexp.phases import UPDATE
+from dpexp.position import UPDATE
 from dpexp.strategies.base import Strategy
 
 
@@ -21,5 +21,5 @@ class Sequential(Strategy):
 
     def update(self) -> None:
         """One optimizer update; see Strategy."""
+        self.recorder.enter(UPDATE)
         self.optimizers[0].step(optimizers.take_gradients(self._parameters))
-        self.recorder.mark(UPDATE)

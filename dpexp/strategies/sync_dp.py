@@ -15,7 +15,7 @@ from torch import nn
 from dpexp import kernels, optimizers
 from dpexp.config import ExperimentConfig
 from dpexp.environment import usable_cores
-from dpexp.phases import COMMUNICATE, UPDATE, WAIT
+from dpexp.position import COMMUNICATE, UPDATE, WAIT
 from dpexp.shared_memory import ALIGNMENT_BYTES, SharedTensors
 from dpexp.strategies.barrier import BarrierSeat
 from dpexp.strategies.base import Strategy
@@ -105,17 +105,17 @@ class SyncDataParallel(Strategy):
 
     def update(self) -> None:
         """Publish the gradient; sum this rank's chunk of all and update that chunk; see Strategy."""
-        mark = self.recorder.mark
+        enter = self.recorder.enter
+        enter(COMMUNICATE)
         self._publish()
-        mark(COMMUNICATE)
+        enter(WAIT)
         self._meet()  # all gradients are published
-        mark(WAIT)
+        enter(COMMUNICATE)
         total = self._sum.compute()
-        mark(COMMUNICATE)
+        enter(UPDATE)
         self.optimizers[0].step([total])
-        mark(UPDATE)
+        enter(COMMUNICATE)
         self._meet()  # all parameters are updated, all gradients read
-        mark(COMMUNICATE)
 
     def barrier(self) -> None:
         """See Strategy."""

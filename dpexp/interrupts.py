@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM: they unwind the main process, but not from the middle of starting a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # exit statuses as shells have them
+
+_received: list[int] = []
+
+
+class Interrupted(BaseException):
+    """A signal asked this process to end; no handler of errors takes it for one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = STATUS[signal.Signals(number)]
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Within, both signals raise Interrupted in the main thread."""
+    _received.clear()
+    before = {number: signal.signal(number, _interrupt) for number in STATUS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def check() -> None:
+    """Raise Interrupted again where the first was lost: Python drops what is raised within a destructor."""
+    if _received:
+        raise Interrupted(_received[0])
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Within, both signals wait until the end."""
+    if threading.current_thread() is not threading.main_thread():  # signals interrupt the main thread only
+        yield
+        return
+    waiting: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: waiting.append(number)) for number in STATUS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Within, both signals are blocked for this thread, and for good in programs that it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STATUS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    _received.append(number)
+    raise Interrupted(number)

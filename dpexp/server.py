@@ -1,0 +1,131 @@
+"""The fork server that workers come from, and a worker process's whole life around what it is to do."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dpexp import interrupts, position
+from dpexp.environment import modified_environment
+from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
+
+# Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
+PRELOAD = [
+    "torch",
+    "torch._dynamo",
+    "numpy",
+    "numpy.ma",
+    "pydantic",
+    "psutil",
+    "dpexp.server",
+    "dpexp.worker",
+    "dpexp.frozen",
+]
+
+# In a worker this is the fork server, if the preload worked.
+IMPORTED_BY = os.getpid()
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+Target = Callable[..., Any]
+"""Called in each process as target(rank, *arguments[rank], notify); returns that process's report."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a worker says when its target has raised."""
+
+    message: str
+    details: str
+    secondary: bool  # another member's failure is the cause
+
+
+def start_server() -> ForkServerContext:
+    """The fork server with everything imported; started on the first call, which does not wait for it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    # The server's imports must find what this process finds, and make no pool of threads: a forked
+    # worker would inherit it broken.
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    with modified_environment(PYTHONPATH=path, **single), interrupts.blocked():  # in the server, for good
+        forkserver.ensure_running()
+    return context
+
+
+def start_process(
+    context: ForkServerContext, rank: int, target: Target, own: tuple[Any, ...], seat: position.Seat
+) -> tuple[ForkServerProcess, connection.Connection]:
+    """A new worker, and where its messages come from. Raises OSError, or WorkerError when the server has died."""
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_main, args=(target, rank, own, sender, seat), name=f"dpexp-{rank}", daemon=True)
+    try:
+        with _main_module_hidden():
+            process.start()
+    except EOFError as error:
+        raise WorkerError(f"rank {rank} can't be started: the fork server has died") from error
+    finally:
+        sender.close()
+    return process, receiver
+
+
+def _main(
+    target: Target, rank: int, arguments: tuple[Any, ...], sender: connection.Connection, seat: position.Seat
+) -> None:
+    """The whole life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.STATUS)
+    _die_with_parent()
+    seat.take()
+    try:
+        report = target(rank, *arguments, lambda value: sender.send(("notice", value)) if rank == 0 else None)
+        sender.send(("report", report))
+    except BaseException as error:  # whatever it is, the parent must hear of it
+        message = str(error) if isinstance(error, DpexpError) else one_line(error)
+        with contextlib.suppress(OSError):
+            sender.send(("failure", Failure(message, traceback.format_exc(), isinstance(error, PeerError))))
+        sender.close()
+        os._exit(1)
+
+
+def _die_with_parent() -> None:
+    """End this process when the main process dies: the fork server's children aren't told.
+
+    A thread does it, and on Linux the kernel, too, even if this process is stopped or never leaves some C code: the
+    fork server ends with the main process as soon as no worker holds the pipe by which it knows its clients.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    alive = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_alive_fd", None)
+    if sys.platform == "linux" and alive is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.close(alive)
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Workers don't run the program that started us a second time, as multiprocessing would have them do."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
