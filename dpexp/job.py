@@ -112,7 +112,7 @@ class _Record:
 
     def write(self, status: Literal["ok", "failed", "diverged", "unfinished"], error: DpexpError | None = None) -> None:
         """Record all. Raises ResultError."""
-        details = error.details if isinstance(error, WorkerError) else None
+        details = error.details or None if isinstance(error, WorkerError) else None
         kept = [block for block in self.blocks if not block.warmup]
         result = RunResult(
             format="dpexp-result",

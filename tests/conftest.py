@@ -61,11 +61,12 @@ class Outcome:
 
 @pytest.fixture
 def dpexp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """The command line, writing below `tmp_path / "out"`."""
+    """The command line, writing below `tmp_path / "out"` unless it resumes what lies elsewhere."""
 
     def run(*arguments: str) -> Outcome:
         folder = tmp_path / "out"
-        places = [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+        resumes = any(argument.startswith("resume=") for argument in arguments)
+        places = [] if resumes else [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
         status = app.main([*arguments, *places])
         captured = capsys.readouterr()
         return Outcome(status, captured.out, captured.err)

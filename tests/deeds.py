@@ -1,0 +1,160 @@
+"""What can be done to a worker, or by it to the main process, at a place of its life. Workers import this."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dpexp import position, worker
+from dpexp.position import DATA, PHASES, STAGES, STARTING, TRAINING, WARMING_UP
+
+STEPS = {WARMING_UP: 2, TRAINING: 10}  # of the tiny job
+
+
+@dataclass(frozen=True)
+class Place:
+    """A moment in a worker's life; the step counts from 1, the phase only where there are steps."""
+
+    stage: int
+    phase: int = DATA
+    step: int = 1
+
+    def __str__(self) -> str:
+        if self.stage in STEPS:
+            return f"while {STAGES[self.stage]}, in step {self.step}, phase {PHASES[self.phase]}"
+        return f"while {STAGES[self.stage]}"
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def get_on(rank: int, seconds: float, notify: Any) -> None:
+    """What a worker does that is slow, but no hang: a step after the other for so long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        position.here.step()
+
+
+def crash() -> None:
+    faulthandler._sigsegv()  # type: ignore[attr-defined]
+
+
+def leave() -> None:
+    os._exit(7)
+
+
+def fail() -> None:
+    raise ValueError("no such luck\nin two lines")
+
+
+def ask_for_too_much() -> None:
+    torch.empty(2**55)
+
+
+def eat_memory() -> None:
+    eaten = []
+    while True:
+        eaten.append(bytearray(os.urandom(2**20) * 16))
+
+
+def main_process() -> int:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    return parent.pid
+
+
+def signal_main(number: int) -> None:
+    os.kill(main_process(), number)
+
+
+def signal_all(number: int) -> None:
+    os.killpg(os.getpgid(main_process()), number)
+
+
+class _Trap(position.Position):
+    place: Place
+    deed: Any
+
+    def enter(self, stage: int) -> None:
+        super().enter(stage)
+        self._look()
+
+    def phase(self, phase: int) -> None:
+        super().phase(phase)
+        self._look()
+
+    def step(self) -> None:
+        super().step()
+        self._look()
+
+    def _look(self) -> None:
+        stage, steps, phase, _ = self.state()
+        if (stage, steps + 1, phase) == (self.place.stage, self.place.step, self.place.phase):
+            self.deed()
+
+
+def set_trap(place: Place, deed: Any) -> None:
+    """In a worker: do the deed as soon as this place is reached."""
+    if place.stage == STARTING:
+        deed()
+    position.here.__class__ = _Trap
+    position.here.place, position.here.deed = place, deed  # type: ignore[attr-defined]
+
+
+def run_with_trap(place: Place, deed: Any, victim: int, rank: int, *arguments: Any) -> worker.WorkerReport:
+    if rank == victim:
+        set_trap(place, deed)
+    return worker.run(rank, *arguments)
+
+
+def kill_main_and_stop() -> None:
+    os.kill(main_process(), signal.SIGKILL)
+    stop()
+
+
+def build(
+    input_shape: tuple[int, ...],
+    classes: int,
+    deed: str,
+    number: int,
+    stage: int,
+    phase: int,
+    step: int,
+    victim: int,
+    training: int,
+    counter: str,
+) -> nn.Module:
+    """As a user's model in a config: in the worker that is the victim, in its n-th training, a deed at a place.
+
+    The file `counter` gets a byte for each training that this worker starts.
+    """
+    own = {"signal_main": partial(signal_main, number), "signal_all": partial(signal_all, number)}
+    if multiprocessing.current_process().name == f"dpexp-{victim}":
+        with Path(counter).open("ab") as file:
+            file.write(b".")
+        if Path(counter).stat().st_size == training:
+            set_trap(Place(stage, phase, step), own.get(deed) or globals()[deed])
+    elif victim == -1 and multiprocessing.parent_process() is None:
+        os.kill(os.getpid(), number)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))

@@ -1,0 +1,96 @@
+"""Jobs with faults put into their processes, and what is left of these afterwards."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+from conftest import tiny
+from deeds import STEPS, Place, run_with_trap
+
+from dpexp import job, worker
+from dpexp.groups import Group
+from dpexp.position import COMMUNICATE, COMPUTE, DATA, ENDING, REPORTING, STARTING, TRAINING, UPDATE, WAIT, WARMING_UP
+from dpexp.strategies import strategy_class
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def places(seed: int) -> Iterator[Place]:
+    """Every kind of place, in a random step."""
+    randomly = random.Random(seed)
+    yield Place(STARTING)
+    for stage, phase in (
+        (WARMING_UP, COMPUTE),
+        (WARMING_UP, WAIT),
+        *((TRAINING, phase) for phase in (DATA, COMPUTE, COMMUNICATE, WAIT, UPDATE)),
+    ):
+        yield Place(stage, phase, randomly.randint(1, STEPS[stage]))
+    yield Place(ENDING)
+    yield Place(REPORTING)
+
+
+class Faulty(Group):
+    """Does the deed in one training of several workers, the first or a later one."""
+
+    def __init__(self, place: Place, deed: Any, victim: int, training: int = 0) -> None:
+        self._fault = partial(run_with_trap, place, deed, victim)
+        self._left = training
+
+    def run(self, work: worker.Work, on_epoch: Any) -> list[worker.WorkerReport]:
+        self.target = Group.target
+        if strategy_class(work.config).processes(work.config.workers) > 1:
+            if self._left == 0:
+                self.target = self._fault
+            self._left -= 1
+        return super().run(work, on_epoch)
+
+
+def run_job(folder: Path, *overrides: str, group: Group | None = None, **options: Any) -> Any:
+    """The tiny job."""
+    return job.run(tiny(*overrides), folder, lambda progress: None, True, group or Group(), **options)
+
+
+def faulty_model(folder: Path, deed: str, place: Place, victim: int, number: int = 0, training: int = 1) -> list[str]:
+    """The overrides that choose deeds.build; victim -1 is the main process, while it builds the model."""
+    arguments = {"deed": deed, "number": number, "victim": victim, "training": training, **vars(place)}
+    arguments["counter"] = folder / "counter"
+    return [
+        "model=custom",
+        "model.builder=deeds:build",
+        *(f"+model.arguments.{name}={value}" for name, value in arguments.items()),
+    ]
+
+
+def children() -> set[int]:
+    """Worker processes of this one: the fork server's children."""
+    found = set()
+    for child in psutil.Process().children():
+        if "forkserver" in " ".join(child.cmdline()):
+            found |= {one.pid for one in child.children(recursive=True)}
+    return found
+
+
+def marked(marker: str) -> list[psutil.Process]:
+    """All processes that were started with this word in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if marker in process.environ().values() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def descriptors() -> int:
+    return psutil.Process().num_fds()
+
+
+def shared_names() -> set[str]:
+    """Named shared memory and semaphores of the machine."""
+    return {path.name for path in Path("/dev/shm").iterdir()}

@@ -1,0 +1,138 @@
+"""Ctrl-C, SIGTERM and the death of the main process, at any moment: nobody is left, nothing finished is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from conftest import TINY
+from deeds import Place
+from fault_helpers import ROOT, children, faulty_model, marked, places
+
+from dpexp import results
+from dpexp.position import COMPUTE, STARTING, TRAINING
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+BASE = [override for override in TINY if not override.startswith("model.")]
+SEVERAL = [*BASE, "workers=2", "measurement.repeats=2", "measurement.warmup=1"]
+MOMENTS = [pytest.param(number, place, id=f"{number.name}-{place}") for number in STATUS for place in places(seed=11)]
+
+
+def go_on(errors):
+    """The overrides of the command that the last line names."""
+    words = shlex.split(errors.rpartition("go on with: ")[2])
+    assert words[:3] == ["python", "-m", "dpexp"]
+    return words[3:]
+
+
+@pytest.mark.parametrize(("number", "place"), MOMENTS)
+def test_a_signal_at_any_moment_of_a_worker_ends_all_in_one_line(dpexp, tmp_path, number, place):
+    outcome = dpexp(*SEVERAL, *faulty_model(tmp_path, "signal_main", place, victim=1, number=number))
+    assert outcome.status == STATUS[number]
+    assert outcome.err.startswith(f"dpexp: interrupted by {number.name}; go on with: python -m dpexp resume=")
+    assert outcome.err.count("\n") == 1
+    assert not children()
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_a_signal_before_the_first_worker_ends_in_one_line(dpexp, tmp_path, number):
+    outcome = dpexp(*SEVERAL, *faulty_model(tmp_path, "kill", Place(STARTING), victim=-1, number=number))
+    assert outcome.status == STATUS[number]
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [4])
+def test_finished_jobs_and_blocks_stay_and_the_line_goes_on(dpexp, tmp_path, seed):
+    """The first job is good; the second is interrupted in a random block, by a random signal."""
+    randomly = random.Random(seed)
+    number, block = (
+        randomly.choice(list(STATUS)),
+        randomly.randint(1, 2),
+    )  # so many are finished, of three; each has two trainings
+    place = Place(TRAINING, COMPUTE, 2)
+    model = faulty_model(tmp_path, "signal_main", place, victim=0, number=number, training=6 + 2 * block + 1)
+    stopped = dpexp("-m", *SEVERAL, *model, "seed=1,2")
+    assert stopped.status == STATUS[number]
+    assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "unfinished"]
+    first = (tmp_path / "out" / "0" / "result.json").read_bytes()
+    unfinished = results.read(tmp_path / "out" / "1" / "result.json")
+    assert len(unfinished.blocks) == block
+    again = dpexp(*go_on(stopped.err))
+    assert again.status == 0
+    assert "1 of 2 jobs had been measured before" in again.out
+    assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "ok"]
+    assert (tmp_path / "out" / "0" / "result.json").read_bytes() == first
+    finished = results.read(tmp_path / "out" / "1" / "result.json")
+    assert finished.blocks[:block] == unfinished.blocks
+    assert len(finished.kept()) == 2
+
+
+def started(tmp_path, *arguments):
+    """A process of the command line that nobody mistakes for another one's."""
+    marker = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dpexp", *arguments, f"hydra.run.dir={tmp_path}/out", f"hydra.sweep.dir={tmp_path}/out"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "MARKER": marker},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    return process, marker
+
+
+def nobody_left(marker):
+    _, alive = psutil.wait_procs(marked(marker), timeout=10)
+    return not alive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_as_from_a_terminal_is_one_line(tmp_path, number):
+    place = Place(TRAINING, COMPUTE, random.Random(number).randint(1, 10))
+    process, marker = started(tmp_path, *SEVERAL, *faulty_model(tmp_path, "signal_all", place, victim=0, number=number))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == STATUS[number]
+    assert errors.startswith(f"dpexp: interrupted by {number.name}; go on with: ")
+    assert errors.count("\n") == 1
+    assert nobody_left(marker)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_when_the_main_process_is_killed_nobody_is_left_and_the_sweep_can_go_on(tmp_path, dpexp, seed):
+    """The worker that kills it is stopped then, and the other one waits for it: the kernel has to end them."""
+    place = random.Random(seed).choice(list(places(seed)))
+    model = faulty_model(tmp_path, "kill_main_and_stop", place, victim=1, training=1 + seed)
+    process, marker = started(tmp_path, "-m", *SEVERAL, *model, "seed=1,2")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert nobody_left(marker)
+    again = dpexp(f"resume={tmp_path / 'out'}", "model.builder=deeds:build")
+    assert again.status == 0
+    assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "ok"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["_pydantic_core", "libtorch_python"])
+def test_ctrl_c_while_everything_is_still_imported_is_no_traceback(tmp_path, library):
+    process, marker = started(tmp_path, *SEVERAL)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and library not in maps.read_text():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert nobody_left(marker)

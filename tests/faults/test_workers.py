@@ -1,0 +1,121 @@
+"""Whatever happens to a worker: the job fails with the cause, nothing is left, and the next job runs."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import time
+
+import pytest
+from deeds import Place, ask_for_too_much, crash, fail, get_on, kill, leave, spin, stop
+from fault_helpers import Faulty, children, descriptors, places, run_job, shared_names
+
+from dpexp import launch, position, results
+from dpexp.errors import WorkerError
+from dpexp.position import COMMUNICATE, COMPUTE, TRAINING, WAIT
+
+MOMENTS = [
+    pytest.param(strategy, rank, place, id=f"{strategy}-rank {rank}-{place}")
+    for strategy in ("sync_dp", "ddp")
+    for rank in range(3 if strategy == "sync_dp" else 2)
+    for place in places(seed=rank)
+    if strategy == "sync_dp" or place.phase not in (WAIT, COMMUNICATE)  # which ddp can't tell from others
+]
+
+
+def failure(folder, place, deed, victim, *overrides):
+    """The error of a job to whose worker something happens; it is what the result says, too."""
+    with pytest.raises(WorkerError) as caught:
+        run_job(folder, *overrides, group=Faulty(place, deed, victim))
+    recorded = results.read(folder / results.FILE_NAME)
+    assert (recorded.status, recorded.error, recorded.details) == (
+        "failed",
+        str(caught.value),
+        caught.value.details or None,
+    )
+    return caught.value
+
+
+@pytest.mark.parametrize(("strategy", "rank", "place"), MOMENTS)
+def test_a_killed_worker_is_named_with_signal_step_and_phase(tmp_path, strategy, rank, place):
+    error = failure(tmp_path, place, kill, rank, "workers=3", f"strategy={strategy}")
+    assert str(error) == f"rank {rank} was killed by SIGKILL, {place}"
+
+
+def test_nothing_is_left_of_failed_jobs_and_the_next_one_runs(tmp_path):
+    run_job(tmp_path, "workers=2")  # what is made once is there
+    gc.collect()
+    before = descriptors(), shared_names(), children()
+    for number, place in enumerate(places(seed=7)):
+        failure(tmp_path, place, kill, number % 2, "workers=2")
+    gc.collect()
+    assert (descriptors(), shared_names(), children()) == (before[0], before[1], set())
+    run_job(tmp_path, "workers=2")
+    assert results.read(tmp_path / results.FILE_NAME).status == "ok"
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("strategy", ["sync_dp", "ddp"])
+def test_what_a_worker_raises_is_the_cause_whatever_others_say(tmp_path, rank, strategy):
+    place = Place(TRAINING, COMPUTE, 3)
+    error = failure(tmp_path, place, fail, rank, "workers=3", f"strategy={strategy}")
+    assert str(error) == f"rank {rank} failed {place}: ValueError: no such luck in two lines"
+    assert "in fail\n" in error.details
+    assert (tmp_path / "error.log").read_text() == error.details
+
+
+def test_memory_that_torch_cannot_have_is_the_cause(tmp_path):
+    error = failure(tmp_path, Place(TRAINING, COMPUTE, 2), ask_for_too_much, 1, "workers=2")
+    assert "rank 1 failed while training" in str(error)
+    assert "allocate" in str(error)
+    assert "in ask_for_too_much" in error.details
+
+
+@pytest.mark.parametrize("deed", [stop, spin], ids=lambda deed: deed.__name__)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_hang_ends_with_the_stacks_of_all_workers(tmp_path, rank, deed):
+    place = Place(TRAINING, COMPUTE, 4)
+    error = failure(tmp_path, place, deed, rank, "workers=2", "launch.timeout_seconds=1")
+    stopped = ", stopped by a signal" if deed is stop else ""
+    assert f"rank {rank} {place}{stopped}" in str(error)
+    assert f"rank {1 - rank} while training, in step 4, phase wait" in str(error)
+    assert "launch.timeout_seconds" in str(error)
+    own, other = f"in {deed.__name__}\n", "barrier.py"
+    assert own in error.details
+    assert other in error.details
+    assert not children()
+
+
+def test_a_worker_that_gets_on_slowly_is_no_hang():
+    launch.launch(get_on, [(1.5,)] * 2, lambda notice: None, timeout_seconds=0.5)
+
+
+def test_time_in_which_this_process_was_stopped_itself_is_no_hang(monkeypatch):
+    board = position.Board(1)
+    patience = launch._Patience(board, timeout_seconds=100.0)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 10_000)
+    assert not patience.over()
+    board.close()
+
+
+def test_a_crash_in_native_code_shows_where_python_was(tmp_path):
+    error = failure(tmp_path, Place(TRAINING, WAIT, 2), crash, 1, "workers=2")
+    assert str(error).startswith(f"rank 1 was killed by {signal.SIGSEGV.name}, while training")
+    assert "in crash\n" in error.details
+
+
+def test_a_worker_that_just_leaves_is_named(tmp_path):
+    error = failure(tmp_path, Place(TRAINING, COMPUTE, 2), leave, 1, "workers=2")
+    assert str(error).startswith("rank 1 exited with status 7 without a report, while training")
+
+
+def test_blocks_finished_before_a_failure_are_kept(tmp_path):
+    with pytest.raises(WorkerError):
+        run_job(
+            tmp_path,
+            "workers=2",
+            "measurement.repeats=3",
+            group=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, training=2),
+        )
+    assert len(results.read(tmp_path / results.FILE_NAME).blocks) == 2
