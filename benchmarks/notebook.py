@@ -64,7 +64,7 @@ def run(rounds: int) -> None:
 def _block(baseline: float, candidate: float, conditions: Conditions) -> Block:
     plain = Training(
         seconds=candidate,
-        epoch_losses=[],
+        epoch_losses=[None],
         test_loss=None,
         test_accuracy=None,
         epoch_seconds=[],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,17 +75,19 @@ class _Job:
 
 def aggregate(folders: Sequence[Path]) -> Summary:
     """Read all jobs below `folders`. Raises ResultError when there is none, or machines are mixed."""
-    jobs, others = _collect(folders)
+    with _no_garbage_collection():
+        jobs, others = _collect(folders)
     if not jobs and not others:
         raise ResultError(f"no job lies below {', '.join(map(str, folders))}: look for folders with result.json")
     good = [job for job in jobs if job.result.status == "ok"]
     _refuse_mixed_machines(good)
     labels = series.labels([job.series for job in good])
 
+    singles = _SingleWorkers.among(good)
     groups: dict[str, list[_Job]] = {}
     for job in good:
         groups.setdefault(job.key, []).append(job)
-    rows = [_row(group, good, labels[group[0].series_key]) for group in groups.values()]
+    rows = [_row(group, singles, labels[group[0].series_key]) for group in groups.values()]
     rows += [_failed_row(job) for job in jobs if job.result.status != "ok"]
     rows += others
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(INTEGERS, "Int64"))
@@ -94,6 +98,18 @@ def aggregate(folders: Sequence[Path]) -> Summary:
         environment.machine if environment else None,
         environment.usable_cores if environment else None,
     )
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """For making many objects that all stay: to look through them again and again takes longer than to read them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _collect(folders: Sequence[Path]) -> tuple[list[_Job], list[dict[str, Any]]]:
@@ -141,12 +157,12 @@ def _refuse_mixed_machines(jobs: list[_Job]) -> None:
         )
 
 
-def _row(group: list[_Job], good: list[_Job], label: str) -> dict[str, Any]:
+def _row(group: list[_Job], singles: _SingleWorkers, label: str) -> dict[str, Any]:
     """One configuration; measured more than once, its blocks are pooled."""
     config = group[0].config
     trainings = [block.candidate for block in _kept(group)]
     time = geometric_mean([own.seconds for own in trainings])
-    baseline = _baseline(group, good)
+    baseline = _baseline(group, singles)
     speedup, efficiency = baseline.speedup, baseline.speedup.scaled(1 / config.workers)
     environment = group[0].result.environment
     oversubscribed = busy_threads(config, environment) > environment.usable_cores
@@ -191,7 +207,7 @@ class _Baseline:
     speedup: Estimate
 
 
-def _baseline(group: list[_Job], good: list[_Job]) -> _Baseline:
+def _baseline(group: list[_Job], singles: _SingleWorkers) -> _Baseline:
     """The sequential trainings of the same blocks, else the workers=1 jobs of the same settings.
 
     Speedup is the ratio of throughputs. For equal samples that is T(sequential) / T(w); in weak scaling,
@@ -204,7 +220,7 @@ def _baseline(group: list[_Job], good: list[_Job]) -> _Baseline:
         seconds = [own.seconds for own, _ in pairs], [own.seconds for _, own in pairs]
         ratio = paired_ratio(*seconds, pilot=config.measurement.pilot)
         return _Baseline("sequential in the same blocks", [own for own, _ in pairs], ratio.scaled(config.work_ratio))
-    single = _single_worker(group[0], good)
+    single = singles.of(group[0])
     trainings = [block.candidate for block in _kept(single)]
     if not single:
         return _Baseline("none", trainings, Estimate(math.nan, math.nan, math.nan))
@@ -223,20 +239,29 @@ def _test_accuracy(trainings: list[Training]) -> float:
     return next((own.test_accuracy for own in trainings if own.test_accuracy is not None), math.nan)
 
 
-def _single_worker(job: _Job, good: list[_Job]) -> list[_Job]:
-    """The workers=1 jobs of the same configuration: of the same strategy, else sequential."""
+@dataclass(frozen=True)
+class _SingleWorkers:
+    """The good workers=1 jobs, found by all settings but the strategy."""
 
-    def same(other: _Job, strategy: str) -> bool:
-        alike = [
-            {key: value for key, value in one.series.items() if not key.startswith("strategy.")} for one in (other, job)
-        ]
-        same_job = other.config.workers == 1 and other.config.data.size == job.config.data.size
-        return same_job and other.config.strategy.name == strategy and alike[0] == alike[1]
+    jobs: dict[str, list[_Job]]
 
-    for strategy in (job.series["strategy.name"], "sequential"):
-        if found := [other for other in good if same(other, strategy)]:
-            return found
-    return []
+    @classmethod
+    def among(cls, good: list[_Job]) -> _SingleWorkers:
+        jobs: dict[str, list[_Job]] = {}
+        for job in good:
+            if job.config.workers == 1:
+                jobs.setdefault(cls._key(job, job.config.strategy.name), []).append(job)
+        return cls(jobs)
+
+    def of(self, job: _Job) -> list[_Job]:
+        """Those of the same configuration and strategy, else of the sequential one."""
+        names = (job.config.strategy.name, "sequential")
+        return next((found for name in names if (found := self.jobs.get(self._key(job, name)))), [])
+
+    @staticmethod
+    def _key(job: _Job, strategy: str) -> str:
+        settings = {name: value for name, value in job.series.items() if not name.startswith("strategy.")}
+        return json.dumps([settings, job.config.data.size, strategy])
 
 
 def _warnings(group: list[_Job], baseline: str) -> Iterable[str]:
@@ -270,10 +295,11 @@ def _settings(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _failed_row(job: _Job) -> dict[str, Any]:
+    unfinished = f"interrupted after {len(job.result.kept())} of its blocks: resume it"
     return {
         **_settings(job.config),
         "status": job.result.status,
-        "warnings": job.result.error or "no reason was recorded",
+        "warnings": job.result.error or unfinished,
         "job": job.name,
     }
 

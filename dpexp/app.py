@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dpexp import groups
 
 BAD_INPUT, FAILED = 2, 1
+UNPRINTABLE = (errno.ENOSPC, errno.EFBIG, errno.EIO)  # of a standard output; files have their own messages
 
 
 class _Stop(BaseException):
@@ -66,7 +68,7 @@ class _Session:
         self.display = terminal.Display([])
         self.sweeping = False
         self.folder: Path | None = None  # as soon as it is claimed
-        self.jobs = self.measured_before = 0
+        self.jobs = self.succeeded = self.measured_before = 0
         self.errors: list[DpexpError] = []
         self._claim: Claim | None = None
 
@@ -130,6 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # nobody reads any more: the results are on disk
             sys.stdout = None  # Python would flush it at its end, and complain
             return FAILED
+        except OSError as error:
+            if wants_traceback or error.errno not in UNPRINTABLE:
+                raise
+            terminal.show_error(f"can't print: {error.strerror}")
+            return FAILED
 
 
 def _run() -> int:
@@ -178,8 +185,7 @@ def _other_ranks_aside(world: World | None) -> Iterator[None]:
 def _task(composed: DictConfig) -> None:
     """One job, in the folder that Hydra made for it. In a sweep, an error is told and the next job runs."""
     server.start_server()  # it imports torch while this process does
-    from dpexp import groups, job, results  # slow to import: --help and errors don't wait for it
-    from dpexp.aggregate import aggregate
+    from dpexp import groups, job  # slow to import: --help and errors don't wait for it
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -197,10 +203,8 @@ def _task(composed: DictConfig) -> None:
             group=_session.group,
             resume=_session.asked.resumes is not None,
         )
+        _session.succeeded += 1
         _session.measured_before += not measured
-        if not _session.sweeping and _session.writes:
-            _session.display.close()
-            terminal.show_report(aggregate([folder]), [folder / results.FILE_NAME])
     except DpexpError as error:
         if isinstance(error, WorkerError) and error.details and _session.writes:
             error.args = (f"{error} (see {folder / job.ERROR_LOG})",)
@@ -213,17 +217,21 @@ def _task(composed: DictConfig) -> None:
 
 
 def _close() -> int:
-    """After the last job: aggregate what a sweep has measured, however it ended; return the exit status."""
+    """After the last job: report what was measured, however it ended; return the exit status."""
     _session.display.close()
     folder, errors = _session.folder, _session.errors
-    if folder is None or not _session.sweeping or not _session.jobs:
-        return 0
-    if not _session.writes:
+    if folder is None or not _session.jobs or not _session.writes:
         return FAILED if errors else 0
+    from dpexp.aggregate import aggregate  # slow to import: --help and errors don't wait for these
+    from dpexp.report import write_report
+    from dpexp.results import FILE_NAME
+
+    if not _session.sweeping:
+        if _session.succeeded:
+            terminal.show_report(aggregate([folder]), [folder / FILE_NAME])
+        return 0
     if len(errors) == _session.jobs and all(_status(error) == BAD_INPUT for error in errors):
         return BAD_INPUT  # nothing was measured: nothing to report
-    from dpexp.report import write_report
-
     try:
         written = write_report([folder], folder)
     except DpexpError as error:

@@ -14,7 +14,7 @@ from dpexp import cgroups
 PROBE_ROUNDS = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Conditions:
     """Of one block. The probes are short, fixed pieces of work, done in the parent before the block."""
 

@@ -7,11 +7,12 @@ named `_check_*` check what no single field can know. Inside the package these o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -218,9 +219,14 @@ class ExperimentConfig:
     launch: LaunchConfig
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All values, nested as in the YAML files; the caller's own."""
+        return _ADAPTER.dump_python(self, mode="json")  # type: ignore[no-any-return]
+
+    @property
     def sha256(self) -> str:
         """The same for jobs that measure the same: of all settings but how processes are watched."""
-        settings = dataclasses.asdict(self)
+        settings = self.settings
         del settings["launch"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
@@ -249,7 +255,7 @@ class ExperimentConfig:
         """Optimizer updates of the whole training."""
         return self.epochs * self.updates_per_epoch
 
-    @property
+    @functools.cached_property
     def work_ratio(self) -> float:
         """Samples of an epoch over the sequential baseline's: 1, but in weak scaling."""
         return self.train_samples / self.baseline().train_samples
@@ -301,9 +307,13 @@ class ExperimentConfig:
 
     def baseline(self, threads: int | None = None) -> ExperimentConfig:
         """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
-        sequential = PlainStrategyConfig(name="sequential")
-        threads = threads or self.threads_per_worker
-        return dataclasses.replace(self, workers=1, strategy=sequential, threads_per_worker=threads)
+        if threads is not None:
+            return dataclasses.replace(self._baseline, threads_per_worker=threads)
+        return self._baseline
+
+    @functools.cached_property
+    def _baseline(self) -> ExperimentConfig:
+        return dataclasses.replace(self, workers=1, strategy=PlainStrategyConfig(name="sequential"))
 
     @model_validator(mode="after")
     def _check_together(self) -> ExperimentConfig:
@@ -341,6 +351,9 @@ class ExperimentConfig:
                 "choose a smaller batch.size or a larger data.size"
             )
         return self
+
+
+_ADAPTER = TypeAdapter(ExperimentConfig)
 
 
 def check_size(config: ExperimentConfig, available: int) -> None:

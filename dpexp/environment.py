@@ -24,6 +24,13 @@ def usable_cores() -> int:
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
+def available_memory_bytes() -> int:
+    """Memory that this process may still take: what the machine has left, and what the cgroup allows."""
+    left = cgroups.memory_left_bytes()
+    machine: int = psutil.virtual_memory().available
+    return machine if left is None else max(0, min(machine, left))
+
+
 @dataclass(frozen=True)
 class Environment:
     """Machine, libraries and code of a measurement, as kept in its result."""

@@ -38,6 +38,8 @@ STYLE = {
     "svg.hashsalt": "dpexp",
 }
 
+MOST_SERIES, MOST_SIZES = 12, 24  # that are drawn: nobody reads more, and a figure takes half a second
+
 Painter = Callable[[Axes, pd.DataFrame], None]
 
 
@@ -47,6 +49,7 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     if table.empty:
         return []
     folder.mkdir(exist_ok=True)
+    table, left_out = _readable(table)
     painters = _Painters(table, summary.usable_cores or 1)
     figures: dict[str, tuple[str, Painter]] = {
         f"time_{size}": (f"Training time, {size:,} samples", painters.bars(size))
@@ -59,11 +62,24 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
         figures["speedup_by_workers"] = ("Speedup against workers", painters.by_workers)
     if table.compute_seconds.notna().any():
         figures["phases"] = ("Where the workers' time goes", painters.phases)
-    caption = _caption(summary, table)
+    caption = _caption(summary, table) + left_out
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         return [
             _write(_figure(table, title, paint, caption), folder / name) for name, (title, paint) in figures.items()
         ]
+
+
+def _readable(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The first series, and of the sizes an even choice with the least and the most; in words, what is left out."""
+    series, sizes = list(table.series.unique()), sorted(table.data_size.unique())
+    chosen = sizes
+    if len(sizes) > MOST_SIZES:
+        chosen = [sizes[round(place * (len(sizes) - 1) / (MOST_SIZES - 1))] for place in range(MOST_SIZES)]
+    drawn = table[table.series.isin(series[:MOST_SERIES]) & table.data_size.isin(chosen)]
+    left_out = ""
+    if len(series) > MOST_SERIES or chosen is not sizes:
+        left_out = f"; drawn: {drawn.series.nunique()} of {len(series):,} series, {len(chosen)} of {len(sizes):,} sizes"
+    return drawn, left_out
 
 
 class _Painters:

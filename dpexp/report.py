@@ -18,7 +18,9 @@ from dpexp import figures, terminal
 from dpexp.aggregate import Summary, aggregate
 from dpexp.errors import DpexpError, ResultError
 from dpexp.files import write_atomically
-from dpexp.tables import advice, answers, columns_of, failures, reasons, targets
+from dpexp.tables import advice, answers, columns_of, failures, first, reasons, targets
+
+MOST_ROWS = 1000  # on the page
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def _page(summary: Summary, drawn: list[Path]) -> str:
         loader=jinja2.PackageLoader("dpexp", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     common, columns = columns_of(summary)
+    rows = list(zip(*columns.values(), strict=True))
     order = ("speedup_by_workers", "speedup", "efficiency", "phases", "time")
     drawn = sorted(drawn, key=lambda path: order.index(path.stem) if path.stem in order else len(order))
     pictures = [
@@ -63,12 +66,13 @@ def _page(summary: Summary, drawn: list[Path]) -> str:
     return environment.get_template("report.html.j2").render(
         common=common,
         machine=summary.machine,
-        answers=[*answers(summary), *targets(summary)],
-        reasons=reasons(summary),
-        advice=advice(summary),
+        answers=first([*answers(summary), *targets(summary)]),
+        reasons=first(reasons(summary)),
+        advice=first(advice(summary)),
         heads=list(columns),
-        rows=list(zip(*columns.values(), strict=True)),
-        failures=failures(summary),
+        rows=rows[:MOST_ROWS],
+        more_rows=max(0, len(rows) - MOST_ROWS),
+        failures=first(failures(summary)),
         figures=pictures,
     )
 

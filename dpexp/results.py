@@ -26,7 +26,7 @@ VARIANTS = ("candidate", "baseline", "best", "unsynchronized", "independent")
 _CONFIG = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class Distribution:
     """Of one phase's times over the steps of one worker: their sum, and percentiles."""
 
@@ -36,7 +36,7 @@ class Distribution:
     p99: float
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class WorkerTimes:
     """One worker's part in one training; see worker.WorkerReport."""
 
@@ -51,12 +51,12 @@ class WorkerTimes:
     phases: dict[str, Distribution]  # of position.PHASES, and of the whole `step`; empty where none were recorded
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class Training:
     """One timed training. `seconds` is the slowest worker's, between the barriers."""
 
     seconds: PositiveFloat
-    epoch_losses: list[float | None]  # mean over the training samples as visited; None: not finite
+    epoch_losses: Annotated[list[float | None], Field(min_length=1)]  # means over all samples; None: not finite
     test_loss: float | None  # evaluated in the first kept block only: the others repeat it
     test_accuracy: float | None
     epoch_seconds: list[float]  # until the end of each epoch, the clock stopped for evaluation; only with a target
@@ -78,7 +78,7 @@ class Training:
         return [{name: distribution.seconds for name, distribution in one.items()} for one in recorded]
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class Block:
     """One round. `warmup`: run and discarded. `baseline` is None when the measurement has none."""
 
@@ -98,7 +98,7 @@ class Block:
         return {name: training for name, training in named.items() if training is not None}
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class RunResult:
     """Everything that one job measured, and on what. `error` is None when the status is ok."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ Settings = Mapping[str, Any]
 
 def settings(config: ExperimentConfig) -> dict[str, Any]:
     """All settings that one curve must share: all but workers, data size and what doesn't change a block."""
-    values = dataclasses.asdict(config)
+    values = config.settings
     for path in (
         "workers",
         "checkpoint",

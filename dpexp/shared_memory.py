@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dpexp.environment import available_memory_bytes
 from dpexp.errors import WorkerError
 from dpexp.files import anonymous_file
 
@@ -39,6 +40,12 @@ class SharedTensors(Mapping[str, torch.Tensor]):
     def allocate(cls, layout: Layout) -> SharedTensors:
         """Zeroed tensors of the given shapes and dtypes. Raises WorkerError when memory is short."""
         _, total_bytes = _place(layout)
+        available = available_memory_bytes()
+        if total_bytes > available:  # the kernel would rather kill somebody than say so
+            raise WorkerError(
+                f"no room for {total_bytes / 2**20:,.0f} MiB of shared memory: {available / 2**20:,.0f} MiB are "
+                "available; choose a smaller data.size or model, or free memory"
+            )
         descriptor = anonymous_file()
         try:
             # Reserve the pages now: a shortage is an error here, and would be SIGBUS at first touch.

@@ -6,6 +6,7 @@ interval, and the ratio of two geometric means is the geometric mean of the rati
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def pairs_needed(
     stopping when it is narrow, would stop when the spread happens to look small, and cover too seldom.
     """
     logs = _log_ratios(numerators, denominators)
-    quantile = float(stats.t.ppf((1 + level) / 2, len(logs) - 1))
+    quantile = _t_quantile(level, len(logs) - 1)
     return max(len(logs), math.ceil((quantile * float(logs.std(ddof=1)) / math.log1p(precision)) ** 2))
 
 
@@ -89,8 +90,14 @@ def _standard_error(logs: np.ndarray) -> float:
     return float(logs.std(ddof=1) / math.sqrt(len(logs))) if len(logs) > 1 else math.nan
 
 
+@functools.lru_cache(maxsize=1024)  # scipy takes longer for it than for all the rest
+def _t_quantile(level: float, freedom: float) -> float:
+    """Of Student's t, two-sided."""
+    return float(stats.t.ppf((1 + level) / 2, freedom))
+
+
 def _from_log(mean: float, standard_error: float, freedom: float, level: float) -> Estimate:
     if math.isnan(standard_error):
         return Estimate(math.exp(mean), math.nan, math.nan)
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * standard_error
+    half = _t_quantile(level, freedom) * standard_error
     return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half))

@@ -26,6 +26,12 @@ HEADS = (
 )
 
 
+def first(lines: list[str], most: int = 20) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = [f"... and {len(lines) - most:,} more like these: results.csv has all"] if len(lines) > most else []
+    return [*lines[:most], *more]
+
+
 def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     """What all good rows have in common, in words, and the columns by head in which they differ or have numbers."""
     rows = [_cells(row) for _, row in summary.table[summary.table.status == "ok"].iterrows()]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dpexp.aggregate import Summary
 
 
+MOST_ROWS = 100
 _quiet = {"errors": False, "rest": False}
 
 
@@ -49,6 +50,7 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
         answers,
         columns_of,
         failures,
+        first,
         reasons,
         targets,
     )
@@ -72,10 +74,13 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     for head in columns:
         textual = head in ("configuration", "remarks")
         table.add_column(head, justify="left" if textual else "right", no_wrap=not textual)
-    for row in zip(*columns.values(), strict=True):
+    rows = list(zip(*columns.values(), strict=True))
+    for row in rows[:MOST_ROWS]:
         table.add_row(*row)
     if columns:
         console.print(table)
+        if len(rows) > MOST_ROWS:
+            console.print(f"... and {len(rows) - MOST_ROWS:,} more rows: results.csv has all")
         if summary.table.oversubscribed.eq(True).any():
             console.print(f"* more threads than the {summary.usable_cores} usable cores")
         console.print(
@@ -84,13 +89,13 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
             "95 %\n",
             soft_wrap=True,
         )
-    for line in [*answers(summary), *targets(summary)]:
+    for line in first([*answers(summary), *targets(summary)]):
         console.print(line, soft_wrap=True)
-    for line in reasons(summary):
+    for line in first(reasons(summary)):
         console.print(line, soft_wrap=True, style="dim")
-    for line in advice(summary):
+    for line in first(advice(summary)):
         console.print(f"doubt: {line}", soft_wrap=True, style="yellow")
-    for line in failures(summary):
+    for line in first(failures(summary)):
         console.print(line, soft_wrap=True, style="red")
     for path in paths:
         console.print(f"wrote {path}", soft_wrap=True)

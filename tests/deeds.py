@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -150,6 +151,7 @@ def build(
     The file `counter` gets a byte for each training that this worker starts.
     """
     own = {"signal_main": partial(signal_main, number), "signal_all": partial(signal_all, number)}
+    own["remove_output"] = partial(shutil.rmtree, Path(counter).parent / "out")
     if multiprocessing.current_process().name == f"dpexp-{victim}":
         with Path(counter).open("ab") as file:
             file.write(b".")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import math
 import zipfile
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import numpy as np
 import torch
 
 from dpexp.config import ArraysDataConfig, SyntheticDataConfig
+from dpexp.environment import available_memory_bytes
 from dpexp.errors import DataError
+from dpexp.files import write_atomically
 
 Split = tuple[torch.Tensor, torch.Tensor]  # inputs (n, *shape), labels (n,)
 
@@ -36,13 +40,34 @@ def torchvision_split(name: str, train: bool, cache: Path) -> Split:
                     f"data={name} is not in {folder} and could not be downloaded ({_first_line(error)}); "
                     "data=mnist and data=synthetic need no network"
                 ) from error
+    _check_pinned(folder / f"{name}-{'train' if train else 'test'}.sha256", np.asarray(split.data), split.targets)
     inputs = torch.as_tensor(split.data)
     inputs = inputs.permute(0, 3, 1, 2) if inputs.dim() == 4 else inputs.unsqueeze(1)
     return inputs, torch.as_tensor(split.targets)
 
 
+def _check_pinned(pin: Path, data: np.ndarray, targets: object) -> None:
+    """Hold a split to the checksum that it had when it was first read: not all of torchvision's files have one."""
+    digest = hashlib.sha256(np.ascontiguousarray(data).data)
+    digest.update(np.asarray(targets, dtype=np.int64).data)
+    try:
+        if not pin.exists():
+            write_atomically(pin, digest.hexdigest())
+        elif pin.read_text() != digest.hexdigest():
+            raise DataError(f"{pin.stem} in {pin.parent} is damaged: its SHA-256 isn't the one of {pin}; delete both")
+    except OSError as error:
+        raise DataError(f"can't write the data cache {pin}: {error.strerror}; set data.cache") from error
+
+
 def synthetic_splits(config: SyntheticDataConfig, train_samples: int, seed: int) -> tuple[Split, Split]:
     """Gaussian classes with seeded means: training and test samples, float32, labels uniform at random."""
+    samples = train_samples + config.test_size
+    needed, available = 4 * samples * math.prod(config.shape), available_memory_bytes()
+    if needed > available:
+        raise DataError(
+            f"data.size={config.size} samples of shape {config.shape} take {needed / 2**20:,.0f} MiB, and "
+            f"{available / 2**20:,.0f} MiB of memory are available: choose fewer"
+        )
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(config.classes, *config.shape, generator=generator)
     # Two random unit-variance means lie sqrt(2 d) apart in d dimensions: scale them to the separation.

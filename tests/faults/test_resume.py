@@ -1,0 +1,210 @@
+"""`resume=FOLDER`: what is missing is measured, what is there stays, and nothing is run that only the folder names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from conftest import TINY, tiny
+from deeds import Place, kill
+from fault_helpers import Faulty, run_job
+
+from dpexp import job, results
+from dpexp.errors import ConfigError, WorkerError
+from dpexp.files import Claim
+from dpexp.position import COMPUTE, TRAINING
+
+OWN = [override for override in TINY if not override.startswith("model.")]
+
+
+@pytest.fixture
+def sweep(dpexp, tmp_path):
+    """A finished sweep of two jobs."""
+    assert dpexp("-m", *TINY, "workers=1,2").status == 0
+    return tmp_path / "out"
+
+
+def statuses(sweep):
+    return pd.read_csv(sweep / "results.csv").status.tolist()
+
+
+def test_a_missing_job_is_measured_and_the_others_stay(dpexp, sweep):
+    good = (sweep / "0" / "result.json").read_bytes()
+    (sweep / "1" / "result.json").unlink()
+    outcome = dpexp(f"resume={sweep}")
+    assert (outcome.status, statuses(sweep)) == (0, ["ok", "ok"])
+    assert (sweep / "0" / "result.json").read_bytes() == good
+
+
+def test_what_is_no_good_result_of_the_same_settings_is_measured_again(tmp_path):
+    run_job(tmp_path, "workers=2")
+    measured = results.read(tmp_path / results.FILE_NAME)
+    other = tiny("workers=1")
+    for left in (
+        replace(measured, status="failed", error="rank 1 was killed", blocks=[]),
+        replace(measured, status="unfinished", blocks=[]),
+        replace(measured, config=other, config_sha256=other.sha256),
+        None,
+    ):
+        if left is None:
+            (tmp_path / results.FILE_NAME).write_text("{")
+        else:
+            results.write(left, tmp_path)
+        assert run_job(tmp_path, "workers=2", resume=True)
+        again = results.read(tmp_path / results.FILE_NAME)
+        assert (again.status, again.config) == ("ok", measured.config)
+
+
+def test_a_finished_sweep_is_only_reported_again(dpexp, sweep):
+    before = {path: path.read_bytes() for path in sweep.glob("*/result.json")}
+    table = (sweep / "results.csv").read_bytes()
+    outcome = dpexp("-m", f"resume={sweep}")
+    assert outcome.status == 0
+    assert "2 of 2 jobs had been measured before" in outcome.out
+    assert {path: path.read_bytes() for path in sweep.glob("*/result.json")} == before
+    assert (sweep / "results.csv").read_bytes() == table
+
+
+def test_a_single_run_is_resumed_too(dpexp, tmp_path):
+    assert dpexp(*TINY).status == 0
+    (tmp_path / "out" / "result.json").unlink()
+    assert dpexp(f"resume={tmp_path / 'out'}").status == 0
+    assert results.read(tmp_path / "out" / "result.json").status == "ok"
+
+
+def test_kept_blocks_count_and_new_ones_are_warmed_up_again(tmp_path):
+    settings = ["workers=2", "measurement.repeats=3", "measurement.warmup=1"]
+    with pytest.raises(WorkerError):
+        run_job(tmp_path, *settings, group=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, training=2))
+    first = results.read(tmp_path / results.FILE_NAME)
+    assert [block.warmup for block in first.blocks] == [True, False]
+    assert run_job(tmp_path, *settings, resume=True)
+    finished = results.read(tmp_path / results.FILE_NAME)
+    assert finished.blocks[:2] == first.blocks
+    assert [block.warmup for block in finished.blocks] == [True, False, True, False, False]
+    assert (finished.started_at, len(finished.resumed_at)) == (first.started_at, 1)
+    assert not run_job(tmp_path, *settings, resume=True)  # nothing is missing
+
+
+def test_what_a_timing_chose_for_the_first_blocks_is_kept_for_the_others(tmp_path):
+    settings = ["workers=2", "measurement.repeats=2", "measurement.best_sequential=true", "dtype=float32"]
+    run_job(tmp_path, *settings)
+    measured = results.read(tmp_path / results.FILE_NAME)
+    block = measured.blocks[0]
+    other = [replace(worker, threads=2) for worker in block.baseline.workers]
+    changed = replace(
+        block,
+        candidate=replace(block.candidate, linear_kernel="onednn"),
+        best=replace(block.baseline, workers=other),
+        order=["baseline", "best", "candidate"],
+    )
+    results.write(replace(measured, status="unfinished", blocks=[changed]), tmp_path)
+    run_job(tmp_path, *settings, resume=True)
+    again = results.read(tmp_path / results.FILE_NAME).blocks[1]
+    assert (again.candidate.linear_kernel, again.best.threads) == ("onednn", 2)
+
+
+def test_weights_that_are_gone_are_trained_again(tmp_path):
+    run_job(tmp_path, "checkpoint=true")
+    (tmp_path / job.CHECKPOINT).unlink()
+    assert run_job(tmp_path, "checkpoint=true", resume=True)
+    assert (tmp_path / job.CHECKPOINT).exists()
+
+
+def test_blocks_of_other_code_do_not_count(tmp_path):
+    run_job(tmp_path)
+    measured = results.read(tmp_path / results.FILE_NAME)
+    old = replace(measured, status="unfinished", environment=replace(measured.environment, commit="0123"))
+    results.write(old, tmp_path)
+    run_job(tmp_path, resume=True)
+    assert len(results.read(tmp_path / results.FILE_NAME).blocks) == 1
+
+
+def test_a_diverged_job_starts_from_nothing(tmp_path):
+    run_job(tmp_path)
+    results.write(replace(results.read(tmp_path / results.FILE_NAME), status="diverged"), tmp_path)
+    assert run_job(tmp_path, resume=True)
+
+
+def test_times_of_another_machine_are_refused(tmp_path):
+    run_job(tmp_path)
+    measured = results.read(tmp_path / results.FILE_NAME)
+    results.write(replace(measured, environment=replace(measured.environment, cpu_model="Abacus")), tmp_path)
+    with pytest.raises(ConfigError, match="was measured on Abacus"):
+        run_job(tmp_path, resume=True)
+    assert results.read(tmp_path / results.FILE_NAME).environment.cpu_model == "Abacus"
+
+
+def test_the_watch_over_processes_may_change(dpexp, sweep):
+    outcome = dpexp(f"resume={sweep}", "launch.timeout_seconds=50")
+    assert "2 of 2 jobs had been measured before" in outcome.out
+
+
+def test_two_processes_do_not_work_in_one_folder(dpexp, sweep):
+    claim = Claim(sweep)
+    outcome = dpexp(f"resume={sweep}")
+    claim.close()
+    assert outcome.status == 2
+    assert outcome.err == f"dpexp: {sweep}: another dpexp works there; wait until it ends\n"
+
+
+MISTAKES = {
+    "no folder": ("resume=nowhere", "no command.json can be read there"),
+    "nothing named": ("resume=", "name the folder of one sweep or run"),
+    "another setting": ("resume=SWEEP workers=4", "workers=4 with resume="),
+    "twice": ("resume=SWEEP resume=SWEEP", "name the folder of one sweep or run"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line(dpexp, sweep, arguments, message):
+    outcome = dpexp(*arguments.replace("SWEEP", str(sweep)).split())
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert message in outcome.err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": "other"}', ""])
+def test_a_damaged_command_is_one_line(dpexp, sweep, content):
+    (sweep / "command.json").write_text(content)
+    outcome = dpexp(f"resume={sweep}")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "command.json is damaged" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "hydra.callbacks.evil._target_=deeds.make_ruins",
+        "+hydra.callbacks.evil={_target_:deeds.make_ruins}",
+        "hydra/launcher=evil",
+        "++hydra.sweeper._target_=deeds.make_ruins",
+    ],
+)
+def test_code_for_hydra_is_not_taken_from_the_folder(dpexp, sweep, code):
+    command = json.loads((sweep / "command.json").read_text())
+    command["overrides"].append(code)
+    (sweep / "command.json").write_text(json.dumps(command))
+    outcome = dpexp(f"resume={sweep}")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "say that again beside it" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=custom", "model.builder=deeds:make_ruins"],
+        ["model=custom", "++model={builder:'deeds:make_ruins'}"],
+        ["model=custom", "model.builder=${oc.decode:'\"deeds:make_ruins\"'}"],
+    ],
+)
+def test_a_builder_is_not_taken_from_the_folder(dpexp, tmp_path, overrides):
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    command = {"format": "dpexp-command", "version": 1, "multirun": True, "overrides": [*OWN, *overrides]}
+    (folder / "command.json").write_text(json.dumps(command))
+    outcome = dpexp(f"resume={folder}")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "which runs code" in outcome.err
+    assert tiny()  # the overrides that are left are a job
