@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dpexp import groups
 
 BAD_INPUT, FAILED = 2, 1
-UNPRINTABLE = (errno.ENOSPC, errno.EFBIG, errno.EIO)  # of a standard output; files have their own messages
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
 class _Stop(BaseException):
@@ -132,11 +132,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # nobody reads any more: the results are on disk
             sys.stdout = None  # Python would flush it at its end, and complain
             return FAILED
-        except OSError as error:
-            if wants_traceback or error.errno not in UNPRINTABLE:
-                raise
-            terminal.show_error(f"can't print: {error.strerror}")
-            return FAILED
 
 
 def _run() -> int:
@@ -162,7 +157,11 @@ def _run() -> int:
         return stop.status
     except SystemExit as stop:  # of --help, of --version
         return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
+    except BrokenPipeError:
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:  # Hydra writes files of its own
+            raise ResultError(f"can't write {_session.folder}: {error.strerror}{_session.go_on}") from error
         if wants_traceback or _session.jobs:  # before the first job it is about the command line; then it is our bug
             raise
         if isinstance(error, OSError) and error.filename is not None:

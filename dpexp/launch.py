@@ -87,10 +87,10 @@ class _Members:
             how = "closed its connection without a report"
         elif code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-            if -code == signal.SIGKILL and cgroups.memory_kills() > self._memory_kills:
-                how += f", probably out of memory ({_memory_in_words()})"
         else:
             how = f"exited with status {code} without a report"
+        if cgroups.memory_kills() > self._memory_kills:
+            how += f", probably out of memory ({_memory_in_words()})"
         message = f"rank {self.first_rank + number} {how}, {self.board.positions[number]}"
         return WorkerError(message, self.board.stacks()[number])
 

@@ -39,6 +39,8 @@ PRELOAD = [
 IMPORTED_BY = os.getpid()
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
+OUT_OF_MEMORY_SCORE = 500  # of 1000
+
 Target = Callable[..., Any]
 """Called in each process as target(rank, *arguments[rank], notify); returns that process's report."""
 
@@ -88,6 +90,7 @@ def _main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.STATUS)
     _die_with_parent()
+    _die_before_others()
     seat.take()
     try:
         report = target(rank, *arguments, lambda value: sender.send(("notice", value)) if rank == 0 else None)
@@ -118,6 +121,12 @@ def _die_with_parent() -> None:
     if sys.platform == "linux" and alive is not None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.close(alive)
+
+
+def _die_before_others() -> None:
+    """Where memory runs out, Linux shall kill a worker, whose end is told, and not who would tell it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OUT_OF_MEMORY_SCORE))
 
 
 @contextlib.contextmanager

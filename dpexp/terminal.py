@@ -13,6 +13,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from dpexp.errors import ResultError
 from dpexp.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,7 +45,19 @@ def show_line(text: str) -> None:
 
 
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:
-    """The closing table, the answer in words, and where things were written, on standard output."""
+    """The closing table, the answer in words, and where things were written, on standard output.
+
+    Raises ResultError when standard output takes no more, and BrokenPipeError when nobody reads it.
+    """
+    try:
+        _show_report(summary, paths)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ResultError(f"can't print: {error.strerror}") from error
+
+
+def _show_report(summary: Summary, paths: Sequence[Path]) -> None:
     from dpexp.tables import (  # pandas is slow to import: errors don't wait for it
         advice,
         answers,

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,11 @@ class Place:
 
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_server() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    stop()
 
 
 def stop() -> None:
@@ -129,6 +135,10 @@ def run_with_trap(place: Place, deed: Any, victim: int, rank: int, *arguments: A
     return worker.run(rank, *arguments)
 
 
+def make_read_only(mount: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+
+
 def kill_main_and_stop() -> None:
     os.kill(main_process(), signal.SIGKILL)
     stop()
@@ -151,6 +161,7 @@ def build(
     The file `counter` gets a byte for each training that this worker starts.
     """
     own = {"signal_main": partial(signal_main, number), "signal_all": partial(signal_all, number)}
+    own["make_output_read_only"] = partial(make_read_only, Path(counter).parent / "out")
     own["remove_output"] = partial(shutil.rmtree, Path(counter).parent / "out")
     if multiprocessing.current_process().name == f"dpexp-{victim}":
         with Path(counter).open("ab") as file:

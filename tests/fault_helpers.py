@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -70,8 +71,9 @@ def children() -> set[int]:
     """Worker processes of this one: the fork server's children."""
     found = set()
     for child in psutil.Process().children():
-        if "forkserver" in " ".join(child.cmdline()):
-            found |= {one.pid for one in child.children(recursive=True)}
+        with contextlib.suppress(psutil.ZombieProcess):
+            if "forkserver" in " ".join(child.cmdline()):
+                found |= {one.pid for one in child.children(recursive=True)}
     return found
 
 

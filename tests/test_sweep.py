@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 from conftest import TINY
 
@@ -86,32 +83,6 @@ def test_a_single_run_writes_one_result_and_prints_the_table(dpexp, tmp_path):
     ]
     assert "speedup" in outcome.out
     assert str(tmp_path / "out" / "result.json") in outcome.out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["interrupt", "terminate"])
-def test_a_stopped_sweep_leaves_no_process_and_keeps_finished_jobs(tmp_path, how):
-    arguments = ["-m", *TINY, "measurement.repeats=1,1000", f"hydra.sweep.dir={tmp_path}/out"]
-    sweep = subprocess.Popen(
-        [sys.executable, "-m", "dpexp", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    first, second = tmp_path / "out" / "0" / "result.json", tmp_path / "out" / "1" / ".hydra"
-    with sweep:
-        deadline = time.monotonic() + 120
-        while sweep.poll() is None and not (first.exists() and second.exists()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        children = psutil.Process(sweep.pid).children(recursive=True)
-        sweep.send_signal({"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}[how])
-        _, errors = sweep.communicate(timeout=60)
-    assert sweep.returncode == {"interrupt": 130, "terminate": 143}[how]
-    assert "Traceback" not in errors
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
-    assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "missing"]
 
 
 @pytest.mark.slow

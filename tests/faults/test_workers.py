@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from deeds import Place, ask_for_too_much, crash, fail, get_on, kill, leave, spin, stop
+from deeds import Place, ask_for_too_much, crash, fail, get_on, kill, kill_server, leave, spin, stop
 from fault_helpers import Faulty, children, descriptors, places, run_job, shared_names
 
 from dpexp import launch, position, results
@@ -119,3 +119,10 @@ def test_blocks_finished_before_a_failure_are_kept(tmp_path):
             group=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, training=2),
         )
     assert len(results.read(tmp_path / results.FILE_NAME).blocks) == 2
+
+
+def test_when_the_fork_server_dies_in_the_middle_the_job_fails_and_the_next_one_runs(tmp_path):
+    error = failure(tmp_path, Place(TRAINING, COMPUTE, 2), kill_server, 1, "workers=2")
+    assert "exited with status 255 without a report, while training, in step 2" in str(error)
+    assert not children()
+    assert run_job(tmp_path, "workers=2")
