@@ -6,7 +6,7 @@ import argparse
 import datetime
 from pathlib import Path
 
-from benchmarks import costs, exchange, notebook, training
+from benchmarks import costs, endurance, exchange, notebook, training
 from benchmarks.setup import out
 from dpexp import environment
 
@@ -15,6 +15,7 @@ PARTS = {
     "training": lambda rounds: training.run(rounds),
     "exchange": lambda rounds: exchange.run(rounds, HERE),
     "costs": lambda rounds: costs.run(rounds, HERE),
+    "endurance": lambda rounds: endurance.run(),
     "notebook": lambda rounds: notebook.run(rounds),
 }
 

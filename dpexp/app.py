@@ -74,14 +74,20 @@ class _Session:
 
     def begin(self, experiments: list[ExperimentConfig], folder: Path, sweeping: bool) -> None:
         """Before the first job; `experiments` is empty where the jobs aren't known beforehand."""
+        from dpexp.results import refuse_foreign  # slow to import: --help and errors don't wait for it
+
         self.display = terminal.Display([config.visited_samples for config in experiments])
         self.sweeping = sweeping
         try:
             self._claim = Claim(folder)
             if self.asked.resumes is None:
-                resume.write(folder, sweeping, self.asked.overrides)
+                resume.write(folder, self.asked.command)
+            else:
+                refuse_foreign(folder)
         except BlockingIOError as error:
             raise _Stop(ConfigError(f"{folder}: another dpexp works there; wait until it ends")) from error
+        except DpexpError as error:
+            raise _Stop(error) from error
         except OSError as error:
             raise _Stop(ResultError(f"can't write the output folder {folder}: {error.strerror}")) from error
         self.folder = folder
@@ -101,7 +107,7 @@ class _Session:
         """How to measure what is missing, in words."""
         if self.folder is None or not self.writes or self.world is not None:
             return ""
-        return f"; go on with: {resume.hint(self.folder, self.sweeping, self.asked.overrides)}"
+        return f"; go on with: {resume.hint(self.folder, self.asked.command)}"
 
 
 _session: _Session  # of the command that runs: Hydra calls us back without it
@@ -121,7 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if world is not None and asked.resumes is not None:
                 raise ConfigError("resume under torchrun: other machines don't have the folder; start a new sweep")
             _session = _Session(asked, world)
-            return _run()
+            try:
+                return _run()
+            finally:
+                _session.end()
         except DpexpError as error:
             if wants_traceback:
                 raise
@@ -143,9 +152,11 @@ def _run() -> int:
         try:
             with _other_ranks_aside(_session.world), modified_environment(HYDRA_FULL_ERROR="1"):  # Hydra raises itself
                 run()
-        finally:
-            status = _close()
-            _session.end()
+        except BaseException as error:
+            if not _is_unwritable(error):  # nor could a report be written
+                _close()
+            raise
+        status = _close()
         _leave_group()
         return status
     except _Stop as stop:
@@ -160,13 +171,19 @@ def _run() -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:  # Hydra writes files of its own
+        if isinstance(error, OSError) and _is_unwritable(error):
             raise ResultError(f"can't write {_session.folder}: {error.strerror}{_session.go_on}") from error
         if wants_traceback or _session.jobs:  # before the first job it is about the command line; then it is our bug
             raise
         if isinstance(error, OSError) and error.filename is not None:
             raise ResultError(f"can't write the output folder {error.filename}: {error.strerror}") from error
         raise ConfigError(explain(error)) from error
+
+
+def _is_unwritable(error: BaseException) -> bool:
+    """Whether it says that the output folder takes no more; Hydra writes files there, too."""
+    stopped = isinstance(error, _Stop) and isinstance(error.error, ResultError)
+    return stopped or (isinstance(error, OSError) and error.errno in UNWRITABLE)
 
 
 @contextlib.contextmanager
@@ -212,7 +229,7 @@ def _task(composed: DictConfig) -> None:
         if str(error) not in map(str, _session.errors):  # the same cause is told once
             overrides = " ".join(hydra_config.overrides.task)
             terminal.show_error(f"job {hydra_config.job.num} ({overrides}): {error}")
-        _session.errors.append(error)
+        _session.errors.append(type(error)(str(error)))  # a new one: this one's traceback holds the job's data
 
 
 def _close() -> int:

@@ -19,7 +19,7 @@ class Asked:
 
     arguments: list[str]  # for Hydra
     given: list[str]  # the overrides as they were typed
-    overrides: list[str]  # the overrides that are meant
+    command: resume.Command  # what is meant
     resumes: Path | None  # the folder to go on with
 
 
@@ -34,12 +34,14 @@ def parse(arguments: Sequence[str]) -> Asked:
     overrides: list[str] = parser.parse_args(list(arguments)).overrides
     given = [one for one in overrides if not one.startswith("resume=")]
     folders = [one.partition("=")[2] for one in overrides if one.startswith("resume=")]
+    flags = [one for one in arguments if one not in overrides and one not in ("-m", "--multirun")]
     if not folders:
-        return Asked(list(arguments), given, given, None)
+        multirun = "-m" in arguments or "--multirun" in arguments
+        command = resume.Command("dpexp-command", 1, multirun, flags, given)
+        return Asked(list(arguments), given, command, None)
     if len(folders) > 1 or not folders[0]:
         raise ConfigError(f"resume={','.join(folders)}: name the folder of one sweep or run")
     folder = Path(folders[0]).expanduser()
     command = resume.read(folder)
-    meant = resume.expand(folder, command, given)
-    flags = [one for one in arguments if one not in overrides and one not in ("-m", "--multirun")]
-    return Asked([*flags, *(["-m"] if command.multirun else []), *meant], given, meant, folder)
+    meant = resume.expand(folder, command, flags, given)
+    return Asked([*flags, *(["-m"] if command.multirun else []), *meant], given, command, folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -46,6 +48,7 @@ class Environment:
     versions: dict[str, str]
     thread_settings: dict[str, str]  # environment variables as found; workers have their own, see `threads` there
     commit: str | None
+    code_sha256: str  # of this package's own files
 
     @property
     def machine(self) -> str:
@@ -78,6 +81,7 @@ def describe() -> Environment:
             if name in os.environ
         },
         commit=_commit(),
+        code_sha256=_code_sha256(),
     )
 
 
@@ -104,6 +108,15 @@ def _cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _code_sha256() -> str:
+    digest = hashlib.sha256()
+    folder = Path(__file__).resolve().parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _commit() -> str | None:

@@ -36,3 +36,7 @@ class DivergedError(DpexpError):
 
 class ResultError(DpexpError):
     """Results can't be written, read, or aggregated together."""
+
+
+class VersionError(ResultError):
+    """A result that another version of dpexp wrote."""

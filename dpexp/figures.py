@@ -71,11 +71,13 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
 
 def _readable(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The first series, and of the sizes an even choice with the least and the most; in words, what is left out."""
-    series, sizes = list(table.series.unique()), sorted(table.data_size.unique())
+    series = list(table.series.unique())
+    table = table[table.series.isin(series[:MOST_SERIES])]
+    sizes = sorted(table.data_size.unique())
     chosen = sizes
     if len(sizes) > MOST_SIZES:
         chosen = [sizes[round(place * (len(sizes) - 1) / (MOST_SIZES - 1))] for place in range(MOST_SIZES)]
-    drawn = table[table.series.isin(series[:MOST_SERIES]) & table.data_size.isin(chosen)]
+    drawn = table[table.data_size.isin(chosen)]
     left_out = ""
     if len(series) > MOST_SERIES or chosen is not sizes:
         left_out = f"; drawn: {drawn.series.nunique()} of {len(series):,} series, {len(chosen)} of {len(sizes):,} sizes"

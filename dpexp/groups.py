@@ -34,6 +34,7 @@ class Group:
     """On one machine: this process starts every worker."""
 
     target: server.Target = staticmethod(worker.run)  # what each worker process does
+    writes = True  # this process keeps the results
 
     def run(self, work: worker.Work, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
         """One training by fresh processes; the reports of all ranks. Raises WorkerError."""
@@ -103,6 +104,7 @@ class TorchrunGroup(Group):
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.writes = world.rank == 0
         try:
             server = TCPStore(
                 world.master_address, world.master_port, is_master=world.serves_store, wait_for_workers=False
@@ -174,7 +176,7 @@ class TorchrunGroup(Group):
         """See Group. The others wait for rank 0, which writes; who serves the store waits for the others."""
         with contextlib.suppress(RuntimeError):  # the store is gone: so is its server
             if self._world.rank > 0:
-                self._wait_for(["over/0"])
+                self._wait_for(["over/0"])  # in vain where rank 0 has died: it says so
             self._store.set(f"over/{self._world.rank}", "")
             if self._world.serves_store:
                 self._wait_for([f"over/{rank}" for rank in range(self._world.world_size)], CLOSE_SECONDS)
@@ -249,6 +251,8 @@ class TorchrunGroup(Group):
         beats: dict[int, bytes] = {}
         while not self._store.check(keys) and time.monotonic() < started + seconds:
             time.sleep(POLL_SECONDS)
+            if self._world.rank > 0 and self._store.check(["over/0"]) and not self._store.check(keys):
+                raise PeerError("rank 0 has ended before the others: its output says why")
             if time.monotonic() > looked + SILENCE_SECONDS:
                 looked = time.monotonic()
                 for rank in range(self._world.world_size):

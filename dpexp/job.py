@@ -48,7 +48,7 @@ def run(
         earlier = None  # the weights were to be kept with it
     if earlier is not None and earlier.status == "ok":
         return False
-    record = _Record(config, folder, described, earlier)
+    record = _Record(config, folder if group.writes else None, described, earlier)
     started = time.perf_counter()
     try:
         with group.together(config):
@@ -67,7 +67,7 @@ def run(
     except (ConfigError, DataError) as error:
         if record_bad_input:
             record.write("failed", error)
-        else:
+        elif earlier is None:
             record.remove()
         raise
     except WorkerError as error:
@@ -86,10 +86,14 @@ def run(
 
 
 class _Record:
-    """What is known of a job so far, and its files."""
+    """What is known of a job so far, and its files; none where another rank writes them."""
 
     def __init__(
-        self, config: ExperimentConfig, folder: Path, described: environment.Environment, earlier: RunResult | None
+        self,
+        config: ExperimentConfig,
+        folder: Path | None,
+        described: environment.Environment,
+        earlier: RunResult | None,
     ) -> None:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.blocks: list[Block] = [] if earlier is None else list(earlier.blocks)
@@ -98,9 +102,10 @@ class _Record:
         self._started_at = now if earlier is None else earlier.started_at
         self._resumed_at = [] if earlier is None else [*earlier.resumed_at, now]
         self._written = 0.0
-        with results.write_errors(folder):
-            remove_leftovers(folder)
-            (folder / ERROR_LOG).unlink(missing_ok=True)
+        if folder is not None:
+            with results.write_errors(folder):
+                remove_leftovers(folder)
+                (folder / ERROR_LOG).unlink(missing_ok=True)
         if earlier is None:
             self.remove()
 
@@ -112,6 +117,8 @@ class _Record:
 
     def write(self, status: Literal["ok", "failed", "diverged", "unfinished"], error: DpexpError | None = None) -> None:
         """Record all. Raises ResultError."""
+        if self._folder is None:
+            return
         details = error.details or None if isinstance(error, WorkerError) else None
         kept = [block for block in self.blocks if not block.warmup]
         result = RunResult(
@@ -137,6 +144,8 @@ class _Record:
 
     def remove(self) -> None:
         """Take back what was recorded. Raises ResultError."""
+        if self._folder is None:
+            return
         with results.write_errors(self._folder):
             for name in (results.FILE_NAME, CHECKPOINT):
                 (self._folder / name).unlink(missing_ok=True)

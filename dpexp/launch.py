@@ -89,7 +89,8 @@ class _Members:
             how = f"was killed by {signal.Signals(-code).name}"
         else:
             how = f"exited with status {code} without a report"
-        if cgroups.memory_kills() > self._memory_kills:
+        lost_server = 255  # what multiprocessing says when nobody saw the end
+        if code in (-signal.SIGKILL, lost_server) and cgroups.memory_kills() > self._memory_kills:
             how += f", probably out of memory ({_memory_in_words()})"
         message = f"rank {self.first_rank + number} {how}, {self.board.positions[number]}"
         return WorkerError(message, self.board.stacks()[number])
@@ -101,7 +102,8 @@ class _Members:
             self.where(number) + (", stopped by a signal" if stopped[number] else "")
             for number in range(len(self.processes))
         ]
-        stacks = self.board.ask_for_stacks([process.pid for process in self.processes])
+        alive = [process.pid if process.exitcode is None else None for process in self.processes]
+        stacks = self.board.ask_for_stacks(alive)
         details = [f"{state}:\n{stack or 'wrote no stack'}" for state, stack in zip(states, stacks, strict=True)]
         return WorkerError(
             f"no worker got on for {seconds:g} s: {'; '.join(states)}; "

@@ -54,7 +54,7 @@ def measure(
         if config.target_accuracy is not None:  # how long it takes to get there is a matter of luck, too
             trainer.reseed((config.seed + len(blocks)) % 2**32)
         watch, trainings = group.watch(), {}
-        order = sorted(trainer.variants, reverse=len(blocks) % 2 == 1)
+        order = sorted(trainer.variants, reverse=(done if warmup else counted) % 2 == 1)
         evaluated = not warmup and not counted  # the others repeat its updates
         for place, name in enumerate(order):
             report = _reporter(on_progress, config.epochs, (done, to_run), (name, place, len(order)))

@@ -124,13 +124,14 @@ class Board:
     def ask_for_stacks(self, processes: Sequence[int | None]) -> list[str]:
         """Have these processes write their stacks, stopped ones too; wait until they have, or for some seconds."""
         for process in processes:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 if process is not None:
                     os.kill(process, signal.SIGUSR1)
                     os.kill(process, signal.SIGCONT)
         deadline = time.monotonic() + STACK_SECONDS
         seen: list[str] = []
-        while time.monotonic() < deadline and (not all(seen) or seen != self.stacks()):
+        asked = [number for number, process in enumerate(processes) if process is not None]
+        while time.monotonic() < deadline and (not seen or seen != self.stacks() or not all(seen[at] for at in asked)):
             seen = self.stacks()
             time.sleep(STACK_POLL_SECONDS)
         return self.stacks()

@@ -15,8 +15,8 @@ from pydantic.dataclasses import dataclass
 
 from dpexp.conditions import Conditions
 from dpexp.config import ExperimentConfig
-from dpexp.environment import Environment
-from dpexp.errors import ConfigError, ResultError
+from dpexp.environment import Environment, describe
+from dpexp.errors import ConfigError, ResultError, VersionError
 from dpexp.files import write_atomically
 
 FILE_NAME = "result.json"
@@ -170,38 +170,53 @@ def read(path: Path) -> RunResult:
     try:
         return _ADAPTER.validate_json(content)
     except ValidationError as error:
-        raise ResultError(f"{path}: {_why(content, error)}") from error
+        raise _why(path, content, error) from error
 
 
 def read_earlier(folder: Path, config: ExperimentConfig, environment: Environment) -> RunResult | None:
     """What an earlier run of this job has left in `folder`, where that counts: it measured the same.
 
-    None where nothing does. Raises ConfigError when it lies there from another machine.
+    None where nothing does. Raises ConfigError for a result of another version or machine.
     """
-    try:
-        earlier = read(folder / FILE_NAME)
-    except ResultError:
+    earlier = _of_this_machine(folder / FILE_NAME, environment.machine)
+    if earlier is None or earlier.config_sha256 != config.sha256 or earlier.status == "diverged":
         return None
-    if earlier.config_sha256 != config.sha256 or earlier.status == "diverged":
-        return None
-    if earlier.environment.machine != environment.machine:
-        raise ConfigError(
-            f"{folder} was measured on {earlier.environment.machine}, and this is {environment.machine}: "
-            "times must not be mixed; resume it there, or start a sweep of its own here"
-        )
-    same_code = earlier.environment.commit == environment.commit
+    same_code = earlier.environment.code_sha256 == environment.code_sha256
     return earlier if earlier.status == "ok" or same_code else None
 
 
-def _why(content: bytes, error: ValidationError) -> str:
+def refuse_foreign(folder: Path) -> None:
+    """Raise ConfigError when a result below `folder` is of another version or machine: it must not be added to."""
+    machine = describe().machine
+    for path in sorted(folder.rglob(FILE_NAME)):
+        _of_this_machine(path, machine)
+
+
+def _of_this_machine(path: Path, machine: str) -> RunResult | None:
+    """The result, or None where there is none, or only damage."""
+    try:
+        result = read(path)
+    except VersionError as error:
+        raise ConfigError(f"{error}; resume it with that one, or start a new sweep") from error
+    except ResultError:
+        return None
+    if result.environment.machine != machine:
+        raise ConfigError(
+            f"{path} was measured on {result.environment.machine}, and this is {machine}: "
+            "times must not be mixed; resume it there, or start a sweep of its own here"
+        )
+    return result
+
+
+def _why(path: Path, content: bytes, error: ValidationError) -> ResultError:
     """What is wrong with a file that is no result of this version."""
     try:
         values = json.loads(content)
     except ValueError as damage:
-        return f"damaged ({damage})"
+        return ResultError(f"{path}: damaged ({damage})")
     if not isinstance(values, dict) or values.get("format") != "dpexp-result":
-        return "not a result of dpexp"
-    if values.get("version") != VERSION:
-        return f"version {values.get('version')}, but this dpexp reads version {VERSION}"
+        return ResultError(f"{path}: not a result of dpexp")
+    if isinstance(values.get("version"), int) and values["version"] != VERSION:
+        return VersionError(f"{path}: version {values['version']}, but this dpexp reads version {VERSION}")
     first = error.errors()[0]
-    return f"damaged ({'.'.join(str(part) for part in first['loc'])}: {first['msg']})"
+    return ResultError(f"{path}: damaged ({'.'.join(str(part) for part in first['loc'])}: {first['msg']})")

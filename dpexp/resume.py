@@ -7,9 +7,9 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from dpexp.errors import ConfigError
@@ -21,17 +21,18 @@ FOLDERS = ("hydra.run.dir=", "hydra.sweep.dir=")
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Command:
-    """A command line, its flags left out."""
+    """A command line: Hydra's flags but -m, and the overrides."""
 
     format: Literal["dpexp-command"]
     version: Literal[1]
     multirun: bool
-    overrides: list[str]
+    flags: list[str]
+    overrides: list[Annotated[str, Field(pattern="^[^-]")]]  # no flag in disguise
 
     @property
     def own(self) -> list[str]:
         """The overrides that say what is measured."""
-        return [one for one in self.overrides if not one.lstrip("+~").startswith("hydra")]
+        return [one for one in self.overrides if "hydra" not in one.partition("=")[0]]
 
     @property
     def of_hydra(self) -> list[str]:
@@ -39,9 +40,8 @@ class Command:
         return [one for one in self.overrides if one not in self.own and not one.startswith(FOLDERS)]
 
 
-def write(folder: Path, multirun: bool, overrides: Sequence[str]) -> None:
+def write(folder: Path, command: Command) -> None:
     """Keep a command line in the folder that it writes into. Raises OSError."""
-    command = Command(format="dpexp-command", version=1, multirun=multirun, overrides=list(overrides))
     write_atomically(folder / FILE_NAME, json.dumps(dataclasses.asdict(command), indent=1) + "\n")
 
 
@@ -57,10 +57,11 @@ def read(folder: Path) -> Command:
         raise ConfigError(f"resume={folder}: {FILE_NAME} is damaged; start the sweep anew") from error
 
 
-def expand(folder: Path, command: Command, given: Sequence[str]) -> list[str]:
-    """The overrides that `resume=` stands for; `given` are those beside it. Raises ConfigError.
+def expand(folder: Path, command: Command, flags: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The overrides that `resume=` stands for; `flags` and `given` are those beside it. Raises ConfigError.
 
-    Overrides of Hydra itself can name code to run. They are never taken from the folder: the user says them again.
+    Flags and overrides of Hydra itself can name code to run. They are never taken from the folder: the user says them
+    again.
     """
     changes = [one for one in given if one not in command.overrides and not one.startswith("launch.")]
     if changes:
@@ -68,7 +69,9 @@ def expand(folder: Path, command: Command, given: Sequence[str]) -> list[str]:
             f"{' '.join(changes)} with resume={folder}: it repeats {' '.join(command.own) or 'the default'} "
             "and nothing else; start a new sweep for another"
         )
-    if missing := [one for one in command.of_hydra if one not in given]:
+    missing = [one for one in command.of_hydra if one not in given]
+    missing = [*(command.flags if command.flags != list(flags) else []), *missing]
+    if missing:
         raise ConfigError(f"resume={folder}: it was started with {shlex.join(missing)}; say that again beside it")
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     place = f"hydra.{'sweep' if command.multirun else 'run'}.dir='{quoted}'"
@@ -83,8 +86,7 @@ def check_code(builder: str, given: Sequence[str]) -> None:
         )
 
 
-def hint(folder: Path, multirun: bool, overrides: Sequence[str]) -> str:
+def hint(folder: Path, command: Command) -> str:
     """The command that goes on with what `folder` holds."""
-    command = Command(format="dpexp-command", version=1, multirun=multirun, overrides=list(overrides))
     again = [one for one in command.own if "builder" in one]
-    return shlex.join(["python", "-m", "dpexp", f"resume={folder}", *again, *command.of_hydra])
+    return shlex.join(["python", "-m", "dpexp", *command.flags, f"resume={folder}", *again, *command.of_hydra])

@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import ModuleType
@@ -62,6 +62,7 @@ def start_server() -> ForkServerContext:
     # The server's imports must find what this process finds, and make no pool of threads: a forked
     # worker would inherit it broken.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    resource_tracker.ensure_running()  # which unblocks them: so not within
     with modified_environment(PYTHONPATH=path, **single), interrupts.blocked():  # in the server, for good
         forkserver.ensure_running()
     return context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -166,7 +167,8 @@ class Display:
         elapsed = time.monotonic() - self._started
         left = f"{_duration(elapsed * (1 - done) / done)} left" if done > 0.01 else ""
         jobs = f"job {self._job + 1} of {len(self._work)}, " if len(self._work) > 1 else ""
-        self._bar.update(self._task, completed=done, description=jobs + text, left=left, refresh=True)
+        with contextlib.suppress(OSError):  # a terminal that is gone is no reason to end a job
+            self._bar.update(self._task, completed=done, description=jobs + text, left=left, refresh=True)
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from dpexp import app
+from dpexp import app, server
 from dpexp.compose import config_folder, to_experiment
 from dpexp.config import ExperimentConfig
 
@@ -33,6 +33,12 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ.pop("DPEXP_CACHE")
     if before is not None:
         os.environ["DPEXP_CACHE"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> None:
+    """Ours, before a test starts one that has imported nothing."""
+    server.start_server()
 
 
 @pytest.fixture(autouse=True)

@@ -15,23 +15,25 @@ from deeds import STEPS, Place, run_with_trap
 
 from dpexp import job, worker
 from dpexp.groups import Group
-from dpexp.position import COMMUNICATE, COMPUTE, DATA, ENDING, REPORTING, STARTING, TRAINING, UPDATE, WAIT, WARMING_UP
+from dpexp.position import COMPUTE, ENDING, REPORTING, STARTING, TRAINING, WAIT, WARMING_UP
 from dpexp.strategies import strategy_class
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def places(seed: int) -> Iterator[Place]:
-    """Every kind of place, in a random step."""
+def places(seed: int, rank: int = 1) -> Iterator[Place]:
+    """Every kind of place in a rank's life, in a random step."""
     randomly = random.Random(seed)
     yield Place(STARTING)
     for stage, phase in (
         (WARMING_UP, COMPUTE),
         (WARMING_UP, WAIT),
-        *((TRAINING, phase) for phase in (DATA, COMPUTE, COMMUNICATE, WAIT, UPDATE)),
+        *((TRAINING, phase) for phase in range(len(PHASES))),
     ):
         yield Place(stage, phase, randomly.randint(1, STEPS[stage]))
     yield Place(ENDING)
+    if rank == 0:
+        yield Place(EVALUATING)
     yield Place(REPORTING)
 
 

@@ -132,6 +132,14 @@ def test_fashion_mnist_is_read_through_torchvision(tmp_path):
     assert dataset.tensors["train_inputs"].unique().tolist() == [1.0]
 
 
+def test_a_download_that_changed_since_is_an_error(tmp_path):
+    test_fashion_mnist_is_read_through_torchvision(tmp_path)
+    labels = tmp_path / "torchvision" / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")  # torchvision has no checksum of it
+    with pytest.raises(DataError, match=r"fashion_mnist-test in .* is damaged: its SHA-256"):
+        load(composed("data=fashion_mnist", f"data.cache={tmp_path}", "data.size=50", "batch.size=10"))
+
+
 def test_cifar10_is_read_through_torchvision(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
 

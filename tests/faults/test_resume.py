@@ -8,6 +8,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy
 import pandas as pd
 import pytest
 from conftest import TINY, tiny
@@ -126,7 +127,7 @@ def test_weights_that_are_gone_are_trained_again(tmp_path):
 def test_blocks_of_other_code_do_not_count(tmp_path):
     run_job(tmp_path)
     measured = results.read(tmp_path / results.FILE_NAME)
-    old = replace(measured, status="unfinished", environment=replace(measured.environment, commit="0123"))
+    old = replace(measured, status="unfinished", environment=replace(measured.environment, code_sha256="0123"))
     results.write(old, tmp_path)
     run_job(tmp_path, resume=True)
     assert len(results.read(tmp_path / results.FILE_NAME).blocks) == 1
@@ -145,6 +146,38 @@ def test_times_of_another_machine_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="was measured on Abacus"):
         run_job(tmp_path, resume=True)
     assert results.read(tmp_path / results.FILE_NAME).environment.cpu_model == "Abacus"
+
+
+@pytest.mark.parametrize("what", ["version", "machine"])
+def test_a_folder_with_results_of_another_machine_or_version_is_not_touched(dpexp, sweep, what):
+    path = sweep / "0" / "result.json"
+    values = json.loads(path.read_text())
+    if what == "version":
+        values["version"] += 1
+    else:
+        values["environment"]["cpu_model"] = "Abacus"
+    path.write_text(json.dumps(values))
+    (sweep / "1" / "result.json").unlink()
+    before = path.read_bytes()
+    outcome = dpexp(f"resume={sweep}")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "start a" in outcome.err
+    assert path.read_bytes() == before
+    assert not (sweep / "1" / "result.json").exists()
+
+
+def test_data_that_are_gone_cost_no_finished_block(dpexp, tmp_path):
+    arrays = tmp_path / "mine.npz"
+    inputs, labels = numpy.zeros((150, 2), numpy.float32), numpy.arange(150) % 2
+    numpy.savez(arrays, train_inputs=inputs, train_labels=labels, test_inputs=inputs, test_labels=labels)
+    own = ["data=arrays", f"data.path={arrays}", "data.size=101", *(one for one in TINY if not one.startswith("data"))]
+    assert dpexp(*own).status == 0
+    path = tmp_path / "out" / "result.json"
+    results.write(replace(results.read(path), status="unfinished"), path.parent)
+    before = path.read_bytes()
+    arrays.unlink()
+    assert dpexp(f"resume={tmp_path / 'out'}").status == 2
+    assert path.read_bytes() == before
 
 
 def test_the_watch_over_processes_may_change(dpexp, sweep):
@@ -189,6 +222,9 @@ def test_a_damaged_command_is_one_line(dpexp, sweep, content):
         "hydra.callbacks.evil._target_=deeds.make_ruins",
         "+hydra.callbacks.evil={_target_:deeds.make_ruins}",
         "hydra/launcher=evil",
+        "+model@hydra.callbacks.evil=custom",
+        "--experimental-rerun=evil.pickle",
+        "--config-dir=evil",
         "++hydra.sweeper._target_=deeds.make_ruins",
     ],
 )
@@ -198,7 +234,7 @@ def test_code_for_hydra_is_not_taken_from_the_folder(dpexp, sweep, code):
     (sweep / "command.json").write_text(json.dumps(command))
     outcome = dpexp(f"resume={sweep}")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert "say that again beside it" in outcome.err
+    assert "say that again beside it" in outcome.err or "command.json is damaged" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -212,7 +248,7 @@ def test_code_for_hydra_is_not_taken_from_the_folder(dpexp, sweep, code):
 def test_a_builder_is_not_taken_from_the_folder(dpexp, tmp_path, overrides):
     folder = tmp_path / "sweep"
     folder.mkdir()
-    command = {"format": "dpexp-command", "version": 1, "multirun": True, "overrides": [*OWN, *overrides]}
+    command = {"format": "dpexp-command", "version": 1, "multirun": True, "flags": [], "overrides": [*OWN, *overrides]}
     (folder / "command.json").write_text(json.dumps(command))
     outcome = dpexp(f"resume={folder}")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)

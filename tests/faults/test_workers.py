@@ -17,8 +17,8 @@ from dpexp.position import COMMUNICATE, COMPUTE, TRAINING, WAIT
 MOMENTS = [
     pytest.param(strategy, rank, place, id=f"{strategy}-rank {rank}-{place}")
     for strategy in ("sync_dp", "ddp")
-    for rank in range(3 if strategy == "sync_dp" else 2)
-    for place in places(seed=rank)
+    for rank in range(3)
+    for place in places(seed=rank, rank=rank)
     if strategy == "sync_dp" or place.phase not in (WAIT, COMMUNICATE)  # which ddp can't tell from others
 ]
 

@@ -1,0 +1,232 @@
+"""What long use leaves behind, and how fast faults are found: launches with random kills, many jobs, many results."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import random
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from pydantic import TypeAdapter
+from rich.table import Table
+
+from benchmarks.setup import configured, out, prepared
+from dpexp import app, results
+from dpexp.aggregate import aggregate
+from dpexp.config import ExperimentConfig
+from dpexp.data.dataset import load
+from dpexp.errors import WorkerError
+from dpexp.groups import Group
+
+LAUNCHES, JOBS, RESULTS, MAIN_KILLS = 500, 200, 10_000, 20
+TINY = ["data=synthetic", "data.size=101", "data.test_size=40", "data.shape=[16]", "data.classes=3", "model.hidden=[7]"]
+TINY += ["batch.size=24", "batch.scope=global", "measurement.warmup_steps=2"]
+EXAMPLE = Path(__file__).parent.parent / "outputs" / "example"
+MIB = 2**20
+SHARED = Path("/dev/shm")  # noqa: S108 (only looked at)
+CONFIGS = TypeAdapter(ExperimentConfig)
+
+
+def run() -> None:
+    """Print all of it."""
+    _print_soak(LAUNCHES, seed=0)
+    out.print()
+    _print_main_kills(MAIN_KILLS)
+    out.print()
+    _print_jobs(JOBS)
+    out.print()
+    _print_aggregation(RESULTS)
+
+
+@dataclass(frozen=True)
+class Census:
+    """What this process and the machine hold at a moment."""
+
+    descriptors: int
+    threads: int
+    processes: int  # children, and theirs
+    shared_names: int  # in /dev/shm
+    memory_mib: int  # resident, of this process
+
+    @classmethod
+    def take(cls) -> Census:
+        """Now, after a collection of garbage."""
+        gc.collect()
+        own = psutil.Process()
+        names = len(list(SHARED.iterdir())) if SHARED.is_dir() else 0
+        children = len(own.children(recursive=True))
+        return cls(own.num_fds(), own.num_threads(), children, names, own.memory_info().rss // MIB)
+
+
+def soak(launches: int, seed: int) -> tuple[Counter[str], list[float]]:
+    """So many trainings by 1 to 4 workers, every second one of which loses a random worker at a random moment.
+
+    Returns how many ended how, and the seconds from each kill until the error was here.
+    """
+    randomly = random.Random(seed)  # noqa: S311 (no secret)
+    outcomes: Counter[str] = Counter()
+    seconds: list[float] = []
+    jobs = [_job(workers) for workers in (1, 2, 3, 4)]
+    dataset = load(jobs[0])
+    works = [prepared(config, dataset) for config in jobs]
+    Group().run(works[0], lambda epoch: None)
+    for number in range(launches):
+        killer = _Killer(randomly.uniform(0, 0.15), randomly.random()) if number % 2 else None
+        try:
+            with killer or contextlib.nullcontext():
+                Group().run(randomly.choice(works), lambda epoch: None)
+            outcomes["trained"] += 1
+        except WorkerError as error:
+            if killer is not None and killer.killed_at is not None:
+                seconds.append(time.monotonic() - killer.killed_at)
+            outcomes["failed, as " + ("killed" if "was killed by SIGKILL" in str(error) else str(error))] += 1
+    return outcomes, seconds
+
+
+def _job(workers: int) -> ExperimentConfig:
+    return configured(*TINY, f"workers={workers}", "epochs=8")
+
+
+class _Killer:
+    """Within, a thread kills one of the workers after some time, whatever they do then."""
+
+    def __init__(self, after_seconds: float, choice: float) -> None:
+        self._after_seconds, self._choice = after_seconds, choice
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._kill)
+        self.killed_at: float | None = None
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _kill(self) -> None:
+        if self._over.wait(self._after_seconds):
+            return
+        workers = [one for child in psutil.Process().children() for one in child.children()]
+        if workers:
+            with contextlib.suppress(psutil.Error):
+                victim = workers[int(self._choice * len(workers))]
+                self.killed_at = time.monotonic()
+                victim.kill()
+
+
+def _print_soak(launches: int, seed: int) -> None:
+    before = Census.take()
+    outcomes, seconds = soak(launches, seed)
+    out.print(f"{launches} trainings in a row by 1 to 4 workers; in every second one a random worker is sent SIGKILL")
+    for outcome, count in sorted(outcomes.items()):
+        out.print(f"  {count} {outcome}")
+    out.print(
+        f"  from the kill to the error: median {1000 * statistics.median(seconds):.0f} ms, "
+        f"at most {1000 * max(seconds):.0f} ms"
+    )
+    _compare(before, Census.take())
+
+
+def _compare(before: Census, after: Census) -> None:
+    table = Table(box=None)
+    for head in ("", "start", "end"):
+        table.add_column(head, justify="right" if head else "left")
+    for name in vars(before):
+        table.add_row(name.replace("_", " "), str(getattr(before, name)), str(getattr(after, name)))
+    out.print(table)
+
+
+MAIN = """
+from benchmarks import endurance
+from benchmarks.setup import configured, prepared
+from dpexp.data.dataset import load
+from dpexp.groups import Group
+config = configured(*endurance.TINY, "workers=4", "epochs=100000")
+Group().run(prepared(config, load(config)), lambda epoch: print(epoch, flush=True))
+"""
+
+
+def _print_main_kills(kills: int) -> None:
+    """The seconds from the main process's death until nobody is left."""
+    seconds = []
+    for _ in range(kills):
+        main = subprocess.Popen([sys.executable, "-c", MAIN], stdout=subprocess.PIPE)
+        assert main.stdout is not None
+        main.stdout.readline()
+        others = psutil.Process(main.pid).children(recursive=True)
+        started = time.monotonic()
+        main.send_signal(signal.SIGKILL)
+        _, alive = psutil.wait_procs(others, timeout=30)
+        seconds.append(time.monotonic() - started)
+        assert not alive, alive
+        main.wait()
+        main.stdout.close()
+    out.print(
+        f"the main process of 4 workers killed {kills} times: nobody was left after "
+        f"{1000 * statistics.median(seconds):.0f} ms in the median, {1000 * max(seconds):.0f} ms at most"
+    )
+
+
+def _print_jobs(jobs: int) -> None:
+    """One sweep of many jobs in this process; a smaller one first, so that what is made once is there."""
+    out.print(f"a sweep of {jobs} tiny jobs, 2 workers each")
+    sweep(5)
+    before = Census.take()
+    sweep(jobs)
+    _compare(before, Census.take())
+
+
+def sweep(jobs: int) -> None:
+    """Run it by the command line's own function, and check that every job succeeded."""
+    seeds = ",".join(map(str, range(jobs)))
+    quick = ["measurement.repeats=1", "measurement.warmup=0", "measurement.best_sequential=false"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        status = app.main(["-m", *TINY, *quick, f"seed={seeds}", f"hydra.sweep.dir={folder}"])
+        assert status == 0
+        assert len(list(Path(folder).glob("*/result.json"))) == jobs
+
+
+def copies_of_example(folder: Path, count: int) -> Iterator[Path]:
+    """So many results of the size of real ones: those of the example, with seeds that make 120 of each pool."""
+    originals = [json.loads(path.read_text()) for path in sorted(EXAMPLE.glob("*/result.json"))]
+    for number in range(count):
+        values = originals[number % len(originals)]
+        values["config"]["seed"] = number // (10 * len(originals))
+        config = CONFIGS.validate_json(json.dumps(values["config"]))
+        job = folder / str(number)
+        job.mkdir()
+        (job / results.FILE_NAME).write_text(json.dumps(values | {"config_sha256": config.sha256}, indent=1))
+        yield job
+
+
+def _print_aggregation(count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        total = sum((job / results.FILE_NAME).stat().st_size for job in copies_of_example(Path(folder), count))
+        code = "import sys; from benchmarks.endurance import aggregate_alone; aggregate_alone(sys.argv[1])"
+        printed = subprocess.run(
+            [sys.executable, "-c", code, folder], check=True, capture_output=True, text=True
+        ).stdout
+        out.print(f"{count:,} results, {total / MIB:.0f} MiB: {printed.strip()}")
+
+
+def aggregate_alone(folder: str) -> None:
+    """In a process of its own."""
+    started = time.perf_counter()
+    rows = len(aggregate([Path(folder)]).table)
+    seconds = time.perf_counter() - started
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"aggregated into {rows:,} rows in {seconds:.1f} s with {memory:.0f} MiB")

@@ -1,0 +1,30 @@
+"""Long use: nothing grows with the number of launches and jobs. `python -m benchmarks endurance` does it in earnest."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.endurance import Census, soak, sweep
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1])
+def test_launches_with_random_kills_leave_nothing(seed):
+    soak(3, seed)  # what is made once is there
+    before = Census.take()
+    outcomes, _ = soak(40, seed)
+    after = Census.take()
+    assert sum(outcomes.values()) == 40
+    assert set(outcomes) == {"trained", "failed, as killed"}
+    assert (after.descriptors, after.threads, after.processes) == (before.descriptors, before.threads, before.processes)
+    assert after.shared_names == before.shared_names
+
+
+@pytest.mark.slow
+def test_jobs_of_a_sweep_leave_nothing():
+    sweep(2)
+    before = Census.take()
+    sweep(15)
+    after = Census.take()
+    assert (after.descriptors, after.threads, after.processes) == (before.descriptors, before.threads, before.processes)
+    assert after.shared_names == before.shared_names
