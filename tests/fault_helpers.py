@@ -15,7 +15,7 @@ from deeds import STEPS, Place, run_with_trap
 
 from dpexp import job, worker
 from dpexp.groups import Group
-from dpexp.position import COMPUTE, ENDING, REPORTING, STARTING, TRAINING, WAIT, WARMING_UP
+from dpexp.position import COMPUTE, ENDING, EVALUATING, PHASES, REPORTING, STARTING, TRAINING, WAIT, WARMING_UP
 from dpexp.strategies import strategy_class
 
 ROOT = Path(__file__).resolve().parent.parent
