@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -41,21 +42,51 @@ def check() -> None:
         raise Interrupted(_received[0])
 
 
+class Pending:
+    """Signals that wait; `reader` is a descriptor that can be read as soon as there is one."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.reader, self.writer = os.pipe()
+        for end in (self.reader, self.writer):
+            os.set_blocking(end, False)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """As a handler of signals."""
+        self.received.append(number)
+
+    def drain(self) -> None:
+        """Forget what was written to `reader`: another signal may have been."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.reader, 4096)
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        os.close(self.reader)
+        os.close(self.writer)
+
+
 @contextlib.contextmanager
-def postponed() -> Iterator[None]:
-    """Within, both signals wait until the end."""
+def postponed() -> Iterator[Pending]:
+    """Within, both signals wait until the end, so that nothing begun there is left half done."""
+    pending = Pending()
     if threading.current_thread() is not threading.main_thread():  # signals interrupt the main thread only
-        yield
+        try:
+            yield pending
+        finally:
+            pending.close()
         return
-    waiting: list[int] = []
-    before = {number: signal.signal(number, lambda number, frame: waiting.append(number)) for number in STATUS}
+    before = {number: signal.signal(number, pending.receive) for number in STATUS}
+    wakeup = signal.set_wakeup_fd(pending.writer, warn_on_full_buffer=False)
     try:
-        yield
+        yield pending
     finally:
+        signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        if waiting:
-            signal.raise_signal(waiting[0])
+        pending.close()
+        if pending.received:
+            signal.raise_signal(pending.received[0])
 
 
 @contextlib.contextmanager

@@ -34,14 +34,17 @@ def launch(
     happens, no process of the group outlives this call. Where others start ranks too, `first_rank` is the first here.
     """
     interrupts.check()
-    group = _Members(len(arguments), first_rank)
-    try:
-        for number, own in enumerate(arguments):
-            group.start(target, number, own)
-        return _collect(group, on_notice, abort, timeout_seconds)
-    finally:
-        with interrupts.postponed():
+    with interrupts.postponed() as pending:  # neither half of a request nor a worker shall be left
+        group = _Members(len(arguments), first_rank)
+        try:
+            for number, own in enumerate(arguments):
+                group.start(target, number, own)
+            reports = _collect(group, on_notice, abort, timeout_seconds, pending)
+        finally:
             group.end()
+    if reports is None:
+        raise WorkerError("interrupted")  # by a signal whose handler didn't raise
+    return reports
 
 
 class _Members:
@@ -56,11 +59,10 @@ class _Members:
         self._memory_kills = cgroups.memory_kills()
 
     def start(self, target: Target, number: int, own: tuple[Any, ...]) -> None:
-        """Start one process. A signal waits: the fork server would be left with half of a request."""
-        with interrupts.postponed():
-            process, pipe = start_process(self.context, self.first_rank + number, target, own, self.board.seats[number])
-            self.processes.append(process)
-            self.pipes.append(pipe)
+        """Start one process."""
+        process, pipe = start_process(self.context, self.first_rank + number, target, own, self.board.seats[number])
+        self.processes.append(process)
+        self.pipes.append(pipe)
 
     def end(self) -> None:
         """Nobody is left, and nothing of what was theirs."""
@@ -137,8 +139,12 @@ def _collect(
     on_notice: Callable[[Any], None],
     abort: connection.Connection | None,
     timeout_seconds: float,
-) -> list[Any]:
-    """Wait for one report from each member; raise on the first that fails, dies without one, or hangs."""
+    pending: interrupts.Pending,
+) -> list[Any] | None:
+    """Wait for one report from each member; raise on the first that fails, dies without one, or hangs.
+
+    None when a signal wants an end.
+    """
     reports: dict[int, Any] = {}
     secondary: WorkerError | None = None
     secondary_until = math.inf
@@ -146,12 +152,17 @@ def _collect(
     waiting = {pipe: number for number, pipe in enumerate(group.pipes)}
     while waiting:
         seconds = max(0.0, secondary_until - time.monotonic()) if secondary else patience.poll_seconds
-        ready = connection.wait([*waiting, *([abort] if abort else [])], seconds)
+        ready = connection.wait([*waiting, pending.reader, *([abort] if abort else [])], seconds)
+        if pending.received:
+            return None
         if secondary and time.monotonic() >= secondary_until:
             raise secondary
         if patience.over():
             raise group.hang(timeout_seconds)
         for pipe in ready:
+            if pipe == pending.reader:
+                pending.drain()
+                continue
             assert isinstance(pipe, connection.Connection)
             if pipe is abort:
                 raise WorkerError(pipe.recv())

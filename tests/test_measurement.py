@@ -24,7 +24,7 @@ def measured(*overrides, checkpoint=None):
 def test_blocks_alternate_their_order_and_the_first_are_discarded():
     blocks, _ = measured("measurement.repeats=2", "measurement.warmup=1")
     assert [block.warmup for block in blocks] == [True, False, False]
-    assert [block.order[0] for block in blocks] == ["baseline", "candidate", "baseline"]
+    assert [block.order[0] for block in blocks] == ["baseline", "baseline", "candidate"]
 
 
 def test_every_block_repeats_the_same_training():

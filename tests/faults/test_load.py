@@ -24,7 +24,7 @@ def test_launches_with_random_kills_leave_nothing(seed):
 def test_jobs_of_a_sweep_leave_nothing():
     sweep(2)
     before = Census.take()
-    sweep(15)
+    sweep(8)
     after = Census.take()
     assert (after.descriptors, after.threads, after.processes) == (before.descriptors, before.threads, before.processes)
     assert after.shared_names == before.shared_names
