@@ -68,20 +68,11 @@ def test_other_models_agree_too(sequential, tmp_path, model):
     assert_same(trained_state(tiny("workers=3", *model), tmp_path), sequential(*model), 1e-12)
 
 
-def with_an_unused_layer(input_shape, classes):
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes))
-    model.register_module("unused", torch.nn.Linear(3, 3))
-    model.forward = lambda inputs: model[1](model[0](inputs))
-    for parameter in model[1].parameters():
-        parameter.requires_grad = parameter.dim() > 1  # the bias is frozen
-    return model
-
-
 @pytest.mark.parametrize(
     "strategy", [["sync_dp"], ["emulated"], ["ddp", "strategy.find_unused_parameters=true"]], ids=lambda own: own[0]
 )
 def test_unused_and_frozen_parameters_agree_too(sequential, tmp_path, strategy):
-    own = ["model=custom", "model.builder=test_equivalence:with_an_unused_layer", "optimizer=adamw"]
+    own = ["model=custom", "model.builder=own_models:with_an_unused_layer", "optimizer=adamw"]
     config = tiny(f"strategy={strategy[0]}", *strategy[1:], "workers=2", *own)
     assert_same(trained_state(config, tmp_path), sequential(*own), 1e-12)
 

@@ -89,46 +89,25 @@ def test_a_checkpoint_holds_the_trained_weights(tmp_path):
     assert parameters_sha256(model) == block.candidate.parameters_sha256
 
 
-def break_in_training(input_shape, classes):
-    """A user's model that works in the parent's trial and fails in a worker."""
-    import multiprocessing
-
-    if multiprocessing.parent_process() is not None:
-        raise RuntimeError("no such luck")
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
-
-
-def linear(input_shape, classes):
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes))
-
-
-def own_model(input_shape, classes, width):
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, width), torch.nn.Linear(width, classes))
-
-
-def too_wide(input_shape, classes):
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes + 1))
-
-
 def test_ones_own_model_is_trained():
-    (block,), _ = measured("model=custom", "model.builder=test_measurement:own_model", "+model.arguments.width=5")
+    (block,), _ = measured("model=custom", "model.builder=own_models:own_model", "+model.arguments.width=5")
     assert block.candidate.epoch_losses[-1] is not None
 
 
 def test_a_model_of_the_wrong_shape_is_a_config_error():
-    config = tiny("model=custom", "model.builder=test_measurement:too_wide")
+    config = tiny("model=custom", "model.builder=own_models:too_wide")
     with pytest.raises(ConfigError, match=r"it must be \(2, 3\) logits"):
         models.initial_state(config, load(config))
 
 
 def test_a_builder_that_raises_is_a_config_error():
-    config = tiny("model=custom", "model.builder=test_measurement:own_model")
+    config = tiny("model=custom", "model.builder=own_models:own_model")
     with pytest.raises(ConfigError, match="missing 1 required positional argument: 'width'"):
         models.initial_state(config, load(config))
 
 
 def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
-    config = tiny("model=custom", "model.builder=test_measurement:break_in_training")
+    config = tiny("model=custom", "model.builder=own_models:break_in_training")
     with pytest.raises(WorkerError, match="RuntimeError: no such luck"):
         job.run(config, tmp_path, lambda progress: None, record_bad_input=False, group=Group())
     recorded = results.read(tmp_path / results.FILE_NAME)
@@ -196,23 +175,9 @@ def test_training_visits_as_many_samples_as_the_config_says():
     assert sum(visited) == baseline.epochs * 48
 
 
-def leave_the_group(input_shape, classes):
-    """A model whose second replica, after the start, trains parameters of its own."""
-    import multiprocessing
-
-    class Deserter(torch.nn.Sequential):
-        def forward(self, inputs):
-            if multiprocessing.current_process().name == "dpexp-1":
-                for parameter in self.parameters():
-                    parameter.data = parameter.data.clone()
-            return super().forward(inputs)
-
-    return Deserter(torch.nn.Flatten(), torch.nn.Linear(16, classes))
-
-
 def test_replicas_that_part_fail_the_run():
     with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
-        measured("workers=2", "model=custom", "model.builder=test_measurement:leave_the_group")
+        measured("workers=2", "model=custom", "model.builder=own_models:leave_the_group")
 
 
 def test_too_few_file_descriptors_are_a_worker_error():

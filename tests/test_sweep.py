@@ -43,7 +43,7 @@ def test_a_sweep_of_mnist_ends_in_table_figures_and_page(dpexp, tmp_path):
 
 @pytest.mark.slow
 def test_a_failed_job_is_listed_and_the_others_are_measured(dpexp, tmp_path):
-    own = ["model=custom", "model.builder=test_measurement:break_in_training,test_measurement:linear"]
+    own = ["model=custom", "model.builder=own_models:break_in_training,own_models:linear"]
     tiny = [override for override in TINY if not override.startswith("model.")]
     outcome = dpexp("-m", *tiny, *own, "workers=1")
     assert outcome.status == 1

@@ -22,20 +22,8 @@ from dpexp.errors import ConfigError
 from dpexp.torchrun import World
 
 CONTRACT = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
-MODEL = ["model=custom", "model.builder=test_torchrun:mortal", "checkpoint=true"]
+MODEL = ["model=custom", "model.builder=own_models:mortal", "checkpoint=true"]
 SETTINGS = [override for override in TINY if not override.startswith("model.")] + MODEL
-
-
-def mortal(input_shape, classes, victim):
-    """A linear model that kills its own process, a worker of rank `victim`, when it trains."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
-
-    def die(*_):
-        if parent_process() is not None and os.environ.get("RANK") == str(victim):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    model.register_forward_pre_hook(die)
-    return model
 
 
 def free_port() -> int:

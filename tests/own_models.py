@@ -1,0 +1,63 @@
+"""Models as users write them, some with faults. Workers import this when they start: it is light."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+
+import torch
+from torch import nn
+
+
+def break_in_training(input_shape, classes):
+    """A user's model that works in the parent's trial and fails in a worker."""
+    if multiprocessing.parent_process() is not None:
+        raise RuntimeError("no such luck")
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+
+def linear(input_shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes))
+
+
+def own_model(input_shape, classes, width):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, width), torch.nn.Linear(width, classes))
+
+
+def too_wide(input_shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes + 1))
+
+
+def leave_the_group(input_shape, classes):
+    """A model whose second replica, after the start, trains parameters of its own."""
+
+    class Deserter(torch.nn.Sequential):
+        def forward(self, inputs):
+            if multiprocessing.current_process().name == "dpexp-1":
+                for parameter in self.parameters():
+                    parameter.data = parameter.data.clone()
+            return super().forward(inputs)
+
+    return Deserter(torch.nn.Flatten(), torch.nn.Linear(16, classes))
+
+
+def with_an_unused_layer(input_shape, classes):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes))
+    model.register_module("unused", torch.nn.Linear(3, 3))
+    model.forward = lambda inputs: model[1](model[0](inputs))
+    for parameter in model[1].parameters():
+        parameter.requires_grad = parameter.dim() > 1  # the bias is frozen
+    return model
+
+
+def mortal(input_shape, classes, victim):
+    """A linear model that kills its own process, a worker of rank `victim`, when it trains."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+
+    def die(*_):
+        if multiprocessing.parent_process() is not None and os.environ.get("RANK") == str(victim):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    model.register_forward_pre_hook(die)
+    return model
