@@ -9,13 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-from multiprocessing import parent_process
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, tiny
-from torch import nn
 from training_helpers import assert_same, trained_state
 
 from dpexp.errors import ConfigError
