@@ -7,7 +7,6 @@ import gc
 import io
 import json
 import random
-import resource
 import signal
 import statistics
 import subprocess
@@ -26,7 +25,6 @@ from rich.table import Table
 
 from benchmarks.setup import configured, out, prepared
 from dpexp import app, results
-from dpexp.aggregate import aggregate
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.errors import WorkerError
@@ -229,20 +227,23 @@ def copies_of_example(folder: Path, count: int) -> Iterator[Path]:
         yield job
 
 
+AGGREGATE = """
+import sys, time
+from pathlib import Path
+from dpexp.aggregate import aggregate  # no torch: that alone takes 600 MiB
+started = time.perf_counter()
+rows = len(aggregate([Path(sys.argv[1])]).table)
+seconds = time.perf_counter() - started
+status = Path("/proc/self/status").read_text()  # getrusage would tell the most that the parent ever had
+memory = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+print(f"aggregated into {rows:,} rows in {seconds:.1f} s with {memory:.0f} MiB")
+"""
+
+
 def _print_aggregation(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         total = sum((job / results.FILE_NAME).stat().st_size for job in copies_of_example(Path(folder), count))
-        code = "import sys; from benchmarks.endurance import aggregate_alone; aggregate_alone(sys.argv[1])"
         printed = subprocess.run(
-            [sys.executable, "-c", code, folder], check=True, capture_output=True, text=True
+            [sys.executable, "-c", AGGREGATE, folder], check=True, capture_output=True, text=True
         ).stdout
         out.print(f"{count:,} results, {total / MIB:.0f} MiB: {printed.strip()}")
-
-
-def aggregate_alone(folder: str) -> None:
-    """In a process of its own."""
-    started = time.perf_counter()
-    rows = len(aggregate([Path(folder)]).table)
-    seconds = time.perf_counter() - started
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"aggregated into {rows:,} rows in {seconds:.1f} s with {memory:.0f} MiB")

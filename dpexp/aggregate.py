@@ -73,10 +73,22 @@ class _Job:
         return json.dumps([self.series_key, self.config.workers, self.config.data.size])
 
 
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """For making many objects that all stay: to look through them again and again takes longer than to read them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_no_garbage_collection()
 def aggregate(folders: Sequence[Path]) -> Summary:
     """Read all jobs below `folders`. Raises ResultError when there is none, or machines are mixed."""
-    with _no_garbage_collection():
-        jobs, others = _collect(folders)
+    jobs, others = _collect(folders)
     if not jobs and not others:
         raise ResultError(f"no job lies below {', '.join(map(str, folders))}: look for folders with result.json")
     good = [job for job in jobs if job.result.status == "ok"]
@@ -98,18 +110,6 @@ def aggregate(folders: Sequence[Path]) -> Summary:
         environment.machine if environment else None,
         environment.usable_cores if environment else None,
     )
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """For making many objects that all stay: to look through them again and again takes longer than to read them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _collect(folders: Sequence[Path]) -> tuple[list[_Job], list[dict[str, Any]]]:

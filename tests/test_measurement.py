@@ -132,23 +132,6 @@ def test_a_failed_job_leaves_no_older_result(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_blocks_finished_before_a_failure_are_kept(tmp_path, monkeypatch):
-    from dpexp import measurement
-
-    correct, calls = measurement.train_group, []
-
-    def fail_in_the_second_block(work, on_epoch, group, copies):
-        calls.append(work)
-        if len(calls) > 2:
-            raise WorkerError("rank 0 was killed by SIGKILL")
-        return correct(work, on_epoch, group, copies)
-
-    monkeypatch.setattr(measurement, "train_group", fail_in_the_second_block)
-    with pytest.raises(WorkerError):
-        job.run(tiny("measurement.repeats=3"), tmp_path, lambda progress: None, record_bad_input=False, group=Group())
-    assert len(results.read(tmp_path / results.FILE_NAME).blocks) == 1
-
-
 def test_training_visits_as_many_samples_as_the_config_says():
     from dpexp import training
     from dpexp.shared_memory import SharedTensors
