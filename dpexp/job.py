@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import time
 from collections.abc import Callable
@@ -15,14 +14,13 @@ from dpexp import environment, kernels, measurement, models, results
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.doubts import doubts
-from dpexp.errors import ConfigError, DataError, DivergedError, DpexpError, ResultError, WorkerError
+from dpexp.errors import ConfigError, DataError, DivergedError, DpexpError, WorkerError
 from dpexp.files import remove_leftovers, write_atomically
 from dpexp.groups import Group
 from dpexp.progress import Progress
 from dpexp.results import Block, RunResult
 
 CHECKPOINT, ERROR_LOG = "model.pt", "error.log"
-RECORD_SECONDS = 1.0  # finished blocks that are younger may be lost when this process is killed
 
 
 def run(
@@ -76,11 +74,6 @@ def run(
     except DivergedError as error:
         record.write("diverged", error)
         raise
-    except BaseException:  # an interruption
-        if record.blocks:
-            with contextlib.suppress(ResultError):
-                record.write("unfinished")
-        raise
     record.write("ok")
     return True
 
@@ -101,7 +94,6 @@ class _Record:
         self._config, self._folder, self._described = config, folder, described
         self._started_at = now if earlier is None else earlier.started_at
         self._resumed_at = [] if earlier is None else [*earlier.resumed_at, now]
-        self._written = 0.0
         if folder is not None:
             with results.write_errors(folder):
                 remove_leftovers(folder)
@@ -110,10 +102,9 @@ class _Record:
             self.remove()
 
     def add(self, block: Block) -> None:
-        """Another finished block."""
+        """Another finished block: whatever dies from now on, it is kept."""
         self.blocks.append(block)
-        if time.monotonic() > self._written + RECORD_SECONDS:
-            self.write("unfinished")
+        self.write("unfinished")
 
     def write(self, status: Literal["ok", "failed", "diverged", "unfinished"], error: DpexpError | None = None) -> None:
         """Record all. Raises ResultError."""
@@ -140,7 +131,6 @@ class _Record:
         if details:
             with results.write_errors(self._folder):
                 write_atomically(self._folder / ERROR_LOG, details)
-        self._written = time.monotonic()
 
     def remove(self) -> None:
         """Take back what was recorded. Raises ResultError."""
