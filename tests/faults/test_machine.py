@@ -52,7 +52,9 @@ def limited():
             with contextlib.suppress(OSError):
                 folder.rmdir()
             continue
-        yield ["sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh"]
+        yield ["env", f"MARKER={folder.name}", "sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh"]
+        _, alive = psutil.wait_procs(marked(folder.name), timeout=10)  # the fork server ends soon after its client
+        assert not alive
         folder.rmdir()
         return
     pytest.skip("no cgroup with a limit of its own can be made here")
