@@ -153,11 +153,11 @@ def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:
     strategy = SyncDataParallel(work.config, rank, model, work.initial, shared)
     strategy.start()
     weight, *rest = model.parameters()
-    large = strategy._slots[weight].view  # as backward leaves it: the large gradient in place, the others not
+    large = strategy.places[weight]  # as backward leaves it: the large gradient in place, the others not
     small = [torch.ones_like(parameter) for parameter in rest]
 
     def update() -> None:
-        weight.grad = large.detach()
+        weight.grad = large
         for parameter, gradient in zip(rest, small, strict=True):
             parameter.grad = gradient
         strategy.update()

@@ -1,4 +1,4 @@
-"""Matrix products of large linear layers: by the faster library, and straight into shared memory.
+"""Matrix products of large linear layers by the faster library.
 
 On some CPUs oneDNN multiplies about twice as fast as the BLAS behind torch.nn.Linear, on others it doesn't; a short
 timing tells (as torch.backends.cudnn.benchmark does for convolutions). All strategies use the same kernel.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import timeit
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,49 +22,22 @@ CLEARLY_FASTER = 1.15  # so that noise doesn't choose: results of the two differ
 ROUNDS, ROUND_SECONDS = 5, 2e-3
 
 
-class GradientSlot:
-    """The place where one parameter's gradient shall lie. A backward pass may write it there once a step."""
-
-    def __init__(self, view: torch.Tensor) -> None:
-        self.view = view
-        self.free = True
-
-    def take(self) -> torch.Tensor | None:
-        """A fresh view, or None when this step's gradient has been written already (a weight used twice)."""
-        if not self.free:
-            return None
-        self.free = False
-        return self.view.detach()
-
-
 class Linear(nn.Linear):
-    """nn.Linear with a chosen kernel; with a slot, its weight's gradient is computed in place.
-
-    It can be differentiated once: a gradient of a gradient raises torch's error.
-    """
-
-    kernel: str = "torch"
-    slot: GradientSlot | None = None
+    """nn.Linear by oneDNN. It can be differentiated once: a gradient of a gradient raises torch's error."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """See nn.Linear."""
         if input.dim() != 2 or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(input, self.weight, self.bias)
-        output: torch.Tensor = _Product.apply(input, self.weight, self.bias, self.kernel, self.slot)
+        output: torch.Tensor = _Product.apply(input, self.weight, self.bias)
         return output
 
 
 def use(model: nn.Module, kernel: str) -> None:
     """Let the large linear layers of `model` multiply by `kernel`: "torch" or "onednn"."""
     if kernel != "torch":  # which is what they do already
-        for layer in _large_layers(model):
-            _adopt(layer).kernel = kernel
-
-
-def place_gradients(model: nn.Module, slots: Mapping[torch.Tensor, GradientSlot]) -> None:
-    """Let the large linear layers of `model` write their weights' gradients into `slots`, where they can."""
-    for layer in _large_layers(model):
-        _adopt(layer).slot = slots.get(layer.weight)
+        for layer in large_layers(model):
+            layer.__class__ = Linear
 
 
 def choose(config: ExperimentConfig, model: nn.Module) -> str:
@@ -76,7 +49,7 @@ def choose(config: ExperimentConfig, model: nn.Module) -> str:
         return config.linear_kernel
     if config.dtype != "float32" or config.device != "cpu" or not onednn_available():
         return "torch"
-    shapes = {(layer.out_features, layer.in_features) for layer in _large_layers(model)}
+    shapes = {(layer.out_features, layer.in_features) for layer in large_layers(model)}
     batches = {config.local_batch_size, config.baseline().local_batch_size}
     products = tuple(sorted((*shape, batch) for shape in shapes for batch in batches))
     return _fastest(products, config.threads_per_worker) if products else "torch"
@@ -112,20 +85,11 @@ def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
     return min(timeit.repeat(products, number=number, repeat=ROUNDS)) / number
 
 
-def _large_layers(model: nn.Module) -> Iterator[nn.Linear]:
+def large_layers(model: nn.Module) -> Iterator[nn.Linear]:
+    """The linear layers for which more than torch's own way is worth its while."""
     for module in model.modules():
-        if (
-            isinstance(module, nn.Linear)
-            and type(module) in (nn.Linear, Linear)
-            and module.weight.numel() >= MIN_WEIGHTS
-        ):
+        if type(module) is nn.Linear and module.weight.numel() >= MIN_WEIGHTS:
             yield module
-
-
-def _adopt(layer: nn.Module) -> Linear:
-    layer.__class__ = Linear
-    assert isinstance(layer, Linear)
-    return layer
 
 
 def _by_torch(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -147,36 +111,17 @@ class _Product(torch.autograd.Function):
     """inputs (n, in) times weight (out, in) transposed, plus bias (out,)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        kernel: str,
-        slot: GradientSlot | None,
-    ) -> torch.Tensor:
+    def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(inputs, weight)
-        ctx.kernel, ctx.slot = kernel, slot
-        return _PRODUCTS[kernel](inputs, weight, bias)
+        return _by_onednn(inputs, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
-        multiply = _PRODUCTS[ctx.kernel]
-        needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        of_weight = None
-        if needs_weight:
-            # torch alone can write where it is told; autograd then takes a fresh view as .grad without a copy.
-            out = ctx.slot.take() if ctx.slot is not None and ctx.kernel == "torch" else None
-            if out is None:
-                of_weight = multiply(gradient.t(), inputs.t(), None)
-            else:
-                of_weight = torch.mm(gradient.t(), inputs, out=out)
+        needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            multiply(gradient, weight.t(), None) if needs_inputs else None,
-            of_weight,
+            _by_onednn(gradient, weight.t(), None) if needs_inputs else None,
+            _by_onednn(gradient.t(), inputs.t(), None) if needs_weight else None,
             gradient.sum(0) if needs_bias else None,
-            None,
-            None,
         )

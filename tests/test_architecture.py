@@ -27,6 +27,7 @@ LAYERS = [
         "results",
         "doubts",
         "kernels",
+        "in_place",
         "optimizers",
     },
     {"models", "strategies", "measures", "aggregate"},

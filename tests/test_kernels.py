@@ -1,4 +1,4 @@
-"""Linear layers by another kernel, or with gradients written in place, compute what torch.nn.Linear computes."""
+"""Linear layers by another kernel compute what torch.nn.Linear computes."""
 
 from __future__ import annotations
 
@@ -34,37 +34,21 @@ MODELS = {
 }
 
 
-def slots_of(model):
-    return {parameter: kernels.GradientSlot(torch.zeros_like(parameter)) for parameter in model.parameters()}
-
-
 def gradients(model, inputs):
     model(inputs).square().mean().backward()
     return [parameter.grad for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize("placed", [False, True], ids=["", "placed"])
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS.keys())
-def test_outputs_and_gradients_are_those_of_torch(build, kernel, placed):
+def test_outputs_and_gradients_are_those_of_torch(build, kernel):
     torch.manual_seed(0)
     plain = build()
     model = copy.deepcopy(plain)
     kernels.use(model, kernel)
-    if placed:
-        kernels.place_gradients(model, slots_of(model))
     inputs = torch.rand(5, WIDTH)
     torch.testing.assert_close(model(inputs), plain(inputs))
     torch.testing.assert_close(gradients(model, inputs), gradients(plain, inputs))
-
-
-def test_a_placed_gradient_is_written_where_it_is_wanted_without_a_copy():
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH))
-    slots = slots_of(model)
-    kernels.place_gradients(model, slots)
-    gradients(model, torch.rand(5, WIDTH))
-    weight = model[0].weight
-    assert weight.grad.data_ptr() == slots[weight].view.data_ptr()
 
 
 def test_small_layers_are_left_alone():

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dpexp import kernels, optimizers
+from dpexp import optimizers
 from dpexp.config import ExperimentConfig
 from dpexp.environment import usable_cores
+from dpexp.in_place import InPlaceGradients
 from dpexp.position import COMMUNICATE, UPDATE, WAIT
 from dpexp.shared_memory import ALIGNMENT_BYTES, SharedTensors
 from dpexp.strategies.barrier import BarrierSeat
@@ -71,14 +72,14 @@ class SyncDataParallel(Strategy):
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
         self._chunk = flat.chunk(config.workers)[rank]
         self._sum = ChunkSum(buffers, rank)
-        self._slots: dict[torch.Tensor, kernels.GradientSlot] = {}
+        self.places: dict[torch.Tensor, torch.Tensor] = {}  # of each parameter's gradient, in the arena
         position = 0
         for parameter in (p for p in model.parameters() if p.requires_grad):
             place = slice(position, position + parameter.numel())
             parameter.data = flat[place].view_as(parameter)
-            self._slots[parameter] = kernels.GradientSlot(buffers[rank, place].view_as(parameter))
+            self.places[parameter] = buffers[rank, place].view_as(parameter)
             position += parameter.numel()
-        kernels.place_gradients(model, self._slots)
+        self._in_place = InPlaceGradients(model, self.places)
 
     @classmethod
     def processes(cls, workers: int) -> int:
@@ -102,6 +103,10 @@ class SyncDataParallel(Strategy):
         self.replicas[0].model.load_state_dict(self._initial)
         self.optimizers = [optimizers.build(self._config.optimizer, [self._chunk])]
         self.barrier()
+
+    def backward(self, loss: torch.Tensor, factor: torch.Tensor) -> None:
+        """See Strategy."""
+        self._in_place.backward(loss, factor)
 
     def update(self) -> None:
         """Publish the gradient; sum this rank's chunk of all and update that chunk; see Strategy."""
@@ -128,16 +133,16 @@ class SyncDataParallel(Strategy):
 
     def _publish(self) -> None:
         """Copy those gradients into the arena that backward didn't write there."""
-        slots, gradients = [], []
-        for parameter, slot in self._slots.items():
-            gradient, parameter.grad, slot.free = parameter.grad, None, True
+        places, gradients = [], []
+        for parameter, place in self.places.items():
+            gradient, parameter.grad = parameter.grad, None
             if gradient is None:  # no sample of this rank used the parameter
-                slot.view.zero_()
-            elif gradient.data_ptr() != slot.view.data_ptr():
-                slots.append(slot.view)
+                place.zero_()
+            elif gradient is not place:
+                places.append(place)
                 gradients.append(gradient)
-        if slots:
-            torch._foreach_copy_(slots, gradients)
+        if places:
+            torch._foreach_copy_(places, gradients)
 
 
 def spin_seconds(config: ExperimentConfig) -> float:
