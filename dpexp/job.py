@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from dpexp import environment, kernels, measurement, models, results
+from dpexp import environment, kernels, measurement, models, own_files, results
 from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.doubts import doubts
@@ -41,12 +41,13 @@ def run(
     `record_bad_input`, else nothing is. A ResultError says that nothing can be recorded.
     """
     described = environment.describe()
-    earlier = results.read_earlier(folder, config, described) if resume else None
+    own = own_files.sha256(config)
+    earlier = results.read_earlier(folder, config, own, described) if resume else None
     if earlier is not None and config.checkpoint and not (folder / CHECKPOINT).exists():
         earlier = None  # the weights were to be kept with it
     if earlier is not None and earlier.status == "ok":
         return False
-    record = _Record(config, folder if group.writes else None, described, earlier)
+    record = _Record(config, own, folder if group.writes else None, described, earlier)
     started = time.perf_counter()
     try:
         with group.together(config):
@@ -84,6 +85,7 @@ class _Record:
     def __init__(
         self,
         config: ExperimentConfig,
+        own_files_sha256: str | None,
         folder: Path | None,
         described: environment.Environment,
         earlier: RunResult | None,
@@ -92,6 +94,7 @@ class _Record:
         self.blocks: list[Block] = [] if earlier is None else list(earlier.blocks)
         self.data_seconds = 0.0
         self._config, self._folder, self._described = config, folder, described
+        self._own_files_sha256 = own_files_sha256
         self._started_at = now if earlier is None else earlier.started_at
         self._resumed_at = [] if earlier is None else [*earlier.resumed_at, now]
         if folder is not None:
@@ -126,6 +129,7 @@ class _Record:
             data_seconds=self.data_seconds,
             doubts=doubts(self._config, self._described, kept) if kept else [],
             blocks=self.blocks,
+            own_files_sha256=self._own_files_sha256,
         )
         results.write(result, self._folder)
         if details:

@@ -11,13 +11,14 @@ from dataclasses import replace
 import numpy
 import pandas as pd
 import pytest
-from conftest import TINY, tiny
+from conftest import TINY, composed, tiny
 from deeds import Place, kill
 from fault_helpers import Faulty, run_job
 
 from dpexp import app, job, results
 from dpexp.errors import ConfigError, WorkerError
 from dpexp.files import Claim
+from dpexp.groups import Group
 from dpexp.position import COMPUTE, TRAINING
 
 OWN = [override for override in TINY if not override.startswith("model.")]
@@ -131,6 +132,27 @@ def test_blocks_of_other_code_do_not_count(tmp_path):
     results.write(old, tmp_path)
     run_job(tmp_path, resume=True)
     assert len(results.read(tmp_path / results.FILE_NAME).blocks) == 1
+
+
+def test_a_job_whose_own_file_changed_is_measured_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    model, data = tmp_path / "model_that_changes.py", tmp_path / "data.npz"
+    model.write_text("from torch import nn\ndef build(shape, classes):\n    return nn.Linear(*shape, classes)\n")
+    arrays = {"inputs": numpy.eye(101, 4), "labels": numpy.arange(101) % 3}
+    splits = {f"{split}_{name}": array for split in ("train", "test") for name, array in arrays.items()}
+    numpy.savez(data, **splits)
+    settings = ["data=arrays", f"data.path={data}", "model=custom", "model.builder=model_that_changes:build"]
+    other = [override for override in OWN if not override.startswith("data.") or override == "data.size=101"]
+
+    def measured():
+        config = composed(*other, *settings)
+        return job.run(config, tmp_path, lambda progress: None, True, Group(), resume=True)
+
+    assert [measured(), measured()] == [True, False]
+    model.write_text(model.read_text() + "# another one\n")
+    assert [measured(), measured()] == [True, False]
+    numpy.savez(data, **splits, another=numpy.zeros(1))
+    assert [measured(), measured()] == [True, False]
 
 
 def test_a_diverged_job_starts_from_nothing(tmp_path):

@@ -1,0 +1,42 @@
+"""The user's own files that a job depends on: where they changed, an earlier result is no longer this job's."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from dpexp.config import ExperimentConfig
+from dpexp.config_groups import ArraysDataConfig, CustomModelConfig
+
+CHUNK_BYTES = 2**20
+
+
+def sha256(config: ExperimentConfig) -> str | None:
+    """One digest of the data file and of the model's module, not of what that imports.
+
+    None where there is neither, or one can't be read: to load it says why.
+    """
+    paths = list(_paths(config))
+    digest = hashlib.sha256()
+    try:
+        for path in paths:
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+    except OSError:
+        return None
+    return digest.hexdigest() if paths else None
+
+
+def _paths(config: ExperimentConfig) -> Iterator[Path]:
+    if isinstance(config.data, ArraysDataConfig):
+        yield Path(config.data.path).expanduser()
+    if isinstance(config.model, CustomModelConfig):
+        spec = None
+        with contextlib.suppress(Exception):  # the user's package: anything; to build the model says why
+            spec = importlib.util.find_spec(config.model.builder.split(":")[0])
+        if spec is not None and spec.origin is not None:
+            yield Path(spec.origin)
