@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import mmap
 import os
@@ -96,6 +97,15 @@ def _rebuild(board: Any, stacks: Any, number: int) -> Seat:
     return Seat(board.detach(), stacks.detach(), number)
 
 
+def _signal_main_thread(process: int, number: int) -> None:
+    """Where this is possible (Linux): a stopped process then shows where it stopped, before it does anything else."""
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
+    if tgkill is None:
+        os.kill(process, number)
+    else:
+        tgkill(process, process, number)  # the main thread has the number of its process
+
+
 class Board:
     """In the parent: the positions and stacks of all workers of one launch."""
 
@@ -126,7 +136,7 @@ class Board:
         for process in processes:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if process is not None:
-                    os.kill(process, signal.SIGUSR1)
+                    _signal_main_thread(process, signal.SIGUSR1)
                     os.kill(process, signal.SIGCONT)
         deadline = time.monotonic() + STACK_SECONDS
         seen: list[str] = []
