@@ -29,6 +29,7 @@ from dpexp.config import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.errors import WorkerError
 from dpexp.groups import Group
+from dpexp.worker import Work
 
 LAUNCHES, JOBS, RESULTS, MAIN_KILLS = 500, 200, 10_000, 20
 TINY = ["data=synthetic", "data.size=101", "data.test_size=40", "data.shape=[16]", "data.classes=3", "model.hidden=[7]"]
@@ -81,12 +82,14 @@ def soak(launches: int, seed: int) -> tuple[Counter[str], list[float]]:
     jobs = [_job(workers) for workers in (1, 2, 3, 4)]
     dataset = load(jobs[0])
     works = [prepared(config, dataset) for config in jobs]
-    Group().run(works[0], lambda epoch: None)
+    Group().run(works[0], lambda epoch: None)  # now the fork server is ready
+    undisturbed = [_seconds(work) for work in works]
     for number in range(launches):
-        killer = _Killer(randomly.uniform(0, 0.15), randomly.random()) if number % 2 else None
+        chosen = randomly.randrange(len(works))
+        killer = _Killer(randomly.uniform(0, undisturbed[chosen]), randomly.random()) if number % 2 else None
         try:
             with killer or contextlib.nullcontext():
-                Group().run(randomly.choice(works), lambda epoch: None)
+                Group().run(works[chosen], lambda epoch: None)
             outcomes["trained"] += 1
         except WorkerError as error:
             if killer is not None and killer.killed_at is not None:
@@ -97,6 +100,12 @@ def soak(launches: int, seed: int) -> tuple[Counter[str], list[float]]:
 
 def _job(workers: int) -> ExperimentConfig:
     return configured(*TINY, f"workers={workers}", "epochs=8")
+
+
+def _seconds(work: Work) -> float:
+    started = time.monotonic()
+    Group().run(work, lambda epoch: None)
+    return time.monotonic() - started
 
 
 class _Killer:
