@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -19,27 +20,35 @@ from dpexp.server import Target, start_process, start_server
 CAUSE_SECONDS = 1.0  # how long a failure that another one explains waits for that one
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """The ranks of a group that other processes start."""
+
+    first_rank: int  # of those that are started here
+    abort: connection.Connection  # a message there ends the launch
+    tell_progress: Callable[[Any], Any]  # is told how far the ranks here are, and returns how far the others are
+
+
 def launch(
     target: Target,
     arguments: list[tuple[Any, ...]],
     on_notice: Callable[[Any], None],
-    first_rank: int = 0,
-    abort: connection.Connection | None = None,
     timeout_seconds: float = math.inf,
+    elsewhere: Elsewhere | None = None,
 ) -> list[Any]:
     """Run `target` in one new process for each entry of `arguments`; return their reports by rank.
 
     `on_notice` hears what rank 0 passes to its `notify`. Raises WorkerError with the first cause as soon as any
-    process fails, when no process gets on for `timeout_seconds`, or when a message comes from `abort`; whatever
-    happens, no process of the group outlives this call. Where others start ranks too, `first_rank` is the first here.
+    process fails, or when no process gets on for `timeout_seconds`; whatever happens, no process of the group outlives
+    this call.
     """
     interrupts.check()
     with interrupts.postponed() as pending:  # neither half of a request nor a worker shall be left
-        group = _Members(len(arguments), first_rank)
+        group = _Members(len(arguments), 0 if elsewhere is None else elsewhere.first_rank)
         try:
             for number, own in enumerate(arguments):
                 group.start(target, number, own)
-            reports = _collect(group, on_notice, abort, timeout_seconds, pending)
+            reports = _collect(group, on_notice, timeout_seconds, elsewhere, pending)
         finally:
             group.end()
     if reports is None:
@@ -105,7 +114,9 @@ class _Members:
             for number in range(len(self.processes))
         ]
         alive = [process.pid if process.exitcode is None else None for process in self.processes]
-        stacks = self.board.ask_for_stacks(alive)
+        # The stopped ones last: they go on for that, and others with them.
+        self.board.ask_for_stacks([None if stopped[number] else pid for number, pid in enumerate(alive)])
+        stacks = self.board.ask_for_stacks([pid if stopped[number] else None for number, pid in enumerate(alive)])
         details = [f"{state}:\n{stack or 'wrote no stack'}" for state, stack in zip(states, stacks, strict=True)]
         return WorkerError(
             f"no worker got on for {seconds:g} s: {'; '.join(states)}; "
@@ -117,28 +128,34 @@ class _Members:
 class _Patience:
     """How long nobody has got on: while this process was itself held up, no time counts."""
 
-    def __init__(self, board: position.Board, timeout_seconds: float) -> None:
+    def __init__(
+        self, board: position.Board, timeout_seconds: float, tell_progress: Callable[[Any], Any] | None = None
+    ) -> None:
         self.poll_seconds = min(1.0, timeout_seconds / 4) if timeout_seconds < math.inf else None
-        self._board, self._timeout_seconds = board, timeout_seconds
-        self._seen, self._looked, self._idle_seconds = board.state(), time.monotonic(), 0.0
+        self._board, self._timeout_seconds, self._tell_progress = board, timeout_seconds, tell_progress
+        self._seen, self._looked, self._idle_seconds = self._state(), time.monotonic(), 0.0
 
     def over(self) -> bool:
         """Whether it has been too long."""
         if self.poll_seconds is None:
             return False
-        now, state = time.monotonic(), self._board.state()
+        now, state = time.monotonic(), self._state()
         self._idle_seconds += min(now - self._looked, 2 * self.poll_seconds)
         if state != self._seen:
             self._seen, self._idle_seconds = state, 0.0
         self._looked = now
         return self._idle_seconds > self._timeout_seconds
 
+    def _state(self) -> Any:
+        own = self._board.state()
+        return own if self._tell_progress is None else (own, self._tell_progress(own))
+
 
 def _collect(
     group: _Members,
     on_notice: Callable[[Any], None],
-    abort: connection.Connection | None,
     timeout_seconds: float,
+    elsewhere: Elsewhere | None,
     pending: interrupts.Pending,
 ) -> list[Any] | None:
     """Wait for one report from each member; raise on the first that fails, dies without one, or hangs.
@@ -148,11 +165,12 @@ def _collect(
     reports: dict[int, Any] = {}
     secondary: WorkerError | None = None
     secondary_until = math.inf
-    patience = _Patience(group.board, timeout_seconds)
+    patience = _Patience(group.board, timeout_seconds, None if elsewhere is None else elsewhere.tell_progress)
+    aborts = [] if elsewhere is None else [elsewhere.abort]
     waiting = {pipe: number for number, pipe in enumerate(group.pipes)}
     while waiting:
         seconds = max(0.0, secondary_until - time.monotonic()) if secondary else patience.poll_seconds
-        ready = connection.wait([*waiting, pending.reader, *([abort] if abort else [])], seconds)
+        ready = connection.wait([*waiting, pending.reader, *aborts], seconds)
         if pending.received:
             return None
         if secondary and time.monotonic() >= secondary_until:
@@ -164,7 +182,7 @@ def _collect(
                 pending.drain()
                 continue
             assert isinstance(pipe, connection.Connection)
-            if pipe is abort:
+            if pipe in aborts:
                 raise WorkerError(pipe.recv())
             number = waiting[pipe]
             try:

@@ -9,14 +9,8 @@ import math
 import torch
 from torch import nn
 
-from dpexp.config import (
-    CnnConfig,
-    CustomModelConfig,
-    ExperimentConfig,
-    MlpConfig,
-    ModelConfig,
-    ResNet18Config,
-)
+from dpexp.config import ExperimentConfig
+from dpexp.config_groups import CnnConfig, CustomModelConfig, MlpConfig, ModelConfig, ResNet18Config
 from dpexp.data.dataset import Dataset
 from dpexp.data.order import shard
 from dpexp.errors import ConfigError, one_line

@@ -13,7 +13,7 @@ import torch
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from dpexp.config import AdamConfig, OptimizerConfig, SgdConfig
+from dpexp.config_groups import AdamConfig, OptimizerConfig, SgdConfig
 
 
 class Optimizer(ABC):

@@ -62,6 +62,11 @@ def get_on(rank: int, seconds: float, notify: Any) -> None:
         position.here.step()
 
 
+def stand_still(rank: int, notify: Any) -> None:
+    """What a worker does that never gets on."""
+    spin()
+
+
 def crash() -> None:
     faulthandler._sigsegv()  # type: ignore[attr-defined]
 

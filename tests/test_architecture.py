@@ -16,13 +16,15 @@ PACKAGE = Path(dpexp.__file__).parent
 # A module may import from modules of the layers above its own, and from its own.
 LAYERS = [
     {"errors", "progress", "frozen", "cgroups", "interrupts", "files"},
-    {"conditions", "environment", "resume", "position", "server", "phases", "config", "stats", "shared_memory"},
+    {"conditions", "environment", "resume", "position", "server", "phases", "config", "config_groups", "stats"},
+    {"shared_memory"},
     {
         "compose",
         "commandline",
         "torchrun",
         "efficiency",
         "series",
+        "own_files",
         "data",
         "results",
         "doubts",
@@ -30,13 +32,14 @@ LAYERS = [
         "in_place",
         "optimizers",
     },
-    {"models", "strategies", "measures", "aggregate"},
-    {"training", "tables"},
+    {"models", "strategies", "measures", "recorded", "baselines", "aggregate"},
+    {"training", "tables", "panels"},
     {"worker", "terminal", "figures"},
     {"launch", "report"},
-    {"groups"},
+    {"groups", "torchrun_group"},
     {"measurement", "faults"},
     {"job", "calibrate"},
+    {"session"},
     {"app"},
     {"__main__"},
 ]
@@ -74,8 +77,11 @@ def test_hydra_is_known_at_the_edge_only():
     assert users == {"app", "calibrate", "commandline", "compose"}
 
 
-def test_only_figures_knows_matplotlib():
-    assert {part(p) for p in MODULES if any(n.split(".")[0] == "matplotlib" for n in imports(p))} == {"figures"}
+def test_only_figures_and_their_panels_know_matplotlib():
+    assert {part(p) for p in MODULES if any(n.split(".")[0] == "matplotlib" for n in imports(p))} == {
+        "figures",
+        "panels",
+    }
 
 
 @pytest.mark.parametrize("module", ["dpexp.report", "dpexp.app"])

@@ -149,7 +149,10 @@ def test_a_process_that_dies_silently_is_missed(tmp_path):
     """Rank 1's main process is killed while it loads: rank 0 must not wait forever."""
     port = str(free_port())
     job = ["-m", "dpexp", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=-1"]
-    hurry = "from dpexp import app, groups; groups.SILENCE_SECONDS = 2.0; import sys; sys.exit(app.main(sys.argv[1:]))"
+    hurry = (
+        "import sys; from dpexp import app, torchrun_group; torchrun_group.SILENCE_SECONDS = 2.0; "
+        "sys.exit(app.main(sys.argv[1:]))"
+    )
     die = "import os, signal; from dpexp import job; job.load = lambda config: os.kill(os.getpid(), signal.SIGKILL); "
     commands = [[sys.executable, "-c", code, *job[2:]] for code in (hurry, die + hurry)]
     own = [

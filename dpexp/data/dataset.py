@@ -6,7 +6,8 @@ import dataclasses
 
 import torch
 
-from dpexp.config import ArraysDataConfig, ExperimentConfig, NamedDataConfig, SyntheticDataConfig, check_size
+from dpexp.config import ExperimentConfig, check_size
+from dpexp.config_groups import ArraysDataConfig, NamedDataConfig, SyntheticDataConfig
 from dpexp.data.order import subset
 from dpexp.data.packaged import cache_folder, read_split
 from dpexp.data.sources import Split, array_splits, synthetic_splits, torchvision_split

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpexp.config import ArraysDataConfig, SyntheticDataConfig
+from dpexp.config_groups import ArraysDataConfig, SyntheticDataConfig
 from dpexp.environment import available_memory_bytes
 from dpexp.errors import DataError
 from dpexp.files import write_atomically

@@ -17,7 +17,8 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from torch.nn.parallel import DistributedDataParallel
 
 from dpexp import optimizers
-from dpexp.config import DdpConfig, ExperimentConfig
+from dpexp.config import ExperimentConfig
+from dpexp.config_groups import DdpConfig
 from dpexp.errors import PeerError, one_line
 from dpexp.position import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.shared_memory import SharedTensors

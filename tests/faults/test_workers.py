@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import signal
 import time
+from multiprocessing import Pipe
 
 import pytest
-from deeds import Place, ask_for_too_much, crash, fail, get_on, kill, kill_server, leave, spin, stop
+from deeds import Place, ask_for_too_much, crash, fail, get_on, kill, kill_server, leave, spin, stand_still, stop
 from fault_helpers import Faulty, children, descriptors, places, run_job, shared_names
 
 from dpexp import launch, position, results
@@ -81,13 +82,30 @@ def test_a_hang_ends_with_the_stacks_of_all_workers(tmp_path, rank, deed):
     assert f"rank {1 - rank} while training, in step 4, phase wait" in str(error)
     assert "launch.timeout_seconds" in str(error)
     own, other = f"in {deed.__name__}\n", "barrier.py"
-    assert own in error.details
+    assert own in error.details, error.details
     assert other in error.details
     assert not children()
 
 
 def test_a_worker_that_gets_on_slowly_is_no_hang():
     launch.launch(get_on, [(1.5,)] * 2, lambda notice: None, timeout_seconds=0.5)
+
+
+def test_who_waits_for_a_rank_of_another_machine_that_gets_on_is_no_hang():
+    """That one is heard to get on for a while, then no more; the worker here never does."""
+    heard = []
+
+    def tell_progress(own):
+        heard.append(own)
+        return min(len(heard), 10)
+
+    abort, keeps_open = Pipe(duplex=False)
+    elsewhere = launch.Elsewhere(3, abort, tell_progress)
+    with pytest.raises(WorkerError, match=r"no worker got on for 0\.4 s: rank 3 while starting"):
+        launch.launch(stand_still, [()], lambda notice: None, 0.4, elsewhere)
+    assert len(heard) > 10
+    keeps_open.close()
+    abort.close()
 
 
 def test_time_in_which_this_process_was_stopped_itself_is_no_hang(monkeypatch):
