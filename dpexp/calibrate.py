@@ -52,8 +52,7 @@ def verdicts() -> Iterator[Verdict]:
 
     step_seconds = bench.train(alone).seconds / alone.updates
     yield _same(bench.ratio((alone, NONE), (alone, NONE), 20))
-    late = Fault(compute_seconds=(SLOWER - 1) * step_seconds)
-    yield _slower(bench.ratio((alone, late), (alone, NONE), 20))
+    yield _slower(bench.ratio((alone, Fault(slowdown=SLOWER)), (alone, Fault(slowdown=1.0)), 20))
     bare = replace(two, measurement=replace(two.measurement, phases=False))
     share = _marks_seconds() / (bench.train(two).seconds / two.updates)
     yield _cost(bench.ratio((two, NONE), (bare, NONE), 30), share)

@@ -12,16 +12,18 @@ from torch import nn
 
 from dpexp import models, worker
 from dpexp.groups import Group
+from dpexp.position import here
 from dpexp.strategies.sync_dp import ChunkSum
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to workers on purpose, in every step: seconds of useless work."""
+    """What is done to workers on purpose, in every step: useless work."""
 
     compute_seconds: float = 0.0
     compute_rank: int = 0
     communicate_seconds: float = 0.0  # on all ranks
+    slowdown: float | None = None  # every step takes so many times as long as it did, whatever the machine's speed
 
 
 class FaultyGroup(Group):
@@ -40,8 +42,9 @@ class FaultyGroup(Group):
 def _run_with_fault(fault: Fault, rank: int, *arguments: Any) -> worker.WorkerReport:
     """In a worker process: `worker.run`, with delays where the fault wants them."""
     if fault.compute_seconds and rank == fault.compute_rank:
-        build = models.build
-        models.build = lambda *own: _delayed(build(*own), fault.compute_seconds)
+        _before_each_forward(lambda: _spend(fault.compute_seconds))
+    if fault.slowdown is not None:
+        _before_each_forward(_Slowdown(fault.slowdown))
     if fault.communicate_seconds:
         compute = ChunkSum.compute
 
@@ -53,9 +56,30 @@ def _run_with_fault(fault: Fault, rank: int, *arguments: Any) -> worker.WorkerRe
     return worker.run(rank, *arguments)
 
 
-def _delayed(model: nn.Module, seconds: float) -> nn.Module:
-    model.register_forward_pre_hook(lambda *_: _spend(seconds))
-    return model
+def _before_each_forward(work: Callable[[], None]) -> None:
+    """The model that this worker builds does `work` first."""
+    build = models.build
+
+    def build_hooked(*arguments: Any) -> nn.Module:
+        model = build(*arguments)
+        model.register_forward_pre_hook(lambda *_: work())
+        return model
+
+    models.build = build_hooked  # type: ignore[assignment]
+
+
+class _Slowdown:
+    """Spends a share of the time that has passed since it was called last: of one step."""
+
+    def __init__(self, slowdown: float) -> None:
+        self._share = slowdown - 1
+        self._left = 0.0
+
+    def __call__(self) -> None:
+        _, steps, *_ = here.state()
+        if steps:  # what lies before the first step isn't one
+            _spend(self._share * (time.perf_counter() - self._left))
+        self._left = time.perf_counter()
 
 
 def _spend(seconds: float) -> None:

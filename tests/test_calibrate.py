@@ -60,7 +60,7 @@ def test_faults_reach_the_workers_they_are_for_and_change_no_result():
     config = tiny("workers=2")
     dataset = load(config)
     work = Work(config, dataset, models.initial_state(config, dataset), "torch", False, None)
-    fault = Fault(compute_seconds=DELAY, compute_rank=1, communicate_seconds=DELAY)
+    fault = Fault(compute_seconds=DELAY, compute_rank=1, communicate_seconds=DELAY, slowdown=1.01)
     group = FaultyGroup([fault], then=Fault())
     late, plain = (group.run(work, lambda epoch: None) for _ in range(2))
     assert late[1].phases["compute"]["median"] >= DELAY > late[0].phases["compute"]["median"]
