@@ -41,13 +41,14 @@ def run(
     `record_bad_input`, else nothing is. A ResultError says that nothing can be recorded.
     """
     described = environment.describe()
-    own = own_files.sha256(config)
-    earlier = results.read_earlier(folder, config, own, described) if resume else None
+    earlier = results.read_earlier(folder, config, described) if resume else None
     if earlier is not None and config.checkpoint and not (folder / CHECKPOINT).exists():
         earlier = None  # the weights were to be kept with it
-    if earlier is not None and earlier.status == "ok":
+    own = own_files.sha256(config)
+    changed = earlier is not None and None not in (own, earlier.own_files_sha256) and own != earlier.own_files_sha256
+    if earlier is not None and earlier.status == "ok" and not changed:
         return False
-    record = _Record(config, own, folder if group.writes else None, described, earlier)
+    record = _Record(config, folder if group.writes else None, described, earlier)
     started = time.perf_counter()
     try:
         with group.together(config):
@@ -55,6 +56,9 @@ def run(
             dataset = load(config)
             record.data_seconds = time.perf_counter() - started
             initial = models.initial_state(config, dataset)
+        if changed:  # and now known to be of use
+            record.start_anew()
+        record.own_files_sha256 = own
         record.write("unfinished")  # a folder that can't be written is known before anything is measured
         checkpoint = folder / CHECKPOINT if config.checkpoint else None
         with dataset.tensors, initial:
@@ -64,7 +68,7 @@ def run(
         if results.diverged(record.blocks):
             raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
     except (ConfigError, DataError) as error:
-        if record_bad_input:
+        if record_bad_input and not changed:
             record.write("failed", error)
         elif earlier is None:
             record.remove()
@@ -85,24 +89,28 @@ class _Record:
     def __init__(
         self,
         config: ExperimentConfig,
-        own_files_sha256: str | None,
         folder: Path | None,
         described: environment.Environment,
         earlier: RunResult | None,
     ) -> None:
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self._now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.blocks: list[Block] = [] if earlier is None else list(earlier.blocks)
+        self.own_files_sha256 = None if earlier is None else earlier.own_files_sha256
         self.data_seconds = 0.0
         self._config, self._folder, self._described = config, folder, described
-        self._own_files_sha256 = own_files_sha256
-        self._started_at = now if earlier is None else earlier.started_at
-        self._resumed_at = [] if earlier is None else [*earlier.resumed_at, now]
+        self._started_at = self._now if earlier is None else earlier.started_at
+        self._resumed_at = [] if earlier is None else [*earlier.resumed_at, self._now]
         if folder is not None:
             with results.write_errors(folder):
                 remove_leftovers(folder)
                 (folder / ERROR_LOG).unlink(missing_ok=True)
         if earlier is None:
             self.remove()
+
+    def start_anew(self) -> None:
+        """What lies there was measured with other files of the user's. Raises ResultError."""
+        self.remove()
+        self.blocks, self._started_at, self._resumed_at = [], self._now, []
 
     def add(self, block: Block) -> None:
         """Another finished block: whatever dies from now on, it is kept."""
@@ -129,7 +137,7 @@ class _Record:
             data_seconds=self.data_seconds,
             doubts=doubts(self._config, self._described, kept) if kept else [],
             blocks=self.blocks,
-            own_files_sha256=self._own_files_sha256,
+            own_files_sha256=self.own_files_sha256,
         )
         results.write(result, self._folder)
         if details:

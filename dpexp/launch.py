@@ -26,7 +26,7 @@ class Elsewhere:
 
     first_rank: int  # of those that are started here
     abort: connection.Connection  # a message there ends the launch
-    tell_progress: Callable[[Any], Any]  # is told how far the ranks here are, and returns how far the others are
+    tell_progress: Callable[[Any], Any]  # is told where the ranks here are; what it returns changes as others get on
 
 
 def launch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 from collections.abc import Iterator
@@ -19,16 +20,20 @@ def sha256(config: ExperimentConfig) -> str | None:
 
     None where there is neither, or one can't be read: to load it says why.
     """
-    paths = list(_paths(config))
-    digest = hashlib.sha256()
     try:
-        for path in paths:
-            with path.open("rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    digest.update(chunk)
+        digests = [_of_file(path, path.stat().st_mtime_ns, path.stat().st_size) for path in _paths(config)]
     except OSError:
         return None
-    return digest.hexdigest() if paths else None
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None
+
+
+@functools.cache  # a sweep's jobs share a file, which may be large
+def _of_file(path: Path, changed_ns: int, size_bytes: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _paths(config: ExperimentConfig) -> Iterator[Path]:

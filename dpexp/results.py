@@ -174,17 +174,13 @@ def read(path: Path) -> RunResult:
         raise _why(path, content, error) from error
 
 
-def read_earlier(
-    folder: Path, config: ExperimentConfig, own_files_sha256: str | None, environment: Environment
-) -> RunResult | None:
+def read_earlier(folder: Path, config: ExperimentConfig, environment: Environment) -> RunResult | None:
     """What an earlier run of this job has left in `folder`, where that counts: it measured the same.
 
     None where nothing does. Raises ConfigError for a result of another version or machine.
     """
     earlier = _of_this_machine(folder / FILE_NAME, environment.machine)
-    if earlier is None or earlier.status == "diverged":
-        return None
-    if earlier.config_sha256 != config.sha256 or own_files_sha256 not in (None, earlier.own_files_sha256):
+    if earlier is None or earlier.config_sha256 != config.sha256 or earlier.status == "diverged":
         return None
     same_code = earlier.environment.code_sha256 == environment.code_sha256
     return earlier if earlier.status == "ok" or same_code else None

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import Pipe, connection
+from multiprocessing import Pipe
 from typing import Any, TypeVar
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
@@ -120,38 +120,42 @@ class TorchrunGroup(Group):
         """This rank's worker alone; ended when another rank's fails."""
         world = self._world
         shared = Rendezvous(world.master_address, world.master_port, f"dpexp/{world.attempt}/{self._calls}/group")
-        with self._failure_of_others() as abort:
+        with self._elsewhere() as elsewhere:
             return launch.launch(
                 worker.run,
                 [(work, shared, time.monotonic())],
                 on_epoch,
                 work.config.launch.timeout_seconds,
-                launch.Elsewhere(world.rank, abort, self._tell_progress),
+                elsewhere,
             )
 
-    def _tell_progress(self, own: Any) -> list[bytes]:
-        """Show all ranks how far this one's worker is; how far all are."""
-        ranks = range(self._world.world_size)
-        self._store.set(f"progress/{self._world.rank}", json.dumps(own))
-        return [self._store.get(key) for key in (f"progress/{rank}" for rank in ranks) if self._store.check([key])]
-
     @contextlib.contextmanager
-    def _failure_of_others(self) -> Iterator[connection.Connection]:
-        """A connection that says so when another rank has failed in this call."""
+    def _elsewhere(self) -> Iterator[launch.Elsewhere]:
+        """What becomes of the other ranks in this call; a thread asks, since an answer may be long in coming."""
         receiver, sender = Pipe(duplex=False)
         over = threading.Event()
         key = f"{self._calls}/failure"
+        own, heard = None, 0  # where this rank is, and how often any rank has been seen to get on
+
+        def tell_progress(state: Any) -> int:
+            nonlocal own
+            own = state
+            return heard
 
         def watch() -> None:
+            nonlocal heard
+            told = None
             while not over.wait(POLL_SECONDS):
                 if self._store.check([key]):
                     sender.send(json.loads(self._store.get(key))["message"])
                     return
+                told, changed = own, own != told
+                heard = self._store.add("progress", int(changed))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            yield receiver
+            yield launch.Elsewhere(self._world.rank, receiver, tell_progress)
         finally:
             over.set()
             watcher.join()

@@ -84,7 +84,7 @@ def step(
         own_inputs, own_labels = inputs.index_select(0, own), labels.index_select(0, own)
         strategy.recorder.enter(COMPUTE)
         loss = F.cross_entropy(replica.model(own_inputs), own_labels, reduction="sum")
-        strategy.backward(loss, _scalar(weight, loss.dtype, loss.device))
+        loss.backward(_scalar(weight, loss.dtype, loss.device))
         loss_sum += loss.detach() if weight else 0.0
     strategy.update()
     strategy.recorder.end_step()

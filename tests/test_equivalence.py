@@ -62,7 +62,13 @@ def test_in_single_precision_they_agree_up_to_rounding(sequential, tmp_path, str
 
 
 @pytest.mark.parametrize(
-    "model", [["model=cnn", "model.channels=[3]", "model.hidden=5"], ["model=mlp", "model.hidden=[]"]]
+    "model",
+    [
+        ["model=cnn", "model.channels=[3]", "model.hidden=5"],
+        ["model=mlp", "model.hidden=[]"],
+        ["model=mlp", "model.hidden=[200]", "data.shape=[1,13,13]"],  # with a layer that is large
+        ["model=custom", "model.builder=own_models:of_a_derivative", "data.shape=[1,13,13]"],
+    ],
 )
 def test_other_models_agree_too(sequential, tmp_path, model):
     assert_same(trained_state(tiny("workers=3", *model), tmp_path), sequential(*model), 1e-12)

@@ -70,10 +70,6 @@ class Strategy(ABC):
     def start(self) -> None:
         """Give every replica the initial state and a fresh optimizer. All processes call it together."""
 
-    def backward(self, loss: torch.Tensor, factor: torch.Tensor) -> None:
-        """Add the gradient of `factor` x `loss` of one replica, both scalars, to its parameters' `.grad`."""
-        loss.backward(factor)
-
     @abstractmethod
     def update(self) -> None:
         """Add up the replicas' gradients, make one optimizer update everywhere, clear the gradients.

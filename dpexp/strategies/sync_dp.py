@@ -15,7 +15,7 @@ from torch import nn
 from dpexp import optimizers
 from dpexp.config import ExperimentConfig
 from dpexp.environment import usable_cores
-from dpexp.in_place import InPlaceGradients
+from dpexp.in_place import write_in_place
 from dpexp.position import COMMUNICATE, UPDATE, WAIT
 from dpexp.shared_memory import ALIGNMENT_BYTES, SharedTensors
 from dpexp.strategies.barrier import BarrierSeat
@@ -79,7 +79,8 @@ class SyncDataParallel(Strategy):
             parameter.data = flat[place].view_as(parameter)
             self.places[parameter] = buffers[rank, place].view_as(parameter)
             position += parameter.numel()
-        self._in_place = InPlaceGradients(model, self.places)
+        if config.model.name != "custom":
+            write_in_place(model, self.places)
 
     @classmethod
     def processes(cls, workers: int) -> int:
@@ -103,10 +104,6 @@ class SyncDataParallel(Strategy):
         self.replicas[0].model.load_state_dict(self._initial)
         self.optimizers = [optimizers.build(self._config.optimizer, [self._chunk])]
         self.barrier()
-
-    def backward(self, loss: torch.Tensor, factor: torch.Tensor) -> None:
-        """See Strategy."""
-        self._in_place.backward(loss, factor)
 
     def update(self) -> None:
         """Publish the gradient; sum this rank's chunk of all and update that chunk; see Strategy."""

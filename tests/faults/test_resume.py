@@ -16,7 +16,7 @@ from deeds import Place, kill
 from fault_helpers import Faulty, run_job
 
 from dpexp import app, job, results
-from dpexp.errors import ConfigError, WorkerError
+from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.files import Claim
 from dpexp.groups import Group
 from dpexp.position import COMPUTE, TRAINING
@@ -153,6 +153,11 @@ def test_a_job_whose_own_file_changed_is_measured_again(tmp_path, monkeypatch):
     assert [measured(), measured()] == [True, False]
     numpy.savez(data, **splits, another=numpy.zeros(1))
     assert [measured(), measured()] == [True, False]
+    good = (tmp_path / results.FILE_NAME).read_bytes()
+    data.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(DataError):
+        measured()
+    assert (tmp_path / results.FILE_NAME).read_bytes() == good  # until there is something better
 
 
 def test_a_diverged_job_starts_from_nothing(tmp_path):
