@@ -112,7 +112,8 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
     doubted = "; doubts: see the table" if advice(summary) else ""
     return (
         f"{models}; {' / '.join(scopes)}; baseline: {' / '.join(baselines) or 'none'}; "
-        f"mean and 95 % interval of {repeats} block(s); {threads} thread(s) a worker; {summary.machine}{doubted}"
+        f"mean and 95 % interval of {repeats} block{'s' * (repeats != '1')}; "
+        f"{threads} thread{'s' * (threads != '1')} a worker; {summary.machine}{doubted}"
     )
 
 

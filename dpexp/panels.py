@@ -55,7 +55,7 @@ class Panels:
                     capsize=4,
                 )
                 axes.annotate(
-                    f"{row.seconds:.3g} s",
+                    f"{_three_digits(row.seconds)} s",
                     (place, 0),
                     (0, 7),  # at the foot of the bar, where no mark crosses it
                     textcoords="offset points",
@@ -68,7 +68,8 @@ class Panels:
                     label = "its sequential baseline" if place == 0 else ""
                     axes.hlines(row.baseline_seconds, place - 0.42, place + 0.42, color="black", lw=2, label=label)
                 if not math.isnan(row.best_seconds):
-                    label = f"the best sequential, {row.best_threads} thread(s)" if place == 0 else ""
+                    label = f"the best sequential, {row.best_threads} thread{'s' * (row.best_threads > 1)}"
+                    label = label if place == 0 else ""
                     axes.hlines(
                         row.best_seconds, place - 0.42, place + 0.42, color="black", lw=1.5, ls=":", label=label
                     )
@@ -114,8 +115,15 @@ class Panels:
         for shift, (size, line) in zip(shifts, rows.groupby("configured_size"), strict=True):
             self._line(axes, line, "speedup", line.workers + shift, self.size_color[size], f"{size:,}{each}")
         for _, row in line[line.workers > 1].iterrows():  # the most samples: its numbers, to read off
-            place = (row.workers + shift, row.speedup)
-            axes.annotate(f"{row.speedup:.2f}", place, (7, 5), textcoords="offset points", fontweight="bold")
+            top = row.speedup if math.isnan(row.speedup_high) else row.speedup_high
+            axes.annotate(
+                f"{row.speedup:.2f}",
+                (row.workers + shift, top),
+                (0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontweight="bold",
+            )
         if line.best_seconds.notna().any():
             own = (line.baseline_seconds / line.best_seconds).mean()
             axes.axhline(own, color="black", ls=":", lw=1.5, label="best sequential process")
@@ -200,6 +208,10 @@ class Panels:
 def _error(row: pd.Series, column: str) -> list[list[float]] | None:
     value, low, high = row[column], row[f"{column}_low"], row[f"{column}_high"]
     return None if math.isnan(low) or math.isnan(value) else [[value - low], [high - value]]
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _shifts(count: int, step: float) -> list[float]:
