@@ -88,7 +88,7 @@ def _figure(table: pd.DataFrame, title: str, paint: Painter, caption: str) -> Fi
         else:
             axes.set_axis_off()
     figure.suptitle(title, x=0.01, ha="left", fontsize=13.5, fontweight="bold")
-    lines_of_text = textwrap.wrap(caption, int(14 * figure.get_figwidth()))
+    lines_of_text = textwrap.wrap(caption, int(15 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines_of_text), x=0.01, ha="left", fontsize=8.5, color="#444444")
     return figure
 

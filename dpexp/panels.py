@@ -114,14 +114,15 @@ class Panels:
         each = " a worker" if (rows.data_scope == "per_worker").all() else ""
         for shift, (size, line) in zip(shifts, rows.groupby("configured_size"), strict=True):
             self._line(axes, line, "speedup", line.workers + shift, self.size_color[size], f"{size:,}{each}")
+        tops = rows.groupby("workers")[["speedup", "speedup_high"]].max().max(axis=1)
         for _, row in line[line.workers > 1].iterrows():  # the most samples: its numbers, to read off
-            top = row.speedup if math.isnan(row.speedup_high) else row.speedup_high
             axes.annotate(
                 f"{row.speedup:.2f}",
-                (row.workers + shift, top),
+                (row.workers + shift, tops[row.workers]),
                 (0, 5),
                 textcoords="offset points",
                 ha="center",
+                color=self.size_color[size],
                 fontweight="bold",
             )
         if line.best_seconds.notna().any():
