@@ -14,6 +14,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -57,6 +58,10 @@ class CheckFirst(Callback):
                 raise ConfigError(explain(error)) from error
             experiments = [_checked(one, job) for one, job in zip(composed, jobs, strict=True)]
             _session.begin(experiments, Path(str(config.hydra.sweep.dir)), sweeping=True)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Forget the job's configuration, of which Hydra would keep those of all jobs until the sweep's end."""
+        job_return.cfg = job_return.hydra_cfg = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
