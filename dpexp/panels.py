@@ -124,6 +124,7 @@ class Panels:
                 ha="center",
                 color=self.size_color[size],
                 fontweight="bold",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
         if line.best_seconds.notna().any():
             own = (line.baseline_seconds / line.best_seconds).mean()
