@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 from pydantic.dataclasses import dataclass
 
-from dpexp import cgroups
+from dpexp import cgroups, server
 
 PROBE_ROUNDS = 3
 
@@ -30,15 +30,16 @@ class Watch:
 
     def __init__(self, probe: bool = True) -> None:
         self._arithmetic, self._memory = (_arithmetic_seconds(), _memory_seconds()) if probe else (0.0, 0.0)
-        self._started, self._own = time.monotonic(), time.process_time()
+        self._started, self._own, self._server = time.monotonic(), time.process_time(), server.cpu_seconds()
         self._busy, self._stolen = _busy_seconds()
         self._throttled = cgroups.throttled_seconds()
 
     def conditions(self, workers_cpu_seconds: float) -> Conditions:
-        """What was seen; `workers_cpu_seconds` is what our own workers used in the meantime."""
+        """What was seen; `workers_cpu_seconds` is what our own workers, now ended, say that they used."""
         wall = max(time.monotonic() - self._started, 1e-3)
         busy, stolen = _busy_seconds()
-        own = time.process_time() - self._own + workers_cpu_seconds
+        # The system knows better what workers used than they do: their start and end take time, too.
+        own = time.process_time() - self._own + max(workers_cpu_seconds, server.cpu_seconds() - self._server)
         return Conditions(
             arithmetic_seconds=self._arithmetic,
             memory_seconds=self._memory,

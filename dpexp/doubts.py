@@ -18,6 +18,7 @@ OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
 
 # Doubts that the table for people says in its own way.
 OVERSUBSCRIBED, FEWER_UPDATES = "oversubscribed", "fewer updates than the baseline"
+TIMED_FOR_ONLY = "timed for only"  # the one that is worse the smaller its number
 
 
 def busy_threads(config: ExperimentConfig, environment: Environment) -> int:
@@ -58,7 +59,7 @@ def _of_blocks(
         yield "one block: no interval, so raise measurement.repeats"
     shortest = min(training.seconds for block in kept for training in _trainings(block))
     if shortest < SHORT_SECONDS:
-        yield f"timed for only {shortest:.2g} s: raise data.size or epochs until it takes {SHORT_SECONDS} s"
+        yield f"{TIMED_FOR_ONLY} {shortest:.2g} s: raise data.size or epochs until it takes {SHORT_SECONDS} s"
     if (cold := _cold(pairs)) > 1 + COLD:
         yield f"a cold baseline, {cold:.1f} times as slow in its first block as in the others: raise measurement.warmup"
     if len(pairs) > 2:

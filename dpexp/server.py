@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
+
 from dpexp import interrupts, position
 from dpexp.environment import modified_environment
 from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
@@ -66,6 +68,18 @@ def start_server() -> ForkServerContext:
     with modified_environment(PYTHONPATH=path, **single), interrupts.blocked():  # in the server, for good
         forkserver.ensure_running()
     return context
+
+
+def cpu_seconds() -> float:
+    """What the fork server and all its workers that have ended used; without the workers where only Linux tells."""
+    process = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if process is None:
+        return 0.0
+    try:
+        times = psutil.Process(process).cpu_times()
+    except psutil.Error:  # it has died
+        return 0.0
+    return sum(getattr(times, name, 0.0) for name in ("user", "system", "children_user", "children_system"))
 
 
 def start_process(

@@ -8,7 +8,7 @@ import re
 import pandas as pd
 
 from dpexp.aggregate import Summary
-from dpexp.doubts import FEWER_UPDATES, OVERSUBSCRIBED
+from dpexp.doubts import FEWER_UPDATES, OVERSUBSCRIBED, TIMED_FOR_ONLY
 
 HEADS = (
     "configuration",
@@ -155,12 +155,18 @@ def targets(summary: Summary) -> list[str]:
 
 
 def advice(summary: Summary) -> list[str]:
-    """The first of each kind of doubt in full: what was seen, and what to do about it."""
-    kinds: dict[str, str] = {}
+    """The worst of each kind of doubt in full: what was seen, and what to do about it."""
+    kinds: dict[str, list[str]] = {}
     for _, row in summary.table[summary.table.status == "ok"].iterrows():
         for text in _doubts(row):
-            kinds.setdefault(re.sub(r"[\d.,]+", "#", text), text)
-    return list(kinds.values())
+            kinds.setdefault(re.sub(r"[\d.,]+", "#", text), []).append(text)
+    return [max(texts, key=_badness) for texts in kinds.values()]
+
+
+def _badness(doubt: str) -> float:
+    number = re.search(r"\d+(\.\d+)?", doubt)
+    size = float(number[0]) if number else 0.0
+    return -size if doubt.startswith(TIMED_FOR_ONLY) else size
 
 
 def _doubts(row: pd.Series) -> list[str]:

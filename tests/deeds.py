@@ -62,6 +62,12 @@ def get_on(rank: int, seconds: float, notify: Any) -> None:
         position.here.step()
 
 
+def use_cpu(rank: int, seconds: float, notify: Any) -> None:
+    """What a worker does that computes for so long, by its own account."""
+    while time.process_time() < seconds:
+        pass
+
+
 def stand_still(rank: int, notify: Any) -> None:
     """What a worker does that never gets on."""
     spin()

@@ -5,11 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from deeds import use_cpu
+
+from dpexp import launch, server
 from dpexp.conditions import Watch
+
+TICK_SECONDS = 0.02  # the system counts in hundredths, rounded
 
 
 def test_a_program_of_somebody_else_is_seen_and_ones_own_work_is_not():
     busy = [sys.executable, "-c", "import time; t = time.monotonic()\nwhile time.monotonic() < t + 1: pass"]
+    launch.wait_for_server()
     watch = Watch()
     subprocess.run(busy, check=True)
     seen = watch.conditions(workers_cpu_seconds=0.0)
@@ -17,6 +23,12 @@ def test_a_program_of_somebody_else_is_seen_and_ones_own_work_is_not():
     subprocess.run(busy, check=True)
     own = watch.conditions(workers_cpu_seconds=1.0)
     assert seen.other_cores > own.other_cores + 0.3
+
+
+def test_what_a_worker_used_is_known_when_it_has_ended():
+    before = server.cpu_seconds()
+    launch.launch(use_cpu, [(0.2,)], lambda notice: None)
+    assert server.cpu_seconds() >= before + 0.2 - TICK_SECONDS
 
 
 def test_probes_take_some_time():
