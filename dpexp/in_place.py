@@ -39,11 +39,10 @@ class _Linear(nn.Linear):
         assert input.dim() == 2
         assert self.bias is not None  # the output has a history even where its input has none
         output = F.linear(input, self.weight.detach(), self.bias)
-        inputs = input.detach()
 
         def write(gradient: torch.Tensor) -> None:
             assert self.weight.grad is None
-            self.weight.grad = torch.mm(gradient.t(), inputs, out=self.place)
+            self.weight.grad = torch.mm(gradient.t(), input, out=self.place)
 
         output.register_hook(write)
         return output

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import timeit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -77,9 +77,9 @@ def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
     x, weight, gradient = torch.rand(batch, inputs), torch.rand(outputs, inputs), torch.rand(batch, outputs)
 
     def products() -> None:
-        multiply(x, weight, None)
-        multiply(gradient.t(), x.t(), None)
-        multiply(gradient, weight.t(), None)
+        multiply(x, weight)
+        multiply(gradient.t(), x.t())
+        multiply(gradient, weight.t())
 
     number = max(1, int(ROUND_SECONDS / min(timeit.repeat(products, number=1, repeat=2))))
     return min(timeit.repeat(products, number=number, repeat=ROUNDS)) / number
@@ -92,19 +92,20 @@ def large_layers(model: nn.Module) -> Iterator[nn.Linear]:
             yield module
 
 
-def _by_torch(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return left.mm(right.t()) if bias is None else torch.addmm(bias, left, right.t())
+def _by_torch(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return left.mm(right.t())
 
 
-def _by_onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _by_onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
     return product
 
 
-_PRODUCTS = {
+# left (n, k) times the transpose of right (m, k)
+_PRODUCTS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "torch": _by_torch,
     "onednn": _by_onednn,
-}  # left (n, k) times the transpose of right (m, k), plus bias (m,)
+}
 
 
 class _Product(torch.autograd.Function):
@@ -121,7 +122,7 @@ class _Product(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _by_onednn(gradient, weight.t(), None) if needs_inputs else None,
-            _by_onednn(gradient.t(), inputs.t(), None) if needs_weight else None,
+            _by_onednn(gradient, weight.t()) if needs_inputs else None,
+            _by_onednn(gradient.t(), inputs.t()) if needs_weight else None,
             gradient.sum(0) if needs_bias else None,
         )
