@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import costs, endurance, exchange, notebook, training
 from benchmarks.setup import out
-from dpexp import environment
+from dpexp.machine import environment
 
 HERE = Path(__file__).parent
 PARTS = {

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from benchmarks import memory_probe
 from benchmarks.setup import configured, interleaved, of_dpexp, out, prepared, shown
-from dpexp import launch
+from dpexp.analysis.stats import geometric_mean, paired_ratio
 from dpexp.data.dataset import load
-from dpexp.groups import Group
-from dpexp.stats import geometric_mean, paired_ratio
+from dpexp.launchers.local import LocalLauncher
+from dpexp.processes import launch
 from dpexp.strategies import strategy_class
-from dpexp.strategies.barrier import BarrierSeat
+from dpexp.strategies.barrier import BarrierMember
 
 SIZES = (5_000, 10_000, 20_000, 40_000, 60_000)
 MODELS = {"mlp": 20_000, "cnn": 2_000, "resnet18": 256}
@@ -38,7 +38,7 @@ def _start_up() -> None:
     work = prepared(config, load(config))
     ready = []
     for _ in range(11):
-        reports = Group().run(work, lambda epoch: None)
+        reports = LocalLauncher().run(work, lambda epoch: None)
         ready.append(max(report.startup_seconds for report in reports))
     out.print(f"4 workers ready to train {shown(geometric_mean(ready[1:]))} s after the call, once the server runs")
 
@@ -55,7 +55,7 @@ def _memory() -> None:
         work = prepared(config, dataset)
         shared = strategy_class(config).share(config, work.initial)
         together: list[int] = []
-        seats = BarrierSeat.create(workers, 0.0)
+        seats = BarrierMember.create(workers, 0.0)
         arguments = [(work, own, seat) for own, seat in zip(shared, seats, strict=True)]
 
         def look(notice: object, together: list[int] = together) -> None:

@@ -24,12 +24,13 @@ from pydantic import TypeAdapter
 from rich.table import Table
 
 from benchmarks.setup import configured, out, prepared
-from dpexp import app, results
-from dpexp.config import ExperimentConfig
+from dpexp import app
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.errors import WorkerError
-from dpexp.groups import Group
-from dpexp.worker import Work
+from dpexp.launchers.local import LocalLauncher
+from dpexp.results import storage
+from dpexp.training.worker import Work
 
 LAUNCHES, JOBS, RESULTS, MAIN_KILLS = 500, 200, 10_000, 20
 TINY = ["data=synthetic", "data.size=101", "data.test_size=40", "data.shape=[16]", "data.classes=3", "model.hidden=[7]"]
@@ -82,14 +83,14 @@ def soak(launches: int, seed: int) -> tuple[Counter[str], list[float]]:
     jobs = [_job(workers) for workers in (1, 2, 3, 4)]
     dataset = load(jobs[0])
     works = [prepared(config, dataset) for config in jobs]
-    Group().run(works[0], lambda epoch: None)  # now the fork server is ready
+    LocalLauncher().run(works[0], lambda epoch: None)  # now the fork server is ready
     undisturbed = [_seconds(work) for work in works]
     for number in range(launches):
         chosen = randomly.randrange(len(works))
         killer = _Killer(randomly.uniform(0, undisturbed[chosen]), randomly.random()) if number % 2 else None
         try:
             with killer or contextlib.nullcontext():
-                Group().run(works[chosen], lambda epoch: None)
+                LocalLauncher().run(works[chosen], lambda epoch: None)
             outcomes["trained"] += 1
         except WorkerError as error:
             if killer is not None and killer.killed_at is not None:
@@ -104,7 +105,7 @@ def _job(workers: int) -> ExperimentConfig:
 
 def _seconds(work: Work) -> float:
     started = time.monotonic()
-    Group().run(work, lambda epoch: None)
+    LocalLauncher().run(work, lambda epoch: None)
     return time.monotonic() - started
 
 
@@ -162,9 +163,9 @@ MAIN = """
 from benchmarks import endurance
 from benchmarks.setup import configured, prepared
 from dpexp.data.dataset import load
-from dpexp.groups import Group
+from dpexp.launchers.local import LocalLauncher
 config = configured(*endurance.TINY, "workers=4", "epochs=100000")
-Group().run(prepared(config, load(config)), lambda epoch: print(epoch, flush=True))
+LocalLauncher().run(prepared(config, load(config)), lambda epoch: print(epoch, flush=True))
 """
 
 
@@ -232,14 +233,14 @@ def copies_of_example(folder: Path, count: int) -> Iterator[Path]:
         config = CONFIGS.validate_json(json.dumps(values["config"]))
         job = folder / str(number)
         job.mkdir()
-        (job / results.FILE_NAME).write_text(json.dumps(values | {"config_sha256": config.sha256}, indent=1))
+        (job / storage.FILE_NAME).write_text(json.dumps(values | {"config_sha256": config.sha256}, indent=1))
         yield job
 
 
 AGGREGATE = """
 import sys, time
 from pathlib import Path
-from dpexp.aggregate import aggregate  # no torch: that alone takes 600 MiB
+from dpexp.analysis.table import aggregate  # no torch: that alone takes 600 MiB
 started = time.perf_counter()
 rows = len(aggregate([Path(sys.argv[1])]).table)
 seconds = time.perf_counter() - started
@@ -251,7 +252,7 @@ print(f"aggregated into {rows:,} rows in {seconds:.1f} s with {memory:.0f} MiB")
 
 def _print_aggregation(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        total = sum((job / results.FILE_NAME).stat().st_size for job in copies_of_example(Path(folder), count))
+        total = sum((job / storage.FILE_NAME).stat().st_size for job in copies_of_example(Path(folder), count))
         printed = subprocess.run(
             [sys.executable, "-c", AGGREGATE, folder], check=True, capture_output=True, text=True
         ).stdout

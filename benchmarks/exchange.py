@@ -14,12 +14,13 @@ from rich.table import Table
 
 from benchmarks import peers
 from benchmarks.setup import configured, out, prepared, shown, slowest
-from dpexp import launch, models, optimizers
+from dpexp.analysis.stats import geometric_mean
 from dpexp.data.dataset import load
-from dpexp.shared_memory import SharedTensors
-from dpexp.stats import geometric_mean
+from dpexp.models import architectures, optimizers
+from dpexp.processes import launch
+from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies import Ddp, SyncDataParallel
-from dpexp.strategies.barrier import BarrierSeat
+from dpexp.strategies.barrier import BarrierMember
 from dpexp.strategies.sync_dp import ChunkSum, spin_seconds
 
 SIZES = [2**power for power in range(8, 25)]  # float32 elements: 1 KiB to 64 MiB
@@ -75,7 +76,7 @@ def _time(name: str, workers: int, sizes: list[int]) -> list[float]:
         arena = SharedTensors.allocate(
             {"gradients": ((workers, max(sizes)), torch.float32), "total": ((max(sizes),), torch.float32)}
         )
-        shared = [(seat, arena) for seat in BarrierSeat.create(workers, spin_seconds(config))]
+        shared = [(seat, arena) for seat in BarrierMember.create(workers, spin_seconds(config))]
     arguments = [(name, workers, sizes, own) for own in shared]
     reports = launch.launch(_all_reduces, arguments, lambda notice: None)
     return [max(times) for times in zip(*reports, strict=True)]
@@ -149,7 +150,7 @@ def _update_seconds(workers: int) -> float:
 
 def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:
     torch.set_num_threads(1)
-    model = models.build(work.config.model, work.dataset.input_shape, work.dataset.classes)
+    model = architectures.build(work.config.model, work.dataset.input_shape, work.dataset.classes)
     strategy = SyncDataParallel(work.config, rank, model, work.initial, shared)
     strategy.start()
     weight, *rest = model.parameters()

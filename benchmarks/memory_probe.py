@@ -7,11 +7,11 @@ from typing import Any
 
 import psutil
 
-from dpexp import worker
-from dpexp.strategies.barrier import BarrierSeat
+from dpexp.strategies.barrier import BarrierMember
+from dpexp.training import worker
 
 
-def after_training(rank: int, work: worker.Work, shared: Any, seat: BarrierSeat, notify: Any) -> int:
+def after_training(rank: int, work: worker.Work, shared: Any, seat: BarrierMember, notify: Any) -> int:
     """Bytes that only this process maps, once it has trained; the parent is told when all have."""
     worker.run(rank, work, shared, 0.0, lambda epoch: None)
     private: int = psutil.Process().memory_full_info().uss

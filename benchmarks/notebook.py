@@ -13,10 +13,10 @@ from rich.table import Table
 
 from benchmarks import peers
 from benchmarks.setup import configured, out
-from dpexp import environment
-from dpexp.conditions import Conditions, Watch
-from dpexp.doubts import doubts
-from dpexp.results import Block, Training, WorkerTimes
+from dpexp.analysis.warnings import warnings
+from dpexp.machine import environment
+from dpexp.measurement.conditions import Watch
+from dpexp.results.schema import Block, Conditions, Training, WorkerTimes
 
 # What the class notebook printed, on Colab: seconds with 1 and with 2 workers.
 PRINTED = {5_000: (5.92, 1.87), 10_000: (3.93, 4.19), 20_000: (7.44, 7.19), 40_000: (18.51, 14.37)}
@@ -50,7 +50,7 @@ def run(rounds: int) -> None:
         ),
     ):
         out.print(f"\nwhat dpexp says of {whose}:")
-        for line in doubts(config, environment.describe(), [_block(one, two, conditions) for one, two in pairs]):
+        for line in warnings(config, environment.describe(), [_block(one, two, conditions) for one, two in pairs]):
             out.print(f"  {line}")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dpexp", "-m", "strategy=emulated", f"workers={_list(WORKERS)}"]
@@ -65,7 +65,6 @@ def _block(baseline: float, candidate: float, conditions: Conditions) -> Block:
     plain = Training(
         seconds=candidate,
         epoch_losses=[None],
-        test_loss=None,
         test_accuracy=None,
         epoch_seconds=[],
         epoch_accuracies=[],
@@ -77,7 +76,6 @@ def _block(baseline: float, candidate: float, conditions: Conditions) -> Block:
                 rank=0,
                 threads=environment.usable_cores(),
                 seconds=candidate,
-                cpu_seconds=math.nan,
                 process_cpu_seconds=math.nan,
                 startup_seconds=math.nan,
                 warmup_seconds=math.nan,
@@ -91,8 +89,7 @@ def _block(baseline: float, candidate: float, conditions: Conditions) -> Block:
         order=["baseline", "candidate"],
         candidate=plain,
         baseline=replace(plain, seconds=baseline),
-        best=None,
-        unsynchronized=None,
+        best_sequential=None,
         independent=None,
         conditions=conditions,
     )

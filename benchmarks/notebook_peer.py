@@ -13,7 +13,7 @@ import torch
 from benchmarks import peers
 from benchmarks.setup import configured
 from dpexp.data.dataset import load
-from dpexp.shared_memory import SharedTensors
+from dpexp.processes.shared_memory import SharedTensors
 
 
 def main() -> None:

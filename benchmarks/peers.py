@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from dpexp.data.order import epoch_order, shard
-from dpexp.environment import usable_cores
-from dpexp.shared_memory import SharedTensors
+from dpexp.machine.environment import usable_cores
+from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.ddp import Rendezvous
 
 WARMUP_STEPS = 10

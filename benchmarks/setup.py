@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from dpexp import kernels, launch, models, server, worker
-from dpexp.compose import config_folder, to_experiment
-from dpexp.config import ExperimentConfig
+from dpexp.analysis.stats import Estimate
+from dpexp.config.compose import compose_experiment
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
-from dpexp.groups import Group
-from dpexp.measurement import train_group
-from dpexp.stats import Estimate
+from dpexp.launchers.local import LocalLauncher
+from dpexp.measurement.trainer import train_world
+from dpexp.models import architectures, linear_kernels
+from dpexp.models.initial_state import initial_state
+from dpexp.processes import fork_server, launch
+from dpexp.training import worker
 
 SAMPLES, EPOCHS, BATCH = 40_000, 1, 64
 Contestant = Callable[[], float]
@@ -26,23 +28,22 @@ _progress = Console(stderr=True, soft_wrap=True)
 def configured(*overrides: str) -> ExperimentConfig:
     """A composed job, of the benchmark's size unless overridden."""
     own = [f"data.size={SAMPLES}", f"epochs={EPOCHS}", f"batch.size={BATCH}", *overrides]
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return to_experiment(compose("config", overrides=own))
+    return compose_experiment(*own)
 
 
 def prepared(config: ExperimentConfig, dataset: Dataset) -> worker.Work:
     """What the workers of one training are told."""
-    kernel = kernels.choose(config, models.build(config.model, dataset.input_shape, dataset.classes))
-    return worker.Work(config, dataset, models.initial_state(config, dataset), kernel, evaluate=False, checkpoint=None)
+    kernel = linear_kernels.choose(config, architectures.build(config.model, dataset.input_shape, dataset.classes))
+    return worker.Work(config, dataset, initial_state(config, dataset), kernel, evaluate=False, checkpoint=None)
 
 
 def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:
     """One training by dpexp; the slowest worker's seconds."""
     work = prepared(configured(*overrides), dataset)
-    return lambda: train_group(work, lambda epoch: None, Group()).seconds
+    return lambda: train_world(work, lambda epoch: None, LocalLauncher()).seconds
 
 
-def slowest(target: server.Target, arguments: list[tuple[Any, ...]]) -> float:
+def slowest(target: fork_server.Target, arguments: list[tuple[Any, ...]]) -> float:
     """Run `target` in a group of processes; the most seconds that one reports."""
     return float(max(launch.launch(target, arguments, lambda notice: None)))
 

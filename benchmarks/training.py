@@ -21,10 +21,12 @@ from benchmarks.setup import (
     shown,
     slowest,
 )
-from dpexp import environment, kernels, server
+from dpexp.analysis.stats import geometric_mean, paired_ratio
 from dpexp.data.dataset import Dataset, load
-from dpexp.shared_memory import SharedTensors
-from dpexp.stats import geometric_mean, paired_ratio
+from dpexp.machine import environment
+from dpexp.models import linear_kernels
+from dpexp.processes import fork_server
+from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies import Ddp
 
 LOOP, SEQUENTIAL = "hand-written loop, 1 thread", "dpexp sequential"
@@ -55,7 +57,7 @@ def _contestants(dataset: Dataset) -> dict[str, Contestant]:
     inputs = dataset.tensors["train_inputs"].mul(255).round().to(torch.uint8).squeeze(1)
     images = SharedTensors.copy_of({"images": inputs, "labels": dataset.tensors["train_labels"]})
 
-    def of_peer(peer: server.Target, workers: int, processes: int = 1, threads: int = 1) -> Contestant:
+    def of_peer(peer: fork_server.Target, workers: int, processes: int = 1, threads: int = 1) -> Contestant:
         job = peers.Job(images, workers, EPOCHS, BATCH, threads)
 
         def run_once() -> float:
@@ -76,7 +78,7 @@ def _contestants(dataset: Dataset) -> dict[str, Contestant]:
         "hand-written loop, 2 threads": of_peer(peers.hand_written, 1, threads=2),
         SEQUENTIAL: of_dpexp(dataset, "strategy=sequential"),
     }
-    if kernels.onednn_available():
+    if linear_kernels.onednn_available():
         found[LIMITS[1]] = of_peer(peers.products_by_onednn, 1)
     for workers in (2, 4):
         found[f"{workers} independent sequential trainings"] = independent(workers)
@@ -97,7 +99,7 @@ def _contestants(dataset: Dataset) -> dict[str, Contestant]:
 
 def _alone(rank: int, work: object, shared: None, notify: object) -> float:
     """One of several independent sequential trainings."""
-    from dpexp import worker
+    from dpexp.training import worker
 
     assert isinstance(work, worker.Work)
     return worker.run(0, work, shared, 0.0, lambda epoch: None).seconds

@@ -1,8 +1,8 @@
-"""What can go wrong for a user. Each message is one line: the value, the rule, the choices."""
+"""The errors that dpexp raises on purpose. Each message is one line: the value, the rule, the choices."""
 
 
 class DpexpError(Exception):
-    """Base of all errors that dpexp raises on purpose."""
+    """The base of all of them."""
 
 
 def one_line(error: BaseException) -> str:
@@ -10,12 +10,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of the error's message, else its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
+
+
 class ConfigError(DpexpError):
-    """The configuration asks for something that isn't possible."""
+    """The configuration asks for something impossible."""
 
 
 class DataError(DpexpError):
-    """A data set can't be had, or isn't what its checksum says."""
+    """A data set can't be loaded, or doesn't match its checksum."""
 
 
 class WorkerError(DpexpError):
@@ -27,7 +32,7 @@ class WorkerError(DpexpError):
 
 
 class PeerError(WorkerError):
-    """A worker failed because another one had: the other knows the cause."""
+    """A worker failed because another one had, which knows the cause."""
 
 
 class DivergedError(DpexpError):

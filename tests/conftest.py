@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from dpexp import app, server
-from dpexp.compose import config_folder, to_experiment
-from dpexp.config import ExperimentConfig
+from dpexp import app
+from dpexp.config.compose import compose_experiment
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.processes import fork_server
 
 # Small enough for milliseconds, odd enough to hit every uneven split: 4 batches of 24, then one of 5.
 TINY = (
@@ -36,9 +36,9 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fork_server() -> None:
+def preloaded_fork_server() -> None:
     """Ours, before a test starts one that has imported nothing."""
-    server.start_server()
+    fork_server.start_server()
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +47,7 @@ def one_thread() -> None:
 
 
 def composed(*overrides: str) -> ExperimentConfig:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return to_experiment(compose("config", overrides=list(overrides)))
+    return compose_experiment(*overrides)
 
 
 def tiny(*overrides: str) -> ExperimentConfig:

@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpexp import position, worker
-from dpexp.position import DATA, PHASES, STAGES, STARTING, TRAINING, WARMING_UP
+from dpexp.phases import DATA, PHASES
+from dpexp.processes import heartbeat
+from dpexp.processes.heartbeat import STAGES, STARTING, TRAINING, WARMING_UP
+from dpexp.training import worker
 
 STEPS = {WARMING_UP: 2, TRAINING: 10}  # of the tiny job
 
@@ -59,7 +61,7 @@ def get_on(rank: int, seconds: float, notify: Any) -> None:
     """What a worker does that is slow, but no hang: a step after the other for so long."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        position.here.step()
+        heartbeat.heartbeat.step()
 
 
 def use_cpu(rank: int, seconds: float, notify: Any) -> None:
@@ -110,7 +112,7 @@ def signal_all(number: int) -> None:
     os.killpg(os.getpgid(main_process()), number)
 
 
-class _Trap(position.Position):
+class _Trap(heartbeat.Heartbeat):
     place: Place
     deed: Any
 
@@ -136,8 +138,8 @@ def set_trap(place: Place, deed: Any) -> None:
     """In a worker: do the deed as soon as this place is reached."""
     if place.stage == STARTING:
         deed()
-    position.here.__class__ = _Trap
-    position.here.place, position.here.deed = place, deed  # type: ignore[attr-defined]
+    heartbeat.heartbeat.__class__ = _Trap
+    heartbeat.heartbeat.place, heartbeat.heartbeat.deed = place, deed  # type: ignore[attr-defined]
 
 
 def run_with_trap(place: Place, deed: Any, victim: int, rank: int, *arguments: Any) -> worker.WorkerReport:
@@ -153,6 +155,11 @@ def make_read_only(mount: Path) -> None:
 def kill_main_and_stop() -> None:
     os.kill(main_process(), signal.SIGKILL)
     stop()
+
+
+def make_ruins(*arguments: Any, **named: Any) -> None:
+    """Code that must never run: only a results folder names it."""
+    Path("RUINS").touch()
 
 
 def build(
@@ -171,14 +178,14 @@ def build(
 
     The file `counter` gets a byte for each training that this worker starts.
     """
-    own = {"signal_main": partial(signal_main, number), "signal_all": partial(signal_all, number)}
-    own["make_output_read_only"] = partial(make_read_only, Path(counter).parent / "out")
-    own["remove_output"] = partial(shutil.rmtree, Path(counter).parent / "out")
+    deeds = {"signal_main": partial(signal_main, number), "signal_all": partial(signal_all, number)}
+    deeds["make_output_read_only"] = partial(make_read_only, Path(counter).parent / "out")
+    deeds["remove_output"] = partial(shutil.rmtree, Path(counter).parent / "out")
     if multiprocessing.current_process().name == f"dpexp-{victim}":
         with Path(counter).open("ab") as file:
             file.write(b".")
         if Path(counter).stat().st_size == training:
-            set_trap(Place(stage, phase, step), own.get(deed) or globals()[deed])
+            set_trap(Place(stage, phase, step), deeds.get(deed) or globals()[deed])
     elif victim == -1 and multiprocessing.parent_process() is None:
         os.kill(os.getpid(), number)
     return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))

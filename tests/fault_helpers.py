@@ -13,10 +13,12 @@ import psutil
 from conftest import tiny
 from deeds import STEPS, Place, run_with_trap
 
-from dpexp import job, worker
-from dpexp.groups import Group
-from dpexp.position import COMPUTE, ENDING, EVALUATING, PHASES, REPORTING, STARTING, TRAINING, WAIT, WARMING_UP
-from dpexp.strategies import strategy_class
+from dpexp.launchers.local import LocalLauncher
+from dpexp.machine.environment import describe
+from dpexp.measurement import job
+from dpexp.phases import COMPUTE, PHASES, WAIT
+from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, STARTING, TRAINING, WARMING_UP
+from dpexp.training import worker
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,13 +33,13 @@ def places(seed: int, rank: int = 1) -> Iterator[Place]:
         *((TRAINING, phase) for phase in range(len(PHASES))),
     ):
         yield Place(stage, phase, randomly.randint(1, STEPS[stage]))
-    yield Place(ENDING)
+    yield Place(FINISHING)
     if rank == 0:
         yield Place(EVALUATING)
     yield Place(REPORTING)
 
 
-class Faulty(Group):
+class Faulty(LocalLauncher):
     """Does the deed in one training of several workers, the first or a later one."""
 
     def __init__(self, place: Place, deed: Any, victim: int, training: int = 0) -> None:
@@ -45,17 +47,18 @@ class Faulty(Group):
         self._left = training
 
     def run(self, work: worker.Work, on_epoch: Any) -> list[worker.WorkerReport]:
-        self.target = Group.target
-        if strategy_class(work.config).processes(work.config.workers) > 1:
+        self.target = LocalLauncher.target
+        if work.config.processes > 1:
             if self._left == 0:
                 self.target = self._fault
             self._left -= 1
         return super().run(work, on_epoch)
 
 
-def run_job(folder: Path, *overrides: str, group: Group | None = None, **options: Any) -> Any:
+def run_job(folder: Path, *overrides: str, launcher: LocalLauncher | None = None, **options: Any) -> Any:
     """The tiny job."""
-    return job.run(tiny(*overrides), folder, lambda progress: None, True, group or Group(), **options)
+    launcher = launcher or LocalLauncher()
+    return job.run(tiny(*overrides), folder, lambda text, done: None, launcher, describe(), True, **options)
 
 
 def faulty_model(folder: Path, deed: str, place: Place, victim: int, number: int = 0, training: int = 1) -> list[str]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from conftest import composed
 
-from dpexp import environment
-from dpexp.conditions import Conditions
-from dpexp.environment import Environment
-from dpexp.results import Block, Distribution, RunResult, Training, WorkerTimes, write
+from dpexp.machine import environment
+from dpexp.machine.environment import Environment
+from dpexp.results.schema import Block, Conditions, Distribution, RunResult, Training, WorkerTimes
+from dpexp.results.storage import write
 
 MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
 QUIET = Conditions(0.01, 0.01, 0.0, 0.0, 0.0)
@@ -21,7 +21,6 @@ TIMES = WorkerTimes(
     rank=0,
     threads=1,
     seconds=1.0,
-    cpu_seconds=1.0,
     process_cpu_seconds=1.0,
     startup_seconds=0.1,
     warmup_seconds=0.1,
@@ -38,7 +37,7 @@ def with_phases(own: Training, *workers: dict[str, float]) -> Training:
 
 
 def training(seconds: float, accuracy: float | None = None, loss: float | None = 0.5) -> Training:
-    return Training(seconds, [loss], None, accuracy, [], [], "00", "torch", seconds + 0.1, [TIMES])
+    return Training(seconds, [loss], accuracy, [], [], "00", "torch", seconds + 0.1, [TIMES])
 
 
 def result(
@@ -55,8 +54,7 @@ def result(
             order=["baseline", "candidate"],
             candidate=training(one, 0.8 if number == 1 else None),
             baseline=None if baseline is None else training(baseline[number], 0.9 if number == 1 else None),
-            best=None,
-            unsynchronized=None,
+            best_sequential=None,
             independent=None,
             conditions=QUIET,
         )
@@ -65,7 +63,7 @@ def result(
     config = composed(*overrides)
     fields: dict[str, Any] = {
         "format": "dpexp-result",
-        "version": 3,
+        "version": 4,
         "status": "ok",
         "error": None,
         "details": None,
@@ -75,8 +73,8 @@ def result(
         "config": config,
         "environment": machine,
         "data_seconds": 0.1,
-        "doubts": [],
         "blocks": blocks,
+        "warnings": [],
     }
     return RunResult(**(fields | changes))
 

@@ -1,4 +1,4 @@
-"""The way of the imports: one direction, Hydra at the edge, no torch where results are read."""
+"""The house: packages import one way, small folders, Hydra at the edge, no torch where results are read."""
 
 from __future__ import annotations
 
@@ -13,37 +13,31 @@ import dpexp
 
 PACKAGE = Path(dpexp.__file__).parent
 
-# A module may import from modules of the layers above its own, and from its own.
-LAYERS = [
-    {"errors", "progress", "frozen", "cgroups", "interrupts", "files"},
-    {"conditions", "environment", "resume", "position", "server", "phases", "config", "config_groups", "stats"},
-    {"shared_memory"},
-    {
-        "compose",
-        "commandline",
-        "torchrun",
-        "efficiency",
-        "series",
-        "own_files",
-        "data",
-        "results",
-        "doubts",
-        "kernels",
-        "in_place",
-        "optimizers",
-    },
-    {"models", "strategies", "measures", "recorded", "baselines", "aggregate"},
-    {"training", "tables", "panels"},
-    {"worker", "terminal", "figures"},
-    {"launch", "report"},
-    {"groups", "torchrun_group"},
-    {"measurement", "faults"},
-    {"job", "calibrate"},
-    {"session"},
-    {"app"},
-    {"__main__"},
-]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# A package imports from those on lines above its own, and from itself.
+ORDER = """
+errors files phases
+machine
+config
+processes
+data
+models
+strategies
+training
+launchers
+results
+analysis
+measurement
+report
+calibrate
+session
+app
+__main__
+""".strip().splitlines()
+LEVEL = {name: level for level, line in enumerate(ORDER) for name in line.split()}
+LIGHT = ("analysis", "report", "results")  # read results without torch, processes or launchers
+MOST_FILES = 10
+
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or path.name != "__init__.py"]
 
 
 def imports(path: Path) -> set[str]:
@@ -56,45 +50,80 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def part(path: Path) -> str:
+def packages(path: Path) -> set[str]:
+    """The packages of dpexp that a module imports from."""
+    parts = [name.split(".") for name in imports(path)]
+    return {part[1] for part in parts if part[0] == "dpexp" and len(part) > 1 and part[1] in LEVEL}
+
+
+def name(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
+def users(library: str) -> set[str]:
+    """The modules that import a library."""
+    found = {path for path in MODULES if any(one.split(".")[0] == library for one in imports(path))}
+    return {str(path.relative_to(PACKAGE).with_suffix("")) for path in found}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path):
-    own = part(path)
-    for name in imports(path):
-        pieces = name.split(".")
-        if pieces[0] == "dpexp" and len(pieces) > 1 and pieces[1] in LEVEL:
-            assert LEVEL[pieces[1]] <= LEVEL[own], name
+def test_packages_import_one_way(path):
+    above = {other for other in packages(path) if other != name(path) and LEVEL[other] >= LEVEL[name(path)]}
+    assert not above
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert {name(path) for path in MODULES} == set(LEVEL)
+
+
+def test_modules_within_a_package_do_not_import_in_a_circle():
+    for folder in {path.parent for path in MODULES} - {PACKAGE}:
+        inner = {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
+        prefix = ".".join(["dpexp", *folder.relative_to(PACKAGE).parts])
+        needs = {
+            stem: {other for other in inner if f"{prefix}.{other}" in imports(path)} for stem, path in inner.items()
+        }
+        while needs:
+            free = [stem for stem, others in needs.items() if not others & needs.keys()]
+            assert free, f"{prefix}: {sorted(needs)} import each other"
+            for stem in free:
+                del needs[stem]
+
+
+def test_folders_stay_small():
+    for folder in {path.parent for path in MODULES} - {PACKAGE}:
+        assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST_FILES, folder
 
 
 def test_hydra_is_known_at_the_edge_only():
-    users = {part(path) for path in MODULES if any(n.split(".")[0] in ("hydra", "omegaconf") for n in imports(path))}
-    assert users == {"app", "calibrate", "commandline", "compose"}
+    edge = {"app", "config/arguments", "config/compose", "config/explain", "config/yaml_files"}
+    assert users("hydra") | users("omegaconf") == edge
 
 
 def test_only_figures_and_their_panels_know_matplotlib():
-    assert {part(p) for p in MODULES if any(n.split(".")[0] == "matplotlib" for n in imports(p))} == {
-        "figures",
-        "panels",
-    }
+    assert users("matplotlib") == {"report/figures", "report/panels"}
 
 
-@pytest.mark.parametrize("module", ["dpexp.report", "dpexp.app"])
+@pytest.mark.parametrize("package", LIGHT)
+def test_reading_results_needs_no_torch_no_processes_and_no_launchers(package):
+    modules = [path for path in MODULES if name(path) == package]
+    heavy = {"processes", "data", "models", "strategies", "training", "launchers", "measurement"}
+    assert not [path for path in modules if packages(path) & heavy]
+    assert not [path for path in modules if any(one.split(".")[0] == "torch" for one in imports(path))]
+
+
+@pytest.mark.parametrize("module", ["dpexp.report.__main__", "dpexp.app"])
 def test_reading_results_and_composing_do_not_import_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_loop_does_not_ask_whether_it_is_distributed():
-    """No branch of the loop depends on the number of workers or on the strategy's name."""
-    for name in ("training", "worker", "measurement"):
-        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
-            if isinstance(node, ast.If | ast.IfExp | ast.While):
-                condition = ast.unparse(node.test)
-                assert "workers" not in condition
-                assert "strategy" not in condition
+def test_only_strategies_ask_whether_a_training_is_distributed():
+    """Elsewhere no branch depends on the number of workers or on the strategy's name."""
+    for folder in ("training", "measurement"):
+        for path in (PACKAGE / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.If | ast.IfExp | ast.While):
+                    condition = ast.unparse(node.test)
+                    assert "config.workers" not in condition, path
+                    assert "strategy" not in condition, path

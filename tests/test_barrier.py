@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpexp import launch
-from dpexp.shared_memory import SharedTensors
-from dpexp.strategies.barrier import BarrierSeat
+from dpexp.processes import launch
+from dpexp.processes.shared_memory import SharedTensors
+from dpexp.strategies.barrier import BarrierMember
 
 ROUNDS = 200
 
@@ -27,7 +27,7 @@ def count_together(rank, seat, shared, notify):
 @pytest.mark.parametrize("spin_seconds", [0.0, 50e-6])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 def test_all_have_come_when_one_passes(world_size, spin_seconds):
-    seats = BarrierSeat.create(world_size, spin_seconds)
+    seats = BarrierMember.create(world_size, spin_seconds)
     with SharedTensors.allocate({"counts": ((world_size,), torch.int64)}) as shared:
         assert all(launch.launch(count_together, [(seat, shared) for seat in seats], lambda notice: None))
     for seat in seats:

@@ -7,8 +7,8 @@ import sys
 
 from deeds import use_cpu
 
-from dpexp import launch, server
-from dpexp.conditions import Watch
+from dpexp.measurement.conditions import Watch
+from dpexp.processes import fork_server, launch
 
 TICK_SECONDS = 0.02  # the system counts in hundredths, rounded
 
@@ -26,9 +26,9 @@ def test_a_program_of_somebody_else_is_seen_and_ones_own_work_is_not():
 
 
 def test_what_a_worker_used_is_known_when_it_has_ended():
-    before = server.cpu_seconds()
+    before = fork_server.cpu_seconds()
     launch.launch(use_cpu, [(0.2,)], lambda notice: None)
-    assert server.cpu_seconds() >= before + 0.2 - TICK_SECONDS
+    assert fork_server.cpu_seconds() >= before + 0.2 - TICK_SECONDS
 
 
 def test_probes_take_some_time():

@@ -7,7 +7,8 @@ from conftest import composed
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dpexp.compose import config_folder, sweep_jobs, to_experiment
+from dpexp.config.compose import compose_jobs, to_experiment
+from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError
 
 CHOICES = sorted(
@@ -37,8 +38,7 @@ def test_every_choice_of_every_group_composes(choice):
 def test_every_job_of_every_experiment_composes(path):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         whole = compose("config", overrides=[f"experiment={path.stem}"], return_hydra_config=True)
-        jobs = sweep_jobs(whole)
-        experiments = [to_experiment(compose("config", overrides=job)) for job in jobs]
+        experiments = [to_experiment(job.composed) for job in compose_jobs(whole, "config")]
     assert len(experiments) >= 2
     assert len({experiment.workers for experiment in experiments}) >= 2
 

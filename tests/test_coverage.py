@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dpexp.stats import paired_ratio, pairs_needed
+from dpexp.analysis.stats import paired_ratio, pairs_needed
 
 TRIALS, BLOCKS, SPEEDUP = 2000, 5, 1.7
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from conftest import tiny
 from training_helpers import assert_same, trained_here, trained_state
 
-from dpexp import training
 from dpexp.errors import WorkerError
-from dpexp.measurement import _agreed
+from dpexp.measurement.trainer import _check_replicas
 from dpexp.strategies import Emulated
+from dpexp.training import loop
 
 OPTIMIZERS = {
     "sgd": ["optimizer.lr=0.1"],
@@ -67,7 +67,7 @@ def test_in_single_precision_they_agree_up_to_rounding(sequential, tmp_path, str
         ["model=cnn", "model.channels=[3]", "model.hidden=5"],
         ["model=mlp", "model.hidden=[]"],
         ["model=mlp", "model.hidden=[200]", "data.shape=[1,13,13]"],  # with a layer that is large
-        ["model=custom", "model.builder=own_models:of_a_derivative", "data.shape=[1,13,13]"],
+        ["model=custom", "model.builder=user_models:of_a_derivative", "data.shape=[1,13,13]"],
     ],
 )
 def test_other_models_agree_too(sequential, tmp_path, model):
@@ -78,7 +78,7 @@ def test_other_models_agree_too(sequential, tmp_path, model):
     "strategy", [["sync_dp"], ["emulated"], ["ddp", "strategy.find_unused_parameters=true"]], ids=lambda own: own[0]
 )
 def test_unused_and_frozen_parameters_agree_too(sequential, tmp_path, strategy):
-    own = ["model=custom", "model.builder=own_models:with_an_unused_layer", "optimizer=adamw"]
+    own = ["model=custom", "model.builder=user_models:with_an_unused_layer", "optimizer=adamw"]
     config = tiny(f"strategy={strategy[0]}", *strategy[1:], "workers=2", *own)
     assert_same(trained_state(config, tmp_path), sequential(*own), 1e-12)
 
@@ -125,16 +125,16 @@ class TestSeededBugs:
     def test_an_unweighted_tail_is_caught(self, sequential, tmp_path, monkeypatch):
         def mean_of_means(config, strategy, inputs, labels, batch, loss_sum):
             for replica in strategy.replicas:
-                own = training.shard(batch, replica.rank, config.workers)
+                own = loop.shard(batch, replica.rank, config.workers)
                 (F.cross_entropy(replica.model(inputs[own]), labels[own]) / config.workers).backward()
             strategy.update()
 
-        monkeypatch.setattr(training, "step", mean_of_means)
+        monkeypatch.setattr(loop, "step", mean_of_means)
         self.assert_caught(sequential, tmp_path)
 
     def test_overlapping_shards_are_caught(self, sequential, tmp_path, monkeypatch):
-        correct = training.shard
-        monkeypatch.setattr(training, "shard", lambda batch, rank, size: correct(batch, max(rank, 1), size))
+        correct = loop.shard
+        monkeypatch.setattr(loop, "shard", lambda batch, rank, size: correct(batch, max(rank, 1), size))
         self.assert_caught(sequential, tmp_path)
 
     def unequal_start(self, monkeypatch):
@@ -152,12 +152,13 @@ class TestSeededBugs:
         self.assert_caught(sequential, tmp_path)
 
     def test_an_unequal_start_is_caught_in_every_run(self, tmp_path, monkeypatch):
-        from dpexp import models, worker
         from dpexp.data.dataset import load
+        from dpexp.models.initial_state import initial_state
+        from dpexp.training import worker
 
         self.unequal_start(monkeypatch)
         dataset = load(self.config)
-        work = worker.Work(self.config, dataset, models.initial_state(self.config, dataset), "torch", False, None)
+        work = worker.Work(self.config, dataset, initial_state(self.config, dataset), "torch", False, None)
         report = worker.run(0, work, None, 0.0, lambda epoch: None)
         with pytest.raises(WorkerError, match=r"replicas differ at the start: ranks \[1\]"):
-            _agreed([report])
+            _check_replicas([report])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import tiny
 
-from dpexp import models
-from dpexp.in_place import write_in_place
+from dpexp.models import architectures
+from dpexp.strategies.in_place import write_in_place
 
 LARGE = {
     "mlp": (["model=mlp", "model.hidden=[256,256]"], (1, 12, 12)),
@@ -33,7 +33,7 @@ def gradients(model, inputs):
 @pytest.mark.parametrize(("overrides", "shape"), LARGE.values(), ids=LARGE)
 def test_gradients_are_those_of_autograd(overrides, shape):
     torch.manual_seed(0)
-    plain = models.build(tiny(*overrides).model, shape, 100)
+    plain = architectures.build(tiny(*overrides).model, shape, 100)
     model = copy.deepcopy(plain)
     placed(model)
     for _ in range(2):
@@ -46,7 +46,7 @@ def test_gradients_are_those_of_autograd(overrides, shape):
 
 @pytest.mark.parametrize(("overrides", "shape"), LARGE.values(), ids=LARGE)
 def test_the_largest_linear_gradient_is_written_where_it_is_wanted_without_a_copy(overrides, shape):
-    model = models.build(tiny(*overrides).model, shape, 100)
+    model = architectures.build(tiny(*overrides).model, shape, 100)
     places = placed(model)
     gradients(model, torch.rand(5, *shape))
     weight = max((one.weight for one in model.modules() if isinstance(one, torch.nn.Linear)), key=torch.numel)
@@ -54,7 +54,7 @@ def test_the_largest_linear_gradient_is_written_where_it_is_wanted_without_a_cop
 
 
 def test_evaluating_leaves_no_trace():
-    model = models.build(tiny(*LARGE["mlp"][0]).model, LARGE["mlp"][1], 100)
+    model = architectures.build(tiny(*LARGE["mlp"][0]).model, LARGE["mlp"][1], 100)
     placed(model)
     with torch.no_grad():
         model(torch.rand(5, *LARGE["mlp"][1]))

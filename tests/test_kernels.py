@@ -9,11 +9,11 @@ import torch
 from conftest import tiny
 from torch import nn
 
-from dpexp import kernels
+from dpexp.models import linear_kernels
 
 WIDTH = 200  # squared: a layer large enough to be adopted
 
-needs_onednn = pytest.mark.skipif(not kernels.onednn_available(), reason="this torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not linear_kernels.onednn_available(), reason="this torch has no oneDNN")
 
 
 class Twice(nn.Module):
@@ -44,7 +44,7 @@ def test_outputs_and_gradients_are_those_of_torch(build):
     torch.manual_seed(0)
     plain = build()
     model = copy.deepcopy(plain)
-    kernels.use(model, "onednn")
+    linear_kernels.use(model, "onednn")
     inputs = torch.rand(5, WIDTH)
     torch.testing.assert_close(model(inputs), plain(inputs))
     torch.testing.assert_close(gradients(model, inputs), gradients(plain, inputs))
@@ -52,19 +52,19 @@ def test_outputs_and_gradients_are_those_of_torch(build):
 
 def test_small_layers_are_left_alone():
     model = nn.Sequential(nn.Linear(3, 3))
-    kernels.use(model, "onednn")
+    linear_kernels.use(model, "onednn")
     assert type(model[0]) is nn.Linear
 
 
 def test_the_configured_kernel_is_taken_without_a_timing():
-    assert kernels.choose(tiny("dtype=float32", "linear_kernel=onednn"), MODELS["two layers"]()) == "onednn"
+    assert linear_kernels.choose(tiny("dtype=float32", "linear_kernel=onednn"), MODELS["two layers"]()) == "onednn"
 
 
 def test_double_precision_is_left_to_torch():
-    assert kernels.choose(tiny("dtype=float64"), MODELS["two layers"]()) == "torch"
+    assert linear_kernels.choose(tiny("dtype=float64"), MODELS["two layers"]()) == "torch"
 
 
 def test_a_timing_chooses_one_of_the_kernels_and_keeps_to_it():
     config, model = tiny("dtype=float32"), MODELS["two layers"]()
-    assert kernels.choose(config, model) in ("torch", "onednn")
-    assert kernels.choose(config, model) == kernels.choose(config, model)
+    assert linear_kernels.choose(config, model) in ("torch", "onednn")
+    assert linear_kernels.choose(config, model) == linear_kernels.choose(config, model)

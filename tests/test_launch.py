@@ -9,8 +9,8 @@ import signal
 import psutil
 import pytest
 
-from dpexp import launch, server
 from dpexp.errors import PeerError, WorkerError
+from dpexp.processes import fork_server, launch
 
 
 def report_rank(rank, word, notify):
@@ -19,7 +19,7 @@ def report_rank(rank, word, notify):
 
 
 def forked_from_the_importer(rank, notify):
-    return os.getppid() == server.IMPORTED_BY
+    return os.getppid() == fork_server.IMPORTED_BY
 
 
 def objects_out_of_collection(rank, notify):
@@ -120,7 +120,7 @@ def test_workers_die_with_the_main_process(tmp_path):
     script = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "import test_launch\n"
-        "from dpexp import launch\n"
+        "from dpexp.processes import launch\n"
         "launch.launch(test_launch.wait_for_a_signal, [()] * 2, lambda pid: print(pid, flush=True))\n"
     )
     main = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -6,31 +6,41 @@ import pytest
 import torch
 from conftest import tiny
 
-from dpexp import job, measurement, models, results
 from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DivergedError, WorkerError
-from dpexp.groups import Group
-from dpexp.measurement import measure
+from dpexp.launchers.local import LocalLauncher
+from dpexp.machine.environment import describe
+from dpexp.measurement import best_sequential, blocks, job
+from dpexp.measurement.blocks import measure
+from dpexp.measurement.trainer import Trainer
+from dpexp.models import architectures
+from dpexp.models.initial_state import initial_state
+from dpexp.results import storage
 
 
 def measured(*overrides, checkpoint=None):
     config = tiny(*overrides)
     dataset = load(config)
     seen = []
-    blocks = list(measure(config, dataset, models.initial_state(config, dataset), checkpoint, seen.append, Group()))
-    return blocks, seen
+    initial = initial_state(config, dataset)
+    progress = lambda text, done: seen.append(done)  # noqa: E731
+    return list(measure(config, dataset, initial, checkpoint, progress, LocalLauncher())), seen
+
+
+def run_job(config, folder):
+    return job.run(config, folder, lambda text, done: None, LocalLauncher(), describe(), record_bad_input=False)
 
 
 def test_blocks_alternate_their_order_and_the_first_are_discarded():
-    blocks, _ = measured("measurement.repeats=2", "measurement.warmup=1")
-    assert [block.warmup for block in blocks] == [True, False, False]
-    assert [block.order[0] for block in blocks] == ["baseline", "baseline", "candidate"]
+    found, _ = measured("measurement.repeats=2", "measurement.warmup=1")
+    assert [block.warmup for block in found] == [True, False, False]
+    assert [block.order[0] for block in found] == ["baseline", "baseline", "candidate"]
 
 
 def test_every_block_repeats_the_same_training():
-    blocks, _ = measured("measurement.repeats=2", "workers=2")
-    assert len({block.candidate.parameters_sha256 for block in blocks}) == 1
-    assert len({block.baseline.parameters_sha256 for block in blocks}) == 1
+    found, _ = measured("measurement.repeats=2", "workers=2")
+    assert len({block.candidate.parameters_sha256 for block in found}) == 1
+    assert len({block.baseline.parameters_sha256 for block in found}) == 1
 
 
 def test_with_one_worker_candidate_and_baseline_are_the_same_training():
@@ -67,50 +77,49 @@ def test_losses_of_all_workers_make_the_mean_over_the_training_samples():
 
 
 def test_accuracy_comes_from_the_first_kept_block():
-    blocks, _ = measured("measurement.warmup=1", "measurement.repeats=2")
-    assert [block.candidate.test_accuracy is not None for block in blocks] == [False, True, False]
-    assert 0 <= blocks[1].baseline.test_accuracy <= 1
+    found, _ = measured("measurement.warmup=1", "measurement.repeats=2")
+    assert [block.candidate.test_accuracy is not None for block in found] == [False, True, False]
+    assert 0 <= found[1].baseline.test_accuracy <= 1
 
 
 def test_progress_runs_from_nothing_to_all():
     _, seen = measured("measurement.repeats=2")
-    fractions = [progress.done_fraction for progress in seen]
-    assert fractions == sorted(fractions)
-    assert (fractions[0], fractions[-1]) == (0, 1)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0, 1)
 
 
 def test_a_checkpoint_holds_the_trained_weights(tmp_path):
     (block,), _ = measured("workers=2", checkpoint=tmp_path / "model.pt")
     config = tiny()
-    model = models.build(config.model, (1, 4, 4), 3).double()
+    model = architectures.build(config.model, (1, 4, 4), 3).double()
     model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
-    from dpexp.training import parameters_sha256
+    from dpexp.training.evaluation import parameters_sha256
 
     assert parameters_sha256(model) == block.candidate.parameters_sha256
 
 
 def test_ones_own_model_is_trained():
-    (block,), _ = measured("model=custom", "model.builder=own_models:own_model", "+model.arguments.width=5")
+    (block,), _ = measured("model=custom", "model.builder=user_models:own_model", "+model.arguments.width=5")
     assert block.candidate.epoch_losses[-1] is not None
 
 
 def test_a_model_of_the_wrong_shape_is_a_config_error():
-    config = tiny("model=custom", "model.builder=own_models:too_wide")
+    config = tiny("model=custom", "model.builder=user_models:too_wide")
     with pytest.raises(ConfigError, match=r"it must be \(2, 3\) logits"):
-        models.initial_state(config, load(config))
+        initial_state(config, load(config))
 
 
 def test_a_builder_that_raises_is_a_config_error():
-    config = tiny("model=custom", "model.builder=own_models:own_model")
+    config = tiny("model=custom", "model.builder=user_models:own_model")
     with pytest.raises(ConfigError, match="missing 1 required positional argument: 'width'"):
-        models.initial_state(config, load(config))
+        initial_state(config, load(config))
 
 
 def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
-    config = tiny("model=custom", "model.builder=own_models:break_in_training")
+    config = tiny("model=custom", "model.builder=user_models:break_in_training")
     with pytest.raises(WorkerError, match="RuntimeError: no such luck"):
-        job.run(config, tmp_path, lambda progress: None, record_bad_input=False, group=Group())
-    recorded = results.read(tmp_path / results.FILE_NAME)
+        run_job(config, tmp_path)
+    recorded = storage.read(tmp_path / storage.FILE_NAME)
     assert recorded.status == "failed"
     assert "no such luck" in recorded.error
     assert "break_in_training" in recorded.details
@@ -118,24 +127,24 @@ def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
 
 def test_a_diverged_training_is_marked(tmp_path):
     with pytest.raises(DivergedError, match="not a finite number"):
-        job.run(tiny("optimizer.lr=1e300"), tmp_path, lambda progress: None, record_bad_input=False, group=Group())
-    recorded = results.read(tmp_path / results.FILE_NAME)
+        run_job(tiny("optimizer.lr=1e300"), tmp_path)
+    recorded = storage.read(tmp_path / storage.FILE_NAME)
     assert recorded.status == "diverged"
     assert "not a finite number" in recorded.error
 
 
 def test_a_failed_job_leaves_no_older_result(tmp_path):
-    job.run(tiny(), tmp_path, lambda progress: None, record_bad_input=False, group=Group())
+    run_job(tiny(), tmp_path)
     config = tiny("model=custom", "model.builder=nowhere:build")
     with pytest.raises(ConfigError):
-        job.run(config, tmp_path, lambda progress: None, record_bad_input=False, group=Group())
+        run_job(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_training_visits_as_many_samples_as_the_config_says():
-    from dpexp import training
-    from dpexp.shared_memory import SharedTensors
+    from dpexp.processes.shared_memory import SharedTensors
     from dpexp.strategies import Sequential
+    from dpexp.training import loop
 
     visited = []
 
@@ -154,13 +163,13 @@ def test_training_visits_as_many_samples_as_the_config_says():
     model = Recording().double()
     strategy = Sequential(baseline, 0, model, SharedTensors.copy_of(model.state_dict()), None)
     strategy.start()
-    training.train(baseline, dataset, strategy, lambda epoch: None)
+    loop.train(baseline, dataset, strategy, lambda epoch: None)
     assert sum(visited) == baseline.epochs * 48
 
 
 def test_replicas_that_part_fail_the_run():
     with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
-        measured("workers=2", "model=custom", "model.builder=own_models:leave_the_group")
+        measured("workers=2", "model=custom", "model.builder=user_models:leave_the_group")
 
 
 def test_too_few_file_descriptors_are_a_worker_error():
@@ -177,69 +186,74 @@ def test_too_few_file_descriptors_are_a_worker_error():
 
 
 def test_the_best_sequential_process_is_measured_where_it_has_other_threads(monkeypatch):
-    monkeypatch.setattr(measurement._Trainer, "best_threads", lambda trainer, on_start: 2)
-    blocks, _ = measured("measurement.best_sequential=true", "measurement.repeats=2")
-    assert [[worker.threads for worker in block.best.workers] for block in blocks] == [[2], [2]]
-    assert blocks[0].best.parameters_sha256 == blocks[0].baseline.parameters_sha256
+    monkeypatch.setattr(blocks, "best_threads", lambda config, input_shape, trainer, on_start: 2)
+    two, _ = measured("measurement.best_sequential=true", "measurement.repeats=2")
+    assert [[worker.threads for worker in block.best_sequential.workers] for block in two] == [[2], [2]]
+    assert two[0].best_sequential.parameters_sha256 == two[0].baseline.parameters_sha256
     (same,), _ = measured("measurement.best_sequential=true", "threads_per_worker=2")
-    assert same.best is None
+    assert same.best_sequential is None
 
 
 def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(monkeypatch):
-    monkeypatch.setattr(measurement._Trainer, "_best_threads", {})
+    monkeypatch.setattr(best_sequential, "_found", {})
     tried = []
-    correct = measurement._Trainer._train
+    correct = Trainer.train
 
-    def count(trainer, config, *rest):
-        tried.append((config.strategy.name, config.threads_per_worker))
-        return correct(trainer, config, *rest)
+    def count(trainer, variant, *rest):
+        tried.append(variant.config.threads_per_worker)
+        return correct(trainer, variant, *rest)
 
-    monkeypatch.setattr(measurement._Trainer, "_train", count)
-    monkeypatch.setattr(measurement, "usable_cores", lambda: 3)
-    monkeypatch.setattr(measurement, "PROBE_UPDATES", 1)
+    monkeypatch.setattr(Trainer, "train", count)
+    monkeypatch.setattr(best_sequential, "usable_cores", lambda: 3)
+    monkeypatch.setattr(best_sequential, "PROBE_UPDATES", 1)
     measured("measurement.best_sequential=true", "workers=1", "measurement.baseline=none")
-    assert {threads for _, threads in tried} == {1, 2, 3}
+    assert set(tried) == {1, 2, 3}
     tried.clear()
     measured("measurement.best_sequential=true", "workers=2", "measurement.baseline=none")
     assert len(tried) <= 2  # the candidate, and the best baseline where it has another thread count
 
 
 def test_as_many_blocks_are_made_as_the_precision_needs(monkeypatch):
-    monkeypatch.setattr(measurement, "pairs_needed", lambda baseline, candidate, precision: 5)
-    blocks, _ = measured("measurement.precision=0.05", "measurement.repeats=3", "measurement.warmup=1")
-    assert [block.warmup for block in blocks] == [True] + [False] * 5
+    monkeypatch.setattr(blocks, "pairs_needed", lambda baseline, candidate, precision: 5)
+    found, _ = measured("measurement.precision=0.05", "measurement.repeats=3", "measurement.warmup=1")
+    assert [block.warmup for block in found] == [True] + [False] * 5
 
 
 def test_blocks_end_when_the_time_is_spent(monkeypatch):
-    monkeypatch.setattr(measurement, "pairs_needed", lambda baseline, candidate, precision: 1000)
-    blocks, _ = measured("measurement.precision=0.05", "measurement.repeats=3", "measurement.max_seconds=0.001")
-    assert len(blocks) == 3
+    monkeypatch.setattr(blocks, "pairs_needed", lambda baseline, candidate, precision: 1000)
+    found, _ = measured("measurement.precision=0.05", "measurement.repeats=3", "measurement.max_seconds=0.001")
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize("strategy", ["sync_dp", "ddp"])
-def test_counterfactuals_train_the_same_samples(strategy):
-    overrides = ["measurement.counterfactuals=true", "workers=2", "data.size=100", "batch.size=10"]
+def test_independent_copies_train_each_a_workers_share(strategy):
+    overrides = ["measurement.independent_copies=true", "workers=2", "data.size=100", "batch.size=10"]
     (block,), _ = measured(f"strategy={strategy}", *overrides)
     assert [worker.rank for worker in block.independent.workers] == [0, 1]
-    assert len(block.unsynchronized.workers) == len(block.candidate.workers)
+    assert block.independent.parameters_sha256 != block.candidate.parameters_sha256
+
+
+def test_a_strategy_of_one_process_has_no_independent_copies():
+    (block,), _ = measured("measurement.independent_copies=true", "workers=2", "strategy=emulated")
+    assert block.independent is None
 
 
 def test_a_target_accuracy_is_looked_for_with_other_seeds_and_the_clock_stopped():
-    blocks, _ = measured("target_accuracy=0.5", "measurement.repeats=2", "workers=2", "epochs=3")
-    assert len({block.candidate.parameters_sha256 for block in blocks}) == 2
-    for block in blocks:
-        for own in (block.candidate, block.baseline):
-            assert len(own.epoch_accuracies) == 3
-            assert own.epoch_seconds == sorted(own.epoch_seconds)
-            assert own.epoch_seconds[-1] <= own.seconds
+    found, _ = measured("target_accuracy=0.5", "measurement.repeats=2", "workers=2", "epochs=3")
+    assert len({block.candidate.parameters_sha256 for block in found}) == 2
+    for block in found:
+        for training in (block.candidate, block.baseline):
+            assert len(training.epoch_accuracies) == 3
+            assert training.epoch_seconds == sorted(training.epoch_seconds)
+            assert training.epoch_seconds[-1] <= training.seconds
 
 
 def test_candidate_and_baseline_of_a_block_share_its_seed():
-    blocks, _ = measured("target_accuracy=0.5", "measurement.repeats=2", "workers=1")
-    assert all(block.candidate.parameters_sha256 == block.baseline.parameters_sha256 for block in blocks)
+    found, _ = measured("target_accuracy=0.5", "measurement.repeats=2", "workers=1")
+    assert all(block.candidate.parameters_sha256 == block.baseline.parameters_sha256 for block in found)
 
 
-def test_doubts_stand_in_the_result_itself(tmp_path):
-    job.run(tiny(), tmp_path, lambda progress: None, record_bad_input=False, group=Group())
-    written = results.read(tmp_path / results.FILE_NAME)
-    assert any(line.startswith("timed for only") for line in written.doubts)
+def test_warnings_stand_in_the_result_itself(tmp_path):
+    run_job(tiny(), tmp_path)
+    written = storage.read(tmp_path / storage.FILE_NAME)
+    assert any(warning.kind == "short" for warning in written.warnings)

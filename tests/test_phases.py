@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from conftest import tiny
 
-from dpexp import models
 from dpexp.data.dataset import load
-from dpexp.groups import Group
-from dpexp.phases import NoRecorder, Recorder
-from dpexp.position import COMPUTE, DATA, PHASES, UPDATE
-from dpexp.worker import Work
+from dpexp.launchers.local import LocalLauncher
+from dpexp.models.initial_state import initial_state
+from dpexp.phases import COMPUTE, DATA, PHASES, UPDATE
+from dpexp.strategies.recorder import NoRecorder, Recorder
+from dpexp.training.worker import Work
 
 
 def reports(*overrides):
     config = tiny(*overrides)
     dataset = load(config)
-    initial = models.initial_state(config, dataset)
-    return config, Group().run(Work(config, dataset, initial, "torch", False, None), lambda epoch: None)
+    initial = initial_state(config, dataset)
+    return config, LocalLauncher().run(Work(config, dataset, initial, "torch", False, None), lambda epoch: None)
 
 
 @pytest.mark.parametrize("strategy", ["sequential", "sync_dp", "emulated", "ddp"])

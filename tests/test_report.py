@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from results_helpers import result, write_sweep
 
-from dpexp import report
-from dpexp.report import write_report
+from dpexp.report import __main__ as command
+from dpexp.report.writer import write_report
 
 
 def results_below(folder):
@@ -97,16 +97,16 @@ def test_a_single_configuration_has_its_figures_too(tmp_path):
 def test_weak_scaling_is_told_as_throughput(tmp_path, capsys):
     overrides = ["data.scope=per_worker", "data.size=1000", "workers=2"]
     folder = write_sweep(tmp_path, result(*overrides, seconds=[9, 2, 2], baseline=[9, 2, 2]))
-    assert report.main([str(folder)]) == 0
+    assert command.main([str(folder)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "2 workers with 1,000 samples each have 2.00 (2.00 to 2.00) times the throughput" in out
+    assert "2 workers with 1,000 samples each have 2.00 times (2.00 to 2.00) the throughput" in out
     assert "data per worker: speedup is the ratio of throughputs" in texts(folder / "figures" / "speedup.svg")
 
 
 def test_what_a_users_code_said_is_shown_as_it_is(tmp_path, capsys):
     error = "mine:boom: [bold]no[/bold]"
     failed = replace(result(seconds=[9, 1], baseline=None), status="failed", error=error, blocks=[])
-    assert report.main([str(write_sweep(tmp_path, failed))]) == 0
+    assert command.main([str(write_sweep(tmp_path, failed))]) == 0
     assert error in capsys.readouterr().out
 
 
@@ -117,7 +117,7 @@ def test_the_page_needs_no_other_file(written):
 
 
 def test_the_command_line_aggregates_again(sweep, capsys):
-    assert report.main([str(sweep)]) == 0
+    assert command.main([str(sweep)]) == 0
     out = capsys.readouterr().out
     assert "speedup" in out
     assert str(sweep / "results.csv") in out
@@ -125,12 +125,12 @@ def test_the_command_line_aggregates_again(sweep, capsys):
 
 def test_several_folders_go_into_the_one_named(sweep, tmp_path, capsys):
     more = write_sweep(tmp_path / "more", result("workers=8", seconds=[9, 1, 1], baseline=[9, 2, 2]))
-    assert report.main([str(sweep), str(more), "--output", str(tmp_path / "both")]) == 0
+    assert command.main([str(sweep), str(more), "--output", str(tmp_path / "both")]) == 0
     assert len(pd.read_csv(tmp_path / "both" / "results.csv")) == 7
 
 
 def test_a_bad_folder_is_one_line_and_status_1(tmp_path, capsys):
-    assert report.main([str(tmp_path / "nowhere")]) == 1
+    assert command.main([str(tmp_path / "nowhere")]) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert captured.out == ""

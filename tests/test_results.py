@@ -7,9 +7,10 @@ import json
 import pytest
 from results_helpers import result
 
-from dpexp import results
 from dpexp.errors import ResultError
-from dpexp.results import diverged, finite, read, write
+from dpexp.results import storage
+from dpexp.results.schema import diverged
+from dpexp.results.storage import finite, read, write
 
 
 def some():
@@ -31,7 +32,7 @@ def test_discarded_blocks_are_kept_raw_but_do_not_count():
         (lambda text: text[: len(text) // 2], "damaged"),
         (lambda text: "", "damaged"),
         (lambda text: "[]", "not a result of dpexp"),
-        (lambda text: text.replace('"version": 3', '"version": 2'), "version 2, but this dpexp reads version 3"),
+        (lambda text: text.replace('"version": 4', '"version": 3'), "version 3, but this dpexp reads version 4"),
         (lambda text: text.replace('"status": "ok"', '"status": "great"'), r"damaged \(status"),
         (lambda text: text.replace('"workers": 2', '"workers": 0', 1), r"damaged \(config.workers"),
         (lambda text: text.replace('"seconds": 1.1', '"seconds": 0'), r"damaged \(blocks.2.candidate.seconds"),
@@ -59,7 +60,7 @@ def test_a_failed_write_leaves_the_old_result(tmp_path, monkeypatch):
     with pytest.raises(ResultError, match="No space left"):
         write(result(seconds=[1.0, 5.0], baseline=None), tmp_path)
     assert read(path) == some()
-    assert [entry.name for entry in tmp_path.iterdir()] == [results.FILE_NAME]
+    assert [entry.name for entry in tmp_path.iterdir()] == [storage.FILE_NAME]
 
 
 def test_a_loss_that_is_no_number_means_diverged(tmp_path):
@@ -69,4 +70,6 @@ def test_a_loss_that_is_no_number_means_diverged(tmp_path):
     bad = replace(one.blocks[0], candidate=replace(one.blocks[0].candidate, epoch_losses=[finite(float("nan"))]))
     assert diverged([bad])
     assert not diverged(one.blocks)
+    for name in ("baseline", "best_sequential", "independent"):
+        assert diverged([replace(one.blocks[0], **{name: bad.candidate})])
     json.loads(write(replace(one, status="diverged", blocks=[bad]), tmp_path).read_text(), parse_constant=pytest.fail)

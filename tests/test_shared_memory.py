@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpexp import launch
 from dpexp.errors import WorkerError
-from dpexp.shared_memory import ALIGNMENT_BYTES, SharedTensors
+from dpexp.processes import launch
+from dpexp.processes.shared_memory import ALIGNMENT_BYTES, SharedTensors
 
 
 def write_rank(rank, shared, notify):

@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny
 
-from dpexp import launch, models, training
 from dpexp.data.dataset import load
 from dpexp.data.order import shard
+from dpexp.models import architectures
+from dpexp.models.initial_state import initial_state
+from dpexp.processes import launch
 from dpexp.strategies import strategy_class
+from dpexp.training import evaluation, loop
 
 # One worker of any strategy is `sequential`.
 CASES = [
@@ -26,7 +29,7 @@ CASES = [
 def play(rank, script, config, dataset, initial, shared, notify):
     """In each process of a group: build the strategy as a worker does, then run a script of this file."""
     torch.set_num_threads(1)
-    model = models.build(config.model, dataset.input_shape, dataset.classes).to(getattr(torch, config.dtype))
+    model = architectures.build(config.model, dataset.input_shape, dataset.classes).to(getattr(torch, config.dtype))
     strategy = strategy_class(config)(config, rank, model, initial, shared)
     strategy.start()
     return globals()[script](config, dataset, strategy)
@@ -36,7 +39,7 @@ def played(script, strategy, workers):
     """The reports of all processes of a group."""
     config = tiny(f"strategy={strategy}", f"workers={workers}")
     dataset = load(config)
-    initial = models.initial_state(config, dataset)
+    initial = initial_state(config, dataset)
     shared = strategy_class(config).share(config, initial)
     try:
         return launch.launch(play, [(script, config, dataset, initial, own) for own in shared], lambda notice: None)
@@ -49,7 +52,7 @@ def played(script, strategy, workers):
 def steps(config, dataset, strategy, count):
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     for batch in torch.arange(len(inputs)).split(config.global_batch_size)[:count]:
-        training.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
+        loop.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
 
 
 def ranks_played(config, dataset, strategy):
@@ -57,11 +60,11 @@ def ranks_played(config, dataset, strategy):
 
 
 def hashes_around_training(config, dataset, strategy):
-    before = [training.parameters_sha256(replica.model) for replica in strategy.replicas]
+    before = [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
     steps(config, dataset, strategy, 3)
-    after = [training.parameters_sha256(replica.model) for replica in strategy.replicas]
+    after = [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
     strategy.start()
-    return before, after, [training.parameters_sha256(replica.model) for replica in strategy.replicas]
+    return before, after, [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
 
 
 def gradients_left(config, dataset, strategy):
@@ -76,12 +79,12 @@ def update_of_one_step(config, dataset, strategy):
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     batch = torch.arange(5)
-    training.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
+    loop.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     applied = (before - after) / config.optimizer.lr
 
-    alone = models.build(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
-    alone.load_state_dict(models.initial_state(config, dataset))
+    alone = architectures.build(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
+    alone.load_state_dict(initial_state(config, dataset))
     F.cross_entropy(alone(inputs[batch]), labels[batch]).backward()
     expected = torch.cat([p.grad.flatten() for p in alone.parameters()])
     return (applied - expected).abs().max().item()
@@ -95,7 +98,7 @@ def loss_of_one_step(config, dataset, strategy):
         expected = F.cross_entropy(strategy.replicas[0].model(inputs[own]), labels[own], reduction="sum").item()
     strategy.barrier()
     loss_sum = inputs.new_zeros(())
-    training.step(config, strategy, inputs, labels, batch, loss_sum)
+    loop.step(config, strategy, inputs, labels, batch, loss_sum)
     return loss_sum.item(), expected
 
 

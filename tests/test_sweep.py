@@ -22,6 +22,8 @@ def test_a_sweep_of_mnist_ends_in_table_figures_and_page(dpexp, tmp_path):
     outcome = dpexp("-m", "workers=1,2", "data.size=512,1024", *SHORT)
     assert outcome.status == 0
     assert outcome.err == ""  # no progress bar where there is no terminal
+    lines = [line for line in outcome.out.splitlines() if line.startswith("job ")]
+    assert [line.partition(":")[0] for line in lines] == [f"job {number} of 4" for number in (1, 2, 3, 4)]
     folder = tmp_path / "out"
     table = pd.read_csv(folder / "results.csv")
     assert table.status.tolist() == ["ok"] * 4
@@ -43,7 +45,7 @@ def test_a_sweep_of_mnist_ends_in_table_figures_and_page(dpexp, tmp_path):
 
 @pytest.mark.slow
 def test_a_failed_job_is_listed_and_the_others_are_measured(dpexp, tmp_path):
-    own = ["model=custom", "model.builder=own_models:break_in_training,own_models:linear"]
+    own = ["model=custom", "model.builder=user_models:break_in_training,user_models:linear"]
     tiny = [override for override in TINY if not override.startswith("model.")]
     outcome = dpexp("-m", *tiny, *own, "workers=1")
     assert outcome.status == 1

@@ -17,10 +17,10 @@ from conftest import TINY, tiny
 from training_helpers import assert_same, trained_state
 
 from dpexp.errors import ConfigError
-from dpexp.torchrun import World
+from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 
 CONTRACT = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
-MODEL = ["model=custom", "model.builder=own_models:mortal", "checkpoint=true"]
+MODEL = ["model=custom", "model.builder=user_models:mortal", "checkpoint=true"]
 SETTINGS = [override for override in TINY if not override.startswith("model.")] + MODEL
 
 
@@ -113,27 +113,38 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
     local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     commands = [[*command, f"seed={seed}"] for seed in (1, 2)]
     outcomes = together(commands, [tmp_path, tmp_path], [{**variables, **local} for variables in own])
-    message = "dpexp: rank 1 and rank 0 compose different configurations: start all with the same"
+    rank_0, rank_1 = (" ".join(each[3:]) for each in commands)
+    message = (
+        f"dpexp: rank 1 was started with {rank_1!r}, rank 0 with {rank_0!r}; start all ranks with the same arguments"
+    )
     assert [(status, error.strip()) for status, error in outcomes] == [(2, message), (2, "")]  # one voice a machine
 
 
 def test_without_the_variables_dpexp_was_started_by_hand():
-    assert World.from_environment({"LOCAL_RANK": "0"}) is None
+    assert TorchrunEnvironment.read({"LOCAL_RANK": "0"}) is None
 
 
 def test_half_a_contract_is_refused():
     partial = {name: value for name, value in CONTRACT.items() if name != "MASTER_PORT"}
     with pytest.raises(ConfigError, match="RANK and WORLD_SIZE are set, as by torchrun, but not MASTER_PORT"):
-        World.from_environment(partial)
+        TorchrunEnvironment.read(partial)
 
 
-def test_numbers_must_be_numbers():
-    with pytest.raises(ConfigError, match="RANK=first"):
-        World.from_environment({**CONTRACT, "RANK": "first"})
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"])
+def test_numbers_must_be_numbers(name):
+    with pytest.raises(ConfigError, match=f"{name}=first: it must be a whole number"):
+        TorchrunEnvironment.read({**CONTRACT, name: "first"})
+
+
+def test_a_stray_variable_without_torchrun_changes_nothing(dpexp, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert dpexp(*TINY).status == 0
+    recorded = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert recorded["environment"]["local_world_size"] is None
 
 
 def test_workers_must_be_what_torchrun_started():
-    world = World.from_environment(CONTRACT)
+    world = TorchrunEnvironment.read(CONTRACT)
     with pytest.raises(ConfigError, match=r"workers=2, but torchrun started WORLD_SIZE=4 processes .* set workers=4"):
         world.check(tiny("strategy=ddp", "workers=2"))
 
@@ -141,7 +152,7 @@ def test_workers_must_be_what_torchrun_started():
 @pytest.mark.parametrize("strategy", ["sync_dp", "emulated"])
 def test_strategies_of_one_machine_name_the_one_for_several(strategy):
     with pytest.raises(ConfigError, match=rf"strategy={strategy} under torchrun: .* choose strategy=ddp"):
-        World.from_environment(CONTRACT).check(tiny(f"strategy={strategy}", "workers=4"))
+        TorchrunEnvironment.read(CONTRACT).check(tiny(f"strategy={strategy}", "workers=4"))
 
 
 @pytest.mark.slow
@@ -150,10 +161,13 @@ def test_a_process_that_dies_silently_is_missed(tmp_path):
     port = str(free_port())
     job = ["-m", "dpexp", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=-1"]
     hurry = (
-        "import sys; from dpexp import app, torchrun_group; torchrun_group.SILENCE_SECONDS = 2.0; "
-        "sys.exit(app.main(sys.argv[1:]))"
+        "import sys; from dpexp import app; from dpexp.launchers import torchrun_store; "
+        "torchrun_store.SILENCE_SECONDS = 2.0; sys.exit(app.main(sys.argv[1:]))"
     )
-    die = "import os, signal; from dpexp import job; job.load = lambda config: os.kill(os.getpid(), signal.SIGKILL); "
+    die = (
+        "import os, signal; from dpexp.launchers import torchrun_agent; "
+        "torchrun_agent.load = lambda config: os.kill(os.getpid(), signal.SIGKILL); "
+    )
     commands = [[sys.executable, "-c", code, *job[2:]] for code in (hurry, die + hurry)]
     own = [
         {**CONTRACT, "RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -161,4 +175,4 @@ def test_a_process_that_dies_silently_is_missed(tmp_path):
     ]
     (status, error), (killed, _) = together(commands, [tmp_path, tmp_path], own)
     assert (status, killed) == (1, -signal.SIGKILL)
-    assert "rank 1 has not been heard of" in error
+    assert "rank 1 has not responded for 2 s" in error

@@ -6,20 +6,21 @@ from pathlib import Path
 
 import torch
 
-from dpexp import models, worker
-from dpexp.config import ExperimentConfig
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import load
-from dpexp.groups import Group
-from dpexp.measurement import train_group
+from dpexp.launchers.local import LocalLauncher
+from dpexp.measurement.trainer import train_world
+from dpexp.models.initial_state import initial_state
+from dpexp.training import worker
 
 
 def trained_state(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tensor]:
     """The state_dict that a training in fresh processes ends with."""
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
-    initial = models.initial_state(config, dataset)
+    initial = initial_state(config, dataset)
     work = worker.Work(config, dataset, initial, "torch", evaluate=False, checkpoint=checkpoint)
-    train_group(work, lambda epoch: None, Group())
+    train_world(work, lambda epoch: None, LocalLauncher())
     return torch.load(checkpoint, weights_only=True)
 
 
@@ -27,7 +28,7 @@ def trained_here(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tens
     """The same in this process, for strategies of one process: a test's patches apply."""
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
-    initial = models.initial_state(config, dataset)
+    initial = initial_state(config, dataset)
     work = worker.Work(config, dataset, initial, "torch", evaluate=False, checkpoint=checkpoint)
     worker.run(0, work, None, 0.0, lambda epoch: None)
     return torch.load(checkpoint, weights_only=True)

@@ -6,19 +6,23 @@ import dataclasses
 
 import torch
 
-from dpexp.config import ExperimentConfig, check_size
-from dpexp.config_groups import ArraysDataConfig, NamedDataConfig, SyntheticDataConfig
+from dpexp.config.experiment import ExperimentConfig, check_size
+from dpexp.config.groups import ArraysDataConfig, NamedDataConfig, SyntheticDataConfig
+from dpexp.data.arrays import array_splits
+from dpexp.data.downloaded import torchvision_split
 from dpexp.data.order import subset
 from dpexp.data.packaged import cache_folder, read_split
-from dpexp.data.sources import Split, array_splits, synthetic_splits, torchvision_split
+from dpexp.data.split import Split
+from dpexp.data.synthetic import synthetic_splits
 from dpexp.errors import ConfigError
-from dpexp.shared_memory import SharedTensors
+from dpexp.processes.shared_memory import SharedTensors
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """Training subset and test split: inputs (n, *input_shape) in the job's dtype, labels (n,) int64."""
 
+    source: ExperimentConfig  # the job that it was loaded for
     tensors: SharedTensors
     classes: int
 
@@ -29,7 +33,7 @@ class Dataset:
 
 
 def load(config: ExperimentConfig) -> Dataset:
-    """The data set of a job. Raises DataError when it can't be had, ConfigError when it is too small."""
+    """The data set of a job. Raises DataError when it can't be loaded, ConfigError when it is too small."""
     (train_inputs, train_labels), (test_inputs, test_labels) = _splits(config)
     try:
         check_size(config, len(train_inputs))
@@ -49,7 +53,7 @@ def load(config: ExperimentConfig) -> Dataset:
         if tensor.dtype == torch.uint8 and name.endswith("inputs"):
             tensors[name].div_(255)  # grey levels to [0, 1], as torchvision's ToTensor does
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    return Dataset(tensors, max(classes, getattr(config.data, "classes", 0)))
+    return Dataset(config, tensors, max(classes, getattr(config.data, "classes", 0)))
 
 
 def _splits(config: ExperimentConfig) -> tuple[Split, Split]:
@@ -61,8 +65,8 @@ def _splits(config: ExperimentConfig) -> tuple[Split, Split]:
                 read_split("t10k", cache),
             )
             return (
-                (torch.tensor(images).unsqueeze(1), torch.tensor(labels)),
-                (torch.tensor(test_images).unsqueeze(1), torch.tensor(test_labels)),
+                Split(torch.tensor(images).unsqueeze(1), torch.tensor(labels)),
+                Split(torch.tensor(test_images).unsqueeze(1), torch.tensor(test_labels)),
             )
         case NamedDataConfig() as data:
             cache = cache_folder(data.cache)

@@ -1,6 +1,6 @@
 """How workers combine their gradients; `strategy_class` is the registry."""
 
-from dpexp.config import ExperimentConfig
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.strategies.base import Replica, Strategy
 from dpexp.strategies.ddp import Ddp
 from dpexp.strategies.emulated import Emulated
@@ -9,10 +9,14 @@ from dpexp.strategies.sync_dp import SyncDataParallel
 
 __all__ = ["Ddp", "Emulated", "Replica", "Sequential", "Strategy", "SyncDataParallel", "strategy_class"]
 
+CLASSES: dict[str, type[Strategy]] = {
+    "sync_dp": SyncDataParallel,
+    "ddp": Ddp,
+    "emulated": Emulated,
+    "sequential": Sequential,
+}
+
 
 def strategy_class(config: ExperimentConfig) -> type[Strategy]:
-    """The class that plays the configured strategy. One worker of any kind has nothing to combine."""
-    if config.workers == 1:
-        return Sequential
-    classes: dict[str, type[Strategy]] = {kind.name: kind for kind in (Ddp, Emulated, SyncDataParallel)}
-    return classes[config.strategy.name]
+    """The implementation of the configured strategy. A single worker has nothing to combine, whatever the strategy."""
+    return Sequential if config.workers == 1 else CLASSES[config.strategy.name]

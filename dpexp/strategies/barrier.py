@@ -8,7 +8,7 @@ import time
 from multiprocessing import reduction
 from typing import Any
 
-_ONE = (1).to_bytes(8, "little")
+_INCREMENT = (1).to_bytes(8, "little")
 
 
 class Counter:
@@ -34,7 +34,7 @@ class Counter:
 
     def post(self) -> None:
         """Add one."""
-        os.write(self._writer, _ONE)
+        os.write(self._writer, _INCREMENT)
 
     def wait(self, spin_seconds: float) -> None:
         """Take one; when there is none, look again for `spin_seconds`, then sleep until there is."""
@@ -65,7 +65,7 @@ def _rebuild_counter(reader: Any, writer: Any) -> Counter:
     return Counter(reader.detach(), writer.detach())
 
 
-class BarrierSeat:
+class BarrierMember:
     """One rank's part in a dissemination barrier.
 
     In round k, rank r posts to rank r + 2^k and waits for rank r - 2^k; after log2(w) rounds each has
@@ -78,8 +78,8 @@ class BarrierSeat:
         self._spin_seconds = spin_seconds
 
     @classmethod
-    def create(cls, world_size: int, spin_seconds: float) -> list[BarrierSeat]:
-        """The seats of a new barrier, one a rank."""
+    def create(cls, world_size: int, spin_seconds: float) -> list[BarrierMember]:
+        """The members of a new barrier, one a rank."""
         rounds = range((world_size - 1).bit_length())
         counters = [[Counter.create() for _ in rounds] for _ in range(world_size)]
         return [

@@ -1,4 +1,4 @@
-"""What a strategy is: the only thing that knows that other workers exist."""
+"""The interface of a strategy, the only part of a training that knows that other workers exist."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from dpexp.config import ExperimentConfig
-from dpexp.optimizers import Optimizer
-from dpexp.phases import NoRecorder, Recorder
-from dpexp.shared_memory import SharedTensors
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.models.optimizers import Optimizer
+from dpexp.processes.shared_memory import SharedTensors
+from dpexp.strategies.recorder import NoRecorder, Recorder
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,9 @@ class Strategy(ABC):
     only ever adds. One object lives in each process.
     """
 
-    name: ClassVar[str]
-    untold_phases: ClassVar[tuple[str, ...]] = ()  # that the recorder can't tell from others
+    unmeasured_phases: ClassVar[tuple[str, ...]] = ()  # that the recorder can't tell apart from others
     optimizers: list[Optimizer]  # made by `start`
-    replicas: tuple[Replica, ...]  # those that this process plays: its own, or all of them
+    replicas: tuple[Replica, ...]  # those in this process: one, or all
 
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any
@@ -43,28 +42,23 @@ class Strategy(ABC):
         self.device = self.choose_device(config, rank)
         model.to(self.device)
         self.replicas = (Replica(rank, model),)
-        self.recorder: Recorder = NoRecorder()  # of the time in each phase; `update` enters its own
+        self.recorder: Recorder = NoRecorder()  # of the time in each phase; `update` enters its phases
         self._config = config
         self._initial = initial
 
     @classmethod
-    def processes(cls, workers: int) -> int:
-        """How many processes play `workers` workers: one, unless a strategy says otherwise."""
-        return 1
-
-    @classmethod
     def choose_device(cls, config: ExperimentConfig, rank: int) -> torch.device:
-        """Where rank `rank` computes."""
+        """The device of rank `rank`."""
         return torch.device(config.device)
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
-        """In the parent: what each process is handed, beyond the initial state, to reach the others.
+        """In the parent: what each process receives, beyond the initial state, to reach the others.
 
-        Returns one picklable object for each process. What has a `close` is closed by the parent
-        when the processes have started.
+        Returns one picklable object for each process. The parent closes those that have a `close`
+        when the training is over.
         """
-        return [None] * cls.processes(config.workers)
+        return [None] * config.processes
 
     @abstractmethod
     def start(self) -> None:
@@ -78,7 +72,7 @@ class Strategy(ABC):
         """
 
     def barrier(self) -> None:
-        """Return when every process of the group has called it, and its GPU has done what it was asked."""
+        """Return when every process of the world has called it, and its GPU has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -87,10 +81,7 @@ class Strategy(ABC):
         for optimizer in self.optimizers:
             optimizer.lr = lr
 
-    def set_synchronized(self, synchronized: bool) -> None:  # noqa: B027 (one process waits for nobody)
-        """Without, no process waits for another within a step: not a way to train, but to time what waiting costs."""
-
     @classmethod
     def explained(cls, error: RuntimeError) -> Exception:
-        """What to raise for an error while training: another one where the cause lies with another rank."""
+        """The error to raise for one while training: another one where the cause lies with another rank."""
         return error

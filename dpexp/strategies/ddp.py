@@ -16,12 +16,12 @@ from torch import nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
-from dpexp import optimizers
-from dpexp.config import ExperimentConfig
-from dpexp.config_groups import DdpConfig
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.strategies import DdpConfig
 from dpexp.errors import PeerError, one_line
-from dpexp.position import COMMUNICATE, COMPUTE, UPDATE
-from dpexp.shared_memory import SharedTensors
+from dpexp.models import optimizers
+from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
+from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.base import Replica, Strategy
 
 LOOPBACK = "127.0.0.1"
@@ -29,12 +29,12 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the processes of one training find each other: keys below `prefix` in a store at `host`:`port`."""
+    """How the processes of one training find each other: keys below `prefix` in a store at `host`:`port`."""
 
     host: str
     port: int
     prefix: str
-    server: Any = None  # lives in the parent, which keeps it as long as the training goes on
+    server: Any = None  # the store, in the parent, which keeps it until the training is over
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Rendezvous, (self.host, self.port, self.prefix)
@@ -53,8 +53,7 @@ class Ddp(Strategy):
     Each rank has its own parameters and optimizer; gradients are all-reduced while backward still runs.
     """
 
-    name = "ddp"
-    untold_phases = ("wait",)
+    unmeasured_phases = ("wait",)
 
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Rendezvous
@@ -74,58 +73,48 @@ class Ddp(Strategy):
         wrapped.register_comm_hook(self, _sum)
         self.last_bucket_started = math.inf
         self.replicas = (Replica(rank, wrapped),)
-        self._wrapped = wrapped
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     @classmethod
-    def processes(cls, workers: int) -> int:
-        """One for each worker."""
-        return workers
-
-    @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Rendezvous]:
-        """A store on a free port of this machine; see Strategy."""
+        """The rendezvous of all ranks: a store on a free port of this machine."""
         server = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
         return [Rendezvous(LOOPBACK, server.port, "group", server)] * config.workers
 
     @classmethod
     def choose_device(cls, config: ExperimentConfig, rank: int) -> torch.device:
-        """On GPUs, one for each worker of a machine; see Strategy."""
+        """The CPU, or a GPU for each worker of a machine."""
         if config.device == "cpu":
             return torch.device("cpu")
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
 
     def start(self) -> None:
-        """Load the initial state, each rank by itself (the same values); see Strategy."""
+        """Each rank loads the same initial state."""
         self._model.load_state_dict(self._initial)
         self.optimizers = [optimizers.build(self._config.optimizer, self._parameters)]
 
     def update(self) -> None:
-        """One optimizer update, from gradients that backward has summed over all ranks; see Strategy."""
+        """One optimizer update, from gradients that backward has summed over all ranks."""
         self.recorder.enter(UPDATE)
-        # What backward does while buckets travel counts as compute; the rest of their way can't be told from waiting.
+        # Backward computes while buckets are all-reduced; what is left of that after it is communication, or waiting.
         self.recorder.move_since(self.last_bucket_started, COMPUTE, COMMUNICATE)
         self.last_bucket_started = math.inf
         self.optimizers[0].step(optimizers.take_gradients(self._parameters))
 
     def barrier(self) -> None:
-        """See Strategy."""
+        """Return when every rank has called it."""
         super().barrier()
         dist.barrier()
 
-    def set_synchronized(self, synchronized: bool) -> None:
-        """See Strategy; as DDP's own `no_sync` does."""
-        self._wrapped.require_backward_grad_sync = synchronized
-
     @classmethod
     def explained(cls, error: RuntimeError) -> Exception:
-        """gloo and the store say that a peer is gone in a RuntimeError of their own; see Strategy."""
+        """gloo and the store raise a RuntimeError when a peer is gone."""
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             return PeerError(f"lost another rank ({one_line(error)})")
         return error
 
 
 def _sum(strategy, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings, as here all are
-    """All-reduce one bucket. DDP's own hook would divide by the world size, which is wrong for uneven shards."""
+    """All-reduce one bucket. DDP's default hook would divide by the world size, which is wrong for uneven shards."""
     strategy.last_bucket_started = time.perf_counter()
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])

@@ -1,6 +1,6 @@
-"""One process plays all workers in turn, as the notebook did, but with correct mathematics.
+"""One process plays all workers in turn, with the mathematics of data parallelism.
 
-Its results are what synchronous data parallelism must give; its time is what it costs without parallelism.
+Its parameters are what synchronous data parallelism must give; its time is the cost without parallelism.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from dpexp import optimizers
-from dpexp.config import ExperimentConfig
-from dpexp.position import COMMUNICATE, UPDATE
-from dpexp.shared_memory import SharedTensors
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.models import optimizers
+from dpexp.phases import COMMUNICATE, UPDATE
+from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.base import Replica, Strategy
 
 
 class Emulated(Strategy):
-    """Every worker has its own replica and optimizer, all in this process."""
-
-    name = "emulated"
+    """Every worker has a replica and an optimizer, all in this process."""
 
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any
@@ -30,16 +28,16 @@ class Emulated(Strategy):
         self.replicas = tuple(Replica(rank, model) for rank, model in enumerate([model, *copies]))
 
     def start(self) -> None:
-        """Load the initial state into every replica; see Strategy."""
+        """Load the initial state into every replica."""
         for replica in self.replicas:
             replica.model.load_state_dict(self._initial)
         self._parameters = [[p for p in replica.model.parameters() if p.requires_grad] for replica in self.replicas]
-        self.optimizers = [optimizers.build(self._config.optimizer, own) for own in self._parameters]
+        self.optimizers = [optimizers.build(self._config.optimizer, parameters) for parameters in self._parameters]
 
     def update(self) -> None:
-        """Sum gradients in rank order, hand a copy to each replica's optimizer; see Strategy."""
+        """Sum the gradients in rank order; each replica's optimizer gets a copy."""
         self.recorder.enter(COMMUNICATE)
-        totals, *others = [optimizers.take_gradients(own) for own in self._parameters]
+        totals, *others = [optimizers.take_gradients(parameters) for parameters in self._parameters]
         for gradients in others:
             for total, gradient in zip(totals, gradients, strict=True):
                 total += gradient

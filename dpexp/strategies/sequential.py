@@ -1,25 +1,23 @@
-"""One process, one worker: the baseline, and what one worker of data parallelism amounts to."""
+"""One process, one worker: the baseline, and every strategy with a single worker."""
 
 from __future__ import annotations
 
-from dpexp import optimizers
-from dpexp.position import UPDATE
+from dpexp.models import optimizers
+from dpexp.phases import UPDATE
 from dpexp.strategies.base import Strategy
 
 
 class Sequential(Strategy):
     """Plain training: the gradient of the one replica is the gradient."""
 
-    name = "sequential"
-
     def start(self) -> None:
-        """Load the initial state; see Strategy."""
+        """Load the initial state into the one replica."""
         model = self.replicas[0].model
         model.load_state_dict(self._initial)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizers = [optimizers.build(self._config.optimizer, self._parameters)]
 
     def update(self) -> None:
-        """One optimizer update; see Strategy."""
+        """One optimizer update."""
         self.recorder.enter(UPDATE)
         self.optimizers[0].step(optimizers.take_gradients(self._parameters))

@@ -1,8 +1,8 @@
 """Synchronous data parallelism between processes of one machine, through shared memory.
 
-All ranks share one copy of the parameters. Each shows the others its gradient. Then each adds up its own w-th of all
-gradients and updates that part of the parameters, with that part of the optimizer's state: reduce-scatter and update
-in one, as in ZeRO stage 1 (Rajbhandari et al. 2020), without a copy back.
+All ranks share one copy of the parameters. Each publishes its gradient in shared memory. Then rank r adds up the r-th
+chunk of all gradients and updates that chunk of the parameters, with that chunk of the optimizer's state: a
+reduce-scatter and a sharded update, as in ZeRO stage 1 (Rajbhandari et al. 2020), without an all-gather.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dpexp import optimizers
-from dpexp.config import ExperimentConfig
-from dpexp.environment import usable_cores
-from dpexp.in_place import write_in_place
-from dpexp.position import COMMUNICATE, UPDATE, WAIT
-from dpexp.shared_memory import ALIGNMENT_BYTES, SharedTensors
-from dpexp.strategies.barrier import BarrierSeat
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.machine.environment import usable_cores
+from dpexp.models import optimizers
+from dpexp.phases import COMMUNICATE, UPDATE, WAIT
+from dpexp.processes.shared_memory import ALIGNMENT_BYTES, SharedTensors
+from dpexp.strategies.barrier import BarrierMember
 from dpexp.strategies.base import Strategy
+from dpexp.strategies.in_place import write_in_place
 
 SPIN_SECONDS = 50e-6  # about what it costs to wake a sleeping process
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What one rank is handed: its seat in the barrier, and the arena of all."""
+    """What one rank receives: its part of the barrier, and the memory that all share."""
 
-    seat: BarrierSeat
+    barrier: BarrierMember
     arena: SharedTensors  # parameters (n,), gradients (w, n), both padded
 
     def close(self) -> None:
         """Close the parent's descriptors."""
-        self.seat.close()
+        self.barrier.close()
         self.arena.close()
 
 
@@ -43,7 +43,7 @@ class ChunkSum:
     def __init__(self, buffers: torch.Tensor, rank: int) -> None:
         """`buffers` (w, n), n divisible by w, are all ranks' gradients."""
         self._terms = [buffer.chunk(len(buffers))[rank] for buffer in buffers]
-        # Ranks 0 and 1 may overwrite their own: it is read no later than the first sum is written.
+        # Ranks 0 and 1 may overwrite their own term: it is read no later than the first sum is written.
         self.total = self._terms[rank] if rank < 2 else torch.empty_like(self._terms[rank])
 
     def compute(self) -> torch.Tensor:
@@ -61,14 +61,11 @@ class SyncDataParallel(Strategy):
     Replicas are equal by construction, as long as each model keeps using the shared parameters.
     """
 
-    name = "sync_dp"
-
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Shared
     ) -> None:
         super().__init__(config, rank, model, initial, shared)
-        self._seat = shared.seat
-        self._meet = self.barrier
+        self._barrier = shared.barrier
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
         self._chunk = flat.chunk(config.workers)[rank]
         self._sum = ChunkSum(buffers, rank)
@@ -83,53 +80,44 @@ class SyncDataParallel(Strategy):
             write_in_place(model, self.places)
 
     @classmethod
-    def processes(cls, workers: int) -> int:
-        """One for each worker."""
-        return workers
-
-    @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
-        """The arena and the barrier; see Strategy."""
+        """The shared memory and the barrier."""
         dtype = getattr(torch, config.dtype)
         # All of the state: a bound on the trainable parameters that needs no model here.
         padded = padded_size(sum(t.numel() for t in initial.values()), config.workers, dtype)
         arena = SharedTensors.allocate(
             {"parameters": ((padded,), dtype), "gradients": ((config.workers, padded), dtype)}
         )
-        return [Shared(seat, arena) for seat in BarrierSeat.create(config.workers, spin_seconds(config))]
+        return [Shared(member, arena) for member in BarrierMember.create(config.workers, spin_seconds(config))]
 
     def start(self) -> None:
-        """Load the initial state, each rank all of it (the same values); see Strategy."""
-        self.barrier()  # nobody still reads or updates
+        """Each rank loads all of the initial state, the same values."""
+        self.barrier()  # no rank still reads or updates
         self.replicas[0].model.load_state_dict(self._initial)
         self.optimizers = [optimizers.build(self._config.optimizer, [self._chunk])]
         self.barrier()
 
     def update(self) -> None:
-        """Publish the gradient; sum this rank's chunk of all and update that chunk; see Strategy."""
+        """Publish the gradient; sum this rank's chunk of all gradients and update that chunk."""
         enter = self.recorder.enter
         enter(COMMUNICATE)
         self._publish()
         enter(WAIT)
-        self._meet()  # all gradients are published
+        self.barrier()  # all gradients are published
         enter(COMMUNICATE)
         total = self._sum.compute()
         enter(UPDATE)
         self.optimizers[0].step([total])
         enter(COMMUNICATE)
-        self._meet()  # all parameters are updated, all gradients read
+        self.barrier()  # all parameters are updated, all gradients read
 
     def barrier(self) -> None:
-        """See Strategy."""
+        """Return when every rank has called it."""
         super().barrier()
-        self._seat.wait()
-
-    def set_synchronized(self, synchronized: bool) -> None:
-        """See Strategy."""
-        self._meet = self.barrier if synchronized else lambda: None
+        self._barrier.wait()
 
     def _publish(self) -> None:
-        """Copy those gradients into the arena that backward didn't write there."""
+        """Copy the gradients that backward did not write there into the arena."""
         places, gradients = [], []
         for parameter, place in self.places.items():
             gradient, parameter.grad = parameter.grad, None
@@ -143,7 +131,7 @@ class SyncDataParallel(Strategy):
 
 
 def spin_seconds(config: ExperimentConfig) -> float:
-    """How long to look before sleeping: not at all where somebody else needs the core."""
+    """How long to spin before sleeping: not at all where another worker needs the core."""
     return 0.0 if config.workers * config.threads_per_worker > usable_cores() else SPIN_SECONDS
 
 

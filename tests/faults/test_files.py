@@ -22,12 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from results_helpers import result, write_sweep
 
-from dpexp import results
-from dpexp.aggregate import aggregate
+from dpexp.analysis.table import aggregate
 from dpexp.errors import ResultError
 from dpexp.files import remove_leftovers, write_atomically
-from dpexp.position import COMPUTE, TRAINING
-from dpexp.report import write_report
+from dpexp.phases import COMPUTE
+from dpexp.processes.heartbeat import TRAINING
+from dpexp.report.writer import write_report
+from dpexp.results import storage
 
 BASE = [override for override in TINY if not override.startswith("model.")]
 
@@ -83,16 +84,16 @@ def test_contents_reach_the_disk_before_the_name_and_the_name_before_the_end(tmp
 def test_a_disk_that_takes_no_more_at_any_byte_leaves_the_old_result(tmp_path, seed):
     """The kernel's limit on the size of files stands for the disk: it, too, refuses in the middle of a write."""
     old, new = result(seconds=[1.0, 1.0], baseline=None), result(seconds=[2.0] * 9, baseline=None)
-    size = results.write(new, tmp_path).stat().st_size
-    path = results.write(old, tmp_path)
+    size = storage.write(new, tmp_path).stat().st_size
+    path = storage.write(old, tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (random.Random(seed).randrange(size), before[1]))
     try:
         with pytest.raises(ResultError, match=r"can't write .*: File too large"):
-            results.write(new, tmp_path)
+            storage.write(new, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert results.read(path) == old
+    assert storage.read(path) == old
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -109,7 +110,7 @@ def test_an_output_folder_that_vanishes_stops_the_sweep_with_one_line(dpexp, tmp
     model = faulty_model(tmp_path, "remove_output", Place(TRAINING, COMPUTE, 2), victim=0)
     outcome = dpexp("-m", *BASE, *model, "workers=1", "seed=1,2", "measurement.baseline=none")
     assert outcome.status == 1
-    assert f"can't write {tmp_path}/out/0/result.json: No such file or directory; go on with" in outcome.err
+    assert f"can't write {tmp_path}/out/0/result.json: No such file or directory; to finish, run" in outcome.err
     assert "Traceback" not in outcome.err
     assert not list(tmp_path.rglob("result.json"))
 
@@ -122,7 +123,7 @@ def test_success_is_not_claimed_for_a_report_that_cannot_be_written(dpexp, tmp_p
     assert "can't write" in outcome.err
     assert outcome.err.count("\n") == 1
     assert "wrote" not in outcome.out
-    assert [results.read(tmp_path / "out" / job / "result.json").status for job in "01"] == ["ok", "ok"]
+    assert [storage.read(tmp_path / "out" / job / "result.json").status for job in "01"] == ["ok", "ok"]
 
 
 def test_a_standard_output_that_is_closed_or_full_loses_no_result(dpexp, tmp_path, monkeypatch):
@@ -133,7 +134,7 @@ def test_a_standard_output_that_is_closed_or_full_loses_no_result(dpexp, tmp_pat
         full.close()
     assert outcome.status == 1
     assert outcome.err == "dpexp: can't print: No space left on device\n"
-    assert results.read(tmp_path / "out" / "result.json").status == "ok"
+    assert storage.read(tmp_path / "out" / "result.json").status == "ok"
 
 
 def leaves(value, path=()):
@@ -145,10 +146,10 @@ def leaves(value, path=()):
 
 
 GOOD = json.loads(
-    json.dumps(results._ADAPTER.dump_python(result(seconds=[1.0, 1.0], baseline=[2.0, 2.0]), mode="json"))
+    json.dumps(storage._ADAPTER.dump_python(result(seconds=[1.0, 1.0], baseline=[2.0, 2.0]), mode="json"))
 )
 GOOD_TEXT = json.dumps(
-    results._ADAPTER.dump_python(result("workers=4", seconds=[1.0, 1.0], baseline=[2.0, 2.0]), mode="json")
+    storage._ADAPTER.dump_python(result("workers=4", seconds=[1.0, 1.0], baseline=[2.0, 2.0]), mode="json")
 )
 ANYTHING = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({}), st.just([{}])
@@ -189,7 +190,7 @@ def test_a_result_with_any_bytes_changed_is_named_or_still_a_result(tmp_path, da
     path.write_bytes(content)
     message = f"{path}: a result"
     try:
-        results.read(path)
+        storage.read(path)
     except ResultError as error:
         message = str(error)
     assert message.startswith(str(path))
@@ -201,12 +202,12 @@ def test_damaged_older_and_newer_results_are_named_and_the_rest_is_shown(tmp_pat
     folder = write_sweep(tmp_path, good, *[replace(good)] * 3)
     texts = [path.read_text() for path in sorted(folder.glob("*/result.json"))]
     (folder / "1" / "result.json").write_text(texts[1][:-50])
-    (folder / "2" / "result.json").write_text(texts[2].replace('"version": 3', '"version": 2'))
-    (folder / "3" / "result.json").write_text(texts[3].replace('"version": 3', '"version": 4'))
+    (folder / "2" / "result.json").write_text(texts[2].replace('"version": 4', '"version": 3'))
+    (folder / "3" / "result.json").write_text(texts[3].replace('"version": 4', '"version": 5'))
     table = write_report([folder], folder).summary.table
     assert sorted(table.status) == ["ok", "unreadable", "unreadable", "unreadable"]
     words = " ".join(table.warnings)
-    for word in ("damaged", "version 2, but this dpexp reads", "version 4, but this dpexp reads"):
+    for word in ("damaged", "version 3, but this dpexp reads", "version 5, but this dpexp reads"):
         assert word in words
 
 

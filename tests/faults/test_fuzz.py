@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpexp import app
-from dpexp.compose import _known_keys, config_folder, explain, to_experiment
-from dpexp.config import ExperimentConfig
+from dpexp.config.compose import to_experiment
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.explain import explain
+from dpexp.config.yaml_files import config_folder, known_keys
 from dpexp.errors import ConfigError
 
-KEYS = sorted(_known_keys())
+KEYS = sorted(known_keys())
 GROUPS = sorted({path.parent.name for path in config_folder().glob("*/*.yaml")} - {"hydra"})
 CHOICES = sorted({path.stem for path in config_folder().glob("*/*.yaml")})
 ODD = "null true false 0 1 2 3 -1 1.5 1e300 1e-300 nan inf -inf [] [1] [1,2] {} {a:1} '' ' ' a .. / ??? ☃".split(" ")
@@ -79,7 +81,7 @@ small = {
     "target_accuracy": st.sampled_from(["null", "0.5", "2"]),
     "measurement.baseline": st.sampled_from(["paired", "none"]),
     "measurement.phases": st.booleans(),
-    "measurement.counterfactuals": st.booleans(),
+    "measurement.independent_copies": st.booleans(),
 }
 
 

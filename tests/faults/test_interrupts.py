@@ -18,8 +18,9 @@ from conftest import TINY
 from deeds import Place
 from fault_helpers import ROOT, children, faulty_model, marked, places
 
-from dpexp import results
-from dpexp.position import COMPUTE, STARTING, TRAINING
+from dpexp.phases import COMPUTE
+from dpexp.processes.heartbeat import STARTING, TRAINING
+from dpexp.results import storage
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 BASE = [override for override in TINY if not override.startswith("model.")]
@@ -29,7 +30,7 @@ MOMENTS = [pytest.param(number, place, id=f"{number.name}-{place}") for number i
 
 def go_on(errors):
     """The overrides of the command that the last line names."""
-    words = shlex.split(errors.rpartition("go on with: ")[2])
+    words = shlex.split(errors.rpartition("to finish, run: ")[2])
     assert words[:3] == ["python", "-m", "dpexp"]
     return words[3:]
 
@@ -38,7 +39,7 @@ def go_on(errors):
 def test_a_signal_at_any_moment_of_a_worker_ends_all_in_one_line(dpexp, tmp_path, number, place):
     outcome = dpexp(*SEVERAL, *faulty_model(tmp_path, "signal_main", place, victim=1, number=number))
     assert outcome.status == STATUS[number]
-    assert outcome.err.startswith(f"dpexp: interrupted by {number.name}; go on with: python -m dpexp resume=")
+    assert outcome.err.startswith(f"dpexp: interrupted by {number.name}; to finish, run: python -m dpexp resume=")
     assert outcome.err.count("\n") == 1
     assert not children()
 
@@ -65,14 +66,14 @@ def test_finished_jobs_and_blocks_stay_and_the_line_goes_on(dpexp, tmp_path, see
     assert stopped.status == STATUS[number]
     assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "unfinished"]
     first = (tmp_path / "out" / "0" / "result.json").read_bytes()
-    unfinished = results.read(tmp_path / "out" / "1" / "result.json")
+    unfinished = storage.read(tmp_path / "out" / "1" / "result.json")
     assert len(unfinished.blocks) == block
     again = dpexp(*go_on(stopped.err))
     assert again.status == 0
     assert "1 of 2 jobs had been measured before" in again.out
     assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "ok"]
     assert (tmp_path / "out" / "0" / "result.json").read_bytes() == first
-    finished = results.read(tmp_path / "out" / "1" / "result.json")
+    finished = storage.read(tmp_path / "out" / "1" / "result.json")
     assert finished.blocks[:block] == unfinished.blocks
     assert len(finished.kept()) == 2
 
@@ -104,7 +105,7 @@ def test_a_signal_to_the_whole_group_as_from_a_terminal_is_one_line(tmp_path, nu
     process, marker = started(tmp_path, *SEVERAL, *faulty_model(tmp_path, "signal_all", place, victim=0, number=number))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == STATUS[number]
-    assert errors.startswith(f"dpexp: interrupted by {number.name}; go on with: ")
+    assert errors.startswith(f"dpexp: interrupted by {number.name}; to finish, run: ")
     assert errors.count("\n") == 1
     assert nobody_left(marker)
 
@@ -119,7 +120,7 @@ def test_when_the_main_process_is_killed_nobody_is_left_and_the_sweep_can_go_on(
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert nobody_left(marker)
-    assert len(results.read(tmp_path / "out" / "0" / "result.json").blocks) == seed  # all that were finished
+    assert len(storage.read(tmp_path / "out" / "0" / "result.json").blocks) == seed  # all that were finished
     again = dpexp(f"resume={tmp_path / 'out'}", "model.builder=deeds:build")
     assert again.status == 0
     assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "ok"]

@@ -22,11 +22,14 @@ from conftest import TINY, tiny
 from deeds import Place
 from fault_helpers import ROOT, children, faulty_model, marked, run_job
 
-from dpexp import app, environment, results
+from dpexp import app
 from dpexp.data.dataset import load
 from dpexp.errors import DataError, WorkerError
-from dpexp.position import COMPUTE, TRAINING
-from dpexp.shared_memory import SharedTensors
+from dpexp.machine import environment
+from dpexp.phases import COMPUTE
+from dpexp.processes.heartbeat import TRAINING
+from dpexp.processes.shared_memory import SharedTensors
+from dpexp.results import storage
 
 OWN = [override for override in TINY if not override.startswith("model.")]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
@@ -107,7 +110,7 @@ def test_a_tiny_dev_shm_is_no_hindrance(tmp_path):
     run = shlex.join([sys.executable, "-m", "dpexp", *TINY, "workers=3", f"hydra.run.dir={tmp_path}/out"])
     script = f"mount -t tmpfs -o size=4k none /dev/shm && {run}"
     subprocess.run(["unshare", "-m", "sh", "-c", script], cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=120)
-    assert results.read(tmp_path / "out" / "result.json").status == "ok"
+    assert storage.read(tmp_path / "out" / "result.json").status == "ok"
 
 
 @pytest.mark.slow
@@ -130,17 +133,20 @@ def test_a_disk_that_gets_full_or_read_only_stops_the_sweep_with_one_line(tmp_pa
     run = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert (tmp_path / "status").read_text() == "1\n"
     reason = {"full": "No space left on device", "read-only": "Read-only file system"}[fault]
-    assert f"{reason}; go on with: python -m dpexp" in run.stderr
+    assert f"{reason}; to finish, run: python -m dpexp" in run.stderr
     assert "Traceback" not in run.stderr
     assert "wrote" not in run.stdout
-    statuses = [results.read(path).status for path in (tmp_path / "copy").glob("*/result.json")]
+    statuses = [storage.read(path).status for path in (tmp_path / "copy").glob("*/result.json")]
     assert "ok" in statuses
     assert set(statuses) <= {"ok", "unfinished"}
 
 
 MANY = """
 import os, sys
-from dpexp import app, groups, job, report  # once for all: it takes longer than the runs
+from dpexp import app
+from dpexp.launchers import local  # once for all: it takes longer than the runs
+from dpexp.measurement import job
+from dpexp.report import writer
 children = [os.fork() or os._exit(app.main(sys.argv[1:])) for _ in range(8)]
 sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 """
@@ -153,9 +159,9 @@ def test_many_runs_at_once_do_not_meet_and_know_that_they_were_not_alone(tmp_pat
     environment = {**ENVIRONMENT, "MARKER": marker}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert (run.returncode, run.stderr) == (0, "")
-    found = [results.read(path) for path in tmp_path.glob("outputs/runs/*/result.json")]
+    found = [storage.read(path) for path in tmp_path.glob("outputs/runs/*/result.json")]
     assert [one.status for one in found] == ["ok"] * 8
-    assert any("other programs used" in doubt for one in found for doubt in one.doubts)
+    assert any(warning.kind == "other programs" for one in found for warning in one.warnings)
     assert "other programs used" in run.stdout
     _, alive = psutil.wait_procs(marked(marker), timeout=10)
     assert not alive

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -15,11 +16,15 @@ from conftest import TINY, composed, tiny
 from deeds import Place, kill
 from fault_helpers import Faulty, run_job
 
-from dpexp import app, job, results
+from dpexp import app
 from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.files import Claim
-from dpexp.groups import Group
-from dpexp.position import COMPUTE, TRAINING
+from dpexp.launchers.local import LocalLauncher
+from dpexp.machine.environment import describe
+from dpexp.measurement import job
+from dpexp.phases import COMPUTE
+from dpexp.processes.heartbeat import TRAINING
+from dpexp.results import storage
 
 OWN = [override for override in TINY if not override.startswith("model.")]
 
@@ -52,7 +57,7 @@ def test_a_missing_job_is_measured_and_the_others_stay(dpexp, sweep):
 
 def test_what_is_no_good_result_of_the_same_settings_is_measured_again(tmp_path):
     run_job(tmp_path, "workers=2")
-    measured = results.read(tmp_path / results.FILE_NAME)
+    measured = storage.read(tmp_path / storage.FILE_NAME)
     other = tiny("workers=1")
     for left in (
         replace(measured, status="failed", error="rank 1 was killed", blocks=[]),
@@ -61,11 +66,11 @@ def test_what_is_no_good_result_of_the_same_settings_is_measured_again(tmp_path)
         None,
     ):
         if left is None:
-            (tmp_path / results.FILE_NAME).write_text("{")
+            (tmp_path / storage.FILE_NAME).write_text("{")
         else:
-            results.write(left, tmp_path)
+            storage.write(left, tmp_path)
         assert run_job(tmp_path, "workers=2", resume=True)
-        again = results.read(tmp_path / results.FILE_NAME)
+        again = storage.read(tmp_path / storage.FILE_NAME)
         assert (again.status, again.config) == ("ok", measured.config)
 
 
@@ -83,17 +88,17 @@ def test_a_single_run_is_resumed_too(dpexp, tmp_path):
     assert dpexp(*TINY).status == 0
     (tmp_path / "out" / "result.json").unlink()
     assert dpexp(f"resume={tmp_path / 'out'}").status == 0
-    assert results.read(tmp_path / "out" / "result.json").status == "ok"
+    assert storage.read(tmp_path / "out" / "result.json").status == "ok"
 
 
 def test_kept_blocks_count_and_new_ones_are_warmed_up_again(tmp_path):
     settings = ["workers=2", "measurement.repeats=3", "measurement.warmup=1"]
     with pytest.raises(WorkerError):
-        run_job(tmp_path, *settings, group=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, training=2))
-    first = results.read(tmp_path / results.FILE_NAME)
+        run_job(tmp_path, *settings, launcher=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, training=2))
+    first = storage.read(tmp_path / storage.FILE_NAME)
     assert [block.warmup for block in first.blocks] == [True, False]
     assert run_job(tmp_path, *settings, resume=True)
-    finished = results.read(tmp_path / results.FILE_NAME)
+    finished = storage.read(tmp_path / storage.FILE_NAME)
     assert finished.blocks[:2] == first.blocks
     assert [block.warmup for block in finished.blocks] == [True, False, True, False, False]
     assert (finished.started_at, len(finished.resumed_at)) == (first.started_at, 1)
@@ -103,19 +108,19 @@ def test_kept_blocks_count_and_new_ones_are_warmed_up_again(tmp_path):
 def test_what_a_timing_chose_for_the_first_blocks_is_kept_for_the_others(tmp_path):
     settings = ["workers=2", "measurement.repeats=2", "measurement.best_sequential=true", "dtype=float32"]
     run_job(tmp_path, *settings)
-    measured = results.read(tmp_path / results.FILE_NAME)
+    measured = storage.read(tmp_path / storage.FILE_NAME)
     block = measured.blocks[0]
     other = [replace(worker, threads=2) for worker in block.baseline.workers]
     changed = replace(
         block,
         candidate=replace(block.candidate, linear_kernel="onednn"),
-        best=replace(block.baseline, workers=other),
-        order=["baseline", "best", "candidate"],
+        best_sequential=replace(block.baseline, workers=other),
+        order=["baseline", "best_sequential", "candidate"],
     )
-    results.write(replace(measured, status="unfinished", blocks=[changed]), tmp_path)
+    storage.write(replace(measured, status="unfinished", blocks=[changed]), tmp_path)
     run_job(tmp_path, *settings, resume=True)
-    again = results.read(tmp_path / results.FILE_NAME).blocks[1]
-    assert (again.candidate.linear_kernel, again.best.threads) == ("onednn", 2)
+    again = storage.read(tmp_path / storage.FILE_NAME).blocks[1]
+    assert (again.candidate.linear_kernel, again.best_sequential.threads) == ("onednn", 2)
 
 
 def test_weights_that_are_gone_are_trained_again(tmp_path):
@@ -127,11 +132,11 @@ def test_weights_that_are_gone_are_trained_again(tmp_path):
 
 def test_blocks_of_other_code_do_not_count(tmp_path):
     run_job(tmp_path)
-    measured = results.read(tmp_path / results.FILE_NAME)
+    measured = storage.read(tmp_path / storage.FILE_NAME)
     old = replace(measured, status="unfinished", environment=replace(measured.environment, code_sha256="0123"))
-    results.write(old, tmp_path)
+    storage.write(old, tmp_path)
     run_job(tmp_path, resume=True)
-    assert len(results.read(tmp_path / results.FILE_NAME).blocks) == 1
+    assert len(storage.read(tmp_path / storage.FILE_NAME).blocks) == 1
 
 
 def test_a_job_whose_own_file_changed_is_measured_again(tmp_path, monkeypatch):
@@ -146,33 +151,33 @@ def test_a_job_whose_own_file_changed_is_measured_again(tmp_path, monkeypatch):
 
     def measured():
         config = composed(*other, *settings)
-        return job.run(config, tmp_path, lambda progress: None, True, Group(), resume=True)
+        return job.run(config, tmp_path, lambda text, done: None, LocalLauncher(), describe(), True, resume=True)
 
     assert [measured(), measured()] == [True, False]
     model.write_text(model.read_text() + "# another one\n")
     assert [measured(), measured()] == [True, False]
     numpy.savez(data, **splits, another=numpy.zeros(1))
     assert [measured(), measured()] == [True, False]
-    good = (tmp_path / results.FILE_NAME).read_bytes()
+    good = (tmp_path / storage.FILE_NAME).read_bytes()
     data.write_bytes(data.read_bytes()[:-100])
     with pytest.raises(DataError):
         measured()
-    assert (tmp_path / results.FILE_NAME).read_bytes() == good  # until there is something better
+    assert (tmp_path / storage.FILE_NAME).read_bytes() == good  # until there is something better
 
 
 def test_a_diverged_job_starts_from_nothing(tmp_path):
     run_job(tmp_path)
-    results.write(replace(results.read(tmp_path / results.FILE_NAME), status="diverged"), tmp_path)
+    storage.write(replace(storage.read(tmp_path / storage.FILE_NAME), status="diverged"), tmp_path)
     assert run_job(tmp_path, resume=True)
 
 
 def test_times_of_another_machine_are_refused(tmp_path):
     run_job(tmp_path)
-    measured = results.read(tmp_path / results.FILE_NAME)
-    results.write(replace(measured, environment=replace(measured.environment, cpu_model="Abacus")), tmp_path)
+    measured = storage.read(tmp_path / storage.FILE_NAME)
+    storage.write(replace(measured, environment=replace(measured.environment, cpu_model="Abacus")), tmp_path)
     with pytest.raises(ConfigError, match="was measured on Abacus"):
         run_job(tmp_path, resume=True)
-    assert results.read(tmp_path / results.FILE_NAME).environment.cpu_model == "Abacus"
+    assert storage.read(tmp_path / storage.FILE_NAME).environment.cpu_model == "Abacus"
 
 
 @pytest.mark.parametrize("what", ["version", "machine"])
@@ -200,7 +205,7 @@ def test_data_that_are_gone_cost_no_finished_block(dpexp, tmp_path):
     own = ["data=arrays", f"data.path={arrays}", "data.size=101", *(one for one in TINY if not one.startswith("data"))]
     assert dpexp(*own).status == 0
     path = tmp_path / "out" / "result.json"
-    results.write(replace(results.read(path), status="unfinished"), path.parent)
+    storage.write(replace(storage.read(path), status="unfinished"), path.parent)
     before = path.read_bytes()
     arrays.unlink()
     assert dpexp(f"resume={tmp_path / 'out'}").status == 2
@@ -217,7 +222,7 @@ def test_two_processes_do_not_work_in_one_folder(dpexp, sweep):
     outcome = dpexp(f"resume={sweep}")
     claim.close()
     assert outcome.status == 2
-    assert outcome.err == f"dpexp: {sweep}: another dpexp works there; wait until it ends\n"
+    assert outcome.err == f"dpexp: {sweep}: another dpexp is writing there; wait until it ends\n"
 
 
 MISTAKES = {
@@ -255,29 +260,107 @@ def test_a_damaged_command_is_one_line(dpexp, sweep, content):
         "++hydra.sweeper._target_=deeds.make_ruins",
     ],
 )
-def test_code_for_hydra_is_not_taken_from_the_folder(dpexp, sweep, code):
+def test_code_for_hydra_is_not_taken_from_the_folder(dpexp, sweep, code, monkeypatch):
+    monkeypatch.chdir(sweep)
     command = json.loads((sweep / "command.json").read_text())
     command["overrides"].append(code)
+    command["jobs"][1]["overrides"].append(code)
     (sweep / "command.json").write_text(json.dumps(command))
+    (sweep / "1" / "result.json").unlink()
+    assert dpexp(f"resume={sweep}").status == 0
+    assert not list(sweep.rglob("RUINS"))
+
+
+def change_command(sweep, **changes):
+    """Change the second job as it is kept in the folder."""
+    command = json.loads((sweep / "command.json").read_text())
+    command["jobs"][1] |= changes
+    (sweep / "command.json").write_text(json.dumps(command))
+    (sweep / "1" / "result.json").unlink()
+    return command["jobs"][1]["config"]
+
+
+def with_builder(sweep, builder):
+    config = json.loads((sweep / "command.json").read_text())["jobs"][1]["config"]
+    config["model"] = {"name": "custom", "builder": builder, "arguments": {}}
+    change_command(sweep, config=config)
+
+
+@pytest.mark.parametrize("beside", [[], ["model.builder=deeds:build"], ["model.builder=deeds:make_ruins2"]])
+def test_a_builder_is_not_taken_from_the_folder(dpexp, sweep, beside, monkeypatch):
+    monkeypatch.chdir(sweep)
+    with_builder(sweep, "deeds:make_ruins")
+    outcome = dpexp(f"resume={sweep}", *beside)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "which runs code; if you trust it, add model.builder=deeds:make_ruins" in outcome.err or beside
+    assert not list(sweep.rglob("RUINS"))
+
+
+def test_a_builder_that_the_user_names_is_run(dpexp, sweep):
+    with_builder(sweep, "user_models:linear")
+    assert dpexp(f"resume={sweep}", "model.builder=user_models:linear").status == 0
+    assert storage.read(sweep / "1" / "result.json").config.model.builder == "user_models:linear"
+
+
+@pytest.mark.parametrize("folder", ["..", "../elsewhere", "/tmp/elsewhere"])
+def test_a_job_outside_the_folder_is_damage(dpexp, sweep, folder):
+    change_command(sweep, folder=folder)
     outcome = dpexp(f"resume={sweep}")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert "say that again beside it" in outcome.err or "command.json is damaged" in outcome.err
+    assert "command.json is damaged" in outcome.err
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["model=custom", "model.builder=deeds:make_ruins"],
-        ["model=custom", "++model={builder:'deeds:make_ruins'}"],
-        ["model=custom", "model.builder=${oc.decode:'\"deeds:make_ruins\"'}"],
-    ],
-)
-def test_a_builder_is_not_taken_from_the_folder(dpexp, tmp_path, overrides):
-    folder = tmp_path / "sweep"
-    folder.mkdir()
-    command = {"format": "dpexp-command", "version": 1, "multirun": True, "flags": [], "overrides": [*OWN, *overrides]}
-    (folder / "command.json").write_text(json.dumps(command))
-    outcome = dpexp(f"resume={folder}")
+def test_a_command_that_is_no_regular_file_is_one_line(dpexp, sweep):
+    (sweep / "command.json").unlink()
+    os.mkfifo(sweep / "command.json")
+    outcome = dpexp(f"resume={sweep}")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert "which runs code" in outcome.err
-    assert tiny()  # the overrides that are left are a job
+    assert "not a regular file" in outcome.err
+
+
+def test_the_command_of_an_older_version_is_named(dpexp, sweep):
+    (sweep / "command.json").write_text('{"format": "dpexp-command", "version": 1}')
+    assert "format version 1, but this dpexp reads version 2" in dpexp(f"resume={sweep}").err
+
+
+def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp_path):
+    """The experiment's own YAML makes it a sweep, without -m."""
+    smaller = ["data.size=256", "epochs=1", "measurement.repeats=1", "measurement.best_sequential=false"]
+    assert dpexp("experiment=quick", *smaller).status == 0
+    folder = tmp_path / "out"
+    good = (folder / "0" / "result.json").read_bytes()
+    shutil.rmtree(folder / "1")
+    outcome = dpexp(f"resume={folder}")
+    assert (outcome.status, statuses(folder)) == (0, ["ok", "ok"])
+    assert "1 of 2 jobs had been measured before" in outcome.out
+    assert (folder / "0" / "result.json").read_bytes() == good
+    assert (folder / "1" / ".hydra" / "overrides.yaml").exists()
+
+
+@pytest.mark.parametrize("how", ["variable", "override"])
+def test_where_data_is_cached_is_no_other_setting(dpexp, sweep, tmp_path, monkeypatch, how):
+    monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "first"))
+    settings = ["data.size=256", "epochs=1", "measurement.repeats=1", "measurement.best_sequential=false"]
+    assert dpexp(*settings).status == 0
+    good = (tmp_path / "out" / "result.json").read_bytes()
+    monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "second"))
+    beside = [f"data.cache={tmp_path / 'third'}"] if how == "override" else []
+    assert dpexp(f"resume={tmp_path / 'out'}", *beside).status == 0
+    assert (tmp_path / "out" / "result.json").read_bytes() == good
+
+
+def test_a_model_from_ones_own_yaml_is_resumed_by_naming_its_builder(dpexp, tmp_path):
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "mine.yaml").write_text("name: custom\nbuilder: user_models:linear\narguments: {}\n")
+    flags = ["--config-dir", str(tmp_path / "mine")]
+    assert dpexp("-m", *flags, *OWN, "model=mine", "workers=1,2").status == 0
+    folder = tmp_path / "out"
+    (folder / "1" / "result.json").unlink()
+    assert "add model.builder=user_models:linear" in dpexp(f"resume={folder}").err
+    assert dpexp(f"resume={folder}", "model.builder=user_models:linear").status == 0
+    assert statuses(folder) == ["ok", "ok"]
+
+
+def test_the_typed_overrides_may_stand_beside_the_folder(dpexp, sweep):
+    (sweep / "1" / "result.json").unlink()
+    assert dpexp("-m", *TINY, "workers=1,2", f"resume={sweep}").status == 0

@@ -11,9 +11,11 @@ import pytest
 from deeds import Place, ask_for_too_much, crash, fail, get_on, kill, kill_server, leave, spin, stand_still, stop
 from fault_helpers import Faulty, children, descriptors, places, run_job, shared_names
 
-from dpexp import launch, position, results
 from dpexp.errors import WorkerError
-from dpexp.position import COMMUNICATE, COMPUTE, TRAINING, WAIT
+from dpexp.phases import COMMUNICATE, COMPUTE, WAIT
+from dpexp.processes import heartbeat, launch
+from dpexp.processes.heartbeat import TRAINING
+from dpexp.results import storage
 
 MOMENTS = [
     pytest.param(strategy, rank, place, id=f"{strategy}-rank {rank}-{place}")
@@ -27,8 +29,8 @@ MOMENTS = [
 def failure(folder, place, deed, victim, *overrides):
     """The error of a job to whose worker something happens; it is what the result says, too."""
     with pytest.raises(WorkerError) as caught:
-        run_job(folder, *overrides, group=Faulty(place, deed, victim))
-    recorded = results.read(folder / results.FILE_NAME)
+        run_job(folder, *overrides, launcher=Faulty(place, deed, victim))
+    recorded = storage.read(folder / storage.FILE_NAME)
     assert (recorded.status, recorded.error, recorded.details) == (
         "failed",
         str(caught.value),
@@ -52,7 +54,7 @@ def test_nothing_is_left_of_failed_jobs_and_the_next_one_runs(tmp_path):
     gc.collect()
     assert (descriptors(), shared_names(), children()) == (before[0], before[1], set())
     run_job(tmp_path, "workers=2")
-    assert results.read(tmp_path / results.FILE_NAME).status == "ok"
+    assert storage.read(tmp_path / storage.FILE_NAME).status == "ok"
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
@@ -81,8 +83,8 @@ def test_a_hang_ends_with_the_stacks_of_all_workers(tmp_path, rank, deed):
     assert f"rank {rank} {place}{stopped}" in str(error)
     assert f"rank {1 - rank} while training, in step 4, phase wait" in str(error)
     assert "launch.timeout_seconds" in str(error)
-    own, other = f"in {deed.__name__}\n", "barrier.py"
-    assert own in error.details, error.details
+    victims, other = f"in {deed.__name__}\n", "barrier.py"
+    assert victims in error.details, error.details
     assert other in error.details
     assert not children()
 
@@ -92,29 +94,29 @@ def test_a_worker_that_gets_on_slowly_is_no_hang():
 
 
 def test_who_waits_for_a_rank_of_another_machine_that_gets_on_is_no_hang():
-    """That one is heard to get on for a while, then no more; the worker here never does."""
-    heard = []
+    """That one makes progress for a while, then no more; the worker here never does."""
+    exchanged = []
 
-    def tell_progress(own):
-        heard.append(own)
-        return min(len(heard), 10)
+    def exchange_progress(local):
+        exchanged.append(local)
+        return min(len(exchanged), 10)
 
     abort, keeps_open = Pipe(duplex=False)
-    elsewhere = launch.Elsewhere(3, abort, tell_progress)
-    with pytest.raises(WorkerError, match=r"no worker got on for 0\.4 s: rank 3 while starting"):
-        launch.launch(stand_still, [()], lambda notice: None, 0.4, elsewhere)
-    assert len(heard) > 10
+    remote = launch.RemoteRanks(3, abort, exchange_progress)
+    with pytest.raises(WorkerError, match=r"no worker made progress for 0\.4 s: rank 3 while starting"):
+        launch.launch(stand_still, [()], lambda notice: None, 0.4, remote)
+    assert len(exchanged) > 10
     keeps_open.close()
     abort.close()
 
 
 def test_time_in_which_this_process_was_stopped_itself_is_no_hang(monkeypatch):
-    board = position.Board(1)
-    patience = launch._Patience(board, timeout_seconds=100.0)
+    monitor = heartbeat.Monitor(1)
+    patience = launch._Patience(monitor, timeout_seconds=100.0, exchange_progress=None)
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 10_000)
-    assert not patience.over()
-    board.close()
+    assert not patience.is_over()
+    monitor.close()
 
 
 def test_a_crash_in_native_code_shows_where_python_was(tmp_path):
@@ -134,9 +136,9 @@ def test_blocks_finished_before_a_failure_are_kept(tmp_path):
             tmp_path,
             "workers=2",
             "measurement.repeats=3",
-            group=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, training=2),
+            launcher=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, training=2),
         )
-    assert len(results.read(tmp_path / results.FILE_NAME).blocks) == 2
+    assert len(storage.read(tmp_path / storage.FILE_NAME).blocks) == 2
 
 
 def test_when_the_fork_server_dies_in_the_middle_the_job_fails_and_the_next_one_runs(tmp_path):

@@ -1,0 +1,84 @@
+"""One row of the table: a configuration with everything that was derived from its blocks, or a job that failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from dpexp.analysis.efficiency import PhaseTimes, Tree
+from dpexp.analysis.stats import UNKNOWN, Estimate
+from dpexp.analysis.time_to_target import TimeToTarget
+from dpexp.results.schema import Warning
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was not measured is NaN or UNKNOWN; the settings are None where not even they are known.
+
+    In `results.csv` an Estimate takes three columns (`speedup`, `speedup_low`, `speedup_high`), and the fields of a
+    nested dataclass stand by themselves.
+    """
+
+    status: str  # ok, failed, diverged, unfinished, missing, unreadable
+    strategy: str | None = None
+    workers: int | None = None
+    threads_per_worker: int | None = None
+    model: str | None = None
+    data: str | None = None
+    data_size: int | None = None  # training samples of an epoch, of all workers together
+    data_scope: str | None = None
+    batch_scope: str | None = None
+    local_batch_size: int | None = None
+    global_batch_size: int | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    updates: int | None = None
+    baseline_updates: int | None = None
+    repeats: int | None = None  # blocks that count
+    seconds: Estimate = UNKNOWN  # of one training: the geometric mean
+    samples_per_second: float = math.nan
+    baseline: str = ""  # what the speedup is over
+    baseline_seconds: float = math.nan
+    speedup: Estimate = UNKNOWN
+    efficiency: Estimate = UNKNOWN
+    best_sequential_threads: int | None = None
+    best_sequential_seconds: float = math.nan
+    best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
+    independent_speedup: Estimate = UNKNOWN  # of independent copies
+    target: TimeToTarget = field(default_factory=TimeToTarget)
+    tree: Tree = field(default_factory=Tree)
+    phases: PhaseTimes = field(default_factory=PhaseTimes)
+    train_loss: float = math.nan  # of the last epoch
+    test_accuracy: float = math.nan
+    baseline_test_accuracy: float = math.nan
+    oversubscribed: bool | None = None
+    warnings: tuple[Warning, ...] = ()
+    problem: str = ""  # why the job has no usable result
+    job: str = ""
+    series: str = ""  # its label; "" where there is one series only
+    configured_size: int | None = None  # data.size
+
+    def columns(self) -> dict[str, Any]:
+        """The row by the column names of `results.csv`."""
+        columns = _flattened(self)
+        columns["warnings"] = self.problem or "; ".join(map(str, self.warnings))
+        del columns["problem"]
+        return columns
+
+
+INTEGERS = [column.name for column in dataclasses.fields(Row) if column.type == "int | None"]
+
+
+def _flattened(part: Any) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for name in (column.name for column in dataclasses.fields(part)):
+        value = getattr(part, name)
+        if isinstance(value, Estimate):
+            columns |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        elif dataclasses.is_dataclass(value):
+            columns |= _flattened(value)
+        else:
+            columns[name] = value
+    return columns

@@ -1,0 +1,96 @@
+"""Series: jobs that may share a curve, because they differ only along it; and how each is labelled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.results.jobs import Job
+
+Settings = Mapping[str, Any]
+"""Values by dotted name, such as batch.size."""
+
+ALONG_A_CURVE = ("workers", "data.size")
+WITHOUT_EFFECT = ("checkpoint", "launch", "data.cache", "measurement.repeats", "measurement.warmup")  # on a block
+
+
+@dataclass(frozen=True)
+class Member:
+    """A job, and the series that it belongs to."""
+
+    job: Job
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The configuration of the job."""
+        return self.job.config
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings that all jobs of the series share."""
+        return settings(self.config)
+
+    @cached_property
+    def series_key(self) -> str:
+        """The same for jobs of the same series."""
+        return key(self.settings)
+
+    @property
+    def key(self) -> str:
+        """The same for measurements of the same configuration."""
+        return json.dumps([self.series_key, self.config.workers, self.config.data.size])
+
+
+def settings(config: ExperimentConfig) -> dict[str, Any]:
+    """All settings that one curve must share."""
+    values = config.settings
+    for path in (*ALONG_A_CURVE, *WITHOUT_EFFECT):
+        *group, name = path.split(".")
+        (values[group[0]] if group else values).pop(name, None)
+    return dict(sorted(_flatten(values).items()))
+
+
+def key(series: Settings) -> str:
+    """The same for the same settings."""
+    return json.dumps(series)
+
+
+def labels(all_settings: Iterable[Settings]) -> dict[str, str]:
+    """The label of each series, by its key: the settings in which it differs from the others; "" for a single one."""
+    series = {key(settings): settings for settings in all_settings}
+
+    def differs(name: str, among: Iterable[Settings]) -> bool:
+        return len({json.dumps(settings.get(name)) for settings in among}) > 1
+
+    def differs_within_a_choice(setting: str) -> bool:
+        # What another choice of a group brings along goes without saying.
+        name = f"{setting.split('.')[0]}.name"
+        choices = {settings.get(name) for settings in series.values()}
+        return any(differs(setting, [one for one in series.values() if one.get(name) == choice]) for choice in choices)
+
+    names = sorted({name for settings in series.values() for name in settings})
+    chosen = [
+        name
+        for name in names
+        if (name.endswith(".name") and differs(name, series.values())) or differs_within_a_choice(name)
+    ]
+    found = {
+        text: ", ".join(f"{name.removesuffix('.name')}={settings[name]}" for name in chosen if name in settings)
+        for text, settings in series.items()
+    }
+    assert len(set(found.values())) == len(found), "two series share a label"
+    return found
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

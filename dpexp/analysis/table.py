@@ -1,0 +1,187 @@
+"""From the results below any folders to one table, a row a configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dpexp.analysis import series
+from dpexp.analysis.efficiency import mean_tree, phase_times
+from dpexp.analysis.row import INTEGERS, Row
+from dpexp.analysis.series import Member
+from dpexp.analysis.speedup import (
+    SingleWorkers,
+    kept_blocks,
+    of_independent_copies,
+    over_baseline,
+    over_best_sequential,
+)
+from dpexp.analysis.stats import geometric_mean
+from dpexp.analysis.time_to_target import time_to_target
+from dpexp.analysis.warnings import busy_threads, warnings
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
+from dpexp.results.schema import Training, Warning
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows, sorted, failed and missing jobs last; and what captions need to know of the machine."""
+
+    rows: list[Row]
+    machine: str | None  # None when no job succeeded
+    usable_cores: int | None
+
+    @functools.cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows by the columns of `results.csv`."""
+        columns = pd.DataFrame([row.columns() for row in self.rows])
+        table: pd.DataFrame = columns.astype(dict.fromkeys(INTEGERS, "Int64"))
+        return table
+
+    @property
+    def good(self) -> list[Row]:
+        """The rows of configurations that were measured."""
+        return [row for row in self.rows if row.status == "ok"]
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """While many objects are made that all stay: collections would visit them again and again, in vain."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_no_garbage_collection()
+def aggregate(folders: Sequence[Path]) -> Summary:
+    """Read all jobs below `folders`. Raises ResultError when there is none, or machines are mixed."""
+    jobs, unreadable = read_jobs(folders)
+    good = [Member(job) for job in jobs if job.result.status == "ok"]
+    refuse_mixed_machines([member.job for member in good])
+    labels = series.labels([member.settings for member in good])
+
+    singles = SingleWorkers.among(good)
+    configurations: dict[str, list[Member]] = {}
+    for member in good:
+        configurations.setdefault(member.key, []).append(member)
+    rows = [_row(members, singles, labels[members[0].series_key]) for members in configurations.values()]
+    rows.sort(key=lambda row: (row.series, row.data_size, row.workers, row.job))
+    rows += sorted((_failed_row(job) for job in jobs if job.result.status != "ok"), key=lambda row: row.job)
+    rows += sorted((_unreadable_row(job) for job in unreadable), key=lambda row: row.job)
+    environment = good[0].job.result.environment if good else None
+    return Summary(
+        rows,
+        environment.machine if environment else None,
+        environment.usable_cores if environment else None,
+    )
+
+
+def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
+    """One configuration; the blocks of several jobs of it are pooled."""
+    config, environment = members[0].config, members[0].job.result.environment
+    blocks = kept_blocks(members)
+    candidates = [block.candidate for block in blocks]
+    time = geometric_mean([training.seconds for training in candidates])
+    baseline = over_baseline(members, singles)
+    best_sequential = over_best_sequential(config, blocks)
+    return Row(
+        status="ok",
+        **_settings(config),
+        repeats=len(blocks),
+        seconds=time,
+        samples_per_second=config.epochs * config.train_samples / time.value,
+        baseline=baseline.name,
+        baseline_seconds=_mean_seconds(baseline.trainings),
+        speedup=baseline.speedup,
+        efficiency=baseline.speedup.scaled(1 / config.workers),
+        best_sequential_threads=best_sequential.threads,
+        best_sequential_seconds=best_sequential.seconds,
+        best_sequential_speedup=best_sequential.speedup,
+        independent_speedup=of_independent_copies(config, blocks),
+        target=time_to_target(config, blocks),
+        tree=mean_tree(config, blocks),
+        phases=phase_times(blocks),
+        train_loss=_mean([training.epoch_losses[-1] for training in candidates]),
+        test_accuracy=_test_accuracy(candidates),
+        baseline_test_accuracy=_test_accuracy(baseline.trainings),
+        oversubscribed=busy_threads(config, environment) > environment.usable_cores,
+        warnings=(*_about_the_table(members, baseline.name), *warnings(config, environment, blocks)),
+        job=" + ".join(member.job.name for member in members),
+        series=label,
+    )
+
+
+def _mean_seconds(trainings: Sequence[Training]) -> float:
+    return geometric_mean([training.seconds for training in trainings]).value if trainings else float("nan")
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """The mean of those that are known: blocks that repeat the same updates are evaluated once."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else float("nan")
+
+
+def _test_accuracy(trainings: Sequence[Training]) -> float:
+    """The mean over blocks: with a target accuracy they differ in seed, and each was evaluated after each epoch."""
+    return _mean(
+        [
+            training.epoch_accuracies[-1] if training.epoch_accuracies else training.test_accuracy
+            for training in trainings
+        ]
+    )
+
+
+def _about_the_table(members: Sequence[Member], baseline: str) -> Iterator[Warning]:
+    """Warnings that no single job can know."""
+    if baseline == "none":
+        yield Warning("no baseline", 1.0, "no baseline", "add a workers=1 job, or set measurement.baseline=paired")
+    commits = sorted({str(member.job.result.environment.commit) for member in members})
+    if len(commits) > 1:
+        yield Warning(
+            "several commits",
+            len(commits),
+            f"pooled over several commits of dpexp ({', '.join(commits)})",
+            "aggregate them one by one to see whether they differ",
+        )
+
+
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    return {
+        "strategy": config.strategy.name,
+        "workers": config.workers,
+        "threads_per_worker": config.threads_per_worker,
+        "model": config.model.name,
+        "data": config.data.name,
+        "data_size": config.train_samples,
+        "data_scope": config.data.scope,
+        "batch_scope": config.batch.scope,
+        "local_batch_size": config.local_batch_size,
+        "global_batch_size": config.global_batch_size,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "updates": config.updates,
+        "baseline_updates": config.baseline().updates,
+        "configured_size": config.data.size,
+    }
+
+
+def _failed_row(job: Job) -> Row:
+    unfinished = f"interrupted after {len(job.result.kept())} of its blocks; resume it to finish"
+    return Row(status=job.result.status, **_settings(job.config), problem=job.result.error or unfinished, job=job.name)
+
+
+def _unreadable_row(job: Unreadable) -> Row:
+    return Row(status=job.status, problem=job.reason, job=job.name)

@@ -1,0 +1,190 @@
+"""When not to trust a measurement: what was seen, how bad it is, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from dpexp.analysis.speedup import paired_speedup, pairs_with_baseline
+from dpexp.analysis.stats import pairs_needed
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.machine.environment import Environment
+from dpexp.results.schema import Block, Training, Warning
+
+# Thresholds: a severity of 1.
+DRIFT, SPREAD, SHORT_SECONDS, COLD = 0.10, 0.10, 0.5, 1.25
+OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
+CAUSE_COLD, CAUSE_CACHE = 1.10, 0.02  # enough to explain an efficiency above 100 %
+
+
+def busy_threads(config: ExperimentConfig, environment: Environment) -> int:
+    """Threads that compute at the same time on one machine."""
+    return config.threads_per_worker * min(config.processes, environment.local_world_size or config.processes)
+
+
+def warnings(config: ExperimentConfig, environment: Environment, kept: Sequence[Block]) -> list[Warning]:
+    """The warnings about one configuration, the most severe first; `kept` are the blocks that count."""
+    pairs = pairs_with_baseline(kept)
+    found = chain(
+        _about_settings(config, environment),
+        _about_blocks(config, kept, pairs),
+        _about_conditions(environment, kept),
+        _about_superlinear_speedup(config, pairs),
+    )
+    return sorted(found, key=lambda warning: -warning.severity)
+
+
+def _about_settings(config: ExperimentConfig, environment: Environment) -> Iterator[Warning]:
+    threads, cores = busy_threads(config, environment), environment.usable_cores
+    if threads > cores:
+        yield Warning(
+            "oversubscribed", threads / cores, f"{threads} threads on {cores} cores", "use fewer workers or threads"
+        )
+    updates, baseline_updates = config.updates, config.baseline().updates
+    if updates < baseline_updates:
+        yield Warning(
+            "fewer updates",
+            baseline_updates / updates,
+            f"fewer updates than the baseline ({updates:,} against {baseline_updates:,})",
+            "compare the accuracies, too, or set batch.scope=global",
+        )
+    quota = environment.cgroup_cpu_quota
+    if quota is not None and quota < threads:
+        yield Warning(
+            "quota",
+            threads / quota,
+            f"the cgroup allows {quota:g} CPUs for {threads} threads",
+            "use fewer workers, or raise the quota",
+        )
+
+
+def _about_blocks(
+    config: ExperimentConfig, kept: Sequence[Block], pairs: Sequence[tuple[Training, Training]]
+) -> Iterator[Warning]:
+    if len(kept) == 1:
+        yield Warning("one block", 1.0, "one block gives no interval", "increase measurement.repeats")
+    shortest = min(training.seconds for block in kept for training in _sequential_and_parallel(block))
+    if shortest < SHORT_SECONDS:
+        yield Warning(
+            "short",
+            SHORT_SECONDS / shortest,
+            f"the shortest run took {shortest:.2g} s",
+            f"increase data.size or epochs until each takes at least {SHORT_SECONDS} s",
+        )
+    if (cold := _cold_start(pairs)) > COLD:
+        yield Warning(
+            "cold start",
+            cold / COLD,
+            f"the baseline's first block took {cold:.1f} times as long as the others",
+            "increase measurement.warmup",
+        )
+    if len(pairs) > 2:
+        spread = statistics.stdev(math.log(baseline.seconds / candidate.seconds) for baseline, candidate in pairs)
+        if spread > SPREAD:
+            yield Warning(
+                "spread",
+                spread / SPREAD,
+                f"the speedup varied by {100 * spread:.0f} % between blocks",
+                "increase measurement.repeats, or set measurement.precision",
+            )
+    precision, pilot = config.measurement.precision, pairs[: config.measurement.repeats]
+    if precision is not None and len(pilot) > 1:
+        needed = pairs_needed(
+            [baseline.seconds for baseline, _ in pilot], [candidate.seconds for _, candidate in pilot], precision
+        )
+        if needed > len(pairs):
+            yield Warning(
+                "precision",
+                needed / len(pairs),
+                f"a precision of {100 * precision:g} % needs {needed} blocks, and time allowed {len(pairs)}",
+                f"increase measurement.max_seconds (now {config.measurement.max_seconds:g})",
+            )
+
+
+def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterator[Warning]:
+    conditions = [block.conditions for block in kept]
+    for what in ("arithmetic", "memory"):
+        seconds = [getattr(one, f"{what}_seconds") for one in conditions]
+        if min(seconds) > 0 and (drift := max(seconds) / min(seconds) - 1) > DRIFT:
+            yield Warning(
+                f"{what} drift",
+                drift / DRIFT,
+                f"{what} speed varied by {100 * drift:.0f} % between blocks",
+                "speedups are still valid, absolute times are not",
+            )
+    other = max(one.other_cores for one in conditions)
+    sees_all = environment.usable_cores == environment.logical_cores  # in a container, the counters are the host's
+    if other > OTHER_CORES and sees_all:
+        yield Warning(
+            "other programs",
+            other / OTHER_CORES,
+            f"other programs used up to {other:.1f} of {environment.usable_cores} cores",
+            "stop them while measuring",
+        )
+    stolen = max(one.stolen_cores for one in conditions)
+    if stolen > STOLEN_CORES:
+        yield Warning(
+            "stolen time",
+            stolen / STOLEN_CORES,
+            f"the host took up to {stolen:.1f} cores away from this virtual machine",
+            "measure at another time",
+        )
+    throttled = sum(one.throttled_seconds for one in conditions)
+    timed = sum(training.seconds for block in kept for training in _sequential_and_parallel(block))
+    if throttled > THROTTLED_SHARE * timed:
+        yield Warning(
+            "throttled",
+            throttled / (THROTTLED_SHARE * timed),
+            f"the cgroup's CPU quota held processes back for {throttled:.1f} s",
+            "use fewer workers, or raise the quota",
+        )
+
+
+def _about_superlinear_speedup(
+    config: ExperimentConfig, pairs: Sequence[tuple[Training, Training]]
+) -> Iterator[Warning]:
+    """An efficiency above 100 %, with the verdict of each check for a cause."""
+    if len(pairs) < 2 or config.workers == 1:
+        return
+    efficiency = paired_speedup(config, pairs).low / config.workers
+    if efficiency <= 1:
+        return
+    causes = []
+    if (cold := _cold_start(pairs)) > CAUSE_COLD:
+        causes.append(f"a cold start (the baseline's first block took {cold:.2f} times as long as the others)")
+    baseline_threads, threads = ({worker.threads for worker in training.workers} for training in pairs[0])
+    if baseline_threads != threads:
+        causes.append(f"a thread mismatch ({baseline_threads} against {threads})")
+    if config.updates < config.baseline().updates:
+        causes.append(f"fewer updates ({config.updates:,} against {config.baseline().updates:,})")
+    saved = _saved_by_cache(pairs, config.work_ratio)
+    if saved > CAUSE_CACHE:
+        causes.append(f"cheaper computation ({100 * saved:.0f} % less time a sample, as when more fits in cache)")
+    yield Warning(
+        "superlinear",
+        efficiency,
+        "the efficiency is above 100 %",
+        f"likely caused by {' and '.join(causes)}" if causes else "no check found a cause; do not trust this result",
+    )
+
+
+def _cold_start(pairs: Sequence[tuple[Training, Training]]) -> float:
+    """The time of the baseline's first training over the others' median; 1 where there are no others."""
+    if len(pairs) < 2:
+        return 1.0
+    return pairs[0][0].seconds / statistics.median(baseline.seconds for baseline, _ in pairs[1:])
+
+
+def _saved_by_cache(pairs: Sequence[tuple[Training, Training]], work_ratio: float) -> float:
+    """How much less data and compute time the candidate's workers took together, as a share; 0 where unknown."""
+    baseline, candidate = (
+        sum(worker["data"] + worker["compute"] for pair in pairs for worker in pair[side].phase_seconds)
+        for side in (0, 1)
+    )
+    return 1 - candidate / (baseline * work_ratio) if baseline and candidate else 0.0
+
+
+def _sequential_and_parallel(block: Block) -> list[Training]:
+    return [training for name, training in block.trainings.items() if name != "independent"]

@@ -1,0 +1,55 @@
+"""The command line, before Hydra sees it: its flags checked, `resume=` taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from dpexp.errors import ConfigError
+
+RESUME, CONFIRMATION = "resume=", "model.builder="
+CHANGEABLE = ("launch.", "data.cache=")  # settings that a resumed job may change: they don't affect what is measured
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    arguments: list[str]  # all of them
+    flags: list[str]  # Hydra's, but -m
+    overrides: list[str]  # without resume=
+    resume: Path | None  # the folder to finish
+
+    @property
+    def confirmed_builders(self) -> set[str]:
+        """The functions, as module:function, that the user names as code to run."""
+        named = (one.removeprefix(CONFIRMATION) for one in self.overrides if one.startswith(CONFIRMATION))
+        return {builder for value in named for builder in value.split(",")}
+
+    @property
+    def changes(self) -> list[str]:
+        """The overrides that a resumed job may change."""
+        return [one for one in self.overrides if one.startswith(CHANGEABLE)]
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """Read the arguments (without the program's name). Raises ConfigError, where Hydra would print its usage."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; --help and --hydra-help list what there is")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    overrides: list[str] = parser.parse_args(list(arguments)).overrides
+    flags = [one for one in arguments if one not in overrides and one not in ("-m", "--multirun")]
+    folders = [one.removeprefix(RESUME) for one in overrides if one.startswith(RESUME)]
+    overrides = [one for one in overrides if not one.startswith(RESUME)]
+    if not folders:
+        return Request(list(arguments), flags, overrides, None)
+    if len(folders) > 1 or not folders[0]:
+        raise ConfigError(f"resume={','.join(folders)}: name the folder of one sweep or run")
+    return Request(list(arguments), flags, overrides, Path(folders[0]).expanduser())

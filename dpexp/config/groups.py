@@ -1,0 +1,168 @@
+"""The settings of each config group: types, ranges, and rules within one group. No field has a default here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Scope = Literal["per_worker", "global"]
+LearningRateRule = Literal["none", "linear", "sqrt"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class MlpConfig:
+    """Fully connected layers with ReLU between them."""
+
+    name: Literal["mlp"]
+    hidden: tuple[PositiveInt, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class CnnConfig:
+    """3x3 convolutions, each with ReLU and 2x2 max-pooling, then one hidden layer."""
+
+    name: Literal["cnn"]
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    hidden: PositiveInt
+
+
+@dataclass(frozen=True, config=STRICT)
+class ResNet18Config:
+    """torchvision's ResNet-18; `small_images` takes the 3x3 stem without pooling of the CIFAR variant."""
+
+    name: Literal["resnet18"]
+    small_images: bool
+
+
+@dataclass(frozen=True, config=STRICT)
+class CustomModelConfig:
+    """A model of the user's: `builder` is `module:function`, called as `f(input_shape, classes, **arguments)`."""
+
+    name: Literal["custom"]
+    builder: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:\w+$")]
+    arguments: dict[str, Any]
+
+
+ModelConfig = Annotated[MlpConfig | CnnConfig | ResNet18Config | CustomModelConfig, Field(discriminator="name")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class NamedDataConfig:
+    """A well-known data set; `size` samples of its training split, all of its test split."""
+
+    name: Literal["mnist", "fashion_mnist", "cifar10"]
+    size: PositiveInt
+    scope: Scope
+    cache: str | None
+
+
+@dataclass(frozen=True, config=STRICT)
+class SyntheticDataConfig:
+    """Seeded Gaussian classes: `separation` is the distance of class means in noise deviations."""
+
+    name: Literal["synthetic"]
+    size: PositiveInt
+    scope: Scope
+    test_size: PositiveInt
+    shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    classes: Annotated[int, Field(ge=2)]
+    separation: PositiveFloat
+
+
+@dataclass(frozen=True, config=STRICT)
+class ArraysDataConfig:
+    """Data of the user's: an .npz file with train_inputs, train_labels, test_inputs and test_labels."""
+
+    name: Literal["arrays"]
+    size: PositiveInt
+    scope: Scope
+    path: str
+
+
+DataConfig = Annotated[NamedDataConfig | SyntheticDataConfig | ArraysDataConfig, Field(discriminator="name")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class SgdConfig:
+    """torch.optim.SGD."""
+
+    name: Literal["sgd"]
+    lr: PositiveFloat
+    lr_rule: LearningRateRule
+    lr_warmup_epochs: NonNegativeFloat
+    momentum: Fraction
+    weight_decay: NonNegativeFloat
+    nesterov: bool
+
+    @model_validator(mode="after")
+    def _check_nesterov(self) -> SgdConfig:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.nesterov=true needs optimizer.momentum > 0, not 0")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class AdamConfig:
+    """torch.optim.Adam, or AdamW with decoupled weight decay."""
+
+    name: Literal["adam", "adamw"]
+    lr: PositiveFloat
+    lr_rule: LearningRateRule
+    lr_warmup_epochs: NonNegativeFloat
+    betas: tuple[Fraction, Fraction]
+    eps: PositiveFloat
+    weight_decay: NonNegativeFloat
+
+
+OptimizerConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="name")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class BatchConfig:
+    """`size` samples an update for each worker (per_worker) or for all together (global)."""
+
+    size: PositiveInt
+    scope: Scope
+
+
+@dataclass(frozen=True, config=STRICT)
+class MeasurementConfig:
+    """How many blocks and warm-up steps, which baselines, and what is recorded."""
+
+    repeats: PositiveInt
+    warmup: Annotated[int, Field(ge=0)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    baseline: Literal["paired", "none"]
+    phases: bool
+    best_sequential: bool
+    independent_copies: bool
+    precision: PositiveFloat | None
+    max_seconds: PositiveFloat
+
+    @property
+    def pilot(self) -> int | None:
+        """How many first blocks decide the number of blocks, where they do: see stats.paired_ratio."""
+        return None if self.precision is None else self.repeats
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> MeasurementConfig:
+        if self.precision is not None and (self.baseline == "none" or self.repeats < 3):
+            raise ValueError(
+                f"measurement.precision={self.precision} with measurement.baseline={self.baseline} and "
+                f"measurement.repeats={self.repeats}: it needs the paired baseline and 3 or more repeats to start from"
+            )
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class LaunchConfig:
+    """How worker processes are watched: a world that makes no progress for `timeout_seconds` is ended."""
+
+    timeout_seconds: PositiveFloat

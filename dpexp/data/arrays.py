@@ -1,0 +1,49 @@
+"""The user's arrays, from an .npz file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dpexp.config.groups import ArraysDataConfig
+from dpexp.data.split import Split
+from dpexp.errors import DataError, first_line
+
+
+def array_splits(config: ArraysDataConfig) -> tuple[Split, Split]:
+    """The user's arrays, checked: inputs (n, ...) of numbers, labels (n,) of integers from 0 up."""
+    path = Path(config.path).expanduser()
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"data.path={config.path}: can't be read as .npz ({first_line(error)})") from error
+    names = ("train_inputs", "train_labels", "test_inputs", "test_labels")
+    if missing := [name for name in names if name not in arrays]:
+        raise DataError(f"data.path={config.path} lacks {', '.join(missing)}: it must hold {', '.join(names)}")
+    train, test = _array_split(arrays, "train", config.path), _array_split(arrays, "test", config.path)
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise DataError(
+            f"data.path={config.path}: train_inputs has samples of {tuple(train[0].shape[1:])}, test_inputs of "
+            f"{tuple(test[0].shape[1:])}; they must be of one shape"
+        )
+    return train, test
+
+
+def _array_split(arrays: dict[str, np.ndarray], split: str, path: str) -> Split:
+    inputs, labels = arrays[f"{split}_inputs"], arrays[f"{split}_labels"]
+    if inputs.ndim < 2 or inputs.dtype.kind not in "uif" or not len(inputs):
+        raise DataError(
+            f"data.path={path}: {split}_inputs is {inputs.dtype} {inputs.shape}; it must be numbers (n, ...)"
+        )
+    if labels.shape != (len(inputs),) or labels.dtype.kind not in "ui" or labels.min() < 0:
+        raise DataError(
+            f"data.path={path}: {split}_labels is {labels.dtype} {labels.shape}; it must be "
+            f"({len(inputs)},) integers from 0"
+        )
+    if inputs.dtype not in (np.uint8, np.float32):  # torch knows neither all kinds of numbers nor other byte orders
+        inputs = inputs.astype(np.float64)
+    return Split(torch.from_numpy(inputs), torch.from_numpy(labels.astype(np.int64)))

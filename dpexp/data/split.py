@@ -1,0 +1,14 @@
+"""One split of a data set, as it comes from its source."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Split(NamedTuple):
+    """Samples and their classes."""
+
+    inputs: torch.Tensor  # (n, *shape)
+    labels: torch.Tensor  # (n,)

@@ -1,0 +1,77 @@
+"""Under torchrun, ranks 1 and up: wait for tasks of rank 0, launch a worker for each, answer with its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dpexp.config.experiment import ExperimentConfig, from_settings
+from dpexp.data.dataset import Dataset, load
+from dpexp.errors import DpexpError, WorkerError, one_line
+from dpexp.launchers.torchrun_environment import TorchrunEnvironment
+from dpexp.launchers.torchrun_store import Store
+from dpexp.launchers.torchrun_worker import run_one_rank
+from dpexp.models.initial_state import initial_state
+from dpexp.training.worker import Work
+
+
+def serve(environment: TorchrunEnvironment, arguments: Sequence[str], show_error: Callable[[str], None]) -> int:
+    """Carry out rank 0's tasks until it ends; return its exit status. Raises PeerError when it dies.
+
+    `show_error` is called with what went wrong, which the first rank of each machine shows.
+    """
+    agent = _Agent(Store(environment))
+    agent.store.put(f"arguments/{environment.rank}", list(arguments))
+    number = 0
+    while True:
+        task = agent.store.get(f"task/{number}")
+        if task["kind"] == "end":
+            if task["error"]:
+                show_error(task["error"])
+            agent.store.put(f"ended/{environment.rank}", True)
+            return int(task["status"])
+        error = agent.carry_out(number, task)
+        if error:
+            show_error(error)
+        number += 1
+
+
+class _Agent:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._dataset: Dataset | None = None
+
+    def carry_out(self, number: int, task: dict[str, Any]) -> str:
+        """Answer one task; return the error that all ranks share, "" for none."""
+        answer: dict[str, Any] = {"reports": []}
+        try:
+            if task["kind"] == "load":
+                self._load(from_settings(task["job"]))
+            else:
+                answer["reports"] = self._train(number, task)
+        except Exception as error:  # whatever it is, rank 0 must know
+            answer["error"] = str(error) if isinstance(error, DpexpError) else one_line(error)
+            if task["kind"] == "train":
+                failure = error if isinstance(error, WorkerError) else WorkerError(self._named(answer["error"]))
+                self.store.report_failure(number, failure)
+        self.store.put(f"answer/{number}/{self.store.environment.rank}", answer)
+        if "error" not in answer:
+            return ""
+        return str(self.store.failure(number)) if task["kind"] == "train" else self._named(answer["error"])
+
+    def _load(self, job: ExperimentConfig) -> Dataset:
+        self._dataset = None  # free the memory of the last one first
+        self._dataset = load(job)
+        return self._dataset
+
+    def _train(self, number: int, task: dict[str, Any]) -> list[dict[str, Any]]:
+        config = from_settings(task["config"])
+        dataset = self._dataset or self._load(from_settings(task["job"]))
+        with initial_state(config, dataset) as initial:
+            work = Work(config, dataset, initial, task["linear_kernel"], task["evaluate"], checkpoint=None)
+            reports = run_one_rank(work, self.store, number, lambda epoch: None)
+        return [dataclasses.asdict(report) for report in reports]
+
+    def _named(self, message: str) -> str:
+        return f"rank {self.store.environment.rank}: {message}"

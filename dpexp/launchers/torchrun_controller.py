@@ -1,0 +1,93 @@
+"""Under torchrun, rank 0: it measures, sends each training to the agents of the other ranks, and collects reports."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dpexp.errors import ConfigError, WorkerError
+from dpexp.launchers.local import LocalLauncher
+from dpexp.launchers.torchrun_environment import TorchrunEnvironment
+from dpexp.launchers.torchrun_store import Store
+from dpexp.launchers.torchrun_worker import run_one_rank
+from dpexp.training.worker import Work, WorkerReport
+
+END_SECONDS = 10.0
+
+
+class TorchrunController(LocalLauncher):
+    """Runs a training of several processes with one in each rank's place, all others on rank 0's machine.
+
+    Each task has a number; the agents wait for its key, and answer below it.
+    """
+
+    def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
+        self._environment = environment
+        self._store = Store(environment)
+        self._arguments = list(arguments)
+        self._tasks = 0
+        self._loaded: dict[str, Any] | None = None  # the job whose data all agents hold
+
+    def check_arguments(self) -> None:
+        """Raise ConfigError when a rank was started with other arguments than this one."""
+        for rank in range(1, self._environment.world_size):
+            theirs = self._store.get(f"arguments/{rank}")
+            if theirs != self._arguments:
+                raise ConfigError(
+                    f"rank {rank} was started with {' '.join(theirs)!r}, rank 0 with {' '.join(self._arguments)!r}; "
+                    "start all ranks with the same arguments"
+                )
+
+    def run(self, work: Work, on_epoch: Callable[[int], None]) -> list[WorkerReport]:
+        """One training; a sequential one in a process of this machine. Raises WorkerError, ConfigError."""
+        if work.config.processes == 1:
+            return super().run(work, on_epoch)
+        job = work.dataset.source.settings
+        if self._loaded != job:
+            self._load(job)
+        task = self._publish(
+            {
+                "kind": "train",
+                "job": job,
+                "config": work.config.settings,
+                "linear_kernel": work.linear_kernel,
+                "evaluate": work.evaluate,
+            }
+        )
+        reports = []
+        error = None
+        try:
+            reports = run_one_rank(work, self._store, task, on_epoch)
+        except WorkerError as failure:
+            error = failure
+            self._store.report_failure(task, failure)
+        answers = self._answers(task)
+        if error is not None or any("error" in answer for answer in answers):
+            raise self._store.failure(task)
+        return [*reports, *(WorkerReport(**report) for answer in answers for report in answer["reports"])]
+
+    def end(self, status: int, error: str = "") -> None:
+        """Let the agents end as this command does, and wait for them, who may still need the store."""
+        with contextlib.suppress(RuntimeError, WorkerError):  # the store is gone, or an agent has died: it says why
+            self._publish({"kind": "end", "status": status, "error": error})
+            self._store.put("ended/0", True)
+            ended = [f"ended/{rank}" for rank in range(self._environment.world_size)]
+            self._store.wait_for(ended, END_SECONDS)
+
+    def _load(self, job: dict[str, Any]) -> None:
+        """Have every agent load the data of a job before anything is timed."""
+        for rank, answer in enumerate(self._answers(self._publish({"kind": "load", "job": job})), 1):
+            if "error" in answer:
+                raise ConfigError(f"rank {rank}: {answer['error']}")
+        self._loaded = job
+
+    def _publish(self, task: dict[str, Any]) -> int:
+        """Let all agents know the next task; return its number."""
+        self._store.put(f"task/{self._tasks}", task)
+        self._tasks += 1
+        return self._tasks - 1
+
+    def _answers(self, task: int) -> list[dict[str, Any]]:
+        """The answers of ranks 1 and up."""
+        return [self._store.get(f"answer/{task}/{rank}") for rank in range(1, self._environment.world_size)]

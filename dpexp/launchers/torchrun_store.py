@@ -1,0 +1,124 @@
+"""Messages between the processes that torchrun started, through torch's key-value store."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import Pipe
+from typing import Any
+
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from dpexp.errors import ConfigError, PeerError, WorkerError, one_line
+from dpexp.launchers.torchrun_environment import TorchrunEnvironment
+from dpexp.processes.launch import CAUSE_SECONDS, RemoteRanks
+
+POLL_SECONDS = 0.2
+BEAT_SECONDS, SILENCE_SECONDS = 1.0, 20.0
+
+
+class Store:
+    """Keys and JSON values that all ranks see. A thread shows the other ranks that this process is alive."""
+
+    def __init__(self, environment: TorchrunEnvironment) -> None:
+        """Raises ConfigError where the store can't be reached."""
+        self.environment = environment
+        address, port = environment.master_address, environment.master_port
+        try:
+            server = TCPStore(address, port, is_master=environment.serves_store, wait_for_workers=False)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"MASTER_ADDR={address} MASTER_PORT={port}: no other rank can be reached there ({one_line(error)})"
+            ) from error
+        self._store = PrefixStore(f"dpexp/{environment.attempt}", server)
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def put(self, key: str, value: Any) -> None:
+        """Set a value that JSON keeps."""
+        self._store.set(key, json.dumps(value))
+
+    def get(self, key: str) -> Any:
+        """The value of a key, as soon as it is there. Raises PeerError when a process dies meanwhile."""
+        self.wait_for([key])
+        return json.loads(self._store.get(key))
+
+    def wait_for(self, keys: list[str], seconds: float = math.inf) -> None:
+        """Return when all keys are there, or the time is over. Raises PeerError when a process has died meanwhile.
+
+        It polls: a wait inside torch would not be interrupted by a signal.
+        """
+        started = checked = time.monotonic()
+        beats: dict[int, bytes] = {}
+        try:
+            while not self._store.check(keys) and time.monotonic() < started + seconds:
+                time.sleep(POLL_SECONDS)
+                if time.monotonic() > checked + SILENCE_SECONDS:
+                    checked = time.monotonic()
+                    self._check_alive(beats)
+        except RuntimeError as error:  # torch's, when the store is gone
+            raise PeerError("rank 0 has ended before the other ranks; its output says why") from error
+
+    def _check_alive(self, beats: dict[int, bytes]) -> None:
+        """Raise PeerError when a rank has not changed its key since the last check, whose values are `beats`."""
+        for rank in range(self.environment.world_size):
+            beat = self._store.get(f"alive/{rank}") if self._store.check([f"alive/{rank}"]) else b"none"
+            if beats.get(rank) == beat and not self._store.check([f"ended/{rank}"]):
+                raise PeerError(f"rank {rank} has not responded for {SILENCE_SECONDS:.0f} s")
+            beats[rank] = beat
+
+    def report_failure(self, task: int, error: WorkerError) -> None:
+        """Let all ranks know the root cause of a task's failure. Who only lost a peer waits for that peer's report."""
+        key = f"failure/{task}"
+        if isinstance(error, PeerError):
+            self.wait_for([key], 2 * CAUSE_SECONDS)
+        # The first report wins: the empty value stands for a key that isn't there.
+        self._store.compare_set(key, "", json.dumps({"message": str(error), "details": error.details}))
+
+    def failure(self, task: int) -> WorkerError:
+        """The root cause of a task's failure."""
+        return WorkerError(**self.get(f"failure/{task}"))
+
+    @contextlib.contextmanager
+    def remote_ranks(self, task: int) -> Iterator[RemoteRanks]:
+        """For a launch of this rank's worker: how the other ranks are doing. A thread asks, since answers are slow."""
+        receiver, sender = Pipe(duplex=False)
+        over = threading.Event()
+        key = f"failure/{task}"
+        local_state, changes = None, 0  # this rank's heartbeats, and how often any rank's have changed
+
+        def exchange_progress(state: Any) -> int:
+            nonlocal local_state
+            local_state = state
+            return changes
+
+        def watch() -> None:
+            nonlocal changes
+            published = None
+            while not over.wait(POLL_SECONDS):
+                if self._store.check([key]):
+                    sender.send(json.loads(self._store.get(key))["message"])
+                    return
+                published, changed = local_state, local_state != published
+                changes = self._store.add("progress", int(changed))
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield RemoteRanks(self.environment.rank, receiver, exchange_progress)
+        finally:
+            over.set()
+            watcher.join()
+            sender.close()
+            receiver.close()
+
+    def _beat(self) -> None:
+        """Show that this process is alive, as long as it is."""
+        with contextlib.suppress(RuntimeError):  # the store is gone: so is its server
+            for beat in itertools.count():
+                self._store.set(f"alive/{self.environment.rank}", str(beat))
+                time.sleep(BEAT_SECONDS)

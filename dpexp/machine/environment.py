@@ -1,0 +1,135 @@
+"""What a measurement was made on: machine, libraries, commit. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+from pydantic.dataclasses import dataclass
+
+import dpexp
+from dpexp.machine import cgroups
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: by affinity, and by the cgroup's CPU quota (at least 1)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroups.cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def available_memory_bytes() -> int:
+    """Memory that this process may still take: what the machine has left, and what the cgroup allows."""
+    left = cgroups.memory_left_bytes()
+    machine: int = psutil.virtual_memory().available
+    return machine if left is None else max(0, min(machine, left))
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Machine, libraries and code of a measurement, as kept in its result."""
+
+    cpu_model: str
+    logical_cores: int
+    usable_cores: int
+    cgroup_cpu_quota: float | None
+    memory_bytes: int
+    platform: str
+    local_world_size: int | None  # ranks on this machine where torchrun started them; None: all
+    versions: dict[str, str]
+    thread_settings: dict[str, str]  # environment variables as found; workers have their own, see `threads` there
+    commit: str | None
+    code_sha256: str  # of this package's own files
+
+    @property
+    def machine(self) -> str:
+        """What must agree before two timings may share a curve, in words."""
+        versions = ", ".join(f"{name} {self.versions.get(name)}" for name in ("torch", "Python", "dpexp"))
+        ranks = "" if self.local_world_size is None else f", {self.local_world_size} ranks a machine"
+        memory = f"{self.memory_bytes / 2**30:.0f} GiB"
+        return f"{self.cpu_model}, {self.usable_cores} usable cores, {memory}, {versions}{ranks}"
+
+
+def describe(local_world_size: int | None = None) -> Environment:
+    """The environment of this process; `local_world_size` is the ranks on this machine under torchrun."""
+    return Environment(
+        cpu_model=_cpu_model(),
+        logical_cores=os.cpu_count() or 1,
+        usable_cores=usable_cores(),
+        cgroup_cpu_quota=cgroups.cpu_quota(),
+        memory_bytes=psutil.virtual_memory().total,
+        platform=platform.platform(),
+        local_world_size=local_world_size,
+        versions={
+            "Python": platform.python_version(),
+            "dpexp": dpexp.__version__,
+            **{name: metadata.version(name) for name in ("torch", "numpy", "hydra-core")},
+        },
+        thread_settings={
+            name: os.environ[name]
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND")
+            if name in os.environ
+        },
+        commit=_commit(),
+        code_sha256=_code_sha256(),
+    )
+
+
+@contextlib.contextmanager
+def modified_environment(**values: str) -> Iterator[None]:
+    """Set environment variables within, and restore them after."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _code_sha256() -> str:
+    digest = hashlib.sha256()
+    folder = Path(__file__).resolve().parent.parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, marked when files differ from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--match="],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() or None

@@ -1,0 +1,42 @@
+"""The number of threads with which one sequential process is fastest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.machine.environment import usable_cores
+from dpexp.measurement.trainer import Trainer, Variant
+
+PROBE_UPDATES = 200  # with each number of threads
+
+_found: dict[str, int] = {}  # by earlier jobs of this process that differ only in what doesn't matter
+
+
+def best_threads(
+    config: ExperimentConfig, input_shape: tuple[int, ...], trainer: Trainer, on_start: Callable[[], None]
+) -> int:
+    """Tries powers of two and all usable cores, each with some hundred updates, twice; the better time counts.
+
+    There is one answer for all jobs of this process that differ in workers, strategy, epochs or data size only.
+    """
+    settings = config.baseline().settings
+    for name in ("threads_per_worker", "epochs", "seed", "checkpoint", "target_accuracy", "measurement"):
+        del settings[name]
+    del settings["data"]["size"]
+    key = json.dumps([settings, input_shape])
+    if key not in _found:
+        on_start()
+        cores = usable_cores()
+        counts = sorted({2**power for power in range(cores.bit_length())} | {cores})
+        seconds = dict.fromkeys(counts, math.inf)
+        for threads in [*counts, *reversed(counts)]:
+            baseline = config.baseline(threads)
+            epochs = math.ceil(PROBE_UPDATES / baseline.updates_per_epoch)
+            training = trainer.train(Variant(dataclasses.replace(baseline, epochs=epochs)))
+            seconds[threads] = min(seconds[threads], training.seconds / epochs)
+        _found[key] = min(counts, key=lambda threads: seconds[threads])
+    return _found[key]

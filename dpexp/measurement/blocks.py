@@ -1,0 +1,142 @@
+"""Blocks: the baselines and the candidate in turn, each training in fresh processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from dpexp.analysis.stats import pairs_needed
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.data.dataset import Dataset
+from dpexp.launchers.local import LocalLauncher
+from dpexp.measurement.best_sequential import best_threads
+from dpexp.measurement.conditions import Watch
+from dpexp.measurement.trainer import Trainer, Variant
+from dpexp.models import architectures, linear_kernels
+from dpexp.processes.launch import wait_for_server
+from dpexp.processes.shared_memory import SharedTensors
+from dpexp.results.schema import Block
+
+OnProgress = Callable[[str, float], None]
+"""Receives what is being trained, in words, and the fraction of the job's work that is done."""
+
+
+def measure(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    initial: SharedTensors,
+    checkpoint: Path | None,
+    on_progress: OnProgress,
+    launcher: LocalLauncher,
+    earlier: Sequence[Block] = (),
+    local_workers: int | None = None,
+) -> Iterator[Block]:
+    """Each block of a job as soon as it is finished, the discarded ones first. Raises WorkerError.
+
+    The order within a block alternates, so that a drift of the machine's speed favours no variant. `earlier` are blocks
+    of this job from before it was interrupted: they count, with what was chosen for them by a timing. Of the workers
+    of one training, `local_workers` run on this machine (None: all).
+    """
+    started = time.monotonic() - sum(t.launch_seconds for block in earlier for t in block.trainings.values())
+    wait_for_server()  # which would disturb the timing of kernels while it starts
+    trainer = Trainer(dataset, initial, _kernel(config, dataset, earlier), launcher)
+    variants = _variants(config, dataset, trainer, earlier, on_progress)
+    blocks = list(earlier)
+    wanted = _wanted(config, blocks, time.monotonic() - started)
+    while (counted := _counted(blocks)) < wanted:
+        done, to_run = len(blocks) - len(earlier), config.measurement.warmup + wanted - _counted(earlier)
+        warmup = done < config.measurement.warmup  # anew after an interruption: the machine is cold again
+        if config.target_accuracy is not None:  # time to target depends on the seed, too
+            variants = _reseeded(variants, (config.seed + len(blocks)) % 2**32)
+            trainer.reseed(variants["candidate"].config)
+        watch, trainings = Watch(), {}
+        order = sorted(variants, reverse=(done if warmup else counted) % 2 == 1)
+        evaluate = not warmup and not counted  # later blocks repeat its updates
+        for place, name in enumerate(order):
+            report = _reporter(on_progress, config.epochs, (done, to_run), (name, place, len(order)))
+            report(0)
+            saved_to = checkpoint if evaluate and name == "candidate" else None
+            trainings[name] = trainer.train(variants[name], evaluate, saved_to, report)
+        workers = [worker for training in trainings.values() for worker in training.workers]
+        local = [worker for worker in workers if local_workers is None or worker.rank < local_workers]
+        block = Block(
+            warmup=warmup,
+            order=order,
+            candidate=trainings["candidate"],
+            baseline=trainings.get("baseline"),
+            best_sequential=trainings.get("best_sequential"),
+            independent=trainings.get("independent"),
+            conditions=watch.conditions(sum(worker.process_cpu_seconds for worker in local)),
+        )
+        blocks.append(block)
+        yield block
+        wanted = max(wanted, _wanted(config, blocks, time.monotonic() - started))
+
+
+def _kernel(config: ExperimentConfig, dataset: Dataset, earlier: Sequence[Block]) -> str:
+    if earlier:
+        return earlier[0].candidate.linear_kernel
+    model = architectures.build(config.model, dataset.input_shape, dataset.classes)
+    return linear_kernels.choose(config, model)
+
+
+def _variants(
+    config: ExperimentConfig,
+    dataset: Dataset,
+    trainer: Trainer,
+    earlier: Sequence[Block],
+    on_progress: OnProgress,
+) -> dict[str, Variant]:
+    """What each block trains, by name."""
+    variants = {name: Variant(variant) for name, variant in config.variants.items()}
+    if config.measurement.best_sequential:
+        if earlier:
+            best = earlier[0].best_sequential
+            threads = config.threads_per_worker if best is None else best.threads
+        else:
+            on_start = lambda: on_progress("looking for the best number of threads", 0.0)  # noqa: E731
+            threads = best_threads(config, dataset.input_shape, trainer, on_start)
+        if threads != config.threads_per_worker:
+            variants["best_sequential"] = Variant(config.baseline(threads))
+    if config.measurement.independent_copies and config.processes > 1:
+        variants["independent"] = Variant(config.worker_share(), copies=config.workers)
+    return variants
+
+
+def _reseeded(variants: dict[str, Variant], seed: int) -> dict[str, Variant]:
+    return {
+        name: dataclasses.replace(variant, config=dataclasses.replace(variant.config, seed=seed))
+        for name, variant in variants.items()
+    }
+
+
+def _reporter(
+    on_progress: OnProgress, epochs: int, block: tuple[int, int], part: tuple[str, int, int]
+) -> Callable[[int], None]:
+    """Turns finished epochs of one training into the progress of the job; all parts of a block count alike."""
+    (number, blocks), (name, place, parts) = block, part
+
+    def report(epoch: int) -> None:
+        fraction = (number + (place + epoch / epochs) / parts) / blocks
+        text = f"block {number + 1} of {blocks}, {name.replace('_', ' ')}, epoch {min(epoch + 1, epochs)} of {epochs}"
+        on_progress(text, fraction)
+
+    return report
+
+
+def _counted(blocks: Sequence[Block]) -> int:
+    return sum(not block.warmup for block in blocks)
+
+
+def _wanted(config: ExperimentConfig, blocks: Sequence[Block], seconds: float) -> int:
+    """How many blocks shall count, after the given ones took `seconds`: more, where the precision needs more."""
+    measurement = config.measurement
+    pilot = [block for block in blocks if not block.warmup][: measurement.repeats]
+    if measurement.precision is None or len(pilot) < measurement.repeats:
+        return measurement.repeats
+    baselines = [block.baseline.seconds for block in pilot if block.baseline is not None]
+    needed = pairs_needed(baselines, [block.candidate.seconds for block in pilot], measurement.precision)
+    affordable = int(measurement.max_seconds / (seconds / len(blocks))) - (len(blocks) - _counted(blocks))
+    return max(_counted(blocks), min(needed, affordable))

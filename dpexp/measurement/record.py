@@ -1,0 +1,77 @@
+"""What is known of a job so far, written after each block: whatever ends the job, finished blocks are kept."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+from dpexp.analysis.warnings import warnings
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.errors import DpexpError, WorkerError
+from dpexp.files import remove_leftovers, write_atomically
+from dpexp.machine.environment import Environment
+from dpexp.results import storage
+from dpexp.results.schema import Block, RunResult, Status
+
+CHECKPOINT, ERROR_LOG = "model.pt", "error.log"
+
+
+class Record:
+    """One job's files: result.json, and with an error its details in error.log."""
+
+    def __init__(
+        self, config: ExperimentConfig, folder: Path, environment: Environment, earlier: RunResult | None
+    ) -> None:
+        self._now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self.blocks: list[Block] = [] if earlier is None else list(earlier.blocks)
+        self.user_files_sha256 = None if earlier is None else earlier.user_files_sha256
+        self.data_seconds = 0.0
+        self._config, self._folder, self._environment = config, folder, environment
+        self._started_at = self._now if earlier is None else earlier.started_at
+        self._resumed_at = [] if earlier is None else [*earlier.resumed_at, self._now]
+        with storage.write_errors(folder):
+            remove_leftovers(folder)
+            (folder / ERROR_LOG).unlink(missing_ok=True)
+        if earlier is None:
+            self.remove()
+
+    def start_anew(self) -> None:
+        """Discard what was measured earlier, with other files of the user's. Raises ResultError."""
+        self.remove()
+        self.blocks, self._started_at, self._resumed_at = [], self._now, []
+
+    def add(self, block: Block) -> None:
+        """Write with another finished block. Raises ResultError."""
+        self.blocks.append(block)
+        self.write("unfinished")
+
+    def write(self, status: Status, error: DpexpError | None = None) -> None:
+        """Write everything. Raises ResultError."""
+        details = error.details or None if isinstance(error, WorkerError) else None
+        kept = [block for block in self.blocks if not block.warmup]
+        result = RunResult(
+            format="dpexp-result",
+            version=4,
+            status=status,
+            error=None if error is None else str(error),
+            details=details,
+            started_at=self._started_at,
+            resumed_at=self._resumed_at,
+            config_sha256=self._config.sha256,
+            config=self._config,
+            environment=self._environment,
+            data_seconds=self.data_seconds,
+            blocks=self.blocks,
+            warnings=warnings(self._config, self._environment, kept) if kept else [],
+            user_files_sha256=self.user_files_sha256,
+        )
+        storage.write(result, self._folder)
+        if details:
+            with storage.write_errors(self._folder):
+                write_atomically(self._folder / ERROR_LOG, details)
+
+    def remove(self) -> None:
+        """Remove what was recorded. Raises ResultError."""
+        with storage.write_errors(self._folder):
+            for name in (storage.FILE_NAME, CHECKPOINT):
+                (self._folder / name).unlink(missing_ok=True)

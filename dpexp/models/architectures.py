@@ -1,0 +1,95 @@
+"""From a model's configuration to a torch module."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+
+from torch import nn
+
+from dpexp.config.groups import CnnConfig, CustomModelConfig, MlpConfig, ModelConfig, ResNet18Config
+from dpexp.errors import ConfigError, one_line
+
+
+def build(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A module from inputs (n, *input_shape) to logits (n, classes). Raises ConfigError."""
+    match config:
+        case MlpConfig():
+            return _mlp(config, input_shape, classes)
+        case CnnConfig():
+            return _cnn(config, input_shape, classes)
+        case ResNet18Config():
+            return _resnet18(config, input_shape, classes)
+        case CustomModelConfig():
+            return _custom(config, input_shape, classes)
+
+
+def _mlp(config: MlpConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    widths = [math.prod(input_shape), *config.hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+
+def _cnn(config: CnnConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    channels, height, width = _image_shape(config.name, input_shape)
+    smallest = 2 ** len(config.channels)
+    if min(height, width) < smallest:
+        raise ConfigError(
+            f"model=cnn with {len(config.channels)} poolings needs images of at least {smallest} x {smallest}, "
+            f"not {height} x {width}: choose fewer model.channels"
+        )
+    layers: list[nn.Module] = []
+    for outputs in config.channels:
+        layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        channels, height, width = outputs, height // 2, width // 2
+    features = channels * height * width
+    return nn.Sequential(
+        *layers,
+        nn.Flatten(),
+        nn.Linear(features, config.hidden),
+        nn.ReLU(),
+        nn.Linear(config.hidden, classes),
+    )
+
+
+def _resnet18(config: ResNet18Config, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    from torchvision.models import resnet18
+
+    channels, _, _ = _image_shape(config.name, input_shape)
+    model: nn.Module = resnet18(num_classes=classes)
+    if config.small_images:
+        model.conv1 = nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+    elif channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    return model
+
+
+def _custom(config: CustomModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    module, function = config.builder.split(":")
+    try:
+        builder = getattr(importlib.import_module(module), function)
+    except Exception as error:  # the user's module: anything
+        raise ConfigError(
+            f"model.builder={config.builder}: {one_line(error)}; it must be module:function, importable from here"
+        ) from error
+    try:
+        model = builder(input_shape, classes, **config.arguments)
+    except Exception as error:  # the user's code: anything
+        raise ConfigError(
+            f"model.builder={config.builder}: {one_line(error)} "
+            f"(called with {input_shape}, {classes}, model.arguments={config.arguments})"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model.builder={config.builder} returned {type(model).__name__}, not a torch module")
+    return model
+
+
+def _image_shape(name: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(input_shape) != 3:
+        raise ConfigError(f"model={name} needs samples of shape (channels, height, width), not {input_shape}")
+    channels, height, width = input_shape
+    return channels, height, width

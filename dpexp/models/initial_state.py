@@ -1,0 +1,44 @@
+"""The seeded initial state that every replica starts from, in shared memory."""
+
+from __future__ import annotations
+
+import torch
+
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.data.dataset import Dataset
+from dpexp.data.order import shard
+from dpexp.errors import ConfigError, one_line
+from dpexp.models.architectures import build
+from dpexp.processes.shared_memory import SharedTensors
+
+
+def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
+    """The seeded weights and buffers that every replica of every training of this job starts from.
+
+    Raises ConfigError when the model doesn't fit the data, or can't train on the smallest shard.
+    """
+    torch.manual_seed(config.seed)
+    model = build(config.model, dataset.input_shape, dataset.classes).to(getattr(torch, config.dtype))
+    samples = _smallest_shard(config)
+    name = f"model={config.model.name}"
+    try:
+        state = SharedTensors.copy_of(model.state_dict())
+        logits = model(dataset.tensors["train_inputs"][:samples])
+    except Exception as error:  # the user's model may raise anything
+        raise ConfigError(
+            f"{name} can't train on inputs of shape {(samples, *dataset.input_shape)}, the smallest share of "
+            f"a batch that a worker gets here: {one_line(error)}"
+        ) from error
+    expected = (samples, dataset.classes)
+    if not isinstance(logits, torch.Tensor) or logits.shape != expected:
+        raise ConfigError(f"{name} returns {getattr(logits, 'shape', type(logits))}; it must be {expected} logits")
+    return state
+
+
+def _smallest_shard(config: ExperimentConfig) -> int:
+    """Samples of the smallest non-empty shard of the last batch, the candidate's or a paired baseline's."""
+    sizes = []
+    for variant in config.variants.values():
+        tail = variant.train_samples % variant.global_batch_size or variant.global_batch_size
+        sizes += [len(shard(torch.empty(tail), rank, variant.workers)) for rank in range(variant.workers)]
+    return min(size for size in sizes if size)

@@ -1,0 +1,132 @@
+"""Matrix products of large linear layers, by the faster library.
+
+On some CPUs oneDNN multiplies about twice as fast as the BLAS behind torch.nn.Linear, on others it is slower; a short
+timing decides (as torch.backends.cudnn.benchmark does for convolutions). All strategies use the same kernel. A custom
+model is measured as it is, with torch's kernel, unless the configuration names another.
+"""
+
+from __future__ import annotations
+
+import functools
+import timeit
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.groups import CustomModelConfig
+
+MIN_WEIGHTS = 2**15  # below, the detour through Python costs more than it gains
+CLEARLY_FASTER = 1.15  # so that noise doesn't choose: results of the two differ in their last bits
+ROUNDS, ROUND_SECONDS = 5, 2e-3
+
+
+class Linear(nn.Linear):
+    """nn.Linear by oneDNN. It can be differentiated once: a gradient of a gradient raises torch's error."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As nn.Linear.forward."""
+        if input.dim() != 2 or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return F.linear(input, self.weight, self.bias)
+        output: torch.Tensor = _Product.apply(input, self.weight, self.bias)
+        return output
+
+
+def use(model: nn.Module, kernel: str) -> None:
+    """Let the large linear layers of `model` multiply by `kernel`: "torch" or "onednn"."""
+    if kernel != "torch":  # which they use already
+        for layer in large_layers(model):
+            layer.__class__ = Linear
+
+
+def choose(config: ExperimentConfig, model: nn.Module) -> str:
+    """The kernel for all trainings of a job: as configured, or the one that a timing finds faster.
+
+    The timing adds up the batch sizes of candidate and baseline, where they differ.
+    """
+    if config.linear_kernel != "auto":
+        return config.linear_kernel
+    if isinstance(config.model, CustomModelConfig):
+        return "torch"
+    if config.dtype != "float32" or config.device != "cpu" or not onednn_available():
+        return "torch"
+    shapes = {(layer.out_features, layer.in_features) for layer in large_layers(model)}
+    batches = {config.local_batch_size, config.baseline().local_batch_size}
+    products = tuple(sorted((*shape, batch) for shape in shapes for batch in batches))
+    return _fastest(products, config.threads_per_worker) if products else "torch"
+
+
+def onednn_available() -> bool:
+    """Whether this build of torch has oneDNN's linear layer for plain tensors."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@functools.cache  # one choice for all jobs of a sweep
+def _fastest(products: tuple[tuple[int, int, int], ...], threads: int) -> str:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        seconds = {kernel: sum(_step_seconds(kernel, *sizes) for sizes in products) for kernel in _PRODUCTS}
+    finally:
+        torch.set_num_threads(before)
+    return "onednn" if seconds["onednn"] * CLEARLY_FASTER < seconds["torch"] else "torch"
+
+
+def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
+    """The least time, over some rounds, of one layer's three products in a step."""
+    multiply = _PRODUCTS[kernel]
+    x, weight, gradient = torch.rand(batch, inputs), torch.rand(outputs, inputs), torch.rand(batch, outputs)
+
+    def products() -> None:
+        multiply(x, weight)
+        multiply(gradient.t(), x.t())
+        multiply(gradient, weight.t())
+
+    number = max(1, int(ROUND_SECONDS / min(timeit.repeat(products, number=1, repeat=2))))
+    return min(timeit.repeat(products, number=number, repeat=ROUNDS)) / number
+
+
+def large_layers(model: nn.Module) -> Iterator[nn.Linear]:
+    """The linear layers that are large enough to gain from another kernel."""
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.numel() >= MIN_WEIGHTS:
+            yield module
+
+
+def _by_torch(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return left.mm(right.t())
+
+
+def _by_onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    return product
+
+
+# left (n, k) times the transpose of right (m, k)
+_PRODUCTS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "torch": _by_torch,
+    "onednn": _by_onednn,
+}
+
+
+class _Product(torch.autograd.Function):
+    """inputs (n, in) times weight (out, in) transposed, plus bias (out,)."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _by_onednn(inputs, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        needs_inputs, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            _by_onednn(gradient, weight.t()) if needs_inputs else None,
+            _by_onednn(gradient.t(), inputs.t()) if needs_weight else None,
+            gradient.sum(0) if needs_bias else None,
+        )

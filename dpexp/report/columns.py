@@ -1,0 +1,81 @@
+"""The table for people, as text by column: the same in the terminal and on the page."""
+
+from __future__ import annotations
+
+import math
+
+from dpexp.analysis.row import Row
+from dpexp.analysis.stats import Estimate
+from dpexp.analysis.table import Summary
+from dpexp.report.sentences import MARKED, percent
+
+HEADS = (
+    "configuration",
+    "workers",
+    "samples",
+    "batch",
+    "updates",
+    "seconds",
+    "samples/s",
+    "speedup",
+    "over best sequential",
+    "efficiency",
+    "accuracy",
+    "warnings",
+)
+FOOTNOTES = {
+    "speedup": "speedup: over one sequential process with as many threads as a worker",
+    "over best sequential": "over best sequential: over one process with the best number of threads",
+    "accuracy": "accuracy: on the test split, in square brackets the baseline's",
+}
+
+
+def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """What all good rows have in common, in words, and the columns by head in which they differ or have numbers."""
+    rows = [_cells(row) for row in summary.good]
+    columns = dict(zip(HEADS, zip(*rows, strict=True), strict=False))
+    common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
+    text = "; ".join(f"{head}: {columns.pop(head)[0]}" for head in common)
+    for head, nothing in (("warnings", ""), ("over best sequential", "-")):
+        if set(columns.get(head, ())) == {nothing}:
+            columns.pop(head)
+    return text, columns
+
+
+def footnotes(summary: Summary, heads: list[str]) -> list[str]:
+    """What the shown columns mean."""
+    star = summary.good and any(row.oversubscribed for row in summary.good)
+    notes = [f"* more threads than the {summary.usable_cores} usable cores"] if star else []
+    notes += [note for head, note in FOOTNOTES.items() if head in heads]
+    return [*notes, "intervals: 95 %"] if heads else []
+
+
+def _cells(row: Row) -> list[str]:
+    """One good row of the table as text; what was not measured is a dash."""
+    batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in all"
+    return [
+        row.series or f"{row.strategy}, {row.model}, {row.data}",
+        f"{row.workers}{'*' if row.oversubscribed else ''}",
+        f"{row.data_size:,}",
+        batch,
+        f"{row.updates:,} [{row.baseline_updates:,}]",
+        f"{row.seconds.value:.3f}",
+        f"{row.samples_per_second:,.0f}",
+        _with_interval(row.speedup),
+        _with_interval(row.best_sequential_speedup),
+        "-" if not row.efficiency.known else f"{100 * row.efficiency.value:.0f} %",
+        _accuracy(row.test_accuracy, row.baseline_test_accuracy),
+        "; ".join(warning.text for warning in row.warnings if warning.kind not in MARKED),
+    ]
+
+
+def _with_interval(estimate: Estimate) -> str:
+    if not estimate.known:
+        return "-"
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.2f}"
+    return f"{estimate.value:.2f} ({estimate.low:.2f}–{estimate.high:.2f})"
+
+
+def _accuracy(candidate: float, baseline: float) -> str:
+    return percent(candidate) if math.isnan(baseline) else f"{percent(candidate)} [{percent(baseline)}]"

@@ -1,0 +1,173 @@
+"""The answer in sentences: the same in the terminal and on the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from dpexp.analysis.row import Row
+from dpexp.analysis.stats import Estimate
+from dpexp.analysis.table import Summary
+from dpexp.results.schema import Warning
+
+MARKED = ("oversubscribed", "fewer updates")  # kinds of warnings that the table shows by a star and by brackets
+
+LOSSES = {
+    "load_balance": "waiting for the slowest worker of each step; look for what else runs on these cores",
+    "communication_efficiency": "exchanging gradients; larger batches exchange them less often",
+    "computation_scaling": "the computation itself: it takes more time in every worker than in a single process, "
+    "because workers share cores, caches and memory",
+}
+
+
+def first(lines: list[str], most: int = 20) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = [f"... and {len(lines) - most:,} more like these: results.csv has all"] if len(lines) > most else []
+    return [*lines[:most], *more]
+
+
+def answers(summary: Summary) -> list[str]:
+    """For each series a sentence: the best speedup at the most samples, and what it costs in accuracy."""
+    lines = []
+    for rows in _largest_of_each_series(row for row in summary.good if row.speedup.known):
+        best = max(rows, key=lambda row: row.speedup.value)
+        if best.data_scope == "per_worker":
+            what = (
+                f"{best.workers} workers with {best.configured_size:,} samples each have {_times(best.speedup)} "
+                "the throughput of one sequential process with its share"
+            )
+        else:
+            what = (
+                f"{best.workers} workers train on {best.data_size:,} samples {_times(best.speedup)} "
+                "as fast as one sequential process"
+            )
+        what += f" with {_threads(best.threads_per_worker)}"
+        if best.best_sequential_speedup.known:
+            what += (
+                f", and {_times(best.best_sequential_speedup)} as fast as the best sequential process, "
+                f"with {_threads(best.best_sequential_threads)}"
+            )
+        lines.append(
+            f"{_prefix(best)}{what}. Efficiency {100 * best.efficiency.value:.0f} %; "
+            f"test accuracy {percent(best.test_accuracy)} after {best.updates:,} updates, "
+            f"the baseline's {percent(best.baseline_test_accuracy)} after {best.baseline_updates:,}."
+        )
+    return lines
+
+
+def reasons(summary: Summary) -> list[str]:
+    """For each series and worker count, at the most samples: the factors of efficiency, and the largest loss."""
+    lines = []
+    explained = (row for row in summary.good if not math.isnan(row.tree.parallel_efficiency))
+    for rows in _largest_of_each_series(explained):
+        for row in rows:
+            lines.append(_factors(row, summary.usable_cores))
+            if row.independent_speedup.known:
+                lines.append(
+                    f"{_prefix(row)}{row.workers} workers: as independent processes, which exchange nothing, they "
+                    f"reach {_shown(row.independent_speedup)} of an ideal {row.workers}; that is the limit of the "
+                    f"machine. With the exchange they reach {_shown(row.speedup)}."
+                )
+    return lines
+
+
+def _factors(row: Row, usable_cores: int | None) -> str:
+    factors = {name: getattr(row.tree, name) for name in LOSSES if not math.isnan(getattr(row.tree, name))}
+    if math.isnan(row.tree.load_balance):
+        factors = {"parallel_efficiency": row.tree.parallel_efficiency, **factors}
+    product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in factors.items())
+    worst = min(factors, key=lambda name: factors[name])
+    lost = f" Most is lost in {LOSSES[worst]}." if factors[worst] < 0.97 and worst in LOSSES else ""
+    cores = ""
+    if row.oversubscribed:  # whatever the factors are, this is why
+        cores = f" ({row.workers} workers on {usable_cores} cores)"
+        lost = " Workers wait for each other to leave a core; use fewer."
+    return f"{_prefix(row)}{row.workers} workers: {product}{cores}.{lost}"
+
+
+def targets(summary: Summary) -> list[str]:
+    """For each configuration with a target accuracy: how much sooner it is reached, and why."""
+    lines = []
+    for row in summary.good:
+        target = row.target
+        if row.workers == 1 or math.isnan(target.target_accuracy):
+            continue
+        what = f"{_prefix(row)}{row.workers} workers, {row.data_size:,} samples: "
+        goal = f"{100 * target.target_accuracy:g} % accuracy"
+        if math.isnan(target.target_seconds):
+            lines.append(f"{what}the median seed did not reach {goal} in {row.epochs} epochs; increase epochs.")
+        elif math.isnan(target.target_speedup):
+            lines.append(f"{what}{goal} after {target.target_seconds:.2f} s; the baseline did not reach it.")
+        else:
+            lines.append(
+                f"{what}{goal} after {target.target_seconds:.2f} s, {target.target_speedup:.2f} times as fast as the "
+                f"baseline: {target.target_throughput_ratio:.2f} times its throughput x "
+                f"{target.target_samples_ratio:.2f}, its samples over theirs."
+            )
+    return lines
+
+
+def warnings(summary: Summary) -> list[str]:
+    """Each kind of warning once, the most severe first: what was seen, in which row, and what to do about it."""
+    kinds: dict[str, list[tuple[Warning, Row]]] = {}
+    for row in summary.good:
+        for warning in row.warnings:
+            if warning.kind not in MARKED:
+                kinds.setdefault(warning.kind, []).append((warning, row))
+    worst = [(max(found, key=lambda pair: pair[0].severity), len(found)) for found in kinds.values()]
+    worst.sort(key=lambda entry: -entry[0][0].severity)
+    return [_located(warning, row, count, len(summary.good)) for (warning, row), count in worst]
+
+
+def _located(warning: Warning, row: Row, count: int, rows: int) -> str:
+    if rows == 1:
+        return str(warning)
+    which = f"{row.workers} worker{'s' * (row.workers != 1)}, {row.data_size:,} samples"
+    which = f"{row.series}, {which}" if row.series else which
+    more = f" and {count - 1} more row{'s' * (count > 2)}" if count > 1 else ""
+    return f"{warning.text} ({which}{more}): {warning.advice}"
+
+
+def failures(summary: Summary) -> list[str]:
+    """A line for each job without a usable result: its status, what it was, and why."""
+    lines = []
+    for row in summary.rows:
+        if row.status != "ok":
+            known = row.workers is not None
+            what = f" ({row.strategy}, {row.workers} workers, {row.data_size:,} samples)" if known else ""
+            lines.append(f"{row.status}: {row.job}{what}: {row.problem}")
+    return lines
+
+
+def percent(fraction: float) -> str:
+    """A fraction with one decimal; a dash for NaN."""
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.1f} %"
+
+
+def _largest_of_each_series(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Of each series the rows with several workers and the most samples."""
+    for _, series in groupby((row for row in rows if row.workers != 1), key=lambda row: row.series):
+        members = list(series)
+        largest = max(row.configured_size or 0 for row in members)
+        yield [row for row in members if row.configured_size == largest]
+
+
+def _prefix(row: Row) -> str:
+    return f"{row.series}: " if row.series else ""
+
+
+def _threads(count: int | None) -> str:
+    return f"{count} thread{'s' * (count != 1)}"
+
+
+def _times(estimate: Estimate) -> str:
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.2f} times"
+    return f"{estimate.value:.2f} times ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _shown(estimate: Estimate) -> str:
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.2f}"
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"

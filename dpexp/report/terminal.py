@@ -1,0 +1,195 @@
+"""What the terminal shows: progress while jobs run, a closing table, one-line errors."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from dpexp.errors import ResultError
+
+if TYPE_CHECKING:
+    from dpexp.analysis.table import Summary
+
+
+MOST_ROWS = 100
+WIDTH_WITHOUT_TERMINAL = 200
+REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
+
+# Columns that a narrow terminal does without, in this order: results.csv has all.
+LEAST_NEEDED = (
+    "samples/s",
+    "batch",
+    "updates",
+    "warnings",
+    "accuracy",
+    "efficiency",
+    "over best sequential",
+    "seconds",
+)
+
+_silenced = {"errors": False, "rest": False}
+
+
+def silence(errors: bool) -> None:
+    """Show nothing more in this process, not even errors if so asked, because another process reports."""
+    _silenced.update(errors=errors, rest=True)
+
+
+def _console(stderr: bool = False, kind: str = "rest") -> Console:
+    """A console that shows text as it is: a path or a message of a user's code is no markup."""
+    stream = sys.stderr if stderr else sys.stdout
+    if hasattr(stream, "reconfigure"):  # an encoding that lacks a character is no reason to fail
+        stream.reconfigure(errors="replace")
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=stderr, quiet=_silenced[kind])
+
+
+def show_error(message: str) -> None:
+    """One line on standard error."""
+    _console(stderr=True, kind="errors").print(f"dpexp: {message}", style="red")
+
+
+def show_line(text: str) -> None:
+    """One line on standard output."""
+    _console().print(text, soft_wrap=True)
+
+
+def show_report(summary: Summary, paths: Sequence[Path]) -> None:
+    """The closing table, the answer in words, and the files that were written, on standard output.
+
+    Raises ResultError when standard output takes no more, and BrokenPipeError when nobody reads it.
+    """
+    try:
+        _show_report(summary, paths)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ResultError(f"can't print: {error.strerror}") from error
+
+
+def _show_report(summary: Summary, paths: Sequence[Path]) -> None:
+    from dpexp.report import sentences  # pandas is slow to import: errors don't wait for it
+
+    console = _console()
+    if not console.is_terminal:
+        console.width = WIDTH_WITHOUT_TERMINAL
+    _show_table(console, summary)
+    for line in sentences.first([*sentences.answers(summary), *sentences.targets(summary)]):
+        console.print(line, soft_wrap=True)
+    for line in sentences.first(sentences.reasons(summary)):
+        console.print(line, soft_wrap=True, style="dim")
+    for line in sentences.first(sentences.warnings(summary)):
+        console.print(f"warning: {line}", soft_wrap=True, style="yellow")
+    for line in sentences.first(sentences.failures(summary)):
+        console.print(line, soft_wrap=True, style="red")
+    for path in paths:
+        console.print(f"wrote {path}", soft_wrap=True)
+
+
+def _show_table(console: Console, summary: Summary) -> None:
+    from dpexp.report.columns import columns_of, footnotes
+
+    common, columns = columns_of(summary)
+    if common:
+        console.print(common, style="bold", soft_wrap=True)
+    if not columns:
+        return
+    if not _encodes(console, "–"):
+        columns = {head: tuple(cell.replace("–", "-") for cell in cells) for head, cells in columns.items()}
+    for head in LEAST_NEEDED:
+        if sum(3 + max(map(len, (name, *cells))) for name, cells in columns.items()) > console.width:
+            columns.pop(head, None)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for head in columns:
+        textual = head in ("configuration", "warnings")
+        table.add_column(head, justify="left" if textual else "right", no_wrap=not textual)
+    rows = list(zip(*columns.values(), strict=True))
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*row)
+    console.print(table)
+    if len(rows) > MOST_ROWS:
+        console.print(f"... and {len(rows) - MOST_ROWS:,} more rows: results.csv has all")
+    for note in footnotes(summary, list(columns)):
+        console.print(note, soft_wrap=True)
+    console.print()
+
+
+def _encodes(console: Console, text: str) -> bool:
+    try:
+        text.encode(console.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class Display:
+    """One progress bar for all jobs of a command, on standard error.
+
+    Where that is no terminal, there is a line on standard output for each finished job instead.
+    """
+
+    def __init__(self, work: Sequence[float]) -> None:
+        self._work = work  # of each job, in any unit; empty where the jobs aren't known beforehand
+        self._job, self._name = 0, ""
+        self._started = self._job_started = self._drawn = time.monotonic()
+        self._console = _console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(30),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[left]}"),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=1.0, left="")
+
+    def begin(self, job: int, name: str) -> None:
+        """Job `job` (from 0) starts; `name` says what is particular to it."""
+        self._job, self._name, self._job_started = job, name, time.monotonic()
+        self._bar.start()
+        self._redraw("loading", 0.0)
+
+    def update(self, text: str, done_fraction: float) -> None:
+        """The current job has come this far."""
+        if time.monotonic() - self._drawn >= REDRAW_SECONDS:
+            self._redraw(text, done_fraction)
+
+    def finish(self, outcome: str) -> None:
+        """The current job is over."""
+        if not self._console.is_terminal and len(self._work) > 1:
+            seconds = time.monotonic() - self._job_started
+            with contextlib.suppress(OSError):
+                show_line(f"{self._of_jobs()}{self._name or 'defaults'}: {outcome}, {seconds:.1f} s")
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.stop()
+
+    def _of_jobs(self) -> str:
+        return f"job {self._job + 1} of {len(self._work)}: " if len(self._work) > 1 else ""
+
+    def _redraw(self, text: str, job_fraction: float) -> None:
+        self._drawn = time.monotonic()
+        if self._job < len(self._work):
+            done = (sum(self._work[: self._job]) + self._work[self._job] * job_fraction) / sum(self._work)
+        else:
+            done = job_fraction
+        elapsed = time.monotonic() - self._started
+        left = f"{_duration(elapsed * (1 - done) / done)} left" if done > 0.01 else ""
+        with contextlib.suppress(OSError):  # a terminal that is gone is no reason to end a job
+            self._bar.update(self._task, completed=done, description=self._of_jobs() + text, left=left, refresh=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

@@ -1,0 +1,118 @@
+"""`command.json`: the jobs of one command, kept in its output folder, so that `resume=FOLDER` can finish them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.groups import CustomModelConfig
+from dpexp.errors import ConfigError
+from dpexp.files import write_atomically
+
+FILE_NAME = "command.json"
+
+_CONFIG = ConfigDict(extra="forbid")
+
+
+def _below(folder: str) -> str:
+    if Path(folder).is_absolute() or ".." in Path(folder).parts:
+        raise ValueError("it must lie below the command's folder")
+    return folder
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class PlannedJob:
+    """A job before it is measured: where it goes, what is particular to it, and all its settings."""
+
+    folder: Annotated[str, AfterValidator(_below)]  # below the command's; "." for a single run
+    overrides: list[str]  # for people
+    config: ExperimentConfig
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Command:
+    """All jobs of a command, in their order. None are known of a sweep that chooses its jobs as it goes."""
+
+    format: Literal["dpexp-command"]
+    version: Literal[2]
+    sweep: bool
+    overrides: list[str]  # as they were typed
+    jobs: list[PlannedJob]
+
+    @property
+    def builders(self) -> list[str]:
+        """The functions, as module:function, that make custom models: code that a resumed job will run."""
+        models = (job.config.model for job in self.jobs)
+        return sorted({model.builder for model in models if isinstance(model, CustomModelConfig)})
+
+
+def planned(overrides: list[str], jobs: Sequence[tuple[str, list[str], ExperimentConfig]], sweep: bool) -> Command:
+    """The command typed as `overrides`, of jobs given as folder, overrides and configuration."""
+    return Command("dpexp-command", 2, sweep, overrides, [PlannedJob(*job) for job in jobs])
+
+
+def write(folder: Path, command: Command) -> None:
+    """Keep the command in its output folder. Raises OSError."""
+    values = dataclasses.asdict(command)
+    for job, plan in zip(values["jobs"], command.jobs, strict=True):
+        job["config"] = plan.config.settings
+    write_atomically(folder / FILE_NAME, json.dumps(values, indent=1) + "\n")
+
+
+def read(folder: Path) -> Command:
+    """The command of an output folder. Raises ConfigError."""
+    path = folder / FILE_NAME
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(
+                f"resume={folder}: {FILE_NAME} is not a regular file; choose the folder of a sweep or run"
+            )
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"resume={folder}: no {FILE_NAME} can be read there ({error.strerror}); choose the folder of a sweep or run"
+        ) from error
+    try:
+        command = TypeAdapter(Command).validate_json(content)
+    except ValidationError as error:
+        raise ConfigError(f"resume={folder}: {_damage(content)}") from error
+    if not command.jobs:
+        raise ConfigError(
+            f"resume={folder}: its sweeper chose the jobs as it went, so they can't be resumed; start anew"
+        )
+    return command
+
+
+def _damage(content: bytes) -> str:
+    try:
+        version = json.loads(content)["version"]
+    except (ValueError, KeyError, TypeError):
+        version = 2
+    if version != 2:
+        return f"{FILE_NAME} is of format version {version}, but this dpexp reads version 2; start the sweep anew"
+    return f"{FILE_NAME} is damaged; start the sweep anew"
+
+
+def describe_job(folder: Path, job: PlannedJob) -> None:
+    """Keep the job's settings in `.hydra/`, as Hydra does when it starts one. Raises OSError."""
+    described = folder / ".hydra"
+    if not described.exists():
+        described.mkdir(parents=True)
+        write_atomically(described / "overrides.yaml", yaml.safe_dump(job.overrides))
+        write_atomically(described / "config.yaml", yaml.safe_dump(job.config.settings, sort_keys=False))
+
+
+def hint(folder: Path, command: Command) -> str:
+    """The command line that measures what `folder` lacks."""
+    confirmed = [f"model.builder={builder}" for builder in command.builders]
+    return shlex.join(["python", "-m", "dpexp", f"resume={folder}", *confirmed])

@@ -1,0 +1,48 @@
+"""Gradients of large linear layers, computed straight into the memory where other workers read them.
+
+Autograd always makes a new tensor, which would have to be copied. Here autograd does not compute the weight's gradient;
+a hook on the layer's output does, with `out=`. That is correct for the models that dpexp builds, which call each layer
+once and use no gradients themselves. Gradients of other models are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dpexp.models.linear_kernels import large_layers
+
+
+def write_in_place(model: nn.Module, places: Mapping[torch.Tensor, torch.Tensor]) -> None:
+    """Let each large linear layer of a model that dpexp built write its weight's gradient into `places[weight]`.
+
+    That tensor, of the weight's shape, becomes its `.grad`. Layers that use oneDNN are not changed.
+    """
+    for layer in large_layers(model):
+        layer.__class__ = _Linear
+        assert isinstance(layer, _Linear)
+        layer.place = places[layer.weight]
+
+
+class _Linear(nn.Linear):
+    """nn.Linear that is called at most once between a backward pass and the next."""
+
+    place: torch.Tensor
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As nn.Linear.forward."""
+        if not torch.is_grad_enabled():
+            return F.linear(input, self.weight, self.bias)
+        assert input.dim() == 2
+        assert self.bias is not None  # the output has a history even where its input has none
+        output = F.linear(input, self.weight.detach(), self.bias)
+
+        def write(gradient: torch.Tensor) -> None:
+            assert self.weight.grad is None
+            self.weight.grad = torch.mm(gradient.t(), input, out=self.place)
+
+        output.register_hook(write)
+        return output

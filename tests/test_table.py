@@ -1,0 +1,203 @@
+"""From results to one table: nothing hidden, nothing mixed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from results_helpers import MACHINE, result, write_sweep
+
+from dpexp.analysis.table import aggregate
+from dpexp.errors import ResultError
+
+FIXED_COLUMNS = (
+    "status strategy workers threads_per_worker model data data_size batch_scope local_batch_size global_batch_size "
+    "epochs updates repeats seconds seconds_low seconds_high samples_per_second speedup speedup_low speedup_high "
+    "efficiency test_accuracy oversubscribed warnings job"
+).split()
+
+
+def row(folder, **wanted):
+    table = aggregate([folder]).table
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_the_columns_that_others_rely_on_are_there(tmp_path):
+    write_sweep(tmp_path, result(seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    assert set(FIXED_COLUMNS) <= set(aggregate([tmp_path]).table.columns)
+
+
+def test_speedup_is_over_the_baseline_of_the_same_blocks(tmp_path):
+    write_sweep(tmp_path, result("workers=2", seconds=[9, 1.0, 2.0], baseline=[1, 1.5, 3.0]))
+    found = row(tmp_path)
+    assert found.speedup == pytest.approx(1.5)
+    assert (found.speedup_low, found.speedup_high) == pytest.approx((1.5, 1.5))  # the drift hit both alike
+    assert found.efficiency == pytest.approx(0.75)
+    assert (found.repeats, found.test_accuracy, found.baseline_test_accuracy) == (2, 0.8, 0.9)
+
+
+def test_throughput_counts_all_samples_of_all_epochs(tmp_path):
+    write_sweep(tmp_path, result("data.size=1000", "epochs=3", seconds=[9, 2, 2], baseline=[9, 4, 4]))
+    assert row(tmp_path).samples_per_second == pytest.approx(1500)
+
+
+def test_without_a_paired_baseline_the_sweeps_single_worker_is_it(tmp_path):
+    overrides = ["measurement.baseline=none"]
+    write_sweep(
+        tmp_path,
+        result("workers=1", *overrides, seconds=[9, 2.0, 2.2], baseline=None),
+        result("workers=2", *overrides, seconds=[9, 1.0, 1.1], baseline=None),
+        result("workers=1", "data.size=5000", *overrides, seconds=[9, 7.0, 7.0], baseline=None),
+    )
+    found = row(tmp_path, workers=2)
+    assert found.speedup == pytest.approx(2)
+    assert found.speedup_low < 2 < found.speedup_high
+    assert found.baseline == "sync_dp workers=1 job"
+
+
+def test_a_sequential_job_serves_where_the_strategy_has_no_single_worker(tmp_path):
+    overrides = ["measurement.baseline=none"]
+    write_sweep(
+        tmp_path,
+        result("strategy=sequential", *overrides, seconds=[9, 2, 2], baseline=None),
+        result("strategy=emulated", "workers=2", *overrides, seconds=[9, 4, 4], baseline=None),
+    )
+    assert row(tmp_path, strategy="emulated").speedup == pytest.approx(0.5)
+
+
+def test_without_any_baseline_no_speedup_is_claimed(tmp_path):
+    write_sweep(tmp_path, result("workers=2", "measurement.baseline=none", seconds=[9, 1, 1], baseline=None))
+    found = row(tmp_path)
+    assert math.isnan(found.speedup)
+    assert "no baseline" in found.warnings
+
+
+def test_a_single_worker_job_with_other_settings_is_no_baseline(tmp_path):
+    overrides = ["measurement.baseline=none"]
+    write_sweep(
+        tmp_path,
+        result("workers=1", "epochs=1", *overrides, seconds=[9, 2, 2], baseline=None),
+        result("workers=2", "epochs=2", *overrides, seconds=[9, 2, 2], baseline=None),
+    )
+    assert math.isnan(row(tmp_path, workers=2).speedup)
+
+
+def test_weak_scaling_compares_throughput(tmp_path):
+    overrides = ["data.scope=per_worker", "data.size=1000", "workers=2"]
+    write_sweep(tmp_path, result(*overrides, seconds=[9, 2, 2], baseline=[9, 2, 2]))
+    found = row(tmp_path)
+    assert (found.data_size, found.speedup, found.efficiency) == (2000, pytest.approx(2), pytest.approx(1))
+
+
+def test_more_threads_than_cores_are_said(tmp_path):
+    write_sweep(
+        tmp_path,
+        result("workers=4", seconds=[9, 1, 1], baseline=[9, 2, 2]),
+        result("workers=2", seconds=[9, 1, 1], baseline=[9, 2, 2]),
+        result("workers=4", "strategy=emulated", seconds=[9, 1, 1], baseline=[9, 2, 2]),
+    )
+    assert "4 threads on 2 cores" in row(tmp_path, workers=4, strategy="sync_dp").warnings
+    assert not row(tmp_path, workers=2).oversubscribed
+    assert not row(tmp_path, workers=4, strategy="emulated").oversubscribed  # one process
+
+
+def test_fewer_updates_are_said(tmp_path):
+    write_sweep(tmp_path, result("workers=2", "data.size=1280", seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    assert "fewer updates than the baseline (20 against 40)" in row(tmp_path).warnings
+
+
+def test_failed_missing_damaged_and_diverged_jobs_are_listed_beside_the_good(tmp_path):
+    good = result(seconds=[9, 1, 1], baseline=[9, 2, 2])
+    write_sweep(
+        tmp_path,
+        good,
+        replace(good, status="failed", error="rank 1 was killed by SIGKILL", blocks=[]),
+        replace(good, status="diverged"),
+        good,
+    )
+    (tmp_path / "3" / "result.json").write_text("half a")
+    (tmp_path / "4" / ".hydra").mkdir(parents=True)
+    (tmp_path / "4" / ".hydra" / "overrides.yaml").write_text("- workers=8\n")
+    table = aggregate([tmp_path]).table
+    assert sorted(table.status) == ["diverged", "failed", "missing", "ok", "unreadable"]
+    assert "killed by SIGKILL" in row(tmp_path, status="failed").warnings
+    assert "workers=8" in row(tmp_path, status="missing").warnings
+    assert math.isnan(row(tmp_path, status="diverged").seconds)
+
+
+def test_folders_aggregate_together_and_repeats_are_pooled(tmp_path):
+    one = write_sweep(tmp_path / "a", result(seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    two = write_sweep(
+        tmp_path / "b",
+        result(seconds=[9, 1, 1], baseline=[9, 2, 2]),
+        result("workers=4", seconds=[9, 1, 1], baseline=[9, 2, 2]),
+    )
+    table = aggregate([one, two]).table
+    assert table[["workers", "repeats"]].values.tolist() == [[2, 4], [4, 2]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(MACHINE, cpu_model="Another CPU"),
+        replace(MACHINE, usable_cores=8),
+        replace(MACHINE, versions={**MACHINE.versions, "torch": "0.1"}),
+    ],
+    ids=["cpu", "cores", "torch"],
+)
+def test_two_machines_are_not_mixed(tmp_path, other):
+    write_sweep(
+        tmp_path,
+        result("workers=1", seconds=[9, 1, 1], baseline=[9, 2, 2]),
+        result("workers=2", seconds=[9, 1, 1], baseline=[9, 2, 2], machine=other),
+    )
+    with pytest.raises(ResultError, match="2 different set-ups"):
+        aggregate([tmp_path])
+
+
+def test_settings_that_differ_make_separate_series_named_by_the_difference(tmp_path):
+    write_sweep(
+        tmp_path,
+        result("model=cnn", "epochs=1", seconds=[9, 1, 1], baseline=[9, 2, 2]),
+        result("model=mlp", "epochs=2", seconds=[9, 1, 1], baseline=[9, 2, 2]),
+    )
+    assert set(aggregate([tmp_path]).table.series) == {"epochs=1, model=cnn", "epochs=2, model=mlp"}
+
+
+def test_series_differ_by_what_differs_within_one_choice_too(tmp_path):
+    times = {"seconds": [9, 1, 1], "baseline": [9, 2, 2]}
+    write_sweep(
+        tmp_path,
+        result("model=mlp", "model.hidden=[256]", **times),
+        result("model=mlp", "model.hidden=[512]", **times),
+        result("model=cnn", **times),
+    )
+    labels = set(aggregate([tmp_path]).table.series)
+    assert len(labels) == 3
+    assert any("model=mlp" in label and "512" in label for label in labels)
+
+
+def test_pooling_over_commits_is_said(tmp_path):
+    times = {"seconds": [9, 1, 1], "baseline": [9, 2, 2]}
+    write_sweep(tmp_path, *(result(machine=replace(MACHINE, commit=name), **times) for name in ("aaa", "bbb")))
+    assert "pooled over several commits of dpexp (aaa, bbb)" in row(tmp_path).warnings
+
+
+def test_whole_numbers_stay_whole_beside_a_missing_job(tmp_path):
+    write_sweep(tmp_path, result("seed=123456789", seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    (tmp_path / "1" / ".hydra").mkdir(parents=True)
+    assert "123456789" in aggregate([tmp_path]).table.to_csv(float_format="%.6g")
+
+
+def test_a_folder_without_jobs_is_an_error(tmp_path):
+    with pytest.raises(ResultError, match="no job lies below"):
+        aggregate([tmp_path])
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(ResultError, match="no such folder"):
+        aggregate([tmp_path / "nowhere"])

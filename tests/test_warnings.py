@@ -1,0 +1,137 @@
+"""Each reason not to trust a measurement is told, with what to do; a quiet measurement has none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from results_helpers import MACHINE, QUIET, TIMES, result, training
+
+from dpexp.analysis.warnings import warnings
+
+CALM = ["workers=2", "batch.scope=global", "batch.size=128", "data.size=5000"]
+SECONDS, BASELINE = [1.0, 1.0, 1.01, 0.99, 1.0, 1.0], [1.8, 1.8, 1.81, 1.79, 1.8, 1.8]
+
+
+def seen(*overrides, seconds=SECONDS, baseline=BASELINE, machine=MACHINE, change=lambda block: block):
+    measured = result(*CALM, *overrides, seconds=seconds, baseline=baseline)
+    return warnings(measured.config, machine, [change(block) for block in measured.kept()])
+
+
+def texts(*overrides, **changes):
+    return [str(warning) for warning in seen(*overrides, **changes)]
+
+
+def test_a_quiet_measurement_has_none():
+    assert seen() == []
+
+
+def busy(**conditions):
+    return lambda block: replace(block, conditions=replace(QUIET, **conditions))
+
+
+def drifting():
+    speeds = iter([0.01, 0.01, 0.012, 0.01, 0.01])
+    return lambda block: replace(block, conditions=replace(QUIET, arithmetic_seconds=next(speeds)))
+
+
+FOUND = {
+    "arithmetic drift": (
+        {"change": drifting()},
+        "arithmetic speed varied by 20 % between blocks: speedups are still valid, absolute times are not",
+    ),
+    "other programs": (
+        {"change": busy(other_cores=0.5)},
+        "other programs used up to 0.5 of 2 cores: stop them while measuring",
+    ),
+    "stolen time": ({"change": busy(stolen_cores=0.3)}, "the host took up to 0.3 cores away"),
+    "throttled": (
+        {"change": busy(throttled_seconds=0.2)},
+        "the cgroup's CPU quota held processes back for 1.0 s: use fewer workers, or raise the quota",
+    ),
+    "quota": (
+        {"machine": replace(MACHINE, cgroup_cpu_quota=1.5)},
+        "the cgroup allows 1.5 CPUs for 2 threads: use fewer workers, or raise the quota",
+    ),
+    "spread": (
+        {"seconds": [1.0, 1.0, 1.4, 0.7, 1.2, 1.0]},
+        "between blocks: increase measurement.repeats, or set measurement.precision",
+    ),
+    "short": (
+        {"seconds": [s / 10 for s in SECONDS], "baseline": [s / 10 for s in BASELINE]},
+        "the shortest run took 0.099 s: increase data.size or epochs until each takes at least 0.5 s",
+    ),
+    "one block": (
+        {"seconds": SECONDS[:2], "baseline": BASELINE[:2]},
+        "one block gives no interval: increase measurement.repeats",
+    ),
+    "superlinear": (
+        {"baseline": [2 * s for s in BASELINE]},
+        "the efficiency is above 100 %: no check found a cause; do not trust this result",
+    ),
+    "cold start": (
+        {"baseline": [4.5, 4.5, 1.8, 1.8, 1.8, 1.8]},
+        "the baseline's first block took 2.5 times as long as the others: increase measurement.warmup",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOUND)
+def test_what_was_seen_is_told_with_what_to_do(kind):
+    changes, text = FOUND[kind]
+    (warning,) = [warning for warning in seen(**changes) if warning.kind == kind]
+    assert text in str(warning)
+    assert warning.severity >= 1
+
+
+def test_too_many_threads_and_fewer_updates_are_told():
+    lines = texts("workers=4", "batch.scope=per_worker")
+    assert any(line.startswith("4 threads on 2 cores") for line in lines)
+    assert any(line.startswith("fewer updates than the baseline (20 against 80)") for line in lines)
+
+
+def test_the_most_severe_comes_first():
+    found = seen("workers=4", "batch.scope=per_worker", change=busy(other_cores=1.5))
+    assert [warning.kind for warning in found] == ["other programs", "fewer updates", "oversubscribed"]
+    assert [warning.severity for warning in found] == pytest.approx([15, 4, 2])
+
+
+def test_a_tighter_quota_is_more_severe():
+    (loose,), (tight,) = (seen(machine=replace(MACHINE, cgroup_cpu_quota=quota)) for quota in (1.5, 0.5))
+    assert tight.severity > loose.severity
+
+
+def test_ranks_on_other_machines_do_not_oversubscribe_this_one():
+    assert seen("workers=4", "strategy=ddp", machine=replace(MACHINE, local_world_size=2)) == []
+
+
+def causes(*overrides, **changes):
+    (warning,) = [warning for warning in seen(*overrides, **changes) if warning.kind == "superlinear"]
+    return warning.advice
+
+
+def test_a_cold_start_is_a_cause_of_more_than_full_efficiency():
+    advice = causes(baseline=[5.0, 5.0, 3.6, 3.6, 3.6, 3.6])
+    assert "a cold start (the baseline's first block took 1.39 times as long as the others)" in advice
+
+
+def test_fewer_updates_are_a_cause_of_more_than_full_efficiency():
+    assert "fewer updates (40 against 80)" in causes("batch.scope=per_worker", baseline=[2 * s for s in BASELINE])
+
+
+def test_a_thread_mismatch_is_a_cause_of_more_than_full_efficiency():
+    def two_threads(block):
+        return replace(block, baseline=replace(training(4.0), workers=[replace(TIMES, threads=2)]))
+
+    assert "a thread mismatch ({2} against {1})" in causes(change=two_threads)
+
+
+def test_a_precision_that_was_not_reached_is_told():
+    noisy = [1.0, 1.0, 1.05, 0.95, 1.08, 0.93]
+    (line,) = [line for line in texts("measurement.precision=0.01", seconds=noisy) if "precision" in line]
+    assert line.startswith("a precision of 1 % needs ")
+    assert "blocks, and time allowed 5: increase measurement.max_seconds (now 600)" in line
+
+
+def test_in_a_container_the_hosts_other_programs_are_not_counted():
+    assert seen(change=busy(other_cores=40.0), machine=replace(MACHINE, logical_cores=64)) == []
