@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpexp import resume
 from dpexp.config.arguments import Request
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ConfigError, DataError, DpexpError, ResultError, WorkerError
 from dpexp.files import Claim
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine.environment import describe
+from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import fork_server
 from dpexp.report import terminal
 from dpexp.results import command
@@ -19,6 +20,7 @@ from dpexp.results.command import Command
 
 if TYPE_CHECKING:
     from dpexp.launchers.local import LocalLauncher
+    from dpexp.results.schema import RunResult
 
 BAD_INPUT, FAILED = 2, 1  # exit statuses
 
@@ -36,6 +38,9 @@ class Session:
         self._succeeded = self._measured_before = 0
         self._errors: list[DpexpError] = []
         self._launcher: LocalLauncher | None = None
+        self._user_files: list[dict[str, str]] = []  # of each planned job, as they were when the command started
+        self._earlier: list[RunResult | None] = []  # of each planned job: the result to build on
+        self._environment = describe(None if torchrun is None else torchrun.local_world_size)
         self._claim: Claim | None = None
 
     def connect(self) -> None:
@@ -54,14 +59,14 @@ class Session:
     def begin(self, planned: Command, folder: Path) -> None:
         """Claim the output folder, before the first job. Raises ConfigError, ResultError."""
         self._display = terminal.Display([job.config.visited_samples for job in planned.jobs])
+        self._user_files = [fingerprint(job.config) for job in planned.jobs]
         try:
             self._claim = Claim(folder)
             if self.request.resume is None:
+                command.refuse_used(folder)
                 command.write(folder, planned)
             else:
-                from dpexp.results.storage import refuse_foreign  # slow to import: errors don't wait for it
-
-                refuse_foreign(folder, describe(self._local_world_size).machine)
+                self._earlier = list(resume.earlier_results(folder, planned, self.request, self._environment))
         except BlockingIOError as error:
             raise ConfigError(f"{folder}: another dpexp is writing there; wait until it ends") from error
         except OSError as error:
@@ -81,15 +86,22 @@ class Session:
         number, name = self.jobs, " ".join(overrides)
         self.jobs += 1
         self._display.begin(number, name)
+        earlier = self._earlier[number] if self._earlier else None
+        if earlier is not None and earlier.status == "ok":
+            self._succeeded += 1
+            self._measured_before += 1
+            self._display.finish("measured before")
+            return
         try:
-            measured = job.run(
+            job.run(
                 config,
                 folder,
                 self._display.update,
                 self._launcher,
-                describe(self._local_world_size),
+                self._environment,
+                self._user_files[number] if self._user_files else fingerprint(config),
                 record_bad_input=self._command.sweep,
-                resume=self.request.resume is not None,
+                earlier=earlier,
             )
         except ResultError as error:
             raise ResultError(f"{error}{self.how_to_resume}") from error
@@ -104,48 +116,16 @@ class Session:
             self._errors.append(shown)
             return
         self._succeeded += 1
-        self._measured_before += not measured
-        self._display.finish("measured" if measured else "measured before")
+        self._display.finish("measured")
 
     def resume_jobs(self, folder: Path) -> None:
-        """Measure what the folder's command lacks. Raises DpexpError."""
-        planned = command.read(folder)
-        self._refuse_other_settings(folder, planned)
-        jobs = [dataclasses.replace(job, config=self._with_changes(job.config)) for job in planned.jobs]
-        self.begin(dataclasses.replace(planned, jobs=jobs), folder)
-        for job in jobs:
+        """Measure what the command of this folder lacks. Raises DpexpError."""
+        planned = resume.planned(folder, self.request)
+        self.begin(planned, folder)
+        for job in planned.jobs:
             if planned.sweep:
                 command.describe_job(folder / job.folder, job)
             self.run_job(job.config, folder / job.folder, job.overrides)
-
-    def _refuse_other_settings(self, folder: Path, planned: Command) -> None:
-        """Raise ConfigError for arguments that change what is resumed, and for code that only the folder names."""
-        allowed = {*planned.overrides, *self.request.changes}
-        builders = set(planned.builders)
-        others = [
-            one
-            for one in [*self.request.flags, *self.request.overrides]
-            if one not in allowed
-            and not (one.startswith("model.builder=") and self.request.confirmed_builders <= builders)
-        ]
-        if others:
-            raise ConfigError(
-                f"{' '.join(others)} with resume={folder}: it finishes what was started there with "
-                f"{' '.join(planned.overrides) or 'the defaults'}; start a new sweep for other settings"
-            )
-        if missing := builders - self.request.confirmed_builders:
-            names = ",".join(sorted(missing))
-            raise ConfigError(
-                f"resume={folder}: its model is made by {names}, which runs code; "
-                f"if you trust it, add model.builder={names}"
-            )
-
-    def _with_changes(self, config: ExperimentConfig) -> ExperimentConfig:
-        if not self.request.changes:
-            return config
-        from dpexp.config.compose import changed
-
-        return changed(config, self.request.changes)
 
     @property
     def how_to_resume(self) -> str:
@@ -153,10 +133,6 @@ class Session:
         if self.folder is None or self.torchrun is not None or not self._command.jobs:
             return ""
         return f"; to finish, run: {command.hint(self.folder, self._command)}"
-
-    @property
-    def _local_world_size(self) -> int | None:
-        return None if self.torchrun is None else self.torchrun.local_world_size
 
     def report(self) -> int:
         """After the last job: show what was measured, however the command ends; return the exit status."""

@@ -13,9 +13,11 @@ import psutil
 from conftest import tiny
 from deeds import STEPS, Place, run_with_trap
 
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
 from dpexp.measurement import job
+from dpexp.measurement.user_files import fingerprint
 from dpexp.phases import COMPUTE, PHASES, WAIT
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, STARTING, TRAINING, WARMING_UP
 from dpexp.training import worker
@@ -55,10 +57,27 @@ class Faulty(LocalLauncher):
         return super().run(work, on_epoch)
 
 
-def run_job(folder: Path, *overrides: str, launcher: LocalLauncher | None = None, **options: Any) -> Any:
-    """The tiny job."""
+def run_job(folder: Path, *overrides: str, **options: Any) -> bool:
+    """The tiny job; whether it was measured."""
+    return run_config(tiny(*overrides), folder, **options)
+
+
+def run_config(
+    config: ExperimentConfig,
+    folder: Path,
+    launcher: LocalLauncher | None = None,
+    resume: bool = False,
+    anew: bool = False,
+    record_bad_input: bool = True,
+) -> bool:
+    """A job as a command runs it; whether it was measured."""
+    environment, files = describe(), fingerprint(config)
+    earlier = job.find_earlier(config, folder, environment, files, anew) if resume else None
+    if earlier is not None and earlier.status == "ok":
+        return False
     launcher = launcher or LocalLauncher()
-    return job.run(tiny(*overrides), folder, lambda text, done: None, launcher, describe(), True, **options)
+    job.run(config, folder, lambda text, done: None, launcher, environment, files, record_bad_input, earlier)
+    return True
 
 
 def faulty_model(folder: Path, deed: str, place: Place, victim: int, number: int = 0, training: int = 1) -> list[str]:

@@ -75,6 +75,7 @@ def result(
         "data_seconds": 0.1,
         "blocks": blocks,
         "warnings": [],
+        "user_files": {},
     }
     return RunResult(**(fields | changes))
 

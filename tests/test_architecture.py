@@ -29,6 +29,7 @@ analysis
 measurement
 report
 calibrate
+resume
 session
 app
 __main__

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny
+from fault_helpers import run_config
 
 from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.environment import describe
-from dpexp.measurement import best_sequential, blocks, job
+from dpexp.measurement import best_sequential, blocks
 from dpexp.measurement.blocks import measure
 from dpexp.measurement.trainer import Trainer
 from dpexp.models import architectures
@@ -25,10 +25,6 @@ def measured(*overrides, checkpoint=None):
     initial = initial_state(config, dataset)
     progress = lambda text, done: seen.append(done)  # noqa: E731
     return list(measure(config, dataset, initial, checkpoint, progress, LocalLauncher())), seen
-
-
-def run_job(config, folder):
-    return job.run(config, folder, lambda text, done: None, LocalLauncher(), describe(), record_bad_input=False)
 
 
 def test_blocks_alternate_their_order_and_the_first_are_discarded():
@@ -118,7 +114,7 @@ def test_a_builder_that_raises_is_a_config_error():
 def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
     config = tiny("model=custom", "model.builder=user_models:break_in_training")
     with pytest.raises(WorkerError, match="RuntimeError: no such luck"):
-        run_job(config, tmp_path)
+        run_config(config, tmp_path)
     recorded = storage.read(tmp_path / storage.FILE_NAME)
     assert recorded.status == "failed"
     assert "no such luck" in recorded.error
@@ -127,18 +123,10 @@ def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
 
 def test_a_diverged_training_is_marked(tmp_path):
     with pytest.raises(DivergedError, match="not a finite number"):
-        run_job(tiny("optimizer.lr=1e300"), tmp_path)
+        run_config(tiny("optimizer.lr=1e300"), tmp_path)
     recorded = storage.read(tmp_path / storage.FILE_NAME)
     assert recorded.status == "diverged"
     assert "not a finite number" in recorded.error
-
-
-def test_a_failed_job_leaves_no_older_result(tmp_path):
-    run_job(tiny(), tmp_path)
-    config = tiny("model=custom", "model.builder=nowhere:build")
-    with pytest.raises(ConfigError):
-        run_job(config, tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_training_visits_as_many_samples_as_the_config_says():
@@ -254,6 +242,6 @@ def test_candidate_and_baseline_of_a_block_share_its_seed():
 
 
 def test_warnings_stand_in_the_result_itself(tmp_path):
-    run_job(tiny(), tmp_path)
+    run_config(tiny(), tmp_path)
     written = storage.read(tmp_path / storage.FILE_NAME)
     assert any(warning.kind == "short" for warning in written.warnings)

@@ -181,10 +181,26 @@ def test_series_differ_by_what_differs_within_one_choice_too(tmp_path):
     assert any("model=mlp" in label and "512" in label for label in labels)
 
 
-def test_pooling_over_commits_is_said(tmp_path):
-    times = {"seconds": [9, 1, 1], "baseline": [9, 2, 2]}
-    write_sweep(tmp_path, *(result(machine=replace(MACHINE, commit=name), **times) for name in ("aaa", "bbb")))
-    assert "pooled over several commits of dpexp (aaa, bbb)" in row(tmp_path).warnings
+TIMES = {"seconds": [9, 1, 1], "baseline": [9, 2, 2]}
+DIFFERING = {
+    "model": [{"user_files": {"mine": digest, "data.path": "d"}} for digest in ("aa", "bb")],
+    "imported module": [{"user_files": {"mine": "aa", "helper": digest}} for digest in ("aa", "bb")],
+    "data": [{"user_files": {"data.path": digest}} for digest in ("aa", "bb")],
+    "code of dpexp": [{"machine": replace(MACHINE, code_sha256=digest)} for digest in ("aa", "bb")],
+}
+
+
+@pytest.mark.parametrize("changes", DIFFERING.values(), ids=DIFFERING)
+def test_what_differs_in_model_data_or_code_is_not_pooled(tmp_path, changes):
+    write_sweep(tmp_path, *(result(**TIMES, **change) for change in changes))
+    rows = aggregate([tmp_path]).rows
+    assert [row.repeats for row in rows] == [2, 2]
+    assert len({row.series for row in rows}) == 2
+
+
+def test_commits_with_the_same_code_are_pooled(tmp_path):
+    write_sweep(tmp_path, *(result(machine=replace(MACHINE, commit=name), **TIMES) for name in ("aaa", "bbb")))
+    assert [row.repeats for row in aggregate([tmp_path]).rows] == [4]
 
 
 def test_whole_numbers_stay_whole_beside_a_missing_job(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ Settings = Mapping[str, Any]
 """Values by dotted name, such as batch.size."""
 
 ALONG_A_CURVE = ("workers", "data.size")
+DATA_FILE, DIGITS = "data.path", 8
 WITHOUT_EFFECT = ("checkpoint", "launch", "data.cache", "measurement.repeats", "measurement.warmup")  # on a block
 
 
@@ -31,8 +33,15 @@ class Member:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that all jobs of the series share."""
-        return settings(self.config)
+        """The settings that all jobs of the series share, with the beginnings of SHA-256 of data, model and code."""
+        files = self.job.result.user_files
+        modules = sorted((name, sha256) for name, sha256 in files.items() if name != DATA_FILE)
+        digests = {"dpexp.code": self.job.result.environment.code_sha256}
+        if DATA_FILE in files:
+            digests["data.sha256"] = files[DATA_FILE]
+        if modules:
+            digests["model.sha256"] = hashlib.sha256(json.dumps(modules).encode()).hexdigest()
+        return settings(self.config) | {name: sha256[:DIGITS] for name, sha256 in digests.items()}
 
     @cached_property
     def series_key(self) -> str:

@@ -29,7 +29,7 @@ from dpexp.analysis.time_to_target import time_to_target
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
-from dpexp.results.schema import Training, Warning
+from dpexp.results.schema import Training
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
         test_accuracy=_test_accuracy(candidates),
         baseline_test_accuracy=_test_accuracy(baseline.trainings),
         oversubscribed=busy_threads(config, environment) > environment.usable_cores,
-        warnings=(*_about_the_table(members, baseline.name), *warnings(config, environment, blocks)),
+        warnings=tuple(warnings(config, environment, blocks, baseline.name)),
         job=" + ".join(member.job.name for member in members),
         series=label,
     )
@@ -142,20 +142,6 @@ def _test_accuracy(trainings: Sequence[Training]) -> float:
             for training in trainings
         ]
     )
-
-
-def _about_the_table(members: Sequence[Member], baseline: str) -> Iterator[Warning]:
-    """Warnings that no single job can know."""
-    if baseline == "none":
-        yield Warning("no baseline", 1.0, "no baseline", "add a workers=1 job, or set measurement.baseline=paired")
-    commits = sorted({str(member.job.result.environment.commit) for member in members})
-    if len(commits) > 1:
-        yield Warning(
-            "several commits",
-            len(commits),
-            f"pooled over several commits of dpexp ({', '.join(commits)})",
-            "aggregate them one by one to see whether they differ",
-        )
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:

@@ -24,11 +24,16 @@ def busy_threads(config: ExperimentConfig, environment: Environment) -> int:
     return config.threads_per_worker * min(config.processes, environment.local_world_size or config.processes)
 
 
-def warnings(config: ExperimentConfig, environment: Environment, kept: Sequence[Block]) -> list[Warning]:
-    """The warnings about one configuration, the most severe first; `kept` are the blocks that count."""
+def warnings(
+    config: ExperimentConfig, environment: Environment, kept: Sequence[Block], baseline: str = ""
+) -> list[Warning]:
+    """The warnings about one configuration, the most severe first.
+
+    `kept` are the blocks that count; `baseline` is what the speedup is over, "none" for nothing.
+    """
     pairs = pairs_with_baseline(kept)
     found = chain(
-        _about_settings(config, environment),
+        _about_settings(config, environment, baseline),
         _about_blocks(config, kept, pairs),
         _about_conditions(environment, kept),
         _about_superlinear_speedup(config, pairs),
@@ -36,7 +41,9 @@ def warnings(config: ExperimentConfig, environment: Environment, kept: Sequence[
     return sorted(found, key=lambda warning: -warning.severity)
 
 
-def _about_settings(config: ExperimentConfig, environment: Environment) -> Iterator[Warning]:
+def _about_settings(config: ExperimentConfig, environment: Environment, baseline: str) -> Iterator[Warning]:
+    if baseline == "none":
+        yield Warning("no baseline", 1.0, "no baseline", "add a workers=1 job, or set measurement.baseline=paired")
     threads, cores = busy_threads(config, environment), environment.usable_cores
     if threads > cores:
         yield Warning(

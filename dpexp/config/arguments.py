@@ -11,7 +11,7 @@ from hydra._internal.utils import get_args_parser
 
 from dpexp.errors import ConfigError
 
-RESUME, CONFIRMATION = "resume=", "model.builder="
+RESUME, CONFIRMATION, ANEW = "resume=", "model.builder=", "anew=true"
 CHANGEABLE = ("launch.", "data.cache=")  # settings that a resumed job may change: they don't affect what is measured
 
 
@@ -23,6 +23,7 @@ class Request:
     flags: list[str]  # Hydra's, but -m
     overrides: list[str]  # without resume=
     resume: Path | None  # the folder to finish
+    anew: bool = False  # measure again what depends on files that have changed
 
     @property
     def confirmed_builders(self) -> set[str]:
@@ -47,9 +48,10 @@ def parse(arguments: Sequence[str]) -> Request:
     overrides: list[str] = parser.parse_args(list(arguments)).overrides
     flags = [one for one in arguments if one not in overrides and one not in ("-m", "--multirun")]
     folders = [one.removeprefix(RESUME) for one in overrides if one.startswith(RESUME)]
-    overrides = [one for one in overrides if not one.startswith(RESUME)]
+    anew = bool(folders) and ANEW in overrides
+    overrides = [one for one in overrides if not one.startswith(RESUME) and not (anew and one == ANEW)]
     if not folders:
         return Request(list(arguments), flags, overrides, None)
     if len(folders) > 1 or not folders[0]:
         raise ConfigError(f"resume={','.join(folders)}: name the folder of one sweep or run")
-    return Request(list(arguments), flags, overrides, Path(folders[0]).expanduser())
+    return Request(list(arguments), flags, overrides, Path(folders[0]).expanduser(), anew)

@@ -12,13 +12,13 @@ from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment
-from dpexp.measurement import user_files
 from dpexp.measurement.blocks import OnProgress, measure
 from dpexp.measurement.record import CHECKPOINT, Record
+from dpexp.measurement.user_files import differing, fingerprint
 from dpexp.models import linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.results import storage
-from dpexp.results.schema import diverged
+from dpexp.results.schema import RunResult, diverged
 
 
 def run(
@@ -27,37 +27,27 @@ def run(
     on_progress: OnProgress,
     launcher: LocalLauncher,
     environment: Environment,
+    user_files: dict[str, str],
     record_bad_input: bool,
-    resume: bool = False,
-) -> bool:
-    """Measure `config` and write result.json into `folder`, replacing an earlier one; return whether it measured.
+    earlier: RunResult | None = None,
+) -> None:
+    """Measure `config` and write result.json into `folder`, replacing the one there.
 
-    With `resume`, nothing is measured where a good result of the same configuration exists already, and the blocks of
-    an unfinished job are kept. From the first block on the result is an unfinished one.
+    `user_files` is the fingerprint that the job's files must keep until it ends. The blocks of an `earlier`, unfinished
+    result are kept. From the first block on the result is an unfinished one.
 
     Raises what went wrong. A WorkerError is recorded as a failed result, with the blocks finished until then and its
     traceback in error.log; a DivergedError as a diverged one. ConfigError and DataError are recorded with
     `record_bad_input`, else nothing is. A ResultError says that nothing can be recorded.
     """
-    earlier = storage.read_earlier(folder, config, environment) if resume else None
-    if earlier is not None and config.checkpoint and not (folder / CHECKPOINT).exists():
-        earlier = None  # the weights were to be kept with it
-    files = user_files.sha256(config)
-    changed = (
-        earlier is not None and None not in (files, earlier.user_files_sha256) and files != earlier.user_files_sha256
-    )
-    if earlier is not None and earlier.status == "ok" and not changed:
-        return False
-    record = Record(config, folder, environment, earlier)
+    record = Record(config, folder, environment, user_files, earlier)
     started = time.perf_counter()
     try:
         _check_machine(config)
+        _check_unchanged(config, user_files)
         dataset = load(config)
         record.data_seconds = time.perf_counter() - started
         initial = initial_state(config, dataset)
-        if changed:  # and the new files can be used
-            record.start_anew()
-        record.user_files_sha256 = files
         record.write("unfinished")  # a folder that can't be written is found before anything is measured
         checkpoint = folder / CHECKPOINT if config.checkpoint else None
         kept = record.blocks.copy()
@@ -65,14 +55,13 @@ def run(
             for block in measure(
                 config, dataset, initial, checkpoint, on_progress, launcher, kept, environment.local_world_size
             ):
+                _check_unchanged(config, user_files)
                 record.add(block)
         if diverged(record.blocks):
             raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
     except (ConfigError, DataError) as error:
-        if record_bad_input and not changed:
+        if record_bad_input and not record.replaces:  # a good result stays until there is a better one
             record.write("failed", error)
-        elif earlier is None:
-            record.remove()
         raise
     except WorkerError as error:
         record.write("failed", error)
@@ -81,7 +70,34 @@ def run(
         record.write("diverged", error)
         raise
     record.write("ok")
-    return True
+
+
+def find_earlier(
+    config: ExperimentConfig, folder: Path, environment: Environment, user_files: dict[str, str], anew: bool
+) -> RunResult | None:
+    """The result in `folder` that a resumed job can build on; with status "ok" nothing is left to measure.
+
+    Raises ConfigError where the user's files have changed since, unless they are to be measured `anew`.
+    """
+    earlier = storage.read_earlier(folder, config, environment)
+    if earlier is None or (config.checkpoint and not (folder / CHECKPOINT).exists()):
+        return None  # also when the weights, which were to be kept with it, are gone
+    if names := differing(earlier.user_files, user_files):
+        if anew:
+            return None
+        raise ConfigError(
+            f"{folder}: {', '.join(names)} changed since this job was measured; "
+            "restore the old files, or add anew=true to measure again what depends on them"
+        )
+    return earlier
+
+
+def _check_unchanged(config: ExperimentConfig, user_files: dict[str, str]) -> None:
+    """Raise DataError when a file was edited since the command started: each training loads the files again."""
+    if names := differing(user_files, fingerprint(config)):
+        raise DataError(
+            f"{', '.join(names)} changed while this command was running; start it again, and edit copies meanwhile"
+        )
 
 
 def _check_machine(config: ExperimentConfig) -> None:

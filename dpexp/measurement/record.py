@@ -20,25 +20,23 @@ class Record:
     """One job's files: result.json, and with an error its details in error.log."""
 
     def __init__(
-        self, config: ExperimentConfig, folder: Path, environment: Environment, earlier: RunResult | None
+        self,
+        config: ExperimentConfig,
+        folder: Path,
+        environment: Environment,
+        user_files: dict[str, str],
+        earlier: RunResult | None,
     ) -> None:
         self._now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.blocks: list[Block] = [] if earlier is None else list(earlier.blocks)
-        self.user_files_sha256 = None if earlier is None else earlier.user_files_sha256
         self.data_seconds = 0.0
-        self._config, self._folder, self._environment = config, folder, environment
+        self._config, self._folder, self._environment, self._user_files = config, folder, environment, user_files
         self._started_at = self._now if earlier is None else earlier.started_at
         self._resumed_at = [] if earlier is None else [*earlier.resumed_at, self._now]
+        self.replaces = (folder / storage.FILE_NAME).exists() and not self.blocks  # an earlier result, by a new one
         with storage.write_errors(folder):
             remove_leftovers(folder)
             (folder / ERROR_LOG).unlink(missing_ok=True)
-        if earlier is None:
-            self.remove()
-
-    def start_anew(self) -> None:
-        """Discard what was measured earlier, with other files of the user's. Raises ResultError."""
-        self.remove()
-        self.blocks, self._started_at, self._resumed_at = [], self._now, []
 
     def add(self, block: Block) -> None:
         """Write with another finished block. Raises ResultError."""
@@ -63,15 +61,9 @@ class Record:
             data_seconds=self.data_seconds,
             blocks=self.blocks,
             warnings=warnings(self._config, self._environment, kept) if kept else [],
-            user_files_sha256=self.user_files_sha256,
+            user_files=self._user_files,
         )
         storage.write(result, self._folder)
         if details:
             with storage.write_errors(self._folder):
                 write_atomically(self._folder / ERROR_LOG, details)
-
-    def remove(self) -> None:
-        """Remove what was recorded. Raises ResultError."""
-        with storage.write_errors(self._folder):
-            for name in (storage.FILE_NAME, CHECKPOINT):
-                (self._folder / name).unlink(missing_ok=True)

@@ -134,7 +134,7 @@ class RunResult:
     data_seconds: float  # loading the data set, in the parent
     blocks: list[Block]  # with those finished before a failure
     warnings: list[Warning]  # as known when it was written; the table derives them anew
-    user_files_sha256: str | None = None  # see measurement.user_files
+    user_files: dict[str, str]  # SHA-256 of the data file and the model's modules; see measurement.user_files
 
     @model_validator(mode="after")
     def _check(self) -> RunResult:

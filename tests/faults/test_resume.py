@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy
@@ -14,13 +15,12 @@ import pandas as pd
 import pytest
 from conftest import TINY, composed, tiny
 from deeds import Place, kill
-from fault_helpers import Faulty, run_job
+from fault_helpers import Faulty, run_config, run_job
 
 from dpexp import app
 from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.files import Claim
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.environment import describe
 from dpexp.measurement import job
 from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import TRAINING
@@ -139,30 +139,105 @@ def test_blocks_of_other_code_do_not_count(tmp_path):
     assert len(storage.read(tmp_path / storage.FILE_NAME).blocks) == 1
 
 
-def test_a_job_whose_own_file_changed_is_measured_again(tmp_path, monkeypatch):
+MODEL = """
+import helper_that_changes
+from torch import nn
+
+def build(shape, classes):
+    return nn.Linear(*shape, classes)
+"""
+
+
+@pytest.fixture
+def with_files(tmp_path, monkeypatch):
+    """A job with a model and data in the user's files."""
     monkeypatch.syspath_prepend(tmp_path)
-    model, data = tmp_path / "model_that_changes.py", tmp_path / "data.npz"
-    model.write_text("from torch import nn\ndef build(shape, classes):\n    return nn.Linear(*shape, classes)\n")
-    arrays = {"inputs": numpy.eye(101, 4), "labels": numpy.arange(101) % 3}
-    splits = {f"{split}_{name}": array for split in ("train", "test") for name, array in arrays.items()}
-    numpy.savez(data, **splits)
-    settings = ["data=arrays", f"data.path={data}", "model=custom", "model.builder=model_that_changes:build"]
-    other = [override for override in OWN if not override.startswith("data.") or override == "data.size=101"]
+    (tmp_path / "model_that_changes.py").write_text(MODEL)
+    (tmp_path / "helper_that_changes.py").write_text("")
+    inputs, labels = numpy.eye(101, 4), numpy.arange(101) % 3
+    splits = {"train_inputs": inputs, "train_labels": labels, "test_inputs": inputs, "test_labels": labels}
+    numpy.savez(tmp_path / "data.npz", **splits)
+    settings = ["data=arrays", f"data.path={tmp_path / 'data.npz'}", "model=custom"]
+    tiny_settings = [text for text in OWN if not text.startswith("data.") or text == "data.size=101"]
+    yield [*tiny_settings, *settings, "model.builder=model_that_changes:build"]
+    for name in ("model_that_changes", "helper_that_changes"):
+        sys.modules.pop(name, None)
 
-    def measured():
-        config = composed(*other, *settings)
-        return job.run(config, tmp_path, lambda text, done: None, LocalLauncher(), describe(), True, resume=True)
 
-    assert [measured(), measured()] == [True, False]
-    model.write_text(model.read_text() + "# another one\n")
-    assert [measured(), measured()] == [True, False]
-    numpy.savez(data, **splits, another=numpy.zeros(1))
-    assert [measured(), measured()] == [True, False]
-    good = (tmp_path / storage.FILE_NAME).read_bytes()
-    data.write_bytes(data.read_bytes()[:-100])
+CHANGES = {"model_that_changes": "model_that_changes.py", "helper_that_changes": "helper_that_changes.py"}
+CHANGES["data.path"] = "data.npz"
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_file_that_changed_is_named_and_only_the_user_discards_results(tmp_path, with_files, name):
+    config, folder = composed(*with_files), tmp_path / "out"
+    folder.mkdir()
+    assert [run_config(config, folder, resume=True) for _ in range(2)] == [True, False]
+    good = (folder / storage.FILE_NAME).read_bytes()
+    with (tmp_path / CHANGES[name]).open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(ConfigError, match=f"{name} changed since this job was measured; .* add anew=true"):
+        run_config(config, folder, resume=True)
+    assert (folder / storage.FILE_NAME).read_bytes() == good
+    assert run_config(config, folder, resume=True, anew=True)
+    assert not run_config(config, folder, resume=True)
+
+
+def test_a_good_result_stays_until_the_changed_data_can_be_loaded(tmp_path, with_files):
+    config, folder = composed(*with_files), tmp_path / "out"
+    folder.mkdir()
+    run_config(config, folder)
+    good = (folder / storage.FILE_NAME).read_bytes()
+    (tmp_path / "data.npz").write_bytes((tmp_path / "data.npz").read_bytes()[:-100])
     with pytest.raises(DataError):
-        measured()
-    assert (tmp_path / storage.FILE_NAME).read_bytes() == good  # until there is something better
+        run_config(config, folder, resume=True, anew=True)
+    assert (folder / storage.FILE_NAME).read_bytes() == good
+
+
+def test_a_builder_that_is_not_importable_here_is_refused(dpexp, tmp_path, with_files, monkeypatch):
+    assert dpexp("-m", *with_files, "workers=1,2").status == 0
+    good = {path: path.read_bytes() for path in tmp_path.glob("out/*/result.json")}
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
+    sys.modules.pop("model_that_changes")
+    outcome = dpexp(f"resume={tmp_path / 'out'}", "model.builder=model_that_changes:build")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "no module model_that_changes can be imported from" in outcome.err
+    assert {path: path.read_bytes() for path in tmp_path.glob("out/*/result.json")} == good
+
+
+def test_the_flag_measures_again_what_depends_on_changed_files(dpexp, tmp_path, with_files):
+    assert dpexp("-m", *with_files, "workers=1,2").status == 0
+    (tmp_path / "helper_that_changes.py").write_text("# other\n")
+    again = [f"resume={tmp_path / 'out'}", "model.builder=model_that_changes:build"]
+    assert "helper_that_changes changed since" in dpexp(*again).err
+    assert dpexp(*again, "anew=true").status == 0
+    assert statuses(tmp_path / "out") == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("name", ["model_that_changes.py", "data.npz"])
+def test_a_file_edited_while_a_job_runs_fails_that_job(tmp_path, with_files, name):
+    class EditingLauncher(LocalLauncher):
+        def run(self, work, on_epoch):
+            with (tmp_path / name).open("ab") as file:
+                file.write(b"\n")
+            return super().run(work, on_epoch)
+
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(DataError, match="changed while this command was running"):
+        run_config(composed(*with_files, "workers=2"), folder, launcher=EditingLauncher())
+    recorded = storage.read(folder / storage.FILE_NAME)
+    assert (recorded.status, recorded.blocks) == ("failed", [])
+
+
+@pytest.mark.parametrize("multirun", [[], ["-m"]], ids=["run", "sweep"])
+def test_a_folder_that_holds_results_takes_no_others(dpexp, tmp_path, multirun):
+    assert dpexp(*multirun, *TINY).status == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    outcome = dpexp(*multirun, *TINY, "seed=1")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert f"it holds the results of another command; finish that one with resume={tmp_path / 'out'}" in outcome.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
 def test_a_diverged_job_starts_from_nothing(tmp_path):
@@ -338,7 +413,7 @@ def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp
 
 
 @pytest.mark.parametrize("how", ["variable", "override"])
-def test_where_data_is_cached_is_no_other_setting(dpexp, sweep, tmp_path, monkeypatch, how):
+def test_where_data_is_cached_is_no_other_setting(dpexp, tmp_path, monkeypatch, how):
     monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "first"))
     settings = ["data.size=256", "epochs=1", "measurement.repeats=1", "measurement.best_sequential=false"]
     assert dpexp(*settings).status == 0
