@@ -14,8 +14,8 @@ from dpexp.analysis.stats import geometric_mean, paired_ratio
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.processes import launch
+from dpexp.processes.barrier import BarrierMember
 from dpexp.strategies import strategy_class
-from dpexp.strategies.barrier import BarrierMember
 
 SIZES = (5_000, 10_000, 20_000, 40_000, 60_000)
 MODELS = {"mlp": 20_000, "cnn": 2_000, "resnet18": 256}
@@ -38,7 +38,7 @@ def _start_up() -> None:
     work = prepared(config, load(config))
     ready = []
     for _ in range(11):
-        reports = LocalLauncher().run(work, lambda epoch: None)
+        reports = LocalLauncher().run(work)
         ready.append(max(report.startup_seconds for report in reports))
     out.print(f"4 workers ready to train {shown(geometric_mean(ready[1:]))} s after the call, once the server runs")
 

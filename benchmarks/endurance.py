@@ -83,14 +83,14 @@ def soak(launches: int, seed: int) -> tuple[Counter[str], list[float]]:
     jobs = [_job(workers) for workers in (1, 2, 3, 4)]
     dataset = load(jobs[0])
     works = [prepared(config, dataset) for config in jobs]
-    LocalLauncher().run(works[0], lambda epoch: None)  # now the fork server is ready
+    LocalLauncher().run(works[0])  # now the fork server is ready
     undisturbed = [_seconds(work) for work in works]
     for number in range(launches):
         chosen = randomly.randrange(len(works))
         killer = _Killer(randomly.uniform(0, undisturbed[chosen]), randomly.random()) if number % 2 else None
         try:
             with killer or contextlib.nullcontext():
-                LocalLauncher().run(works[chosen], lambda epoch: None)
+                LocalLauncher().run(works[chosen])
             outcomes["trained"] += 1
         except WorkerError as error:
             if killer is not None and killer.killed_at is not None:
@@ -105,7 +105,7 @@ def _job(workers: int) -> ExperimentConfig:
 
 def _seconds(work: Work) -> float:
     started = time.monotonic()
-    LocalLauncher().run(work, lambda epoch: None)
+    LocalLauncher().run(work)
     return time.monotonic() - started
 
 

@@ -18,9 +18,9 @@ from dpexp.analysis.stats import geometric_mean
 from dpexp.data.dataset import load
 from dpexp.models import architectures, optimizers
 from dpexp.processes import launch
+from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies import Ddp, SyncDataParallel
-from dpexp.strategies.barrier import BarrierMember
 from dpexp.strategies.sync_dp import ChunkSum, spin_seconds
 
 SIZES = [2**power for power in range(8, 25)]  # float32 elements: 1 KiB to 64 MiB

@@ -63,14 +63,13 @@ def run(rounds: int) -> None:
 
 def _block(baseline: float, candidate: float, conditions: Conditions) -> Block:
     plain = Training(
-        seconds=candidate,
+        turn_seconds=[candidate],
         epoch_losses=[None],
         test_accuracy=None,
         epoch_seconds=[],
         epoch_accuracies=[],
         parameters_sha256="",
         linear_kernel="torch",
-        launch_seconds=candidate,
         workers=[
             WorkerTimes(  # NaN: it doesn't tell
                 rank=0,
@@ -88,10 +87,11 @@ def _block(baseline: float, candidate: float, conditions: Conditions) -> Block:
         warmup=False,
         order=["baseline", "candidate"],
         candidate=plain,
-        baseline=replace(plain, seconds=baseline),
+        baseline=replace(plain, turn_seconds=[baseline]),
         best_sequential=None,
         independent=None,
         conditions=conditions,
+        wall_seconds=baseline + candidate,
     )
 
 

@@ -102,7 +102,7 @@ def _alone(rank: int, work: object, shared: None, notify: object) -> float:
     from dpexp.training import worker
 
     assert isinstance(work, worker.Work)
-    return worker.run(0, work, shared, 0.0, lambda epoch: None).seconds
+    return sum(worker.run(0, work, shared, 0.0, None, lambda notice: None).turn_seconds)
 
 
 def _print_ratios(seconds: dict[str, list[float]]) -> None:

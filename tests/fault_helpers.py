@@ -48,13 +48,11 @@ class Faulty(LocalLauncher):
         self._fault = partial(run_with_trap, place, deed, victim)
         self._left = training
 
-    def run(self, work: worker.Work, on_epoch: Any) -> list[worker.WorkerReport]:
-        self.target = LocalLauncher.target
-        if work.config.processes > 1:
-            if self._left == 0:
-                self.target = self._fault
-            self._left -= 1
-        return super().run(work, on_epoch)
+    def target(self, name: str, work: worker.Work) -> Any:
+        if work.config.processes == 1:
+            return super().target(name, work)
+        self._left -= 1
+        return self._fault if self._left == -1 else super().target(name, work)
 
 
 def run_job(folder: Path, *overrides: str, **options: Any) -> bool:

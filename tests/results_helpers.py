@@ -37,7 +37,7 @@ def with_phases(own: Training, *workers: dict[str, float]) -> Training:
 
 
 def training(seconds: float, accuracy: float | None = None, loss: float | None = 0.5) -> Training:
-    return Training(seconds, [loss], accuracy, [], [], "00", "torch", seconds + 0.1, [TIMES])
+    return Training([seconds], [loss], accuracy, [], [], "00", "torch", [TIMES])
 
 
 def result(
@@ -57,6 +57,7 @@ def result(
             best_sequential=None,
             independent=None,
             conditions=QUIET,
+            wall_seconds=2.0,
         )
         for number, one in enumerate(seconds)
     ]

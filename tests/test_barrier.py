@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dpexp.processes import launch
+from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.strategies.barrier import BarrierMember
 
 ROUNDS = 200
 

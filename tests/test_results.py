@@ -35,7 +35,7 @@ def test_discarded_blocks_are_kept_raw_but_do_not_count():
         (lambda text: text.replace('"version": 4', '"version": 3'), "version 3, but this dpexp reads version 4"),
         (lambda text: text.replace('"status": "ok"', '"status": "great"'), r"damaged \(status"),
         (lambda text: text.replace('"workers": 2', '"workers": 0', 1), r"damaged \(config.workers"),
-        (lambda text: text.replace('"seconds": 1.1', '"seconds": 0'), r"damaged \(blocks.2.candidate.seconds"),
+        (lambda text: text.replace("1.1\n", "0\n", 1), r"damaged \(blocks.2.candidate.turn_seconds.0"),
         (lambda text: text.replace('"warmup": false', '"warmup": true'), "no block was kept"),
         (lambda text: text.replace('"cpu_model"', '"cpu"'), "environment"),
     ],

@@ -9,7 +9,7 @@ import torch
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.trainer import train_world
+from dpexp.measurement.trainer import recorded
 from dpexp.models.initial_state import initial_state
 from dpexp.training import worker
 
@@ -20,7 +20,7 @@ def trained_state(config: ExperimentConfig, folder: Path) -> dict[str, torch.Ten
     dataset = load(config)
     initial = initial_state(config, dataset)
     work = worker.Work(config, dataset, initial, "torch", evaluate=False, checkpoint=checkpoint)
-    train_world(work, lambda epoch: None, LocalLauncher())
+    recorded(work, LocalLauncher().run(work))
     return torch.load(checkpoint, weights_only=True)
 
 
@@ -30,7 +30,7 @@ def trained_here(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tens
     dataset = load(config)
     initial = initial_state(config, dataset)
     work = worker.Work(config, dataset, initial, "torch", evaluate=False, checkpoint=checkpoint)
-    worker.run(0, work, None, 0.0, lambda epoch: None)
+    worker.run(0, work, None, 0.0, None, lambda notice: None)
     return torch.load(checkpoint, weights_only=True)
 
 

@@ -18,10 +18,18 @@ def paired_speedup(config: ExperimentConfig, pairs: Sequence[tuple[Training, Tra
     It is the ratio of throughputs. For equal samples that is T(sequential) / T(w); in weak scaling, where w workers
     train on w times the baseline's samples, it is w T(1) / T(w) (Gustafson 1988).
     """
+    return ratio_of_times(pairs, pilot=config.measurement.pilot).scaled(config.work_ratio)
+
+
+def ratio_of_times(
+    pairs: Sequence[tuple[Training, Training]], level: float = 0.95, pilot: int | None = None
+) -> Estimate:
+    """Time of the first over time of the second of each pair, which took turns; see stats.paired_ratio."""
     if not pairs:
         return UNKNOWN
-    seconds = [first.seconds for first, _ in pairs], [second.seconds for _, second in pairs]
-    return paired_ratio(*seconds, pilot=config.measurement.pilot).scaled(config.work_ratio)
+    return paired_ratio(
+        [first.seconds for first, _ in pairs], [second.seconds for _, second in pairs], level=level, pilot=pilot
+    )
 
 
 def pairs_with_baseline(blocks: Sequence[Block]) -> list[tuple[Training, Training]]:

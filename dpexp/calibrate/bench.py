@@ -1,52 +1,59 @@
-"""One job on this machine, trained with or without a fault."""
+"""One job on this machine, trained with or without faults."""
 
 from __future__ import annotations
 
-from dpexp.analysis.stats import Estimate, paired_ratio
+from dataclasses import dataclass
+
+from dpexp.analysis.speedup import ratio_of_times
+from dpexp.analysis.stats import Estimate
 from dpexp.calibrate.faults import NONE, Fault, FaultyLauncher
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
 from dpexp.measurement.blocks import measure
-from dpexp.measurement.trainer import train_world
+from dpexp.measurement.trainer import Trainer, Variant
 from dpexp.models import architectures, linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import fork_server
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Block, Training
-from dpexp.training.worker import Work
 
 JOB = ("data.size=10000", "epochs=1", "measurement.best_sequential=false")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison."""
+
+    config: ExperimentConfig
+    fault: Fault = NONE
 
 
 class Bench:
     """Data and initial state of the job, loaded once."""
 
     def __init__(self) -> None:
-        self._dataset: Dataset = load(self.config("workers=1"))
-        self._initial: SharedTensors = initial_state(self.config("workers=1"), self._dataset)
+        config = self.config("workers=1")
+        self._dataset: Dataset = load(config)
+        self._initial: SharedTensors = initial_state(config, self._dataset)
+        model = architectures.build(config.model, self._dataset.input_shape, self._dataset.classes)
+        self._kernel = linear_kernels.choose(config, model)
         fork_server.start_server()
 
     def config(self, *overrides: str) -> ExperimentConfig:
         """The job, composed with `overrides`."""
         return compose_experiment(*JOB, *overrides)
 
-    def train(self, config: ExperimentConfig, fault: Fault = NONE) -> Training:
-        """One training by fresh processes."""
-        model = architectures.build(config.model, self._dataset.input_shape, self._dataset.classes)
-        kernel = linear_kernels.choose(config, model)
-        work = Work(config, self._dataset, self._initial, kernel, evaluate=False, checkpoint=None)
-        return train_world(work, lambda epoch: None, FaultyLauncher([fault]))
+    def train(self, **arms: Arm) -> dict[str, Training]:
+        """A training of each arm by fresh processes, in turns."""
+        launcher = FaultyLauncher({name: arm.fault for name, arm in arms.items()})
+        trainer = Trainer(self._dataset, self._initial, self._kernel, launcher)
+        return trainer.train_in_turns({name: Variant(arm.config) for name, arm in arms.items()})
 
-    def ratio(
-        self, first: tuple[ExperimentConfig, Fault], second: tuple[ExperimentConfig, Fault], blocks: int
-    ) -> Estimate:
-        """Time of the first over time of the second, from interleaved blocks, with a 99 % interval."""
-        seconds: dict[int, list[float]] = {0: [], 1: []}
-        for number in range(blocks):
-            for side in (0, 1) if number % 2 == 0 else (1, 0):
-                seconds[side].append(self.train(*(first, second)[side]).seconds)
-        return paired_ratio(seconds[0], seconds[1], level=0.99)
+    def ratio(self, first: Arm, second: Arm, blocks: int) -> Estimate:
+        """Time of the first over time of the second, from trainings in turns, with a 99 % interval."""
+        trainings = [self.train(first=first, second=second) for _ in range(blocks)]
+        return ratio_of_times([(pair["first"], pair["second"]) for pair in trainings], level=0.99)
 
     def blocks(self, config: ExperimentConfig, launcher: FaultyLauncher) -> list[Block]:
         """A whole job, as the command line measures it."""

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 
 from dpexp.analysis.efficiency import tree
 from dpexp.analysis.stats import Estimate
-from dpexp.calibrate.bench import Bench
-from dpexp.calibrate.faults import NONE, Fault, FaultyLauncher
+from dpexp.calibrate.bench import Arm, Bench
+from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
 from dpexp.results.schema import Training
 from dpexp.strategies.recorder import Recorder
 
 DELAY_SECONDS = 5e-3
-SLOWDOWN = 1.10
+SLOWDOWN = 1.02
 TOLERANCE = 0.15  # of a delay, for the noise of the machine
 MOST_COST = 0.02  # of a step
 
@@ -31,25 +31,23 @@ class Check:
 
 
 def checks() -> Iterator[Check]:
-    """Each check as soon as it is done; about two minutes in all."""
+    """Each check as soon as it is done; about a minute in all."""
     bench = Bench()
     sequential, two = bench.config("strategy=sequential", "workers=1"), bench.config("workers=2")
-    bench.train(two)  # the first launch is cold
-
-    step_seconds = bench.train(sequential).seconds / sequential.updates
-    yield _check_same(bench.ratio((sequential, NONE), (sequential, NONE), 20))
+    first = bench.train(sequential=Arm(sequential), two=Arm(two))  # the first launch is cold
+    yield _check_same(bench.ratio(Arm(sequential), Arm(sequential), 12))
     slower, control = Fault(slowdown=SLOWDOWN), Fault(slowdown=1.0)
-    yield _check_slower(bench.ratio((sequential, slower), (sequential, control), 20))
+    yield _check_slower(bench.ratio(Arm(sequential, slower), Arm(sequential, control), 12))
     unrecorded = replace(two, measurement=replace(two.measurement, phases=False))
-    share = _recording_seconds() / (bench.train(two).seconds / two.updates)
-    yield _check_cost(bench.ratio((two, NONE), (unrecorded, NONE), 30), share)
+    share = _recording_seconds() / (first["two"].seconds / two.updates)
+    yield _check_cost(bench.ratio(Arm(two), Arm(unrecorded), 12), share)
 
-    plain = [bench.train(two) for _ in range(5)]
-    delayed = [bench.train(two, Fault(compute_seconds=DELAY_SECONDS, compute_rank=1)) for _ in range(5)]
+    work, exchange = Fault(compute_seconds=DELAY_SECONDS, compute_rank=1), Fault(communicate_seconds=DELAY_SECONDS)
+    faulty = [bench.train(plain=Arm(two), delayed=Arm(two, work), late=Arm(two, exchange)) for _ in range(5)]
+    plain, delayed, late = ([trainings[name] for trainings in faulty] for name in ("plain", "delayed", "late"))
     yield _check_imbalance(plain, delayed, two.updates)
-    late = [bench.train(two, Fault(communicate_seconds=DELAY_SECONDS)) for _ in range(5)]
     yield _check_communication(plain, late, two.updates)
-    yield _check_cold_start(bench, sequential, step_seconds)
+    yield _check_cold_start(bench, sequential, first["sequential"].seconds / sequential.updates)
 
 
 def _check_same(ratio: Estimate) -> Check:
@@ -129,7 +127,8 @@ def _check_communication(plain: list[Training], late: list[Training], updates: i
 def _check_cold_start(bench: Bench, config: ExperimentConfig, step_seconds: float) -> Check:
     """The trainings of the first block take twice as long: it must be discarded, without a trace in the others."""
     cold = Fault(compute_seconds=step_seconds)
-    first, *kept = bench.blocks(config, FaultyLauncher([cold, cold], then=NONE))
+    launcher = FaultyLauncher({"candidate": cold, "baseline": cold}, launches=1)
+    first, *kept = bench.blocks(config, launcher)
     ratio = first.candidate.seconds / max(block.candidate.seconds for block in kept)
     return Check(
         first.warmup and not any(block.warmup for block in kept) and ratio > 1.2,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +13,11 @@ from torch import nn
 
 from dpexp.launchers.local import LocalLauncher
 from dpexp.models import architectures
+from dpexp.processes.fork_server import Target
 from dpexp.processes.heartbeat import heartbeat
 from dpexp.strategies.sync_dp import ChunkSum
 from dpexp.training import worker
+from dpexp.training.worker import Work, WorkerReport
 
 
 @dataclass(frozen=True)
@@ -31,19 +34,25 @@ NONE = Fault()
 
 
 class FaultyLauncher(LocalLauncher):
-    """Workers with faults: one for each of the first trainings, then always `then`, or the last."""
+    """Puts a fault into the workers of each training that has one, by its name."""
 
-    def __init__(self, faults: Sequence[Fault], then: Fault | None = None) -> None:
-        self._faults, self._then = list(faults), faults[-1] if then is None else then
+    def __init__(self, faults: Mapping[str, Fault], launches: float = math.inf) -> None:
+        """Only the first `launches` are faulty."""
+        self._faults, self._launches = faults, launches
 
-    def run(self, work: worker.Work, on_epoch: Callable[[int], None]) -> list[worker.WorkerReport]:
-        """One training with the next fault."""
-        fault = self._faults.pop(0) if self._faults else self._then
-        self.target = partial(_run_with_fault, fault)
-        return super().run(work, on_epoch)
+    def run_in_turns(self, works: Mapping[str, Work], *options: Any) -> dict[str, list[WorkerReport]]:
+        """Trainings that take turns, with their faults."""
+        reports = super().run_in_turns(works, *options)
+        self._launches -= 1
+        return reports
+
+    def target(self, name: str, work: Work) -> Target:
+        """The worker, with its fault."""
+        fault = self._faults.get(name, NONE) if self._launches > 0 else NONE
+        return partial(_run_with_fault, fault)
 
 
-def _run_with_fault(fault: Fault, rank: int, *arguments: Any) -> worker.WorkerReport:
+def _run_with_fault(fault: Fault, rank: int, *arguments: Any) -> WorkerReport:
     """In a worker process: `worker.run`, with delays where the fault wants them."""
     if fault.compute_seconds and rank == fault.compute_rank:
         _before_each_forward(lambda: _spend(fault.compute_seconds))

@@ -5,41 +5,72 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
 from dpexp.errors import WorkerError
+from dpexp.launchers.conductor import Conductor
 from dpexp.processes.fork_server import Target
-from dpexp.processes.launch import launch
+from dpexp.processes.launch import launch_worlds
+from dpexp.processes.world import WorldSpec
 from dpexp.strategies import strategy_class
 from dpexp.training import worker
 from dpexp.training.worker import Work, WorkerReport
 
+CANDIDATE = "candidate"
+
 
 class LocalLauncher:
-    """Runs each training in fresh processes of this machine."""
+    """Runs trainings in fresh processes of this machine."""
 
-    target: Target = staticmethod(worker.run)  # of each worker process
-
-    def run(self, work: Work, on_epoch: Callable[[int], None]) -> list[WorkerReport]:
-        """One training; the reports of all processes by rank. `on_epoch` hears from rank 0. Raises WorkerError."""
-        launched = time.monotonic()
+    def run(self, work: Work) -> list[WorkerReport]:
+        """One training in one piece; the reports of all processes by rank. Raises WorkerError."""
         with start_errors(work), contextlib.ExitStack() as cleanup:
-            shared = strategy_class(work.config).share(work.config, work.initial)
-            for part in shared:
-                if hasattr(part, "close"):
-                    cleanup.callback(part.close)
-            arguments = [(work, part, launched) for part in shared]
-            return launch(self.target, arguments, on_epoch, work.config.launch.timeout_seconds)
+            spec = self._world(cleanup, CANDIDATE, work, [None])
+            return launch_worlds([spec], lambda *notice: None, work.config.launch.timeout_seconds)[0]
 
-    def run_copies(self, work: Work, copies: int, on_epoch: Callable[[int], None]) -> list[WorkerReport]:
-        """Several trainings of one process each, at the same time and independent of each other."""
-        arguments = [(work, time.monotonic())] * copies
-        with start_errors(work):
-            return launch(_run_copy, arguments, on_epoch, work.config.launch.timeout_seconds)
+    def run_in_turns(
+        self, works: Mapping[str, Work], on_turn: Callable[[float], None], reverse: bool = False
+    ) -> dict[str, list[WorkerReport]]:
+        """Trainings that take turns; the reports of each. Errors name all but the candidate. Raises WorkerError.
+
+        `on_turn` receives the done fraction. The order alternates, and begins with the last where `reverse` says so.
+        """
+        first = next(iter(works.values()))
+        with start_errors(first), contextlib.ExitStack() as cleanup:
+            gates, specs = [], []
+            for name, work in works.items():
+                ends = [Pipe(duplex=False) for _ in range(work.copies or 1)]
+                for end in (end for pair in ends for end in pair):
+                    cleanup.callback(end.close)
+                gates.append([sender for _, sender in ends])
+                specs.append(self._world(cleanup, name, work, [receiver for receiver, _ in ends]))
+            conductor = Conductor([work.config.updates for work in works.values()], gates, on_turn, reverse)
+            reports = launch_worlds(specs, conductor.on_notice, first.config.launch.timeout_seconds)
+        return dict(zip(works, reports, strict=True))
 
     def end(self, status: int, error: str = "") -> None:
         """After everything is written. `status` and `error` are how this command ends."""
+
+    def target(self, name: str, work: Work) -> Target:
+        """What each worker process of a training runs."""
+        return worker.run
+
+    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gates: list[Connection | None]) -> WorldSpec:
+        """The processes of one training; its copies each have a gate, else rank 0 has the only one."""
+        launched, shown = time.monotonic(), "" if name == CANDIDATE else name.replace("_", " ")
+        target = self.target(name, work)
+        if work.copies is not None:
+            return WorldSpec(_run_copy, [(target, work, launched, gate) for gate in gates], shown)
+        shared = strategy_class(work.config).share(work.config, work.initial)
+        for part in shared:
+            if hasattr(part, "close"):
+                cleanup.callback(part.close)
+        rank_gates = [*gates, *[None] * (len(shared) - 1)]
+        arguments = [(work, part, launched, gate) for part, gate in zip(shared, rank_gates, strict=True)]
+        return WorldSpec(target, arguments, shown)
 
 
 @contextlib.contextmanager
@@ -53,6 +84,6 @@ def start_errors(work: Work) -> Iterator[None]:
         ) from error
 
 
-def _run_copy(rank: int, work: Work, launched_seconds: float, on_epoch: Callable[[int], None]) -> Any:
-    """In each process of `run_copies`: rank 0 of a world of one."""
-    return dataclasses.replace(worker.run(0, work, None, launched_seconds, on_epoch), rank=rank)
+def _run_copy(rank: int, target: Target, work: Work, launched_seconds: float, gate: Any, notify: Any) -> Any:
+    """One of several independent copies: rank 0 of a world of one process."""
+    return dataclasses.replace(target(0, work, None, launched_seconds, gate, notify), rank=rank)

@@ -9,10 +9,12 @@ from typing import Any
 from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.data.dataset import Dataset, load
 from dpexp.errors import DpexpError, WorkerError, one_line
+from dpexp.launchers.local import start_errors
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_store import Store
-from dpexp.launchers.torchrun_worker import run_one_rank
+from dpexp.launchers.torchrun_worker import one_rank
 from dpexp.models.initial_state import initial_state
+from dpexp.processes.launch import launch_worlds
 from dpexp.training.worker import Work
 
 
@@ -69,8 +71,10 @@ class _Agent:
         config = from_settings(task["config"])
         dataset = self._dataset or self._load(from_settings(task["job"]))
         with initial_state(config, dataset) as initial:
-            work = Work(config, dataset, initial, task["linear_kernel"], task["evaluate"], checkpoint=None)
-            reports = run_one_rank(work, self.store, number, lambda epoch: None)
+            work = Work(config, dataset, initial, task["kernel"], task["evaluate"], checkpoint=None)
+            with start_errors(work), self.store.remote_ranks(number) as remote:
+                spec = one_rank(work, self.store, number, None, remote)
+                (reports,) = launch_worlds([spec], lambda *notice: None, config.launch.timeout_seconds)
         return [dataclasses.asdict(report) for report in reports]
 
     def _named(self, message: str) -> str:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 from dpexp.errors import ConfigError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_store import Store
-from dpexp.launchers.torchrun_worker import run_one_rank
+from dpexp.launchers.torchrun_worker import one_rank
+from dpexp.processes.world import WorldSpec
 from dpexp.training.worker import Work, WorkerReport
 
 END_SECONDS = 10.0
 
 
 class TorchrunController(LocalLauncher):
-    """Runs a training of several processes with one in each rank's place, all others on rank 0's machine.
+    """Runs a training of several processes with one in each rank's place, and all others on rank 0's machine.
 
     Each task has a number; the agents wait for its key, and answer below it.
     """
@@ -26,7 +28,7 @@ class TorchrunController(LocalLauncher):
         self._environment = environment
         self._store = Store(environment)
         self._arguments = list(arguments)
-        self._tasks = 0
+        self._tasks = self._task = 0  # how many were published; the one that runs
         self._loaded: dict[str, Any] | None = None  # the job whose data all agents hold
 
     def check_arguments(self) -> None:
@@ -39,33 +41,38 @@ class TorchrunController(LocalLauncher):
                     "start all ranks with the same arguments"
                 )
 
-    def run(self, work: Work, on_epoch: Callable[[int], None]) -> list[WorkerReport]:
-        """One training; a sequential one in a process of this machine. Raises WorkerError, ConfigError."""
-        if work.config.processes == 1:
-            return super().run(work, on_epoch)
+    def run_in_turns(
+        self, works: Mapping[str, Work], on_turn: Callable[[float], None], reverse: bool = False
+    ) -> dict[str, list[WorkerReport]]:
+        """Trainings that take turns; agents run the other ranks of those with several processes. Raises WorkerError."""
+        shared = {name: work for name, work in works.items() if work.config.processes > 1}
+        assert len(shared) <= 1, "independent copies run on one machine"
+        if not shared:
+            return super().run_in_turns(works, on_turn, reverse)
+        ((name, work),) = shared.items()
         job = work.dataset.source.settings
         if self._loaded != job:
             self._load(job)
-        task = self._publish(
-            {
-                "kind": "train",
-                "job": job,
-                "config": work.config.settings,
-                "linear_kernel": work.linear_kernel,
-                "evaluate": work.evaluate,
-            }
-        )
-        reports = []
+        task = {"job": job, "config": work.config.settings, "kernel": work.linear_kernel, "evaluate": work.evaluate}
+        self._task = self._publish({"kind": "train", **task})
+        reports: dict[str, list[WorkerReport]] = {}
         error = None
         try:
-            reports = run_one_rank(work, self._store, task, on_epoch)
+            reports = super().run_in_turns(works, on_turn, reverse)
         except WorkerError as failure:
             error = failure
-            self._store.report_failure(task, failure)
-        answers = self._answers(task)
+            self._store.report_failure(self._task, failure)
+        answers = self._answers(self._task)
         if error is not None or any("error" in answer for answer in answers):
-            raise self._store.failure(task)
-        return [*reports, *(WorkerReport(**report) for answer in answers for report in answer["reports"])]
+            raise self._store.failure(self._task)
+        reports[name] += [WorkerReport(**report) for answer in answers for report in answer["reports"]]
+        return reports
+
+    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gates: list[Connection | None]) -> WorldSpec:
+        if work.config.processes == 1:
+            return super()._world(cleanup, name, work, gates)
+        remote = cleanup.enter_context(self._store.remote_ranks(self._task))
+        return one_rank(work, self._store, self._task, gates[0], remote)
 
     def end(self, status: int, error: str = "") -> None:
         """Let the agents end as this command does, and wait for them, who may still need the store."""

@@ -16,7 +16,8 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from dpexp.errors import ConfigError, PeerError, WorkerError, one_line
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
-from dpexp.processes.launch import CAUSE_SECONDS, RemoteRanks
+from dpexp.processes.launch import CAUSE_SECONDS
+from dpexp.processes.world import RemoteRanks
 
 POLL_SECONDS = 0.2
 BEAT_SECONDS, SILENCE_SECONDS = 1.0, 20.0

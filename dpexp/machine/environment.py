@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil
+from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
 import dpexp
@@ -40,7 +41,7 @@ class Environment:
     cpu_model: str
     logical_cores: int
     usable_cores: int
-    cgroup_cpu_quota: float | None
+    cgroup_cpu_quota: PositiveFloat | None
     memory_bytes: int
     platform: str
     local_world_size: int | None  # ranks on this machine where torchrun started them; None: all

@@ -19,7 +19,7 @@ _found: dict[str, int] = {}  # by earlier jobs of this process that differ only 
 def best_threads(
     config: ExperimentConfig, input_shape: tuple[int, ...], trainer: Trainer, on_start: Callable[[], None]
 ) -> int:
-    """Tries powers of two and all usable cores, each with some hundred updates, twice; the better time counts.
+    """Tries powers of two and all usable cores in turns, each with some hundred updates.
 
     There is one answer for all jobs of this process that differ in workers, strategy, epochs or data size only.
     """
@@ -31,12 +31,11 @@ def best_threads(
     if key not in _found:
         on_start()
         cores = usable_cores()
-        counts = sorted({2**power for power in range(cores.bit_length())} | {cores})
-        seconds = dict.fromkeys(counts, math.inf)
-        for threads in [*counts, *reversed(counts)]:
-            baseline = config.baseline(threads)
-            epochs = math.ceil(PROBE_UPDATES / baseline.updates_per_epoch)
-            training = trainer.train(Variant(dataclasses.replace(baseline, epochs=epochs)))
-            seconds[threads] = min(seconds[threads], training.seconds / epochs)
-        _found[key] = min(counts, key=lambda threads: seconds[threads])
+        epochs = math.ceil(PROBE_UPDATES / config.baseline().updates_per_epoch)
+        variants = {
+            f"{threads} threads": Variant(dataclasses.replace(config.baseline(threads), epochs=epochs))
+            for threads in sorted({2**power for power in range(cores.bit_length())} | {cores})
+        }
+        trainings = trainer.train_in_turns(variants)
+        _found[key] = min(trainings.values(), key=lambda training: training.seconds).threads
     return _found[key]

@@ -1,8 +1,9 @@
-"""Blocks: the baselines and the candidate in turn, each training in fresh processes."""
+"""Blocks: the baselines and the candidate take turns, each training in fresh processes."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from dpexp.analysis.stats import pairs_needed
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
-from dpexp.launchers.local import LocalLauncher
+from dpexp.launchers.local import CANDIDATE, LocalLauncher
 from dpexp.measurement.best_sequential import best_threads
 from dpexp.measurement.conditions import Watch
 from dpexp.measurement.trainer import Trainer, Variant
@@ -39,7 +40,7 @@ def measure(
     of this job from before it was interrupted: they count, with what was chosen for them by a timing. Of the workers
     of one training, `local_workers` run on this machine (None: all).
     """
-    started = time.monotonic() - sum(t.launch_seconds for block in earlier for t in block.trainings.values())
+    started = time.monotonic() - sum(block.wall_seconds for block in earlier)
     wait_for_server()  # which would disturb the timing of kernels while it starts
     trainer = Trainer(dataset, initial, _kernel(config, dataset, earlier), launcher)
     variants = _variants(config, dataset, trainer, earlier, on_progress)
@@ -50,25 +51,30 @@ def measure(
         warmup = done < config.measurement.warmup  # anew after an interruption: the machine is cold again
         if config.target_accuracy is not None:  # time to target depends on the seed, too
             variants = _reseeded(variants, (config.seed + len(blocks)) % 2**32)
-            trainer.reseed(variants["candidate"].config)
-        watch, trainings = Watch(), {}
-        order = sorted(variants, reverse=(done if warmup else counted) % 2 == 1)
+            trainer.reseed(variants[CANDIDATE].config)
+        watch, block_started = Watch(), time.monotonic()
+        order = sorted(variants)
+        reverse = (done if warmup else counted) % 2 == 1
         evaluate = not warmup and not counted  # later blocks repeat its updates
-        for place, name in enumerate(order):
-            report = _reporter(on_progress, config.epochs, (done, to_run), (name, place, len(order)))
-            report(0)
-            saved_to = checkpoint if evaluate and name == "candidate" else None
-            trainings[name] = trainer.train(variants[name], evaluate, saved_to, report)
+        report = functools.partial(_report, on_progress, done, to_run)
+        trainings = trainer.train_in_turns(
+            {name: variants[name] for name in order},
+            evaluate,
+            checkpoint if evaluate else None,
+            report,
+            reverse,
+        )
         workers = [worker for training in trainings.values() for worker in training.workers]
         local = [worker for worker in workers if local_workers is None or worker.rank < local_workers]
         block = Block(
             warmup=warmup,
-            order=order,
-            candidate=trainings["candidate"],
+            order=order[::-1] if reverse else order,
+            candidate=trainings[CANDIDATE],
             baseline=trainings.get("baseline"),
             best_sequential=trainings.get("best_sequential"),
             independent=trainings.get("independent"),
             conditions=watch.conditions(sum(worker.process_cpu_seconds for worker in local)),
+            wall_seconds=time.monotonic() - block_started,
         )
         blocks.append(block)
         yield block
@@ -112,18 +118,9 @@ def _reseeded(variants: dict[str, Variant], seed: int) -> dict[str, Variant]:
     }
 
 
-def _reporter(
-    on_progress: OnProgress, epochs: int, block: tuple[int, int], part: tuple[str, int, int]
-) -> Callable[[int], None]:
-    """Turns finished epochs of one training into the progress of the job; all parts of a block count alike."""
-    (number, blocks), (name, place, parts) = block, part
-
-    def report(epoch: int) -> None:
-        fraction = (number + (place + epoch / epochs) / parts) / blocks
-        text = f"block {number + 1} of {blocks}, {name.replace('_', ' ')}, epoch {min(epoch + 1, epochs)} of {epochs}"
-        on_progress(text, fraction)
-
-    return report
+def _report(on_progress: OnProgress, done: int, to_run: int, fraction: float) -> None:
+    """The progress of the job, from the done fraction of a block."""
+    on_progress(f"block {done + 1} of {to_run}", (done + fraction) / to_run)
 
 
 def _counted(blocks: Sequence[Block]) -> int:

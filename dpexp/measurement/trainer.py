@@ -1,17 +1,16 @@
-"""One training of a variant, by a fresh world of worker processes."""
+"""Trainings of some variants in turns, each by a fresh world of worker processes."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
-from dpexp.launchers.local import LocalLauncher
+from dpexp.launchers.local import CANDIDATE, LocalLauncher
 from dpexp.models.initial_state import initial_state
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Distribution, Training, WorkerTimes
@@ -32,37 +31,38 @@ class Trainer:
 
     def __init__(self, dataset: Dataset, initial: SharedTensors, linear_kernel: str, launcher: LocalLauncher) -> None:
         self._dataset, self._initial, self._launcher = dataset, initial, launcher
-        self.linear_kernel = linear_kernel
+        self._linear_kernel = linear_kernel
 
     def reseed(self, config: ExperimentConfig) -> None:
         """From now on, start from the weights of this configuration's seed; the data stay the same."""
         self._initial = initial_state(config, self._dataset)
 
-    def train(
+    def train_in_turns(
         self,
-        variant: Variant,
+        variants: Mapping[str, Variant],
         evaluate: bool = False,
         checkpoint: Path | None = None,
-        on_epoch: Callable[[int], None] = lambda epoch: None,
-    ) -> Training:
-        """One training. Raises WorkerError, also when replicas differ."""
-        work = Work(variant.config, self._dataset, self._initial, self.linear_kernel, evaluate, checkpoint)
-        return train_world(work, on_epoch, self._launcher, variant.copies)
+        on_turn: Callable[[float], None] = lambda done: None,
+        reverse: bool = False,
+    ) -> dict[str, Training]:
+        """One training of each variant, in fresh processes; see LocalLauncher. Raises WorkerError."""
+        works = {name: self._work(name, variant, evaluate, checkpoint) for name, variant in variants.items()}
+        reports = self._launcher.run_in_turns(works, on_turn, reverse)
+        return {name: recorded(works[name], reports[name]) for name in works}
+
+    def _work(self, name: str, variant: Variant, evaluate: bool, checkpoint: Path | None) -> Work:
+        saved_to = checkpoint if name == CANDIDATE else None
+        config, kernel = variant.config, self._linear_kernel
+        return Work(config, self._dataset, self._initial, kernel, evaluate, saved_to, variant.copies)
 
 
-def train_world(
-    work: Work, on_epoch: Callable[[int], None], launcher: LocalLauncher, copies: int | None = None
-) -> Training:
-    """One training by a fresh world, or by so many independent `copies`. Raises WorkerError."""
-    started = time.perf_counter()
-    if copies is None:
-        reports = launcher.run(work, on_epoch)
+def recorded(work: Work, reports: list[WorkerReport]) -> Training:
+    """What a result keeps of a training. Raises WorkerError when replicas differ."""
+    if work.copies is None:
         _check_replicas(reports)
-    else:
-        reports = launcher.run_copies(work, copies, on_epoch)
-    samples = work.config.train_samples * (copies or 1)
+    samples = work.config.train_samples * (work.copies or 1)
     return Training(
-        seconds=max(report.seconds for report in reports),
+        turn_seconds=[max(turns) for turns in zip(*(report.turn_seconds for report in reports), strict=True)],
         epoch_losses=[
             finite(sum(sums) / samples) for sums in zip(*(report.epoch_loss_sums for report in reports), strict=True)
         ],
@@ -71,8 +71,7 @@ def train_world(
         epoch_accuracies=reports[0].epoch_accuracies,
         parameters_sha256=reports[0].parameters_sha256[0],
         linear_kernel=work.linear_kernel,
-        launch_seconds=time.perf_counter() - started,
-        workers=[_recorded(report) for report in reports],
+        workers=[_worker_times(report) for report in reports],
     )
 
 
@@ -87,8 +86,9 @@ def _check_replicas(reports: list[WorkerReport]) -> None:
             raise WorkerError(f"replicas differ at the {when}: ranks {ranks} do not have rank 0's parameters")
 
 
-def _recorded(report: WorkerReport) -> WorkerTimes:
+def _worker_times(report: WorkerReport) -> WorkerTimes:
     """The part of a worker's report that a result keeps."""
-    names = [field.name for field in dataclasses.fields(WorkerTimes) if field.name != "phases"]
+    names = [field.name for field in dataclasses.fields(WorkerTimes) if field.name not in ("seconds", "phases")]
     phases = {name: Distribution(**values) for name, values in report.phases.items()}
-    return WorkerTimes(**{name: getattr(report, name) for name in names}, phases=phases)
+    values = {name: getattr(report, name) for name in names}
+    return WorkerTimes(**values, seconds=sum(report.turn_seconds), phases=phases)

@@ -109,7 +109,7 @@ def _main(target: Target, rank: int, arguments: tuple[Any, ...], sender: connect
     _die_before_others()
     slot.take()
     try:
-        report = target(rank, *arguments, lambda value: sender.send(("notice", value)) if rank == 0 else None)
+        report = target(rank, *arguments, lambda value: sender.send(("notice", value)))
         sender.send(("report", report))
     except BaseException as error:  # whatever it is, the parent must know
         message = str(error) if isinstance(error, DpexpError) else one_line(error)

@@ -16,8 +16,16 @@ from typing import Any
 from dpexp.files import anonymous_file
 from dpexp.phases import DATA, PHASES
 
-STAGES = ("starting", "warming up", "training", "finishing its training", "evaluating", "reporting")
-STARTING, WARMING_UP, TRAINING, FINISHING, EVALUATING, REPORTING = range(len(STAGES))
+STAGES = (
+    "starting",
+    "warming up",
+    "waiting for its turn",
+    "training",
+    "finishing its training",
+    "evaluating",
+    "reporting",
+)
+STARTING, WARMING_UP, WAITING, TRAINING, FINISHING, EVALUATING, REPORTING = range(len(STAGES))
 
 CELLS = 8  # of 8 bytes: a cache line, so that workers don't disturb each other
 STACK_SECONDS, STACK_POLL_SECONDS = 3.0, 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -42,19 +43,23 @@ class WorkerTimes:
     phases: dict[str, Distribution]  # those of phases.PHASES that could be told apart, and the whole `step`
 
 
-@dataclass(frozen=True, slots=True, config=_CONFIG)
+@dataclass(frozen=True, config=_CONFIG)
 class Training:
-    """One timed training. `seconds` is the slowest worker's, between the barriers."""
+    """One timed training."""
 
-    seconds: PositiveFloat
+    turn_seconds: Annotated[list[PositiveFloat], Field(min_length=1)]  # of each turn, by the slowest worker
     epoch_losses: Annotated[list[float | None], Field(min_length=1)]  # means over all samples; None: not finite
     test_accuracy: float | None  # None where it was not evaluated, because another block has the same updates
     epoch_seconds: list[float]  # until the end of each epoch, the clock stopped for evaluation; only with a target
     epoch_accuracies: list[float]  # there, on the test split
     parameters_sha256: str
     linear_kernel: str
-    launch_seconds: float  # wall time of all: processes, warm-up, training, evaluation
     workers: Annotated[list[WorkerTimes], Field(min_length=1)]
+
+    @functools.cached_property
+    def seconds(self) -> float:
+        """The time of the training: of all its turns."""
+        return sum(self.turn_seconds)
 
     @property
     def threads(self) -> int:
@@ -81,15 +86,16 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Block:
-    """One round of trainings. `warmup`: run and discarded. `baseline` is None when the measurement has none."""
+    """Trainings that took turns. `warmup`: run and discarded. `baseline` is None when the measurement has none."""
 
     warmup: bool
-    order: list[str]
+    order: list[str]  # of the first turns; the next ones run backwards, and so on
     candidate: Training
     baseline: Training | None
     best_sequential: Training | None  # one process with the best number of threads, where that is another number
     independent: Training | None  # as many sequential processes at once, each with a worker's share
     conditions: Conditions
+    wall_seconds: float  # of all: processes, warm-up, trainings, evaluation
 
     @property
     def trainings(self) -> dict[str, Training]:

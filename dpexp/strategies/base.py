@@ -14,6 +14,8 @@ from dpexp.models.optimizers import Optimizer
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.recorder import NoRecorder, Recorder
 
+MOST_NUMBERS = 2  # in a broadcast
+
 
 @dataclass(frozen=True)
 class Replica:
@@ -71,10 +73,18 @@ class Strategy(ABC):
         Enters the recorder's phases wait, communicate and update.
         """
 
-    def barrier(self) -> None:
-        """Return when every process of the world has called it, and its GPU has finished its work."""
+    def synchronize(self) -> None:
+        """Return when this process's GPU, if any, has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def barrier(self) -> None:
+        """Return when every process of the world has called it, and its GPU has finished its work."""
+        self.synchronize()
+
+    def broadcast(self, numbers: list[int]) -> list[int]:
+        """Rank 0's numbers, of which there are MOST_NUMBERS at most. All processes call it together."""
+        return numbers
 
     def set_learning_rate(self, lr: float) -> None:
         """The learning rate of the next update."""

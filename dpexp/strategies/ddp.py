@@ -106,6 +106,12 @@ class Ddp(Strategy):
         super().barrier()
         dist.barrier()
 
+    def broadcast(self, numbers: list[int]) -> list[int]:
+        """Rank 0's numbers."""
+        tensor = torch.tensor(numbers, device=self.device)
+        dist.broadcast(tensor, 0)
+        return [int(number) for number in tensor]
+
     @classmethod
     def explained(cls, error: RuntimeError) -> Exception:
         """gloo and the store raise a RuntimeError when a peer is gone."""

@@ -45,16 +45,16 @@ class Recorder:
         self._row = [0.0] * len(PHASES)
         heartbeat.step()
 
-    def summary(self) -> dict[str, dict[str, float]]:
+    def summary(self, all_steps: int) -> dict[str, dict[str, float]]:
         """Of each phase, and of the whole `step`: `seconds` in all, and `median`, `p95` and `p99` over the steps.
 
-        Empty when no step was recorded.
+        The total is that of `all_steps`, if those not recorded took as long. Empty when no step was recorded.
         """
         steps = np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
         if not len(steps):
             return {}
         columns = {"step": steps.sum(1), **dict(zip(PHASES, steps.T, strict=True))}
-        return {name: _distribution(values) for name, values in columns.items()}
+        return {name: _distribution(values, all_steps) for name, values in columns.items()}
 
 
 class NoRecorder(Recorder):
@@ -75,6 +75,6 @@ class NoRecorder(Recorder):
         heartbeat.step()
 
 
-def _distribution(values: np.ndarray) -> dict[str, float]:
+def _distribution(values: np.ndarray, all_steps: int) -> dict[str, float]:
     median, p95, p99 = np.percentile(values, (50, 95, 99))
-    return {"seconds": float(values.sum()), "median": float(median), "p95": float(p95), "p99": float(p99)}
+    return {"seconds": float(values.mean()) * all_steps, "median": float(median), "p95": float(p95), "p99": float(p99)}

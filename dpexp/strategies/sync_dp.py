@@ -16,9 +16,9 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import usable_cores
 from dpexp.models import optimizers
 from dpexp.phases import COMMUNICATE, UPDATE, WAIT
+from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, SharedTensors
-from dpexp.strategies.barrier import BarrierMember
-from dpexp.strategies.base import Strategy
+from dpexp.strategies.base import MOST_NUMBERS, Strategy
 from dpexp.strategies.in_place import write_in_place
 
 SPIN_SECONDS = 50e-6  # about what it costs to wake a sleeping process
@@ -65,7 +65,7 @@ class SyncDataParallel(Strategy):
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Shared
     ) -> None:
         super().__init__(config, rank, model, initial, shared)
-        self._barrier = shared.barrier
+        self._barrier, self._numbers = shared.barrier, shared.arena["numbers"]
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
         self._chunk = flat.chunk(config.workers)[rank]
         self._sum = ChunkSum(buffers, rank)
@@ -86,7 +86,11 @@ class SyncDataParallel(Strategy):
         # All of the state: a bound on the trainable parameters that needs no model here.
         padded = padded_size(sum(t.numel() for t in initial.values()), config.workers, dtype)
         arena = SharedTensors.allocate(
-            {"parameters": ((padded,), dtype), "gradients": ((config.workers, padded), dtype)}
+            {
+                "parameters": ((padded,), dtype),
+                "gradients": ((config.workers, padded), dtype),
+                "numbers": ((MOST_NUMBERS,), torch.int64),
+            }
         )
         return [Shared(member, arena) for member in BarrierMember.create(config.workers, spin_seconds(config))]
 
@@ -115,6 +119,15 @@ class SyncDataParallel(Strategy):
         """Return when every rank has called it."""
         super().barrier()
         self._barrier.wait()
+
+    def broadcast(self, numbers: list[int]) -> list[int]:
+        """Rank 0's numbers."""
+        if self.replicas[0].rank == 0:
+            self._numbers[: len(numbers)] = torch.tensor(numbers)
+        self.barrier()
+        received = [int(number) for number in self._numbers[: len(numbers)]]
+        self.barrier()  # before it is written again
+        return received
 
     def _publish(self) -> None:
         """Copy the gradients that backward did not write there into the arena."""

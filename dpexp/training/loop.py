@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,54 +17,54 @@ from dpexp.data.order import epoch_order, shard
 from dpexp.phases import COMPUTE, DATA
 from dpexp.processes.heartbeat import FINISHING, TRAINING, WARMING_UP, heartbeat
 from dpexp.strategies import Strategy
+from dpexp.strategies.recorder import Recorder
+from dpexp.training.turns import Turns
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Seconds from the barrier before the first step to the one after the last; the summed loss of each epoch."""
+    """The summed loss of each epoch, and, with `evaluate`, the seconds until its end."""
 
-    seconds: float
     epoch_loss_sums: list[float]  # over the samples of the replicas in this process
-    epoch_seconds: list[float]  # until the end of each epoch; only where `between_epochs` stopped the clock there
+    epoch_seconds: list[float]
 
 
 def train(
     config: ExperimentConfig,
     dataset: Dataset,
     strategy: Strategy,
+    turns: Turns,
+    recorder: Recorder,
     on_epoch: Callable[[int], None],
-    between_epochs: Callable[[], None] | None = None,
+    evaluate: Callable[[], None] | None = None,
 ) -> Trained:
     """Train for the configured epochs on the first `train_samples` of the data set (weak scaling's baseline: not all).
 
-    `on_epoch` receives the number of finished epochs, clock running. `between_epochs` is called at the end of each
-    with the clock stopped.
+    `turns` has the clock. `on_epoch` receives the number of finished epochs, clock running. `evaluate` is called at the
+    end of each with the clock stopped.
     """
     inputs, labels = (dataset.tensors[name].to(strategy.device) for name in ("train_inputs", "train_labels"))
-    epoch_loss_sums, epoch_seconds, stopped = [], [], 0.0
+    epoch_loss_sums, epoch_seconds = [], []
     heartbeat.enter(TRAINING)
-    strategy.barrier()
-    started = time.perf_counter()
-    strategy.recorder.start()
+    turns.begin(config.updates, recorder)
     for epoch in range(config.epochs):
-        loss_sum = inputs.new_zeros(())
+        loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype), device=strategy.device)
+        first = epoch * config.updates_per_epoch
+        turns.before_step(first)
         order = epoch_order(config.train_samples, config.seed, epoch).to(strategy.device)
-        for number, batch in enumerate(order.split(config.global_batch_size), epoch * config.updates_per_epoch):
+        for number, batch in enumerate(order.split(config.global_batch_size), first):
+            turns.before_step(number)
             strategy.set_learning_rate(config.learning_rate(number))
             step(config, strategy, inputs, labels, batch, loss_sum)
         epoch_loss_sums.append(loss_sum.item())
         on_epoch(epoch + 1)
-        if between_epochs is not None:
-            strategy.barrier()
-            paused = time.perf_counter()
-            epoch_seconds.append(paused - started - stopped)
-            between_epochs()
-            strategy.barrier()
-            stopped += time.perf_counter() - paused
-            strategy.recorder.start()
+        if evaluate is not None:
+            epoch_seconds.append(turns.pause())
+            evaluate()
+            turns.resume()
     heartbeat.enter(FINISHING)
-    strategy.barrier()
-    return Trained(time.perf_counter() - started - stopped, epoch_loss_sums, epoch_seconds)
+    turns.end()
+    return Trained(epoch_loss_sums, epoch_seconds)
 
 
 def step(
@@ -95,10 +96,18 @@ def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> torch.Ten
     return torch.tensor(value, dtype=dtype, device=device)
 
 
-def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> None:
-    """Make untimed steps, so that libraries, caches and memory are warm. The strategy must start again afterwards."""
+def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> float | None:
+    """Make untimed steps, so that libraries, caches and memory are warm; return the seconds of one of the last.
+
+    The strategy must start again afterwards.
+    """
     heartbeat.enter(WARMING_UP)
     inputs, labels = (dataset.tensors[name].to(strategy.device) for name in ("train_inputs", "train_labels"))
     batches = epoch_order(config.train_samples, config.seed, 0).to(strategy.device).split(config.global_batch_size)
+    loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype), device=strategy.device)
+    seconds = []
     for number in range(config.measurement.warmup_steps):
-        step(config, strategy, inputs, labels, batches[number % len(batches)], inputs.new_zeros(()))
+        started = time.perf_counter()
+        step(config, strategy, inputs, labels, batches[number % len(batches)], loss_sum)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[len(seconds) // 2 :]) if seconds else None

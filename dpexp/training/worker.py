@@ -6,6 +6,7 @@ import dataclasses
 import io
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from dpexp.models import architectures, linear_kernels
 from dpexp.processes.heartbeat import REPORTING, heartbeat
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies import strategy_class
-from dpexp.strategies.recorder import Recorder
+from dpexp.strategies.recorder import NoRecorder, Recorder
 from dpexp.training.evaluation import evaluate, parameters_sha256
 from dpexp.training.loop import train, warm_up
+from dpexp.training.turns import Turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +36,15 @@ class Work:
     linear_kernel: str
     evaluate: bool
     checkpoint: Path | None
+    copies: int | None = None  # so many independent trainings at once
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerReport:
-    """What one process measured. Process start, loading and evaluation are not part of `seconds`."""
+    """What one process measured. Process start, loading and evaluation are not part of `turn_seconds`."""
 
     rank: int
-    seconds: float
+    turn_seconds: list[float]
     process_cpu_seconds: float  # since this process was forked
     phases: dict[str, dict[str, float]]  # see recorder.Recorder.summary
     startup_seconds: float  # from the parent's call until this process was ready to train
@@ -56,15 +59,22 @@ class WorkerReport:
     test_accuracy: float | None = None
 
 
-def run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: Callable[[int], None]) -> WorkerReport:
-    """Train as rank `rank`. `launched_seconds` is the parent's monotonic clock at the launch."""
+def run(
+    rank: int, work: Work, shared: Any, launched_seconds: float, gate: Connection | None, notify: Callable[[Any], None]
+) -> WorkerReport:
+    """Train as rank `rank`; rank 0 notifies of finished epochs, and waits for its turns at `gate`.
+
+    `launched_seconds` is the parent's monotonic clock at the launch.
+    """
     try:
-        return _run(rank, work, shared, launched_seconds, on_epoch)
+        return _run(rank, work, shared, launched_seconds, gate, notify)
     except RuntimeError as error:
         raise strategy_class(work.config).explained(error) from error
 
 
-def _run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: Callable[[int], None]) -> WorkerReport:
+def _run(
+    rank: int, work: Work, shared: Any, launched_seconds: float, gate: Connection | None, notify: Callable[[Any], None]
+) -> WorkerReport:
     config = work.config
     _set_threads(config.threads_per_worker)
     torch.manual_seed(config.seed)
@@ -75,14 +85,14 @@ def _run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: 
     strategy.start()
     startup_seconds = time.monotonic() - launched_seconds
 
+    turns = Turns(strategy, gate, notify)
+    turns.wait()
     started = time.perf_counter()
-    warm_up(config, work.dataset, strategy)
+    turns.step_seconds = warm_up(config, work.dataset, strategy)
     strategy.start()
     warmup_seconds = time.perf_counter() - started
 
     initial = [parameters_sha256(replica.model) for replica in strategy.replicas]
-    if config.measurement.phases:
-        strategy.recorder = Recorder()
     torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank, whatever the warm-up drew
     epoch_accuracies: list[float] = []
 
@@ -90,9 +100,14 @@ def _run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: 
         if rank == 0:
             epoch_accuracies.append(evaluate(model, work.dataset))
 
-    between_epochs = None if config.target_accuracy is None else evaluate_epoch
-    trained = train(config, work.dataset, strategy, on_epoch, between_epochs)
-    recorded = strategy.recorder.summary()
+    def on_epoch(epoch: int) -> None:
+        if rank == 0:
+            notify(epoch)
+
+    recorder = Recorder() if config.measurement.phases else NoRecorder()
+    evaluated = None if config.target_accuracy is None else evaluate_epoch
+    trained = train(config, work.dataset, strategy, turns, recorder, on_epoch, evaluated)
+    recorded = recorder.summary(config.updates)
     phases = {name: recorded[name] for name in recorded if name not in strategy.unmeasured_phases}
     started = time.perf_counter()
     test_accuracy = evaluate(model, work.dataset) if work.evaluate and rank == 0 else None
@@ -104,7 +119,7 @@ def _run(rank: int, work: Work, shared: Any, launched_seconds: float, on_epoch: 
     return WorkerReport(
         rank=rank,
         process_cpu_seconds=time.process_time(),
-        seconds=trained.seconds,
+        turn_seconds=turns.turn_seconds,
         phases=phases,
         startup_seconds=startup_seconds,
         warmup_seconds=warmup_seconds,

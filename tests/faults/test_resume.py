@@ -217,10 +217,10 @@ def test_the_flag_measures_again_what_depends_on_changed_files(dpexp, tmp_path, 
 @pytest.mark.parametrize("name", ["model_that_changes.py", "data.npz"])
 def test_a_file_edited_while_a_job_runs_fails_that_job(tmp_path, with_files, name):
     class EditingLauncher(LocalLauncher):
-        def run(self, work, on_epoch):
+        def run_in_turns(self, *arguments):
             with (tmp_path / name).open("ab") as file:
                 file.write(b"\n")
-            return super().run(work, on_epoch)
+            return super().run_in_turns(*arguments)
 
     folder = tmp_path / "out"
     folder.mkdir()

@@ -13,8 +13,9 @@ from fault_helpers import Faulty, children, descriptors, places, run_job, shared
 
 from dpexp.errors import WorkerError
 from dpexp.phases import COMMUNICATE, COMPUTE, WAIT
-from dpexp.processes import heartbeat, launch
+from dpexp.processes import launch
 from dpexp.processes.heartbeat import TRAINING
+from dpexp.processes.world import RemoteRanks, World, WorldSpec
 from dpexp.results import storage
 
 MOMENTS = [
@@ -102,7 +103,7 @@ def test_who_waits_for_a_rank_of_another_machine_that_gets_on_is_no_hang():
         return min(len(exchanged), 10)
 
     abort, keeps_open = Pipe(duplex=False)
-    remote = launch.RemoteRanks(3, abort, exchange_progress)
+    remote = RemoteRanks(3, abort, exchange_progress)
     with pytest.raises(WorkerError, match=r"no worker made progress for 0\.4 s: rank 3 while starting"):
         launch.launch(stand_still, [()], lambda notice: None, 0.4, remote)
     assert len(exchanged) > 10
@@ -111,12 +112,12 @@ def test_who_waits_for_a_rank_of_another_machine_that_gets_on_is_no_hang():
 
 
 def test_time_in_which_this_process_was_stopped_itself_is_no_hang(monkeypatch):
-    monitor = heartbeat.Monitor(1)
-    patience = launch._Patience(monitor, timeout_seconds=100.0, exchange_progress=None)
+    world = World(WorldSpec(stand_still, [()]))
+    patience = launch._Patience([world], timeout_seconds=100.0)
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 10_000)
     assert not patience.is_over()
-    monitor.close()
+    world.close()
 
 
 def test_a_crash_in_native_code_shows_where_python_was(tmp_path):
