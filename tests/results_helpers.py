@@ -14,7 +14,7 @@ from dpexp.results.schema import Block, Conditions, Distribution, RunResult, Tra
 from dpexp.results.storage import write
 
 MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
-QUIET = Conditions(0.01, 0.01, 0.0, 0.0, 0.0)
+QUIET = Conditions(0.0, 0.0, 0.0)
 
 
 TIMES = WorkerTimes(

@@ -1,84 +1,138 @@
-"""Intervals cover the truth as often as they say, on timings as machines give them. Simulated: no clock."""
+"""Intervals cover the truth as often as they say, on turns as shared machines give them. Simulated: no clock."""
 
 from __future__ import annotations
+
+import functools
+import math
 
 import numpy as np
 import pytest
 
-from dpexp.analysis.stats import paired_ratio, pairs_needed
+from dpexp.analysis.stats import paired_ratio
+from dpexp.analysis.undisturbed import undisturbed_seconds
 
-TRIALS, BLOCKS, SPEEDUP = 2000, 5, 1.7
+TRIALS, SPEEDUP, TURNS = 1000, 1.7, 20
+FEWEST, MOST, PRECISION = 4, 12, 0.02
 
-# Noise of one training's log time.
-NOISE = {
-    "normal": lambda generator, size: generator.normal(0, 0.03, size),
-    "heavy tails": lambda generator, size: 0.02 * generator.standard_t(3, size),
-    "outliers": lambda generator, size: (
-        generator.normal(0, 0.03, size) + (generator.random(size) < 0.05) * generator.exponential(0.3, size)
+
+def none(generator, blocks):
+    return np.zeros((blocks, TURNS))
+
+
+def spells(generator, blocks, share, slower, length=15):
+    """Slow spells of some turns; many hit no block at all, some a whole one."""
+    hit = np.zeros(blocks * TURNS, dtype=bool)
+    while hit.mean() < share:
+        start = generator.integers(blocks * TURNS)
+        hit[start : start + generator.integers(1, 2 * length)] = True
+    return hit.reshape(blocks, TURNS) * slower
+
+
+def bursts(generator, blocks):
+    """Single turns that take up to twice as long."""
+    return (generator.random((blocks, TURNS)) < 0.1) * generator.exponential(0.5, (blocks, TURNS))
+
+
+def heavy_tails(generator, blocks):
+    return 0.02 * generator.standard_t(3, (blocks, TURNS))
+
+
+def autocorrelated(generator, blocks):
+    noise = generator.normal(0, 0.02, (blocks, TURNS))
+    for turn in range(1, TURNS):
+        noise[:, turn] = 0.8 * noise[:, turn - 1] + 0.6 * noise[:, turn]
+    return noise
+
+
+# What happens to the turns of the baseline, and to those of the candidate, in log time.
+MACHINES = {
+    "quiet": (none, none),
+    "candidate-only spells, a tenth of the time": (none, functools.partial(spells, share=0.1, slower=0.3)),
+    "candidate-only spells, a quarter of the time": (none, functools.partial(spells, share=0.25, slower=0.6)),
+    "spells of both": (
+        functools.partial(spells, share=0.1, slower=0.2),
+        functools.partial(spells, share=0.2, slower=0.4),
     ),
-    "skewed": lambda generator, size: generator.exponential(0.05, size),
+    "bursts": (bursts, bursts),
+    "heavy tails": (heavy_tails, heavy_tails),
+    "autocorrelated turns": (autocorrelated, autocorrelated),
 }
 
 
-def timings(generator, noise, blocks, speedup):
-    """Seconds of baseline and candidate by block, on a machine whose speed wanders by some percent a block."""
-    drift = np.cumsum(generator.normal(0, 0.05, blocks))
-    baseline = np.log(3.0) + drift + noise(generator, blocks)
-    candidate = np.log(3.0 / speedup) + drift + noise(generator, blocks)
-    return np.exp(baseline), np.exp(candidate)
+def turns(generator, disturbance, blocks, seconds, drift):
+    """Of each block's training its turns: each process has its own speed, each turn its own."""
+    process = generator.normal(0, 0.01, (blocks, 1))
+    logs = math.log(seconds / TURNS) + drift + process + generator.normal(0, 0.02, (blocks, TURNS))
+    return np.exp(logs + disturbance(generator, blocks))
 
 
-@pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE.keys())
-def test_the_interval_of_five_blocks_covers_the_truth(noise):
+def trainings(generator, machine, blocks, speedup):
+    """Turns of baseline and candidate, on a machine whose speed drifts."""
+    drift = np.cumsum(generator.normal(0, 0.002, blocks * TURNS)).reshape(blocks, TURNS)
+    baseline, candidate = MACHINES[machine]
+    return turns(generator, baseline, blocks, 3.0, drift), turns(generator, candidate, blocks, 3.0 / speedup, drift)
+
+
+def estimate(baseline, candidate, **options):
+    """As analysis.speedup.ratio_of_times."""
+    both = zip(undisturbed_seconds(baseline), undisturbed_seconds(candidate), strict=True)
+    calm = [pair for pair in both if not any(map(math.isnan, pair))]
+    if len(calm) < 2:
+        calm = [(first.sum(), second.sum()) for first, second in zip(baseline, candidate, strict=True)]
+    return paired_ratio([first for first, _ in calm], [second for _, second in calm], **options)
+
+
+def stopped(baseline, candidate):
+    """As measurement.blocks: more blocks until the interval is narrow."""
+    for count in range(FEWEST, MOST + 1):
+        found = estimate(baseline[:count], candidate[:count], stopped=True)
+        if found.precision <= PRECISION:
+            break
+    return found
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_interval_covers_the_undisturbed_speedup_although_its_width_decided_when_to_stop(machine):
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(TRIALS):
-        estimate = paired_ratio(*timings(generator, noise, BLOCKS, SPEEDUP))
-        covered += estimate.low <= SPEEDUP <= estimate.high
+        found = stopped(*trainings(generator, machine, MOST, SPEEDUP))
+        covered += found.low <= SPEEDUP <= found.high
+    assert 0.93 <= covered / TRIALS <= 0.975
+
+
+def test_a_fixed_number_of_blocks_covers_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(TRIALS):
+        found = estimate(*trainings(generator, "quiet", 5, SPEEDUP))
+        covered += found.low <= SPEEDUP <= found.high
     assert 0.93 <= covered / TRIALS <= 0.97
 
 
-@pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE.keys())
-def test_two_identical_candidates_are_seldom_called_different(noise):
-    generator = np.random.default_rng(1)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_two_identical_trainings_are_seldom_called_different(machine):
+    generator = np.random.default_rng(2)
     different = 0
     for _ in range(TRIALS):
-        estimate = paired_ratio(*timings(generator, noise, BLOCKS, 1.0))
-        different += not estimate.low <= 1 <= estimate.high
-    assert different / TRIALS <= 0.05
+        found = stopped(*trainings(generator, machine, MOST, 1.0))
+        different += not found.low <= 1 <= found.high
+    assert different / TRIALS <= 0.07
 
 
-def adaptive(generator, noise, precision, at_most):
-    """As measurement does: five blocks say how many it takes."""
-    baseline, candidate = timings(generator, noise, at_most, SPEEDUP)
-    count = min(at_most, pairs_needed(baseline[:BLOCKS], candidate[:BLOCKS], precision))
-    return paired_ratio(baseline[:count], candidate[:count], pilot=BLOCKS), count
-
-
-@pytest.mark.parametrize("at_most", [12, 200], ids=["cut short by max_seconds", "as many as needed"])
-@pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE.keys())
-def test_the_interval_covers_the_truth_although_its_width_decided_when_to_stop(noise, at_most):
-    generator = np.random.default_rng(2)
-    covered = 0
-    for _ in range(TRIALS):
-        estimate, _ = adaptive(generator, noise, 0.05, at_most)
-        covered += estimate.low <= SPEEDUP <= estimate.high
-    assert 0.93 <= covered / TRIALS <= 0.97
-
-
-def test_looking_after_every_block_would_cover_too_seldom():
-    generator = np.random.default_rng(4)
-    covered = 0
-    for _ in range(TRIALS):
-        baseline, candidate = timings(generator, NOISE["normal"], 200, SPEEDUP)
-        count = 3
-        while (estimate := paired_ratio(baseline[:count], candidate[:count])).high / estimate.value > 1.05:
-            count += 1
-        covered += estimate.low <= SPEEDUP <= estimate.high
-    assert covered / TRIALS < 0.93
-
-
-def test_as_many_blocks_as_needed_give_about_the_precision():
+def test_stopping_without_a_wider_interval_would_cover_too_seldom():
     generator = np.random.default_rng(3)
-    estimates = [adaptive(generator, NOISE["normal"], 0.05, 10_000)[0] for _ in range(200)]
-    assert np.median([estimate.high / estimate.value for estimate in estimates]) < 1.055
+    covered = 0
+    for _ in range(2 * TRIALS):
+        pairs = np.exp(generator.normal(math.log(SPEEDUP), 0.04, 40))
+        count = FEWEST
+        while (found := paired_ratio(pairs[:count], np.ones(count))).precision > PRECISION and count < 40:
+            count += 1
+        covered += found.low <= SPEEDUP <= found.high
+    assert covered / (2 * TRIALS) < 0.93
+
+
+def test_on_a_quiet_machine_few_blocks_give_the_precision():
+    generator = np.random.default_rng(4)
+    found = [stopped(*trainings(generator, "quiet", MOST, SPEEDUP)) for _ in range(200)]
+    assert np.median([one.precision for one in found]) <= PRECISION

@@ -7,6 +7,7 @@ import torch
 from conftest import tiny
 from fault_helpers import run_config
 
+from dpexp.analysis.stats import Estimate
 from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
@@ -203,16 +204,25 @@ def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(m
     assert {1, 2, 3} not in tried
 
 
-def test_as_many_blocks_are_made_as_the_precision_needs(monkeypatch):
-    monkeypatch.setattr(blocks, "pairs_needed", lambda baseline, candidate, precision: 5)
-    found, _ = measured("measurement.precision=0.05", "measurement.repeats=3", "measurement.warmup=1")
+def test_blocks_are_added_until_the_speedup_is_precise(monkeypatch):
+    widths = iter([0.5, 0.3, 0.01])
+    monkeypatch.setattr(blocks, "_speedup", lambda config, found: Estimate(1.0, 1.0, (1 + next(widths)) ** 2))
+    monkeypatch.setattr(blocks, "_report", lambda *arguments: None)
+    settings = ["measurement.precision=0.02", "measurement.repeats=3", "measurement.warmup=1"]
+    found, _ = measured(*settings, "measurement.max_seconds=1000")
     assert [block.warmup for block in found] == [True] + [False] * 5
 
 
-def test_blocks_end_when_the_time_is_spent(monkeypatch):
-    monkeypatch.setattr(blocks, "pairs_needed", lambda baseline, candidate, precision: 1000)
-    found, _ = measured("measurement.precision=0.05", "measurement.repeats=3", "measurement.max_seconds=0.001")
+def test_blocks_end_when_the_time_is_spent():
+    settings = ["measurement.precision=1e-9", "measurement.repeats=3", "measurement.max_seconds=0.001"]
+    found, _ = measured(*settings)
     assert len(found) == 3
+
+
+def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for():
+    settings = ["measurement.precision=1e-9", "measurement.repeats=2", "measurement.baseline=none"]
+    found, _ = measured(*settings)
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("strategy", ["sync_dp", "ddp"])
@@ -244,6 +254,6 @@ def test_candidate_and_baseline_of_a_block_share_its_seed():
 
 
 def test_warnings_stand_in_the_result_itself(tmp_path):
-    run_config(tiny(), tmp_path)
+    run_config(tiny("measurement.repeats=1"), tmp_path)
     written = storage.read(tmp_path / storage.FILE_NAME)
-    assert any(warning.kind == "short" for warning in written.warnings)
+    assert any(warning.kind == "one block" for warning in written.warnings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from results_helpers import MACHINE, TIMES, result, training, with_phases, write_sweep
+from results_helpers import MACHINE, QUIET, TIMES, result, training, with_phases, write_sweep
 
 from dpexp.analysis.table import aggregate
 from dpexp.report.sentences import answers, reasons, targets, warnings
@@ -124,23 +124,24 @@ def test_seeds_that_differ_are_averaged(tmp_path):
     assert (row.test_accuracy, row.train_loss) == (pytest.approx(0.7), pytest.approx(0.7))  # of the two kept blocks
 
 
-def short_rows(tmp_path):
-    less_short, short = [0.2, 0.2, 0.2], [0.1, 0.1, 0.1]
-    first = result(*TWO, "workers=1", seconds=less_short, baseline=less_short)
-    second = result(*TWO, seconds=short, baseline=short)
-    return aggregate([write_sweep(tmp_path, first, second)])
+def busy(cores):
+    return lambda block: replace(block, conditions=replace(QUIET, other_cores=cores))
 
 
 def test_a_kind_of_warning_is_told_once_for_its_worst_row(tmp_path):
-    (line,) = warnings(short_rows(tmp_path))
+    times = {"seconds": [1.0] * 3, "baseline": [1.2] * 3}
+    jobs = [
+        replace(job, blocks=[busy(cores)(block) for block in job.blocks])
+        for cores, job in ((0.3, result(*TWO, "workers=1", **times)), (0.5, result(*TWO, **times)))
+    ]
+    (line,) = warnings(aggregate([write_sweep(tmp_path, *jobs)]))
     assert line == (
-        "the shortest run took 0.1 s (2 workers, 5,000 samples and 1 more row): "
-        "increase data.size or epochs until each takes at least 0.5 s"
+        "other programs used up to 0.5 of 2 cores (2 workers, 5,000 samples and 1 more row): stop them while measuring"
     )
 
 
 def test_a_warning_about_the_only_row_does_not_name_it(tmp_path):
-    assert "workers" not in warnings(summary(tmp_path, seconds=(0.1,) * 3, baseline=(0.1,) * 3))[0]
+    assert "workers" not in warnings(summary(tmp_path, change=busy(0.5)))[0]
 
 
 def test_the_worst_quota_is_the_smallest(tmp_path):

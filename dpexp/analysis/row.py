@@ -37,11 +37,13 @@ class Row:
     updates: int | None = None
     baseline_updates: int | None = None
     repeats: int | None = None  # blocks that count
-    seconds: Estimate = UNKNOWN  # of one training: the geometric mean
+    seconds: Estimate = UNKNOWN  # of one training without slow spells of the machine: the geometric mean
     samples_per_second: float = math.nan
     baseline: str = ""  # what the speedup is over
     baseline_seconds: float = math.nan
-    speedup: Estimate = UNKNOWN
+    speedup: Estimate = UNKNOWN  # without slow spells
+    overall_speedup: Estimate = UNKNOWN  # with all time counted
+    disturbed_share: float = math.nan  # of the candidate's turns that slow spells hit
     efficiency: Estimate = UNKNOWN
     best_sequential_threads: int | None = None
     best_sequential_seconds: float = math.nan

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpexp.analysis.series import Member
 from dpexp.analysis.stats import UNKNOWN, Estimate, geometric_mean, paired_ratio, unpaired_ratio
+from dpexp.analysis.undisturbed import undisturbed_seconds
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.results.schema import Block, Training
 
+Pairs = Sequence[tuple[Training, Training]]
+"""Trainings that took turns in the same block."""
 
-def paired_speedup(config: ExperimentConfig, pairs: Sequence[tuple[Training, Training]]) -> Estimate:
-    """The speedup of the second over the first of each pair, which one block holds; unknown where there is no pair.
+
+def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False) -> Estimate:
+    """The speedup of the second over the first of each pair; unknown where there is no pair.
 
     It is the ratio of throughputs. For equal samples that is T(sequential) / T(w); in weak scaling, where w workers
-    train on w times the baseline's samples, it is w T(1) / T(w) (Gustafson 1988).
+    train on w times the baseline's samples, it is w T(1) / T(w) (Gustafson 1988). T is the time without slow spells of
+    the machine (see undisturbed.py), or `overall`, all time counted.
     """
-    return ratio_of_times(pairs, pilot=config.measurement.pilot).scaled(config.work_ratio)
+    return ratio_of_times(pairs, overall, stopped=config.measurement.is_adaptive).scaled(config.work_ratio)
 
 
-def ratio_of_times(
-    pairs: Sequence[tuple[Training, Training]], level: float = 0.95, pilot: int | None = None
-) -> Estimate:
-    """Time of the first over time of the second of each pair, which took turns; see stats.paired_ratio."""
+def ratio_of_times(pairs: Pairs, overall: bool = False, level: float = 0.95, stopped: bool = False) -> Estimate:
+    """Time of the first over time of the second of each pair; see stats.paired_ratio.
+
+    Pairs in which a training was disturbed for most of its time don't count, unless that goes for all but one.
+    """
     if not pairs:
         return UNKNOWN
-    return paired_ratio(
-        [first.seconds for first, _ in pairs], [second.seconds for _, second in pairs], level=level, pilot=pilot
-    )
+    seconds = [(first.seconds, second.seconds) for first, second in pairs]
+    if not overall:
+        firsts = undisturbed_seconds([first.turn_seconds for first, _ in pairs])
+        seconds_of_calm = zip(firsts, undisturbed_seconds([second.turn_seconds for _, second in pairs]), strict=True)
+        calm = [pair for pair in seconds_of_calm if not any(map(math.isnan, pair))]
+        seconds = calm if len(calm) >= min(2, len(pairs)) else seconds
+    return paired_ratio([first for first, _ in seconds], [second for _, second in seconds], level, stopped)
 
 
 def pairs_with_baseline(blocks: Sequence[Block]) -> list[tuple[Training, Training]]:
@@ -59,7 +70,7 @@ def over_baseline(members: Sequence[Member], singles: SingleWorkers) -> Baseline
         return Baseline("none", trainings, UNKNOWN)
     if single[0].key == members[0].key:
         return Baseline("itself", trainings, Estimate(1.0, UNKNOWN.low, UNKNOWN.high))
-    ratio = unpaired_ratio([training.seconds for training in trainings], [block.candidate.seconds for block in blocks])
+    ratio = unpaired_ratio(calm_seconds(trainings), calm_seconds([block.candidate for block in blocks]))
     return Baseline(f"{single[0].config.strategy.name} workers=1 job", trainings, ratio.scaled(config.work_ratio))
 
 
@@ -78,7 +89,7 @@ def over_best_sequential(config: ExperimentConfig, blocks: Sequence[Block]) -> B
     known = [(sequential, candidate) for sequential, candidate in pairs if sequential is not None]
     if not config.measurement.best_sequential or not known or len(known) < len(pairs):
         return BestSequential(None, UNKNOWN.value, UNKNOWN)
-    seconds = geometric_mean([sequential.seconds for sequential, _ in known]).value
+    seconds = mean_seconds([sequential for sequential, _ in known]).value
     return BestSequential(known[0][0].threads, seconds, paired_speedup(config, known))
 
 
@@ -116,6 +127,17 @@ class SingleWorkers:
     def _key(member: Member, strategy: str) -> str:
         settings = {name: value for name, value in member.settings.items() if not name.startswith("strategy.")}
         return json.dumps([settings, member.config.data.size, strategy])
+
+
+def mean_seconds(trainings: Sequence[Training]) -> Estimate:
+    """The time of one training, without slow spells: the geometric mean; unknown where there is none."""
+    return geometric_mean(calm_seconds(trainings)) if trainings else UNKNOWN
+
+
+def calm_seconds(trainings: Sequence[Training]) -> list[float]:
+    """The times of those trainings that were not disturbed for most of their time; if that goes for none, of all."""
+    seconds = undisturbed_seconds([training.turn_seconds for training in trainings])
+    return [value for value in seconds if not math.isnan(value)] or [training.seconds for training in trainings]
 
 
 def kept_blocks(members: Sequence[Member]) -> list[Block]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+STOPPED_SHARE = 0.5  # of the probability outside the interval
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -26,6 +28,11 @@ class Estimate:
     def scaled(self, factor: float) -> Estimate:
         """The estimate of `factor` times the quantity."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor)
+
+    @property
+    def precision(self) -> float:
+        """Half the width of the interval, as a share of the value; NaN where there is none."""
+        return math.sqrt(self.high / self.low) - 1
 
     @property
     def known(self) -> bool:
@@ -43,35 +50,18 @@ def geometric_mean(values: Sequence[float], level: float = 0.95) -> Estimate:
 
 
 def paired_ratio(
-    numerators: Sequence[float], denominators: Sequence[float], level: float = 0.95, pilot: int | None = None
+    numerators: Sequence[float], denominators: Sequence[float], level: float = 0.95, stopped: bool = False
 ) -> Estimate:
     """Geometric mean of the ratios of pairs, with the t interval of the mean log ratio.
 
-    Pairing removes what both members of a block share, such as the machine's speed at that time. Where `pairs_needed`
-    of the first `pilot` pairs decided how many there are, the interval has their few degrees of freedom, as Stein's
-    has (see there). Its variance is the mean of theirs and all pairs': Stein's own, which takes theirs alone, covers
-    too seldom where outliers come later. `tests/test_coverage.py` simulates both kinds of interval.
+    Pairing removes what both members of a block share. `stopped` says that pairs were added until the interval was
+    narrow: to stop when the spread happens to look small costs coverage, which a wider interval gives back (half of the
+    probability outside). `tests/test_coverage.py` simulates both kinds of interval.
     """
-    logs = _log_ratios(numerators, denominators)
-    error, freedom = _standard_error(logs), len(logs) - 1
-    if pilot is not None and len(logs) > pilot > 1:
-        variance = (logs[:pilot].var(ddof=1) + logs.var(ddof=1)) / 2
-        error, freedom = math.sqrt(float(variance) / len(logs)), pilot - 1
-    return _from_log(float(logs.mean()), error, freedom, level)
-
-
-def pairs_needed(
-    numerators: Sequence[float], denominators: Sequence[float], precision: float, level: float = 0.95
-) -> int:
-    """How many pairs, the given ones included, make the interval of their ratio as narrow as +- `precision`.
-
-    Two stages, after Stein (1945, "A two-sample test for a linear hypothesis whose power is independent of the
-    variance"): the spread of the first pairs sets the number once. Looking at the interval after every pair, and
-    stopping when it is narrow, would stop when the spread happens to look small, and cover too seldom.
-    """
-    logs = _log_ratios(numerators, denominators)
-    quantile = _t_quantile(level, len(logs) - 1)
-    return max(len(logs), math.ceil((quantile * float(logs.std(ddof=1)) / math.log1p(precision)) ** 2))
+    logs = np.log(np.asarray(numerators, dtype=float) / np.asarray(denominators, dtype=float))
+    if stopped:
+        level = 1 - STOPPED_SHARE * (1 - level)
+    return _from_log(float(logs.mean()), _standard_error(logs), len(logs) - 1, level)
 
 
 def unpaired_ratio(numerators: Sequence[float], denominators: Sequence[float], level: float = 0.95) -> Estimate:
@@ -87,11 +77,6 @@ def unpaired_ratio(numerators: Sequence[float], denominators: Sequence[float], l
         square**2 / (len(logs) - 1) for square, logs in zip(squares, (above, below), strict=True)
     )
     return _from_log(difference, math.sqrt(sum(squares)), freedom, level)
-
-
-def _log_ratios(numerators: Sequence[float], denominators: Sequence[float]) -> np.ndarray:
-    logs: np.ndarray = np.log(np.asarray(numerators, dtype=float) / np.asarray(denominators, dtype=float))
-    return logs
 
 
 def _standard_error(logs: np.ndarray) -> float:

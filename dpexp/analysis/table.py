@@ -20,12 +20,15 @@ from dpexp.analysis.series import Member
 from dpexp.analysis.speedup import (
     SingleWorkers,
     kept_blocks,
+    mean_seconds,
     of_independent_copies,
     over_baseline,
     over_best_sequential,
+    paired_speedup,
+    pairs_with_baseline,
 )
-from dpexp.analysis.stats import geometric_mean
 from dpexp.analysis.time_to_target import time_to_target
+from dpexp.analysis.undisturbed import disturbed_share
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
@@ -94,7 +97,7 @@ def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
     config, environment = members[0].config, members[0].job.result.environment
     blocks = kept_blocks(members)
     candidates = [block.candidate for block in blocks]
-    time = geometric_mean([training.seconds for training in candidates])
+    time = mean_seconds(candidates)
     baseline = over_baseline(members, singles)
     best_sequential = over_best_sequential(config, blocks)
     return Row(
@@ -104,8 +107,10 @@ def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
         seconds=time,
         samples_per_second=config.epochs * config.train_samples / time.value,
         baseline=baseline.name,
-        baseline_seconds=_mean_seconds(baseline.trainings),
+        baseline_seconds=mean_seconds(baseline.trainings).value,
         speedup=baseline.speedup,
+        overall_speedup=paired_speedup(config, pairs_with_baseline(blocks), overall=True),
+        disturbed_share=disturbed_share([training.turn_seconds for training in candidates]),
         efficiency=baseline.speedup.scaled(1 / config.workers),
         best_sequential_threads=best_sequential.threads,
         best_sequential_seconds=best_sequential.seconds,
@@ -122,10 +127,6 @@ def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
         job=" + ".join(member.job.name for member in members),
         series=label,
     )
-
-
-def _mean_seconds(trainings: Sequence[Training]) -> float:
-    return geometric_mean([training.seconds for training in trainings]).value if trainings else float("nan")
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from dpexp.analysis.speedup import paired_speedup, pairs_with_baseline
-from dpexp.analysis.stats import pairs_needed
+from dpexp.analysis.speedup import Pairs, paired_speedup, pairs_with_baseline
+from dpexp.analysis.undisturbed import disturbed_share
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
 from dpexp.results.schema import Block, Training, Warning
 
 # Thresholds: a severity of 1.
-DRIFT, SPREAD, SHORT_SECONDS, COLD = 0.10, 0.10, 0.5, 1.25
+DISTURBANCE = 0.03  # of the speedup
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
-CAUSE_COLD, CAUSE_CACHE = 1.10, 0.02  # enough to explain an efficiency above 100 %
+CAUSE_CACHE = 0.02  # enough to explain an efficiency above 100 %
 
 
 def busy_threads(config: ExperimentConfig, environment: Environment) -> int:
@@ -67,60 +66,33 @@ def _about_settings(config: ExperimentConfig, environment: Environment, baseline
         )
 
 
-def _about_blocks(
-    config: ExperimentConfig, kept: Sequence[Block], pairs: Sequence[tuple[Training, Training]]
-) -> Iterator[Warning]:
+def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs) -> Iterator[Warning]:
     if len(kept) == 1:
         yield Warning("one block", 1.0, "one block gives no interval", "increase measurement.repeats")
-    shortest = min(training.seconds for block in kept for training in _sequential_and_parallel(block))
-    if shortest < SHORT_SECONDS:
+    if len(pairs) < 2:
+        return
+    speedup, overall = paired_speedup(config, pairs), paired_speedup(config, pairs, overall=True)
+    precision = config.measurement.precision
+    if precision is not None and speedup.precision > precision:
         yield Warning(
-            "short",
-            SHORT_SECONDS / shortest,
-            f"the shortest run took {shortest:.2g} s",
-            f"increase data.size or epochs until each takes at least {SHORT_SECONDS} s",
+            "precision",
+            speedup.precision / precision,
+            f"the speedup is known to {100 * speedup.precision:.1f} % only",
+            f"increase measurement.max_seconds (now {config.measurement.max_seconds:g}), or the training",
         )
-    if (cold := _cold_start(pairs)) > COLD:
+    if abs(math.log(overall.value / speedup.value)) > DISTURBANCE:
+        share = disturbed_share([candidate.turn_seconds for _, candidate in pairs])
         yield Warning(
-            "cold start",
-            cold / COLD,
-            f"the baseline's first block took {cold:.1f} times as long as the others",
-            "increase measurement.warmup",
+            "disturbed",
+            abs(math.log(overall.value / speedup.value)) / DISTURBANCE,
+            f"slow spells hit {100 * share:.0f} % of the workers' turns",
+            f"they don't count; with all time counted the speedup is {overall.value:.2f} "
+            f"({overall.low:.2f} to {overall.high:.2f})",
         )
-    if len(pairs) > 2:
-        spread = statistics.stdev(math.log(baseline.seconds / candidate.seconds) for baseline, candidate in pairs)
-        if spread > SPREAD:
-            yield Warning(
-                "spread",
-                spread / SPREAD,
-                f"the speedup varied by {100 * spread:.0f} % between blocks",
-                "increase measurement.repeats, or set measurement.precision",
-            )
-    precision, pilot = config.measurement.precision, pairs[: config.measurement.repeats]
-    if precision is not None and len(pilot) > 1:
-        needed = pairs_needed(
-            [baseline.seconds for baseline, _ in pilot], [candidate.seconds for _, candidate in pilot], precision
-        )
-        if needed > len(pairs):
-            yield Warning(
-                "precision",
-                needed / len(pairs),
-                f"a precision of {100 * precision:g} % needs {needed} blocks, and time allowed {len(pairs)}",
-                f"increase measurement.max_seconds (now {config.measurement.max_seconds:g})",
-            )
 
 
 def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterator[Warning]:
     conditions = [block.conditions for block in kept]
-    for what in ("arithmetic", "memory"):
-        seconds = [getattr(one, f"{what}_seconds") for one in conditions]
-        if min(seconds) > 0 and (drift := max(seconds) / min(seconds) - 1) > DRIFT:
-            yield Warning(
-                f"{what} drift",
-                drift / DRIFT,
-                f"{what} speed varied by {100 * drift:.0f} % between blocks",
-                "speedups are still valid, absolute times are not",
-            )
     other = max(one.other_cores for one in conditions)
     sees_all = environment.usable_cores == environment.logical_cores  # in a container, the counters are the host's
     if other > OTHER_CORES and sees_all:
@@ -149,9 +121,7 @@ def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterat
         )
 
 
-def _about_superlinear_speedup(
-    config: ExperimentConfig, pairs: Sequence[tuple[Training, Training]]
-) -> Iterator[Warning]:
+def _about_superlinear_speedup(config: ExperimentConfig, pairs: Pairs) -> Iterator[Warning]:
     """An efficiency above 100 %, with the verdict of each check for a cause."""
     if len(pairs) < 2 or config.workers == 1:
         return
@@ -159,8 +129,6 @@ def _about_superlinear_speedup(
     if efficiency <= 1:
         return
     causes = []
-    if (cold := _cold_start(pairs)) > CAUSE_COLD:
-        causes.append(f"a cold start (the baseline's first block took {cold:.2f} times as long as the others)")
     baseline_threads, threads = ({worker.threads for worker in training.workers} for training in pairs[0])
     if baseline_threads != threads:
         causes.append(f"a thread mismatch ({baseline_threads} against {threads})")
@@ -177,14 +145,7 @@ def _about_superlinear_speedup(
     )
 
 
-def _cold_start(pairs: Sequence[tuple[Training, Training]]) -> float:
-    """The time of the baseline's first training over the others' median; 1 where there are no others."""
-    if len(pairs) < 2:
-        return 1.0
-    return pairs[0][0].seconds / statistics.median(baseline.seconds for baseline, _ in pairs[1:])
-
-
-def _saved_by_cache(pairs: Sequence[tuple[Training, Training]], work_ratio: float) -> float:
+def _saved_by_cache(pairs: Pairs, work_ratio: float) -> float:
     """How much less data and compute time the candidate's workers took together, as a share; 0 where unknown."""
     baseline, candidate = (
         sum(worker["data"] + worker["compute"] for pair in pairs for worker in pair[side].phase_seconds)

@@ -52,7 +52,8 @@ class Bench:
 
     def ratio(self, first: Arm, second: Arm, blocks: int) -> Estimate:
         """Time of the first over time of the second, from trainings in turns, with a 99 % interval."""
-        trainings = [self.train(first=first, second=second) for _ in range(blocks)]
+        orders = [{"first": first, "second": second}, {"second": second, "first": first}]
+        trainings = [self.train(**orders[number % 2]) for number in range(blocks)]
         return ratio_of_times([(pair["first"], pair["second"]) for pair in trainings], level=0.99)
 
     def blocks(self, config: ExperimentConfig, launcher: FaultyLauncher) -> list[Block]:

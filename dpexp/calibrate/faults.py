@@ -40,9 +40,11 @@ class FaultyLauncher(LocalLauncher):
         """Only the first `launches` are faulty."""
         self._faults, self._launches = faults, launches
 
-    def run_in_turns(self, works: Mapping[str, Work], *options: Any) -> dict[str, list[WorkerReport]]:
+    def run_in_turns(
+        self, works: Mapping[str, Work], on_turn: Callable[[float], None]
+    ) -> dict[str, list[WorkerReport]]:
         """Trainings that take turns, with their faults."""
-        reports = super().run_in_turns(works, *options)
+        reports = super().run_in_turns(works, on_turn)
         self._launches -= 1
         return reports
 

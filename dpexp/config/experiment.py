@@ -100,6 +100,11 @@ class ExperimentConfig:
         return self.workers if self.strategy.one_process_a_worker else 1
 
     @property
+    def busy_threads(self) -> int:
+        """Threads that compute at the same time, on all machines together."""
+        return self.processes * self.threads_per_worker
+
+    @property
     def variants(self) -> dict[str, ExperimentConfig]:
         """The trainings of each block, by name: the candidate, and the baseline where it is paired."""
         variants = {"candidate": self}

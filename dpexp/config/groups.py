@@ -147,18 +147,9 @@ class MeasurementConfig:
     max_seconds: PositiveFloat
 
     @property
-    def pilot(self) -> int | None:
-        """How many first blocks decide the number of blocks, where they do: see stats.paired_ratio."""
-        return None if self.precision is None else self.repeats
-
-    @model_validator(mode="after")
-    def _check_precision(self) -> MeasurementConfig:
-        if self.precision is not None and (self.baseline == "none" or self.repeats < 3):
-            raise ValueError(
-                f"measurement.precision={self.precision} with measurement.baseline={self.baseline} and "
-                f"measurement.repeats={self.repeats}: it needs the paired baseline and 3 or more repeats to start from"
-            )
-        return self
+    def is_adaptive(self) -> bool:
+        """Whether blocks are added until the speedup is known to `precision`."""
+        return self.precision is not None and self.baseline == "paired"
 
 
 @dataclass(frozen=True, config=STRICT)

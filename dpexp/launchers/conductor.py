@@ -9,22 +9,29 @@ from typing import Any
 
 from dpexp.training.turns import IN_ONE_PIECE, Plan, Waiting
 
-TURN_SECONDS = 0.03  # of the slowest world's turn
-LEAD_SECONDS = 0.003  # untimed, at the beginning of each
+# Of the slowest world's turn, and of the untimed steps at its beginning. Where more threads than cores have just woken
+# up, the scheduler takes some tens of milliseconds to spread them.
+TURN_SECONDS, LEAD_SECONDS = 0.03, 0.003
+OVERSUBSCRIBED_TURN_SECONDS, OVERSUBSCRIBED_LEAD_SECONDS = 0.1, 0.03
 
 
 class Conductor:
     """The turns of one block. Every world first makes its warm-up alone, then its turns, then all go on together."""
 
     def __init__(
-        self, updates: Sequence[int], gates: list[list[Connection]], on_turn: Callable[[float], None], reverse: bool
+        self,
+        updates: Sequence[int],
+        gates: list[list[Connection]],
+        on_turn: Callable[[float], None],
+        oversubscribed: bool,
     ) -> None:
         """Worlds are numbered as in `updates` and `gates`; a world of independent copies has a gate for each.
 
-        `on_turn` receives the done fraction of all turns. The order alternates, and begins with the last world where
-        `reverse` says so.
+        `on_turn` receives the done fraction of all turns. Their order alternates.
         """
-        self._updates, self._gates, self._on_turn, self._reverse = updates, gates, on_turn, reverse
+        self._turn_seconds = OVERSUBSCRIBED_TURN_SECONDS if oversubscribed else TURN_SECONDS
+        self._lead_seconds = OVERSUBSCRIBED_LEAD_SECONDS if oversubscribed else LEAD_SECONDS
+        self._updates, self._gates, self._on_turn = updates, gates, on_turn
         self._step_seconds: list[float | None] = [None] * len(updates)
         self._missing = [len(copies) for copies in gates]  # members of each world that don't wait yet
         self._agenda = self._grants()
@@ -52,7 +59,7 @@ class Conductor:
         plan = self._plan()
         for turn in range(plan.turns):
             self._on_turn(turn / plan.turns)
-            for world in worlds if (turn % 2 == 1) == self._reverse else reversed(worlds):
+            for world in reversed(worlds) if turn % 2 else worlds:
                 self._grant(world, plan)
                 yield world
         self._on_turn(1.0)
@@ -64,10 +71,10 @@ class Conductor:
             gate.send(message)
 
     def _plan(self) -> Plan:
-        """As many turns for all as make the slowest world's about TURN_SECONDS long."""
+        """As many turns for all as give the slowest world's the wanted length."""
         if any(seconds is None for seconds in self._step_seconds):
             return IN_ONE_PIECE  # there was no warm-up to tell
         steps = [seconds for seconds in self._step_seconds if seconds is not None]
         longest = max(updates * seconds for updates, seconds in zip(self._updates, steps, strict=True))
-        turns = max(1, min(*self._updates, math.ceil(longest / TURN_SECONDS)))
-        return Plan(turns, round(LEAD_SECONDS / max(steps)))
+        turns = max(1, min(*self._updates, math.ceil(longest / self._turn_seconds)))
+        return Plan(turns, round(self._lead_seconds / max(steps)))

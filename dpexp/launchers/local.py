@@ -12,6 +12,7 @@ from typing import Any
 
 from dpexp.errors import WorkerError
 from dpexp.launchers.conductor import Conductor
+from dpexp.machine.environment import usable_cores
 from dpexp.processes.fork_server import Target
 from dpexp.processes.launch import launch_worlds
 from dpexp.processes.world import WorldSpec
@@ -32,11 +33,11 @@ class LocalLauncher:
             return launch_worlds([spec], lambda *notice: None, work.config.launch.timeout_seconds)[0]
 
     def run_in_turns(
-        self, works: Mapping[str, Work], on_turn: Callable[[float], None], reverse: bool = False
+        self, works: Mapping[str, Work], on_turn: Callable[[float], None]
     ) -> dict[str, list[WorkerReport]]:
-        """Trainings that take turns; the reports of each. Errors name all but the candidate. Raises WorkerError.
+        """Trainings that start, warm up and take turns in this order, and back; the reports of each by its name.
 
-        `on_turn` receives the done fraction. The order alternates, and begins with the last where `reverse` says so.
+        `on_turn` receives the done fraction. Errors name all but the candidate. Raises WorkerError.
         """
         first = next(iter(works.values()))
         with start_errors(first), contextlib.ExitStack() as cleanup:
@@ -47,7 +48,9 @@ class LocalLauncher:
                     cleanup.callback(end.close)
                 gates.append([sender for _, sender in ends])
                 specs.append(self._world(cleanup, name, work, [receiver for receiver, _ in ends]))
-            conductor = Conductor([work.config.updates for work in works.values()], gates, on_turn, reverse)
+            oversubscribed = any(work.config.busy_threads > usable_cores() for work in works.values())
+            updates = [work.config.updates for work in works.values()]
+            conductor = Conductor(updates, gates, on_turn, oversubscribed)
             reports = launch_worlds(specs, conductor.on_notice, first.config.launch.timeout_seconds)
         return dict(zip(works, reports, strict=True))
 

@@ -42,13 +42,13 @@ class TorchrunController(LocalLauncher):
                 )
 
     def run_in_turns(
-        self, works: Mapping[str, Work], on_turn: Callable[[float], None], reverse: bool = False
+        self, works: Mapping[str, Work], on_turn: Callable[[float], None]
     ) -> dict[str, list[WorkerReport]]:
         """Trainings that take turns; agents run the other ranks of those with several processes. Raises WorkerError."""
         shared = {name: work for name, work in works.items() if work.config.processes > 1}
         assert len(shared) <= 1, "independent copies run on one machine"
         if not shared:
-            return super().run_in_turns(works, on_turn, reverse)
+            return super().run_in_turns(works, on_turn)
         ((name, work),) = shared.items()
         job = work.dataset.source.settings
         if self._loaded != job:
@@ -58,7 +58,7 @@ class TorchrunController(LocalLauncher):
         reports: dict[str, list[WorkerReport]] = {}
         error = None
         try:
-            reports = super().run_in_turns(works, on_turn, reverse)
+            reports = super().run_in_turns(works, on_turn)
         except WorkerError as failure:
             error = failure
             self._store.report_failure(self._task, failure)

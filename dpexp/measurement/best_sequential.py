@@ -7,11 +7,12 @@ import json
 import math
 from collections.abc import Callable
 
+from dpexp.analysis.speedup import calm_seconds
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import usable_cores
 from dpexp.measurement.trainer import Trainer, Variant
 
-PROBE_UPDATES = 200  # with each number of threads
+PROBE_UPDATES = 600  # with each number of threads
 
 _found: dict[str, int] = {}  # by earlier jobs of this process that differ only in what doesn't matter
 
@@ -19,7 +20,7 @@ _found: dict[str, int] = {}  # by earlier jobs of this process that differ only 
 def best_threads(
     config: ExperimentConfig, input_shape: tuple[int, ...], trainer: Trainer, on_start: Callable[[], None]
 ) -> int:
-    """Tries powers of two and all usable cores in turns, each with some hundred updates.
+    """Tries powers of two and all usable cores in turns, each with several hundred updates.
 
     There is one answer for all jobs of this process that differ in workers, strategy, epochs or data size only.
     """
@@ -37,5 +38,6 @@ def best_threads(
             for threads in sorted({2**power for power in range(cores.bit_length())} | {cores})
         }
         trainings = trainer.train_in_turns(variants)
-        _found[key] = min(trainings.values(), key=lambda training: training.seconds).threads
+        best = min(trainings.values(), key=lambda training: calm_seconds([training])[0])
+        _found[key] = best.threads
     return _found[key]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dpexp.analysis.stats import pairs_needed
+from dpexp.analysis.speedup import paired_speedup, pairs_with_baseline
+from dpexp.analysis.stats import Estimate
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.launchers.local import CANDIDATE, LocalLauncher
@@ -44,31 +46,28 @@ def measure(
     wait_for_server()  # which would disturb the timing of kernels while it starts
     trainer = Trainer(dataset, initial, _kernel(config, dataset, earlier), launcher)
     variants = _variants(config, dataset, trainer, earlier, on_progress)
-    blocks = list(earlier)
-    wanted = _wanted(config, blocks, time.monotonic() - started)
-    while (counted := _counted(blocks)) < wanted:
-        done, to_run = len(blocks) - len(earlier), config.measurement.warmup + wanted - _counted(earlier)
+    blocks, done = list(earlier), 0
+    while not _enough(config, blocks, time.monotonic() - started):
+        counted = _counted(blocks)
         warmup = done < config.measurement.warmup  # anew after an interruption: the machine is cold again
         if config.target_accuracy is not None:  # time to target depends on the seed, too
             variants = _reseeded(variants, (config.seed + len(blocks)) % 2**32)
             trainer.reseed(variants[CANDIDATE].config)
         watch, block_started = Watch(), time.monotonic()
-        order = sorted(variants)
-        reverse = (done if warmup else counted) % 2 == 1
+        order = sorted(variants, reverse=(done if warmup else counted) % 2 == 1)
         evaluate = not warmup and not counted  # later blocks repeat its updates
-        report = functools.partial(_report, on_progress, done, to_run)
+        report = functools.partial(_report, on_progress, config, tuple(blocks), done)
         trainings = trainer.train_in_turns(
             {name: variants[name] for name in order},
             evaluate,
             checkpoint if evaluate else None,
             report,
-            reverse,
         )
         workers = [worker for training in trainings.values() for worker in training.workers]
         local = [worker for worker in workers if local_workers is None or worker.rank < local_workers]
         block = Block(
             warmup=warmup,
-            order=order[::-1] if reverse else order,
+            order=order,
             candidate=trainings[CANDIDATE],
             baseline=trainings.get("baseline"),
             best_sequential=trainings.get("best_sequential"),
@@ -77,8 +76,8 @@ def measure(
             wall_seconds=time.monotonic() - block_started,
         )
         blocks.append(block)
+        done += 1
         yield block
-        wanted = max(wanted, _wanted(config, blocks, time.monotonic() - started))
 
 
 def _kernel(config: ExperimentConfig, dataset: Dataset, earlier: Sequence[Block]) -> str:
@@ -118,22 +117,31 @@ def _reseeded(variants: dict[str, Variant], seed: int) -> dict[str, Variant]:
     }
 
 
-def _report(on_progress: OnProgress, done: int, to_run: int, fraction: float) -> None:
-    """The progress of the job, from the done fraction of a block."""
-    on_progress(f"block {done + 1} of {to_run}", (done + fraction) / to_run)
+def _report(
+    on_progress: OnProgress, config: ExperimentConfig, blocks: Sequence[Block], done: int, fraction: float
+) -> None:
+    """The progress of the job, from the done fraction of a block; as if no more blocks than `repeats` were needed."""
+    to_run = max(config.measurement.warmup + config.measurement.repeats, done + 1)
+    speedup = _speedup(config, blocks)
+    known = (
+        "" if math.isnan(speedup.low) else f", speedup {speedup.value:.2f} ({speedup.low:.2f} to {speedup.high:.2f})"
+    )
+    on_progress(f"block {done + 1}{known}", (done + fraction) / to_run)
+
+
+def _speedup(config: ExperimentConfig, blocks: Sequence[Block]) -> Estimate:
+    return paired_speedup(config, pairs_with_baseline([block for block in blocks if not block.warmup]))
 
 
 def _counted(blocks: Sequence[Block]) -> int:
     return sum(not block.warmup for block in blocks)
 
 
-def _wanted(config: ExperimentConfig, blocks: Sequence[Block], seconds: float) -> int:
-    """How many blocks shall count, after the given ones took `seconds`: more, where the precision needs more."""
-    measurement = config.measurement
-    pilot = [block for block in blocks if not block.warmup][: measurement.repeats]
-    if measurement.precision is None or len(pilot) < measurement.repeats:
-        return measurement.repeats
-    baselines = [block.baseline.seconds for block in pilot if block.baseline is not None]
-    needed = pairs_needed(baselines, [block.candidate.seconds for block in pilot], measurement.precision)
-    affordable = int(measurement.max_seconds / (seconds / len(blocks))) - (len(blocks) - _counted(blocks))
-    return max(_counted(blocks), min(needed, affordable))
+def _enough(config: ExperimentConfig, blocks: Sequence[Block], seconds: float) -> bool:
+    """Whether the blocks, which took so long, suffice: the speedup is precise enough, or another takes too long."""
+    measurement, counted = config.measurement, _counted(blocks)
+    if counted < measurement.repeats or not measurement.is_adaptive:
+        return counted >= measurement.repeats
+    assert measurement.precision is not None
+    precise = _speedup(config, blocks).precision <= measurement.precision
+    return precise or seconds + blocks[-1].wall_seconds > measurement.max_seconds

@@ -1,25 +1,20 @@
-"""The machine while a block runs: its own speed, and who else uses it."""
+"""Who else uses the machine while a block runs."""
 
 from __future__ import annotations
 
 import time
-import timeit
 
-import numpy as np
 import psutil
 
 from dpexp.machine import cgroups
 from dpexp.processes import fork_server
 from dpexp.results.schema import Conditions
 
-PROBE_ROUNDS = 3
-
 
 class Watch:
     """Watches the machine from its creation until `conditions`."""
 
     def __init__(self) -> None:
-        self._arithmetic, self._memory = _arithmetic_seconds(), _memory_seconds()
         self._started, self._main_cpu, self._server_cpu = (
             time.monotonic(),
             time.process_time(),
@@ -36,8 +31,6 @@ class Watch:
         workers = max(workers_cpu_seconds, fork_server.cpu_seconds() - self._server_cpu)
         ours = time.process_time() - self._main_cpu + workers
         return Conditions(
-            arithmetic_seconds=self._arithmetic,
-            memory_seconds=self._memory,
             other_cores=max(0.0, busy - self._busy - ours) / wall,
             stolen_cores=max(0.0, stolen - self._stolen) / wall,
             throttled_seconds=max(0.0, cgroups.throttled_seconds() - self._throttled),
@@ -49,15 +42,3 @@ def _busy_seconds() -> tuple[float, float]:
     times = psutil.cpu_times()
     busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
     return busy, getattr(times, "steal", 0.0)
-
-
-def _arithmetic_seconds() -> float:
-    """The least time of some rounds of a fixed calculation in cache, by one thread."""
-    values = np.linspace(0.0, 1.0, 4096)
-    return min(timeit.repeat(lambda: np.sin(values), number=200, repeat=PROBE_ROUNDS))
-
-
-def _memory_seconds() -> float:
-    """The least time of some rounds of a copy that no cache holds."""
-    source, target = np.ones(2**22), np.ones(2**22)
-    return min(timeit.repeat(lambda: np.copyto(target, source), number=1, repeat=PROBE_ROUNDS))

@@ -43,11 +43,10 @@ class Trainer:
         evaluate: bool = False,
         checkpoint: Path | None = None,
         on_turn: Callable[[float], None] = lambda done: None,
-        reverse: bool = False,
     ) -> dict[str, Training]:
-        """One training of each variant, in fresh processes; see LocalLauncher. Raises WorkerError."""
+        """One training of each variant, in fresh processes and in this order; see LocalLauncher. Raises WorkerError."""
         works = {name: self._work(name, variant, evaluate, checkpoint) for name, variant in variants.items()}
-        reports = self._launcher.run_in_turns(works, on_turn, reverse)
+        reports = self._launcher.run_in_turns(works, on_turn)
         return {name: recorded(works[name], reports[name]) for name in works}
 
     def _work(self, name: str, variant: Variant, evaluate: bool, checkpoint: Path | None) -> Work:

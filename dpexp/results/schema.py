@@ -75,10 +75,8 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The machine during one block. The probes are short, fixed pieces of work, run in the parent before the block."""
+    """The machine during one block."""
 
-    arithmetic_seconds: float
-    memory_seconds: float
     other_cores: float  # cores that programs other than ours used, as a mean over the block
     stolen_cores: float  # cores that a virtual machine's host gave to others
     throttled_seconds: float  # for which the cgroup's CPU quota held processes back

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
+
 from dpexp.processes.heartbeat import WAITING, heartbeat
+from dpexp.processes.threads import wait_until_idle
 from dpexp.strategies import Strategy
 from dpexp.strategies.recorder import NoRecorder, Recorder
 
@@ -59,6 +62,9 @@ class Turns:
         """Sleep until this world may go on; return what rank 0 received at the gate."""
         message = None
         with heartbeat.within(WAITING):
+            if torch.get_num_threads() > 1:
+                wait_until_idle()  # the next world shall not meet a spinning thread
+            self._strategy.barrier()
             if self._gate is not None:
                 self._notify(Waiting(self.step_seconds))
                 message = self._gate.recv()
@@ -104,7 +110,7 @@ class Turns:
 
     def _open_turn(self) -> None:
         first, self._end = self._bounds[len(self.turn_seconds) :][:2]
-        self._timed_from = self._next = min(first + self._lead_steps, self._end - 1)
+        self._timed_from = self._next = first + min(self._lead_steps, (self._end - first) // 3)
         self._counted = 0.0
         self._strategy.recorder = NoRecorder()
 
@@ -126,4 +132,3 @@ class Turns:
         first = self._bounds[len(self.turn_seconds)]
         self.turn_seconds.append(self._counted * (self._end - first) / (self._end - self._timed_from))
         self._strategy.recorder = NoRecorder()
-        self._strategy.barrier()
