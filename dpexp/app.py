@@ -17,6 +17,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+import dpexp
 from dpexp.config import arguments as command_line
 from dpexp.config.compose import compose_jobs, to_experiment
 from dpexp.config.experiment import ExperimentConfig
@@ -80,7 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="dpexp: %(message)s", level=logging.WARNING, force=True)
     with signals.raised():
         try:
-            request = command_line.parse(sys.argv[1:] if arguments is None else arguments)
+            given = sys.argv[1:] if arguments is None else arguments
+            if "--version" in given:
+                terminal.show_line(f"dpexp {dpexp.__version__}")
+                return 0
+            request = command_line.parse(given)
             torchrun = TorchrunEnvironment.read()
             if torchrun is None or torchrun.rank == 0:
                 return _command(Session(request, torchrun))
@@ -154,13 +159,13 @@ def _run_hydra(session: Session) -> None:
         run()
 
 
-def _job(composed: DictConfig) -> None:
-    """One job, in the folder that Hydra made for it."""
+def _job(composed: DictConfig) -> float:
+    """One job, in the folder that Hydra made for it; its speedup."""
     hydra_config = HydraConfig.get()
     with _past_hydra():
         config = _checked(composed)
         folder = Path(hydra_config.runtime.output_dir)
-        _session.run_job(config, folder, list(hydra_config.overrides.task))
+        return _session.run_job(config, folder, list(hydra_config.overrides.task))
 
 
 def _checked(composed: DictConfig, overrides: Sequence[str] = ()) -> ExperimentConfig:

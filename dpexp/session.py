@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,12 @@ class Session:
         """Raise ConfigError for a job that this command can't run."""
         if self.torchrun is not None:
             self.torchrun.check(config)
+        cores, most = self._environment.usable_cores, config.launch.max_workers_per_core
+        if self.torchrun is None and config.processes > most * cores:
+            raise ConfigError(
+                f"workers={config.workers} on {cores} usable cores: at most {most * cores} make sense; use fewer, "
+                "or set launch.max_workers_per_core"
+            )
 
     def begin(self, planned: Command, folder: Path) -> None:
         """Claim the output folder, before the first job. Raises ConfigError, ResultError."""
@@ -73,8 +80,10 @@ class Session:
             raise ResultError(f"can't write the output folder {folder}: {error.strerror}") from error
         self._command, self.folder = planned, folder
 
-    def run_job(self, config: ExperimentConfig, folder: Path, overrides: list[str]) -> None:
-        """Measure one job into its folder. In a sweep an error is shown, and kept for `report`; else it is raised.
+    def run_job(self, config: ExperimentConfig, folder: Path, overrides: list[str]) -> float:
+        """Measure one job into its folder; return its speedup, NaN where there is none.
+
+        In a sweep an error is shown, and kept for `report`; else it is raised.
 
         Raises ResultError, too, when results can't be written: nor could those of another job.
         """
@@ -91,7 +100,7 @@ class Session:
             self._succeeded += 1
             self._measured_before += 1
             self._display.finish("measured before")
-            return
+            return job.speedup(folder)
         try:
             job.run(
                 config,
@@ -114,9 +123,10 @@ class Session:
             if str(shown) not in map(str, self._errors):  # a shared cause is shown once
                 terminal.show_error(f"job {number} ({name}): {shown}")
             self._errors.append(shown)
-            return
+            return math.nan
         self._succeeded += 1
         self._display.finish("measured")
+        return job.speedup(folder)
 
     def resume_jobs(self, folder: Path) -> None:
         """Measure what the command of this folder lacks. Raises DpexpError."""

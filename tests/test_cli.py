@@ -88,9 +88,83 @@ def test_a_damaged_packaged_file_is_one_line_and_status_2(dpexp, tmp_path, monke
     assert not list((tmp_path / "out").rglob("result*"))
 
 
-def test_a_missing_argument_of_a_model_is_told_how_to_be_added(dpexp):
-    outcome = dpexp("model=custom", "model.builder=a:b", "model.arguments={depth:2}")
-    assert "model.arguments: has no depth; add it by +model.arguments.depth=..." in outcome.err
+ANSWERS = {
+    "nothing": ([""], "write key=value, such as workers=2"),
+    "no value": (["workers"], "'workers': write key=value"),
+    "spaces in words": (["workers", "=", "2"], "write it without spaces, workers=2"),
+    "a comma too many": (["-m", "workers=1,"], "workers=1,: a value is missing beside a comma"),
+    "a control character": (["seed=\x01"], "a character that can't be printed"),
+    "flags between": (["a=1", "-m", "b=2"], "a: no such key"),
+    "lr": (["lr=0.1"], "did you mean optimizer.lr?"),
+    "repeats": (["repeats=3"], "did you mean measurement.repeats?"),
+    "a misspelt group": (["modle=cnn"], "did you mean model"),
+    "hidden": (["hidden=[3]"], "did you mean model.hidden?"),
+    "a number for a list": (["model.hidden=512"], "model.hidden=512: must be a list, such as [512]"),
+    "a number for a group": (["batch=128"], "it is a group of settings: batch.scope, batch.size"),
+    "a round fraction": (["data.size=1e3"], "must be a whole number; write data.size=1000"),
+    "a dot for a colon": (["model=custom", "model.builder=m.Net"], "write module:function, such as m:Net"),
+    "a file": (["model=custom", "model.builder=./m.py:Net"], "write module:function, such as m:Net"),
+    "no folder": (["hydra.run.dir="], "an empty name would write into the current folder"),
+    "two experiments": (["-m", "experiment=quick,weak_scaling"], "each experiment is a sweep; run them one by one"),
+    "too many workers": (["workers=1000", "batch.size=1"], "make sense; use fewer, or set launch.max_workers_per_core"),
+    "a builder that exits": (
+        ["model=custom", "model.builder=user_models:exits"],
+        "model.builder=user_models:exits: SystemExit: 3",
+    ),
+    "lazy layers": (["model=custom", "model.builder=user_models:lazy"], "lazy layers"),
+    "all frozen": (["model=custom", "model.builder=user_models:frozen"], "no parameter to train: all are frozen"),
+}
+
+
+@pytest.mark.parametrize("arguments", ANSWERS)
+def test_a_wrong_input_gets_an_answer_that_helps(dpexp, tmp_path, arguments):
+    given, answer = ANSWERS[arguments]
+    outcome = dpexp(*given)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert answer in outcome.err
+    assert not list(tmp_path.rglob("result*"))
+
+
+def test_the_version_is_ours(dpexp):
+    import dpexp as package
+
+    assert dpexp("--version").out == f"dpexp {package.__version__}\n"
+
+
+def tiny_custom(*overrides):
+    return [text for text in TINY if not text.startswith("model.")] + ["model=custom", *overrides]
+
+
+def test_a_models_arguments_need_no_plus(dpexp):
+    assert dpexp(*tiny_custom("model.builder=user_models:own_model", "model.arguments.width=5")).status == 0
+
+
+def test_spaces_around_the_sign_do_no_harm(dpexp):
+    assert dpexp(*TINY, "workers = 1").status == 0
+
+
+@pytest.mark.parametrize("path", ["~/arrays ü.npz", "arrays ü.npz"])
+def test_data_below_the_home_folder_or_in_the_starting_folder_is_found(dpexp, tmp_path, monkeypatch, path):
+    import numpy as np
+
+    inputs, labels = np.zeros((150, 2), np.float32), np.arange(150) % 2
+    arrays = {"train_inputs": inputs, "train_labels": labels, "test_inputs": inputs, "test_labels": labels}
+    np.savez(tmp_path / "arrays ü.npz", **arrays)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    others = [text for text in TINY if not text.startswith("data")]
+    settings = ["data=arrays", "data.size=101", f"data.path={path}", "hydra.job.chdir=true"]
+    assert dpexp(*others, *settings).status == 0
+
+
+def test_a_job_returns_its_speedup_to_hydra(tmp_path, monkeypatch):
+    from dpexp import app
+
+    returned = []
+    job = app._job
+    monkeypatch.setattr(app, "_job", lambda composed: returned.append(job(composed)) or returned[-1])
+    assert app.main([*TINY, f"hydra.run.dir={tmp_path}/out"]) == 0
+    assert returned[0] > 0
 
 
 def test_an_unknown_choice_gets_the_choices(dpexp):

@@ -201,7 +201,12 @@ def test_ones_own_arrays(tmp_path):
         ({"train_inputs": np.array([["a"]] * 100)}, "must be numbers"),
         ({"train_labels": np.zeros(99, int)}, r"must be \(100,\) integers"),
         ({"test_labels": np.zeros(10)}, r"must be \(10,\) integers"),
-        ({"test_labels": np.full(10, -1)}, "integers from 0"),
+        ({"test_labels": np.full(10, -1)}, "10 of test_labels are not among train_labels' 0 to 2"),
+        ({"train_labels": np.arange(100) % 3 - 1}, "3 different values from -1 to 1; they must be 0 to classes - 1"),
+        ({"train_labels": np.arange(100) + 1}, "100 different values from 1 to 100"),
+        ({"train_labels": np.arange(100) * 10}, "100 different values from 0 to 990"),
+        ({"train_labels": np.zeros(100, int)}, "1 different values from 0 to 0"),
+        ({"train_inputs": np.full((100, 2, 3), np.nan)}, "train_inputs has 600 values that are NaN or infinite"),
         ({"test_inputs": np.zeros((10, 4), np.float32)}, "one shape"),
     ],
 )
@@ -259,3 +264,25 @@ def test_asking_for_more_than_the_file_has_is_an_error(tmp_path):
 
 def test_data_come_in_the_dtype_of_the_job():
     assert load(tiny()).tensors["train_inputs"].dtype == torch.float64
+
+
+IDS = np.arange(600).reshape(100, 2, 3) + 2**24 + 1  # no float32 can hold them
+
+
+@pytest.mark.parametrize("kind", ["i4", "i8", "u4", ">i4"])
+def test_integers_stay_what_they_are(tmp_path, kind):
+    np.savez(tmp_path / "mine.npz", **arrays(train_inputs=IDS.astype(kind), test_inputs=IDS[:10].astype(kind)))
+    inputs = load(composed("data=arrays", "data.size=100", f"data.path={tmp_path / 'mine.npz'}")).tensors[
+        "train_inputs"
+    ]
+    assert inputs.dtype == torch.int64
+    assert sorted(inputs.flatten().tolist()) == IDS.flatten().tolist()
+
+
+@pytest.mark.parametrize(("scale", "dtype", "most"), [("true", torch.float32, 1.0), ("false", torch.int64, 255)])
+def test_bytes_are_grey_levels_unless_the_setting_says_otherwise(tmp_path, scale, dtype, most):
+    grey = np.full((100, 2, 3), 255, np.uint8)
+    np.savez(tmp_path / "mine.npz", **arrays(train_inputs=grey, test_inputs=grey[:10]))
+    settings = ["data=arrays", "data.size=100", f"data.path={tmp_path / 'mine.npz'}", f"data.scale_uint8={scale}"]
+    inputs = load(composed(*settings)).tensors["train_inputs"]
+    assert (inputs.dtype, inputs.max().item()) == (dtype, most)

@@ -128,3 +128,13 @@ def test_a_step_applies_the_mean_gradient_of_the_whole_uneven_batch(strategy, wo
 def test_a_step_adds_up_the_losses_of_its_own_samples(strategy, workers):
     for loss, expected in played("loss_of_one_step", strategy, workers):
         assert loss == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_broadcast_gives_all_ranks_the_numbers_of_rank_0(strategy, workers):
+    for numbers in played("received", strategy, workers):
+        assert numbers == [[7, 0], [8, 0]]
+
+
+def received(config, dataset, strategy):
+    rank = strategy.replicas[0].rank
+    return [strategy.broadcast([first + rank, rank]) for first in (7, 8)]

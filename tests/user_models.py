@@ -81,3 +81,47 @@ class _Slope(nn.Module):
 
 def of_a_derivative(shape: tuple[int, ...], classes: int) -> nn.Module:
     return _Slope(math.prod(shape), classes)
+
+
+def exits(input_shape, classes):
+    raise SystemExit(3)
+
+
+def lazy(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def frozen(input_shape, classes):
+    return linear(input_shape, classes).requires_grad_(False)
+
+
+def sometimes_unused(input_shape, classes):
+    """A model that uses its second layer in every other step."""
+    model = torch.nn.ModuleList([torch.nn.Linear(16, classes), torch.nn.Linear(16, classes)])
+
+    class Alternating(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.calls = model, 0
+
+        def forward(self, inputs):
+            self.calls += 1
+            return self.layers[self.calls % 2](inputs.flatten(1))
+
+    return Alternating()
+
+
+def of_tokens(input_shape, classes, vocabulary, sparse=False):
+    """A model of token ids, the largest of which no float32 can hold."""
+
+    class Tokens(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.EmbeddingBag(8, 4, sparse=sparse)
+            self.last = torch.nn.Linear(4, classes)
+
+        def forward(self, inputs):
+            assert inputs.dtype == torch.int64
+            return self.last(self.embedding(inputs % vocabulary))
+
+    return Tokens()

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
+from dpexp.config.overrides import spelled
 from dpexp.errors import ConfigError
 
 RESUME, CONFIRMATION, ANEW = "resume=", "model.builder=", "anew=true"
@@ -19,7 +20,7 @@ CHANGEABLE = ("launch.", "data.cache=")  # settings that a resumed job may chang
 class Request:
     """What the command line asks for."""
 
-    arguments: list[str]  # all of them
+    arguments: list[str]  # for Hydra
     flags: list[str]  # Hydra's, but -m
     overrides: list[str]  # without resume=
     resume: Path | None  # the folder to finish
@@ -28,13 +29,13 @@ class Request:
     @property
     def confirmed_builders(self) -> set[str]:
         """The functions, as module:function, that the user names as code to run."""
-        named = (one.removeprefix(CONFIRMATION) for one in self.overrides if one.startswith(CONFIRMATION))
+        named = (text.removeprefix(CONFIRMATION) for text in self.overrides if text.startswith(CONFIRMATION))
         return {builder for value in named for builder in value.split(",")}
 
     @property
     def changes(self) -> list[str]:
         """The overrides that a resumed job may change."""
-        return [one for one in self.overrides if one.startswith(CHANGEABLE)]
+        return [text for text in self.overrides if text.startswith(CHANGEABLE)]
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -45,13 +46,15 @@ def parse(arguments: Sequence[str]) -> Request:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    overrides: list[str] = parser.parse_args(list(arguments)).overrides
-    flags = [one for one in arguments if one not in overrides and one not in ("-m", "--multirun")]
-    folders = [one.removeprefix(RESUME) for one in overrides if one.startswith(RESUME)]
-    anew = bool(folders) and ANEW in overrides
-    overrides = [one for one in overrides if not one.startswith(RESUME) and not (anew and one == ANEW)]
+    typed: list[str] = parser.parse_intermixed_args(list(arguments)).overrides
+    flags = [text for text in arguments if text not in typed and text not in ("-m", "--multirun")]
+    multirun = ["-m"] if "-m" in arguments or "--multirun" in arguments else []
+    folders = [text.removeprefix(RESUME) for text in typed if text.startswith(RESUME)]
+    anew = bool(folders) and ANEW in typed
+    overrides = spelled([text for text in typed if not text.startswith(RESUME) and not (anew and text == ANEW)])
+    for_hydra = [*flags, *multirun, *overrides]
     if not folders:
-        return Request(list(arguments), flags, overrides, None)
+        return Request(for_hydra, flags, overrides, None)
     if len(folders) > 1 or not folders[0]:
         raise ConfigError(f"resume={','.join(folders)}: name the folder of one sweep or run")
-    return Request(list(arguments), flags, overrides, Path(folders[0]).expanduser(), anew)
+    return Request(for_hydra, flags, overrides, Path(folders[0]).expanduser(), anew)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,9 +28,18 @@ def to_experiment(composed: DictConfig) -> ExperimentConfig:
     experiment = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
         values = OmegaConf.to_container(experiment, resolve=True, throw_on_missing=True)
+        _make_absolute(values)
         return from_settings(cast(dict[str, Any], values))
     except (OmegaConfBaseException, ValidationError, TypeError) as error:
         raise ConfigError(explain(error)) from error
+
+
+def _make_absolute(values: Any) -> None:
+    """A relative data.path is relative to where the command was started, whatever Hydra's job.chdir."""
+    data = values.get("data") if isinstance(values, dict) else None
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
+        start = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
+        data["path"] = str(start / Path(data["path"]).expanduser())
 
 
 def compose_experiment(*overrides: str) -> ExperimentConfig:

@@ -44,8 +44,10 @@ def explain(error: Exception) -> str:
 def _close_matches(key: str) -> str:
     keys = known_keys()
     if key in keys:
-        return f" here: it belongs to {' and '.join(keys[key])}"
-    matches = difflib.get_close_matches(key, keys, n=3)
+        return f" in this configuration: it belongs to {' and '.join(keys[key])}"
+    groups = {name.partition(".")[0] for name in keys}
+    matches = [known for known in keys if known.rpartition(".")[2] == key]
+    matches = matches or difflib.get_close_matches(key, [*keys, *groups], n=3)
     if not matches and "." in key:
         matches = [known for known in keys if known.startswith(key.split(".")[0] + ".")]
     return f"; did you mean {', '.join(matches)}?" if matches else "; --help lists the keys"
@@ -67,8 +69,20 @@ def _explain_field(item: dict[str, Any]) -> str:
     value = item["input"]
     if item["type"] in ("missing", "missing_argument"):
         return f"{key}: no value"
-    return f"{key}={value if isinstance(value, str) else json.dumps(value)}: {_rule(message)}"
+    return f"{key}={value if isinstance(value, str) else json.dumps(value)}: {_rule(key, value, message, item['type'])}"
 
 
-def _rule(message: str) -> str:
+def _rule(key: str, value: Any, message: str, kind: str) -> str:
+    """The rule that a value breaks, with an example where pydantic's words are too general."""
+    if kind == "string_pattern_mismatch":
+        module, _, name = str(value).removesuffix(".py").rpartition(":" if ":" in str(value) else ".")
+        module = module.removeprefix("./").removesuffix(".py").replace("/", ".")
+        return f"write module:function, such as {module or 'mine'}:{name if name.isidentifier() else 'build'}"
+    if kind in ("list_type", "tuple_type"):
+        return f"must be a list, such as [{value}]"
+    if kind.startswith("dataclass") or kind == "model_attributes_type":
+        names = sorted(name for name in known_keys() if name.startswith(f"{key}."))
+        return f"it is a group of settings: {', '.join(names)}"
+    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+        return f"must be a whole number; write {key}={value:.0f}"
     return message.replace("Input should be", "must be", 1)

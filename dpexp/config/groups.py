@@ -84,6 +84,7 @@ class ArraysDataConfig:
     size: PositiveInt
     scope: Scope
     path: str
+    scale_uint8: bool
 
 
 DataConfig = Annotated[NamedDataConfig | SyntheticDataConfig | ArraysDataConfig, Field(discriminator="name")]
@@ -157,3 +158,4 @@ class LaunchConfig:
     """How worker processes are watched: a world that makes no progress for `timeout_seconds` is ended."""
 
     timeout_seconds: PositiveFloat
+    max_workers_per_core: PositiveInt

@@ -30,7 +30,10 @@ def array_splits(config: ArraysDataConfig) -> tuple[Split, Split]:
             f"data.path={config.path}: train_inputs has samples of {tuple(train[0].shape[1:])}, test_inputs of "
             f"{tuple(test[0].shape[1:])}; they must be of one shape"
         )
-    return train, test
+    _check_labels(train.labels, test.labels, config.path)
+    if config.scale_uint8:
+        return train, test
+    return tuple(Split(split.inputs.to(torch.int64), split.labels) for split in (train, test))  # type: ignore[return-value]
 
 
 def _array_split(arrays: dict[str, np.ndarray], split: str, path: str) -> Split:
@@ -39,11 +42,28 @@ def _array_split(arrays: dict[str, np.ndarray], split: str, path: str) -> Split:
         raise DataError(
             f"data.path={path}: {split}_inputs is {inputs.dtype} {inputs.shape}; it must be numbers (n, ...)"
         )
-    if labels.shape != (len(inputs),) or labels.dtype.kind not in "ui" or labels.min() < 0:
+    if labels.shape != (len(inputs),) or labels.dtype.kind not in "ui":
         raise DataError(
-            f"data.path={path}: {split}_labels is {labels.dtype} {labels.shape}; it must be "
-            f"({len(inputs)},) integers from 0"
+            f"data.path={path}: {split}_labels is {labels.dtype} {labels.shape}; it must be ({len(inputs)},) integers"
         )
-    if inputs.dtype not in (np.uint8, np.float32):  # torch knows neither all kinds of numbers nor other byte orders
+    if inputs.dtype.kind == "f" and (broken := int((~np.isfinite(inputs)).sum())):
+        raise DataError(f"data.path={path}: {split}_inputs has {broken:,} values that are NaN or infinite")
+    if inputs.dtype.kind in "ui" and inputs.dtype != np.uint8:
+        inputs = inputs.astype(np.int64)  # torch knows neither all kinds of integers nor other byte orders
+    elif inputs.dtype not in (np.uint8, np.float32):
         inputs = inputs.astype(np.float64)
     return Split(torch.from_numpy(inputs), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _check_labels(train: torch.Tensor, test: torch.Tensor, path: str) -> None:
+    """Raise DataError unless the labels count classes from 0, and the training split has each of them."""
+    present = torch.unique(train)
+    least, most, count = int(present[0]), int(present[-1]), len(present)
+    if least != 0 or most != count - 1 or count < 2:
+        raise DataError(
+            f"data.path={path}: train_labels has {count:,} different values from {least:,} to {most:,}; they must be "
+            "0 to classes - 1, with two classes at least (numpy.unique(labels, return_inverse=True) numbers them)"
+        )
+    unknown = int(((test < 0) | (test > most)).sum())
+    if unknown:
+        raise DataError(f"data.path={path}: {unknown:,} of test_labels are not among train_labels' 0 to {most:,}")

@@ -20,7 +20,7 @@ from dpexp.processes.shared_memory import SharedTensors
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Training subset and test split: inputs (n, *input_shape) in the job's dtype, labels (n,) int64."""
+    """Training subset and test split: inputs (n, *input_shape) in the job's dtype or int64, labels (n,) int64."""
 
     source: ExperimentConfig  # the job that it was loaded for
     tensors: SharedTensors
@@ -40,7 +40,8 @@ def load(config: ExperimentConfig) -> Dataset:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     chosen = subset(len(train_inputs), config.train_samples, config.seed)
-    dtype = getattr(torch, config.dtype)
+    # Integers are token ids, and stay what they are; uint8 are grey levels.
+    dtype = torch.int64 if train_inputs.dtype == torch.int64 else getattr(torch, config.dtype)
     parts = {
         "train_inputs": (train_inputs[chosen], dtype),
         "train_labels": (train_labels[chosen], torch.int64),

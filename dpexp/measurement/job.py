@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from dpexp.analysis.speedup import paired_speedup, pairs_with_baseline
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError
@@ -70,6 +71,12 @@ def run(
         record.write("diverged", error)
         raise
     record.write("ok")
+
+
+def speedup(folder: Path) -> float:
+    """The speedup of a finished job, for Hydra's optimizing sweepers; NaN without a paired baseline."""
+    result = storage.read(folder / storage.FILE_NAME)
+    return paired_speedup(result.config, pairs_with_baseline(result.kept())).value
 
 
 def find_earlier(

@@ -72,13 +72,13 @@ def _custom(config: CustomModelConfig, input_shape: tuple[int, ...], classes: in
     module, function = config.builder.split(":")
     try:
         builder = getattr(importlib.import_module(module), function)
-    except Exception as error:  # the user's module: anything
+    except (Exception, SystemExit) as error:  # the user's module: anything
         raise ConfigError(
             f"model.builder={config.builder}: {one_line(error)}; it must be module:function, importable from here"
         ) from error
     try:
         model = builder(input_shape, classes, **config.arguments)
-    except Exception as error:  # the user's code: anything
+    except (Exception, SystemExit) as error:  # the user's code: anything
         raise ConfigError(
             f"model.builder={config.builder}: {one_line(error)} "
             f"(called with {input_shape}, {classes}, model.arguments={config.arguments})"

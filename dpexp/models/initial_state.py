@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+from torch.nn.parameter import UninitializedParameter
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
@@ -21,6 +23,10 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     model = build(config.model, dataset.input_shape, dataset.classes).to(getattr(torch, config.dtype))
     samples = _smallest_shard(config)
     name = f"model={config.model.name}"
+    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+        raise ConfigError(f"{name} has lazy layers; give each layer its input size")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"{name} has no parameter to train: all are frozen")
     try:
         state = SharedTensors.copy_of(model.state_dict())
         logits = model(dataset.tensors["train_inputs"][:samples])
@@ -32,6 +38,9 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     expected = (samples, dataset.classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
         raise ConfigError(f"{name} returns {getattr(logits, 'shape', type(logits))}; it must be {expected} logits")
+    F.cross_entropy(logits, dataset.tensors["train_labels"][:samples]).backward()
+    if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in model.parameters()):
+        raise ConfigError(f"{name} has sparse gradients; build its embeddings with sparse=False")
     return state
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import textwrap
 from pathlib import Path
 
@@ -30,6 +29,7 @@ STYLE = {
     "svg.hashsalt": "dpexp",
 }
 
+WIDTH = 8.0  # inches
 MOST_SERIES, MOST_SIZES = 12, 24  # that are drawn: nobody reads more, and a figure takes half a second
 
 
@@ -55,7 +55,8 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     caption = _caption(summary, table) + left_out
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         return [
-            _write(_figure(table, title, paint, caption), folder / name) for name, (title, paint) in figures.items()
+            _write(_figure(table, title, paint, caption, not name.startswith("time_")), folder / name)
+            for name, (title, paint) in figures.items()
         ]
 
 
@@ -74,19 +75,15 @@ def _readable(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return drawn, left_out
 
 
-def _figure(table: pd.DataFrame, title: str, paint: Painter, caption: str) -> Figure:
-    """One panel a series, side by side, on the same vertical scale."""
+def _figure(table: pd.DataFrame, title: str, paint: Painter, caption: str, shared: bool) -> Figure:
+    """One panel a series, one below the other, on the same scales; bars have horizontal scales of their panel."""
     names = list(table.series.unique())
-    columns = min(len(names), 3)
-    lines = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(1.2 + 5.4 * columns, 1.3 + 3.5 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for place, axes in enumerate(panels.flat):
-        if place < len(names):
-            paint(axes, table[table.series == names[place]])
-            axes.set_title(names[place], loc="left")
-        else:
-            axes.set_axis_off()
+    figure = Figure(figsize=(WIDTH, 1.5 + 3.3 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), 1, squeeze=False, sharex=shared, sharey=True)
+    for name, axes in zip(names, panels.flat, strict=True):
+        paint(axes, table[table.series == name])
+        axes.set_title(name, loc="left")
+        axes.tick_params(labelbottom=True)  # which shared axes leave out
     figure.suptitle(title, x=0.01, ha="left", fontsize=13.5, fontweight="bold")
     lines_of_text = textwrap.wrap(caption, int(15 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines_of_text), x=0.01, ha="left", fontsize=8.5, color="#444444")

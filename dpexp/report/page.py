@@ -13,7 +13,13 @@ from dpexp.report import sentences
 from dpexp.report.columns import columns_of, footnotes
 
 MOST_ROWS = 1000
-FIGURE_ORDER = ("speedup_by_workers", "speedup", "efficiency", "phases", "time")
+TITLES = {
+    "speedup_by_workers": "Speedup against workers",
+    "phases": "Where the workers' time goes",
+    "efficiency": "Parallel efficiency",
+    "speedup": "Speedup against training samples",
+    "time": "Training time",
+}
 
 
 def render(summary: Summary, figures: Sequence[Path]) -> str:
@@ -24,11 +30,17 @@ def render(summary: Summary, figures: Sequence[Path]) -> str:
     common, columns = columns_of(summary)
     rows = list(zip(*columns.values(), strict=True))
 
+    order = list(TITLES)
+
     def place(path: Path) -> int:
-        return FIGURE_ORDER.index(path.stem) if path.stem in FIGURE_ORDER else len(FIGURE_ORDER)
+        return order.index(path.stem) if path.stem in order else len(order)
 
     pictures = [
-        {"name": path.stem, "svg": base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()}
+        {
+            "title": _title(path.stem),
+            "alternative": f"{_title(path.stem)}. {sentences.finding(summary, path.stem)}",
+            "svg": base64.b64encode(path.with_suffix(".svg").read_bytes()).decode(),
+        }
         for path in sorted(figures, key=place)
     ]
     return environment.get_template("page.html.j2").render(
@@ -44,3 +56,7 @@ def render(summary: Summary, figures: Sequence[Path]) -> str:
         more_rows=max(0, len(rows) - MOST_ROWS),
         figures=pictures,
     )
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name) or f"Training time, {int(name.removeprefix('time_')):,} samples"

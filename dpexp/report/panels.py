@@ -11,12 +11,15 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from dpexp.phases import PHASES, USEFUL
 
-# Okabe and Ito's palette, distinguishable without full colour vision.
+# Okabe and Ito's palette, distinguishable without full colour vision; markers tell apart what greys alike.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PHASE_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00", "#009E73")
 GREY = "#767676"
 
 Painter = Callable[[Axes, pd.DataFrame], None]
+Look = tuple[str, str]
+"""A colour and a marker."""
 
 
 class Panels:
@@ -24,11 +27,8 @@ class Panels:
 
     def __init__(self, table: pd.DataFrame, usable_cores: int) -> None:
         self.usable_cores = usable_cores
-        worker_counts = sorted(table.workers.unique())
-        self.color = {count: COLORS[i % len(COLORS)] for i, count in enumerate(worker_counts)}
-        self.size_color = {
-            size: COLORS[i % len(COLORS)] for i, size in enumerate(sorted(table.configured_size.unique()))
-        }
+        self.workers = _looks(table.workers)
+        self.sizes = _looks(table.configured_size)
         self.limits = {
             column: 1.12 * float(table[[column, f"{column}_high"]].max().max()) for column in ("speedup", "efficiency")
         }
@@ -38,7 +38,7 @@ class Panels:
         self.bar_limits = (1.08 * marks.max(axis=1).groupby("data_size").max()).to_dict()
 
     def bars(self, size: int) -> Painter:
-        """Time by workers, with the baseline of each bar as a line."""
+        """Time by workers, with the baselines of each bar as lines; the numbers stand below."""
 
         def paint(axes: Axes, rows: pd.DataFrame) -> None:
             rows = rows[rows.data_size == size]
@@ -47,45 +47,27 @@ class Panels:
                     place,
                     row.seconds,
                     width=0.6,
-                    color=self.color[row.workers],
+                    color=self.workers[row.workers][0],
                     hatch="///" if row.oversubscribed else None,
                     edgecolor="white",
                     yerr=_error(row, "seconds"),
                     capsize=4,
                 )
-                axes.annotate(
-                    f"{_three_digits(row.seconds)} s",
-                    (place, 0),
-                    (0, 7),  # at the foot of the bar, where no mark crosses it
-                    textcoords="offset points",
-                    ha="center",
-                    color="white",
-                    fontweight="bold",
-                    bbox={"facecolor": self.color[row.workers], "edgecolor": "none", "pad": 1.5},
-                )
                 if not math.isnan(row.baseline_seconds) and row.baseline.startswith("sequential"):
-                    label = "its sequential baseline" if place == 0 else ""
+                    label = "one sequential process" if place == 0 else ""
                     axes.hlines(row.baseline_seconds, place - 0.42, place + 0.42, color="black", lw=2, label=label)
                 if not math.isnan(row.best_sequential_seconds):
-                    threads = row.best_sequential_threads
-                    label = f"the best sequential, {threads} thread{'s' * (threads > 1)}"
-                    label = label if place == 0 else ""
-                    axes.hlines(
-                        row.best_sequential_seconds,
-                        place - 0.42,
-                        place + 0.42,
-                        color="black",
-                        lw=1.5,
-                        ls=":",
-                        label=label,
-                    )
-            names = [f"{row.workers}{'*' if row.oversubscribed else ''}" for _, row in rows.iterrows()]
-            axes.set_xticks(range(len(rows)), names)
+                    label = f"best sequential process\n({row.best_sequential_threads} threads)" if place == 0 else ""
+                    seconds = row.best_sequential_seconds
+                    axes.hlines(seconds, place - 0.42, place + 0.42, color="black", lw=1.5, ls=":", label=label)
+            axes.set_xticks(
+                range(len(rows)), [f"{_starred(row)}\n{_digits(row.seconds)} s" for _, row in rows.iterrows()]
+            )
             axes.set_xlabel("workers" + self._star(rows))
             axes.set_ylabel("seconds")
             axes.set_ylim(0, self.bar_limits[size])
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="upper right", bbox_to_anchor=(1, 1.1))
+                _legend_beside(axes)
 
         return paint
 
@@ -115,66 +97,65 @@ class Panels:
     def by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Speedup against workers with the ideal line, a line for each data size."""
         counts = sorted(rows.workers.unique())
+        axes.set_xscale("log", base=2)
         axes.plot(counts, counts, color=GREY, ls="--", lw=1.2, label="ideal")
-        shifts = _shifts(rows.configured_size.nunique(), 0.05)
         each = " a worker" if (rows.data_scope == "per_worker").all() else ""
-        for shift, (size, line) in zip(shifts, rows.groupby("configured_size"), strict=True):
-            self._line(axes, line, "speedup", line.workers + shift, self.size_color[size], f"{size:,}{each}")
-        tops = rows.groupby("workers")[["speedup", "speedup_high"]].max().max(axis=1)
+        sizes = list(rows.groupby("configured_size"))
+        for shift, (size, line) in zip(_shifts(len(sizes), 0.02), sizes, strict=True):
+            self._line(axes, line, "speedup", line.workers * (1 + shift), self.sizes[size], f"{size:,}{each}")
         for _, row in line[line.workers > 1].iterrows():  # the most samples: its numbers, to read off
             axes.annotate(
                 f"{row.speedup:.2f}",
-                (row.workers + shift, tops[row.workers]),
-                (0, 5),
+                (row.workers * (1 + shift), row.speedup),
+                (7, -3),
                 textcoords="offset points",
-                ha="center",
-                color=self.size_color[size],
+                color=self.sizes[size][0],
                 fontweight="bold",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
         if line.best_sequential_seconds.notna().any():
-            own = (line.baseline_seconds / line.best_sequential_seconds).mean()
-            axes.axhline(own, color="black", ls=":", lw=1.5, label="best sequential process")
+            speedup = (line.baseline_seconds / line.best_sequential_seconds).mean()
+            axes.axhline(speedup, color="black", ls=":", lw=1.5, label="best sequential process")
         if rows.oversubscribed.any():
             first = rows.workers[rows.oversubscribed.astype(bool)].min()
-            start = max([count + 0.3 for count in counts if count < first], default=first - 0.4)
-            axes.axvspan(start, counts[-1] + 0.4, color="#f3efe6", zorder=0, lw=0)
+            below = max([count for count in counts if count < first], default=first / 2)
+            axes.axvspan((first * below) ** 0.5, counts[-1] * 1.4, color="#f3efe6", zorder=0, lw=0)
             axes.text(
-                0.985, 0.98, "more threads than cores", ha="right", va="top", color=GREY, transform=axes.transAxes
+                0.985, 0.98, "more threads\nthan cores", ha="right", va="top", color=GREY, transform=axes.transAxes
             )
-        axes.set_xlim(counts[0] - 0.4, counts[-1] + 0.4)
-        axes.set_xticks(counts)
+        axes.set_xlim(counts[0] / 1.25, counts[-1] * 1.4)
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("workers")
         axes.set_ylabel("speedup")
         best = 1.1 * float((rows.baseline_seconds / rows.best_sequential_seconds).fillna(0).max())
         axes.set_ylim(0, max(self._top("speedup"), best, min(counts[-1], 1.15 * self.usable_cores)))
-        axes.legend(title="samples", loc="upper left", bbox_to_anchor=(1.0, 1.02))  # beside: no place within is free
+        _legend_beside(axes, "samples")
 
     def phases(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Seconds of all workers together by phase, at the most samples; without loss all bars would be as long."""
         rows = rows[(rows.configured_size == rows.configured_size.max()) & rows.compute_seconds.notna()]
         names = []
         for place, (_, row) in enumerate(rows.iterrows()):
-            names.append(f"{row.workers}{'*' if row.oversubscribed else ''}")
+            names.append(_starred(row))
             left = 0.0
             for color, name in zip(PHASE_COLORS, PHASES, strict=True):
                 if not math.isnan(row[f"{name}_seconds"]):
                     width = row[f"{name}_seconds"]
                     axes.barh(place, width, 0.6, left, color=color, label=name if place == 0 else None)
                     left += width
-            # The baseline's own work, times what the candidate does of it.
-            alone = sum(row[f"baseline_{name}_seconds"] for name in USEFUL)
-            if not math.isnan(alone):
-                label = "all of the sequential baseline's" if place == 0 else ""
-                alone *= row.data_size / row.configured_size
-                axes.vlines(alone, place - 0.42, place + 0.42, color="black", lw=2, label=label)
+            # The baseline's work, times what the candidate does of it.
+            baseline = sum(row[f"baseline_{name}_seconds"] for name in USEFUL)
+            if not math.isnan(baseline):
+                label = "one sequential process" if place == 0 else ""
+                baseline *= row.data_size / row.configured_size
+                axes.vlines(baseline, place - 0.42, place + 0.42, color="black", lw=2, label=label)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
         axes.set_ylabel("workers")
-        axes.set_xlabel(f"worker seconds, {rows.data_size.max():,} samples" + self._star(rows))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, fontsize=9)
+        axes.set_xlabel(f"seconds of all workers, {rows.data_size.max():,} samples" + self._star(rows))
+        _legend_beside(axes)
 
     def _lines(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
         """One line a worker count over data sizes; points are set apart so that intervals can be read."""
@@ -182,7 +163,7 @@ class Panels:
         axes.set_xscale("log")
         for shift, (workers, line) in zip(_shifts(rows.workers.nunique(), 0.02), rows.groupby("workers"), strict=True):
             name = f"{workers}*" if line.oversubscribed.any() else f"{workers}"
-            self._line(axes, line, column, line.data_size * (1 + shift), self.color[workers], name)
+            self._line(axes, line, column, line.data_size * (1 + shift), self.workers[workers], name)
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="x", which="minor", length=0)
@@ -190,18 +171,19 @@ class Panels:
         axes.set_xlabel("training samples" + self._star(rows))
         if column != "seconds":
             axes.set_ylim(0, self._top(column))
-        axes.legend(title="workers")
+        _legend_beside(axes, "workers")
 
-    def _line(self, axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, color: str, name: str) -> None:
-        values = line[column].astype(float)
-        axes.plot(places, values, color=color, lw=1.8, ls="--" if line.oversubscribed.all() else "-", label=name)
+    def _line(self, axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, look: Look, name: str) -> None:
+        (color, marker), values = look, line[column].astype(float)
+        style = "--" if line.oversubscribed.all() else "-"
+        axes.plot(places, values, color=color, marker=marker, lw=1.8, ls=style, label=name)
         for place, (_, row) in zip(places, line.iterrows(), strict=True):
             axes.errorbar(
                 place,
                 row[column],
                 yerr=_error(row, column),
                 color=color,
-                marker="o",
+                marker=marker,
                 mfc="white" if row.oversubscribed else color,
                 capsize=3,
             )
@@ -213,12 +195,27 @@ class Panels:
         return max(self.limits[column], 1.12)
 
 
+def _looks(values: pd.Series) -> dict[int, Look]:
+    """A colour and a marker for each value, the same in all figures."""
+    found = enumerate(sorted(values.unique()))
+    return {value: (COLORS[at % len(COLORS)], MARKERS[at % len(MARKERS)]) for at, value in found}
+
+
+def _legend_beside(axes: Axes, title: str | None = None) -> None:
+    """Beside the panel: within, no place is free for sure."""
+    axes.legend(title=title, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+
+
+def _starred(row: pd.Series) -> str:
+    return f"{row.workers}{'*' if row.oversubscribed else ''}"
+
+
 def _error(row: pd.Series, column: str) -> list[list[float]] | None:
     value, low, high = row[column], row[f"{column}_low"], row[f"{column}_high"]
     return None if math.isnan(low) or math.isnan(value) else [[value - low], [high - value]]
 
 
-def _three_digits(value: float) -> str:
+def _digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 

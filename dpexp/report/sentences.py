@@ -28,32 +28,40 @@ def first(lines: list[str], most: int = 20) -> list[str]:
 
 
 def answers(summary: Summary) -> list[str]:
-    """For each series a sentence: the best speedup at the most samples, and what it costs in accuracy."""
-    lines = []
-    for rows in _largest_of_each_series(row for row in summary.good if row.speedup.known):
-        best = max(rows, key=lambda row: row.speedup.value)
-        if best.data_scope == "per_worker":
-            what = (
-                f"{best.workers} workers with {best.configured_size:,} samples each have {_times(best.speedup)} "
-                "the throughput of one sequential process with its share"
-            )
-        else:
-            what = (
-                f"{best.workers} workers train on {best.data_size:,} samples {_times(best.speedup)} "
-                "as fast as one sequential process"
-            )
-        what += f" with {_threads(best.threads_per_worker)}"
-        if best.best_sequential_speedup.known:
-            what += (
-                f", and {_times(best.best_sequential_speedup)} as fast as the best sequential process, "
-                f"with {_threads(best.best_sequential_threads)}"
-            )
-        lines.append(
-            f"{_prefix(best)}{what}. Efficiency {100 * best.efficiency.value:.0f} %; "
-            f"test accuracy {percent(best.test_accuracy)} after {best.updates:,} updates, "
-            f"the baseline's {percent(best.baseline_test_accuracy)} after {best.baseline_updates:,}."
+    """The best speedup at the most samples, and what it costs in accuracy; of several series, a line for each."""
+    best = [
+        max(rows, key=lambda row: row.speedup.value)
+        for rows in _largest_of_each_series(row for row in summary.good if row.speedup.known)
+    ]
+    if len(best) == 1:
+        return [_answer(best[0])]
+    return [
+        f"{row.series}: {_workers(row)}, {_times(row.speedup)} as fast as one sequential process, efficiency "
+        f"{100 * row.efficiency.value:.0f} %, test accuracy {percent(row.test_accuracy)} "
+        f"[{percent(row.baseline_test_accuracy)}]"
+        for row in sorted(best, key=lambda row: -row.speedup.value)
+    ]
+
+
+def _answer(best: Row) -> str:
+    if best.data_scope == "per_worker":
+        what = (
+            f"{_workers(best)} with {best.configured_size:,} samples each have {_times(best.speedup)} the throughput "
+            "of one sequential process with its share"
         )
-    return lines
+    else:
+        what = f"{_workers(best)} train {_times(best.speedup)} as fast as one sequential process"
+    what += f" with {_threads(best.threads_per_worker)}"
+    if best.best_sequential_speedup.known:
+        what += (
+            f", and {_times(best.best_sequential_speedup)} as fast as the best sequential process, "
+            f"with {_threads(best.best_sequential_threads)}"
+        )
+    return (
+        f"{what} ({best.data_size:,} samples). Efficiency {100 * best.efficiency.value:.0f} %; test accuracy "
+        f"{percent(best.test_accuracy)} after {best.updates:,} updates, the baseline's "
+        f"{percent(best.baseline_test_accuracy)} after {best.baseline_updates:,}."
+    )
 
 
 def reasons(summary: Summary) -> list[str]:
@@ -123,7 +131,7 @@ def warnings(summary: Summary) -> list[str]:
 def _located(warning: Warning, row: Row, count: int, rows: int) -> str:
     if rows == 1:
         return str(warning)
-    which = f"{row.workers} worker{'s' * (row.workers != 1)}, {row.data_size:,} samples"
+    which = f"{_workers(row)}, {row.data_size:,} samples"
     which = f"{row.series}, {which}" if row.series else which
     more = f" and {count - 1} more row{'s' * (count > 2)}" if count > 1 else ""
     return f"{warning.text} ({which}{more}): {warning.advice}"
@@ -135,9 +143,27 @@ def failures(summary: Summary) -> list[str]:
     for row in summary.rows:
         if row.status != "ok":
             known = row.workers is not None
-            what = f" ({row.strategy}, {row.workers} workers, {row.data_size:,} samples)" if known else ""
+            what = f" ({row.strategy}, {_workers(row)}, {row.data_size:,} samples)" if known else ""
             lines.append(f"{row.status}: {row.job}{what}: {row.problem}")
     return lines
+
+
+def finding(summary: Summary, figure: str) -> str:
+    """What a figure shows, in numbers, for those who can't see it: at the most samples of each series."""
+    quantities = {
+        "efficiency": lambda row: f"{100 * row.efficiency.value:.0f} % efficiency",
+        "phases": lambda row: (
+            f"{row.phases.wait_seconds + row.phases.communicate_seconds:.3g} s waiting or communicating"
+        ),
+    }
+    quantity = quantities.get(figure, lambda row: f"a speedup of {row.speedup.value:.2f}")
+    if figure.startswith("time"):
+        quantity = lambda row: f"{row.seconds.value:.3g} s"  # noqa: E731
+    samples = figure.removeprefix("time_")
+    rows = [row for row in summary.good if samples.isdecimal() and row.data_size == int(samples)]
+    rows = rows or [row for largest in _largest_of_each_series(summary.good) for row in largest]
+    parts = [f"{_prefix(row)}{_workers(row)}, {row.data_size:,} samples: {quantity(row)}" for row in rows]
+    return "; ".join(first(parts, 12))
 
 
 def percent(fraction: float) -> str:
@@ -155,6 +181,10 @@ def _largest_of_each_series(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 def _prefix(row: Row) -> str:
     return f"{row.series}: " if row.series else ""
+
+
+def _workers(row: Row) -> str:
+    return f"{row.workers} worker{'s' * (row.workers != 1)}"
 
 
 def _threads(count: int | None) -> str:

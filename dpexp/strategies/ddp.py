@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import DdpConfig
-from dpexp.errors import PeerError, one_line
+from dpexp.errors import PeerError, WorkerError, one_line
 from dpexp.models import optimizers
 from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
@@ -115,6 +115,8 @@ class Ddp(Strategy):
     @classmethod
     def explained(cls, error: RuntimeError) -> Exception:
         """gloo and the store raise a RuntimeError when a peer is gone."""
+        if "Expected to have finished reduction" in str(error):
+            return WorkerError("the model left a parameter unused in a step; set strategy.find_unused_parameters=true")
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             return PeerError(f"lost another rank ({one_line(error)})")
         return error

@@ -1,0 +1,45 @@
+"""Models as users have them: token ids, unused parameters, sparse gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import TINY, composed, tiny
+from training_helpers import assert_same, trained_state
+
+from dpexp.data.dataset import load
+from dpexp.errors import ConfigError, WorkerError
+from dpexp.launchers.local import LocalLauncher
+from dpexp.models.initial_state import initial_state
+from dpexp.training.worker import Work
+
+
+def tokens(tmp_path, *overrides):
+    """A job of token ids that no float32 can hold."""
+    ids = np.arange(101 * 5).reshape(101, 5) + 2**24 + 1
+    labels = np.arange(101) % 3
+    path = tmp_path / "tokens.npz"
+    np.savez(path, train_inputs=ids, train_labels=labels, test_inputs=ids, test_labels=labels)
+    settings = [text for text in TINY if not text.startswith(("data", "model")) or text == "data.size=101"]
+    model = ["model=custom", "model.builder=user_models:of_tokens", "+model.arguments.vocabulary=8"]
+    return composed("data=arrays", f"data.path={path}", *settings, *model, *overrides)
+
+
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])
+def test_models_of_token_ids_train_alike(tmp_path, strategy):
+    expected = trained_state(tokens(tmp_path, "strategy=sequential"), tmp_path)
+    assert_same(trained_state(tokens(tmp_path, f"strategy={strategy}", "workers=2"), tmp_path), expected, 1e-12)
+
+
+def test_sparse_gradients_are_refused(tmp_path):
+    config = tokens(tmp_path, "+model.arguments.sparse=true")
+    with pytest.raises(ConfigError, match="has sparse gradients; build its embeddings with sparse=False"):
+        initial_state(config, load(config))
+
+
+def test_ddp_names_the_setting_for_unused_parameters():
+    config = tiny("strategy=ddp", "workers=2", "model=custom", "model.builder=user_models:sometimes_unused")
+    dataset = load(config)
+    work = Work(config, dataset, initial_state(config, dataset), "torch", evaluate=False, checkpoint=None)
+    with pytest.raises(WorkerError, match=r"set strategy\.find_unused_parameters=true"):
+        LocalLauncher().run(work)
