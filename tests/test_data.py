@@ -266,6 +266,10 @@ def test_data_come_in_the_dtype_of_the_job():
     assert load(tiny()).tensors["train_inputs"].dtype == torch.float64
 
 
+def of_file(tmp_path, *overrides):
+    return composed("data=arrays", "data.size=100", "batch.size=10", f"data.path={tmp_path / 'mine.npz'}", *overrides)
+
+
 IDS = np.arange(600).reshape(100, 2, 3) + 2**24 + 1  # no float32 can hold them
 
 
@@ -283,6 +287,5 @@ def test_integers_stay_what_they_are(tmp_path, kind):
 def test_bytes_are_grey_levels_unless_the_setting_says_otherwise(tmp_path, scale, dtype, most):
     grey = np.full((100, 2, 3), 255, np.uint8)
     np.savez(tmp_path / "mine.npz", **arrays(train_inputs=grey, test_inputs=grey[:10]))
-    settings = ["data=arrays", "data.size=100", f"data.path={tmp_path / 'mine.npz'}", f"data.scale_uint8={scale}"]
-    inputs = load(composed(*settings)).tensors["train_inputs"]
+    inputs = load(of_file(tmp_path, f"data.scale_uint8={scale}")).tensors["train_inputs"]
     assert (inputs.dtype, inputs.max().item()) == (dtype, most)

@@ -59,8 +59,8 @@ def test_turns_that_usually_differ_are_kept():
 
 
 def test_a_training_that_was_slow_for_most_of_its_time_does_not_count():
-    calm = [[1.0, 1.01, 0.99, 1.0]] * 5
-    assert math.isnan(undisturbed_seconds([*calm, [1.5, 1.6, 1.4, 1.0]])[-1])
+    calm = [[1.0, 1.01, 0.99, 1.0, 1.0]] * 5
+    assert math.isnan(undisturbed_seconds([*calm, [1.5, 1.6, 1.4, 1.5, 1.0]])[-1])
 
 
 def test_equal_turns_are_all_kept():

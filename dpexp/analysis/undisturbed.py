@@ -15,14 +15,14 @@ import numpy as np
 
 SPREADS = 3.0  # slower than the level of undisturbed turns by more is disturbed ...
 LEAST_SPREAD = 0.01  # ... where a spread is at least so large, as a share of the level
-MOST_DISTURBED = 0.5  # of a training's turns; with more of them it doesn't count
+MOST_DISTURBED = 0.75  # of a training's turns; with more of them it doesn't count
 
 Turns = Sequence[float]
 """The seconds of each turn of one training."""
 
 
 def undisturbed_seconds(trainings: Sequence[Turns]) -> list[float]:
-    """Of each training the time that it takes when no turn is disturbed; NaN where most of its turns were."""
+    """Of each training the time that it takes when no turn is disturbed; NaN where too many were."""
     found = []
     for turns, calm in zip(trainings, _calm(trainings), strict=True):
         enough = calm.mean() >= 1 - MOST_DISTURBED

@@ -47,7 +47,7 @@ def _close_matches(key: str) -> str:
         return f" in this configuration: it belongs to {' and '.join(keys[key])}"
     groups = {name.partition(".")[0] for name in keys}
     matches = [known for known in keys if known.rpartition(".")[2] == key]
-    matches = matches or difflib.get_close_matches(key, [*keys, *groups], n=3)
+    matches = matches or difflib.get_close_matches(key, {*keys, *groups}, n=3)
     if not matches and "." in key:
         matches = [known for known in keys if known.startswith(key.split(".")[0] + ".")]
     return f"; did you mean {', '.join(matches)}?" if matches else "; --help lists the keys"

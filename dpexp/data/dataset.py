@@ -17,6 +17,8 @@ from dpexp.data.synthetic import synthetic_splits
 from dpexp.errors import ConfigError
 from dpexp.processes.shared_memory import SharedTensors
 
+MOST_COPIED_BYTES = 2**29
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -25,6 +27,11 @@ class Dataset:
     source: ExperimentConfig  # the job that it was loaded for
     tensors: SharedTensors
     classes: int
+
+    def placed_anew(self) -> Dataset:
+        """A copy in other memory, as far as that is cheap; else this one."""
+        small = sum(tensor.nbytes for tensor in self.tensors.values()) <= MOST_COPIED_BYTES
+        return dataclasses.replace(self, tensors=SharedTensors.copy_of(self.tensors)) if small else self
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -54,6 +54,7 @@ def measure(
             variants = _reseeded(variants, (config.seed + len(blocks)) % 2**32)
             trainer.reseed(variants[CANDIDATE].config)
         watch, block_started = Watch(), time.monotonic()
+        trainer.place_anew()
         order = sorted(variants, reverse=(done if warmup else counted) % 2 == 1)
         evaluate = not warmup and not counted  # later blocks repeat its updates
         report = functools.partial(_report, on_progress, config, tuple(blocks), done)

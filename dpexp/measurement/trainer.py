@@ -31,7 +31,13 @@ class Trainer:
 
     def __init__(self, dataset: Dataset, initial: SharedTensors, linear_kernel: str, launcher: LocalLauncher) -> None:
         self._dataset, self._initial, self._launcher = dataset, initial, launcher
-        self._linear_kernel = linear_kernel
+        self._linear_kernel, self._placed = linear_kernel, dataset
+
+    def place_anew(self) -> None:
+        """From now on, use the data in other memory: where it lies changes times by about a percent."""
+        if self._placed is not self._dataset:
+            self._placed.tensors.close()
+        self._placed = self._dataset.placed_anew()
 
     def reseed(self, config: ExperimentConfig) -> None:
         """From now on, start from the weights of this configuration's seed; the data stay the same."""
@@ -52,7 +58,7 @@ class Trainer:
     def _work(self, name: str, variant: Variant, evaluate: bool, checkpoint: Path | None) -> Work:
         saved_to = checkpoint if name == CANDIDATE else None
         config, kernel = variant.config, self._linear_kernel
-        return Work(config, self._dataset, self._initial, kernel, evaluate, saved_to, variant.copies)
+        return Work(config, self._placed, self._initial, kernel, evaluate, saved_to, variant.copies)
 
 
 def recorded(work: Work, reports: list[WorkerReport]) -> Training:

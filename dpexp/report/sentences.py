@@ -162,8 +162,18 @@ def finding(summary: Summary, figure: str) -> str:
     samples = figure.removeprefix("time_")
     rows = [row for row in summary.good if samples.isdecimal() and row.data_size == int(samples)]
     rows = rows or [row for largest in _largest_of_each_series(summary.good) for row in largest]
-    parts = [f"{_prefix(row)}{_workers(row)}, {row.data_size:,} samples: {quantity(row)}" for row in rows]
+    parts = [f"{_prefix(row)}{_workers(row)}, {row.data_size:,} samples: {_quantity(row, figure)}" for row in rows]
     return "; ".join(first(parts, 12))
+
+
+def _quantity(row: Row, figure: str) -> str:
+    if figure.startswith("time"):
+        return f"{row.seconds.value:.3g} s"
+    if figure == "efficiency":
+        return f"efficiency {100 * row.efficiency.value:.0f} %"
+    if figure == "phases":
+        return f"{row.phases.wait_seconds + row.phases.communicate_seconds:.3g} s waiting or communicating"
+    return f"speedup {row.speedup.value:.2f}"
 
 
 def percent(fraction: float) -> str:
