@@ -163,7 +163,7 @@ def _job(composed: DictConfig) -> float:
     """One job, in the folder that Hydra made for it; its speedup."""
     hydra_config = HydraConfig.get()
     with _past_hydra():
-        config = _checked(composed)
+        config = _session.next_config or _checked(composed)  # the one that was checked, where it is known
         folder = Path(hydra_config.runtime.output_dir)
         return _session.run_job(config, folder, list(hydra_config.overrides.task))
 

@@ -80,6 +80,11 @@ class Session:
             raise ResultError(f"can't write the output folder {folder}: {error.strerror}") from error
         self._command, self.folder = planned, folder
 
+    @property
+    def next_config(self) -> ExperimentConfig | None:
+        """The configuration of the next job, where the jobs are known beforehand."""
+        return self._command.jobs[self.jobs].config if self._command.jobs else None
+
     def run_job(self, config: ExperimentConfig, folder: Path, overrides: list[str]) -> float:
         """Measure one job into its folder; return its speedup, NaN where there is none.
 

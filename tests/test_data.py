@@ -276,9 +276,7 @@ IDS = np.arange(600).reshape(100, 2, 3) + 2**24 + 1  # no float32 can hold them
 @pytest.mark.parametrize("kind", ["i4", "i8", "u4", ">i4"])
 def test_integers_stay_what_they_are(tmp_path, kind):
     np.savez(tmp_path / "mine.npz", **arrays(train_inputs=IDS.astype(kind), test_inputs=IDS[:10].astype(kind)))
-    inputs = load(composed("data=arrays", "data.size=100", f"data.path={tmp_path / 'mine.npz'}")).tensors[
-        "train_inputs"
-    ]
+    inputs = load(of_file(tmp_path)).tensors["train_inputs"]
     assert inputs.dtype == torch.int64
     assert sorted(inputs.flatten().tolist()) == IDS.flatten().tolist()
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -35,11 +34,10 @@ def to_experiment(composed: DictConfig) -> ExperimentConfig:
 
 
 def _make_absolute(values: Any) -> None:
-    """A relative data.path is relative to where the command was started, whatever Hydra's job.chdir."""
+    """A data.path is relative to where the command was started, also when Hydra changes the folder for each job."""
     data = values.get("data") if isinstance(values, dict) else None
     if isinstance(data, dict) and isinstance(data.get("path"), str):
-        start = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
-        data["path"] = str(start / Path(data["path"]).expanduser())
+        data["path"] = str(Path.cwd() / Path(data["path"]).expanduser())
 
 
 def compose_experiment(*overrides: str) -> ExperimentConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -102,14 +103,14 @@ class Panels:
         each = " a worker" if (rows.data_scope == "per_worker").all() else ""
         sizes = list(rows.groupby("configured_size"))
         for shift, (size, line) in zip(_shifts(len(sizes), 0.02), sizes, strict=True):
-            self._line(axes, line, "speedup", line.workers * (1 + shift), self.sizes[int(size)], f"{size:,}{each}")
+            self._line(axes, line, "speedup", line.workers * (1 + shift), self.sizes[size], f"{size:,}{each}")
         for _, row in line[line.workers > 1].iterrows():  # the most samples: its numbers, to read off
             axes.annotate(
                 f"{row.speedup:.2f}",
                 (row.workers * (1 + shift), row.speedup),
                 (7, -3),
                 textcoords="offset points",
-                color=self.sizes[int(size)][0],
+                color=self.sizes[size][0],
                 fontweight="bold",
             )
         if line.best_sequential_seconds.notna().any():
@@ -163,7 +164,7 @@ class Panels:
         axes.set_xscale("log")
         for shift, (workers, line) in zip(_shifts(rows.workers.nunique(), 0.02), rows.groupby("workers"), strict=True):
             name = f"{workers}*" if line.oversubscribed.any() else f"{workers}"
-            self._line(axes, line, column, line.data_size * (1 + shift), self.workers[int(workers)], name)
+            self._line(axes, line, column, line.data_size * (1 + shift), self.workers[workers], name)
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="x", which="minor", length=0)
@@ -195,7 +196,7 @@ class Panels:
         return max(self.limits[column], 1.12)
 
 
-def _looks(values: pd.Series) -> dict[int, Look]:
+def _looks(values: pd.Series) -> dict[Any, Look]:
     """A colour and a marker for each value, the same in all figures."""
     found = enumerate(sorted(values.unique()))
     return {value: (COLORS[at % len(COLORS)], MARKERS[at % len(MARKERS)]) for at, value in found}

@@ -150,15 +150,6 @@ def failures(summary: Summary) -> list[str]:
 
 def finding(summary: Summary, figure: str) -> str:
     """What a figure shows, in numbers, for those who can't see it: at the most samples of each series."""
-    quantities = {
-        "efficiency": lambda row: f"{100 * row.efficiency.value:.0f} % efficiency",
-        "phases": lambda row: (
-            f"{row.phases.wait_seconds + row.phases.communicate_seconds:.3g} s waiting or communicating"
-        ),
-    }
-    quantity = quantities.get(figure, lambda row: f"a speedup of {row.speedup.value:.2f}")
-    if figure.startswith("time"):
-        quantity = lambda row: f"{row.seconds.value:.3g} s"  # noqa: E731
     samples = figure.removeprefix("time_")
     rows = [row for row in summary.good if samples.isdecimal() and row.data_size == int(samples)]
     rows = rows or [row for largest in _largest_of_each_series(summary.good) for row in largest]
