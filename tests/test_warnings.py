@@ -107,7 +107,7 @@ def test_a_precision_that_was_not_reached_is_told():
         warning for warning in seen("measurement.precision=0.01", seconds=noisy) if warning.kind == "precision"
     ]
     assert re.match(r"the speedup is known to \d+\.\d % only", warning.text)
-    assert "increase measurement.max_seconds (now 12)" in warning.advice
+    assert "increase measurement.max_seconds (now 9)" in warning.advice
 
 
 def test_slow_spells_that_moved_the_overall_speedup_are_told():
