@@ -19,7 +19,9 @@ def main() -> int:
         terminal.show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
         failed += not check.passed
     terminal.show_line(
-        f"{failed} checks failed: do not trust measurements here and now" if failed else "all checks passed"
+        f"{failed} of the checks failed: do not trust measurements on this machine now"
+        if failed
+        else "all checks passed"
     )
     return 1 if failed else 0
 

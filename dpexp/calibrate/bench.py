@@ -18,7 +18,7 @@ from dpexp.processes import fork_server
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Block, Training
 
-JOB = ("data.size=10000", "epochs=1", "measurement.best_sequential=false")
+JOB = ("data.size=20000", "epochs=2", "measurement.best_sequential=false")
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,15 @@ def checks() -> Iterator[Check]:
     bench = Bench()
     sequential, two = bench.config("strategy=sequential", "workers=1"), bench.config("workers=2")
     first = bench.train(sequential=Arm(sequential), two=Arm(two))  # the first launch is cold
-    yield _check_same(bench.ratio(Arm(sequential), Arm(sequential), 12))
+    yield _check_same(bench.ratio(Arm(sequential), Arm(sequential), 16))
     slower, control = Fault(slowdown=SLOWDOWN), Fault(slowdown=1.0)
-    yield _check_slower(bench.ratio(Arm(sequential, slower), Arm(sequential, control), 12))
+    yield _check_slower(bench.ratio(Arm(sequential, slower), Arm(sequential, control), 16))
     unrecorded = replace(two, measurement=replace(two.measurement, phases=False))
     share = _recording_seconds() / (first["two"].seconds / two.updates)
-    yield _check_cost(bench.ratio(Arm(two), Arm(unrecorded), 12), share)
+    yield _check_cost(bench.ratio(Arm(two), Arm(unrecorded), 10), share)
 
     work, exchange = Fault(compute_seconds=DELAY_SECONDS, compute_rank=1), Fault(communicate_seconds=DELAY_SECONDS)
-    faulty = [bench.train(plain=Arm(two), delayed=Arm(two, work), late=Arm(two, exchange)) for _ in range(5)]
+    faulty = [bench.train(plain=Arm(two), delayed=Arm(two, work), late=Arm(two, exchange)) for _ in range(3)]
     plain, delayed, late = ([trainings[name] for trainings in faulty] for name in ("plain", "delayed", "late"))
     yield _check_imbalance(plain, delayed, two.updates)
     yield _check_communication(plain, late, two.updates)
