@@ -85,7 +85,7 @@ def mean_tree(config: ExperimentConfig, blocks: Sequence[Block]) -> Tree:
         # One process that plays several workers has no parallel efficiency.
         parallel = workers if len(workers) == config.workers else []
         trees.append(tree(block.candidate.seconds, parallel, baseline, config.work_ratio))
-    return Tree(**{name: _mean(getattr(one, name) for one in trees) for name in Tree.__dataclass_fields__})
+    return Tree(**{name: _mean(getattr(factors, name) for factors in trees) for name in Tree.__dataclass_fields__})
 
 
 def phase_times(blocks: Sequence[Block]) -> PhaseTimes:

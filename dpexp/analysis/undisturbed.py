@@ -33,7 +33,7 @@ def undisturbed_seconds(trainings: Sequence[Turns]) -> list[float]:
 def disturbed_share(trainings: Sequence[Turns]) -> float:
     """The share of all turns that slow spells hit."""
     calm = _calm(trainings)
-    return 1 - sum(int(own.sum()) for own in calm) / sum(map(len, calm))
+    return 1 - sum(int(turns.sum()) for turns in calm) / sum(map(len, calm))
 
 
 def _calm(trainings: Sequence[Turns]) -> list[np.ndarray]:
@@ -43,7 +43,7 @@ def _calm(trainings: Sequence[Turns]) -> list[np.ndarray]:
     level = _densest_half(pooled).mean()
     spread = 1.4826 * float(np.median(level - pooled[pooled <= level]))  # as of a normal distribution
     limit = level + SPREADS * max(spread, LEAST_SPREAD)
-    return [own <= limit for own in logs]
+    return [turns <= limit for turns in logs]
 
 
 def _densest_half(values: np.ndarray) -> np.ndarray:

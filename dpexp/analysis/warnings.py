@@ -93,7 +93,7 @@ def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs)
 
 def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterator[Warning]:
     conditions = [block.conditions for block in kept]
-    other = max(one.other_cores for one in conditions)
+    other = max(block.other_cores for block in conditions)
     sees_all = environment.usable_cores == environment.logical_cores  # in a container, the counters are the host's
     if other > OTHER_CORES and sees_all:
         yield Warning(
@@ -102,7 +102,7 @@ def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterat
             f"other programs used up to {other:.1f} of {environment.usable_cores} cores",
             "stop them while measuring",
         )
-    stolen = max(one.stolen_cores for one in conditions)
+    stolen = max(block.stolen_cores for block in conditions)
     if stolen > STOLEN_CORES:
         yield Warning(
             "stolen time",
@@ -110,7 +110,7 @@ def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterat
             f"the host took up to {stolen:.1f} cores away from this virtual machine",
             "measure at another time",
         )
-    throttled = sum(one.throttled_seconds for one in conditions)
+    throttled = sum(block.throttled_seconds for block in conditions)
     timed = sum(training.seconds for block in kept for training in _sequential_and_parallel(block))
     if throttled > THROTTLED_SHARE * timed:
         yield Warning(

@@ -20,13 +20,13 @@ def folders(controller: str) -> list[Path]:
     for entry in entries:
         _, controllers, path = entry.split(":", 2)
         if controllers == "":  # version 2: any folder up to the root may set a limit
-            top, here = ROOT, ROOT / path.lstrip("/")
+            top, folder = ROOT, ROOT / path.lstrip("/")
         elif controller in controllers.split(","):
             top = ROOT / controllers if (ROOT / controllers).is_dir() else ROOT / controller
-            here = top / path.lstrip("/")
+            folder = top / path.lstrip("/")
         else:
             continue
-        found += [here, *(parent for parent in here.parents if parent.is_relative_to(top))]
+        found += [folder, *(parent for parent in folder.parents if parent.is_relative_to(top))]
     return found
 
 
@@ -48,8 +48,8 @@ def cpu_quota() -> float | None:
 def throttled_seconds() -> float:
     """That the quotas of this process's cgroup and those above it held it back so far."""
     counters = list(_counters("cpu", "cpu.stat"))
-    seconds = [one.get("throttled_usec", 0) / 1e6 for one in counters]  # version 2
-    seconds += [one.get("throttled_time", 0) / 1e9 for one in counters]  # version 1
+    seconds = [counter.get("throttled_usec", 0) / 1e6 for counter in counters]  # version 2
+    seconds += [counter.get("throttled_time", 0) / 1e9 for counter in counters]  # version 1
     return max(seconds, default=0.0)
 
 

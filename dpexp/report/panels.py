@@ -19,7 +19,7 @@ PHASE_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00", "#009E73")
 GREY = "#767676"
 
 Painter = Callable[[Axes, pd.DataFrame], None]
-Look = tuple[str, str]
+Style = tuple[str, str]
 """A colour and a marker."""
 
 
@@ -28,8 +28,8 @@ class Panels:
 
     def __init__(self, table: pd.DataFrame, usable_cores: int) -> None:
         self.usable_cores = usable_cores
-        self.workers = _looks(table.workers)
-        self.sizes = _looks(table.configured_size)
+        self.workers = _styles(table.workers)
+        self.sizes = _styles(table.configured_size)
         self.limits = {
             column: 1.12 * float(table[[column, f"{column}_high"]].max().max()) for column in ("speedup", "efficiency")
         }
@@ -174,8 +174,8 @@ class Panels:
             axes.set_ylim(0, self._top(column))
         _legend_beside(axes, "workers")
 
-    def _line(self, axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, look: Look, name: str) -> None:
-        (color, marker), values = look, line[column].astype(float)
+    def _line(self, axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, style_of: Style, name: str) -> None:
+        (color, marker), values = style_of, line[column].astype(float)
         style = "--" if line.oversubscribed.all() else "-"
         axes.plot(places, values, color=color, marker=marker, lw=1.8, ls=style, label=name)
         for place, (_, row) in zip(places, line.iterrows(), strict=True):
@@ -196,7 +196,7 @@ class Panels:
         return max(self.limits[column], 1.12)
 
 
-def _looks(values: pd.Series) -> dict[Any, Look]:
+def _styles(values: pd.Series) -> dict[Any, Style]:
     """A colour and a marker for each value, the same in all figures."""
     found = enumerate(sorted(values.unique()))
     return {value: (COLORS[at % len(COLORS)], MARKERS[at % len(MARKERS)]) for at, value in found}
