@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks import memory_probe
 from benchmarks.setup import configured, interleaved, of_dpexp, out, prepared, shown
-from dpexp.analysis.stats import geometric_mean, paired_ratio
+from dpexp.analysis.intervals import geometric_mean, paired_ratio
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.processes import launch

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks import peers
 from benchmarks.setup import configured, out, prepared, shown, slowest
-from dpexp.analysis.stats import geometric_mean
+from dpexp.analysis.intervals import geometric_mean
 from dpexp.data.dataset import load
 from dpexp.models import architectures, optimizers
 from dpexp.processes import launch

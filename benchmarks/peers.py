@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from dpexp.data.order import epoch_order, shard
+from dpexp.data.sharding import epoch_order, shard
 from dpexp.machine.environment import usable_cores
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.ddp import Rendezvous

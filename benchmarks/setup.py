@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dpexp.analysis.stats import Estimate
+from dpexp.analysis.intervals import Estimate
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset

@@ -21,7 +21,7 @@ from benchmarks.setup import (
     shown,
     slowest,
 )
-from dpexp.analysis.stats import geometric_mean, paired_ratio
+from dpexp.analysis.intervals import geometric_mean, paired_ratio
 from dpexp.data.dataset import Dataset, load
 from dpexp.machine import environment
 from dpexp.models import linear_kernels

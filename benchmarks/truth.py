@@ -15,9 +15,9 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.setup import configured, out, prepared, shown
+from dpexp.analysis.intervals import Estimate, geometric_mean, paired_ratio
 from dpexp.analysis.row import Row
 from dpexp.analysis.speedup import calm_seconds, ratio_of_times
-from dpexp.analysis.stats import Estimate, geometric_mean, paired_ratio
 from dpexp.analysis.table import aggregate
 from dpexp.calibrate.bench import Arm, Bench
 from dpexp.calibrate.faults import Fault

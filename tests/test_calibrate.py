@@ -6,7 +6,7 @@ import pytest
 from conftest import tiny
 from results_helpers import training, with_phases
 
-from dpexp.analysis.stats import Estimate
+from dpexp.analysis.intervals import Estimate
 from dpexp.calibrate import checks
 from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.data.dataset import load

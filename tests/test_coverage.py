@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from dpexp.analysis.stats import paired_ratio
+from dpexp.analysis.intervals import paired_ratio
 from dpexp.analysis.undisturbed import undisturbed_seconds
 
 TRIALS, SPEEDUP, TURNS = 1000, 1.7, 20

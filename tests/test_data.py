@@ -16,8 +16,8 @@ from conftest import composed, tiny
 
 from dpexp.data import packaged
 from dpexp.data.dataset import load
-from dpexp.data.order import subset
 from dpexp.data.packaged import SHA256, read_split
+from dpexp.data.sharding import subset
 from dpexp.errors import ConfigError, DataError
 
 LABELS = "t10k-labels-idx1-ubyte"

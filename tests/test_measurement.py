@@ -7,7 +7,7 @@ import torch
 from conftest import tiny
 from fault_helpers import run_config
 
-from dpexp.analysis.stats import Estimate
+from dpexp.analysis.intervals import Estimate
 from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import matplotlib.image
@@ -134,3 +137,54 @@ def test_a_bad_folder_is_one_line_and_status_1(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+def test_the_page_tells_what_its_figures_show_and_how_its_table_is_built(written):
+    page = written.page.read_text()
+    alternatives = re.findall(r'<img [^>]*alt="([^"]*)"', page)
+    assert len(alternatives) == len(written.figures)
+    assert any(
+        "Speedup against workers. " in text and "4 workers, 2,000 samples: speedup 3.9" in text for text in alternatives
+    )
+    heads = re.findall(r"<th [^>]*>", page)
+    assert heads
+    assert all('scope="col"' in head for head in heads)
+    assert re.search(r'<div class="wide" tabindex="0" role="region" aria-label="[^"]+"><table>\s*<caption>', page)
+    assert page.index('class="answer"') < page.index("<img ") < page.index("<table>")
+
+
+def in_terminal(folder, columns, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert command.main([str(folder)]) == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("columns", [120, 80, 60, 40])
+def test_a_narrow_terminal_drops_whole_columns_and_their_notes(sweep, columns, monkeypatch, capsys):
+    out = in_terminal(sweep, columns, monkeypatch, capsys)
+    table = out[: out.index("intervals: 95 %")]
+    assert "…" not in table
+    head = next(line for line in table.splitlines() if line.strip().startswith("workers"))
+    assert len(head.rstrip()) <= columns
+    for note in ("over best sequential", "accuracy"):
+        assert (f"{note}: " in table) == (note in head)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_any_encoding_shows_the_table(sweep, encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = subprocess.run(
+        [sys.executable, "-m", "dpexp.report", str(sweep)], env=environment, capture_output=True, check=True
+    )
+    assert b"3.9" in run.stdout
+    assert run.stderr == b""
+
+
+def test_series_are_answered_in_a_line_each(tmp_path, capsys):
+    times = {"seconds": [9, 1, 1], "baseline": [9, 2, 2]}
+    jobs = [result("workers=2", f"model.hidden=[{width}]", **times) for width in (64, 128, 256)]
+    assert command.main([str(write_sweep(tmp_path, *jobs))]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "as fast as one sequential process" in line]
+    assert len(lines) == 3
+    assert all(len(line) < 200 for line in lines)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import tiny
 
 from dpexp.data.dataset import load
-from dpexp.data.order import shard
+from dpexp.data.sharding import shard
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import launch

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dpexp.analysis.efficiency import PhaseTimes, Tree
-from dpexp.analysis.stats import UNKNOWN, Estimate
+from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.analysis.time_to_target import TimeToTarget
 from dpexp.results.schema import Warning
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dpexp.analysis.intervals import UNKNOWN, Estimate, geometric_mean, paired_ratio, unpaired_ratio
 from dpexp.analysis.series import Member
-from dpexp.analysis.stats import UNKNOWN, Estimate, geometric_mean, paired_ratio, unpaired_ratio
 from dpexp.analysis.undisturbed import undisturbed_seconds
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.results.schema import Block, Training
@@ -28,7 +28,7 @@ def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False
 
 
 def ratio_of_times(pairs: Pairs, overall: bool = False, level: float = 0.95, stopped: bool = False) -> Estimate:
-    """Time of the first over time of the second of each pair; see stats.paired_ratio.
+    """Time of the first over time of the second of each pair; see intervals.paired_ratio.
 
     Pairs in which a training was disturbed for most of its time don't count, unless that goes for all but one.
     """

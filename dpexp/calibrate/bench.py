@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.speedup import ratio_of_times
-from dpexp.analysis.stats import Estimate
 from dpexp.calibrate.faults import NONE, Fault, FaultyLauncher
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig

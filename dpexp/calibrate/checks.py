@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dpexp.analysis.efficiency import tree
-from dpexp.analysis.stats import Estimate
+from dpexp.analysis.intervals import Estimate
 from dpexp.calibrate.bench import Arm, Bench
 from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.config.experiment import ExperimentConfig

@@ -10,8 +10,8 @@ from dpexp.config.experiment import ExperimentConfig, check_size
 from dpexp.config.groups import ArraysDataConfig, NamedDataConfig, SyntheticDataConfig
 from dpexp.data.arrays import array_splits
 from dpexp.data.downloaded import torchvision_split
-from dpexp.data.order import subset
 from dpexp.data.packaged import cache_folder, read_split
+from dpexp.data.sharding import subset
 from dpexp.data.split import Split
 from dpexp.data.synthetic import synthetic_splits
 from dpexp.errors import ConfigError

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.speedup import paired_speedup, pairs_with_baseline
-from dpexp.analysis.stats import Estimate
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.launchers.local import CANDIDATE, LocalLauncher

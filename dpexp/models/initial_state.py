@@ -8,7 +8,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
-from dpexp.data.order import shard
+from dpexp.data.sharding import shard
 from dpexp.errors import ConfigError, one_line
 from dpexp.models.architectures import build
 from dpexp.processes.shared_memory import SharedTensors

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.analysis.stats import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.report.sentences import MARKED, percent
 

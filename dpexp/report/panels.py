@@ -98,6 +98,7 @@ class Panels:
     def by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Speedup against workers with the ideal line, a line for each data size."""
         counts = sorted(rows.workers.unique())
+        axes.set_xlim(counts[0] / 1.25, counts[-1] * 1.4)
         axes.set_xscale("log", base=2)
         axes.plot(counts, counts, color=GREY, ls="--", lw=1.2, label="ideal")
         each = " a worker" if (rows.data_scope == "per_worker").all() else ""
@@ -123,7 +124,6 @@ class Panels:
             axes.text(
                 0.985, 0.98, "more threads\nthan cores", ha="right", va="top", color=GREY, transform=axes.transAxes
             )
-        axes.set_xlim(counts[0] / 1.25, counts[-1] * 1.4)
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("workers")
@@ -161,6 +161,7 @@ class Panels:
     def _lines(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
         """One line a worker count over data sizes; points are set apart so that intervals can be read."""
         sizes = sorted(rows.data_size.unique())
+        axes.set_xlim(sizes[0] / 1.15, sizes[-1] * 1.15)
         axes.set_xscale("log")
         for shift, (workers, line) in zip(_shifts(rows.workers.nunique(), 0.02), rows.groupby("workers"), strict=True):
             name = f"{workers}*" if line.oversubscribed.any() else f"{workers}"
@@ -168,7 +169,6 @@ class Panels:
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="x", which="minor", length=0)
-        axes.set_xlim(sizes[0] / 1.15, sizes[-1] * 1.15)
         axes.set_xlabel("training samples" + self._star(rows))
         if column != "seconds":
             axes.set_ylim(0, self._top(column))

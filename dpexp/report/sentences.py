@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.analysis.stats import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.results.schema import Warning
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
-from dpexp.data.order import epoch_order, shard
+from dpexp.data.sharding import epoch_order, shard
 from dpexp.phases import COMPUTE, DATA
 from dpexp.processes.heartbeat import FINISHING, TRAINING, WARMING_UP, heartbeat
 from dpexp.strategies import Strategy

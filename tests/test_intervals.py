@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpexp.analysis.stats import geometric_mean, paired_ratio, unpaired_ratio
+from dpexp.analysis.intervals import geometric_mean, paired_ratio, unpaired_ratio
 
 times = st.floats(1e-3, 1e3)
 samples = st.lists(times, min_size=2, max_size=10)
