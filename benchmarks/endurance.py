@@ -217,7 +217,12 @@ def _print_jobs(jobs: int) -> None:
 def sweep(jobs: int) -> None:
     """Run it by the command line's own function, and check that every job succeeded."""
     alike = ",".join(str(300 + job) for job in range(jobs))  # what makes no other configuration: one row, few figures
-    quick = ["measurement.repeats=1", "measurement.warmup=0", "measurement.best_sequential=false"]
+    quick = [
+        "measurement.repeats=1",
+        "measurement.precision=null",
+        "measurement.warmup=0",
+        "measurement.best_sequential=false",
+    ]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         status = app.main(["-m", *TINY, *quick, f"launch.timeout_seconds={alike}", f"hydra.sweep.dir={folder}"])
         assert status == 0

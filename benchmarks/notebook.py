@@ -54,7 +54,12 @@ def run(rounds: int) -> None:
             out.print(f"  {line}")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dpexp", "-m", "strategy=emulated", f"workers={_list(WORKERS)}"]
-        command += [f"data.size={_list(SIZES)}", f"measurement.repeats={max(3, rounds)}", "threads_per_worker=2"]
+        command += [
+            f"data.size={_list(SIZES)}",
+            f"measurement.repeats={max(3, rounds)}",
+            "measurement.precision=null",
+            "threads_per_worker=2",
+        ]
         command += ["measurement.best_sequential=false", f"hydra.sweep.dir={folder}"]
         finished = subprocess.run(command, capture_output=True, text=True, check=True)
     out.print(f"\nthe same cells by dpexp: {' '.join(command[1:-1])}\n")

@@ -400,7 +400,7 @@ def test_the_command_of_an_older_version_is_named(dpexp, sweep):
 
 def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp_path):
     """The experiment's own YAML makes it a sweep, without -m."""
-    smaller = ["data.size=256", "epochs=1", "measurement.repeats=1", "measurement.best_sequential=false"]
+    smaller = ["data.size=256", "epochs=1", "measurement.repeats=1", "measurement.precision=null"]
     assert dpexp("experiment=quick", *smaller).status == 0
     folder = tmp_path / "out"
     good = (folder / "0" / "result.json").read_bytes()
@@ -415,7 +415,7 @@ def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp
 @pytest.mark.parametrize("how", ["variable", "override"])
 def test_where_data_is_cached_is_no_other_setting(dpexp, tmp_path, monkeypatch, how):
     monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "first"))
-    settings = ["data.size=256", "epochs=1", "measurement.repeats=1", "measurement.best_sequential=false"]
+    settings = ["data.size=256", "epochs=1", "measurement.repeats=1", "measurement.precision=null"]
     assert dpexp(*settings).status == 0
     good = (tmp_path / "out" / "result.json").read_bytes()
     monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "second"))
