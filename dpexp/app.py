@@ -59,7 +59,8 @@ class CheckFirst(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run."""
         with _past_hydra():
-            jobs = [(".", list(config.hydra.overrides.task), _checked(config))]
+            checked = _checked(config)  # first: it explains a wrong interpolation in an override
+            jobs = [(".", list(config.hydra.overrides.task), checked)]
             _session.begin(planned(_session.request.overrides, jobs, False), Path(str(config.hydra.run.dir)))
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a custom model is found as with `python -m`
     logging.basicConfig(format="dpexp: %(message)s", level=logging.WARNING, force=True)
+    logging.root.handlers[0].setLevel(logging.WARNING)  # where Hydra's --info lowers that of the root
     with signals.raised():
         try:
             given = sys.argv[1:] if arguments is None else arguments

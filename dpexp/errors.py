@@ -1,5 +1,7 @@
 """The errors that dpexp raises on purpose. Each message is one line: the value, the rule, the choices."""
 
+FROM_USERS_CODE = (Exception, SystemExit, KeyboardInterrupt)  # Ctrl-C raises another one, see processes.signals
+
 
 class DpexpError(Exception):
     """The base of all of them."""
@@ -7,7 +9,9 @@ class DpexpError(Exception):
 
 def one_line(error: BaseException) -> str:
     """The error's type and message on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({'' if error.code is None else repr(error.code)})"
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(" :")
 
 
 def first_line(error: BaseException) -> str:

@@ -97,7 +97,8 @@ class Session:
         from dpexp.measurement import job
 
         self._launcher = self._launcher or LocalLauncher()
-        number, name = self.jobs, " ".join(overrides)
+        varying = [text for text in overrides if text not in self._command.common_overrides]
+        number, name = self.jobs, " ".join(varying).replace("\\:", ":")  # which Hydra escapes
         self.jobs += 1
         self._display.begin(number, name)
         earlier = self._earlier[number] if self._earlier else None
@@ -160,10 +161,13 @@ class Session:
 
         if not self._command.sweep:
             if self._succeeded:
-                terminal.show_report(aggregate([self.folder]), [self.folder / FILE_NAME])
+                new = [] if self._measured_before else [self.folder / FILE_NAME]
+                terminal.show_report(aggregate([self.folder]), new)
             return 0
         if len(self._errors) == self.jobs and all(status_of(error) == BAD_INPUT for error in self._errors):
             return BAD_INPUT  # nothing was measured: nothing to report
+        if not self._succeeded and not self._errors:
+            return FAILED  # interrupted in the first job
         try:
             written = write_report([self.folder], self.folder)
         except DpexpError as error:

@@ -15,7 +15,7 @@ PACKAGE = Path(dpexp.__file__).parent
 
 # A package imports from those on lines above its own, and from itself.
 ORDER = """
-errors files phases
+errors files phases words
 machine
 config
 processes

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from conftest import TINY
 
@@ -109,8 +112,46 @@ ANSWERS = {
     "too many workers": (["workers=1000", "batch.size=1"], "make sense; use fewer, or set launch.max_workers_per_core"),
     "a builder that exits": (
         ["model=custom", "model.builder=user_models:exits"],
-        "model.builder=user_models:exits: SystemExit: 3",
+        "model.builder=user_models:exits: it called sys.exit(3)",
     ),
+    "a model that exits": (["model=custom", "model.builder=user_models:exits_in_forward"], "it called sys.exit(4)"),
+    "a model without gradients": (
+        ["model=custom", "model.builder=user_models:without_gradients"],
+        "logits that don't depend on its parameters",
+    ),
+    "a model that starts with NaN": (["model=custom", "model.builder=user_models:starts_with_nan"], "NaN or infinite"),
+    "Ctrl-C raised by a builder": (
+        ["model=custom", "model.builder=user_models:raises_keyboard_interrupt"],
+        "KeyboardInterrupt (called with",
+    ),
+    "a file for a module": (["model=custom", "model.builder=user_models.py:exits"], "write user_models:exits"),
+    "two colons": (["model=custom", "model.builder=m:f:x"], "write module:function, such as m:f"),
+    "arguments that are no dictionary": (
+        ["model=custom", "model.builder=m:f", "model.arguments=width"],
+        "write model.arguments.width=128, for example",
+    ),
+    "arguments of another model": (["model.arguments.width=3"], "it belongs to model=custom"),
+    "a key below none": (["foo.bar=1"], "foo.bar: no such key"),
+    "a part of a name": (["threads=2"], "did you mean threads_per_worker?"),
+    "a number for a choice": (["data=5"], "data=5: no such choice; choose from arrays, "),
+    "no choice": (["strategy="], "strategy=: no such choice; choose from ddp, "),
+    "a choice by its name": (["model.name=cnn"], "model.name=cnn: write model=cnn"),
+    "a plugin that is not installed": (
+        ["-m", "hydra/sweeper=optuna", "seed=1,2"],
+        "hydra/sweeper=optuna: no such choice",
+    ),
+    "a quoted number": (["data.size='1000'"], "write data.size=1000, without quotes"),
+    "half a list": (["model.hidden=[512"], "must be a list, such as [1, 2]"),
+    "yes": (["checkpoint=yes"], "must be true or false"),
+    "a reference to nothing": (["workers=${nope}"], "workers: there is no key nope to take its value from"),
+    "a letter from another alphabet": (["w\N{CYRILLIC SMALL LETTER O}rkers=2"], "did you mean workers?"),
+    "dashes": (["--workers=2"], "settings have no dashes: workers=2"),
+    "a plus": (["+workers=3"], "it has a value already; write it without +"),
+    "a sweep of nothing": (["-m", "workers=range(1,0)"], "this sweep has no job"),
+    "a long value": (["workers=" + "[" * 500], "workers=...: must be a whole number"),
+    "too few values": (["optimizer=adam", "optimizer.betas=[0.9]"], "optimizer.betas[1]: no value"),
+    "too many values": (["optimizer=adam", "optimizer.betas=[0.9,0.9,0.9]"], "must have at most 2 values"),
+    "nobody's home": (["data=arrays", "data.size=1000", "data.path=~no_such_user/x.npz"], "No such file"),
     "lazy layers": (["model=custom", "model.builder=user_models:lazy"], "lazy layers"),
     "all frozen": (["model=custom", "model.builder=user_models:frozen"], "no parameter to train: all are frozen"),
 }
@@ -123,6 +164,40 @@ def test_a_wrong_input_gets_an_answer_that_helps(dpexp, tmp_path, arguments):
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert answer in outcome.err
     assert not list(tmp_path.rglob("result*"))
+
+
+USERS_FILES = {
+    "an unknown key": (
+        "experiment",
+        "# @package _global_\nworkrs: 3\n",
+        "workrs: no such key; did you mean workers? (in ",
+    ),
+    "a wrong value": ("experiment", "# @package _global_\nworkers: two\n", "workers=two: must be a whole number (in "),
+    "an unknown key of a group": ("model", "name: cnn\nhiden: 3\nchannels: [2]\n", "did you mean model.hidden"),
+    "no package": ("experiment", "workers: 3\n", "its file needs the first line  # @package _global_"),
+}
+
+
+@pytest.mark.parametrize("mistake", USERS_FILES)
+def test_a_mistake_in_a_users_yaml_names_the_file(dpexp, tmp_path, mistake):
+    group, text, answer = USERS_FILES[mistake]
+    path = tmp_path / "mine" / group / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    outcome = dpexp("--config-dir", str(tmp_path / "mine"), f"{group}=mine")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert answer in outcome.err
+    assert mistake == "no package" or str(path) in outcome.err
+
+
+def test_infos_are_shown_once():
+    command = [sys.executable, "-m", "dpexp", "--info", "defaults-tree"]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (outcome.stdout + outcome.stderr).count("strategy: sync_dp") == 1
+
+
+def test_help_says_for_which_command_completion_works(dpexp):
+    assert "completes dpexp, not python -m dpexp" in dpexp("--help").out
 
 
 def test_the_version_is_ours(dpexp):

@@ -205,9 +205,15 @@ def test_ones_own_arrays(tmp_path):
         ({"train_labels": np.arange(100) % 3 - 1}, "3 different values from -1 to 1; they must be 0 to classes - 1"),
         ({"train_labels": np.arange(100) + 1}, "100 different values from 1 to 100"),
         ({"train_labels": np.arange(100) * 10}, "100 different values from 0 to 990"),
-        ({"train_labels": np.zeros(100, int)}, "1 different values from 0 to 0"),
-        ({"train_inputs": np.full((100, 2, 3), np.nan)}, "train_inputs has 600 values that are NaN or infinite"),
+        ({"train_labels": np.zeros(100, int)}, "1 different value from 0 to 0"),
+        ({"train_inputs": np.full((100, 2, 3), np.nan)}, "train_inputs is NaN or infinite in 600 places"),
         ({"test_inputs": np.zeros((10, 4), np.float32)}, "one shape"),
+        ({"test_inputs": np.zeros((10, 2, 3), np.uint8)}, "only one of train_inputs and test_inputs is uint8"),
+        (
+            {"train_inputs": np.full((100, 2, 3), 2**63, np.uint64)},
+            r"has 9,223,372,036,854,775,808; torch's integers end",
+        ),
+        ({"train_inputs": np.full((100, 2, 3), 1e300)}, "has values beyond float32; set dtype=float64"),
     ],
 )
 def test_bad_arrays_are_named(tmp_path, changes, message):

@@ -102,7 +102,7 @@ def test_ones_own_model_is_trained():
 
 def test_a_model_of_the_wrong_shape_is_a_config_error():
     config = tiny("model=custom", "model.builder=user_models:too_wide")
-    with pytest.raises(ConfigError, match=r"it must be \(2, 3\) logits"):
+    with pytest.raises(ConfigError, match=r"returns \(2, 4\); it must be logits of shape \(2, 3\)"):
         initial_state(config, load(config))
 
 

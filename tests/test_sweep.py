@@ -54,6 +54,15 @@ def test_a_failed_job_is_listed_and_the_others_are_measured(dpexp, tmp_path):
     assert sorted(table.status) == ["failed", "ok"]
 
 
+@pytest.mark.slow
+def test_a_failed_job_is_named_by_what_varies(dpexp):
+    builders = "model.builder=user_models:break_in_training,user_models:linear"
+    tiny = [override for override in TINY if not override.startswith("model.")]
+    outcome = dpexp("-m", *tiny, "model=custom", builders, "workers=1")
+    assert outcome.err.startswith("dpexp: job 0 (model.builder=user_models:break_in_training): baseline: rank 0 ")
+    assert "/0 (model.builder=user_models:break_in_training, 1 worker, 101 samples): baseline: rank 0 " in outcome.out
+
+
 def test_bad_input_that_shows_in_every_job_is_told_once(dpexp, tmp_path):
     outcome = dpexp("-m", "data=arrays", "data.size=500", "data.path=nowhere.npz", "workers=1,2")
     assert outcome.status == 2

@@ -125,3 +125,38 @@ def of_tokens(input_shape, classes, vocabulary, sparse=False):
             return self.last(self.embedding(inputs % vocabulary))
 
     return Tokens()
+
+
+def exits_in_forward(input_shape, classes):
+    class Exits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+        def forward(self, inputs):
+            raise SystemExit(4)
+
+    return Exits()
+
+
+def without_gradients(input_shape, classes):
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(math.prod(input_shape), classes)
+
+        def forward(self, inputs):
+            with torch.no_grad():
+                return self.layer(inputs.flatten(1))
+
+    return Frozen()
+
+
+def starts_with_nan(input_shape, classes):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes))
+    nn.init.constant_(model[1].weight, math.nan)
+    return model
+
+
+def raises_keyboard_interrupt(input_shape, classes):
+    raise KeyboardInterrupt

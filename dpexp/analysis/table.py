@@ -74,7 +74,9 @@ def aggregate(folders: Sequence[Path]) -> Summary:
     jobs, unreadable = read_jobs(folders)
     good = [Member(job) for job in jobs if job.result.status == "ok"]
     refuse_mixed_machines([member.job for member in good])
+    failed = [Member(job) for job in jobs if job.result.status != "ok"]
     labels = series.labels([member.settings for member in good])
+    all_labels = series.labels([member.settings for member in (*good, *failed)])
 
     singles = SingleWorkers.among(good)
     configurations: dict[str, list[Member]] = {}
@@ -82,7 +84,9 @@ def aggregate(folders: Sequence[Path]) -> Summary:
         configurations.setdefault(member.key, []).append(member)
     rows = [_row(members, singles, labels[members[0].series_key]) for members in configurations.values()]
     rows.sort(key=lambda row: (row.series, row.data_size, row.workers, row.job))
-    rows += sorted((_failed_row(job) for job in jobs if job.result.status != "ok"), key=lambda row: row.job)
+    rows += sorted(
+        (_failed_row(member.job, all_labels[member.series_key]) for member in failed), key=lambda row: row.job
+    )
     rows += sorted((_unreadable_row(job) for job in unreadable), key=lambda row: row.job)
     environment = good[0].job.result.environment if good else None
     return Summary(
@@ -165,9 +169,11 @@ def _settings(config: ExperimentConfig) -> dict[str, Any]:
     }
 
 
-def _failed_row(job: Job) -> Row:
+def _failed_row(job: Job, label: str) -> Row:
+    """A job without a good result; its label says in what it differs from all others, good or not."""
     unfinished = f"interrupted after {len(job.result.kept())} of its blocks; resume it to finish"
-    return Row(status=job.result.status, **_settings(job.config), problem=job.result.error or unfinished, job=job.name)
+    problem = job.result.error or unfinished
+    return Row(status=job.result.status, **_settings(job.config), problem=problem, job=job.name, series=label)
 
 
 def _unreadable_row(job: Unreadable) -> Row:

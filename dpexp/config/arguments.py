@@ -10,6 +10,7 @@ from typing import NoReturn
 from hydra._internal.utils import get_args_parser
 
 from dpexp.config.overrides import spelled
+from dpexp.config.yaml_files import known_groups
 from dpexp.errors import ConfigError
 
 RESUME, CONFIRMATION, ANEW = "resume=", "model.builder=", "anew=true"
@@ -42,6 +43,9 @@ def parse(arguments: Sequence[str]) -> Request:
     """Read the arguments (without the program's name). Raises ConfigError, where Hydra would print its usage."""
 
     def refuse(message: str) -> NoReturn:
+        flag = message.removeprefix("unrecognized arguments: ").split()[0].lstrip("-")
+        if "=" in flag or flag.split(".")[0] in known_groups():
+            message += f" (settings have no dashes: {flag if '=' in flag else f'{flag}=...'})"
         raise ConfigError(f"{message}; --help and --hydra-help list what there is")
 
     parser = get_args_parser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +19,27 @@ from pydantic import ValidationError
 
 from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.config.explain import explain
-from dpexp.config.yaml_files import config_folder
+from dpexp.config.yaml_files import UsersFiles, config_folder
 from dpexp.errors import ConfigError
 
 
 def to_experiment(composed: DictConfig) -> ExperimentConfig:
     """Check a composed configuration, once. Raises ConfigError with one line for all mistakes."""
-    experiment = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
+        experiment = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         values = OmegaConf.to_container(experiment, resolve=True, throw_on_missing=True)
         _make_absolute(values)
         return from_settings(cast(dict[str, Any], values))
     except (OmegaConfBaseException, ValidationError, TypeError) as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, UsersFiles.of(composed))) from error
 
 
 def _make_absolute(values: Any) -> None:
     """A data.path is relative to where the command was started, also when Hydra changes the folder for each job."""
     data = values.get("data") if isinstance(values, dict) else None
     if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = str(Path.cwd() / Path(data["path"]).expanduser())
+        with contextlib.suppress(RuntimeError):  # of ~nobody: no such file
+            data["path"] = str(Path.cwd() / Path(data["path"]).expanduser())
 
 
 def compose_experiment(*overrides: str) -> ExperimentConfig:
@@ -63,9 +65,12 @@ def compose_jobs(config: DictConfig, config_name: str | None) -> list[ComposedJo
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return []
     try:
-        return [_composed(number, job, config_name) for number, job in enumerate(_sweep_overrides(config))]
+        jobs = [_composed(number, job, config_name) for number, job in enumerate(_sweep_overrides(config))]
     except Exception as error:  # Hydra would warn of it and go on
         raise ConfigError(explain(error)) from error
+    if not jobs:
+        raise ConfigError(f"{' '.join(config.hydra.overrides.task)}: this sweep has no job")
+    return jobs
 
 
 def _composed(number: int, overrides: list[str], config_name: str | None) -> ComposedJob:

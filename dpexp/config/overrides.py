@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from dpexp.config.explain import close_matches
+from dpexp.config.yaml_files import config_groups
 from dpexp.errors import ConfigError
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
@@ -23,18 +25,27 @@ def spelled(overrides: Sequence[str]) -> list[str]:
 
 def _spelled(text: str) -> str:
     key, sign, value = (part.strip() for part in text.partition("="))
-    if not key or (not sign and not key.startswith("~")):
+    name = key.lstrip("+~")
+    if not name or (not sign and not key.startswith("~")):
         raise ConfigError(f"{text!r}: write key=value, such as workers=2")
     if not text.isprintable():
         raise ConfigError(f"{text!r}: it has a character that can't be printed")
+    if not name.isascii():
+        raise ConfigError(f"{name}: no such key{close_matches(name)}")
+    if name.endswith(".name") and name.removesuffix(".name") in config_groups():
+        raise ConfigError(
+            f"{name}={value}: write {name.removesuffix('.name')}={value}, which brings its settings along"
+        )
     if key in FOLDERS and not value:
         raise ConfigError(f"{key}=: an empty name would write into the current folder; name another one")
     if key == "experiment" and "," in value:
         raise ConfigError(f"experiment={value}: each experiment is a sweep; run them one by one")
     if value.endswith(",") or ",," in value:
         raise ConfigError(f"{key}={value}: a value is missing beside a comma")
-    if key.startswith(FREE):
+    if key.startswith(FREE) or (key == FREE.rstrip(".") and value.startswith("{")):
         key = f"++{key}"
+    if key in config_groups() and value and not value[0].isalpha() and value[0] not in "[$_":
+        value = _quoted(value)  # a number, which Hydra would refuse without naming the group
     plain = f"{key}{sign}{value}"
     return plain if _is_grammatical(plain) else f"{key}={_quoted(value)}"
 

@@ -11,16 +11,21 @@ import torch
 from dpexp.config.groups import ArraysDataConfig
 from dpexp.data.split import Split
 from dpexp.errors import DataError, first_line
+from dpexp.words import counted
 
 
 def array_splits(config: ArraysDataConfig) -> tuple[Split, Split]:
     """The user's arrays, checked: inputs (n, ...) of numbers, labels (n,) of integers from 0 up."""
-    path = Path(config.path).expanduser()
+    path = Path(config.path)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"data.path={config.path}: can't be read as .npz ({first_line(error)})") from error
+    except OSError as error:
+        raise DataError(f"data.path={config.path}: {error.strerror or first_line(error)}") from error
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"data.path={config.path}: can't be read as .npz: it is damaged, or not written by numpy.savez"
+        ) from error
     names = ("train_inputs", "train_labels", "test_inputs", "test_labels")
     if missing := [name for name in names if name not in arrays]:
         raise DataError(f"data.path={config.path} lacks {', '.join(missing)}: it must hold {', '.join(names)}")
@@ -29,6 +34,11 @@ def array_splits(config: ArraysDataConfig) -> tuple[Split, Split]:
         raise DataError(
             f"data.path={config.path}: train_inputs has samples of {tuple(train[0].shape[1:])}, test_inputs of "
             f"{tuple(test[0].shape[1:])}; they must be of one shape"
+        )
+    if config.scale_uint8 and (train.inputs.dtype == torch.uint8) != (test.inputs.dtype == torch.uint8):
+        raise DataError(
+            f"data.path={config.path}: only one of train_inputs and test_inputs is uint8, which is scaled to [0, 1]; "
+            "give both the same type"
         )
     _check_labels(train.labels, test.labels, config.path)
     if config.scale_uint8:
@@ -47,7 +57,9 @@ def _array_split(arrays: dict[str, np.ndarray], split: str, path: str) -> Split:
             f"data.path={path}: {split}_labels is {labels.dtype} {labels.shape}; it must be ({len(inputs)},) integers"
         )
     if inputs.dtype.kind == "f" and (broken := int((~np.isfinite(inputs)).sum())):
-        raise DataError(f"data.path={path}: {split}_inputs has {broken:,} values that are NaN or infinite")
+        raise DataError(f"data.path={path}: {split}_inputs is NaN or infinite in {counted(broken, 'place')}")
+    if inputs.dtype.kind == "u" and inputs.max() > np.iinfo(np.int64).max:
+        raise DataError(f"data.path={path}: {split}_inputs has {inputs.max():,}; torch's integers end at 2^63 - 1")
     if inputs.dtype.kind in "ui" and inputs.dtype != np.uint8:
         inputs = inputs.astype(np.int64)  # torch knows neither all kinds of integers nor other byte orders
     elif inputs.dtype not in (np.uint8, np.float32):
@@ -61,8 +73,8 @@ def _check_labels(train: torch.Tensor, test: torch.Tensor, path: str) -> None:
     least, most, count = int(present[0]), int(present[-1]), len(present)
     if least != 0 or most != count - 1 or count < 2:
         raise DataError(
-            f"data.path={path}: train_labels has {count:,} different values from {least:,} to {most:,}; they must be "
-            "0 to classes - 1, with two classes at least (numpy.unique(labels, return_inverse=True) numbers them)"
+            f"data.path={path}: train_labels has {counted(count, 'different value')} from {least:,} to {most:,}; they "
+            "must be 0 to classes - 1, of two classes at least (numpy.unique(labels, return_inverse=True) numbers them)"
         )
     unknown = int(((test < 0) | (test > most)).sum())
     if unknown:

@@ -14,7 +14,7 @@ from dpexp.data.packaged import cache_folder, read_split
 from dpexp.data.sharding import subset
 from dpexp.data.split import Split
 from dpexp.data.synthetic import synthetic_splits
-from dpexp.errors import ConfigError
+from dpexp.errors import ConfigError, DataError
 from dpexp.processes.shared_memory import SharedTensors
 
 MOST_COPIED_BYTES = 2**29
@@ -58,6 +58,8 @@ def load(config: ExperimentConfig) -> Dataset:
     tensors = SharedTensors.allocate({name: (tuple(t.shape), kind) for name, (t, kind) in parts.items()})
     for name, (tensor, _) in parts.items():
         tensors[name].copy_(tensor)
+        if tensor.dtype == torch.float64 and not tensors[name].isfinite().all():
+            raise DataError(f"data={config.data.name}: {name} has values beyond float32; set dtype=float64")
         if tensor.dtype == torch.uint8 and name.endswith("inputs"):
             tensors[name].div_(255)  # grey levels to [0, 1], as torchvision's ToTensor does
     classes = int(max(train_labels.max(), test_labels.max())) + 1

@@ -28,13 +28,15 @@ def fingerprint(config: ExperimentConfig) -> dict[str, str]:
     """
     files = {}
     if isinstance(config.data, ArraysDataConfig):
-        files["data.path"] = Path(config.data.path).expanduser()
+        files["data.path"] = Path(config.data.path)
     if isinstance(config.model, CustomModelConfig):
         module = config.model.builder.split(":")[0]
         if (path := _source(module)) is None:
+            advice = "run dpexp in the folder that holds it, or add that to PYTHONPATH"
+            if module.endswith(".py"):
+                advice = f"write {config.model.builder.replace('.py:', ':')}"
             raise ConfigError(
-                f"model.builder={config.model.builder}: no module {module} can be imported from {Path.cwd()}; "
-                "run dpexp in the folder that holds it, or add that to PYTHONPATH"
+                f"model.builder={config.model.builder}: no module {module} can be imported from {Path.cwd()}; {advice}"
             )
         files |= _with_imports(module, path)
     digests = {}

@@ -9,7 +9,7 @@ import math
 from torch import nn
 
 from dpexp.config.groups import CnnConfig, CustomModelConfig, MlpConfig, ModelConfig, ResNet18Config
-from dpexp.errors import ConfigError, one_line
+from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
 
 
 def build(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -72,13 +72,13 @@ def _custom(config: CustomModelConfig, input_shape: tuple[int, ...], classes: in
     module, function = config.builder.split(":")
     try:
         builder = getattr(importlib.import_module(module), function)
-    except (Exception, SystemExit) as error:  # the user's module: anything
+    except FROM_USERS_CODE as error:
         raise ConfigError(
             f"model.builder={config.builder}: {one_line(error)}; it must be module:function, importable from here"
         ) from error
     try:
         model = builder(input_shape, classes, **config.arguments)
-    except (Exception, SystemExit) as error:  # the user's code: anything
+    except FROM_USERS_CODE as error:
         raise ConfigError(
             f"model.builder={config.builder}: {one_line(error)} "
             f"(called with {input_shape}, {classes}, model.arguments={config.arguments})"

@@ -9,7 +9,7 @@ from torch.nn.parameter import UninitializedParameter
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.data.sharding import shard
-from dpexp.errors import ConfigError, one_line
+from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
 from dpexp.models.architectures import build
 from dpexp.processes.shared_memory import SharedTensors
 
@@ -27,17 +27,23 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
         raise ConfigError(f"{name} has lazy layers; give each layer its input size")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"{name} has no parameter to train: all are frozen")
+    if any(not parameter.isfinite().all() for parameter in model.parameters()):
+        raise ConfigError(f"{name} has parameters that are NaN or infinite before it is trained")
+    inputs = dataset.tensors["train_inputs"][:samples]
     try:
         state = SharedTensors.copy_of(model.state_dict())
-        logits = model(dataset.tensors["train_inputs"][:samples])
-    except Exception as error:  # the user's model may raise anything
+        logits = model(inputs)
+    except FROM_USERS_CODE as error:
         raise ConfigError(
-            f"{name} can't train on inputs of shape {(samples, *dataset.input_shape)}, the smallest share of "
-            f"a batch that a worker gets here: {one_line(error)}"
+            f"{name} can't train on {str(inputs.dtype).removeprefix('torch.')} inputs of shape {tuple(inputs.shape)}, "
+            f"the smallest share of a batch that a worker gets here: {one_line(error)}"
         ) from error
     expected = (samples, dataset.classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
-        raise ConfigError(f"{name} returns {getattr(logits, 'shape', type(logits))}; it must be {expected} logits")
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+        raise ConfigError(f"{name} returns {found}; it must be logits of shape {expected}")
+    if not logits.requires_grad:
+        raise ConfigError(f"{name} returns logits that don't depend on its parameters; has it a torch.no_grad()?")
     F.cross_entropy(logits, dataset.tensors["train_labels"][:samples]).backward()
     if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in model.parameters()):
         raise ConfigError(f"{name} has sparse gradients; build its embeddings with sparse=False")

@@ -143,7 +143,7 @@ def failures(summary: Summary) -> list[str]:
     for row in summary.rows:
         if row.status != "ok":
             known = row.workers is not None
-            what = f" ({row.strategy}, {_workers(row)}, {row.data_size:,} samples)" if known else ""
+            what = f" ({row.series or row.strategy}, {_workers(row)}, {row.data_size:,} samples)" if known else ""
             lines.append(f"{row.status}: {row.job}{what}: {row.problem}")
     return lines
 

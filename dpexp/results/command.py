@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shlex
 import stat
@@ -48,6 +49,11 @@ class Command:
     sweep: bool
     overrides: list[str]  # as they were typed
     jobs: list[PlannedJob]
+
+    @functools.cached_property
+    def common_overrides(self) -> set[str]:
+        """The overrides that all of several jobs share: their names do without them."""
+        return set.intersection(*(set(job.overrides) for job in self.jobs)) if len(self.jobs) > 1 else set()
 
     @property
     def builders(self) -> list[str]:

@@ -51,6 +51,13 @@ def test_a_signal_before_the_first_worker_ends_in_one_line(dpexp, tmp_path, numb
     assert outcome.err.count("\n") == 1
 
 
+def test_a_sweep_that_measured_nothing_claims_no_file(dpexp, tmp_path):
+    fault = faulty_model(tmp_path, "kill", Place(STARTING), victim=-1, number=signal.SIGTERM)
+    outcome = dpexp("-m", *SEVERAL, "seed=1,2", *fault)
+    assert outcome.status == STATUS[signal.SIGTERM]
+    assert outcome.out == ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [4])
 def test_finished_jobs_and_blocks_stay_and_the_line_goes_on(dpexp, tmp_path, seed):
