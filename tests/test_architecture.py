@@ -102,7 +102,7 @@ def test_hydra_is_known_at_the_edge_only():
 
 
 def test_only_figures_and_their_panels_know_matplotlib():
-    assert users("matplotlib") == {"report/figures", "report/panels"}
+    assert users("matplotlib") == {"report/figures", "report/panels", "report/scales"}
 
 
 @pytest.mark.parametrize("package", LIGHT)

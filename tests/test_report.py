@@ -48,7 +48,7 @@ def files(folder):
 
 
 def test_every_figure_is_written_as_png_and_svg(written):
-    folder = written.figures[0].parent
+    folder = written.figures[0].path.parent
     names = {path.name for path in folder.iterdir()}
     stems = ("time", "speedup", "efficiency", "speedup_by_workers", "time_1000", "time_2000")
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
@@ -86,7 +86,7 @@ def test_only_failures_still_give_a_table_and_a_page(tmp_path):
 
 
 def test_captions_name_the_batch_scope_and_the_baseline(written):
-    picture = texts(written.figures[0].parent / "speedup.svg")
+    picture = texts(written.figures[0].path.parent / "speedup.svg")
     for words in ("batch 64 per worker", "baseline: sequential in the same blocks"):
         assert words in picture
     assert "more threads than the 2 usable cores" in picture

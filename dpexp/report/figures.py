@@ -3,60 +3,65 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from dpexp.analysis.table import Summary
 from dpexp.files import write_atomically
 from dpexp.report.panels import Painter, Panels
 from dpexp.report.sentences import warnings
+from dpexp.report.style import GREY, MATPLOTLIB
+from dpexp.words import counted
 
-STYLE = {
-    "font.size": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "legend.frameon": False,
-    "svg.hashsalt": "dpexp",
-}
-
-WIDTH = 8.0  # inches
+# Inches: narrow enough for a column of a paper, or a telephone, to show the text large enough to read.
+WIDTH, LINES_HEIGHT, BAR_HEIGHT = 6.4, 3.2, 0.46
+TITLE_HEIGHT, LEGEND_LINE, CAPTION_LINE = 0.36, 0.21, 0.15
+CAPTION_CHARACTERS, SERIES_CHARACTERS = 110, 76  # in a line
 MOST_SERIES, MOST_SIZES = 12, 24  # that are drawn: nobody reads more, and a figure takes half a second
 
 
-def draw(summary: Summary, folder: Path) -> list[Path]:
-    """Write every figure below `folder` as PNG and SVG; return the paths of the PNGs. Raises OSError."""
+@dataclass(frozen=True)
+class Drawn:
+    """A figure's title, and its PNG file, beside which lies the SVG."""
+
+    title: str
+    path: Path
+
+
+def draw(summary: Summary, folder: Path) -> list[Drawn]:
+    """Write every figure below `folder` as PNG and SVG. Raises OSError."""
     table = summary.table[summary.table.status == "ok"]
     if table.empty:
         return []
     folder.mkdir(exist_ok=True)
     table, left_out = _readable(table)
-    panels = Panels(table, summary.usable_cores or 1)
-    figures: dict[str, tuple[str, Painter]] = {
-        f"time_{size}": (f"Training time, {size:,} samples", panels.bars(size))
-        for size in sorted(table.data_size.unique())
-    }
-    figures["time"] = ("Training time", panels.time)
+    panels = Panels(table)
+    bar_height = 0.75 + BAR_HEIGHT * len(panels.counts)
+    figures: dict[str, tuple[str, Painter, float]] = {}
     if table.speedup.notna().any():
-        figures["speedup"] = ("Speedup over one sequential process", panels.speedup)
-        figures["efficiency"] = ("Parallel efficiency: speedup / workers", panels.efficiency)
-        figures["speedup_by_workers"] = ("Speedup against workers", panels.by_workers)
+        figures["speedup_by_workers"] = ("Speedup against workers", panels.by_workers, LINES_HEIGHT)
     if table.compute_seconds.notna().any():
-        figures["phases"] = ("Where the workers' time goes", panels.phases)
+        figures["phases"] = ("Where the workers' time goes", panels.phases, bar_height)
+    if table.speedup.notna().any():
+        figures["efficiency"] = ("Parallel efficiency: speedup / workers", panels.efficiency, LINES_HEIGHT)
+        figures["speedup"] = ("Speedup against training samples", panels.speedup, LINES_HEIGHT)
+    figures["time"] = ("Training time against training samples", panels.time, LINES_HEIGHT)
+    for size in panels.sizes:
+        figures[f"time_{size}"] = (f"Training time, {counted(size, 'sample')}", panels.bars(size), bar_height)
     caption = _caption(summary, table) + left_out
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+    if panels.cuts_intervals:
+        caption += "; an interval that reaches the edge of a panel goes on beyond"
+    with mpl.rc_context(MATPLOTLIB):  # type: ignore[arg-type]
         return [
-            _write(_figure(table, title, paint, caption, not name.startswith("time_")), folder / name)
-            for name, (title, paint) in figures.items()
+            Drawn(title, _write(_figure(table, title, paint, height, caption), folder / name))
+            for name, (title, paint, height) in figures.items()
         ]
 
 
@@ -75,18 +80,38 @@ def _readable(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return drawn, left_out
 
 
-def _figure(table: pd.DataFrame, title: str, paint: Painter, caption: str, shared: bool) -> Figure:
-    """One panel a series, one below the other, on the same scales; bars have horizontal scales of their panel."""
+def _figure(table: pd.DataFrame, title: str, paint: Painter, panel_height: float, caption: str) -> Figure:
+    """Title and legend, then a panel for each series on the same scales, then the caption; none overlaps another."""
     names = list(table.series.unique())
-    figure = Figure(figsize=(WIDTH, 1.5 + 3.3 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), 1, squeeze=False, sharex=shared, sharey=True)
-    for name, axes in zip(names, panels.flat, strict=True):
+    figure = Figure()
+    panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    entries: dict[str, Artist] = {}
+    for name, axes in zip(names, panels, strict=True):
         paint(axes, table[table.series == name])
-        axes.set_title(name, loc="left")
-        axes.tick_params(labelbottom=True)  # which shared axes leave out
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13.5, fontweight="bold")
-    lines_of_text = textwrap.wrap(caption, int(15 * figure.get_figwidth()))
-    figure.supxlabel("\n".join(lines_of_text), x=0.01, ha="left", fontsize=8.5, color="#444444")
+        axes.set_title(textwrap.fill(name, SERIES_CHARACTERS), loc="left")
+        axes.set_xlabel(axes.get_xlabel() if axes is panels[-1] else "")
+        handles, labels = axes.get_legend_handles_labels()
+        entries = dict(zip(labels, handles, strict=True)) | entries
+    columns = max(1, int(WIDTH / (0.55 + 0.068 * max(map(len, entries), default=0))))
+    words = textwrap.fill(caption, CAPTION_CHARACTERS)
+    head = TITLE_HEIGHT + LEGEND_LINE * math.ceil(len(entries) / columns)
+    foot = CAPTION_LINE * (words.count("\n") + 1) + 0.12
+    height = head + panel_height * len(names) + foot
+    figure.set_size_inches(WIDTH, height)
+    figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - (head + foot) / height))
+    figure.text(0.012, 1 - 0.07 / height, title, va="top", fontsize=13.5, fontweight="bold")
+    figure.text(0.012, 0.06 / height, words, va="bottom", fontsize=8, color=GREY, linespacing=1.2)
+    if entries:
+        place = (0.012, 1 - (TITLE_HEIGHT - 0.02) / height)
+        figure.legend(
+            list(entries.values()),
+            list(entries),
+            ncols=columns,
+            loc="upper left",
+            bbox_to_anchor=place,
+            borderpad=0,
+            borderaxespad=0,
+        )
     return figure
 
 
@@ -106,9 +131,11 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
     models = ", ".join(f"{model} on {data}" for model, data in sorted(set(zip(table.model, table.data, strict=True))))
     repeats = " to ".join(map(str, sorted({int(table.repeats.min()), int(table.repeats.max())})))
     threads = " or ".join(map(str, sorted(table.threads_per_worker.unique())))
+    cores = counted(summary.usable_cores or 0, "usable core")
+    star = f"* and open or hatched: more threads than the {cores}; " if table.oversubscribed.any() else ""
     warned = "; with warnings: see the report" if warnings(summary) else ""
     return (
-        f"{models}; {' / '.join(scopes)}; baseline: {' / '.join(baselines) or 'none'}; "
+        f"{star}{models}; {' / '.join(scopes)}; baseline: {' / '.join(baselines) or 'none'}; "
         f"mean and 95 % interval of {repeats} block{'s' * (repeats != '1')}; "
         f"{threads} thread{'s' * (threads != '1')} a worker; {summary.machine}{warned}"
     )
@@ -117,7 +144,7 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
 def _write(figure: Figure, path: Path) -> Path:
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix[1:], dpi=150, metadata=metadata)
+        figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=metadata)
         write_atomically(path.with_suffix(suffix), buffer.getvalue())
         figure.set_layout_engine("none")  # the next format keeps the layout, which takes time
     return path.with_suffix(".png")

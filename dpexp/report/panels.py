@@ -8,221 +8,187 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.patheffects import withStroke
 
 from dpexp.phases import PHASES, USEFUL
-
-# Okabe and Ito's palette, distinguishable without full colour vision; markers tell apart what greys alike.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-PHASE_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00", "#009E73")
-GREY = "#767676"
+from dpexp.report.scales import MarkedRange, logarithmic, ratio_ticks, seconds_ticks, sparse
+from dpexp.report.style import BAR, GREY, PHASE_COLORS, SHADE, TEXT, Style, styles
+from dpexp.words import counted
 
 Painter = Callable[[Axes, pd.DataFrame], None]
-Style = tuple[str, str]
-"""A colour and a marker."""
 
 
 class Panels:
-    """How each figure fills one panel with the rows of one series, on scales that all panels share."""
+    """How each figure fills one panel with the rows of one series, on scales that all its panels share."""
 
-    def __init__(self, table: pd.DataFrame, usable_cores: int) -> None:
-        self.usable_cores = usable_cores
-        self.workers = _styles(table.workers)
-        self.sizes = _styles(table.configured_size)
-        self.limits = {
-            column: 1.12 * float(table[[column, f"{column}_high"]].max().max()) for column in ("speedup", "efficiency")
-        }
-        # Of each size's bars: the highest mark of any panel, with room above.
-        columns = ["seconds", "seconds_high", "baseline_seconds", "best_sequential_seconds"]
-        marks = table.set_index("data_size")[columns]
-        self.bar_limits = (1.08 * marks.max(axis=1).groupby("data_size").max()).to_dict()
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.counts = sorted(table.workers.unique().tolist())
+        self.sizes = sorted(table.data_size.unique().tolist())
+        self._table = table
+        self._workers, self._configured_sizes = styles(table.workers), styles(table.configured_size)
+        self._ranges = {name: MarkedRange.of(table, name) for name in ("seconds", "speedup", "efficiency")}
+        self._each = " a worker" if (table.data_scope == "per_worker").all() else ""
+        self._best_sequential = table.baseline_seconds / table.best_sequential_seconds
+
+    @property
+    def cuts_intervals(self) -> bool:
+        """Whether an interval reaches beyond its panel."""
+        return any(shown.is_cut for shown in self._ranges.values())
 
     def bars(self, size: int) -> Painter:
-        """Time by workers, with the baselines of each bar as lines; the numbers stand below."""
+        """Time by workers, a bar each, with what one process takes as marks across it."""
+        of_size = self._table[self._table.data_size == size]
+        counts = sorted(of_size.workers.unique().tolist())
+        longest = of_size[["seconds", "baseline_seconds", "best_sequential_seconds"]].max(axis=None)
+        limit = 1.04 * max(longest, min(of_size.seconds_high.max(), 1.5 * longest))
 
         def paint(axes: Axes, rows: pd.DataFrame) -> None:
             rows = rows[rows.data_size == size]
-            for place, (_, row) in enumerate(rows.iterrows()):
-                axes.bar(
-                    place,
-                    row.seconds,
-                    width=0.6,
-                    color=self.workers[row.workers][0],
-                    hatch="///" if row.oversubscribed else None,
-                    edgecolor="white",
-                    yerr=_error(row, "seconds"),
-                    capsize=4,
-                )
-                if not math.isnan(row.baseline_seconds) and row.baseline.startswith("sequential"):
-                    label = "one sequential process" if place == 0 else ""
-                    axes.hlines(row.baseline_seconds, place - 0.42, place + 0.42, color="black", lw=2, label=label)
-                if not math.isnan(row.best_sequential_seconds):
-                    label = f"best sequential process\n({row.best_sequential_threads} threads)" if place == 0 else ""
-                    seconds = row.best_sequential_seconds
-                    axes.hlines(seconds, place - 0.42, place + 0.42, color="black", lw=1.5, ls=":", label=label)
-            axes.set_xticks(
-                range(len(rows)), [f"{_starred(row)}\n{_digits(row.seconds)} s" for _, row in rows.iterrows()]
-            )
-            axes.set_xlabel("workers" + self._star(rows))
-            axes.set_ylabel("seconds")
-            axes.set_ylim(0, self.bar_limits[size])
-            if axes.get_legend_handles_labels()[0]:
-                _legend_beside(axes)
+            for _, row in rows.iterrows():
+                place = counts.index(row.workers)
+                hatch = "///" if row.oversubscribed else None
+                axes.barh(place, row.seconds, 0.6, color=BAR, hatch=hatch, edgecolor="white", lw=0)
+                _interval(axes, row, "seconds", place)
+                if row.baseline.startswith("sequential"):
+                    _mark(axes, row.baseline_seconds, place, "-", "one sequential process")
+                _mark(axes, row.best_sequential_seconds, place, ":", "best sequential process")
+                beside = axes.get_yaxis_transform()
+                axes.text(1.01, place, f"{_digits(row.seconds)} s", va="center", transform=beside)
+            _worker_rows(axes, counts, rows)
+            axes.set_xlim(0, limit)
+            axes.set_xlabel("seconds")
 
         return paint
 
+    def phases(self, axes: Axes, rows: pd.DataFrame) -> None:
+        """Seconds of all workers together by phase, at the most samples; without loss all bars would be as long."""
+        largest = self._table[
+            self._table.configured_size == self._table.groupby("series").configured_size.transform("max")
+        ]
+        longest = largest[[f"{name}_seconds" for name in PHASES]].sum(axis=1).max()
+        rows = rows[(rows.configured_size == rows.configured_size.max()) & rows.compute_seconds.notna()]
+        for _, row in rows.iterrows():
+            place, left = self.counts.index(row.workers), 0.0
+            for color, name in zip(PHASE_COLORS, PHASES, strict=True):
+                seconds = row[f"{name}_seconds"]
+                if not math.isnan(seconds):
+                    axes.barh(place, seconds, 0.6, left, color=color, edgecolor="white", lw=0.6, label=name)
+                    left += seconds
+            # The baseline's work, times what the candidate does of it.
+            baseline = sum(row[f"baseline_{name}_seconds"] for name in USEFUL) * row.data_size / row.configured_size
+            _mark(axes, baseline, place, "-", "one sequential process")
+        _worker_rows(axes, self.counts, rows)
+        axes.set_xlim(0, 1.05 * longest)
+        axes.set_xlabel(f"seconds of all workers, {counted(int(rows.configured_size.max()), 'sample')}{self._each}")
+
     def time(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Time against data size, a line for each worker count."""
-        self._lines(axes, rows, "seconds")
-        axes.set_yscale("log")
-        axes.margins(y=0.1)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(_few_minor_labels))
-        axes.grid(which="minor", axis="y", color="#f2f2f2")
+        self._over_sizes(axes, rows, "seconds")
+        shown = self._ranges["seconds"]
+        logarithmic(axes, "y", shown.low / 1.25, shown.high * 1.25, seconds_ticks(shown.low, shown.high))
         axes.set_ylabel("seconds")
 
     def speedup(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Speedup against data size, a line for each worker count."""
-        axes.axhline(1, color=GREY, lw=1)
-        self._lines(axes, rows, "speedup")
-        axes.set_ylabel("speedup (1 = no faster)")
+        self._over_sizes(axes, rows, "speedup")
+        self._speedup_scale(axes)
 
     def efficiency(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Efficiency against data size, a line for each worker count."""
-        axes.axhline(1, color=GREY, lw=1)
-        self._lines(axes, rows, "efficiency")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        self._over_sizes(axes, rows, "efficiency")
+        axes.axhline(1, color=GREY, lw=1, zorder=1)
+        axes.set_ylim(0, 1.06 * max(1.0, self._ranges["efficiency"].high))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.set_ylabel("efficiency")
 
     def by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Speedup against workers with the ideal line, a line for each data size."""
-        counts = sorted(rows.workers.unique())
-        axes.set_xlim(counts[0] / 1.25, counts[-1] * 1.4)
-        axes.set_xscale("log", base=2)
-        axes.plot(counts, counts, color=GREY, ls="--", lw=1.2, label="ideal")
-        each = " a worker" if (rows.data_scope == "per_worker").all() else ""
-        sizes = list(rows.groupby("configured_size"))
-        for shift, (size, line) in zip(_shifts(len(sizes), 0.02), sizes, strict=True):
-            self._line(axes, line, "speedup", line.workers * (1 + shift), self.sizes[size], f"{size:,}{each}")
-        for _, row in line[line.workers > 1].iterrows():  # the most samples: its numbers, to read off
-            axes.annotate(
-                f"{row.speedup:.2f}",
-                (row.workers * (1 + shift), row.speedup),
-                (7, -3),
-                textcoords="offset points",
-                color=self.sizes[size][0],
-                fontweight="bold",
-            )
-        if line.best_sequential_seconds.notna().any():
-            speedup = (line.baseline_seconds / line.best_sequential_seconds).mean()
-            axes.axhline(speedup, color="black", ls=":", lw=1.5, label="best sequential process")
+        """Speedup against workers with the ideal line, a line for each data size; numbers for the largest."""
+        low, high = self.counts[0] / 1.3, self.counts[-1] * 1.45
+        lines = list(rows.groupby("configured_size"))
+        for shift, (size, line) in zip(_shifts(len(lines)), lines, strict=True):
+            name = counted(int(str(size)), "sample") + self._each
+            _line(axes, line, "speedup", line.workers * shift, self._configured_sizes[size], name)
+        axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1, label="ideal")
+        best = self._best_sequential[rows.index].mean()
+        if not math.isnan(best):
+            axes.axhline(best, color=TEXT, ls=":", lw=1.5, zorder=1, label="best sequential process")
         if rows.oversubscribed.any():
             first = rows.workers[rows.oversubscribed.astype(bool)].min()
-            below = max([count for count in counts if count < first], default=first / 2)
-            axes.axvspan((first * below) ** 0.5, counts[-1] * 1.4, color="#f3efe6", zorder=0, lw=0)
-            axes.text(
-                0.985, 0.98, "more threads\nthan cores", ha="right", va="top", color=GREY, transform=axes.transAxes
+            below = max((count for count in self.counts if count < first), default=first / 2)
+            axes.axvspan((first * below) ** 0.5, high, color=SHADE, zorder=0, lw=0, label="more threads than cores")
+        for _, row in line[line.workers > 1].iterrows():
+            axes.annotate(
+                f"{row.speedup:.2f}",
+                (row.workers * shift, row.speedup),
+                (8, 4),
+                fontweight="bold",
+                textcoords="offset points",
+                path_effects=[withStroke(linewidth=3, foreground="white")],
             )
-        axes.set_xticks(counts, [str(count) for count in counts])
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        logarithmic(axes, "x", low, high, sparse(self.counts))
         axes.set_xlabel("workers")
-        axes.set_ylabel("speedup")
-        best = 1.1 * float((rows.baseline_seconds / rows.best_sequential_seconds).fillna(0).max())
-        axes.set_ylim(0, max(self._top("speedup"), best, min(counts[-1], 1.15 * self.usable_cores)))
-        _legend_beside(axes, "samples")
+        self._speedup_scale(axes)
 
-    def phases(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Seconds of all workers together by phase, at the most samples; without loss all bars would be as long."""
-        rows = rows[(rows.configured_size == rows.configured_size.max()) & rows.compute_seconds.notna()]
-        names = []
-        for place, (_, row) in enumerate(rows.iterrows()):
-            names.append(_starred(row))
-            left = 0.0
-            for color, name in zip(PHASE_COLORS, PHASES, strict=True):
-                if not math.isnan(row[f"{name}_seconds"]):
-                    width = row[f"{name}_seconds"]
-                    axes.barh(place, width, 0.6, left, color=color, label=name if place == 0 else None)
-                    left += width
-            # The baseline's work, times what the candidate does of it.
-            baseline = sum(row[f"baseline_{name}_seconds"] for name in USEFUL)
-            if not math.isnan(baseline):
-                label = "one sequential process" if place == 0 else ""
-                baseline *= row.data_size / row.configured_size
-                axes.vlines(baseline, place - 0.42, place + 0.42, color="black", lw=2, label=label)
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.grid(axis="x")
-        axes.grid(visible=False, axis="y")
-        axes.set_ylabel("workers")
-        axes.set_xlabel(f"seconds of all workers, {rows.data_size.max():,} samples" + self._star(rows))
-        _legend_beside(axes)
+    def _over_sizes(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
+        """One line a worker count over data sizes."""
+        lines = list(rows.groupby("workers"))
+        for shift, (workers, line) in zip(_shifts(len(lines)), lines, strict=True):
+            name = counted(int(str(workers)), "worker") + ("*" if line.oversubscribed.any() else "")
+            _line(axes, line, column, line.data_size * shift, self._workers[workers], name)
+        ticks = sparse(self.sizes)
+        logarithmic(axes, "x", self.sizes[0] / 1.25, self.sizes[-1] * 1.25, ticks)
+        axes.set_xlabel("training samples")
 
-    def _lines(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
-        """One line a worker count over data sizes; points are set apart so that intervals can be read."""
-        sizes = sorted(rows.data_size.unique())
-        axes.set_xlim(sizes[0] / 1.15, sizes[-1] * 1.15)
-        axes.set_xscale("log")
-        for shift, (workers, line) in zip(_shifts(rows.workers.nunique(), 0.02), rows.groupby("workers"), strict=True):
-            name = f"{workers}*" if line.oversubscribed.any() else f"{workers}"
-            self._line(axes, line, column, line.data_size * (1 + shift), self.workers[workers], name)
-        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.tick_params(axis="x", which="minor", length=0)
-        axes.set_xlabel("training samples" + self._star(rows))
-        if column != "seconds":
-            axes.set_ylim(0, self._top(column))
-        _legend_beside(axes, "workers")
-
-    def _line(self, axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, style_of: Style, name: str) -> None:
-        (color, marker), values = style_of, line[column].astype(float)
-        style = "--" if line.oversubscribed.all() else "-"
-        axes.plot(places, values, color=color, marker=marker, lw=1.8, ls=style, label=name)
-        for place, (_, row) in zip(places, line.iterrows(), strict=True):
-            axes.errorbar(
-                place,
-                row[column],
-                yerr=_error(row, column),
-                color=color,
-                marker=marker,
-                mfc="white" if row.oversubscribed else color,
-                capsize=3,
-            )
-
-    def _star(self, rows: pd.DataFrame) -> str:
-        return f"    (* more threads than the {self.usable_cores} usable cores)" if rows.oversubscribed.any() else ""
-
-    def _top(self, column: str) -> float:
-        return max(self.limits[column], 1.12)
+    def _speedup_scale(self, axes: Axes) -> None:
+        """From the least mark to the greatest, 1 and the best sequential process among them."""
+        shown, best = self._ranges["speedup"], self._best_sequential
+        low, high = min(1, shown.low) / 1.15, max(1, shown.high, best.max()) * 1.15
+        axes.axhline(1, color=GREY, lw=1, zorder=1)
+        logarithmic(axes, "y", low, high, ratio_ticks(low, high))
+        axes.set_ylabel("speedup (1 = no faster)")
 
 
-def _styles(values: pd.Series) -> dict[Any, Style]:
-    """A colour and a marker for each value, the same in all figures."""
-    found = enumerate(sorted(values.unique()))
-    return {value: (COLORS[at % len(COLORS)], MARKERS[at % len(MARKERS)]) for at, value in found}
+def _line(axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, style: Style, name: str) -> None:
+    """Points with their intervals; open ones and dashes have more threads than cores."""
+    color, marker = style
+    crowded = line.oversubscribed.astype(bool)
+    look: dict[str, Any] = {"ls": "--", "mfc": "white"} if crowded.all() else {"ls": "-"}
+    values, low, high = (line[f"{column}{end}"].astype(float) for end in ("", "_low", "_high"))
+    axes.errorbar(places, values, [values - low, high - values], fmt="none", color=color, capsize=3)
+    axes.plot(places, values, color=color, marker=marker, lw=1.8, zorder=3, label=name, **look)
+    axes.plot(places[crowded], values[crowded], color=color, marker=marker, mfc="white", ls="none", zorder=3)
 
 
-def _legend_beside(axes: Axes, title: str | None = None) -> None:
-    """Beside the panel: within, no place is free for sure."""
-    axes.legend(title=title, loc="upper left", bbox_to_anchor=(1.0, 1.02))
-
-
-def _starred(row: pd.Series) -> str:
-    return f"{row.workers}{'*' if row.oversubscribed else ''}"
-
-
-def _error(row: pd.Series, column: str) -> list[list[float]] | None:
+def _interval(axes: Axes, row: pd.Series, column: str, place: float) -> None:
+    """The interval of a bar, where it is known."""
     value, low, high = row[column], row[f"{column}_low"], row[f"{column}_high"]
-    return None if math.isnan(low) or math.isnan(value) else [[value - low], [high - value]]
+    if not math.isnan(low):
+        axes.errorbar(value, place, xerr=[[value - low], [high - value]], color=TEXT, capsize=4)
+
+
+def _mark(axes: Axes, seconds: float, place: float, line: str, label: str) -> None:
+    """A line across a bar; its white edge keeps it apart from the bar."""
+    if not math.isnan(seconds):
+        edge = [withStroke(linewidth=4, foreground="white")]
+        axes.vlines(
+            seconds, place - 0.4, place + 0.4, color=TEXT, lw=2, ls=line, label=label, path_effects=edge, zorder=4
+        )
+
+
+def _worker_rows(axes: Axes, counts: list[int], rows: pd.DataFrame) -> None:
+    """A row of the panel for each worker count, the least on top."""
+    crowded = set(rows.workers[rows.oversubscribed.astype(bool)])
+    axes.set_yticks(range(len(counts)), [f"{count}{'*' * (count in crowded)}" for count in counts])
+    axes.set_ylim(len(counts) - 0.45, -0.55)
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.set_ylabel("workers")
 
 
 def _digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-def _shifts(count: int, step: float) -> list[float]:
-    return [step * (place - (count - 1) / 2) for place in range(count)]
-
-
-def _few_minor_labels(value: float, _: int) -> str:
-    return f"{value:g}" if f"{value:.0e}"[0] in "25" else ""
+def _shifts(count: int) -> list[float]:
+    """Factors that set the points of several lines apart, so that their intervals can be read."""
+    return [1.022 ** (place - (count - 1) / 2) for place in range(count)]

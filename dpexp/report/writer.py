@@ -10,6 +10,7 @@ from dpexp.analysis.table import Summary, aggregate
 from dpexp.errors import ResultError
 from dpexp.files import write_atomically
 from dpexp.report import figures, page
+from dpexp.report.figures import Drawn
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Written:
     summary: Summary
     csv: Path
     page: Path
-    figures: list[Path]
+    figures: list[Drawn]
 
     @property
     def paths(self) -> list[Path]:
         """The files and folders to name to the user."""
-        return [self.csv, self.page, *([self.figures[0].parent] if self.figures else [])]
+        return [self.csv, self.page, *([self.figures[0].path.parent] if self.figures else [])]
 
 
 def write_report(folders: Sequence[Path], output: Path) -> Written:

@@ -1,0 +1,75 @@
+"""The scales of figures: which range they show, and which numbers stand beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter, NullLocator
+
+MOST_TICKS = 8
+BEYOND = 1.5  # an interval shows at most so many times beyond all values: one that is huge would flatten the rest
+
+
+@dataclass(frozen=True)
+class MarkedRange:
+    """The least and the greatest mark of a column, in any panel."""
+
+    low: float
+    high: float
+    is_cut: bool  # whether an interval goes on beyond
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, column: str) -> MarkedRange:
+        """The range of the column's values and, as far as they stay near, of their intervals."""
+        value, lows, highs = (table[f"{column}{end}"].astype(float) for end in ("", "_low", "_high"))
+        least, most = min(value.min(), lows.min()), max(value.max(), highs.max())
+        low, high = max(least, value.min() / BEYOND), min(most, value.max() * BEYOND)
+        return cls(low, high, low > least or high < most)
+
+
+def logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Sequence[float]) -> None:
+    """A logarithmic scale of base 2 from `low` to `high` with numbers at `ticks` alone."""
+    scale, limits, place = (
+        (axes.set_xscale, axes.set_xlim, axes.set_xticks)
+        if which == "x"
+        else (axes.set_yscale, axes.set_ylim, axes.set_yticks)
+    )
+    scale("log", base=2)
+    limits(low, high)
+    place(ticks, [f"{tick:,.10g}" for tick in ticks])
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+
+
+def sparse(values: Sequence[int]) -> list[int]:
+    """Of sorted values, an even choice with the first and the last."""
+    if len(values) <= MOST_TICKS:
+        return list(values)
+    return [values[round(at * (len(values) - 1) / (MOST_TICKS - 1))] for at in range(MOST_TICKS)]
+
+
+def ratio_ticks(low: float, high: float) -> list[float]:
+    """Powers of two, and round numbers between them where the range is small."""
+    doublings = math.log2(high / low)
+    if doublings < 2:
+        return _within(
+            low, high, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8]
+        )
+    parts = (1, 1.5) if doublings < 4 else (1,)
+    return _within(low, high, [2.0**power * part for power in range(-20, 21) for part in parts])
+
+
+def seconds_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, fewer where the range is large."""
+    parts = (1, 2, 5) if high / low < 2000 else (1,)
+    ticks = [10.0**power * part for power in range(-9, 10) for part in parts]
+    return _within(low / 1.25, high * 1.25, ticks)
+
+
+def _within(low: float, high: float, ticks: Sequence[float]) -> list[float]:
+    return [tick for tick in ticks if low <= tick <= high]
