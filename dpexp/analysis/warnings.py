@@ -11,6 +11,7 @@ from dpexp.analysis.undisturbed import disturbed_share
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
 from dpexp.results.schema import Block, Training, Warning
+from dpexp.words import counted
 
 # Thresholds: a severity of 1.
 DISTURBANCE = 0.03  # of the speedup
@@ -46,7 +47,10 @@ def _about_settings(config: ExperimentConfig, environment: Environment, baseline
     threads, cores = busy_threads(config, environment), environment.usable_cores
     if threads > cores:
         yield Warning(
-            "oversubscribed", threads / cores, f"{threads} threads on {cores} cores", "use fewer workers or threads"
+            "oversubscribed",
+            threads / cores,
+            f"{counted(threads, 'thread')} on {counted(cores, 'core')}",
+            "use fewer workers or threads",
         )
     updates, baseline_updates = config.updates, config.baseline().updates
     if updates < baseline_updates:
@@ -61,7 +65,7 @@ def _about_settings(config: ExperimentConfig, environment: Environment, baseline
         yield Warning(
             "quota",
             threads / quota,
-            f"the cgroup allows {quota:g} CPUs for {threads} threads",
+            f"the cgroup allows {quota:g} CPUs for {counted(threads, 'thread')}",
             "use fewer workers, or raise the quota",
         )
 

@@ -11,6 +11,7 @@ from dpexp.analysis.speedup import calm_seconds
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import usable_cores
 from dpexp.measurement.trainer import Trainer, Variant
+from dpexp.words import counted
 
 PROBE_UPDATES = 600  # with each number of threads
 
@@ -34,7 +35,7 @@ def best_threads(
         cores = usable_cores()
         epochs = math.ceil(PROBE_UPDATES / config.baseline().updates_per_epoch)
         variants = {
-            f"{threads} threads": Variant(dataclasses.replace(config.baseline(threads), epochs=epochs))
+            counted(threads, "thread"): Variant(dataclasses.replace(config.baseline(threads), epochs=epochs))
             for threads in sorted({2**power for power in range(cores.bit_length())} | {cores})
         }
         trainings = trainer.train_in_turns(variants)

@@ -10,6 +10,7 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
 from dpexp.results.schema import Warning
+from dpexp.words import counted
 
 MARKED = ("oversubscribed", "fewer updates")  # kinds of warnings that the table shows by a star and by brackets
 
@@ -133,7 +134,7 @@ def _located(warning: Warning, row: Row, count: int, rows: int) -> str:
         return str(warning)
     which = f"{_workers(row)}, {row.data_size:,} samples"
     which = f"{row.series}, {which}" if row.series else which
-    more = f" and {count - 1} more row{'s' * (count > 2)}" if count > 1 else ""
+    more = f" and {counted(count - 1, 'more row')}" if count > 1 else ""
     return f"{warning.text} ({which}{more}): {warning.advice}"
 
 
@@ -185,11 +186,11 @@ def _prefix(row: Row) -> str:
 
 
 def _workers(row: Row) -> str:
-    return f"{row.workers} worker{'s' * (row.workers != 1)}"
+    return counted(row.workers or 0, "worker")
 
 
 def _threads(count: int | None) -> str:
-    return f"{count} thread{'s' * (count != 1)}"
+    return counted(count or 0, "thread")
 
 
 def _times(estimate: Estimate) -> str:
