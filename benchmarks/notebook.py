@@ -69,6 +69,7 @@ def run(rounds: int) -> None:
 def _block(baseline: float, candidate: float, conditions: Conditions) -> Block:
     plain = Training(
         turn_seconds=[candidate],
+        steps=None,
         epoch_losses=[None],
         test_accuracy=None,
         epoch_seconds=[],

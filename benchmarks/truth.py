@@ -41,8 +41,8 @@ SWEEP = ["-m", "workers=1,2,4", "data.size=5000,10000,20000,40000"]
 
 def run(rounds: int) -> None:
     """Print all of it; the numbers of repetitions are multiples of `rounds`."""
-    _repeated("A/A: commands with workers=1", ["workers=1"], 8 * rounds, truth=1.0)
-    _repeated("commands with workers=2", ["workers=2"], 4 * rounds, truth=None)
+    _repeated("A/A: commands with workers=1", ["workers=1"], 20 * rounds, truth=1.0)
+    _repeated("commands with workers=2", ["workers=2"], 8 * rounds, truth=None)
     for stressed in (False, True):
         _in_one_piece_and_in_turns(rounds, stressed)
     _sweeps()

@@ -37,7 +37,7 @@ def with_phases(own: Training, *workers: dict[str, float]) -> Training:
 
 
 def training(seconds: float, accuracy: float | None = None, loss: float | None = 0.5) -> Training:
-    return Training([seconds], [loss], accuracy, [], [], "00", "torch", [TIMES])
+    return Training([seconds], None, [loss], accuracy, [], [], "00", "torch", [TIMES])
 
 
 def result(
@@ -64,7 +64,7 @@ def result(
     config = composed(*overrides)
     fields: dict[str, Any] = {
         "format": "dpexp-result",
-        "version": 4,
+        "version": 5,
         "status": "ok",
         "error": None,
         "details": None,

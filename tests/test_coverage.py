@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dpexp.analysis.intervals import paired_ratio
-from dpexp.analysis.undisturbed import undisturbed_seconds
+from dpexp.analysis.undisturbed import seconds_by_turns
 
 TRIALS, SPEEDUP, TURNS = 1000, 1.7, 20
 FEWEST, MOST, PRECISION = 4, 12, 0.02
@@ -75,7 +75,7 @@ def trainings(generator, machine, blocks, speedup):
 
 def estimate(baseline, candidate, **options):
     """As analysis.speedup.ratio_of_times."""
-    both = zip(undisturbed_seconds(baseline), undisturbed_seconds(candidate), strict=True)
+    both = zip(seconds_by_turns(baseline), seconds_by_turns(candidate), strict=True)
     calm = [pair for pair in both if not any(map(math.isnan, pair))]
     if len(calm) < 2:
         calm = [(first.sum(), second.sum()) for first, second in zip(baseline, candidate, strict=True)]

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dpexp.analysis.undisturbed import have_steps, phases_of_workers
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results.schema import Block
@@ -77,28 +78,40 @@ def useful_seconds(worker: Seconds) -> float:
 
 
 def mean_tree(config: ExperimentConfig, blocks: Sequence[Block]) -> Tree:
-    """The factors of a configuration: each the mean over its blocks."""
+    """The factors of a configuration, from calm steps where these are known: else each is the mean over its blocks."""
+    candidates = [block.candidate for block in blocks]
+    baselines = [block.baseline for block in blocks if block.baseline is not None]
     trees = []
-    for block in blocks:
-        workers = block.candidate.phase_seconds
-        baseline = [] if block.baseline is None else block.baseline.phase_seconds
-        # One process that plays several workers has no parallel efficiency.
-        parallel = workers if len(workers) == config.workers else []
-        trees.append(tree(block.candidate.seconds, parallel, baseline, config.work_ratio))
+    if have_steps(candidates, baselines):
+        workers, baseline = (next(iter(phases_of_workers(side)), []) for side in (candidates, baselines))
+        seconds = sum(workers[0][phase] for phase in PHASES)
+        trees.append(tree(seconds, _parallel(config, workers), baseline, config.work_ratio))
+    else:
+        for block in blocks:
+            baseline = [] if block.baseline is None else block.baseline.phase_seconds
+            parallel = _parallel(config, block.candidate.phase_seconds)
+            trees.append(tree(block.candidate.seconds, parallel, baseline, config.work_ratio))
     return Tree(**{name: _mean(getattr(factors, name) for factors in trees) for name in Tree.__dataclass_fields__})
+
+
+def _parallel(config: ExperimentConfig, workers: Sequence[Seconds]) -> Sequence[Seconds]:
+    """The workers, if each is a process: one that plays several has no parallel efficiency."""
+    return workers if len(workers) == config.workers else []
 
 
 def phase_times(blocks: Sequence[Block]) -> PhaseTimes:
     """Where the time of a configuration goes, as means over its blocks."""
+    candidates = [block.candidate for block in blocks]
+    baselines = [block.baseline for block in blocks if block.baseline is not None]
     totals: dict[str, list[float]] = {name: [] for name in PhaseTimes.__dataclass_fields__}
-    for block in blocks:
-        workers = block.candidate.phase_seconds
+    for workers in phases_of_workers(candidates):
         for name in PHASES:
             totals[f"{name}_seconds"].append(len(workers) * _mean(worker.get(name) for worker in workers))
-        baseline = [] if block.baseline is None else block.baseline.phase_seconds
+    for workers in phases_of_workers(baselines) or [[]]:
         for name in USEFUL:
-            totals[f"baseline_{name}_seconds"].append(_mean(worker.get(name) for worker in baseline))
-        steps = [worker.phases["step"] for worker in block.candidate.workers if "step" in worker.phases]
+            totals[f"baseline_{name}_seconds"].append(_mean(worker.get(name) for worker in workers))
+    for candidate in candidates:
+        steps = [worker.phases["step"] for worker in candidate.workers if "step" in worker.phases]
         for name in ("median", "p95", "p99"):
             totals[f"step_{name}_seconds"].append(_mean(getattr(step, name) for step in steps))
     return PhaseTimes(**{name: _mean(values) for name, values in totals.items()})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dpexp.analysis.intervals import UNKNOWN, Estimate, geometric_mean, paired_ratio, unpaired_ratio
 from dpexp.analysis.series import Member
-from dpexp.analysis.undisturbed import undisturbed_seconds
+from dpexp.analysis.undisturbed import have_steps, undisturbed_seconds
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.results.schema import Block, Training
 
@@ -24,7 +24,15 @@ def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False
     train on w times the baseline's samples, it is w T(1) / T(w) (Gustafson 1988). T is the time without slow spells of
     the machine (see undisturbed.py), or `overall`, all time counted.
     """
-    return ratio_of_times(pairs, overall, stopped=config.measurement.is_adaptive).scaled(config.work_ratio)
+    stopped = config.measurement.is_adaptive
+    if not pairs:
+        return UNKNOWN
+    if overall or is_calm(pairs):
+        return ratio_of_times(pairs, overall, stopped=stopped).scaled(config.work_ratio)
+    as_it_was = ratio_of_times(pairs, overall=True, stopped=stopped).scaled(config.work_ratio)
+    # What the undisturbed machine does is anywhere between that and the ideal.
+    ends = (as_it_was.low, as_it_was.high, 1.0, float(config.workers))
+    return Estimate(as_it_was.value, min(ends), max(ends))
 
 
 def ratio_of_times(pairs: Pairs, overall: bool = False, level: float = 0.95, stopped: bool = False) -> Estimate:
@@ -32,15 +40,23 @@ def ratio_of_times(pairs: Pairs, overall: bool = False, level: float = 0.95, sto
 
     Pairs in which a training was disturbed for most of its time don't count, unless that goes for all but one.
     """
-    if not pairs:
-        return UNKNOWN
-    seconds = [(first.seconds, second.seconds) for first, second in pairs]
-    if not overall:
-        firsts = undisturbed_seconds([first.turn_seconds for first, _ in pairs])
-        seconds_of_calm = zip(firsts, undisturbed_seconds([second.turn_seconds for _, second in pairs]), strict=True)
-        calm = [pair for pair in seconds_of_calm if not any(map(math.isnan, pair))]
-        seconds = calm if len(calm) >= min(2, len(pairs)) else seconds
+    seconds = _calm_pairs(pairs)
+    if overall or not is_calm(pairs):
+        seconds = [(first.seconds, second.seconds) for first, second in pairs]
     return paired_ratio([first for first, _ in seconds], [second for _, second in seconds], level, stopped)
+
+
+def is_calm(pairs: Pairs) -> bool:
+    """Whether enough pairs were undisturbed for some of their time to tell what the undisturbed machine does."""
+    return len(_calm_pairs(pairs)) >= min(2, len(pairs))
+
+
+def _calm_pairs(pairs: Pairs) -> list[tuple[float, float]]:
+    """The undisturbed seconds of those pairs that were not disturbed for most of their time."""
+    sides = [first for first, _ in pairs], [second for _, second in pairs]
+    by_steps = have_steps(*sides)
+    seconds = zip(*(undisturbed_seconds(side, by_steps) for side in sides), strict=True)
+    return [(first, second) for first, second in seconds if not math.isnan(first + second)]
 
 
 def pairs_with_baseline(blocks: Sequence[Block]) -> list[tuple[Training, Training]]:
@@ -136,7 +152,9 @@ def mean_seconds(trainings: Sequence[Training]) -> Estimate:
 
 def calm_seconds(trainings: Sequence[Training]) -> list[float]:
     """The times of those trainings that were not disturbed for most of their time; if that goes for none, of all."""
-    seconds = undisturbed_seconds([training.turn_seconds for training in trainings])
+    if not trainings:
+        return []
+    seconds = undisturbed_seconds(trainings, have_steps(trainings))
     return [value for value in seconds if not math.isnan(value)] or [training.seconds for training in trainings]
 
 

@@ -28,7 +28,7 @@ from dpexp.analysis.speedup import (
     pairs_with_baseline,
 )
 from dpexp.analysis.time_to_target import time_to_target
-from dpexp.analysis.undisturbed import disturbed_share
+from dpexp.analysis.undisturbed import disturbed_share, have_steps
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
@@ -114,7 +114,7 @@ def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
         baseline_seconds=mean_seconds(baseline.trainings).value,
         speedup=baseline.speedup,
         overall_speedup=paired_speedup(config, pairs_with_baseline(blocks), overall=True),
-        disturbed_share=disturbed_share([training.turn_seconds for training in candidates]),
+        disturbed_share=disturbed_share(candidates, have_steps(candidates)),
         efficiency=baseline.speedup.scaled(1 / config.workers),
         best_sequential_threads=best_sequential.threads,
         best_sequential_seconds=best_sequential.seconds,

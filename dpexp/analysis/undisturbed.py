@@ -1,4 +1,4 @@
-"""The time of a training without the machine's slow spells, from the turns of all its repetitions.
+"""The time of a training without the machine's slow spells: by its steps where they tell (calm_steps), else by turns.
 
 On a shared machine some turns are slowed down by others, often by half, and often for a second or more. They form a
 tail, while undisturbed turns lie close together. Where most of them lie, and how far they reach to the fast side, which
@@ -13,6 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dpexp.analysis import calm_steps
+from dpexp.results.schema import Training
+
 SPREADS = 3.0  # slower than the level of undisturbed turns by more is disturbed ...
 LEAST_SPREAD = 0.01  # ... where a spread is at least so large, as a share of the level
 MOST_DISTURBED = 0.75  # of a training's turns; with more of them it doesn't count
@@ -21,7 +24,34 @@ Turns = Sequence[float]
 """The seconds of each turn of one training."""
 
 
-def undisturbed_seconds(trainings: Sequence[Turns]) -> list[float]:
+def have_steps(*sides: Sequence[Training]) -> bool:
+    """Whether all these trainings can be compared by their steps."""
+    return all(training.steps is not None for side in sides for training in side)
+
+
+def undisturbed_seconds(trainings: Sequence[Training], by_steps: bool) -> list[float]:
+    """Of each training the time that it takes when nothing disturbs it; NaN where it was disturbed for too long."""
+    if by_steps:
+        return calm_steps.undisturbed_seconds([training.steps for training in trainings if training.steps is not None])
+    return seconds_by_turns([training.turn_seconds for training in trainings])
+
+
+def phases_of_workers(trainings: Sequence[Training]) -> list[list[dict[str, float]]]:
+    """The seconds of each worker by phase, of each training; where steps are known, of one undisturbed training."""
+    if not trainings or not have_steps(trainings):
+        return [training.phase_seconds for training in trainings]
+    steps = [training.steps for training in trainings if training.steps is not None]
+    return [[calm_steps.phase_seconds(steps)] * steps[0].workers]
+
+
+def disturbed_share(trainings: Sequence[Training], by_steps: bool) -> float:
+    """The share of all steps, or turns, that slow spells hit."""
+    if by_steps:
+        return calm_steps.disturbed_share([training.steps for training in trainings if training.steps is not None])
+    return disturbed_share_by_turns([training.turn_seconds for training in trainings])
+
+
+def seconds_by_turns(trainings: Sequence[Turns]) -> list[float]:
     """Of each training the time that it takes when no turn is disturbed; NaN where too many were."""
     found = []
     for turns, calm in zip(trainings, _calm(trainings), strict=True):
@@ -30,8 +60,8 @@ def undisturbed_seconds(trainings: Sequence[Turns]) -> list[float]:
     return found
 
 
-def disturbed_share(trainings: Sequence[Turns]) -> float:
-    """The share of all turns that slow spells hit."""
+def disturbed_share_by_turns(trainings: Sequence[Turns]) -> float:
+    """The share of all turns that were disturbed."""
     calm = _calm(trainings)
     return 1 - sum(int(turns.sum()) for turns in calm) / sum(map(len, calm))
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from dpexp.analysis.speedup import Pairs, paired_speedup, pairs_with_baseline
-from dpexp.analysis.undisturbed import disturbed_share
+from dpexp.analysis.speedup import Pairs, is_calm, paired_speedup, pairs_with_baseline
+from dpexp.analysis.undisturbed import disturbed_share, have_steps
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
 from dpexp.results.schema import Block, Training, Warning
@@ -77,7 +77,14 @@ def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs)
         return
     speedup, overall = paired_speedup(config, pairs), paired_speedup(config, pairs, overall=True)
     precision = config.measurement.precision
-    if precision is not None and speedup.precision > precision:
+    if not is_calm(pairs):
+        yield Warning(
+            "unsettled",
+            100.0,
+            f"the machine was disturbed throughout: {_disturbed(pairs)} were slowed down",
+            "the speedup may be anywhere up to the ideal; measure again when nobody else uses these cores",
+        )
+    elif precision is not None and speedup.precision > precision:
         yield Warning(
             "precision",
             speedup.precision / precision,
@@ -85,14 +92,20 @@ def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs)
             f"increase measurement.max_seconds (now {config.measurement.max_seconds:g}), or the training",
         )
     if abs(math.log(overall.value / speedup.value)) > DISTURBANCE:
-        share = disturbed_share([candidate.turn_seconds for _, candidate in pairs])
         yield Warning(
             "disturbed",
             abs(math.log(overall.value / speedup.value)) / DISTURBANCE,
-            f"slow spells hit {100 * share:.0f} % of the workers' turns",
+            f"slow spells hit {_disturbed(pairs)}",
             f"they don't count; with all time counted the speedup is {overall.value:.2f} "
             f"({overall.low:.2f} to {overall.high:.2f})",
         )
+
+
+def _disturbed(pairs: Pairs) -> str:
+    candidates = [candidate for _, candidate in pairs]
+    by_steps = have_steps(candidates)
+    share = 100 * disturbed_share(candidates, by_steps)
+    return f"{share:.0f} % of the workers' {'steps' if by_steps else 'turns'}"
 
 
 def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterator[Warning]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 from dpexp.analysis.efficiency import tree
 from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.undisturbed import phases_of_workers
 from dpexp.calibrate.bench import Arm, Bench
 from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
+from dpexp.phases import COMMUNICATE, COMPUTE, DATA, PHASES, UPDATE, WAIT
 from dpexp.results.schema import Training
 from dpexp.strategies.recorder import Recorder
 
@@ -138,13 +139,15 @@ def _check_cold_start(bench: Bench, config: ExperimentConfig, step_seconds: floa
 
 def _factor(trainings: list[Training], name: str) -> float:
     """One factor of the efficiency tree, as the mean over trainings."""
-    trees = [tree(training.seconds, training.phase_seconds, [], 1.0) for training in trainings]
+    trees = [
+        tree(sum(workers[0][phase] for phase in PHASES), workers, [], 1.0) for workers in phases_of_workers(trainings)
+    ]
     return statistics.mean(float(getattr(factors, name)) for factors in trees)
 
 
 def _phase_seconds(trainings: list[Training], phase: str) -> float:
     """The total seconds of one worker, as the mean over workers and trainings."""
-    return statistics.mean(worker[phase] for training in trainings for worker in training.phase_seconds)
+    return statistics.mean(worker[phase] for workers in phases_of_workers(trainings) for worker in workers)
 
 
 def _shown(ratio: Estimate) -> str:

@@ -7,13 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from dpexp.analysis.calm_steps import binned
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
 from dpexp.launchers.local import CANDIDATE, LocalLauncher
+from dpexp.machine.environment import usable_cores
 from dpexp.models.initial_state import initial_state
+from dpexp.phases import COMPUTE, PHASES
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.results.schema import Distribution, Training, WorkerTimes
+from dpexp.results.schema import Distribution, StepTimes, Training, WorkerTimes
 from dpexp.results.storage import finite
 from dpexp.training.worker import Work, WorkerReport
 
@@ -68,6 +73,7 @@ def recorded(work: Work, reports: list[WorkerReport]) -> Training:
     samples = work.config.train_samples * (work.copies or 1)
     return Training(
         turn_seconds=[max(turns) for turns in zip(*(report.turn_seconds for report in reports), strict=True)],
+        steps=_step_times(work, reports),
         epoch_losses=[
             finite(sum(sums) / samples) for sums in zip(*(report.epoch_loss_sums for report in reports), strict=True)
         ],
@@ -78,6 +84,19 @@ def recorded(work: Work, reports: list[WorkerReport]) -> Training:
         linear_kernel=work.linear_kernel,
         workers=[_worker_times(report) for report in reports],
     )
+
+
+def _step_times(work: Work, reports: list[WorkerReport]) -> StepTimes | None:
+    """The steps by the compute time of their slowest worker; None where that doesn't tell whether its core was slow."""
+    if work.config.busy_threads * (work.copies or 1) > usable_cores():
+        return None
+    if not all("wait" in report.phases for report in reports):  # some of it was counted as computation
+        return None
+    ranks = np.array([report.steps for report in reports])  # (workers, steps, phases)
+    if work.copies is not None:  # which don't meet
+        ranks = ranks.reshape(1, -1, len(PHASES))
+    totals = dict(zip(PHASES, ranks.sum(0).T, strict=True))
+    return binned(ranks[:, :, COMPUTE].max(0), totals, work.config.updates, len(ranks))
 
 
 def _check_replicas(reports: list[WorkerReport]) -> None:

@@ -24,6 +24,7 @@ HEADS = (
     "warnings",
 )
 FOOTNOTES = {
+    "seconds": "seconds: of a training that nobody else slows down",
     "speedup": "speedup: over one sequential process with as many threads as a worker",
     "over best sequential": "over best sequential: over one process with the best number of threads",
     "accuracy": "accuracy: on the test split, in square brackets the baseline's",

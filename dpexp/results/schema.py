@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
 
-VERSION = 4
+VERSION = 5
 VARIANTS = ("candidate", "baseline", "best_sequential", "independent")
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
@@ -43,11 +43,23 @@ class WorkerTimes:
     phases: dict[str, Distribution]  # those of phases.PHASES that could be told apart, and the whole `step`
 
 
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class StepTimes:
+    """Steps of a training, in bins of a percent by how long their slowest worker computed."""
+
+    updates: int  # of the whole training
+    workers: int  # that made each step together
+    compute_seconds: list[float]  # of each bin
+    counts: list[int]
+    phases: dict[str, list[float]]  # seconds of all steps and workers of each bin together
+
+
 @dataclass(frozen=True, config=_CONFIG)
 class Training:
     """One timed training."""
 
     turn_seconds: Annotated[list[PositiveFloat], Field(min_length=1)]  # of each turn, by the slowest worker
+    steps: StepTimes | None  # None where a core has more than one thread, or computing can't be told from waiting
     epoch_losses: Annotated[list[float | None], Field(min_length=1)]  # means over all samples; None: not finite
     test_accuracy: float | None  # None where it was not evaluated, because another block has the same updates
     epoch_seconds: list[float]  # until the end of each epoch, the clock stopped for evaluation; only with a target
@@ -126,7 +138,7 @@ class RunResult:
     """Everything that one job measured, and on what. `error` is None when the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[4]  # VERSION
+    version: Literal[5]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers

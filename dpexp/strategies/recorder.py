@@ -56,6 +56,12 @@ class Recorder:
         columns = {"step": steps.sum(1), **dict(zip(PHASES, steps.T, strict=True))}
         return {name: _distribution(values, all_steps) for name, values in columns.items()}
 
+    def steps(self, most: int) -> list[list[float]]:
+        """Of each step its seconds by phase; of more than `most` steps an even choice."""
+        steps = np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
+        chosen = np.linspace(0, len(steps) - 1, min(most, len(steps))).astype(int)
+        return steps[chosen].tolist()  # type: ignore[no-any-return]
+
 
 class NoRecorder(Recorder):
     """Keeps no times, for warm-up and for `measurement.phases=false`; the heartbeat goes on."""

@@ -25,6 +25,8 @@ from dpexp.training.evaluation import evaluate, parameters_sha256
 from dpexp.training.loop import train, warm_up
 from dpexp.training.turns import Turns
 
+MOST_STEPS = 4096  # of a training that are reported one by one
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -47,6 +49,7 @@ class WorkerReport:
     turn_seconds: list[float]
     process_cpu_seconds: float  # since this process was forked
     phases: dict[str, dict[str, float]]  # see recorder.Recorder.summary
+    steps: list[list[float]]  # the seconds of each by phase
     startup_seconds: float  # from the parent's call until this process was ready to train
     warmup_seconds: float
     evaluation_seconds: float
@@ -121,6 +124,7 @@ def _run(
         process_cpu_seconds=time.process_time(),
         turn_seconds=turns.turn_seconds,
         phases=phases,
+        steps=recorder.steps(MOST_STEPS),
         startup_seconds=startup_seconds,
         warmup_seconds=warmup_seconds,
         evaluation_seconds=time.perf_counter() - started,

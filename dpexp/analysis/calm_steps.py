@@ -1,0 +1,83 @@
+"""The time of a training from its calm steps: those in which no worker's core was slowed down.
+
+On a virtual machine, a core's other hyperthread may belong to somebody else, whose bursts of milliseconds halve its
+speed, for minutes on end and without a trace in any counter. With several workers, each burst on any core slows the
+step of all. But nobody makes a computation faster: its shortest times are those of an undisturbed core, and a step is
+calm where its slowest worker computed for hardly longer than that. What workers wait for, exchange and update in calm
+steps counts in full. `tests/traces` has the steps of 14 commands on such a machine, and `tests/test_calm_steps.py` what
+this makes of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dpexp.results.schema import StepTimes
+
+BIN = 1.01  # from one compute time to the next
+FASTEST = 0.01  # this quantile of all steps is the computation of an undisturbed core ...
+LONGER = 1.15  # ... and steps that compute for up to so many times as long are calm
+LEAST_CALM = 0.2  # of a training's steps; with fewer of them it doesn't count
+
+
+def binned(compute_seconds: np.ndarray, phases: dict[str, np.ndarray], updates: int, workers: int) -> StepTimes:
+    """Steps by the time that their slowest worker computed: as much of them as is needed here, in few numbers.
+
+    `compute_seconds` (steps,) is that time, `phases` (steps,) are the seconds of all workers together.
+    """
+    bins, places = np.unique(np.floor(np.log(compute_seconds) / math.log(BIN)), return_inverse=True)
+    return StepTimes(
+        updates=updates,
+        workers=workers,
+        compute_seconds=[float(f"{middle:.4g}") for middle in BIN ** (bins + 0.5)],
+        counts=np.bincount(places).tolist(),
+        phases={
+            name: [float(f"{total:.6g}") for total in np.bincount(places, seconds)] for name, seconds in phases.items()
+        },
+    )
+
+
+def undisturbed_seconds(trainings: Sequence[StepTimes]) -> list[float]:
+    """Of each training the time that it takes when all steps are calm; NaN where too few were."""
+    found = []
+    for steps, calm in zip(trainings, _calm(trainings), strict=True):
+        enough = np.asarray(steps.counts)[calm].sum() >= LEAST_CALM * sum(steps.counts)
+        seconds = sum(_mean_phases([steps], [calm]).values()) / steps.workers if enough else math.nan
+        found.append(steps.updates * seconds)
+    return found
+
+
+def phase_seconds(trainings: Sequence[StepTimes]) -> dict[str, float]:
+    """The time of a training in which all steps are calm, by phase, as the mean over its workers."""
+    first = trainings[0]
+    means = _mean_phases(trainings, _calm(trainings))
+    return {name: first.updates * seconds / first.workers for name, seconds in means.items()}
+
+
+def disturbed_share(trainings: Sequence[StepTimes]) -> float:
+    """The share of all steps that were not calm."""
+    calm = sum(np.asarray(steps.counts)[kept].sum() for steps, kept in zip(trainings, _calm(trainings), strict=True))
+    return 1 - float(calm) / sum(sum(steps.counts) for steps in trainings)
+
+
+def _calm(trainings: Sequence[StepTimes]) -> list[np.ndarray]:
+    """Of each training which of its bins hold calm steps."""
+    compute = np.concatenate([steps.compute_seconds for steps in trainings])
+    counts = np.concatenate([steps.counts for steps in trainings])
+    order = np.argsort(compute)
+    passed = np.cumsum(counts[order])
+    fastest = compute[order][np.searchsorted(passed, FASTEST * passed[-1])]
+    return [np.asarray(steps.compute_seconds) <= LONGER * fastest for steps in trainings]
+
+
+def _mean_phases(trainings: Sequence[StepTimes], calm: Sequence[np.ndarray]) -> dict[str, float]:
+    """The seconds of all workers in a calm step, by phase."""
+    pairs = list(zip(trainings, calm, strict=True))
+    count = sum(np.asarray(steps.counts)[kept].sum() for steps, kept in pairs)
+    return {
+        name: float(sum(np.asarray(steps.phases[name])[kept].sum() for steps, kept in pairs) / count)
+        for name in trainings[0].phases
+    }

@@ -1,0 +1,112 @@
+"""Calm steps, recorded on a real machine and simulated: bursts of a neighbour don't move the speedup."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import composed
+from results_helpers import training
+
+from dpexp.analysis.calm_steps import binned, disturbed_share, undisturbed_seconds
+from dpexp.analysis.speedup import is_calm, paired_speedup
+
+QUIET_SPEEDUP = 1.736  # of the same training by turns, on the same machine while it was quiet; see traces/README.md
+CONFIG, FIXED = composed("workers=2"), composed("workers=2", "measurement.precision=null")
+TRIALS, BLOCKS, STEPS = 300, 8, 300
+
+
+UPDATES = {"baseline": 626, "candidate": 314}  # of the recorded trainings; of their steps, every second one is kept
+
+
+def one_worker(compute, seconds, updates):
+    return binned(compute, {"compute": seconds}, updates, workers=1)
+
+
+def trained(compute, seconds, updates=None):
+    """A training of these steps."""
+    times = one_worker(np.asarray(compute), np.asarray(seconds), updates or len(seconds))
+    return replace(training(float(np.mean(seconds) * times.updates)), steps=times)
+
+
+@functools.cache
+def commands():
+    """Of each recorded command the pairs of trainings; the candidate has half as many steps."""
+    found: dict[int, list] = {}
+    with np.load(Path(__file__).parent / "traces" / "neighbour.npz") as file:
+        for name in file.files:
+            command, _, side = name.split("_")
+            found.setdefault(int(command), []).append((side, trained(*file[name] * 1e-6, UPDATES[side])))
+    return [
+        list(zip(*[[one for at, one in sides if at == side] for side in ("baseline", "candidate")], strict=True))
+        for sides in found.values()
+    ]
+
+
+def test_beside_a_neighbour_commands_that_found_calm_steps_agree_with_the_quiet_machine():
+    estimates = [paired_speedup(CONFIG, pairs) for pairs in commands() if is_calm(pairs)]
+    logs = np.log([estimate.value for estimate in estimates])
+    assert len(estimates) >= 7
+    assert logs.std(ddof=1) < 0.015
+    assert math.exp(logs.mean()) == pytest.approx(QUIET_SPEEDUP, rel=0.02)
+
+
+def test_with_all_time_counted_the_same_commands_differ_by_tens_of_percents():
+    logs = np.log([paired_speedup(CONFIG, pairs, overall=True).value for pairs in commands() if is_calm(pairs)])
+    assert logs.std(ddof=1) > 0.08
+
+
+def test_where_no_steps_were_calm_the_interval_reaches_from_what_was_seen_to_the_ideal():
+    disturbed = [pairs for pairs in commands() if not is_calm(pairs)]
+    assert disturbed
+    for pairs in disturbed:
+        estimate = paired_speedup(CONFIG, pairs)
+        assert estimate.low < estimate.value < QUIET_SPEEDUP < estimate.high == 2
+
+
+def steps(generator, workers, process, share):
+    """Steps of a training: each worker computes, the slowest decides; bursts on a core slow it by half."""
+    hit = generator.random((workers, STEPS // 10)) < share  # for ten steps at once
+    compute = generator.normal(1, 0.02, (workers, STEPS)) * (1 + 0.5 * hit.repeat(10, 1)) * process
+    return trained(compute.max(0), compute.max(0))
+
+
+MACHINES = {"quiet": 0.0, "a burst now and then": 0.1, "a neighbour on each core for a third of the time": 0.33}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_interval_covers_the_speedup_of_undisturbed_steps(machine):
+    generator = np.random.default_rng(5)
+    # The slower of two workers takes a bit longer than one: by this, for two normal times that deviate by 2 %.
+    truth = 1.0 / (1.0 + 0.02 / math.sqrt(math.pi))
+    covered = 0
+    for _ in range(TRIALS):
+        processes = generator.normal(1, 0.01, (2, BLOCKS))
+        pairs = [
+            (steps(generator, 1, a, MACHINES[machine]), steps(generator, 2, b, MACHINES[machine]))
+            for a, b in processes.T
+        ]
+        found = paired_speedup(FIXED, pairs)
+        covered += found.low <= truth <= found.high
+    assert 0.92 <= covered / TRIALS <= 0.985
+
+
+def test_the_share_of_disturbed_steps_is_that_of_the_bursts():
+    generator = np.random.default_rng(6)
+    trainings = [steps(generator, 1, 1.0, 0.3).steps for _ in range(20)]
+    assert disturbed_share(trainings) == pytest.approx(0.3, abs=0.03)
+
+
+def test_equal_steps_are_all_calm():
+    assert undisturbed_seconds([one_worker(np.full(9, 0.5), np.full(9, 0.75), 90)]) == [pytest.approx(90 * 0.75)]
+
+
+def test_a_training_with_hardly_a_calm_step_does_not_count():
+    calm, slow = np.ones(100), np.r_[np.ones(10), np.full(90, 1.5)]
+    found = undisturbed_seconds([one_worker(one, one, 100) for one in (calm, slow)])
+    assert found[0] == pytest.approx(100)
+    assert math.isnan(found[1])
