@@ -15,7 +15,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.setup import configured, out, prepared, shown
-from dpexp.analysis.intervals import Estimate, geometric_mean, paired_ratio
+from dpexp.analysis.intervals import geometric_mean, paired_ratio
 from dpexp.analysis.row import Row
 from dpexp.analysis.speedup import calm_seconds, ratio_of_times
 from dpexp.analysis.table import aggregate
@@ -74,26 +74,34 @@ def _command(*overrides: str, seed: int | None = None) -> tuple[list[Row], float
 
 def _repeated(title: str, overrides: list[str], count: int, truth: float | None) -> None:
     """How many intervals hold the truth, or the mean of the other commands."""
-    found: dict[bool, list[Estimate]] = {False: [], True: []}
+    found: dict[bool, list[Row]] = {False: [], True: []}
     for number in range(count):
         rows, _ = _command(*JOB, *overrides, seed=number if number % 2 else None)
-        found[number % 2 == 1].append(rows[0].speedup)
+        found[number % 2 == 1].append(rows[0])
     every = [*found[False], *found[True]]
-    logs = np.log([estimate.value for estimate in every])
-    held = 0
-    for number, estimate in enumerate(every):
-        others = truth or math.exp(np.delete(logs, number).mean())
-        held += estimate.low <= others <= estimate.high
-    target = f"1 in {held}" if truth else f"the others' mean in {held}"
+    held = sum(row.speedup.low <= (truth or _mean_of_others(every, row)) <= row.speedup.high for row in every)
+    target = f"1 in {held}" if truth else f"the mean of the other settled ones in {held}"
     out.print(f"{title}, every second one beside a stressor: the interval holds {target} of {count}")
-    for stressed, estimates in found.items():
+    for stressed, rows in found.items():
+        estimates = [row.speedup for row in rows if _is_settled(row)]
+        if len(estimates) < 2:
+            continue
         precision = np.median([estimate.precision for estimate in estimates])
         spread = np.std(np.log([estimate.value for estimate in estimates]), ddof=1)
         out.print(
-            f"  {'beside a stressor' if stressed else 'alone'}: mean "
+            f"  {'beside a stressor' if stressed else 'alone'}: {len(estimates)} of {len(rows)} settled, mean "
             f"{math.exp(np.log([estimate.value for estimate in estimates]).mean()):.3f}, half-width "
             f"{100 * precision:.1f} % (median), spread between commands {100 * spread:.1f} %"
         )
+
+
+def _is_settled(row: Row) -> bool:
+    """Whether the command saw enough of the undisturbed machine; else its interval reaches to the ideal."""
+    return all(warning.kind != "unsettled" for warning in row.warnings)
+
+
+def _mean_of_others(every: list[Row], row: Row) -> float:
+    return math.exp(np.mean([math.log(one.speedup.value) for one in every if one is not row and _is_settled(one)]))
 
 
 def _in_one_piece_and_in_turns(rounds: int, stressed: bool) -> None:

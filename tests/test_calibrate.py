@@ -33,6 +33,11 @@ def test_the_same_twice_must_read_one(value, passed):
     assert checks._check_same(Estimate(value, value - 0.02, value + 0.02)).passed is passed
 
 
+@pytest.mark.parametrize(("value", "passed"), [(1.0, True), (1.015, True), (1.06, False)])
+def test_turns_must_take_as_long_as_one_piece(value, passed):
+    assert checks._check_turns(Estimate(value, value - 0.002, value + 0.002), 1e-3).passed is passed
+
+
 @pytest.mark.parametrize(("value", "passed"), [(1.02, True), (1.005, False), (1.1, False)])
 def test_two_percent_must_be_found_and_be_two_percent(value, passed):
     assert checks._check_slower(Estimate(value, value - 0.01, value + 0.01)).passed is passed

@@ -24,7 +24,7 @@ UPDATES = {"baseline": 626, "candidate": 314}  # of the recorded trainings; of t
 
 
 def one_worker(compute, seconds, updates):
-    return binned(compute, {"compute": seconds}, updates, workers=1)
+    return binned(compute, {"compute": seconds}, updates=updates, partial_updates=0, partial_seconds=0.0, workers=1)
 
 
 def trained(compute, seconds, updates=None):
@@ -93,6 +93,19 @@ def test_the_interval_covers_the_speedup_of_undisturbed_steps(machine):
         found = paired_speedup(FIXED, pairs)
         covered += found.low <= truth <= found.high
     assert 0.92 <= covered / TRIALS <= 0.985
+
+
+def test_a_model_whose_steps_differ_by_nature_is_compared_by_turns():
+    generator = np.random.default_rng(7)
+
+    def varied():
+        seconds = generator.uniform(1, 2, STEPS)  # as for sentences of different lengths
+        return trained(seconds, seconds)
+
+    pairs = [(varied(), varied()) for _ in range(BLOCKS)]
+    found = paired_speedup(FIXED, pairs)
+    whole = paired_speedup(FIXED, pairs, overall=True)
+    assert found == whole
 
 
 def test_the_share_of_disturbed_steps_is_that_of_the_bursts():

@@ -11,7 +11,9 @@ this makes of them.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,17 +23,18 @@ BIN = 1.01  # from one compute time to the next
 FASTEST = 0.01  # this quantile of all steps is the computation of an undisturbed core ...
 LONGER = 1.15  # ... and steps that compute for up to so many times as long are calm
 LEAST_CALM = 0.2  # of a training's steps; with fewer of them it doesn't count
+USUAL = 0.5  # of the steps of the calmest training of one process; with fewer, computations differ by nature
 
 
-def binned(compute_seconds: np.ndarray, phases: dict[str, np.ndarray], updates: int, workers: int) -> StepTimes:
+def binned(compute_seconds: np.ndarray, phases: dict[str, np.ndarray], **rest: Any) -> StepTimes:
     """Steps by the time that their slowest worker computed: as much of them as is needed here, in few numbers.
 
-    `compute_seconds` (steps,) is that time, `phases` (steps,) are the seconds of all workers together.
+    `compute_seconds` (steps,) is that time, `phases` (steps,) are the seconds of all workers together; `rest` are the
+    other fields of StepTimes.
     """
     bins, places = np.unique(np.floor(np.log(compute_seconds) / math.log(BIN)), return_inverse=True)
     return StepTimes(
-        updates=updates,
-        workers=workers,
+        **rest,
         compute_seconds=[float(f"{middle:.4g}") for middle in BIN ** (bins + 0.5)],
         counts=np.bincount(places).tolist(),
         phases={
@@ -43,18 +46,31 @@ def binned(compute_seconds: np.ndarray, phases: dict[str, np.ndarray], updates: 
 def undisturbed_seconds(trainings: Sequence[StepTimes]) -> list[float]:
     """Of each training the time that it takes when all steps are calm; NaN where too few were."""
     found = []
+    partial = statistics.median(steps.partial_seconds for steps in trainings)
     for steps, calm in zip(trainings, _calm(trainings), strict=True):
         enough = np.asarray(steps.counts)[calm].sum() >= LEAST_CALM * sum(steps.counts)
         seconds = sum(_mean_phases([steps], [calm]).values()) / steps.workers if enough else math.nan
-        found.append(steps.updates * seconds)
+        found.append(steps.updates * seconds + steps.partial_updates * partial)
     return found
 
 
 def phase_seconds(trainings: Sequence[StepTimes]) -> dict[str, float]:
-    """The time of a training in which all steps are calm, by phase, as the mean over its workers."""
-    first = trainings[0]
-    means = _mean_phases(trainings, _calm(trainings))
-    return {name: first.updates * seconds / first.workers for name, seconds in means.items()}
+    """The time of a training in which all steps are calm, by phase, as the mean over its workers.
+
+    Steps of partial batches count as if their phases had the same shares.
+    """
+    first, means = trainings[0], _mean_phases(trainings, _calm(trainings))
+    partial = statistics.median(steps.partial_seconds for steps in trainings)
+    updates = first.updates + first.partial_updates * partial * first.workers / sum(means.values())
+    return {name: updates * seconds / first.workers for name, seconds in means.items()}
+
+
+def are_usual(trainings: Sequence[StepTimes]) -> bool:
+    """Whether most steps are calm at some time: else it is not others that make them differ, but the model itself."""
+    if not trainings:
+        return True
+    kept = zip(trainings, _calm(trainings), strict=True)
+    return max(float(np.asarray(steps.counts)[calm].sum()) / sum(steps.counts) for steps, calm in kept) >= USUAL
 
 
 def disturbed_share(trainings: Sequence[StepTimes]) -> float:

@@ -83,7 +83,7 @@ def mean_tree(config: ExperimentConfig, blocks: Sequence[Block]) -> Tree:
     baselines = [block.baseline for block in blocks if block.baseline is not None]
     trees = []
     if have_steps(candidates, baselines):
-        workers, baseline = (next(iter(phases_of_workers(side)), []) for side in (candidates, baselines))
+        workers, baseline = (next(iter(phases_of_workers(side, True)), []) for side in (candidates, baselines))
         seconds = sum(workers[0][phase] for phase in PHASES)
         trees.append(tree(seconds, _parallel(config, workers), baseline, config.work_ratio))
     else:
@@ -103,11 +103,12 @@ def phase_times(blocks: Sequence[Block]) -> PhaseTimes:
     """Where the time of a configuration goes, as means over its blocks."""
     candidates = [block.candidate for block in blocks]
     baselines = [block.baseline for block in blocks if block.baseline is not None]
+    by_steps = have_steps(candidates, baselines)
     totals: dict[str, list[float]] = {name: [] for name in PhaseTimes.__dataclass_fields__}
-    for workers in phases_of_workers(candidates):
+    for workers in phases_of_workers(candidates, by_steps):
         for name in PHASES:
             totals[f"{name}_seconds"].append(len(workers) * _mean(worker.get(name) for worker in workers))
-    for workers in phases_of_workers(baselines) or [[]]:
+    for workers in phases_of_workers(baselines, by_steps) or [[]]:
         for name in USEFUL:
             totals[f"baseline_{name}_seconds"].append(_mean(worker.get(name) for worker in workers))
     for candidate in candidates:

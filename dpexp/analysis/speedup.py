@@ -54,7 +54,7 @@ def is_calm(pairs: Pairs) -> bool:
 def _calm_pairs(pairs: Pairs) -> list[tuple[float, float]]:
     """The undisturbed seconds of those pairs that were not disturbed for most of their time."""
     sides = [first for first, _ in pairs], [second for _, second in pairs]
-    by_steps = have_steps(*sides)
+    by_steps = have_steps(sides[1], sequential=sides[0])
     seconds = zip(*(undisturbed_seconds(side, by_steps) for side in sides), strict=True)
     return [(first, second) for first, second in seconds if not math.isnan(first + second)]
 
@@ -145,16 +145,16 @@ class SingleWorkers:
         return json.dumps([settings, member.config.data.size, strategy])
 
 
-def mean_seconds(trainings: Sequence[Training]) -> Estimate:
+def mean_seconds(trainings: Sequence[Training], by_steps: bool = True) -> Estimate:
     """The time of one training, without slow spells: the geometric mean; unknown where there is none."""
-    return geometric_mean(calm_seconds(trainings)) if trainings else UNKNOWN
+    return geometric_mean(calm_seconds(trainings, by_steps)) if trainings else UNKNOWN
 
 
-def calm_seconds(trainings: Sequence[Training]) -> list[float]:
+def calm_seconds(trainings: Sequence[Training], by_steps: bool = True) -> list[float]:
     """The times of those trainings that were not disturbed for most of their time; if that goes for none, of all."""
     if not trainings:
         return []
-    seconds = undisturbed_seconds(trainings, have_steps(trainings))
+    seconds = undisturbed_seconds(trainings, by_steps and have_steps(trainings))
     return [value for value in seconds if not math.isnan(value)] or [training.seconds for training in trainings]
 
 

@@ -101,7 +101,8 @@ def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
     config, environment = members[0].config, members[0].job.result.environment
     blocks = kept_blocks(members)
     candidates = [block.candidate for block in blocks]
-    time = mean_seconds(candidates)
+    by_steps = have_steps(candidates, [block.baseline for block in blocks if block.baseline is not None])
+    time = mean_seconds(candidates, by_steps)
     baseline = over_baseline(members, singles)
     best_sequential = over_best_sequential(config, blocks)
     return Row(
@@ -111,10 +112,10 @@ def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
         seconds=time,
         samples_per_second=config.epochs * config.train_samples / time.value,
         baseline=baseline.name,
-        baseline_seconds=mean_seconds(baseline.trainings).value,
+        baseline_seconds=mean_seconds(baseline.trainings, by_steps).value,
         speedup=baseline.speedup,
         overall_speedup=paired_speedup(config, pairs_with_baseline(blocks), overall=True),
-        disturbed_share=disturbed_share(candidates, have_steps(candidates)),
+        disturbed_share=disturbed_share(candidates, by_steps),
         efficiency=baseline.speedup.scaled(1 / config.workers),
         best_sequential_threads=best_sequential.threads,
         best_sequential_seconds=best_sequential.seconds,

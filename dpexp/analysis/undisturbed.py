@@ -24,9 +24,10 @@ Turns = Sequence[float]
 """The seconds of each turn of one training."""
 
 
-def have_steps(*sides: Sequence[Training]) -> bool:
-    """Whether all these trainings can be compared by their steps."""
-    return all(training.steps is not None for side in sides for training in side)
+def have_steps(trainings: Sequence[Training], sequential: Sequence[Training] = ()) -> bool:
+    """Whether these trainings can be compared by their steps, as far as those of one process tell."""
+    steps = [training.steps for training in (*sequential, *trainings)]
+    return None not in steps and calm_steps.are_usual([one for one in steps[: len(sequential)] if one is not None])
 
 
 def undisturbed_seconds(trainings: Sequence[Training], by_steps: bool) -> list[float]:
@@ -36,9 +37,9 @@ def undisturbed_seconds(trainings: Sequence[Training], by_steps: bool) -> list[f
     return seconds_by_turns([training.turn_seconds for training in trainings])
 
 
-def phases_of_workers(trainings: Sequence[Training]) -> list[list[dict[str, float]]]:
-    """The seconds of each worker by phase, of each training; where steps are known, of one undisturbed training."""
-    if not trainings or not have_steps(trainings):
+def phases_of_workers(trainings: Sequence[Training], by_steps: bool) -> list[list[dict[str, float]]]:
+    """The seconds of each worker by phase, of each training; `by_steps`, of one that stands for them all."""
+    if not trainings or not by_steps:
         return [training.phase_seconds for training in trainings]
     steps = [training.steps for training in trainings if training.steps is not None]
     return [[calm_steps.phase_seconds(steps)] * steps[0].workers]

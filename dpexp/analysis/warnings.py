@@ -103,7 +103,7 @@ def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs)
 
 def _disturbed(pairs: Pairs) -> str:
     candidates = [candidate for _, candidate in pairs]
-    by_steps = have_steps(candidates)
+    by_steps = have_steps(candidates, sequential=[baseline for baseline, _ in pairs])
     share = 100 * disturbed_share(candidates, by_steps)
     return f"{share:.0f} % of the workers' {'steps' if by_steps else 'turns'}"
 

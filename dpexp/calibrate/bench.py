@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
 from dpexp.analysis.intervals import Estimate
@@ -10,6 +11,7 @@ from dpexp.calibrate.faults import NONE, Fault, FaultyLauncher
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
+from dpexp.launchers.local import CANDIDATE
 from dpexp.measurement.blocks import measure
 from dpexp.measurement.trainer import Trainer, Variant
 from dpexp.models import architectures, linear_kernels
@@ -55,6 +57,20 @@ class Bench:
         orders = [{"first": first, "second": second}, {"second": second, "first": first}]
         trainings = [self.train(**orders[number % 2]) for number in range(blocks)]
         return ratio_of_times([(pair["first"], pair["second"]) for pair in trainings], level=0.99)
+
+    def turns_and_one_piece(self, arm: Arm, blocks: int) -> tuple[Estimate, float]:
+        """Time in turns over time in one piece, with a 99 % interval, and the seconds of a handover from turn to turn.
+
+        The training has all turns to itself: between two of them there is the handover and nothing else.
+        """
+        launcher = FaultyLauncher({})
+        trainer = Trainer(self._dataset, self._initial, self._kernel, launcher)
+        pairs, handovers = [], []
+        for _ in range(blocks):
+            in_turns = trainer.train_in_turns({CANDIDATE: Variant(arm.config)})[CANDIDATE]
+            pairs.append((in_turns, trainer.train(Variant(arm.config))))
+            handovers.append(in_turns.workers[0].handover_seconds / (len(in_turns.turn_seconds) - 1))
+        return ratio_of_times(pairs, level=0.99), statistics.median(handovers)
 
     def blocks(self, config: ExperimentConfig, launcher: FaultyLauncher) -> list[Block]:
         """A whole job, as the command line measures it."""

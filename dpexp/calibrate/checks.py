@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from dpexp.analysis.efficiency import tree
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.undisturbed import phases_of_workers
+from dpexp.analysis.undisturbed import have_steps, phases_of_workers
 from dpexp.calibrate.bench import Arm, Bench
 from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.config.experiment import ExperimentConfig
@@ -37,6 +37,7 @@ def checks() -> Iterator[Check]:
     sequential, two = bench.config("strategy=sequential", "workers=1"), bench.config("workers=2")
     first = bench.train(sequential=Arm(sequential), two=Arm(two))  # the first launch is cold
     yield _check_same(bench.ratio(Arm(sequential), Arm(sequential), 16))
+    yield _check_turns(*bench.turns_and_one_piece(Arm(sequential), 16))
     slower, control = Fault(slowdown=SLOWDOWN), Fault(slowdown=1.0)
     yield _check_slower(bench.ratio(Arm(sequential, slower), Arm(sequential, control), 16))
     unrecorded = replace(two, measurement=replace(two.measurement, phases=False))
@@ -54,6 +55,14 @@ def checks() -> Iterator[Check]:
 def _check_same(ratio: Estimate) -> Check:
     return Check(
         ratio.low <= 1 <= ratio.high, f"the same training twice (A/A): ratio {_shown(ratio)}; should include 1"
+    )
+
+
+def _check_turns(ratio: Estimate, handover_seconds: float) -> Check:
+    return Check(
+        abs(ratio.value - 1) < MOST_COST or ratio.low <= 1 <= ratio.high,
+        f"taking turns: time in turns / in one piece {_shown(ratio)}; should be 1; "
+        f"a handover takes {1e3 * handover_seconds:.1f} ms, which are not timed",
     )
 
 
@@ -140,14 +149,17 @@ def _check_cold_start(bench: Bench, config: ExperimentConfig, step_seconds: floa
 def _factor(trainings: list[Training], name: str) -> float:
     """One factor of the efficiency tree, as the mean over trainings."""
     trees = [
-        tree(sum(workers[0][phase] for phase in PHASES), workers, [], 1.0) for workers in phases_of_workers(trainings)
+        tree(sum(workers[0][phase] for phase in PHASES), workers, [], 1.0)
+        for workers in phases_of_workers(trainings, have_steps(trainings))
     ]
     return statistics.mean(float(getattr(factors, name)) for factors in trees)
 
 
 def _phase_seconds(trainings: list[Training], phase: str) -> float:
     """The total seconds of one worker, as the mean over workers and trainings."""
-    return statistics.mean(worker[phase] for workers in phases_of_workers(trainings) for worker in workers)
+    return statistics.mean(
+        worker[phase] for workers in phases_of_workers(trainings, have_steps(trainings)) for worker in workers
+    )
 
 
 def _shown(ratio: Estimate) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Distribution, StepTimes, Training, WorkerTimes
 from dpexp.results.storage import finite
 from dpexp.training.worker import Work, WorkerReport
+
+HELD_UP = 3.0  # times the usual: a step that spends more on all but its computation was interrupted there
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Trainer:
         reports = self._launcher.run_in_turns(works, on_turn)
         return {name: recorded(works[name], reports[name]) for name in works}
 
+    def train(self, variant: Variant) -> Training:
+        """One training in one piece, by fresh processes. Raises WorkerError."""
+        work = self._work("", variant, False, None)
+        return recorded(work, self._launcher.run(work))
+
     def _work(self, name: str, variant: Variant, evaluate: bool, checkpoint: Path | None) -> Work:
         saved_to = checkpoint if name == CANDIDATE else None
         config, kernel = variant.config, self._linear_kernel
@@ -95,8 +103,25 @@ def _step_times(work: Work, reports: list[WorkerReport]) -> StepTimes | None:
     ranks = np.array([report.steps for report in reports])  # (workers, steps, phases)
     if work.copies is not None:  # which don't meet
         ranks = ranks.reshape(1, -1, len(PHASES))
-    totals = dict(zip(PHASES, ranks.sum(0).T, strict=True))
-    return binned(ranks[:, :, COMPUTE].max(0), totals, work.config.updates, len(ranks))
+    config = work.config
+    partial = config.epochs if config.train_samples % config.global_batch_size else 0
+    seconds = [value for report in reports for value in report.partial_steps]
+    return binned(
+        _slowest(ranks),
+        dict(zip(PHASES, ranks.sum(0).T, strict=True)),
+        workers=len(ranks),
+        updates=config.updates - partial,
+        partial_updates=partial if seconds else 0,
+        partial_seconds=statistics.median(seconds) if seconds else 0.0,
+    )
+
+
+def _slowest(ranks: np.ndarray) -> np.ndarray:
+    """How long the slowest worker computed in each step; of steps that were held up elsewhere, the whole step."""
+    compute, whole = ranks[:, :, COMPUTE].max(0), ranks.sum(2).mean(0)
+    held_up = whole - compute > HELD_UP * np.median(whole - compute)
+    slowest: np.ndarray = np.where(held_up, np.maximum(whole, compute), compute)
+    return slowest
 
 
 def _check_replicas(reports: list[WorkerReport]) -> None:

@@ -36,6 +36,7 @@ class WorkerTimes:
     rank: int
     threads: int
     seconds: float
+    handover_seconds: float
     process_cpu_seconds: float
     startup_seconds: float
     warmup_seconds: float
@@ -47,7 +48,9 @@ class WorkerTimes:
 class StepTimes:
     """Steps of a training, in bins of a percent by how long their slowest worker computed."""
 
-    updates: int  # of the whole training
+    updates: int  # of whole batches
+    partial_updates: int  # of batches with fewer samples ...
+    partial_seconds: float  # ... which take so long, each
     workers: int  # that made each step together
     compute_seconds: list[float]  # of each bin
     counts: list[int]

@@ -16,6 +16,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self._steps = array("f")  # one step after the other, a value a phase
+        self._partial: list[int] = []  # which of them had fewer samples
         self._row = [0.0] * len(PHASES)
         self._phase = DATA
         self._last = 0.0
@@ -38,9 +39,11 @@ class Recorder:
         self._row[source] -= seconds
         self._row[target] += seconds
 
-    def end_step(self) -> None:
-        """One optimizer update is complete."""
+    def end_step(self, partial: bool = False) -> None:
+        """One optimizer update is complete; that of a `partial` batch had fewer samples than others."""
         self.enter(DATA)
+        if partial:
+            self._partial.append(len(self._steps) // len(PHASES))
         self._steps.extend(self._row)
         self._row = [0.0] * len(PHASES)
         heartbeat.step()
@@ -57,10 +60,15 @@ class Recorder:
         return {name: _distribution(values, all_steps) for name, values in columns.items()}
 
     def steps(self, most: int) -> list[list[float]]:
-        """Of each step its seconds by phase; of more than `most` steps an even choice."""
-        steps = np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
+        """Of each step of a whole batch its seconds by phase; of more than `most` steps an even choice."""
+        steps = np.delete(np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES)), self._partial, axis=0)
         chosen = np.linspace(0, len(steps) - 1, min(most, len(steps))).astype(int)
         return steps[chosen].tolist()  # type: ignore[no-any-return]
+
+    def partial_steps(self) -> list[float]:
+        """The seconds of each step of a batch with fewer samples."""
+        steps = np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
+        return steps[self._partial].sum(1).tolist()  # type: ignore[no-any-return]
 
 
 class NoRecorder(Recorder):
@@ -76,7 +84,7 @@ class NoRecorder(Recorder):
     def move_since(self, started: float, source: int, target: int) -> None:
         """Nothing is recorded."""
 
-    def end_step(self) -> None:
+    def end_step(self, partial: bool = False) -> None:
         """Nothing is recorded."""
         heartbeat.step()
 

@@ -87,7 +87,7 @@ def step(
         loss.backward(_scalar(weight, loss.dtype, loss.device))
         loss_sum += loss.detach() if weight else 0.0
     strategy.update()
-    strategy.recorder.end_step()
+    strategy.recorder.end_step(partial=len(batch) < config.global_batch_size)
 
 
 @functools.cache

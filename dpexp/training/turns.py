@@ -51,6 +51,7 @@ class Turns:
         """Rank 0 waits at `gate` for each turn; without one, its world trains in one piece. Other ranks follow it."""
         self._strategy, self._gate, self._notify = strategy, gate, notify
         self.step_seconds: float | None = None
+        self.handover_seconds = 0.0  # between turns, other trainings' turns included
         self.turn_seconds: list[float] = []  # of each turn, with its untimed steps at the speed of the timed ones
         self._recorder: Recorder = NoRecorder()
         self._bounds, self._lead_steps = [0], 0
@@ -83,7 +84,9 @@ class Turns:
         if number == self._next:
             if self._started is not None and number == self._end:
                 self._close_turn()
+                closed = time.perf_counter()
                 self.wait()
+                self.handover_seconds += time.perf_counter() - closed
                 self._open_turn()
             if self._started is None and number == self._timed_from:
                 self._next = self._end

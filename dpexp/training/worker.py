@@ -47,9 +47,11 @@ class WorkerReport:
 
     rank: int
     turn_seconds: list[float]
+    handover_seconds: float  # between turns, those of other trainings included
     process_cpu_seconds: float  # since this process was forked
     phases: dict[str, dict[str, float]]  # see recorder.Recorder.summary
-    steps: list[list[float]]  # the seconds of each by phase
+    steps: list[list[float]]  # of whole batches: the seconds of each by phase
+    partial_steps: list[float]  # of batches with fewer samples: the seconds of each
     startup_seconds: float  # from the parent's call until this process was ready to train
     warmup_seconds: float
     evaluation_seconds: float
@@ -123,8 +125,10 @@ def _run(
         rank=rank,
         process_cpu_seconds=time.process_time(),
         turn_seconds=turns.turn_seconds,
+        handover_seconds=turns.handover_seconds,
         phases=phases,
         steps=recorder.steps(MOST_STEPS),
+        partial_steps=recorder.partial_steps(),
         startup_seconds=startup_seconds,
         warmup_seconds=warmup_seconds,
         evaluation_seconds=time.perf_counter() - started,
