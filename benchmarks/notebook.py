@@ -81,7 +81,6 @@ def _block(baseline: float, candidate: float, conditions: Conditions) -> Block:
                 rank=0,
                 threads=environment.usable_cores(),
                 seconds=candidate,
-                handover_seconds=0.0,
                 process_cpu_seconds=math.nan,
                 startup_seconds=math.nan,
                 warmup_seconds=math.nan,

@@ -21,7 +21,6 @@ TIMES = WorkerTimes(
     rank=0,
     threads=1,
     seconds=1.0,
-    handover_seconds=0.0,
     process_cpu_seconds=1.0,
     startup_seconds=0.1,
     warmup_seconds=0.1,

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import composed
+from conftest import composed, tiny
 from results_helpers import training
 
 from dpexp.analysis.calm_steps import binned, disturbed_share, undisturbed_seconds
 from dpexp.analysis.speedup import is_calm, paired_speedup
+from dpexp.data.dataset import load
+from dpexp.launchers.local import LocalLauncher
+from dpexp.machine.environment import usable_cores
+from dpexp.measurement import trainer
+from dpexp.models.initial_state import initial_state
+from dpexp.training.worker import Work
 
 QUIET_SPEEDUP = 1.736  # of the same training by turns, on the same machine while it was quiet; see traces/README.md
 CONFIG, FIXED = composed("workers=2"), composed("workers=2", "measurement.precision=null")
@@ -123,3 +129,38 @@ def test_a_training_with_hardly_a_calm_step_does_not_count():
     found = undisturbed_seconds([one_worker(one, one, 100) for one in (calm, slow)])
     assert found[0] == pytest.approx(100)
     assert math.isnan(found[1])
+
+
+def test_steps_of_partial_batches_count_as_what_they_take():
+    steps = binned(
+        np.full(8, 0.5), {"compute": np.full(8, 0.5)}, updates=8, partial_updates=2, partial_seconds=0.1, workers=1
+    )
+    assert undisturbed_seconds([steps]) == [pytest.approx(8 * 0.5 + 2 * 0.1)]
+
+
+def test_a_step_that_was_interrupted_outside_its_computation_is_not_calm():
+    usual = [0.0, 0.5, 0.05, 0.1, 0.05]  # data, compute, wait, communicate, update
+    interrupted = [0.0, 0.5, 0.05, 3.1, 0.05]
+    ranks = np.array([[usual] * 9 + [interrupted]] * 2)
+    assert trainer._slowest(ranks).tolist() == [0.5] * 9 + [pytest.approx(3.7)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "known"),
+    [
+        (["workers=2"], True),
+        (["workers=2", "strategy=emulated"], True),
+        (["workers=2", "strategy=ddp"], False),  # its waiting counts as computation
+        (["workers=2", "measurement.phases=false"], False),
+        ([f"workers={usable_cores() + 1}"], False),  # of which one has no core
+    ],
+)
+def test_steps_are_known_where_computing_shows_whether_a_core_was_slow(settings, known):
+    config = tiny(*settings, "batch.size=24", "batch.scope=per_worker", "data.size=501")
+    dataset = load(config)
+    work = Work(config, dataset, initial_state(config, dataset), "torch", False, None)
+    steps = trainer.recorded(work, LocalLauncher().run(work)).steps
+    assert (steps is not None) is (known and usable_cores() > 1)
+    if steps is not None:
+        assert sum(steps.counts) == steps.updates == config.updates - config.epochs  # the last batch of each is partial
+        assert steps.partial_updates == config.epochs

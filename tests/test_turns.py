@@ -44,6 +44,7 @@ def test_in_turns_and_in_one_piece_the_parameters_are_the_same(monkeypatch, stra
         assert in_turns[name][0].epoch_loss_sums == in_one_piece[0].epoch_loss_sums
         assert len(in_turns[name][0].turn_seconds) > 1
         assert len(in_one_piece[0].turn_seconds) == 1
+        assert in_turns[name][0].handover_seconds > in_one_piece[0].handover_seconds == 0
 
 
 def test_all_ranks_and_all_trainings_have_as_many_turns(monkeypatch):
@@ -77,6 +78,12 @@ def conducted(updates, step_seconds, oversubscribed=False):
             chief.on_notice(world, 0, Waiting(step_seconds[world]))
 
 
+def plans_of(updates, step_seconds):
+    """The plan of each world."""
+    plans = {world: plan for world, plan in conducted(updates, step_seconds)[0] if plan is not None}
+    return [plans[world] for world in range(len(updates))]
+
+
 def test_each_world_warms_up_alone_and_then_their_turns_alternate():
     granted, done = conducted([100, 100], [0.01, 0.005])
     assert granted[:2] == [(0, None), (1, None)]
@@ -88,10 +95,14 @@ def test_each_world_warms_up_alone_and_then_their_turns_alternate():
 
 
 def test_the_slowest_world_decides_how_many_turns_there_are():
-    (_, plan), *_ = [entry for entry in conducted([100, 50], [0.003, 0.03])[0] if entry[1] is not None]
-    assert plan.turns == 50  # a turn has a step at least
-    (_, plan), *_ = [entry for entry in conducted([1000, 500], [0.0003, 0.0001])[0] if entry[1] is not None]
-    assert plan.turns == 10
+    assert plans_of([1000, 500], [0.0003, 0.0004])[0].turns == 10
+    assert plans_of([30, 20], [0.1, 0.1])[0].turns == 20  # a turn has a step at least
+
+
+def test_the_turns_of_a_much_faster_world_stay_long_enough_and_have_their_own_untimed_steps():
+    slow, fast = plans_of([300, 300], [0.01, 0.0005])
+    assert slow.turns == fast.turns == 10  # of 0.3 s, and of half of 30 ms
+    assert (slow.lead_steps, fast.lead_steps) == (0, 6)
 
 
 def test_more_threads_than_cores_get_longer_turns():

@@ -13,12 +13,13 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
 from dpexp.launchers.local import CANDIDATE
 from dpexp.measurement.blocks import measure
-from dpexp.measurement.trainer import Trainer, Variant
+from dpexp.measurement.trainer import Trainer, Variant, recorded
 from dpexp.models import architectures, linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import fork_server
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Block, Training
+from dpexp.training.worker import Work
 
 JOB = ("data.size=20000", "epochs=2", "measurement.best_sequential=false")
 
@@ -58,18 +59,18 @@ class Bench:
         trainings = [self.train(**orders[number % 2]) for number in range(blocks)]
         return ratio_of_times([(pair["first"], pair["second"]) for pair in trainings], level=0.99)
 
-    def turns_and_one_piece(self, arm: Arm, blocks: int) -> tuple[Estimate, float]:
+    def turns_and_one_piece(self, config: ExperimentConfig, blocks: int) -> tuple[Estimate, float]:
         """Time in turns over time in one piece, with a 99 % interval, and the seconds of a handover from turn to turn.
 
         The training has all turns to itself: between two of them there is the handover and nothing else.
         """
         launcher = FaultyLauncher({})
-        trainer = Trainer(self._dataset, self._initial, self._kernel, launcher)
+        work = Work(config, self._dataset, self._initial, self._kernel, evaluate=False, checkpoint=None)
         pairs, handovers = [], []
         for _ in range(blocks):
-            in_turns = trainer.train_in_turns({CANDIDATE: Variant(arm.config)})[CANDIDATE]
-            pairs.append((in_turns, trainer.train(Variant(arm.config))))
-            handovers.append(in_turns.workers[0].handover_seconds / (len(in_turns.turn_seconds) - 1))
+            in_turns = launcher.run_in_turns({CANDIDATE: work}, lambda done: None)[CANDIDATE]
+            pairs.append((recorded(work, in_turns), recorded(work, launcher.run(work))))
+            handovers.append(in_turns[0].handover_seconds / (len(in_turns[0].turn_seconds) - 1))
         return ratio_of_times(pairs, level=0.99), statistics.median(handovers)
 
     def blocks(self, config: ExperimentConfig, launcher: FaultyLauncher) -> list[Block]:

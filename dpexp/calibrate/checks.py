@@ -37,7 +37,7 @@ def checks() -> Iterator[Check]:
     sequential, two = bench.config("strategy=sequential", "workers=1"), bench.config("workers=2")
     first = bench.train(sequential=Arm(sequential), two=Arm(two))  # the first launch is cold
     yield _check_same(bench.ratio(Arm(sequential), Arm(sequential), 16))
-    yield _check_turns(*bench.turns_and_one_piece(Arm(sequential), 16))
+    yield _check_turns(*bench.turns_and_one_piece(sequential, 16))
     slower, control = Fault(slowdown=SLOWDOWN), Fault(slowdown=1.0)
     yield _check_slower(bench.ratio(Arm(sequential, slower), Arm(sequential, control), 16))
     unrecorded = replace(two, measurement=replace(two.measurement, phases=False))

@@ -9,10 +9,11 @@ from typing import Any
 
 from dpexp.training.turns import IN_ONE_PIECE, Plan, Waiting
 
-# Of the slowest world's turn, and of the untimed steps at its beginning. Where more threads than cores have just woken
-# up, the scheduler takes some tens of milliseconds to spread them.
+# Of the slowest world's turn, and of the untimed steps at the beginning of each. Where more threads than cores have
+# just woken up, the scheduler takes some tens of milliseconds to spread them.
 TURN_SECONDS, LEAD_SECONDS = 0.03, 0.003
 OVERSUBSCRIBED_TURN_SECONDS, OVERSUBSCRIBED_LEAD_SECONDS = 0.1, 0.03
+LEAST_TURN = 0.5  # of that, of the fastest world's turn: shorter ones would be all beginning
 
 
 class Conductor:
@@ -56,11 +57,11 @@ class Conductor:
         for world in worlds:
             self._grant(world, None)
             yield world
-        plan = self._plan()
-        for turn in range(plan.turns):
-            self._on_turn(turn / plan.turns)
+        plans = self._plans()
+        for turn in range(plans[0].turns):
+            self._on_turn(turn / plans[0].turns)
             for world in reversed(worlds) if turn % 2 else worlds:
-                self._grant(world, plan)
+                self._grant(world, plans[world])
                 yield world
         self._on_turn(1.0)
         for world in worlds:
@@ -70,11 +71,12 @@ class Conductor:
         for gate in self._gates[world]:
             gate.send(message)
 
-    def _plan(self) -> Plan:
-        """As many turns for all as give the slowest world's the wanted length."""
-        if any(seconds is None for seconds in self._step_seconds):
-            return IN_ONE_PIECE  # there was no warm-up to tell
+    def _plans(self) -> list[Plan]:
+        """As many turns for all as give the slowest world's the wanted length, and the fastest one's half of it."""
         steps = [seconds for seconds in self._step_seconds if seconds is not None]
-        longest = max(updates * seconds for updates, seconds in zip(self._updates, steps, strict=True))
-        turns = max(1, min(*self._updates, math.ceil(longest / self._turn_seconds)))
-        return Plan(turns, round(self._lead_seconds / max(steps)))
+        if len(steps) < len(self._updates):
+            return [IN_ONE_PIECE] * len(self._updates)  # there was no warm-up to tell
+        whole = [updates * seconds for updates, seconds in zip(self._updates, steps, strict=True)]
+        most = min(math.ceil(max(whole) / self._turn_seconds), int(min(whole) / (LEAST_TURN * self._turn_seconds)))
+        turns = max(1, min(*self._updates, most))
+        return [Plan(turns, round(self._lead_seconds / seconds)) for seconds in steps]

@@ -63,11 +63,6 @@ class Trainer:
         reports = self._launcher.run_in_turns(works, on_turn)
         return {name: recorded(works[name], reports[name]) for name in works}
 
-    def train(self, variant: Variant) -> Training:
-        """One training in one piece, by fresh processes. Raises WorkerError."""
-        work = self._work("", variant, False, None)
-        return recorded(work, self._launcher.run(work))
-
     def _work(self, name: str, variant: Variant, evaluate: bool, checkpoint: Path | None) -> Work:
         saved_to = checkpoint if name == CANDIDATE else None
         config, kernel = variant.config, self._linear_kernel

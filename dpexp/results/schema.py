@@ -36,7 +36,6 @@ class WorkerTimes:
     rank: int
     threads: int
     seconds: float
-    handover_seconds: float
     process_cpu_seconds: float
     startup_seconds: float
     warmup_seconds: float
