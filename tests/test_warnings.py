@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from conftest import composed
 from results_helpers import MACHINE, QUIET, TIMES, result, training
 
 from dpexp.analysis.warnings import warnings
@@ -121,3 +122,19 @@ def test_slow_spells_that_moved_the_overall_speedup_are_told():
 
 def test_in_a_container_the_hosts_other_programs_are_not_counted():
     assert seen(change=busy(other_cores=40.0), machine=replace(MACHINE, logical_cores=64)) == []
+
+
+def test_slow_spells_are_told_of_the_side_that_they_hit_more():
+    quiet = [1.0, 1.01, 0.99, 1.0, 1.0, 1.0, 1.01, 0.99]
+    hit = [*quiet[:6], 1.5, 1.6]
+    blocks = result("workers=2", seconds=[9, 1, 1, 1], baseline=[9, 2, 2, 2]).kept()
+    slowed = [
+        replace(
+            block,
+            baseline=replace(block.baseline, turn_seconds=[2 * seconds for seconds in hit]),
+            candidate=replace(block.candidate, turn_seconds=quiet),
+        )
+        for block in blocks
+    ]
+    texts = [str(warning) for warning in warnings(composed("workers=2"), MACHINE, slowed)]
+    assert any("slow spells hit 25 % of the baseline's turns" in text for text in texts)

@@ -102,10 +102,12 @@ def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs)
 
 
 def _disturbed(pairs: Pairs) -> str:
-    candidates = [candidate for _, candidate in pairs]
-    by_steps = have_steps(candidates, sequential=[baseline for baseline, _ in pairs])
-    share = 100 * disturbed_share(candidates, by_steps)
-    return f"{share:.0f} % of the workers' {'steps' if by_steps else 'turns'}"
+    """How many steps or turns were disturbed, on the side that was hit more."""
+    baselines, candidates = [baseline for baseline, _ in pairs], [candidate for _, candidate in pairs]
+    by_steps = have_steps(candidates, sequential=baselines)
+    shares = {"workers'": disturbed_share(candidates, by_steps), "baseline's": disturbed_share(baselines, by_steps)}
+    most = max(shares, key=lambda side: shares[side])
+    return f"{100 * shares[most]:.0f} % of the {most} {'steps' if by_steps else 'turns'}"
 
 
 def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterator[Warning]:
