@@ -13,34 +13,47 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from dpexp.phases import COMPUTE, PHASES
 from dpexp.results.schema import StepTimes
 
 BIN = 1.01  # from one compute time to the next
 FASTEST = 0.01  # this quantile of all steps is the computation of an undisturbed core ...
 LONGER = 1.15  # ... and steps that compute for up to so many times as long are calm
 LEAST_CALM = 0.2  # of a training's steps; with fewer of them it doesn't count
+HELD_UP = 3.0  # times the usual: a step that spends more on all but its computation was interrupted there
 USUAL = 0.5  # of the steps of the calmest training of one process; with fewer, computations differ by nature
 
 
-def binned(compute_seconds: np.ndarray, phases: dict[str, np.ndarray], **rest: Any) -> StepTimes:
+def binned(ranks: np.ndarray, updates: int, partial_updates: int, partial_seconds: float) -> StepTimes:
     """Steps by the time that their slowest worker computed: as much of them as is needed here, in few numbers.
 
-    `compute_seconds` (steps,) is that time, `phases` (steps,) are the seconds of all workers together; `rest` are the
-    other fields of StepTimes.
+    `ranks` (workers, steps, phases) are seconds.
     """
-    bins, places = np.unique(np.floor(np.log(compute_seconds) / math.log(BIN)), return_inverse=True)
+    compute, totals = _slowest(ranks), ranks.sum(0)
+    bins, places = np.unique(np.floor(np.log(compute) / math.log(BIN)), return_inverse=True)
     return StepTimes(
-        **rest,
+        updates=updates,
+        partial_updates=partial_updates,
+        partial_seconds=partial_seconds,
+        workers=len(ranks),
         compute_seconds=[float(f"{middle:.4g}") for middle in BIN ** (bins + 0.5)],
         counts=np.bincount(places).tolist(),
         phases={
-            name: [float(f"{total:.6g}") for total in np.bincount(places, seconds)] for name, seconds in phases.items()
+            name: [float(f"{total:.6g}") for total in np.bincount(places, totals[:, phase])]
+            for phase, name in enumerate(PHASES)
         },
     )
+
+
+def _slowest(ranks: np.ndarray) -> np.ndarray:
+    """How long the slowest worker computed in each step; of steps that were held up elsewhere, the whole step."""
+    compute, whole = ranks[:, :, COMPUTE].max(0), ranks.sum(2).mean(0)
+    held_up = whole - compute > HELD_UP * np.median(whole - compute)
+    slowest: np.ndarray = np.where(held_up, np.maximum(whole, compute), compute)
+    return slowest
 
 
 def undisturbed_seconds(trainings: Sequence[StepTimes]) -> list[float]:

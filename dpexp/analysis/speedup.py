@@ -24,39 +24,43 @@ def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False
     train on w times the baseline's samples, it is w T(1) / T(w) (Gustafson 1988). T is the time without slow spells of
     the machine (see undisturbed.py), or `overall`, all time counted.
     """
-    stopped = config.measurement.is_adaptive
     if not pairs:
         return UNKNOWN
-    if overall or is_calm(pairs):
-        return ratio_of_times(pairs, overall, stopped=stopped).scaled(config.work_ratio)
-    as_it_was = ratio_of_times(pairs, overall=True, stopped=stopped).scaled(config.work_ratio)
-    # What the undisturbed machine does is anywhere between that and the ideal.
-    ends = (as_it_was.low, as_it_was.high, 1.0, float(config.workers))
-    return Estimate(as_it_was.value, min(ends), max(ends))
+    calm = [] if overall else _calm_pairs(pairs)
+    found = _ratio(calm or _whole(pairs), stopped=config.measurement.is_adaptive).scaled(config.work_ratio)
+    if overall or calm:
+        return found
+    # What the undisturbed machine does is anywhere between what was seen and the ideal.
+    ends = (found.low, found.high, 1.0, float(config.workers))
+    return Estimate(found.value, min(ends), max(ends))
 
 
-def ratio_of_times(pairs: Pairs, overall: bool = False, level: float = 0.95, stopped: bool = False) -> Estimate:
-    """Time of the first over time of the second of each pair; see intervals.paired_ratio.
-
-    Pairs in which a training was disturbed for most of its time don't count, unless that goes for all but one.
-    """
-    seconds = _calm_pairs(pairs)
-    if overall or not is_calm(pairs):
-        seconds = [(first.seconds, second.seconds) for first, second in pairs]
-    return paired_ratio([first for first, _ in seconds], [second for _, second in seconds], level, stopped)
+def ratio_of_times(pairs: Pairs, level: float = 0.95) -> Estimate:
+    """Time of the first over time of the second of each pair: undisturbed, unless none or one was."""
+    return _ratio(_calm_pairs(pairs) or _whole(pairs), level)
 
 
 def is_calm(pairs: Pairs) -> bool:
     """Whether enough pairs were undisturbed for some of their time to tell what the undisturbed machine does."""
-    return len(_calm_pairs(pairs)) >= min(2, len(pairs))
+    return bool(_calm_pairs(pairs))
 
 
 def _calm_pairs(pairs: Pairs) -> list[tuple[float, float]]:
-    """The undisturbed seconds of those pairs that were not disturbed for most of their time."""
+    """The undisturbed seconds of the pairs in which no training was disturbed for most of its time; of one, none."""
     sides = [first for first, _ in pairs], [second for _, second in pairs]
     by_steps = have_steps(sides[1], sequential=sides[0])
     seconds = zip(*(undisturbed_seconds(side, by_steps) for side in sides), strict=True)
-    return [(first, second) for first, second in seconds if not math.isnan(first + second)]
+    calm = [(first, second) for first, second in seconds if not math.isnan(first + second)]
+    return calm if len(calm) >= min(2, len(pairs)) else []
+
+
+def _whole(pairs: Pairs) -> list[tuple[float, float]]:
+    """All seconds."""
+    return [(first.seconds, second.seconds) for first, second in pairs]
+
+
+def _ratio(seconds: Sequence[tuple[float, float]], level: float = 0.95, stopped: bool = False) -> Estimate:
+    return paired_ratio([first for first, _ in seconds], [second for _, second in seconds], level, stopped)
 
 
 def pairs_with_baseline(blocks: Sequence[Block]) -> list[tuple[Training, Training]]:
@@ -105,7 +109,9 @@ def over_best_sequential(config: ExperimentConfig, blocks: Sequence[Block]) -> B
     known = [(sequential, candidate) for sequential, candidate in pairs if sequential is not None]
     if not config.measurement.best_sequential or not known or len(known) < len(pairs):
         return BestSequential(None, UNKNOWN.value, UNKNOWN)
-    seconds = mean_seconds([sequential for sequential, _ in known]).value
+    sequentials = [sequential for sequential, _ in known]
+    by_steps = have_steps([candidate for _, candidate in known], sequentials)
+    seconds = mean_seconds(sequentials, by_steps).value
     return BestSequential(known[0][0].threads, seconds, paired_speedup(config, known))
 
 

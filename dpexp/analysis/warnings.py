@@ -15,6 +15,7 @@ from dpexp.words import counted
 
 # Thresholds: a severity of 1.
 DISTURBANCE = 0.03  # of the speedup
+UNSETTLED = 100.0  # the severity of having no result: it comes first
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
 CAUSE_CACHE = 0.02  # enough to explain an efficiency above 100 %
 
@@ -80,7 +81,7 @@ def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs)
     if not is_calm(pairs):
         yield Warning(
             "unsettled",
-            100.0,
+            UNSETTLED,
             f"the machine was disturbed throughout: {_disturbed(pairs)} were slowed down",
             "the speedup may be anywhere up to the ideal; measure again when nobody else uses these cores",
         )

@@ -33,7 +33,7 @@ class Check:
 
 
 def checks() -> Iterator[Check]:
-    """Each check as soon as it is done; about a minute in all."""
+    """Each check as soon as it is done; about a minute and a half in all."""
     bench = Bench()
     sequential, two = bench.config("strategy=sequential", "workers=1"), bench.config("workers=2")
     first = bench.train(sequential=Arm(sequential), two=Arm(two))  # the first launch is cold

@@ -17,13 +17,10 @@ from dpexp.errors import WorkerError
 from dpexp.launchers.local import CANDIDATE, LocalLauncher
 from dpexp.machine.environment import usable_cores
 from dpexp.models.initial_state import initial_state
-from dpexp.phases import COMPUTE, PHASES
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Distribution, StepTimes, Training, WorkerTimes
 from dpexp.results.storage import finite
 from dpexp.training.worker import Work, WorkerReport
-
-HELD_UP = 3.0  # times the usual: a step that spends more on all but its computation was interrupted there
 
 
 @dataclass(frozen=True)
@@ -91,32 +88,16 @@ def recorded(work: Work, reports: list[WorkerReport]) -> Training:
 
 def _step_times(work: Work, reports: list[WorkerReport]) -> StepTimes | None:
     """The steps by the compute time of their slowest worker; None where that doesn't tell whether its core was slow."""
-    if work.config.busy_threads * (work.copies or 1) > usable_cores():
-        return None
-    if not all("wait" in report.phases for report in reports):  # some of it was counted as computation
+    config = work.config
+    shared_cores = config.busy_threads * (work.copies or 1) > usable_cores()
+    if shared_cores or not all(report.steps for report in reports):
         return None
     ranks = np.array([report.steps for report in reports])  # (workers, steps, phases)
     if work.copies is not None:  # which don't meet
-        ranks = ranks.reshape(1, -1, len(PHASES))
-    config = work.config
+        ranks = ranks.reshape(1, -1, ranks.shape[2])
     partial = config.epochs if config.train_samples % config.global_batch_size else 0
     seconds = [value for report in reports for value in report.partial_steps]
-    return binned(
-        _slowest(ranks),
-        dict(zip(PHASES, ranks.sum(0).T, strict=True)),
-        workers=len(ranks),
-        updates=config.updates - partial,
-        partial_updates=partial if seconds else 0,
-        partial_seconds=statistics.median(seconds) if seconds else 0.0,
-    )
-
-
-def _slowest(ranks: np.ndarray) -> np.ndarray:
-    """How long the slowest worker computed in each step; of steps that were held up elsewhere, the whole step."""
-    compute, whole = ranks[:, :, COMPUTE].max(0), ranks.sum(2).mean(0)
-    held_up = whole - compute > HELD_UP * np.median(whole - compute)
-    slowest: np.ndarray = np.where(held_up, np.maximum(whole, compute), compute)
-    return slowest
+    return binned(ranks, config.updates - partial, partial, statistics.median(seconds) if seconds else 0.0)
 
 
 def _check_replicas(reports: list[WorkerReport]) -> None:

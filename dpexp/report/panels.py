@@ -48,7 +48,7 @@ class Panels:
                 place = counts.index(row.workers)
                 hatch = "///" if row.oversubscribed else None
                 axes.barh(place, row.seconds, 0.6, color=BAR, hatch=hatch, edgecolor="white", lw=0)
-                _interval(axes, row, "seconds", place)
+                _interval(axes, row, place)
                 if row.baseline.startswith("sequential"):
                     _mark(axes, row.baseline_seconds, place, "-", "one sequential process")
                 _mark(axes, row.best_sequential_seconds, place, ":", "best sequential process")
@@ -104,9 +104,9 @@ class Panels:
     def by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Speedup against workers with the ideal line, a line for each data size; numbers for the largest."""
         low, high = self.counts[0] / 1.3, self.counts[-1] * 1.45
-        lines = list(rows.groupby("configured_size"))
+        lines = _groups(rows, "configured_size")
         for shift, (size, line) in zip(_shifts(len(lines)), lines, strict=True):
-            name = counted(int(str(size)), "sample") + self._each
+            name = counted(size, "sample") + self._each
             _line(axes, line, "speedup", line.workers * shift, self._configured_sizes[size], name)
         axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1, label="ideal")
         best = self._best_sequential[rows.index].mean()
@@ -131,9 +131,9 @@ class Panels:
 
     def _over_sizes(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
         """One line a worker count over data sizes."""
-        lines = list(rows.groupby("workers"))
+        lines = _groups(rows, "workers")
         for shift, (workers, line) in zip(_shifts(len(lines)), lines, strict=True):
-            name = counted(int(str(workers)), "worker") + ("*" if line.oversubscribed.any() else "")
+            name = counted(workers, "worker") + ("*" if line.oversubscribed.any() else "")
             _line(axes, line, column, line.data_size * shift, self._workers[workers], name)
         ticks = sparse(self.sizes)
         logarithmic(axes, "x", self.sizes[0] / 1.25, self.sizes[-1] * 1.25, ticks)
@@ -159,9 +159,9 @@ def _line(axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, style:
     axes.plot(places[crowded], values[crowded], color=color, marker=marker, mfc="white", ls="none", zorder=3)
 
 
-def _interval(axes: Axes, row: pd.Series, column: str, place: float) -> None:
-    """The interval of a bar, where it is known."""
-    value, low, high = row[column], row[f"{column}_low"], row[f"{column}_high"]
+def _interval(axes: Axes, row: pd.Series, place: float) -> None:
+    """The interval of a bar of seconds, where it is known."""
+    value, low, high = row.seconds, row.seconds_low, row.seconds_high
     if not math.isnan(low):
         axes.errorbar(value, place, xerr=[[value - low], [high - value]], color=TEXT, capsize=4)
 
@@ -183,6 +183,11 @@ def _worker_rows(axes: Axes, counts: list[int], rows: pd.DataFrame) -> None:
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.set_ylabel("workers")
+
+
+def _groups(rows: pd.DataFrame, column: str) -> list[tuple[int, pd.DataFrame]]:
+    """The rows of each value of a column, in its order."""
+    return [(int(value), rows[rows[column] == value]) for value in sorted(rows[column].unique())]
 
 
 def _digits(value: float) -> str:

@@ -53,7 +53,7 @@ class Recorder:
 
         The total is that of `all_steps`, if those not recorded took as long. Empty when no step was recorded.
         """
-        steps = np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
+        steps = self._table()
         if not len(steps):
             return {}
         columns = {"step": steps.sum(1), **dict(zip(PHASES, steps.T, strict=True))}
@@ -61,14 +61,17 @@ class Recorder:
 
     def steps(self, most: int) -> list[list[float]]:
         """Of each step of a whole batch its seconds by phase; of more than `most` steps an even choice."""
-        steps = np.delete(np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES)), self._partial, axis=0)
+        steps = np.delete(self._table(), self._partial, axis=0)
         chosen = np.linspace(0, len(steps) - 1, min(most, len(steps))).astype(int)
         return steps[chosen].tolist()  # type: ignore[no-any-return]
 
     def partial_steps(self) -> list[float]:
         """The seconds of each step of a batch with fewer samples."""
-        steps = np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
-        return steps[self._partial].sum(1).tolist()  # type: ignore[no-any-return]
+        return self._table()[self._partial].sum(1).tolist()  # type: ignore[no-any-return]
+
+    def _table(self) -> np.ndarray:
+        """The seconds (steps, phases)."""
+        return np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
 
 
 class NoRecorder(Recorder):

@@ -50,7 +50,7 @@ class WorkerReport:
     handover_seconds: float  # between turns, those of other trainings included
     process_cpu_seconds: float  # since this process was forked
     phases: dict[str, dict[str, float]]  # see recorder.Recorder.summary
-    steps: list[list[float]]  # of whole batches: the seconds of each by phase
+    steps: list[list[float]]  # of whole batches: the seconds of each by phase; none where waiting can't be told apart
     partial_steps: list[float]  # of batches with fewer samples: the seconds of each
     startup_seconds: float  # from the parent's call until this process was ready to train
     warmup_seconds: float
@@ -127,7 +127,7 @@ def _run(
         turn_seconds=turns.turn_seconds,
         handover_seconds=turns.handover_seconds,
         phases=phases,
-        steps=recorder.steps(MOST_STEPS),
+        steps=recorder.steps(MOST_STEPS) if "wait" in phases else [],
         partial_steps=recorder.partial_steps(),
         startup_seconds=startup_seconds,
         warmup_seconds=warmup_seconds,
