@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from dpexp.analysis.table import Summary
 from dpexp.files import write_atomically
 from dpexp.report.panels import Painter, Panels
+from dpexp.report.scales import sparse
 from dpexp.report.sentences import warnings
 from dpexp.report.style import GREY, MATPLOTLIB
 from dpexp.words import counted
@@ -70,12 +71,10 @@ def _readable(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     series = list(table.series.unique())
     table = table[table.series.isin(series[:MOST_SERIES])]
     sizes = sorted(table.data_size.unique())
-    chosen = sizes
-    if len(sizes) > MOST_SIZES:
-        chosen = [sizes[round(place * (len(sizes) - 1) / (MOST_SIZES - 1))] for place in range(MOST_SIZES)]
+    chosen = sparse(sizes, MOST_SIZES)
     drawn = table[table.data_size.isin(chosen)]
     left_out = ""
-    if len(series) > MOST_SERIES or chosen is not sizes:
+    if len(series) > MOST_SERIES or len(chosen) < len(sizes):
         left_out = f"; drawn: {drawn.series.nunique()} of {len(series):,} series, {len(chosen)} of {len(sizes):,} sizes"
     return drawn, left_out
 

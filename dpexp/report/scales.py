@@ -46,11 +46,11 @@ def logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Sequence
     axis.set_minor_locator(NullLocator())
 
 
-def sparse(values: Sequence[int]) -> list[int]:
+def sparse(values: Sequence[int], most: int = MOST_TICKS) -> list[int]:
     """Of sorted values, an even choice with the first and the last."""
-    if len(values) <= MOST_TICKS:
+    if len(values) <= most:
         return list(values)
-    return [values[round(at * (len(values) - 1) / (MOST_TICKS - 1))] for at in range(MOST_TICKS)]
+    return [values[round(at * (len(values) - 1) / (most - 1))] for at in range(most)]
 
 
 def ratio_ticks(low: float, high: float) -> list[float]:
