@@ -24,7 +24,8 @@ FASTEST = 0.01  # this quantile of all steps is the computation of an undisturbe
 LONGER = 1.15  # ... and steps that compute for up to so many times as long are calm
 LEAST_CALM = 0.2  # of a training's steps; with fewer of them it doesn't count
 HELD_UP = 3.0  # times the usual: a step that spends more on all but its computation was interrupted there
-USUAL = 0.5  # of the steps of the calmest training of one process; with fewer, computations differ by nature
+USUAL = 0.5  # of the steps of the calmest training; with fewer, and ...
+ALIKE = 0.5  # times as many in the least calm one, computations differ by nature: neighbours come and go
 
 
 def binned(ranks: np.ndarray, updates: int, partial_updates: int, partial_seconds: float) -> StepTimes:
@@ -78,12 +79,11 @@ def phase_seconds(trainings: Sequence[StepTimes]) -> dict[str, float]:
     return {name: updates * seconds / first.workers for name, seconds in means.items()}
 
 
-def are_usual(trainings: Sequence[StepTimes]) -> bool:
-    """Whether most steps are calm at some time: else it is not others that make them differ, but the model itself."""
-    if not trainings:
-        return True
-    kept = zip(trainings, _calm(trainings), strict=True)
-    return max(float(np.asarray(steps.counts)[calm].sum()) / sum(steps.counts) for steps, calm in kept) >= USUAL
+def differ_by_nature(trainings: Sequence[StepTimes]) -> bool:
+    """Whether the model itself makes steps differ, and not others: then all trainings have few calm steps, alike."""
+    kept = zip(trainings, _calm(trainings), strict=True) if trainings else ()
+    shares = [float(np.asarray(steps.counts)[calm].sum()) / sum(steps.counts) for steps, calm in kept]
+    return bool(shares) and max(shares) < USUAL and min(shares) >= ALIKE * max(shares)
 
 
 def disturbed_share(trainings: Sequence[StepTimes]) -> float:

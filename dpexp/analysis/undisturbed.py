@@ -27,7 +27,9 @@ Turns = Sequence[float]
 def have_steps(trainings: Sequence[Training], sequential: Sequence[Training] = ()) -> bool:
     """Whether these trainings can be compared by their steps, as far as those of one process tell."""
     steps = [training.steps for training in (*sequential, *trainings)]
-    return None not in steps and calm_steps.are_usual([one for one in steps[: len(sequential)] if one is not None])
+    if None in steps:
+        return False
+    return not calm_steps.differ_by_nature([one for one in steps[: len(sequential)] if one is not None])
 
 
 def undisturbed_seconds(trainings: Sequence[Training], by_steps: bool) -> list[float]:
