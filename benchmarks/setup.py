@@ -12,7 +12,7 @@ from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.trainer import recorded
+from dpexp.measurement.loop_trainer import recorded
 from dpexp.models import architectures, linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import fork_server, launch

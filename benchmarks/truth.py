@@ -23,7 +23,7 @@ from dpexp.calibrate.bench import Arm, Bench
 from dpexp.calibrate.faults import Fault
 from dpexp.data.dataset import load
 from dpexp.launchers.local import CANDIDATE, LocalLauncher
-from dpexp.measurement.trainer import recorded
+from dpexp.measurement.loop_trainer import recorded
 from dpexp.results.schema import Training
 
 STRESSOR = """

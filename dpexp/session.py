@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dpexp import resume
 from dpexp.config.arguments import Request
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DpexpError, ResultError, WorkerError
 from dpexp.files import Claim
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
@@ -92,7 +93,8 @@ class Session:
 
         Raises ResultError, too, when results can't be written: nor could those of another job.
         """
-        fork_server.start_server()  # it imports torch while this process does
+        if not isinstance(config.strategy, ScriptConfig):
+            fork_server.start_server()  # it imports torch while this process does
         from dpexp.launchers.local import LocalLauncher
         from dpexp.measurement import job
 

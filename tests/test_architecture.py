@@ -26,6 +26,7 @@ training
 launchers
 results
 analysis
+script
 measurement
 report
 calibrate

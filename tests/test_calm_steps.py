@@ -17,7 +17,7 @@ from dpexp.analysis.speedup import is_calm, paired_speedup
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import usable_cores
-from dpexp.measurement import trainer
+from dpexp.measurement import loop_trainer
 from dpexp.models.initial_state import initial_state
 from dpexp.training.worker import Work
 
@@ -173,7 +173,7 @@ def test_steps_are_known_where_computing_shows_whether_a_core_was_slow(settings,
     config = tiny(*settings, "batch.size=24", "batch.scope=per_worker", "data.size=501")
     dataset = load(config)
     work = Work(config, dataset, initial_state(config, dataset), "torch", False, None)
-    steps = trainer.recorded(work, LocalLauncher().run(work)).steps
+    steps = loop_trainer.recorded(work, LocalLauncher().run(work)).steps
     assert (steps is not None) is (known and config.busy_threads <= usable_cores())
     if steps is not None:
         assert sum(steps.counts) == steps.updates == config.updates - config.epochs  # the last batch of each is partial

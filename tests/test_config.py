@@ -16,9 +16,12 @@ CHOICES = sorted(
     for path in config_folder().glob("*/*.yaml")
     if path.parent.name not in ("experiment", "hydra")
 )
+COMMAND = "strategy.command='train --workers {workers}'"
 NEEDED = {
     "model=custom": ["model.builder=conftest:nothing"],
     "data=arrays": ["data.size=1000", "data.path=x.npz"],
+    "strategy=script": [COMMAND],
+    **{choice: ["strategy=script", COMMAND] for choice in ("model=script", "data=script", "optimizer=script")},
 }
 
 

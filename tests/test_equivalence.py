@@ -9,7 +9,7 @@ from conftest import tiny
 from training_helpers import assert_same, trained_here, trained_state
 
 from dpexp.errors import WorkerError
-from dpexp.measurement.trainer import _check_replicas
+from dpexp.measurement.loop_trainer import _check_replicas
 from dpexp.strategies import Emulated
 from dpexp.training import loop
 

@@ -13,7 +13,7 @@ from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import best_sequential, blocks
 from dpexp.measurement.blocks import measure
-from dpexp.measurement.trainer import Trainer
+from dpexp.measurement.loop_trainer import LoopTrainer
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
 from dpexp.results import storage
@@ -25,7 +25,7 @@ def measured(*overrides, checkpoint=None):
     seen = []
     initial = initial_state(config, dataset)
     progress = lambda text, done: seen.append(done)  # noqa: E731
-    return list(measure(config, dataset, initial, checkpoint, progress, LocalLauncher())), seen
+    return list(measure(config, LoopTrainer(dataset, initial, LocalLauncher()), checkpoint, progress)), seen
 
 
 def test_blocks_alternate_their_order_and_the_first_are_discarded():
@@ -177,7 +177,7 @@ def test_too_few_file_descriptors_are_a_worker_error():
 
 
 def test_the_best_sequential_process_is_measured_where_it_has_other_threads(monkeypatch):
-    monkeypatch.setattr(blocks, "best_threads", lambda config, input_shape, trainer, on_start: 2)
+    monkeypatch.setattr(blocks, "best_threads", lambda config, trainer, on_start: 2)
     two, _ = measured("measurement.best_sequential=true", "measurement.repeats=2")
     assert [[worker.threads for worker in block.best_sequential.workers] for block in two] == [[2], [2]]
     assert two[0].best_sequential.parameters_sha256 == two[0].baseline.parameters_sha256
@@ -188,13 +188,13 @@ def test_the_best_sequential_process_is_measured_where_it_has_other_threads(monk
 def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(monkeypatch):
     monkeypatch.setattr(best_sequential, "_found", {})
     tried = []
-    correct = Trainer.train_in_turns
+    correct = LoopTrainer.train_in_turns
 
     def count(trainer, variants, *options):
         tried.append({variant.config.threads_per_worker for variant in variants.values()})
         return correct(trainer, variants, *options)
 
-    monkeypatch.setattr(Trainer, "train_in_turns", count)
+    monkeypatch.setattr(LoopTrainer, "train_in_turns", count)
     monkeypatch.setattr(best_sequential, "usable_cores", lambda: 3)
     monkeypatch.setattr(best_sequential, "PROBE_UPDATES", 1)
     measured("measurement.best_sequential=true", "workers=1", "measurement.baseline=none")

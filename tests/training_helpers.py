@@ -9,7 +9,7 @@ import torch
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.trainer import recorded
+from dpexp.measurement.loop_trainer import recorded
 from dpexp.models.initial_state import initial_state
 from dpexp.training import worker
 

@@ -124,7 +124,7 @@ def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
         target=time_to_target(config, blocks),
         tree=mean_tree(config, blocks),
         phases=phase_times(blocks),
-        train_loss=_mean([training.epoch_losses[-1] for training in candidates]),
+        train_loss=_mean([training.epoch_losses[-1] for training in candidates if training.epoch_losses]),
         test_accuracy=_test_accuracy(candidates),
         baseline_test_accuracy=_test_accuracy(baseline.trainings),
         oversubscribed=busy_threads(config, environment) > environment.usable_cores,

@@ -13,7 +13,8 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
 from dpexp.launchers.local import CANDIDATE
 from dpexp.measurement.blocks import measure
-from dpexp.measurement.trainer import Trainer, Variant, recorded
+from dpexp.measurement.loop_trainer import LoopTrainer, recorded
+from dpexp.measurement.trainer import Variant
 from dpexp.models import architectures, linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import fork_server
@@ -50,7 +51,7 @@ class Bench:
     def train(self, **arms: Arm) -> dict[str, Training]:
         """A training of each arm by fresh processes, in turns."""
         launcher = FaultyLauncher({name: arm.fault for name, arm in arms.items()})
-        trainer = Trainer(self._dataset, self._initial, self._kernel, launcher)
+        trainer = LoopTrainer(self._dataset, self._initial, launcher, self._kernel)
         return trainer.train_in_turns({name: Variant(arm.config) for name, arm in arms.items()})
 
     def ratio(self, first: Arm, second: Arm, blocks: int) -> Estimate:
@@ -75,4 +76,5 @@ class Bench:
 
     def blocks(self, config: ExperimentConfig, launcher: FaultyLauncher) -> list[Block]:
         """A whole job, as the command line measures it."""
-        return list(measure(config, self._dataset, self._initial, None, lambda text, done: None, launcher))
+        trainer = LoopTrainer(self._dataset, self._initial, launcher)
+        return list(measure(config, trainer, None, lambda text, done: None))

@@ -23,8 +23,9 @@ from dpexp.config.groups import (
     MeasurementConfig,
     ModelConfig,
     OptimizerConfig,
+    ScriptOptimizerConfig,
 )
-from dpexp.config.strategies import SequentialConfig, StrategyConfig, strategies_where
+from dpexp.config.strategies import PLACEHOLDERS, ScriptConfig, StrategyConfig, strategies_where
 
 # Training samples in the data sets whose size is known before anything is loaded.
 KNOWN_TRAIN_SAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -119,13 +120,15 @@ class ExperimentConfig:
         batch is (Goyal et al. 2017, "Accurate, Large Minibatch SGD"), the square-root rule by the root of that
         (Krizhevsky 2014, "One weird trick"). Over `lr_warmup_epochs` it rises in equal steps from `lr` to that.
         """
-        if self.optimizer.lr_rule == "none":
-            return self.optimizer.lr
+        optimizer = self.optimizer
+        assert not isinstance(optimizer, ScriptOptimizerConfig)
+        if optimizer.lr_rule == "none":
+            return optimizer.lr
         times = self.global_batch_size / self.batch.size
-        factor: float = {"linear": times, "sqrt": times**0.5}[self.optimizer.lr_rule]
-        warmup_updates = self.optimizer.lr_warmup_epochs * self.updates_per_epoch
+        factor: float = {"linear": times, "sqrt": times**0.5}[optimizer.lr_rule]
+        warmup_updates = optimizer.lr_warmup_epochs * self.updates_per_epoch
         risen = min(1.0, update / warmup_updates) if warmup_updates else 1.0
-        return self.optimizer.lr * (1 + (factor - 1) * risen)
+        return optimizer.lr * (1 + (factor - 1) * risen)
 
     def worker_share(self) -> ExperimentConfig:
         """The sequential training of one worker's share of samples and batch."""
@@ -150,10 +153,11 @@ class ExperimentConfig:
 
     @functools.cached_property
     def _baseline(self) -> ExperimentConfig:
-        return dataclasses.replace(self, workers=1, strategy=SequentialConfig(name="sequential"))
+        return dataclasses.replace(self, workers=1, strategy=self.strategy.sequential())
 
     @model_validator(mode="after")
     def _check_together(self) -> ExperimentConfig:
+        self._check_script()
         most = self.strategy.most_workers
         if most is not None and self.workers > most:
             raise ValueError(
@@ -192,6 +196,31 @@ class ExperimentConfig:
                 "choose a smaller batch.size or a larger data.size"
             )
         return self
+
+    @property
+    def command(self) -> list[str]:
+        """The words of a script's command, for this number of workers."""
+        assert isinstance(self.strategy, ScriptConfig)
+        return self.strategy.words({name: getattr(self, name) for name in PLACEHOLDERS})
+
+    def _check_script(self) -> None:
+        """Raise ValueError where a script's settings are mixed with those of a training by our loop."""
+        for group in ScriptConfig.brings:
+            name, expected = getattr(self, group).name, group in self.strategy.brings
+            if expected and name != "script":
+                raise ValueError(f"{group}={name} with strategy=script: the script has its own; leave {group} out")
+            if name == "script" and not expected:
+                raise ValueError(f"{group}=script with strategy={self.strategy.name}: choose strategy=script")
+        if not isinstance(self.strategy, ScriptConfig):
+            return
+        for name in ("checkpoint", "target_accuracy"):
+            if value := getattr(self, name):
+                raise ValueError(f"{name}={value} with strategy=script: only the script knows its weights and accuracy")
+        if self.workers > 1 and self.command == self.baseline().command:
+            raise ValueError(
+                f"strategy.command={self.strategy.command}: one worker and {self.workers} workers would run the same; "
+                "write {workers} where the number of processes belongs"
+            )
 
 
 _ADAPTER = TypeAdapter(ExperimentConfig)

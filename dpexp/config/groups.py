@@ -50,7 +50,16 @@ class CustomModelConfig:
     arguments: dict[str, Any]
 
 
-ModelConfig = Annotated[MlpConfig | CnnConfig | ResNet18Config | CustomModelConfig, Field(discriminator="name")]
+@dataclass(frozen=True, config=STRICT)
+class ScriptModelConfig:
+    """The model of the user's script."""
+
+    name: Literal["script"]
+
+
+ModelConfig = Annotated[
+    MlpConfig | CnnConfig | ResNet18Config | CustomModelConfig | ScriptModelConfig, Field(discriminator="name")
+]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -87,7 +96,18 @@ class ArraysDataConfig:
     scale_uint8: bool
 
 
-DataConfig = Annotated[NamedDataConfig | SyntheticDataConfig | ArraysDataConfig, Field(discriminator="name")]
+@dataclass(frozen=True, config=STRICT)
+class ScriptDataConfig:
+    """The data of the user's script: times are for `size` samples."""
+
+    name: Literal["script"]
+    size: PositiveInt
+    scope: Literal["global"]
+
+
+DataConfig = Annotated[
+    NamedDataConfig | SyntheticDataConfig | ArraysDataConfig | ScriptDataConfig, Field(discriminator="name")
+]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -122,7 +142,14 @@ class AdamConfig:
     weight_decay: NonNegativeFloat
 
 
-OptimizerConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="name")]
+@dataclass(frozen=True, config=STRICT)
+class ScriptOptimizerConfig:
+    """The optimizer of the user's script."""
+
+    name: Literal["script"]
+
+
+OptimizerConfig = Annotated[SgdConfig | AdamConfig | ScriptOptimizerConfig, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, config=STRICT)

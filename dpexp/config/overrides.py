@@ -12,6 +12,7 @@ from dpexp.config.yaml_files import config_groups
 from dpexp.errors import ConfigError
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+COMMANDS = ("strategy.command", "strategy.baseline_command")  # whose commas and braces are the user's
 FREE = "model.arguments."  # any key may be added below
 
 
@@ -46,6 +47,8 @@ def _spelled(text: str) -> str:
         key = f"++{key}"
     if key in config_groups() and value and not value[0].isalpha() and value[0] not in "[$_":
         value = _quoted(value)  # a number, which Hydra would refuse without naming the group
+    if name in COMMANDS and value and value[0] not in "'\"":
+        value = _quoted(value)
     plain = f"{key}{sign}{value}"
     return plain if _is_grammatical(plain) else f"{key}={_quoted(value)}"
 

@@ -18,9 +18,7 @@ PROBE_UPDATES = 600  # with each number of threads
 _found: dict[str, int] = {}  # by earlier jobs of this process that differ only in what doesn't matter
 
 
-def best_threads(
-    config: ExperimentConfig, input_shape: tuple[int, ...], trainer: Trainer, on_start: Callable[[], None]
-) -> int:
+def best_threads(config: ExperimentConfig, trainer: Trainer, on_start: Callable[[], None]) -> int:
     """Tries powers of two and all usable cores in turns, each with several hundred updates.
 
     There is one answer for all jobs of this process that differ in workers, strategy, epochs or data size only.
@@ -29,7 +27,7 @@ def best_threads(
     for name in ("threads_per_worker", "epochs", "seed", "checkpoint", "target_accuracy", "measurement"):
         del settings[name]
     del settings["data"]["size"]
-    key = json.dumps([settings, input_shape])
+    key = json.dumps([settings, trainer.input_shape])
     if key not in _found:
         on_start()
         cores = usable_cores()

@@ -12,14 +12,10 @@ from pathlib import Path
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.speedup import paired_speedup, pairs_with_baseline
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import Dataset
-from dpexp.launchers.local import CANDIDATE, LocalLauncher
+from dpexp.launchers.local import CANDIDATE
 from dpexp.measurement.best_sequential import best_threads
 from dpexp.measurement.conditions import Watch
 from dpexp.measurement.trainer import Trainer, Variant
-from dpexp.models import architectures, linear_kernels
-from dpexp.processes.launch import wait_for_server
-from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Block
 
 OnProgress = Callable[[str, float], None]
@@ -28,11 +24,9 @@ OnProgress = Callable[[str, float], None]
 
 def measure(
     config: ExperimentConfig,
-    dataset: Dataset,
-    initial: SharedTensors,
+    trainer: Trainer,
     checkpoint: Path | None,
     on_progress: OnProgress,
-    launcher: LocalLauncher,
     earlier: Sequence[Block] = (),
     local_workers: int | None = None,
 ) -> Iterator[Block]:
@@ -43,9 +37,8 @@ def measure(
     of one training, `local_workers` run on this machine (None: all).
     """
     started = time.monotonic() - sum(block.wall_seconds for block in earlier)
-    wait_for_server()  # which would disturb the timing of kernels while it starts
-    trainer = Trainer(dataset, initial, _kernel(config, dataset, earlier), launcher)
-    variants = _variants(config, dataset, trainer, earlier, on_progress)
+    trainer.get_ready(config, earlier)
+    variants = _variants(config, trainer, earlier, on_progress)
     blocks, done = list(earlier), 0
     while not _enough(config, blocks, time.monotonic() - started):
         counted = _counted(blocks)
@@ -81,16 +74,8 @@ def measure(
         yield block
 
 
-def _kernel(config: ExperimentConfig, dataset: Dataset, earlier: Sequence[Block]) -> str:
-    if earlier:
-        return earlier[0].candidate.linear_kernel
-    model = architectures.build(config.model, dataset.input_shape, dataset.classes)
-    return linear_kernels.choose(config, model)
-
-
 def _variants(
     config: ExperimentConfig,
-    dataset: Dataset,
     trainer: Trainer,
     earlier: Sequence[Block],
     on_progress: OnProgress,
@@ -103,7 +88,7 @@ def _variants(
             threads = config.threads_per_worker if best is None else best.threads
         else:
             on_start = lambda: on_progress("looking for the best number of threads", 0.0)  # noqa: E731
-            threads = best_threads(config, dataset.input_shape, trainer, on_start)
+            threads = best_threads(config, trainer, on_start)
         if threads != config.threads_per_worker:
             variants["best_sequential"] = Variant(config.baseline(threads))
     if config.measurement.independent_copies and config.processes > 1:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from dpexp.analysis.speedup import paired_speedup, pairs_with_baseline
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import load
+from dpexp.config.groups import ScriptDataConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment
+from dpexp.measurement import loop_trainer, script_trainer
 from dpexp.measurement.blocks import OnProgress, measure
 from dpexp.measurement.record import CHECKPOINT, Record
+from dpexp.measurement.trainer import Trainer
 from dpexp.measurement.user_files import differing, fingerprint
 from dpexp.models import linear_kernels
-from dpexp.models.initial_state import initial_state
 from dpexp.results import storage
 from dpexp.results.schema import RunResult, diverged
+
+Prepare = Callable[[ExperimentConfig, Path, LocalLauncher], contextlib.AbstractContextManager[Trainer]]
+# Who trains, by what the data are; else, our loop does.
+_PREPARED: dict[type, Prepare] = {ScriptDataConfig: script_trainer.prepared}
 
 
 def run(
@@ -46,16 +53,12 @@ def run(
     try:
         _check_machine(config)
         _check_unchanged(config, user_files)
-        dataset = load(config)
-        record.data_seconds = time.perf_counter() - started
-        initial = initial_state(config, dataset)
-        record.write("unfinished")  # a folder that can't be written is found before anything is measured
-        checkpoint = folder / CHECKPOINT if config.checkpoint else None
-        kept = record.blocks.copy()
-        with dataset.tensors, initial:
-            for block in measure(
-                config, dataset, initial, checkpoint, on_progress, launcher, kept, environment.local_world_size
-            ):
+        with _PREPARED.get(type(config.data), loop_trainer.prepared)(config, folder, launcher) as trainer:
+            record.data_seconds = time.perf_counter() - started
+            record.write("unfinished")  # a folder that can't be written is found before anything is measured
+            checkpoint = folder / CHECKPOINT if config.checkpoint else None
+            kept = record.blocks.copy()
+            for block in measure(config, trainer, checkpoint, on_progress, kept, environment.local_world_size):
                 _check_unchanged(config, user_files)
                 record.add(block)
         if diverged(record.blocks):

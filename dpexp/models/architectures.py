@@ -8,7 +8,7 @@ import math
 
 from torch import nn
 
-from dpexp.config.groups import CnnConfig, CustomModelConfig, MlpConfig, ModelConfig, ResNet18Config
+from dpexp.config.groups import CnnConfig, CustomModelConfig, MlpConfig, ModelConfig, ResNet18Config, ScriptModelConfig
 from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
 
 
@@ -23,6 +23,8 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn
             return _resnet18(config, input_shape, classes)
         case CustomModelConfig():
             return _custom(config, input_shape, classes)
+        case ScriptModelConfig():
+            raise AssertionError("the model of a script is its own")
 
 
 def _mlp(config: MlpConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -89,7 +89,10 @@ class Adam(Optimizer):
 
 def build(config: OptimizerConfig, parameters: Sequence[torch.Tensor]) -> Optimizer:
     """The configured optimizer over `parameters`, its state fresh."""
-    return Sgd(config, parameters) if isinstance(config, SgdConfig) else Adam(config, parameters)
+    if isinstance(config, SgdConfig):
+        return Sgd(config, parameters)
+    assert isinstance(config, AdamConfig), "the optimizer of a script is its own"
+    return Adam(config, parameters)
 
 
 def take_gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:

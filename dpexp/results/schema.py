@@ -40,7 +40,8 @@ class WorkerTimes:
     startup_seconds: float
     warmup_seconds: float
     evaluation_seconds: float
-    phases: dict[str, Distribution]  # those of phases.PHASES that could be told apart, and the whole `step`
+    # Those of phases.PHASES that could be told apart, the whole `step`, and of a script the `traced_step`.
+    phases: dict[str, Distribution]
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -62,7 +63,7 @@ class Training:
 
     turn_seconds: Annotated[list[PositiveFloat], Field(min_length=1)]  # of each turn, by the slowest worker
     steps: StepTimes | None  # None where a core has more than one thread, or computing can't be told from waiting
-    epoch_losses: Annotated[list[float | None], Field(min_length=1)]  # means over all samples; None: not finite
+    epoch_losses: list[float | None]  # means over all samples; None: not finite; [] of a script
     test_accuracy: float | None  # None where it was not evaluated, because another block has the same updates
     epoch_seconds: list[float]  # until the end of each epoch, the clock stopped for evaluation; only with a target
     epoch_accuracies: list[float]  # there, on the test split

@@ -1,0 +1,92 @@
+"""All processes below a command, found by a mark in their environment, which they inherit.
+
+Also a program: `python descendants.py MARK` waits until its standard input is closed, as it is when the process that
+started it dies, and then ends all processes that bear the mark, those that a signal has stopped, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+
+NAME = "DPEXP_SCRIPT_WORLD"
+GRACE_SECONDS, POLL_SECONDS = 1.0, 0.01
+
+
+class Descendants:
+    """The processes whose `DPEXP_SCRIPT_WORLD` begins with `mark`, and those that they started."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = f"{NAME}={mark}".encode()
+        self._others: set[int] = {os.getpid()}  # processes that don't bear the mark
+        self.processes: set[int] = set()
+
+    def refresh(self) -> None:
+        """Look for those that are alive."""
+        found = set()
+        for name in os.listdir("/proc"):  # noqa: PTH208 - many times a second
+            process = int(name) if name.isdigit() else 0
+            if process and process not in self._others:
+                state, parent = _state(process)
+                if process in self.processes or parent in self.processes or parent in found or self._is_marked(process):
+                    if state not in "ZX":
+                        found.add(process)
+                elif state not in "X":
+                    self._others.add(process)
+        self.processes = found
+
+    def send(self, number: int) -> None:
+        """A signal to those that were found last."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def cpu_seconds(self) -> float:
+        """Of those that were found last, and of their children that have ended."""
+        ticks = [sum(map(int, _fields(process)[11:15])) for process in self.processes]
+        return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+    def end(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        """End all: SIGTERM, and after a while SIGKILL, until none is left."""
+        self._others = {os.getpid()}  # numbers of processes are used again
+        self.refresh()
+        self.send(signal.SIGTERM)
+        self.send(signal.SIGCONT)
+        deadline = time.monotonic() + grace_seconds
+        while self.processes:
+            time.sleep(POLL_SECONDS)
+            self.refresh()
+            if time.monotonic() > deadline:
+                self.send(signal.SIGKILL)
+
+    def _is_marked(self, process: int) -> bool:
+        try:
+            with open(f"/proc/{process}/environ", "rb") as file:  # noqa: PTH123
+                return any(entry.startswith(self._mark) for entry in file.read().split(b"\0"))
+        except OSError:  # somebody else's, or it has ended
+            return False
+
+
+def _state(process: int) -> tuple[str, int]:
+    """The state of a process (X: it is gone), and the number of its parent."""
+    state, parent, *_ = _fields(process) or ("X", "0")
+    return state, int(parent)
+
+
+def _fields(process: int) -> list[str]:
+    """Those of /proc/PID/stat from the state on, which is the third; [] if it is gone."""
+    try:
+        with open(f"/proc/{process}/stat") as file:  # noqa: PTH123
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    Descendants(sys.argv[1]).end(grace_seconds=0)

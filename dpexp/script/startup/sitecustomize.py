@@ -1,0 +1,54 @@
+"""Runs at the start of every Python process below a measured command: its first optimizer shall become its clock.
+
+The folder of this file is on PYTHONPATH there, so that Python takes it for the machine's `sitecustomize`, which it runs
+in turn. Nothing else happens in a process that never imports torch. May run in other versions of Python than dpexp.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+OPTIMIZER = "torch.optim.optimizer"
+
+
+class _Watch(importlib.abc.MetaPathFinder):
+    """Waits for the import of torch's optimizers."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != OPTIMIZER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            import dpexp_clock  # type: ignore[import-not-found] # beside this file
+
+            dpexp_clock.install(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _run_hidden() -> None:
+    """Run the sitecustomize that Python would have found without this one."""
+    here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - no need to import pathlib everywhere
+    folders = [folder for folder in sys.path if os.path.abspath(folder) != here]  # noqa: PTH100
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", folders)
+    if spec is not None and spec.loader is not None:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["sitecustomize"] = module
+        spec.loader.exec_module(module)
+
+
+sys.meta_path.insert(0, _Watch())
+_run_hidden()
