@@ -87,7 +87,7 @@ class Session:
         return self._command.jobs[self.jobs].config if self._command.jobs else None
 
     def run_job(self, config: ExperimentConfig, folder: Path, overrides: list[str]) -> float:
-        """Measure one job into its folder; return its speedup, NaN where there is none.
+        """Measure one job into its folder; return its speedup (for optimizing sweepers), NaN where there is none.
 
         In a sweep an error is shown, and kept for `report`; else it is raised.
 
@@ -108,7 +108,7 @@ class Session:
             self._succeeded += 1
             self._measured_before += 1
             self._display.finish("measured before")
-            return job.speedup(folder)
+            return job.speedup(folder).value
         try:
             job.run(
                 config,
@@ -134,7 +134,7 @@ class Session:
             return math.nan
         self._succeeded += 1
         self._display.finish("measured")
-        return job.speedup(folder)
+        return job.speedup(folder).value
 
     def resume_jobs(self, folder: Path) -> None:
         """Measure what the command of this folder lacks. Raises DpexpError."""

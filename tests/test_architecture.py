@@ -32,6 +32,7 @@ report
 calibrate
 resume
 session
+break_even
 app
 __main__
 """.strip().splitlines()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.speedup import paired_speedup, pairs_with_baseline
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import ScriptDataConfig
@@ -76,10 +77,10 @@ def run(
     record.write("ok")
 
 
-def speedup(folder: Path) -> float:
-    """The speedup of a finished job, for Hydra's optimizing sweepers; NaN without a paired baseline."""
+def speedup(folder: Path) -> Estimate:
+    """The speedup of a finished job; unknown without a paired baseline."""
     result = storage.read(folder / storage.FILE_NAME)
-    return paired_speedup(result.config, pairs_with_baseline(result.kept())).value
+    return paired_speedup(result.config, pairs_with_baseline(result.kept()))
 
 
 def find_earlier(

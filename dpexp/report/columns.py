@@ -37,7 +37,7 @@ def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     columns = dict(zip(HEADS, zip(*rows, strict=True), strict=False))
     common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
     text = "; ".join(f"{head}: {columns.pop(head)[0]}" for head in common)
-    for head, nothing in (("warnings", ""), ("over best sequential", "-")):
+    for head, nothing in (("warnings", ""), ("over best sequential", "-"), ("accuracy", "-")):
         if set(columns.get(head, ())) == {nothing}:
             columns.pop(head)
     return text, columns
@@ -55,7 +55,7 @@ def _cells(row: Row) -> list[str]:
     """One good row of the table as text; what was not measured is a dash."""
     batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in all"
     return [
-        row.series or f"{row.strategy}, {row.model}, {row.data}",
+        row.series or ", ".join(dict.fromkeys([f"{row.strategy}", f"{row.model}", f"{row.data}"])),
         f"{row.workers}{'*' if row.oversubscribed else ''}",
         f"{row.data_size:,}",
         batch,

@@ -38,10 +38,15 @@ def answers(summary: Summary) -> list[str]:
         return [_answer(best[0])]
     return [
         f"{row.series}: {_workers(row)}, {_times(row.speedup)} as fast as one sequential process, efficiency "
-        f"{100 * row.efficiency.value:.0f} %, test accuracy {percent(row.test_accuracy)} "
-        f"[{percent(row.baseline_test_accuracy)}]"
+        f"{100 * row.efficiency.value:.0f} %{_accuracies(row)}"
         for row in sorted(best, key=lambda row: -row.speedup.value)
     ]
+
+
+def _accuracies(row: Row) -> str:
+    if math.isnan(row.test_accuracy):
+        return ""
+    return f", test accuracy {percent(row.test_accuracy)} [{percent(row.baseline_test_accuracy)}]"
 
 
 def _answer(best: Row) -> str:
@@ -58,9 +63,11 @@ def _answer(best: Row) -> str:
             f", and {_times(best.best_sequential_speedup)} as fast as the best sequential process, "
             f"with {_threads(best.best_sequential_threads)}"
         )
+    what += f" ({best.data_size:,} samples). Efficiency {100 * best.efficiency.value:.0f} %"
+    if math.isnan(best.test_accuracy):
+        return f"{what}."
     return (
-        f"{what} ({best.data_size:,} samples). Efficiency {100 * best.efficiency.value:.0f} %; test accuracy "
-        f"{percent(best.test_accuracy)} after {best.updates:,} updates, the baseline's "
+        f"{what}; test accuracy {percent(best.test_accuracy)} after {best.updates:,} updates, the baseline's "
         f"{percent(best.baseline_test_accuracy)} after {best.baseline_updates:,}."
     )
 

@@ -1,0 +1,133 @@
+"""The break-even batch: `python -m dpexp.break_even workers=2 [key=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dpexp.analysis.intervals import Estimate
+from dpexp.break_even.search import Search, search
+from dpexp.config.compose import compose_experiment
+from dpexp.config.experiment import ExperimentConfig, from_settings
+from dpexp.config.overrides import spelled
+from dpexp.config.strategies import ScriptConfig
+from dpexp.errors import ConfigError, DpexpError
+from dpexp.launchers.local import LocalLauncher
+from dpexp.machine.environment import describe
+from dpexp.measurement import job
+from dpexp.measurement.user_files import fingerprint
+from dpexp.processes import signals
+from dpexp.report import terminal
+from dpexp.results import storage
+from dpexp.session import status_of
+from dpexp.words import counted
+
+MOST_TIMES = 256  # the first batch
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the speedup at each measured batch, then the break-even batch; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dpexp.break_even",
+        description="Find the batch size of a worker from which several workers beat one process.",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for python -m dpexp; at least workers=2")
+    parser.add_argument("--output", type=Path, help="the folder of all results (default: outputs/break_even/<time>)")
+    options = parser.parse_intermixed_args(arguments)
+    folder = options.output or Path("outputs/break_even") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    with signals.raised():
+        try:
+            config = compose_experiment(*spelled(options.overrides))
+            _check(config)
+            found = search(_Measurement(config, folder), config.batch.size, _most(config))
+        except DpexpError as error:
+            terminal.show_error(str(error))
+            return status_of(error)
+        except signals.Interrupted as stop:
+            return stop.status
+    terminal.show_line(answer(config.workers, found))
+    terminal.show_line(f"results are in {folder}")
+    return 0
+
+
+def answer(workers: int, found: Search) -> str:
+    """What the search has found, in one sentence."""
+    who, least, most = counted(workers, "worker"), min(found.speedups), max(found.speedups)
+    batch = found.break_even
+    if batch is None:
+        compared = "slower" if found.speedups[most].value < 1 else "faster"
+        return f"no break-even batch: {who} are {compared} than one process at every batch from {least:,} to {most:,}"
+    ends = f"{batch.low:,.0f} to {batch.high:,.0f}" if batch.high < float("inf") else f"{batch.low:,.0f} or more"
+    assert found.checked is not None
+    checked = found.speedups[found.checked]
+    verdict = "which was measured" if found.is_confirmed else "but it is not confirmed"
+    return (
+        f"{who} beat one process from a batch of {batch.value:,.0f} each ({ends}), {verdict}: the speedup at "
+        f"{found.checked:,} is {checked.value:.2f} ({checked.low:.2f} to {checked.high:.2f})"
+    )
+
+
+class _Measurement:
+    """Measures the speedup at one batch after the other, each as a job in its own folder."""
+
+    def __init__(self, config: ExperimentConfig, folder: Path) -> None:
+        self._config, self._folder = config, folder
+        self._launcher, self._environment = LocalLauncher(), describe()
+
+    def __call__(self, batch: int) -> Estimate:
+        """Raises DpexpError."""
+        settings = self._config.settings
+        settings["batch"]["size"] = batch
+        config = from_settings(settings)
+        display = terminal.Display([])
+        display.begin(0, "")
+        try:
+            folder = self._folder / f"batch_{batch}"
+            with storage.write_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            job.run(
+                config,
+                folder,
+                display.update,
+                self._launcher,
+                self._environment,
+                fingerprint(config),
+                record_bad_input=False,
+            )
+        finally:
+            display.close()
+        speedup = job.speedup(folder)
+        terminal.show_line(f"batch {batch:,}: speedup {speedup.value:.2f} ({speedup.low:.2f} to {speedup.high:.2f})")
+        return speedup
+
+
+def _check(config: ExperimentConfig) -> None:
+    """Raise ConfigError where there is nothing to search for."""
+    if config.workers == 1:
+        raise ConfigError("workers=1: it is compared with one process; set workers=2 or more")
+    if (config.batch.scope, config.measurement.baseline) != ("per_worker", "paired"):
+        raise ConfigError("the break-even batch needs batch.scope=per_worker and measurement.baseline=paired")
+    if config.measurement.repeats < 2:
+        raise ConfigError("measurement.repeats=1: the break-even batch needs intervals; set 2 or more")
+    strategy = config.strategy
+    if isinstance(strategy, ScriptConfig):
+        other = dataclasses.replace(config, batch=dataclasses.replace(config.batch, size=config.batch.size + 1))
+        if other.command == config.command:
+            raise ConfigError(
+                f"strategy.command={strategy.command}: the batch is always the same; write {{local_batch_size}} "
+                "where it belongs"
+            )
+
+
+def _most(config: ExperimentConfig) -> int:
+    """The largest batch to try; an epoch of dpexp's own trainings has at least one."""
+    most = MOST_TIMES * config.batch.size
+    return most if isinstance(config.strategy, ScriptConfig) else min(most, config.data.size // config.workers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Where a speedup, measured at some batch sizes, passes 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from dpexp.analysis.intervals import Estimate
+
+NEAREST = 3  # measured batches whose speedups are nearest to 1 make the line
+DRAWS = 4000
+
+
+def crossing(speedups: Mapping[int, Estimate]) -> Estimate | None:
+    """The batch size at which the speedup passes 1; None where no two of the measured ones are on different sides.
+
+    Near it, the log of the speedup is close to a line in the log of the batch: it is fitted to the nearest points, each
+    with the weight of its interval. The interval of the crossing is that of lines through values drawn from these
+    intervals. A high end of infinity says that the speedup may not reach 1.
+    """
+    nearest = sorted(speedups, key=lambda batch: abs(math.log(speedups[batch].value)))
+    sides = [[batch for batch in nearest if (speedups[batch].value < 1) == below] for below in (True, False)]
+    if not all(sides):
+        return None
+    pair = [side[0] for side in sides]
+    chosen = pair + [batch for batch in nearest if batch not in pair][: NEAREST - 2]
+    batches = np.log(chosen)
+    values = np.log([speedups[batch].value for batch in chosen])
+    deviations = np.array([_deviation(speedups[batch]) for batch in chosen])
+    draws = np.random.default_rng(0).normal(values, deviations, (DRAWS, len(chosen)))
+    low, high = np.percentile([_zero(batches, each, deviations) for each in draws], (2.5, 97.5))
+    return Estimate(math.exp(_zero(batches, values, deviations)), math.exp(low), math.exp(high))
+
+
+def _deviation(estimate: Estimate) -> float:
+    """The standard deviation of the log, from a 95 % interval."""
+    return max(1e-6, math.log(estimate.high / estimate.low) / 2 / 1.96)
+
+
+def _zero(batches: np.ndarray, values: np.ndarray, deviations: np.ndarray) -> float:
+    """Where the weighted line is 0; infinity where it doesn't rise."""
+    slope, offset = np.polyfit(batches - batches.mean(), values, 1, w=1 / deviations)
+    return float(batches.mean() - offset / slope) if slope > 0 else math.inf
