@@ -189,9 +189,13 @@ class _Stage:
             for end in connection.wait([self._pending.reader, *waiting], POLL_SECONDS):
                 if rank := waiting.get(end):  # type: ignore[call-overload]
                     try:
-                        replies[rank.number] = rank.connection.recv()
+                        message = rank.connection.recv()
                     except (EOFError, OSError):
                         raise self._lost(world, replies) from None
+                    if isinstance(message, int):
+                        rank.made = message
+                        raise self._lost(world, replies)
+                    replies[rank.number] = message
             self._check_interrupted()
             for other in self._worlds:
                 if other is not world and other.ended():
@@ -201,20 +205,22 @@ class _Stage:
         return [replies[number] for number in sorted(replies)]
 
     def _lost(self, world: World, replies: Mapping[int, Any]) -> Exception:
-        """What to raise when a process has closed its connection."""
+        """What to raise when a process has come to its end; `replies` are those that other processes have sent."""
+        ranks = world.ranks.values()
+        if replies and any(rank.made is not None for rank in ranks):
+            return _uneven(world)  # the others would wait for us forever
         statuses = world.wait_for_end()
-        if statuses and not any(statuses):
+        for rank in ranks:
+            with contextlib.suppress(EOFError, OSError):
+                if rank.made is None and rank.connection.poll() and isinstance(message := rank.connection.recv(), int):
+                    rank.made = message
+        made = {rank.made for rank in ranks}
+        if statuses and not any(statuses) and len(made) == 1:
             return _Ended()
-        steps = world.ranks[0].steps
-        if statuses:
-            return world.failure(f"{_how(statuses)} after {counted(steps, 'step')}")
-        if replies:
-            waiting, *_ = sorted(replies)
-            return world.failure(
-                f"its processes make different numbers of steps: one ended soon after step {steps:,}, "
-                f"rank {waiting} goes on"
-            )
-        return world.failure(f"a process that trains ended soon after step {steps:,}")
+        if made != {None}:
+            return _uneven(world)
+        steps = f"after {counted(world.ranks[0].steps, 'step')} or more"
+        return world.failure(f"{_how(statuses)} {steps}" if statuses else f"a process that trains ended {steps}")
 
     def _take_leave(self, world: World, measured: Measured) -> None:
         """Ask for what only the processes know; some may have ended."""
@@ -233,11 +239,11 @@ class _Stage:
     def _no_progress(self, world: World) -> WorkerError:
         steps = min((rank.steps for rank in world.ranks.values()), default=0)
         missing = world.command.ranks * world.command.copies - len(world.ranks)
-        where = f"after {counted(steps, 'step')}"
+        where = f"after {counted(steps, 'step')} or more"
         if missing:
-            where = f"{counted(missing, 'process')} of {len(world.ranks) + missing} without a first step"
+            where = f"({missing} of {counted(len(world.ranks) + missing, 'process')} have not made their first)"
         return world.failure(
-            f"no step in {self._timeout_seconds:g} s, {where}; if it is only slow, increase launch.timeout_seconds"
+            f"no step for {self._timeout_seconds:g} s {where}; if it is only slow, increase launch.timeout_seconds"
         )
 
     def _check_interrupted(self) -> None:
@@ -266,10 +272,18 @@ def _ended_early(world: World, statuses: Sequence[int]) -> WorkerError:
     return world.failure(f"{_how(statuses)} before a torch optimizer had made a step")
 
 
+def _uneven(world: World) -> WorkerError:
+    ended = next(rank for rank in world.ranks.values() if rank.made is not None)
+    return WorkerError(
+        f"{world.command.name}: its processes make different numbers of steps: rank {ended.number} came to its end "
+        f"after {ended.made:,}, others go on; give all the same number of batches"
+    )
+
+
 def _too_short(world: World) -> WorkerError:
-    return world.failure(
-        "the script came to its end before it could be measured; let it train for more steps, or set "
-        "strategy.training_seconds and measurement.warmup_steps lower"
+    return WorkerError(
+        f"{world.command.name}: the script came to its end before it could be measured; let it train for more steps, "
+        "or set measurement.warmup_steps lower"
     )
 
 

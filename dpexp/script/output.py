@@ -8,23 +8,28 @@ from pathlib import Path
 TAIL_BYTES, TAIL_LINES = 2**16, 40
 
 _ERROR = re.compile(r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*)$")
-_LAUNCHERS = ("ChildFailedError", "CalledProcessError")  # which only say that a process of theirs has failed
+# What launchers say when a process of theirs has failed, and processes when another one has.
+_SECONDARY = ("ChildFailedError", "CalledProcessError", "Connection closed by peer", "Connection reset by peer")
 
 
 def last_line(path: Path) -> str:
-    """The last error in this file, without a launcher's own; else its last line with words; "" where there is none."""
-    lines = [line.strip() for line in tail(path)]
+    """The last error in this file that no other one has caused; else its last line with words; else ""."""
+    lines = [line.strip() for line in _end(path)]
     errors = [found.group(1) for line in lines if (found := _ERROR.match(line))]
-    causes = [error for error in errors if not any(launcher in error for launcher in _LAUNCHERS)]
+    causes = [error for error in errors if not any(sign in error for sign in _SECONDARY)]
     words = [line for line in lines if re.search(r"\w", line)]
     return next((found[-1] for found in (causes, errors, words) if found), "")
 
 
 def tail(path: Path) -> list[str]:
     """The last lines of a file; none where it can't be read."""
+    return _end(path)[-TAIL_LINES:]
+
+
+def _end(path: Path) -> list[str]:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+            return file.read().decode(errors="replace").splitlines()
     except OSError:
         return []

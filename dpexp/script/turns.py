@@ -38,6 +38,6 @@ def plan(step_seconds: Sequence[float], batches: Sequence[int], training_seconds
 def kinds(turns: int, traced: bool) -> list[bool]:
     """Of each turn whether it is traced; `turns` of them count."""
     found: list[bool] = []
-    while found.count(False) < turns or (traced and True not in found):
+    while found.count(False) < turns:
         found.append(traced and len(found) % TRACED_EVERY == TRACED_EVERY - 1)
     return found

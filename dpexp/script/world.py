@@ -23,7 +23,7 @@ from dpexp.words import counted
 STARTUP = Path(__file__).parent / "startup"
 SOCKET = "DPEXP_SCRIPT_SOCKET"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-EXIT_SECONDS = 10.0  # a launcher may take so long to end after one of its processes
+EXIT_SECONDS, POLL_SECONDS = 10.0, 0.05  # a launcher may take so long to end after one of its processes
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Rank:
     threads: int
     startup_seconds: float
     steps: int = 1  # that were reported so far
+    made: int | None = None  # of a process that has come to its end, in all
 
 
 @dataclass
@@ -129,9 +130,9 @@ class World:
 
     def wait_for_end(self) -> list[int]:
         """A process has ended: the exit statuses of the copies that end in turn within some seconds."""
-        for root in self.roots:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                root.wait(EXIT_SECONDS / len(self.roots))
+        deadline = time.monotonic() + EXIT_SECONDS
+        while len(self.ended()) < len(self.roots) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
         return self.ended()
 
     def failure(self, what: str) -> WorkerError:

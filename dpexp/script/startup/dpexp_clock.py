@@ -7,9 +7,12 @@ Needs no other module of dpexp: the script may run in another environment, and i
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import os
 import socket
+import sys
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -30,6 +33,7 @@ class Clock:
         self._optimizer: Any = None
         self._connection: Connection | None = None
         self._trace: Trace | None = None
+        self._steps = 0  # before the last pause
         self._times: list[float] = []  # of the end of each step since the last pause, the first when that was over
         self._synchronized = self._until = 1  # numbers of steps since then: the device is idle, and the next pause
 
@@ -57,6 +61,7 @@ class Clock:
             if self._connection is None:
                 self._connection = _connect()
                 self._connection.send(_introduction(self._optimizer))
+                atexit.register(self._say_goodbye)
             else:
                 self._connection.send((self._times, traced))
             message = self._connection.recv()
@@ -68,12 +73,21 @@ class Clock:
             os._exit(1)  # dpexp has ended, and so has this measurement
         if trace:
             self._trace = Trace(self._optimizer)
+        self._steps += len(self._times) - 1
         self._times = [time.perf_counter()]
+
+    def _say_goodbye(self) -> None:
+        """At the end of the process: its number of steps, unless an exception has ended it."""
+        failed = hasattr(sys, "last_type")
+        with contextlib.suppress(OSError, EOFError):
+            if self._connection is not None and not failed:
+                self._connection.send(self._steps + len(self._times) - 1)
 
     def forget(self) -> None:
         """In a forked process: if its parent trains, it is a helper, such as a worker of a data loader."""
         if self._connection is not None:
             self._connection.close()
+            self._connection = None
             self._until = self._synchronized = 0  # never again
 
 

@@ -1,0 +1,289 @@
+"""strategy=script: other people's commands, started, put to sleep, measured, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import composed
+
+from dpexp.analysis.table import aggregate
+from dpexp.errors import ConfigError
+from dpexp.results import storage
+from dpexp.script import output, turns, world
+from dpexp.script.descendants import Descendants
+
+ROOT = Path(__file__).parent.parent
+TRAIN = f"{ROOT}/tests/scripts/train.py"
+QUICK = (
+    "strategy=script measurement.repeats=1 measurement.best_sequential=false measurement.precision=null "
+    "measurement.warmup_steps=3 strategy.training_seconds=0.1 measurement.baseline=none"
+).split()
+ONE = f"strategy.command=python {TRAIN} --batch {{local_batch_size}}"
+TORCHRUN = f"strategy.command=torchrun --standalone --nproc-per-node={{workers}} {TRAIN} --batch {{local_batch_size}}"
+
+
+def left() -> list[str]:
+    """The processes of commands that are still alive."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "DPEXP_SCRIPT_WORLD" in process.environ() or "descendants.py" in " ".join(process.cmdline()):
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found
+
+
+# What a command may be.
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["strategy.command='python x.py'"], "one worker and 2 workers would run the same"),
+        (["strategy.command='x {workers} {nodes}'"], "has a placeholder {nodes}: choose from {workers}"),
+        (["strategy.command='x {workers'"], "a brace is written {{ or }}"),
+        (["strategy.command=''"], "strategy.command is empty"),
+        (["strategy.command='x {workers}'", "model=cnn"], "the script has its own; leave model out"),
+        (["strategy.command='x {workers}'", "checkpoint=true"], "only the script knows its weights"),
+        ([], "strategy.command: no default"),
+    ],
+)
+def test_a_command_that_cannot_be_measured_is_refused(overrides, said):
+    with pytest.raises(ConfigError) as raised:
+        composed("strategy=script", *overrides)
+    assert said in str(raised.value)
+
+
+def test_placeholders_are_filled_for_the_candidate_and_for_the_baseline():
+    config = composed("strategy=script", "strategy.command='t -n {workers} -b {local_batch_size} \"a b\"'", "workers=4")
+    assert config.command == ["t", "-n", "4", "-b", "64", "a b"]
+    assert config.baseline().command == ["t", "-n", "1", "-b", "64", "a b"]
+
+
+def test_the_baseline_may_have_its_own_command():
+    config = composed("strategy=script", "strategy.command='x 2'", "strategy.baseline_command='y {workers}'")
+    assert config.baseline().command == ["y", "1"]
+
+
+def test_a_command_needs_no_quotes_on_the_command_line(dpexp):
+    outcome = dpexp("strategy=script", "strategy.command=python x.py --sizes 1,2 {a=b}", "workers=1")
+    assert "has a placeholder {a=b}" in outcome.err
+
+
+# Turns.
+
+
+def test_all_commands_train_on_as_many_samples_in_a_turn():
+    found = turns.plan([0.001, 0.004], [64, 256], 1.0)
+    assert found.timed_steps[0] * 64 == found.timed_steps[1] * 256
+    assert min(found.timed_steps) >= turns.LEAST_STEPS
+    assert min(found.lead_steps) >= 1
+
+
+def test_long_steps_have_few_turns_and_short_ones_many():
+    few, many = (turns.plan([seconds], [64], 2.0) for seconds in (10.0, 0.001))
+    assert few.turns == turns.LEAST_TURNS
+    assert many.turns * many.timed_steps[0] * 0.001 >= 2.0
+
+
+@pytest.mark.parametrize("count", [turns.LEAST_TURNS, 20])
+def test_traced_turns_do_not_count(count):
+    assert turns.kinds(count, traced=True).count(False) == count
+    assert True in turns.kinds(count, traced=True)
+    assert turns.kinds(count, traced=False) == [False] * count
+
+
+# What commands write.
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\nValueError: boom\n====\n", "ValueError: boom"),
+        ("[rank1]: ValueError: boom\n[rank0]: RuntimeError: Connection closed by peer\n", "ValueError: boom"),
+        ("KeyError: 'x'\ntorch.distributed.errors.ChildFailedError: \n", "KeyError: 'x'"),
+        ("torch.cuda.OutOfMemoryError: no memory\n", "torch.cuda.OutOfMemoryError: no memory"),
+        ("no data here\n\n", "no data here"),
+        ("", ""),
+    ],
+)
+def test_the_line_that_says_why_is_found(tmp_path, text, line):
+    (tmp_path / "err").write_text(text)
+    assert output.last_line(tmp_path / "err") == line
+
+
+# Processes.
+
+
+@contextlib.contextmanager
+def started(program: str, mark: str = "") -> Iterator[subprocess.Popen]:
+    """A Python process, perhaps with a mark; it has written a line when this begins."""
+    environment = os.environ | ({"DPEXP_SCRIPT_WORLD": mark} if mark else {})
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+SLEEPING = "import time; print('ready', flush=True); time.sleep(600)"
+# A child that has left the session of its parent, ignores SIGTERM, and sleeps.
+STUBBORN = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_all_below_a_command_end_even_if_they_left_its_session_ignore_signals_or_are_stopped():
+    with started(STUBBORN, mark="mark-1."):
+        found = Descendants("mark-1.")
+        found.refresh()
+        assert len(found.processes) == 2
+        found.send(signal.SIGSTOP)
+        found.end(grace_seconds=0.1)
+        found.refresh()
+        assert not found.processes
+
+
+def test_another_command_is_left_alone():
+    with started(SLEEPING, mark="mark-22.") as process:
+        Descendants("mark-2.").end()
+        assert process.poll() is None
+
+
+def test_if_dpexp_is_killed_a_guard_ends_its_commands():
+    guarded = f"from dpexp.script.world import guard\nwith guard('mark-3.'): {SLEEPING}"
+    with started(SLEEPING, mark="mark-3.0") as process, started(guarded) as dpexp:
+        os.kill(process.pid, signal.SIGSTOP)
+        dpexp.kill()
+        assert process.wait(timeout=30) < 0
+
+
+def test_the_sitecustomize_of_the_user_still_runs(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("print('mine')")
+    path = os.pathsep.join([str(world.STARTUP), str(tmp_path)])
+    run = subprocess.run(
+        [sys.executable, "-c", "print('then the program')"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split("\n")[:2] == ["mine", "then the program"]
+
+
+# Whole jobs.
+
+
+@pytest.mark.slow
+def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp, tmp_path):
+    quick = [text for text in QUICK if "baseline" not in text]
+    outcome = dpexp(
+        *quick, TORCHRUN, f"strategy.baseline_{ONE.removeprefix('strategy.')}", "measurement.independent_copies=true"
+    )
+    assert outcome.status == 0, outcome.err
+    result = storage.read(tmp_path / "out" / "result.json")
+    block = result.blocks[0]
+    assert set(block.trainings) == {"baseline", "candidate", "independent"}
+    assert [worker.rank for worker in block.candidate.workers] == [0, 1]
+    for name, training in block.trainings.items():
+        for worker in training.workers:
+            phases = {phase: times.seconds for phase, times in worker.phases.items() if "step" not in phase}
+            assert sum(phases.values()) == pytest.approx(training.seconds), name
+            assert set(phases) == {"data", "compute", "wait", "communicate", "update"}
+    assert block.candidate.parameters_sha256 != block.baseline.parameters_sha256
+    (row,) = aggregate([tmp_path / "out"]).good
+    assert row.samples_per_second == pytest.approx(10_000 / row.seconds.value)
+    assert "accuracy" not in outcome.out
+    assert {path.suffix for path in (tmp_path / "out" / "output").iterdir()} == {".out", ".err"}
+    assert not left()
+
+
+LAUNCHED = {
+    "spawn": f"env SPAWN_PORT=29511 python {TRAIN} --spawn {{workers}}",
+    "lightning": f"python {ROOT}/examples/lightning_train.py --devices {{workers}}",
+    "accelerate": f"torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/accelerate_train.py",
+    "fsdp2": f"torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/fsdp2_train.py",
+    "ddp with a data loader": f"torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/ddp_train.py",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHED)
+def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, launcher):
+    outcome = dpexp(*QUICK, f"strategy.command={LAUNCHED[launcher]}")
+    assert outcome.status == 0, outcome.err
+    (block,) = storage.read(tmp_path / "out" / "result.json").blocks
+    assert [worker.rank for worker in block.candidate.workers] == [0, 1]
+    assert all({"data", "compute", "update"} < worker.phases.keys() for worker in block.candidate.workers)
+    assert not left()
+
+
+FAULTS = {
+    "early": (ONE, "--fault early", 1, "it exited with status 1 before a torch optimizer had made a step: no data"),
+    "no step": (ONE, "--fault 'no step'", 1, "before a torch optimizer had made a step: nothing to train"),
+    "raise": (TORCHRUN, "--fault raise", 2, "it exited with status 1 after "),
+    "uneven": (TORCHRUN, "--steps 40 --fault uneven", 2, "different numbers of steps: rank 1 came to its end after 35"),
+    "short": (ONE, "--steps 12", 1, "the script came to its end before it could be measured"),
+    "hang": (ONE, "--fault hang", 1, "no step for 12 s after "),
+    "threads": (ONE, "--fault threads", 1, "computes with 2 threads, though OMP_NUM_THREADS=1"),
+    "fewer": (ONE + " --steps 9{workers}", "", 2, "trains in a world of 1 process, not 2"),
+    "absent": ("strategy.command=nothere {workers}", "", 2, "strategy.command: nothere: No such file or directory"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, fault):
+    command, options, workers, said = FAULTS[fault]
+    outcome = dpexp(*QUICK, f"{command} {options}", f"workers={workers}", "launch.timeout_seconds=12")
+    assert outcome.status in (1, 2)
+    assert said in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    if fault == "raise":
+        assert "ValueError: boom in step 20" in outcome.err
+    assert not left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_in_the_middle_of_turns_leaves_no_process(tmp_path, number):
+    command = [sys.executable, "-m", "dpexp", *QUICK, ONE, "workers=1", f"hydra.run.dir={tmp_path}/out"]
+    process = subprocess.Popen([*command, "strategy.training_seconds=600"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    until(lambda: any("output" in str(path) for path in tmp_path.rglob("*.err")) and has_slept())
+    process.send_signal(number)
+    process.wait()
+    until(lambda: not left())
+
+
+def has_slept() -> bool:
+    """Whether a command was stopped, as it is between its turns."""
+    for process in psutil.process_iter():
+        try:
+            if TRAIN in process.cmdline() and process.cpu_times().user > 1 and process.status() == "stopped":
+                return True
+        except psutil.Error:
+            continue
+    return False
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
