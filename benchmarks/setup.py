@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.row import Row
+from dpexp.analysis.table import aggregate
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
@@ -57,6 +64,16 @@ def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str,
             _progress.print(f"round {number} of {rounds}: {name}")
             seconds[name].append(contestants[name]())
     return {name: values[1:] for name, values in seconds.items()}
+
+
+def command(*overrides: str, folder: Path | None = None) -> tuple[list[Row], float]:
+    """The rows of one command of a fresh process, and its seconds; its results are kept in `folder`, if given."""
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = folder or Path(temporary)
+        started = time.monotonic()
+        places = [f"hydra.run.dir={kept}", f"hydra.sweep.dir={kept}"]
+        subprocess.run([sys.executable, "-m", "dpexp", *overrides, *places], check=True, capture_output=True)
+        return aggregate([kept]).good, time.monotonic() - started
 
 
 def shown(estimate: Estimate, digits: int = 2, unit: float = 1.0) -> str:

@@ -6,19 +6,16 @@ import contextlib
 import math
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks.setup import configured, out, prepared, shown
+from benchmarks.setup import command, configured, out, prepared, shown
 from dpexp.analysis.intervals import geometric_mean, paired_ratio
 from dpexp.analysis.row import Row
 from dpexp.analysis.speedup import calm_seconds, ratio_of_times
-from dpexp.analysis.table import aggregate
 from dpexp.calibrate.bench import Arm, Bench
 from dpexp.calibrate.faults import Fault
 from dpexp.data.dataset import load
@@ -64,12 +61,8 @@ def _stressor(seed: int | None) -> Iterator[None]:
 
 
 def _command(*overrides: str, seed: int | None = None) -> tuple[list[Row], float]:
-    """The rows of one command of a fresh process, and its seconds."""
-    with tempfile.TemporaryDirectory() as folder, _stressor(seed):
-        places = [f"hydra.run.dir={folder}/out", f"hydra.sweep.dir={folder}/out"]
-        started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "dpexp", *overrides, *places], check=True, capture_output=True)
-        return aggregate([Path(folder)]).good, time.monotonic() - started
+    with _stressor(seed):
+        return command(*overrides)
 
 
 def _repeated(title: str, overrides: list[str], count: int, truth: float | None) -> None:

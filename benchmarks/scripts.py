@@ -1,0 +1,119 @@
+"""Are scripts measured as well as dpexp's own trainings, and does measuring leave them as they are?"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.table import Table
+
+from benchmarks.setup import command, out, shown
+from dpexp.analysis.intervals import geometric_mean
+from dpexp.analysis.row import Row
+from dpexp.phases import PHASES
+from dpexp.results import storage
+
+PEER = "benchmarks/script_peer.py"
+LAUNCHED = f"torchrun --standalone --nproc-per-node={{workers}} {PEER}"
+JOB = ["strategy=script", "measurement.best_sequential=false", "measurement.precision=null"]
+DELAY_SECONDS = 0.003
+WHERE = {"data": "the loading of data", "forward": "forward", "rank": "forward of rank 1 only"}
+EXAMPLES = {
+    "torchrun + DDP + DataLoader": ("torchrun --standalone --nproc-per-node={workers} examples/ddp_train.py", 64),
+    "Lightning": ("python examples/lightning_train.py --devices {workers}", 64),
+    "Accelerate, 2 x 32, bf16": ("torchrun --standalone --nproc-per-node={workers} examples/accelerate_train.py", 64),
+    "FSDP2": ("torchrun --standalone --nproc-per-node={workers} examples/fsdp2_train.py", 16),
+}
+
+
+def run(rounds: int) -> None:
+    """Print all of it; the numbers of repetitions are multiples of `rounds`."""
+    _examples(rounds)
+    _hooks(2 * rounds)
+    _delays(rounds)
+    _like_ddp(rounds)
+    _against_itself(2 * rounds)
+
+
+def _examples(rounds: int) -> None:
+    table = Table(box=None)
+    phases = ("data", "compute", "wait", "communicate", "update")
+    for head in ("2 workers, milliseconds of a step", "speedup", "step", *phases):
+        table.add_column(head, justify="left" if "workers" in head else "right")
+    for name, (text, batch) in EXAMPLES.items():
+        rows, _ = command(*JOB, f"strategy.command={text}", f"batch.size={batch}", f"measurement.repeats={rounds}")
+        (row,) = rows
+        shares = {phase: getattr(row.phases, f"{phase}_seconds") for phase in phases}
+        table.add_row(name, shown(row.speedup), *(f"{1e3 * seconds:.2f}" for seconds in _of_a_step(row, shares)))
+    out.print(table)
+    out.print("nan: it waits several times in a step, and the time stands under communicate\n")
+
+
+def _of_a_step(row: Row, phases: dict[str, float]) -> list[float]:
+    """The seconds of a step, and of its phases."""
+    assert row.workers is not None
+    steps = row.workers * (row.data_size or 0) / (row.global_batch_size or 1)
+    known = [seconds for seconds in phases.values() if seconds == seconds]
+    return [sum(known) / steps, *(seconds / steps for seconds in phases.values())]
+
+
+def _hooks(processes: int) -> None:
+    """The same steps with dpexp's clock and without, in windows of some milliseconds."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    probe = [sys.executable, "-m", "benchmarks.hook_probe"]
+    runs = [subprocess.run(probe, env=environment, capture_output=True, check=True) for _ in range(processes)]
+    ratio = geometric_mean([float(run.stdout) for run in runs])
+    out.print(f"time of a step, with the clock / without, {processes} processes: {shown(ratio, 4)}")
+
+
+def _delays(rounds: int) -> None:
+    """Where a sleep in every step of a script shows, beside the same script without it."""
+    without = _phases("none", rounds)
+    for where, rank, phase in (
+        ("data", 0, "data"),
+        ("forward", 0, "compute"),
+        ("rank", 1, "compute"),
+        ("rank", 0, "wait"),
+    ):
+        found = _phases(where, rounds)
+        added = {name: found[rank][name] - without[rank][name] for name in found[rank]}
+        others = ", ".join(f"{name} {1e3 * seconds:+.2f}" for name, seconds in added.items() if name != phase)
+        out.print(
+            f"{1e3 * DELAY_SECONDS:g} ms in {WHERE[where]}: rank {rank}: {phase} {1e3 * added[phase]:+.2f} ms; {others}"
+        )
+
+
+def _phases(delay: str, rounds: int) -> list[dict[str, float]]:
+    """The seconds of a step by phase of both ranks, as means over the blocks."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = [f"strategy.command={LAUNCHED} --delay {delay}", "measurement.baseline=none"]
+        command(*JOB, *options, f"measurement.repeats={rounds}", folder=Path(folder))
+        result = storage.read(Path(folder) / storage.FILE_NAME)
+    steps = result.config.data.size / result.config.global_batch_size
+    workers = [[block.candidate.workers[rank] for block in result.kept()] for rank in (0, 1)]
+    return [
+        {name: statistics.fmean(one.phases[name].seconds for one in rank) / steps for name in PHASES}
+        for rank in workers
+    ]
+
+
+def _like_ddp(rounds: int) -> None:
+    """The same model by strategy=ddp and as a script, in turn."""
+    blocks = ["measurement.precision=null", f"measurement.repeats={rounds}", "measurement.best_sequential=false"]
+    (ours,), _ = command("strategy=ddp", "data.size=20000", *blocks)
+    (theirs,), _ = command(*JOB, f"strategy.command={LAUNCHED}", f"strategy.baseline_command=python {PEER}", *blocks)
+    out.print(f"2 workers, speedup by strategy=ddp {shown(ours.speedup)}, as a script {shown(theirs.speedup)}")
+
+
+def _against_itself(commands: int) -> None:
+    """One process of a script against the same."""
+    found = [command(*JOB, f"strategy.command=python {PEER}", "workers=1")[0][0].speedup for _ in range(commands)]
+    held = sum(one.low <= 1 <= one.high for one in found)
+    precision = statistics.median(one.precision for one in found)
+    out.print(
+        f"a script against itself: the interval holds 1 in {held} of {commands}; half-width {100 * precision:.1f} %"
+    )
