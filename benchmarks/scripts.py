@@ -50,7 +50,7 @@ def _examples(rounds: int) -> None:
         shares = {phase: getattr(row.phases, f"{phase}_seconds") for phase in phases}
         table.add_row(name, shown(row.speedup), *(f"{1e3 * seconds:.2f}" for seconds in _of_a_step(row, shares)))
     out.print(table)
-    out.print("nan: it waits several times in a step, and the time stands under communicate\n")
+    out.print()
 
 
 def _of_a_step(row: Row, phases: dict[str, float]) -> list[float]:

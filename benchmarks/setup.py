@@ -72,7 +72,9 @@ def command(*overrides: str, folder: Path | None = None) -> tuple[list[Row], flo
         kept = folder or Path(temporary)
         started = time.monotonic()
         places = [f"hydra.run.dir={kept}", f"hydra.sweep.dir={kept}"]
-        subprocess.run([sys.executable, "-m", "dpexp", *overrides, *places], check=True, capture_output=True)
+        run = subprocess.run([sys.executable, "-m", "dpexp", *overrides, *places], capture_output=True, check=False)
+        if run.returncode:
+            raise RuntimeError(f"{' '.join(overrides)}: {run.stderr.decode()}")
         return aggregate([kept]).good, time.monotonic() - started
 
 

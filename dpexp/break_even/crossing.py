@@ -30,7 +30,8 @@ def crossing(speedups: Mapping[int, Estimate]) -> Estimate | None:
     values = np.log([speedups[batch].value for batch in chosen])
     deviations = np.array([_deviation(speedups[batch]) for batch in chosen])
     draws = np.random.default_rng(0).normal(values, deviations, (DRAWS, len(chosen)))
-    low, high = np.percentile([_zero(batches, each, deviations) for each in draws], (2.5, 97.5))
+    zeros = [_zero(batches, each, deviations) for each in draws]
+    low, high = np.percentile(zeros, (2.5, 97.5), method="nearest")  # some may be infinite
     return Estimate(math.exp(_zero(batches, values, deviations)), math.exp(low), math.exp(high))
 
 

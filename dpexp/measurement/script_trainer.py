@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,14 @@ from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ResultError
 from dpexp.launchers.local import CANDIDATE, LocalLauncher
 from dpexp.measurement.trainer import Trainer, Variant
+from dpexp.phases import PHASES
 from dpexp.results.schema import Block, Distribution, Training, WorkerTimes
 from dpexp.script.launcher import Measured, Trace, run_in_turns
 from dpexp.script.world import Command
 from dpexp.words import counted
 
 OUTPUT = "output"  # folder of what the commands write
+MOST_UNKNOWN = 0.1  # of the steps; where it is unknown in more of them who waits, waiting isn't told apart
 
 
 @contextlib.contextmanager
@@ -130,8 +133,11 @@ def _phases(command: Command, measured: Measured, rank: int, seconds: float) -> 
     steps = [value for turn in measured.step_seconds for value in turn[rank]]
     first = rank - rank % command.ranks  # of those that train together
     together = range(first, first + command.ranks)
-    rows = [_split(turn, step, rank, together) for turn in measured.traces for step in range(len(turn[rank]))]
-    values = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    split = [_split(turn, step, rank, together) for turn in measured.traces for step in range(len(turn[rank]))]
+    values = {name: np.array([row[name] for row in split]) for name in PHASES}
+    if np.isnan(values["wait"]).mean() > MOST_UNKNOWN:
+        del values["wait"]
+    values = {name: np.nan_to_num(each) for name, each in values.items()}
     traced = np.sum(list(values.values()), axis=0)
     cost = float(traced.mean()) / statistics.fmean(steps)
     found = {name: _distribution(each / cost, seconds * each.sum() / traced.sum()) for name, each in values.items()}
@@ -143,19 +149,21 @@ def _phases(command: Command, measured: Measured, rank: int, seconds: float) -> 
 
 
 def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int, together: range) -> dict[str, float]:
-    """The phases of one step of one process; who waits, and how long, is told by who arrived last."""
-    data, compute, synchronize, update, _ = turn[rank][step]
-    arrivals = [turn[other][step][4] for other in together]
+    """The phases of one step of one process. In each meeting it waits for the last to arrive, and then communicates.
+
+    The wait is NaN where the processes did not meet equally often, and so nobody knows which meetings were the same.
+    """
+    data, compute, update, meetings = turn[rank][step]
+    synchronize = sum(seconds for _, seconds in meetings)
     if len(together) == 1:
-        waiting: dict[str, float] = {"wait": 0.0, "communicate": 0.0}
-        compute += synchronize
-    elif all(arrival is not None for arrival in arrivals):
-        times = [arrival for arrival in arrivals if arrival is not None]
-        wait = min(synchronize, max(times) - times[rank - together.start])
-        waiting = {"wait": wait, "communicate": synchronize - wait}
-    else:
-        waiting = {"communicate": synchronize}
-    return {"data": data, "compute": compute, **waiting, "update": update}
+        return {"data": data, "compute": compute + synchronize, "wait": 0.0, "communicate": 0.0, "update": update}
+    wait = math.nan
+    everybodys = [turn[other][step][3] for other in together]
+    if len({len(ones) for ones in everybodys}) == 1:
+        last = [max(arrival for arrival, _ in same) for same in zip(*everybodys, strict=True)]
+        wait = sum(min(seconds, last[at] - arrival) for at, (arrival, seconds) in enumerate(meetings))
+    communicate = synchronize - (0.0 if math.isnan(wait) else wait)
+    return {"data": data, "compute": compute, "wait": wait, "communicate": communicate, "update": update}
 
 
 def _distribution(values: np.ndarray, seconds: float) -> Distribution:

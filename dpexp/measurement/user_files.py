@@ -1,4 +1,4 @@
-"""The user's files that a job depends on, by SHA-256: the data file, the model's module and what that imports."""
+"""The user's files that a job depends on, by SHA-256: data, the model's module and what that imports, scripts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import dpexp
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import ArraysDataConfig, CustomModelConfig
+from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ConfigError
 
 CHUNK_BYTES = 2**20
@@ -22,7 +23,7 @@ LIBRARIES.append(Path(dpexp.__file__).resolve().parent)
 
 
 def fingerprint(config: ExperimentConfig) -> dict[str, str]:
-    """The SHA-256 of each file, by module name, or `data.path`; files that can't be read are left out.
+    """The SHA-256 of each file, by module name, `data.path`, or a script's word; unreadable files are left out.
 
     Raises ConfigError where the model's module can't be found.
     """
@@ -39,6 +40,9 @@ def fingerprint(config: ExperimentConfig) -> dict[str, str]:
                 f"model.builder={config.model.builder}: no module {module} can be imported from {Path.cwd()}; {advice}"
             )
         files |= _with_imports(module, path)
+    if isinstance(config.strategy, ScriptConfig):
+        words = [*config.command, *config.baseline().command]
+        files |= {word: Path(word) for word in words if Path(word).is_file()}
     digests = {}
     for name, path in files.items():
         with contextlib.suppress(OSError):  # loading it says why

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
+from dpexp.phases import PHASES, USEFUL
 from dpexp.results.schema import Warning
 from dpexp.words import counted
 
@@ -78,7 +79,7 @@ def reasons(summary: Summary) -> list[str]:
     explained = (row for row in summary.good if not math.isnan(row.tree.parallel_efficiency))
     for rows in _largest_of_each_series(explained):
         for row in rows:
-            lines.append(_factors(row, summary.usable_cores))
+            lines.append(f"{_factors(row, summary.usable_cores)} {_step(row)}")
             if row.independent_speedup.known:
                 lines.append(
                     f"{_prefix(row)}{row.workers} workers: as independent processes, which exchange nothing, they "
@@ -100,6 +101,22 @@ def _factors(row: Row, usable_cores: int | None) -> str:
         cores = f" ({row.workers} workers on {usable_cores} cores)"
         lost = " Workers wait for each other to leave a core; use fewer."
     return f"{_prefix(row)}{row.workers} workers: {product}{cores}.{lost}"
+
+
+def _step(row: Row) -> str:
+    """Where the time of a step goes, of a worker and of the baseline."""
+    worker = {name: getattr(row.phases, f"{name}_seconds") for name in PHASES}
+    baseline = {name: getattr(row.phases, f"baseline_{name}_seconds") for name in USEFUL}
+    text = f"A step takes {_shares(worker, row.seconds.value / (row.updates or 1))}"
+    if all(math.isfinite(seconds) for seconds in baseline.values()):
+        text += f"; in one process {_shares(baseline, row.baseline_seconds / (row.baseline_updates or 1))}"
+    return f"{text}."
+
+
+def _shares(phases: Mapping[str, float], seconds: float) -> str:
+    known = {name: value for name, value in phases.items() if math.isfinite(value)}
+    parts = (f"{name} {1e3 * seconds * value / sum(known.values()):.2g}" for name, value in known.items())
+    return f"{1e3 * seconds:.3g} ms ({', '.join(parts)})"
 
 
 def targets(summary: Summary) -> list[str]:

@@ -23,8 +23,8 @@ FIRST_STEPS = 3  # of the warm-up, to learn how long a step takes
 WARMUP_SECONDS = 1.0  # of the rest of it, at most
 POLL_SECONDS = 0.2
 
-Trace = tuple[float, float, float, float, float | None]
-"""Of a step: seconds of data, compute, synchronize and update, and when its process arrived at the exchange."""
+Trace = tuple[float, float, float, list[tuple[float, float]]]
+"""Of a step: seconds of data, compute and update; and of each meeting with others, the arrival and its seconds."""
 
 
 @dataclass

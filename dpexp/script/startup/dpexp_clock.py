@@ -104,7 +104,7 @@ class Trace:
         import torch
 
         self._torch: Any = torch
-        self._steps: list[tuple[float, float, float, float, float | None]] = []
+        self._steps: list[Any] = []
         self._arming: Any = None
         self._backward: Any = torch.autograd.backward
         self._torch.autograd.backward = self._traced_backward
@@ -120,10 +120,9 @@ class Trace:
         self._begin_step()
 
     def _begin_step(self) -> None:
-        self._data = self._compute = self._in_backward = self._in_collectives = self._update = 0.0
-        self._gradient: float | None = None  # when the last one was there
-        self._ready: float | None = None  # the same, in the last `backward`
-        self._first_collective: float | None = None
+        self._data = self._compute = self._update = 0.0
+        self._gradient: float | None = None  # when the last one of a `backward` was there
+        self._meetings: list[tuple[float, float]] = []  # with other processes: the arrival, and the seconds from there
         self._arm()
 
     def _arm(self) -> None:
@@ -150,9 +149,8 @@ class Trace:
         self._backward(*args, **kwargs)
         now = time.perf_counter()
         ready = now if self._gradient is None else self._gradient
-        self._ready = ready
+        self._meetings.append((ready, now - ready))
         self._compute += ready - self._last
-        self._in_backward += now - ready
         self._last = now
         self._arm()
 
@@ -160,26 +158,19 @@ class Trace:
         began = time.perf_counter()
         result = function(*args, **kwargs)
         seconds = time.perf_counter() - began
+        self._meetings.append((began, seconds))
         self._last += seconds  # no part of what is going on
-        self._in_collectives += seconds
-        self._first_collective = self._first_collective or began
         return result
 
     def end_step(self, now: float) -> None:
         """The step has ended."""
         self._update += now - self._last
         self._last = now
-        # Processes meet where the last gradient was ready, or where the script averages gradients itself.
-        arrival = self._gradient
-        first = self._first_collective
-        if first is not None and self._in_collectives > self._in_backward:
-            arrival = first if first >= (self._ready or 0.0) else None  # before, they had met several times
-        synchronize = self._in_backward + self._in_collectives
-        self._steps.append((self._data, self._compute, synchronize, self._update, arrival))
+        self._steps.append((self._data, self._compute, self._update, self._meetings))
         self._begin_step()
 
-    def end(self) -> list[tuple[float, float, float, float, float | None]]:
-        """Remove all hooks; return for each step its data, compute, synchronize, update and arrival times."""
+    def end(self) -> list[Any]:
+        """Remove all hooks; return for each step the seconds of data, compute and update, and its meetings."""
         torch = self._torch
         torch.autograd.backward = self._backward
         for name, function in self._collectives.items():

@@ -1,0 +1,146 @@
+"""Where the time of a script's steps goes: the hooks, with a clock that only moves where a test says so."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from dpexp.measurement.script_trainer import _split
+from dpexp.script.world import STARTUP
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The clock module, its time (`now.seconds`), and what moves it."""
+    monkeypatch.syspath_prepend(STARTUP)
+    module = importlib.import_module("dpexp_clock")
+    state = SimpleNamespace(seconds=0.0, module=module)
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: state.seconds))
+    yield state
+    sys.modules.pop("dpexp_clock")
+
+
+class Training:
+    """One process; each part of a step takes the given seconds."""
+
+    def __init__(self, now, monkeypatch, exchange: float = 0.0) -> None:
+        self.now, self.model = now, nn.Linear(2, 1)
+        self.model.register_forward_hook(lambda *ignored: self.take(3))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        backward = torch.autograd.backward
+
+        def with_exchange(*arguments, **options):
+            backward(*arguments, **options)
+            self.take(exchange)
+
+        monkeypatch.setattr(torch.autograd, "backward", with_exchange)
+        self.trace = now.module.Trace(self.optimizer)
+
+    def take(self, seconds: float) -> None:
+        self.now.seconds += seconds
+
+    def forward_and_backward(self) -> None:
+        self.take(2)  # for data
+        self.model(torch.ones(4, 2)).sum().backward()
+
+    def end_step(self) -> None:
+        self.take(1)
+        self.trace.end_step(self.now.seconds)
+
+
+def test_a_step_is_data_then_compute_then_update(now, monkeypatch):
+    training = Training(now, monkeypatch)
+    for _ in range(2):
+        training.forward_and_backward()
+        training.end_step()
+    assert [step[:3] for step in training.trace.end()] == [(2, 3, 1)] * 2
+
+
+def test_what_backward_takes_after_the_last_gradient_is_synchronization(now, monkeypatch):
+    training = Training(now, monkeypatch, exchange=4)
+    training.forward_and_backward()
+    training.end_step()
+    assert training.trace.end() == [(2, 3, 1, [(5, 4)])]  # it arrived at 5
+
+
+def test_gradient_accumulation_adds_up(now, monkeypatch):
+    training = Training(now, monkeypatch)
+    training.forward_and_backward()
+    training.forward_and_backward()
+    training.end_step()
+    assert [step[:3] for step in training.trace.end()] == [(4, 6, 1)]
+
+
+def test_a_script_that_averages_gradients_itself_meets_the_others_there(now, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: setattr(now, "seconds", now.seconds + 6))
+    training = Training(now, monkeypatch)
+    training.forward_and_backward()
+    torch.distributed.all_reduce(None)
+    training.end_step()
+    assert training.trace.end() == [(2, 3, 1, [(5, 0), (5, 6)])]
+
+
+def test_a_collective_within_forward_is_no_computation(now, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_gather", lambda tensor: setattr(now, "seconds", now.seconds + 6))
+    training = Training(now, monkeypatch)
+    training.model.register_forward_hook(lambda *ignored: torch.distributed.all_gather(None))
+    training.forward_and_backward()
+    training.end_step()
+    assert training.trace.end() == [(2, 3, 1, [(5, 6), (11, 0)])]
+
+
+def test_a_closure_within_the_optimizers_step_is_told_apart(now, monkeypatch):
+    """As Lightning does it: forward and backward run inside of optimizer.step."""
+    training = Training(now, monkeypatch)
+    training.optimizer.step(lambda: training.forward_and_backward())
+    training.end_step()
+    assert [step[:3] for step in training.trace.end()] == [(2, 3, 1)]
+
+
+def test_no_hook_is_left(now, monkeypatch):
+    training = Training(now, monkeypatch)
+    traced = torch.autograd.backward
+    training.trace.end()
+    assert torch.autograd.backward is not traced
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+    training.forward_and_backward()
+    assert now.seconds == 5
+
+
+def traced(*ranks):
+    """A turn of one step in which each process has these meetings."""
+    return [[(2.0, 3.0, 1.0, list(meetings))] for meetings in ranks]
+
+
+def test_who_arrives_first_at_a_meeting_waits_there():
+    turn = traced([(5.0, 4.0), (10.0, 1.0)], [(8.0, 1.0), (10.0, 1.0)])
+    first, second = (_split(turn, 0, rank, range(2)) for rank in (0, 1))
+    assert (first["wait"], first["communicate"]) == (3, 2)
+    assert (second["wait"], second["communicate"]) == (0, 2)
+
+
+def test_nobody_waits_longer_than_the_meeting_takes():
+    """As the source of a broadcast, which goes on before the others arrive."""
+    assert _split(traced([(5.0, 1.0)], [(9.0, 1.0)]), 0, 0, range(2))["wait"] == 1
+
+
+def test_where_processes_do_not_meet_equally_often_the_wait_is_unknown():
+    phases = _split(traced([(5.0, 1.0)], []), 0, 0, range(2))
+    assert math.isnan(phases["wait"])
+    assert phases["communicate"] == 1
+
+
+def test_a_process_of_its_own_meets_nobody():
+    assert _split(traced([(5.0, 1.0)]), 0, 0, range(1)) == {
+        "data": 2,
+        "compute": 4,
+        "wait": 0,
+        "communicate": 0,
+        "update": 1,
+    }
