@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-import psutil
-
 from dpexp.machine import cgroups
+from dpexp.machine.processor import busy_seconds, stolen_seconds
 from dpexp.processes import fork_server
 from dpexp.results.schema import Conditions
 
@@ -20,13 +19,13 @@ class Watch:
             time.process_time(),
             fork_server.cpu_seconds(),
         )
-        self._busy, self._stolen = _busy_seconds()
+        self._busy, self._stolen = busy_seconds(), stolen_seconds()
         self._throttled = cgroups.throttled_seconds()
 
     def conditions(self, workers_cpu_seconds: float) -> Conditions:
         """What was seen; `workers_cpu_seconds` is the CPU time that the workers here, now ended, reported."""
         wall = max(time.monotonic() - self._started, 1e-3)
-        busy, stolen = _busy_seconds()
+        busy, stolen = busy_seconds(), stolen_seconds()
         # The system knows better what workers used than they do: their start and end take time, too.
         workers = max(workers_cpu_seconds, fork_server.cpu_seconds() - self._server_cpu)
         ours = time.process_time() - self._main_cpu + workers
@@ -35,10 +34,3 @@ class Watch:
             stolen_cores=max(0.0, stolen - self._stolen) / wall,
             throttled_seconds=max(0.0, cgroups.throttled_seconds() - self._throttled),
         )
-
-
-def _busy_seconds() -> tuple[float, float]:
-    """Seconds so far, over all cores, in which any program ran, and in which the core was stolen."""
-    times = psutil.cpu_times()
-    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
-    return busy, getattr(times, "steal", 0.0)

@@ -14,6 +14,7 @@ from multiprocessing import connection
 from typing import Any
 
 from dpexp.errors import WorkerError
+from dpexp.machine.processor import busy_seconds
 from dpexp.processes import signals
 from dpexp.script.turns import kinds, plan
 from dpexp.script.world import Command, Rank, World, accept, guard, listen
@@ -71,10 +72,12 @@ def run_in_turns(
         except _Interrupted:
             found = None
         finally:
+            busy = busy_seconds()
             for world in worlds:
                 world.end()
     if found is None:
         raise WorkerError("interrupted")  # by a signal whose handler didn't raise
+    found[0].cpu_seconds[0] += busy_seconds() - busy  # to end takes them time, too
     return dict(zip(commands, found, strict=True))
 
 
