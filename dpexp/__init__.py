@@ -1,3 +1,15 @@
 """dpexp: how well does data-parallel training scale for my model, my data and my machine, and why?"""
 
+from typing import Any
+
 __version__ = "0.1.0"
+__all__ = ["load", "plot", "run", "sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of `dpexp.api`, which is imported with the first use: the command line does without it."""
+    if name not in __all__:
+        raise AttributeError(f"module dpexp has no attribute {name}")
+    from dpexp import api
+
+    return getattr(api, name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpexp.config.arguments import CONFIRMATION, Request
+from dpexp.config.arguments import CONFIRMATIONS, Request
 from dpexp.config.compose import changed
 from dpexp.errors import ConfigError
 from dpexp.machine.environment import Environment
@@ -20,24 +21,22 @@ from dpexp.results.storage import refuse_foreign
 def planned(folder: Path, request: Request) -> Command:
     """The command of a folder, with the changes that the request makes. Raises ConfigError.
 
-    Nothing that only the folder names is run: the functions that make custom models have to be confirmed.
+    Nothing that only the folder names is run: functions that make custom models, and scripts, have to be confirmed.
     """
     found = command.read(folder)
-    builders = set(found.builders)
+    code = set(found.code)
     allowed = {*found.overrides, *request.changes}
-    confirmations = {text for text in request.overrides if text.startswith(CONFIRMATION)}
-    if request.confirmed_builders <= builders:
-        allowed |= confirmations
+    if request.confirmed <= code:
+        allowed |= {text for text in request.overrides if text.startswith(CONFIRMATIONS)}
     if others := [text for text in [*request.flags, *request.overrides] if text not in allowed]:
         raise ConfigError(
             f"{' '.join(others)} with resume={folder}: it finishes what was started there with "
             f"{' '.join(found.overrides) or 'the defaults'}; start a new sweep for other settings"
         )
-    if missing := builders - request.confirmed_builders:
-        names = ",".join(sorted(missing))
+    if missing := sorted(code - request.confirmed):
         raise ConfigError(
-            f"resume={folder}: its model is made by {names}, which runs code; "
-            f"if you trust it, add {CONFIRMATION}{names}"
+            f"resume={folder}: it runs the code that {' and '.join(missing)} names; "
+            f"if you trust it, add {shlex.join(missing)}"
         )
     if not request.changes:
         return found

@@ -138,12 +138,16 @@ class Session:
 
     def resume_jobs(self, folder: Path) -> None:
         """Measure what the command of this folder lacks. Raises DpexpError."""
-        planned = resume.planned(folder, self.request)
-        self.begin(planned, folder)
-        for job in planned.jobs:
-            if planned.sweep:
-                command.describe_job(folder / job.folder, job)
-            self.run_job(job.config, folder / job.folder, job.overrides)
+        self.begin(resume.planned(folder, self.request), folder)
+        self.run_planned()
+
+    def run_planned(self) -> None:
+        """Measure all jobs, which are known, without Hydra. Raises DpexpError."""
+        assert self.folder is not None
+        for job in self._command.jobs:
+            if self._command.sweep:
+                command.describe_job(self.folder / job.folder, job)
+            self.run_job(job.config, self.folder / job.folder, job.overrides)
 
     @property
     def how_to_resume(self) -> str:
@@ -185,6 +189,7 @@ class Session:
 
     def end(self, status: int, error: str = "") -> None:
         """Release the folder, and let the other ranks end with the same status."""
+        self._display.close()
         if self._claim is not None:
             self._claim.close()
         if self._launcher is not None:

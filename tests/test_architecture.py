@@ -32,7 +32,7 @@ report
 calibrate
 resume
 session
-break_even
+api break_even compare
 app
 __main__
 """.strip().splitlines()
@@ -104,7 +104,7 @@ def test_hydra_is_known_at_the_edge_only():
 
 
 def test_only_figures_and_their_panels_know_matplotlib():
-    assert users("matplotlib") == {"report/figures", "report/panels", "report/scales"}
+    assert users("matplotlib") == {"api", "report/figures", "report/panels", "report/scales"}
 
 
 @pytest.mark.parametrize("package", LIGHT)

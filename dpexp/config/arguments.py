@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +14,8 @@ from dpexp.config.overrides import spelled
 from dpexp.config.yaml_files import known_groups
 from dpexp.errors import ConfigError
 
-RESUME, CONFIRMATION, ANEW = "resume=", "model.builder=", "anew=true"
+RESUME, ANEW = "resume=", "anew=true"
+CONFIRMATIONS = ("model.builder=", "strategy.command=", "strategy.baseline_command=")  # of code that resume= would run
 CHANGEABLE = ("launch.", "data.cache=")  # settings that a resumed job may change: they don't affect what is measured
 
 
@@ -26,12 +28,7 @@ class Request:
     overrides: list[str]  # without resume=
     resume: Path | None  # the folder to finish
     anew: bool = False  # measure again what depends on files that have changed
-
-    @property
-    def confirmed_builders(self) -> set[str]:
-        """The functions, as module:function, that the user names as code to run."""
-        named = (text.removeprefix(CONFIRMATION) for text in self.overrides if text.startswith(CONFIRMATION))
-        return {builder for value in named for builder in value.split(",")}
+    confirmed: frozenset[str] = frozenset()  # settings that name code, as they were typed
 
     @property
     def changes(self) -> list[str]:
@@ -61,4 +58,13 @@ def parse(arguments: Sequence[str]) -> Request:
         return Request(for_hydra, flags, overrides, None)
     if len(folders) > 1 or not folders[0]:
         raise ConfigError(f"resume={','.join(folders)}: name the folder of one sweep or run")
-    return Request(for_hydra, flags, overrides, Path(folders[0]).expanduser(), anew)
+    confirmed = frozenset(chain.from_iterable(_confirmations(text) for text in typed))
+    return Request(for_hydra, flags, overrides, Path(folders[0]).expanduser(), anew, confirmed)
+
+
+def _confirmations(text: str) -> list[str]:
+    """The code that an override names; several makers of models may be named at once, as in a sweep."""
+    key, _, value = text.partition("=")
+    if f"{key}=" not in CONFIRMATIONS:
+        return []
+    return [f"{key}={builder}" for builder in value.split(",")] if key == "model.builder" else [text]

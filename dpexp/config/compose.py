@@ -51,6 +51,28 @@ def compose_experiment(*overrides: str) -> ExperimentConfig:
         raise ConfigError(explain(error)) from error
 
 
+def compose_planned(
+    overrides: Sequence[str], sweep: bool
+) -> tuple[Path, list[tuple[str, list[str], ExperimentConfig]]]:
+    """What a command line with these overrides, with -m or without, would do: its output folder, and for each job the
+    folder below that, the overrides and the experiment. Raises ConfigError.
+    """
+    try:
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            parsed = OverridesParser.create().parse_overrides(list(overrides))
+            fixed = [str(one.input_line) for one in parsed if not (sweep and one.is_sweep_override())]
+            composed = hydra.compose("config", overrides=fixed, return_hydra_config=True)
+            if not sweep:
+                return Path(str(composed.hydra.run.dir)), [(".", list(overrides), to_experiment(composed))]
+            with open_dict(composed):
+                composed.hydra.overrides.task = [text for text in overrides if not text.startswith("hydra.")]
+            jobs = compose_jobs(composed, "config")
+            checked = [(job.folder, job.overrides, to_experiment(job.composed)) for job in jobs]
+            return Path(str(composed.hydra.sweep.dir)), checked
+    except HydraException as error:
+        raise ConfigError(explain(error)) from error
+
+
 @dataclass(frozen=True)
 class ComposedJob:
     """One job of a sweep, composed by Hydra before the first one runs."""

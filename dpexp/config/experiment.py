@@ -203,6 +203,11 @@ class ExperimentConfig:
         assert isinstance(self.strategy, ScriptConfig)
         return self.strategy.words({name: getattr(self, name) for name in PLACEHOLDERS})
 
+    @property
+    def script_words(self) -> set[str]:
+        """The words of a script's command and of its baseline's; none of a training by our loop."""
+        return {*self.command, *self.baseline().command} if isinstance(self.strategy, ScriptConfig) else set()
+
     def _check_script(self) -> None:
         """Raise ValueError where a script's settings are mixed with those of a training by our loop."""
         for group in ScriptConfig.brings:

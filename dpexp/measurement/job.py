@@ -30,6 +30,13 @@ Prepare = Callable[[ExperimentConfig, Path, LocalLauncher], contextlib.AbstractC
 _PREPARED: dict[type, Prepare] = {ScriptDataConfig: script_trainer.prepared}
 
 
+def prepared(
+    config: ExperimentConfig, folder: Path, launcher: LocalLauncher
+) -> contextlib.AbstractContextManager[Trainer]:
+    """What trains the variants of a job; `folder` receives what scripts write."""
+    return _PREPARED.get(type(config.data), loop_trainer.prepared)(config, folder, launcher)
+
+
 def run(
     config: ExperimentConfig,
     folder: Path,
@@ -54,7 +61,7 @@ def run(
     try:
         _check_machine(config)
         _check_unchanged(config, user_files)
-        with _PREPARED.get(type(config.data), loop_trainer.prepared)(config, folder, launcher) as trainer:
+        with prepared(config, folder, launcher) as trainer:
             record.data_seconds = time.perf_counter() - started
             record.write("unfinished")  # a folder that can't be written is found before anything is measured
             checkpoint = folder / CHECKPOINT if config.checkpoint else None

@@ -14,7 +14,6 @@ from pathlib import Path
 import dpexp
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import ArraysDataConfig, CustomModelConfig
-from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ConfigError
 
 CHUNK_BYTES = 2**20
@@ -40,9 +39,7 @@ def fingerprint(config: ExperimentConfig) -> dict[str, str]:
                 f"model.builder={config.model.builder}: no module {module} can be imported from {Path.cwd()}; {advice}"
             )
         files |= _with_imports(module, path)
-    if isinstance(config.strategy, ScriptConfig):
-        words = [*config.command, *config.baseline().command]
-        files |= {word: Path(word) for word in words if Path(word).is_file()}
+    files |= {word: Path(word) for word in config.script_words if Path(word).is_file()}
     digests = {}
     for name, path in files.items():
         with contextlib.suppress(OSError):  # loading it says why

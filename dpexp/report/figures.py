@@ -7,10 +7,12 @@ import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dpexp.analysis.table import Summary
@@ -64,6 +66,31 @@ def draw(summary: Summary, folder: Path) -> list[Drawn]:
             Drawn(title, _write(_figure(table, title, paint, height, caption), folder / name))
             for name, (title, paint, height) in figures.items()
         ]
+
+
+FigureName = Literal["speedup_by_workers", "phases", "efficiency", "speedup", "time"]
+
+
+def paint(table: pd.DataFrame, name: FigureName, axes: Axes | None = None) -> Axes:
+    """One figure of the rows of one series, with its legend, in `axes`, or in new ones of a figure of pyplot.
+
+    Raises ValueError where the rows can't share a curve, or none was measured.
+    """
+    good = table[table.status == "ok"]
+    if good.series.nunique() != 1:
+        raise ValueError(f"a figure shows one series, not {good.series.nunique()}: choose rows by table.series")
+    if axes is None:
+        from matplotlib import pyplot  # which a notebook shows by itself; the report's figures do without it
+
+        _, axes = pyplot.subplots(figsize=(WIDTH, LINES_HEIGHT), layout="constrained")
+    panels = Panels(good)
+    painters = {"speedup_by_workers": panels.by_workers, "phases": panels.phases, "efficiency": panels.efficiency}
+    with mpl.rc_context(MATPLOTLIB):  # type: ignore[arg-type]
+        (painters | {"speedup": panels.speedup, "time": panels.time})[name](axes, good)
+        handles, labels = axes.get_legend_handles_labels()
+        entries = dict(zip(labels, handles, strict=True))
+        axes.legend(list(entries.values()), list(entries))
+    return axes
 
 
 def _readable(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import time
 from collections.abc import Sequence
@@ -122,6 +123,11 @@ def _show_table(console: Console, summary: Summary) -> None:
     console.print()
 
 
+def _has_widgets(console: Console) -> bool:
+    """Whether it is a notebook that can show progress."""
+    return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+
+
 def _encodes(console: Console, text: str) -> bool:
     try:
         text.encode(console.encoding)
@@ -149,7 +155,7 @@ class Display:
             console=self._console,
             auto_refresh=False,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not (self._console.is_terminal or _has_widgets(self._console)),
         )
         self._task = self._bar.add_task("starting", total=1.0, left="")
 

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
+from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ConfigError
 from dpexp.files import write_atomically
 
@@ -56,10 +57,17 @@ class Command:
         return set.intersection(*(set(job.overrides) for job in self.jobs)) if len(self.jobs) > 1 else set()
 
     @property
-    def builders(self) -> list[str]:
-        """The functions, as module:function, that make custom models: code that a resumed job will run."""
-        models = (job.config.model for job in self.jobs)
-        return sorted({model.builder for model in models if isinstance(model, CustomModelConfig)})
+    def code(self) -> list[str]:
+        """The settings that name code which a resumed job will run: makers of custom models, commands of scripts."""
+        found = set()
+        for job in self.jobs:
+            model, strategy = job.config.model, job.config.strategy
+            if isinstance(model, CustomModelConfig):
+                found.add(f"model.builder={model.builder}")
+            if isinstance(strategy, ScriptConfig):
+                found.add(f"strategy.command={strategy.command}")
+                found |= {f"strategy.baseline_command={text}" for text in [strategy.baseline_command] if text}
+        return sorted(found)
 
 
 def planned(overrides: list[str], jobs: Sequence[tuple[str, list[str], ExperimentConfig]], sweep: bool) -> Command:
@@ -129,5 +137,4 @@ def describe_job(folder: Path, job: PlannedJob) -> None:
 
 def hint(folder: Path, command: Command) -> str:
     """The command line that measures what `folder` lacks."""
-    confirmed = [f"model.builder={builder}" for builder in command.builders]
-    return shlex.join(["python", "-m", "dpexp", f"resume={folder}", *confirmed])
+    return shlex.join(["python", "-m", "dpexp", f"resume={folder}", *command.code])

@@ -1,0 +1,127 @@
+"""Did my change help? `python -m dpexp.compare BEFORE AFTER`, of two folders of results or of two commands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from dpexp.analysis.intervals import Estimate
+from dpexp.compare.cells import Cell, compare
+from dpexp.config.compose import compose_experiment
+from dpexp.config.overrides import spelled
+from dpexp.errors import ConfigError, DpexpError
+from dpexp.processes import signals
+from dpexp.report import terminal
+from dpexp.session import status_of
+from dpexp.words import counted
+
+SLOWER = 3  # the exit status of --fail-if-slower
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print how the time of a training changes; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dpexp.compare",
+        description="Compare two folders of results, or measure two commands in turns.",
+        epilog="example: python -m dpexp.compare 'strategy=ddp workers=2' 'strategy=sync_dp workers=2'",
+    )
+    what = "a folder of results, or a command's key=value settings in quotes"
+    parser.add_argument("before", help=what)
+    parser.add_argument("after", help="the same, after the change")
+    parser.add_argument(
+        "--fail-if-slower", metavar="5%", type=_share, help=f"exit with status {SLOWER} if AFTER is slower by more"
+    )
+    options = parser.parse_args(arguments)
+    with signals.raised():
+        try:
+            folders = os.path.isdir(options.before) and os.path.isdir(options.after)  # noqa: PTH112 - of any text
+            show = _show_folders if folders else _show_duel
+            slower = show(options.before, options.after, options.fail_if_slower or 0.0)
+        except DpexpError as error:
+            terminal.show_error(str(error))
+            return status_of(error)
+        except signals.Interrupted as stop:
+            return stop.status
+    return SLOWER if slower and options.fail_if_slower is not None else 0
+
+
+def _share(text: str) -> float:
+    number = text.removesuffix("%")
+    try:
+        share = float(number) / (100 if number != text else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 10:
+        raise argparse.ArgumentTypeError(f"{text}: write a share, such as 5%")
+    return share
+
+
+def _show_folders(before: str, after: str, share: float) -> bool:
+    """Whether any cell is slower by more than `share`."""
+    cells, others = compare(Path(before), Path(after))
+    for cell in cells:
+        terminal.show_line(_sentence(cell))
+    if others:
+        terminal.show_line(f"{counted(others, 'configuration')} in one of the folders only: not compared")
+    drifted = sum(cell.baseline_change is not None and _differs(cell.baseline_change) for cell in cells)
+    if drifted:
+        terminal.show_line(
+            f"warning: the sequential baseline changed, too, in {drifted} of {counted(len(cells), 'cell')}: by the "
+            "change, or because the machine was another's in part; to tell, measure both commands in turns"
+        )
+    slower = [cell for cell in cells if cell.is_slower(share)]
+    faster = sum(cell.is_faster for cell in cells)
+    more = f" by more than {100 * share:g} %" if share else ""
+    terminal.show_line(f"{len(slower)} of {counted(len(cells), 'cell')} slower{more}, {faster} faster")
+    return bool(slower)
+
+
+def _show_duel(before: str, after: str, share: float) -> bool:
+    """Whether the second command is slower by more than `share`."""
+    first, second = (compose_experiment(*spelled(_overrides(text))) for text in (before, after))
+    from dpexp.compare.duel import duel  # imports torch
+
+    display = terminal.Display([])
+    display.begin(0, "")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            cell = Cell(after, duel(first, second, Path(folder), display.update), None)
+    finally:
+        display.close()
+    terminal.show_line(_sentence(cell))
+    return cell.is_slower(share)
+
+
+def _overrides(text: str) -> list[str]:
+    """The settings of a command. Raises ConfigError."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{text}: {error}") from error
+    if any("=" not in word for word in words):
+        raise ConfigError(f"{text}: neither a folder nor settings such as 'strategy=ddp workers=2'")
+    return words
+
+
+def _sentence(cell: Cell) -> str:
+    change = cell.change
+    if cell.is_slower():
+        verdict = "slower"
+    elif cell.is_faster:
+        verdict = "faster"
+    else:
+        verdict = "no difference shown"
+    return f"{cell.name}: {change.value:.3f} times the time ({change.low:.3f} to {change.high:.3f}), {verdict}"
+
+
+def _differs(change: Estimate) -> bool:
+    return change.low > 1 or change.high < 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Two sweeps of the same configurations, cell by cell: did the time of a training change?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpexp.analysis import series
+from dpexp.analysis.intervals import Estimate, unpaired_ratio
+from dpexp.analysis.series import Member
+from dpexp.analysis.speedup import calm_seconds, kept_blocks
+from dpexp.errors import ResultError
+from dpexp.results.jobs import read_jobs
+from dpexp.results.schema import Training
+from dpexp.words import counted
+
+LEVEL = 0.95  # for all cells together
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration that was measured before and after."""
+
+    name: str
+    change: Estimate  # time after / time before, at a level that holds for all cells at once (Bonferroni)
+    baseline_change: Estimate | None  # the same of the sequential trainings in the same blocks
+
+    def is_slower(self, share: float = 0.0) -> bool:
+        """Whether the whole interval says that a training takes more time than before, by more than this share."""
+        return self.change.low > 1 + share
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether the whole interval says that a training takes less time than before."""
+        return self.change.high < 1
+
+
+def compare(before: Path, after: Path) -> tuple[list[Cell], int]:
+    """The cells that both folders have, and how many configurations only one of them has.
+
+    Raises ResultError when nothing can be compared.
+    """
+    sides = [_configurations(folder) for folder in (before, after)]
+    _refuse_other_machines(*sides)
+    common = [key for key in sides[0] if key in sides[1]]
+    if not common:
+        raise ResultError(_no_common(before, after, *(next(iter(side.values()))[0] for side in sides)))
+    labels = series.labels([series.settings(sides[0][key][0].config) for key in common])
+    level = 1 - (1 - LEVEL) / len(common)
+    return (
+        [_cell(sides[0][key], sides[1][key], level, labels) for key in common],
+        len(sides[0].keys() ^ sides[1].keys()),
+    )
+
+
+def _configurations(folder: Path) -> dict[str, list[Member]]:
+    """The good jobs by their settings: the code and the files may differ, which is what a comparison is for."""
+    found: dict[str, list[Member]] = {}
+    for job in read_jobs([folder])[0]:
+        if job.result.status == "ok":
+            config = job.config
+            key = json.dumps([series.key(series.settings(config)), config.workers, config.data.size])
+            found.setdefault(key, []).append(Member(job))
+    if not found:
+        raise ResultError(f"{folder}: no job there was measured to its end")
+    return found
+
+
+def _cell(before: Sequence[Member], after: Sequence[Member], level: float, labels: Mapping[str, str]) -> Cell:
+    config = before[0].config
+    earlier, later = kept_blocks(before), kept_blocks(after)
+    baselines = [[block.baseline for block in side if block.baseline is not None] for side in (earlier, later)]
+    label = labels[series.key(series.settings(config))]
+    name = f"{counted(config.workers, 'worker')}, {config.train_samples:,} samples"
+    return Cell(
+        f"{label}, {name}" if label else name,
+        _change([block.candidate for block in earlier], [block.candidate for block in later], level),
+        _change(baselines[0], baselines[1], level) if all(baselines) else None,
+    )
+
+
+def _change(before: Sequence[Training], after: Sequence[Training], level: float) -> Estimate:
+    return unpaired_ratio(calm_seconds(after), calm_seconds(before), level)
+
+
+def _refuse_other_machines(before: Mapping[str, list[Member]], after: Mapping[str, list[Member]]) -> None:
+    """Raise ResultError where the hardware differs. A new version of torch may be what is compared."""
+    machines = {
+        (environment.cpu_model, environment.usable_cores, environment.memory_bytes >> 30)
+        for side in (before, after)
+        for members in side.values()
+        for environment in (member.job.result.environment for member in members)
+    }
+    if len(machines) > 1:
+        parts = "; ".join(f"{model}, {cores} usable cores, {memory} GiB" for model, cores, memory in sorted(machines))
+        raise ResultError(f"they were measured on different machines, whose times can't be compared: {parts}")
+
+
+def _no_common(before: Path, after: Path, first: Member, second: Member) -> str:
+    """Why no configuration is in both: what differs between the first of each."""
+    settings = [
+        series.settings(member.config) | {"workers": member.config.workers, "data.size": member.config.data.size}
+        for member in (first, second)
+    ]
+    names = [name for name in settings[0] if settings[0][name] != settings[1].get(name)]
+    parts = [f"{name}={settings[0][name]} against {settings[1].get(name)}" for name in names[:3]]
+    return f"{before} and {after} have no configuration in common: {', '.join(parts)}"

@@ -1,0 +1,114 @@
+"""dpexp in a notebook or a program of one's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.figure
+import nbformat
+import pytest
+from conftest import TINY
+from nbclient import NotebookClient
+
+import dpexp
+from dpexp.config.compose import compose_planned
+from dpexp.errors import ConfigError, ResultError
+
+ROOT = Path(__file__).parent.parent
+QUICK = [*TINY[:-1], "measurement.precision=null", "measurement.repeats=2"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep's folder, and its table."""
+    folder = tmp_path_factory.mktemp("api") / "out"
+    return folder, dpexp.sweep(*QUICK, "workers=1,2", folder=folder)
+
+
+def test_a_run_gives_its_row(tmp_path):
+    row = dpexp.run(*QUICK, "workers=1", folder=tmp_path / "out")
+    assert row.workers == 1
+    assert row.speedup.low < row.speedup.value < row.speedup.high
+    assert (tmp_path / "out" / "result.json").exists()
+
+
+def test_a_sweep_gives_the_table_and_writes_the_report(swept):
+    folder, table = swept
+    assert table.workers.tolist() == [1, 2]
+    assert table.status.tolist() == ["ok", "ok"]
+    assert (folder / "report.html").exists()
+
+
+def test_a_table_is_loaded_again(swept):
+    folder, table = swept
+    assert dpexp.load(folder).equals(table)
+
+
+def test_a_sweep_can_be_resumed_by_the_command_line(swept, dpexp):  # dpexp: the fixture
+    outcome = dpexp(f"resume={swept[0]}")
+    assert outcome.status == 0
+    assert "2 of 2 jobs had been measured before" in outcome.out
+
+
+@pytest.mark.parametrize("name", ["speedup_by_workers", "phases", "efficiency", "speedup", "time"])
+def test_every_figure_is_drawn_into_axes(swept, name):
+    figure = matplotlib.figure.Figure()
+    axes = figure.subplots()
+    assert dpexp.plot(swept[1], name, axes) is axes
+    assert axes.has_data()
+    assert axes.get_legend() is not None
+
+
+def test_several_series_share_no_figure(swept):
+    table = swept[1].assign(series=["a", "b"])
+    with pytest.raises(ValueError, match="one series, not 2"):
+        dpexp.plot(table)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: dpexp.run("workers=two"), ConfigError),
+        (lambda: dpexp.sweep("workers=1,2", "nothere=3"), ConfigError),
+        (lambda: dpexp.load("nothere"), ResultError),
+    ],
+)
+def test_mistakes_are_errors_of_one_line(call, error):
+    with pytest.raises(error) as raised:
+        call()
+    assert "\n" not in str(raised.value)
+
+
+def test_experiments_are_sweeps():
+    _, jobs = compose_planned(["experiment=quick"], sweep=True)
+    assert [config.workers for _, _, config in jobs] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_program_needs_no_main_guard(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        f"import dpexp\nprint('started')\nrow = dpexp.run(*{[*QUICK, 'workers=2']}, folder='out')\nprint(row.workers)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "mine.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["started", "2"]
+
+
+@pytest.mark.slow
+def test_the_example_notebook_runs(tmp_path):
+    notebook = nbformat.read(ROOT / "examples" / "assignment.ipynb", as_version=4)
+    done = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in done.cells for output in cell.get("outputs", [])]
+    assert not [output for output in shown if output.output_type == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 2
+    assert [output for output in shown if output.get("name") == "stdout"][-1].text.startswith("emulated: ")
+
+
+def test_the_command_line_does_without_the_functions():
+    code = "import sys, dpexp; sys.exit('dpexp.api' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
