@@ -59,7 +59,7 @@ def test_a_failed_job_is_named_by_what_varies(dpexp):
     builders = "model.builder=user_models:break_in_training,user_models:linear"
     tiny = [override for override in TINY if not override.startswith("model.")]
     outcome = dpexp("-m", *tiny, "model=custom", builders, "workers=1")
-    assert outcome.err.startswith("dpexp: job 0 (model.builder=user_models:break_in_training): baseline: rank 0 ")
+    assert outcome.err.startswith("dpexp: job 0 (model.builder=user_models:break_in_training): ")
     assert "/0 (model.builder=user_models:break_in_training, 1 worker, 101 samples): baseline: rank 0 " in outcome.out
 
 

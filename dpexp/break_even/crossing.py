@@ -30,9 +30,9 @@ def crossing(speedups: Mapping[int, Estimate]) -> Estimate | None:
     values = np.log([speedups[batch].value for batch in chosen])
     deviations = np.array([_deviation(speedups[batch]) for batch in chosen])
     draws = np.random.default_rng(0).normal(values, deviations, (DRAWS, len(chosen)))
-    zeros = [_zero(batches, each, deviations) for each in draws]
-    low, high = np.percentile(zeros, (2.5, 97.5), method="nearest")  # some may be infinite
-    return Estimate(math.exp(_zero(batches, values, deviations)), math.exp(low), math.exp(high))
+    low, high = np.percentile(_zeros(batches, draws, deviations), (2.5, 97.5), method="nearest")  # some are infinite
+    (zero,) = _zeros(batches, values[None], deviations)
+    return Estimate(math.exp(zero), math.exp(low), math.exp(high))
 
 
 def _deviation(estimate: Estimate) -> float:
@@ -40,7 +40,12 @@ def _deviation(estimate: Estimate) -> float:
     return max(1e-6, math.log(estimate.high / estimate.low) / 2 / 1.96)
 
 
-def _zero(batches: np.ndarray, values: np.ndarray, deviations: np.ndarray) -> float:
-    """Where the weighted line is 0; infinity where it doesn't rise."""
-    slope, offset = np.polyfit(batches - batches.mean(), values, 1, w=1 / deviations)
-    return float(batches.mean() - offset / slope) if slope > 0 else math.inf
+def _zeros(batches: np.ndarray, values: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    """Where the weighted least-squares line of each row of values (rows, batches) is 0; infinity if it doesn't rise."""
+    weights = deviations**-2 / (deviations**-2).sum()
+    centred = batches - batches @ weights
+    means = values @ weights
+    slopes = (values * weights) @ centred / (weights @ centred**2)
+    rises = slopes > 0
+    zeros: np.ndarray = np.where(rises, batches @ weights - means / np.where(rises, slopes, 1.0), math.inf)
+    return zeros
