@@ -71,20 +71,15 @@ def _hooks(processes: int) -> None:
 
 
 def _delays(rounds: int) -> None:
-    """Where a sleep in every step of a script shows, beside the same script without it."""
-    without = _phases("none", rounds)
-    for where, rank, phase in (
-        ("data", 0, "data"),
-        ("forward", 0, "compute"),
-        ("rank", 1, "compute"),
-        ("rank", 0, "wait"),
-    ):
-        found = _phases(where, rounds)
-        added = {name: found[rank][name] - without[rank][name] for name in found[rank]}
-        others = ", ".join(f"{name} {1e3 * seconds:+.2f}" for name, seconds in added.items() if name != phase)
-        out.print(
-            f"{1e3 * DELAY_SECONDS:g} ms in {WHERE[where]}: rank {rank}: {phase} {1e3 * added[phase]:+.2f} ms; {others}"
-        )
+    """Where a sleep in every step of a script shows, beside the same script without it, before and after."""
+    branches = {"data": ((0, "data"),), "forward": ((0, "compute"),), "rank": ((1, "compute"), (0, "wait"))}
+    for where, places in branches.items():
+        before, found, after = (_phases(delay, rounds) for delay in ("none", where, "none"))
+        for rank, phase in places:
+            added = {name: found[rank][name] - (before[rank][name] + after[rank][name]) / 2 for name in found[rank]}
+            others = ", ".join(f"{name} {1e3 * seconds:+.2f}" for name, seconds in added.items() if name != phase)
+            what = f"{1e3 * DELAY_SECONDS:g} ms in {WHERE[where]}: rank {rank}"
+            out.print(f"{what}: {phase} {1e3 * added[phase]:+.2f} ms; {others}")
 
 
 def _phases(delay: str, rounds: int) -> list[dict[str, float]]:

@@ -26,6 +26,7 @@ training
 launchers
 results
 analysis
+decision
 script
 measurement
 report
@@ -37,7 +38,7 @@ app
 __main__
 """.strip().splitlines()
 LEVEL = {name: level for level, line in enumerate(ORDER) for name in line.split()}
-LIGHT = ("analysis", "report", "results")  # read results without torch, processes or launchers
+LIGHT = ("analysis", "decision", "report", "results")  # read results without torch, processes or launchers
 MOST_FILES = 10
 
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or path.name != "__init__.py"]

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import composed
+from fault_helpers import marked
 
 from dpexp.analysis.table import aggregate
 from dpexp.errors import ConfigError
+from dpexp.measurement.user_files import fingerprint
 from dpexp.results import storage
 from dpexp.script import output, turns, world
 from dpexp.script.descendants import Descendants
@@ -32,16 +34,12 @@ EXAMPLE = f"strategy.command=torchrun --standalone --nproc-per-node={{workers}} 
 TORCHRUN = f"strategy.command=torchrun --standalone --nproc-per-node={{workers}} {TRAIN} --batch {{local_batch_size}}"
 
 
-def left() -> list[str]:
-    """The processes of commands that are still alive."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if "DPEXP_SCRIPT_WORLD" in process.environ() or "descendants.py" in " ".join(process.cmdline()):
-                found.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
-    return found
+@pytest.fixture
+def left(monkeypatch) -> Callable[[], list[str]]:
+    """The processes of this test's commands that are still alive."""
+    marker = uuid.uuid4().hex
+    monkeypatch.setenv("MARKER", marker)
+    return lambda: [str(process) for process in marked(marker)]
 
 
 # What a command may be.
@@ -79,6 +77,20 @@ def test_the_baseline_may_have_its_own_command():
 def test_a_command_needs_no_quotes_on_the_command_line(dpexp):
     outcome = dpexp("strategy=script", "strategy.command=python x.py --sizes 1,2 {a=b}", "workers=1")
     assert "has a placeholder {a=b}" in outcome.err
+
+
+def test_the_files_that_a_command_names_are_part_of_the_job():
+    config = composed("strategy=script", f"strategy.command='python {TRAIN} {{workers}}'")
+    assert fingerprint(config).keys() == {TRAIN}
+
+
+def test_a_resumed_job_runs_no_command_that_only_the_folder_names(dpexp, tmp_path):
+    command = "strategy.command=nothere {workers}"
+    dpexp("strategy=script", command, "workers=2")
+    resumed = f"resume={tmp_path / 'out'}"
+    assert f"if you trust it, add '{command}'" in dpexp(resumed).err
+    assert "nothere: No such file" in dpexp(resumed, command).err
+    assert "start a new sweep for other settings" in dpexp(resumed, "strategy.command=other {workers}").err
 
 
 # Turns.
@@ -192,7 +204,7 @@ def test_the_sitecustomize_of_the_user_still_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp, tmp_path):
+def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp, tmp_path, left):
     quick = [text for text in QUICK if "baseline" not in text]
     outcome = dpexp(
         *quick,
@@ -228,7 +240,7 @@ LAUNCHED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHED)
-def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, launcher):
+def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher):
     outcome = dpexp(*QUICK, f"strategy.command={LAUNCHED[launcher]}")
     assert outcome.status == 0, outcome.err
     (block,) = storage.read(tmp_path / "out" / "result.json").blocks
@@ -252,7 +264,7 @@ FAULTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, fault):
+def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, fault):
     command, options, workers, said = FAULTS[fault]
     outcome = dpexp(*QUICK, f"{command} {options}", f"workers={workers}", "launch.timeout_seconds=12")
     assert outcome.status in (1, 2)
@@ -265,24 +277,13 @@ def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, fault):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_signal_in_the_middle_of_turns_leaves_no_process(tmp_path, number):
+def test_a_signal_in_the_middle_of_turns_leaves_no_process(tmp_path, left, number):
     command = [sys.executable, "-m", "dpexp", *QUICK, ONE, "workers=1", f"hydra.run.dir={tmp_path}/out"]
     process = subprocess.Popen([*command, "strategy.training_seconds=600"], cwd=ROOT, stderr=subprocess.DEVNULL)
-    until(lambda: any("output" in str(path) for path in tmp_path.rglob("*.err")) and has_slept())
+    until(lambda: any("stopped" in one for one in left()))
     process.send_signal(number)
     process.wait()
     until(lambda: not left())
-
-
-def has_slept() -> bool:
-    """Whether a command was stopped, as it is between its turns."""
-    for process in psutil.process_iter():
-        try:
-            if TRAIN in process.cmdline() and process.cpu_times().user > 1 and process.status() == "stopped":
-                return True
-        except psutil.Error:
-            continue
-    return False
 
 
 def until(condition) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
+from dpexp.decision.choice import choose
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results.schema import Warning
 from dpexp.words import counted
@@ -36,12 +37,22 @@ def answers(summary: Summary) -> list[str]:
         for rows in _largest_of_each_series(row for row in summary.good if row.speedup.known)
     ]
     if len(best) == 1:
-        return [_answer(best[0])]
+        return [*_verdict(summary.good), _answer(best[0])]
     return [
         f"{row.series}: {_workers(row)}, {_times(row.speedup)} as fast as one sequential process, efficiency "
         f"{100 * row.efficiency.value:.0f} %{_accuracies(row)}"
         for row in sorted(best, key=lambda row: -row.speedup.value)
     ]
+
+
+def _verdict(rows: Sequence[Row]) -> list[str]:
+    """What to use at the most samples, and how sure that is; nothing where intervals are unknown."""
+    largest = max(row.configured_size or 0 for row in rows)
+    rows = [row for row in rows if row.configured_size == largest]
+    choice = choose(rows)
+    if choice is None:
+        return []
+    return [f"Fastest for {rows[0].data_size:,} samples: {choice}."]
 
 
 def _accuracies(row: Row) -> str:

@@ -1,0 +1,100 @@
+"""How many workers to use: the fastest choice, how sure that is, and what it costs if it is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.row import Row
+from dpexp.words import counted
+
+DRAWS = 10_000
+LEAST_REGRET = 0.0005  # of the time, that is worth a word
+TOLERANCE, SURE = 0.05, 0.95  # a choice of fewer cores is named if it surely takes hardly more time
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The fastest of some options."""
+
+    name: str
+    options: list[str]  # all of them
+    probability: float  # that it is the fastest
+    regret: float  # the expected share of time that is lost because another one is
+    cheaper: str | None  # needs fewer cores, and surely at most TOLERANCE more time
+
+    def __str__(self) -> str:
+        sure = f"{100 * self.probability:.0f} %" if self.probability < 0.995 else "more than 99 %"
+        text = f"{self.name}, with a probability of {sure} (compared: {', '.join(self.options)})"
+        if self.regret >= LEAST_REGRET:
+            text += f"; if another is faster, that costs {100 * self.regret:.1f} % of the time on average"
+        if self.cheaper is not None:
+            text += f"; {self.cheaper}, on fewer cores, is at most {100 * TOLERANCE:.0f} % slower"
+        return text
+
+
+@dataclass(frozen=True)
+class _Option:
+    name: str
+    cores: int
+    log_speeds: np.ndarray  # draws of the log of its throughput over that of the sequential baseline
+
+
+def choose(rows: Sequence[Row]) -> Choice | None:
+    """Of one series at one data size: which number of workers, or threads of one process, trains fastest.
+
+    Each speedup is drawn from its interval (log-normal; uniform where a machine that was disturbed throughout left only
+    its ends). None where there is no row with several workers, or no interval.
+    """
+    generator = np.random.default_rng(0)
+    several = [row for row in rows if row.workers != 1 and not math.isnan(row.speedup.low)]
+    if not several:
+        return None
+    threads = several[0].threads_per_worker or 1
+    options = [_Option(_process(threads), threads, np.zeros(DRAWS))]
+    best = min(several, key=lambda row: _width(row.best_sequential_speedup))
+    if best.best_sequential_threads not in (None, threads) and not math.isnan(best.best_sequential_speedup.low):
+        over = _draws(best.best_sequential_speedup, generator, _is_unsettled(best))
+        faster = math.log(best.speedup.value / best.best_sequential_speedup.value)
+        shifted = faster + math.log(best.best_sequential_speedup.value) - over
+        options.append(_Option(_process(best.best_sequential_threads or 1), best.best_sequential_threads or 1, shifted))
+    for row in several:
+        cores = (row.workers or 1) * threads
+        draws = _draws(row.speedup, generator, _is_unsettled(row))
+        options.append(_Option(counted(row.workers or 1, "worker"), cores, draws))
+    speeds = np.array([option.log_speeds for option in options])
+    fastest = speeds.max(0)
+    chosen = int(np.exp(speeds).mean(1).argmax())
+    enough = [(speeds[at] >= fastest - math.log1p(TOLERANCE)).mean() >= SURE for at in range(len(options))]
+    fewer = [option for option, is_enough in zip(options, enough, strict=True) if is_enough]
+    fewer = [option for option in fewer if option.cores < options[chosen].cores]
+    return Choice(
+        name=options[chosen].name,
+        options=[option.name for option in options],
+        probability=float((speeds.argmax(0) == chosen).mean()),
+        regret=float(-np.expm1(speeds[chosen] - fastest).mean()),
+        cheaper=min(fewer, key=lambda option: option.cores).name if fewer else None,
+    )
+
+
+def _process(threads: int) -> str:
+    return f"one process with {counted(threads, 'thread')}"
+
+
+def _is_unsettled(row: Row) -> bool:
+    return any(warning.kind == "unsettled" for warning in row.warnings)
+
+
+def _width(estimate: Estimate) -> float:
+    return math.inf if math.isnan(estimate.low) else estimate.high / estimate.low
+
+
+def _draws(estimate: Estimate, generator: np.random.Generator, uniform: bool) -> np.ndarray:
+    low, value, high = (math.log(one) for one in (estimate.low, estimate.value, estimate.high))
+    if uniform:
+        return generator.uniform(low, high, DRAWS)
+    return generator.normal(value, (high - low) / 2 / 1.96, DRAWS)
