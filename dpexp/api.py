@@ -9,6 +9,9 @@ from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.config.arguments import parse
 from dpexp.config.compose import compose_planned
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.errors import ConfigError
+from dpexp.measurement.user_files import fingerprint
 from dpexp.report.writer import write_report
 from dpexp.results.command import planned
 from dpexp.session import Session
@@ -55,6 +58,16 @@ def plot(table: pd.DataFrame, name: FigureName = "speedup_by_workers", axes: Axe
     return paint(table, name, axes)
 
 
+_imported: dict[str, str] = {}  # SHA-256 of the user's modules, as this process has imported them
+
+
+def _refuse_changed_modules(config: ExperimentConfig) -> None:
+    """Raise ConfigError for a model whose file was edited: this process would go on with what it has imported."""
+    for name, digest in fingerprint(config).items():
+        if name.replace(".", "").isidentifier() and _imported.setdefault(name, digest) != digest:
+            raise ConfigError(f"{name} has changed since this Python process imported it; restart it, or the notebook")
+
+
 def _measured(overrides: tuple[str, ...], folder: str | Path | None, sweep: bool) -> Summary:
     request = parse(overrides)
     default, jobs = compose_planned(request.overrides, sweep)
@@ -63,6 +76,7 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, sweep: bool
     try:
         for _, _, config in jobs:
             session.check(config)
+            _refuse_changed_modules(config)
         session.begin(planned(request.overrides, jobs, sweep), place)
         session.run_planned()
     finally:

@@ -13,7 +13,7 @@ from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DpexpError, ResultError, WorkerError
 from dpexp.files import Claim
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
-from dpexp.machine.environment import describe
+from dpexp.machine.environment import describe, usable_cores
 from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import fork_server
 from dpexp.report import terminal
@@ -57,12 +57,8 @@ class Session:
         """Raise ConfigError for a job that this command can't run."""
         if self.torchrun is not None:
             self.torchrun.check(config)
-        cores, most = self._environment.usable_cores, config.launch.max_workers_per_core
-        if self.torchrun is None and config.processes > most * cores:
-            raise ConfigError(
-                f"workers={config.workers} on {cores} usable cores: at most {most * cores} make sense; use fewer, "
-                "or set launch.max_workers_per_core"
-            )
+        if self.torchrun is None:
+            refuse_too_many_workers(config)
 
     def begin(self, planned: Command, folder: Path) -> None:
         """Claim the output folder, before the first job. Raises ConfigError, ResultError."""
@@ -199,3 +195,13 @@ class Session:
 def status_of(error: DpexpError) -> int:
     """The exit status for an error."""
     return BAD_INPUT if isinstance(error, ConfigError | DataError) else FAILED
+
+
+def refuse_too_many_workers(config: ExperimentConfig) -> None:
+    """Raise ConfigError for more workers than make sense on this machine."""
+    cores, most = usable_cores(), config.launch.max_workers_per_core
+    if config.processes > most * cores:
+        raise ConfigError(
+            f"workers={config.workers} on {cores} usable cores: at most {most * cores} make sense; use fewer, "
+            "or set launch.max_workers_per_core"
+        )

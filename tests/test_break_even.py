@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from conftest import composed
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.break_even.__main__ import answer, main
+from dpexp.break_even.__main__ import _with_batch, answer, main
 from dpexp.break_even.crossing import crossing
 from dpexp.break_even.search import Search, search
 
@@ -72,13 +73,34 @@ def test_smaller_batches_are_tried_where_the_first_one_pays():
 def test_where_there_is_none_the_answer_says_so(speedup, word):
     found = search(lambda batch: known(speedup), 64, most=1024)
     assert found.break_even is None
-    assert f"2 workers are {word} than one process at every batch from" in answer(2, found)
+    assert f"2 workers are {word} than one process at all " in answer(2, found)
+
+
+def test_a_point_that_bends_the_line_down_is_left_out():
+    speedups = {64: known(0.98, 0.003), 256: known(0.90, 0.003), 1024: known(1.01, 0.2)}
+    found = crossing(speedups)
+    assert found.value == pytest.approx(crossing({64: speedups[64], 1024: speedups[1024]}).value)
+
+
+def test_a_speedup_that_falls_with_the_batch_has_none():
+    found = search(lambda batch: known(1.5 if batch < 100 else 0.5), 200, most=4096)
+    assert found.break_even is None
+    assert "no break-even batch found" in answer(2, found)
+
+
+def test_a_vague_check_confirms_nothing():
+    assert not Search({64: known(0.8), 128: known(1.0, 0.5), 256: known(1.25)}, checked=128).is_confirmed
+
+
+def test_a_scripts_batch_may_exceed_the_samples_that_times_are_for():
+    config = composed("strategy=script", "strategy.command='x {workers} {local_batch_size}'")
+    assert _with_batch(config, 100_000).local_batch_size == 100_000
 
 
 def test_the_answer_gives_the_interval_and_the_check():
     found = Search({64: known(0.8), 128: known(1.0), 256: known(1.25)}, checked=128)
     assert "from a batch of 128 each" in answer(2, found)
-    assert "which was measured: the speedup at 128 is 1.00 (0.98 to 1.02)" in answer(2, found)
+    assert "confirmed by measuring: the speedup at 128 is 1.00 (0.98 to 1.02)" in answer(2, found)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +111,10 @@ def test_the_answer_gives_the_interval_and_the_check():
         (["measurement.baseline=none"], "measurement.baseline=paired"),
         (["measurement.repeats=1"], "needs intervals"),
         (["strategy=script", "strategy.command=x {workers}"], "write {local_batch_size} where it belongs"),
+        (
+            ["strategy=script", "strategy.command=x {workers} {local_batch_size}", "strategy.baseline_command=y"],
+            "strategy.baseline_command=y: the batch is always the same",
+        ),
         (["workers=two"], "workers"),
     ],
 )

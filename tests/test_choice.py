@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dpexp.decision.choice import choose
 
 from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.analysis.row import Row
+from dpexp.decision.choice import choose
 from dpexp.results.schema import Warning
 
 
@@ -40,7 +40,7 @@ def test_of_two_that_are_alike_neither_is_sure_and_little_is_lost():
     assert 0 < choice.regret < 0.05
 
 
-def test_fewer_cores_are_named_where_they_take_hardly_more_time():
+def test_fewer_threads_are_named_where_they_take_hardly_more_time():
     assert choose([row(2, 1.80, 0.001), row(4, 1.85, 0.001)]).cheaper == "2 workers"
     assert choose([row(2, 1.50, 0.001), row(4, 1.85, 0.001)]).cheaper is None
 
@@ -80,6 +80,6 @@ def test_the_choice_in_words_is_never_certain_and_names_what_was_compared():
         "2 workers, with a probability of more than 99 % (compared: one process with 1 thread, 2 workers)"
     )
     assert "if another is faster, that costs" in str(choose([row(2, 1.80, 0.05), row(4, 1.81, 0.05)]))
-    assert "; 2 workers, on fewer cores, is at most 5 % slower" in str(
+    assert "; 2 workers, with fewer threads, is at most 5 % slower" in str(
         choose([row(2, 1.80, 0.001), row(4, 1.85, 0.001)])
     )

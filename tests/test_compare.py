@@ -13,6 +13,7 @@ from dpexp.analysis.intervals import UNKNOWN
 from dpexp.compare.__main__ import SLOWER, main
 from dpexp.compare.cells import LEVEL, Cell, _change, compare
 from dpexp.errors import ResultError
+from dpexp.results.storage import write
 
 BLOCKS = [1.0, 1.0, 1.01, 0.99, 1.0]
 
@@ -98,6 +99,26 @@ def test_the_same_thing_is_seldom_called_changed_in_any_cell():
         ]
         wrong += any(not change.low <= 1 <= change.high for change in changes)
     assert wrong / trials <= 0.08
+
+
+def test_a_job_that_failed_after_the_change_fails_the_check(tmp_path, capsys):
+    before, after = folder(tmp_path / "a", *TWO_JOBS), folder(tmp_path / "b", TWO_JOBS[0])
+    broken = result(*TWO_JOBS[1], seconds=BLOCKS, baseline=BLOCKS, status="failed", error="no luck")
+    write(broken, tmp_path / "b")
+    assert main([before, after, "--fail-if-slower", "10%"]) == SLOWER
+    assert "has no good result" in capsys.readouterr().out
+
+
+def test_one_block_is_no_proof(tmp_path, capsys):
+    one = result("workers=2", seconds=[1.0, 1.0], baseline=[1.0, 1.0])
+    folders = [str(write_sweep(tmp_path / name, one)) for name in "ab"]
+    assert main([*folders, "--fail-if-slower", "10%"]) == SLOWER
+    assert "one block gives no interval" in capsys.readouterr().out
+
+
+def test_a_mistyped_folder_is_named(tmp_path, capsys):
+    assert main([folder(tmp_path / "a", *TWO_JOBS), str(tmp_path / "nothere")]) == 2
+    assert "nothere: no such folder" in capsys.readouterr().err
 
 
 def test_a_single_block_shows_nothing():

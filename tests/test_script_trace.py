@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from dpexp.measurement.script_trainer import _split
-from dpexp.script.world import STARTUP
+from dpexp.measurement.script_trainer import _phases, _split
+from dpexp.script.launcher import Measured
+from dpexp.script.world import STARTUP, Command
 
 
 @pytest.fixture
@@ -144,3 +145,12 @@ def test_a_process_of_its_own_meets_nobody():
         "communicate": 0,
         "update": 1,
     }
+
+
+def test_where_waiting_is_mostly_unknown_it_stands_under_communicate(tmp_path):
+    command = Command("two", ["x"], 2, 1, 1, 64, tmp_path / "x")
+    matched, unmatched = traced([(5.0, 4.0)], [(8.0, 1.0)]), traced([(5.0, 4.0)], [])
+    measured = Measured(step_seconds=[[[10.0], [10.0]]], traces=[matched, unmatched], traced_step_seconds=[10.0])
+    phases = _phases(command, measured, 0, 100.0)
+    assert "wait" not in phases
+    assert phases["communicate"].seconds == pytest.approx(40)

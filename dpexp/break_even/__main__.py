@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import signals
 from dpexp.report import terminal
 from dpexp.results import storage
-from dpexp.session import status_of
+from dpexp.session import refuse_too_many_workers, status_of
 from dpexp.words import counted
 
 MOST_TIMES = 256  # the first batch
@@ -58,16 +57,23 @@ def answer(workers: int, found: Search) -> str:
     """What the search has found, in one sentence."""
     who, least, most = counted(workers, "worker"), min(found.speedups), max(found.speedups)
     batch = found.break_even
+    if batch is None and len({speedup.value < 1 for speedup in found.speedups.values()}) > 1:
+        return f"no break-even batch found: the speedup of {who} doesn't rise with the batch; measure again"
     if batch is None:
         compared = "slower" if found.speedups[most].value < 1 else "faster"
-        return f"no break-even batch: {who} are {compared} than one process at every batch from {least:,} to {most:,}"
+        shown = all(not speedup.low <= 1 <= speedup.high for speedup in found.speedups.values())
+        sure = "" if shown else ", though not all intervals exclude 1"
+        return (
+            f"no break-even batch found: {who} are {compared} than one process at all {len(found.speedups)} measured "
+            f"batches from {least:,} to {most:,}{sure}"
+        )
     ends = f"{batch.low:,.0f} to {batch.high:,.0f}" if batch.high < float("inf") else f"{batch.low:,.0f} or more"
     assert found.checked is not None
     checked = found.speedups[found.checked]
-    verdict = "which was measured" if found.is_confirmed else "but it is not confirmed"
+    verdict = "confirmed" if found.is_confirmed else "not confirmed"
     return (
-        f"{who} beat one process from a batch of {batch.value:,.0f} each ({ends}), {verdict}: the speedup at "
-        f"{found.checked:,} is {checked.value:.2f} ({checked.low:.2f} to {checked.high:.2f})"
+        f"{who} beat one process from a batch of {batch.value:,.0f} each ({ends}), {verdict} by measuring: "
+        f"the speedup at {found.checked:,} is {checked.value:.2f} ({checked.low:.2f} to {checked.high:.2f})"
     )
 
 
@@ -80,9 +86,7 @@ class _Measurement:
 
     def __call__(self, batch: int) -> Estimate:
         """Raises DpexpError."""
-        settings = self._config.settings
-        settings["batch"]["size"] = batch
-        config = from_settings(settings)
+        config = _with_batch(self._config, batch)
         display = terminal.Display([])
         display.begin(0, "")
         try:
@@ -107,6 +111,7 @@ class _Measurement:
 
 def _check(config: ExperimentConfig) -> None:
     """Raise ConfigError where there is nothing to search for."""
+    refuse_too_many_workers(config)
     if config.workers == 1:
         raise ConfigError("workers=1: it is compared with one process; set workers=2 or more")
     if (config.batch.scope, config.measurement.baseline) != ("per_worker", "paired"):
@@ -115,12 +120,25 @@ def _check(config: ExperimentConfig) -> None:
         raise ConfigError("measurement.repeats=1: the break-even batch needs intervals; set 2 or more")
     strategy = config.strategy
     if isinstance(strategy, ScriptConfig):
-        other = dataclasses.replace(config, batch=dataclasses.replace(config.batch, size=config.batch.size + 1))
-        if other.command == config.command:
-            raise ConfigError(
-                f"strategy.command={strategy.command}: the batch is always the same; write {{local_batch_size}} "
-                "where it belongs"
-            )
+        other = _with_batch(config, config.batch.size + 1)
+        for name, fixed in (
+            ("command", other.command == config.command),
+            ("baseline_command", other.baseline().command == config.baseline().command),
+        ):
+            if fixed:
+                raise ConfigError(
+                    f"strategy.{name}={getattr(strategy, name)}: the batch is always the same; write "
+                    "{local_batch_size} where it belongs"
+                )
+
+
+def _with_batch(config: ExperimentConfig, batch: int) -> ExperimentConfig:
+    """The same job with another batch; times of a script are for as many samples as its steps need."""
+    settings = config.settings
+    settings["batch"]["size"] = batch
+    if isinstance(config.strategy, ScriptConfig):
+        settings["data"]["size"] = max(config.data.size, batch * config.workers)
+    return from_settings(settings)
 
 
 def _most(config: ExperimentConfig) -> int:

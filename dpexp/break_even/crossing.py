@@ -11,6 +11,7 @@ from dpexp.analysis.intervals import Estimate
 
 NEAREST = 3  # measured batches whose speedups are nearest to 1 make the line
 DRAWS = 4000
+LARGEST = 700.0  # the log of a batch, where exp is still a number
 
 
 def crossing(speedups: Mapping[int, Estimate]) -> Estimate | None:
@@ -32,7 +33,9 @@ def crossing(speedups: Mapping[int, Estimate]) -> Estimate | None:
     draws = np.random.default_rng(0).normal(values, deviations, (DRAWS, len(chosen)))
     low, high = np.percentile(_zeros(batches, draws, deviations), (2.5, 97.5), method="nearest")  # some are infinite
     (zero,) = _zeros(batches, values[None], deviations)
-    return Estimate(math.exp(zero), math.exp(low), math.exp(high))
+    if zero == math.inf:  # the third point bends the line too far
+        return crossing({batch: speedups[batch] for batch in pair}) if len(chosen) > len(pair) else None
+    return Estimate(*(math.exp(min(each, LARGEST)) if each < math.inf else math.inf for each in (zero, low, high)))
 
 
 def _deviation(estimate: Estimate) -> float:

@@ -10,6 +10,7 @@ from dpexp.break_even.crossing import crossing
 
 STEP = 4  # from one batch to the next, until one is on the other side
 MOST_CHECKS = 3
+WELL_KNOWN = 0.1  # half of an interval, as a share
 
 
 @dataclass
@@ -26,8 +27,11 @@ class Search:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the speedup at the predicted batch can't be told from 1."""
-        return self.checked is not None and _holds_1(self.speedups[self.checked])
+        """Whether the speedup at the predicted batch was measured well, and can't be told from 1."""
+        if self.checked is None:
+            return False
+        speedup = self.speedups[self.checked]
+        return speedup.low <= 1 <= speedup.high and speedup.precision <= WELL_KNOWN
 
 
 def search(measure: Callable[[int], Estimate], first: int, most: int) -> Search:
@@ -43,14 +47,11 @@ def search(measure: Callable[[int], Estimate], first: int, most: int) -> Search:
             return found
     for _ in range(MOST_CHECKS):
         predicted = found.break_even
-        assert predicted is not None
+        if predicted is None:  # the speedup doesn't rise with the batch
+            break
         found.checked = min(max(1, round(predicted.value)), most)
         if found.checked not in found.speedups:
             found.speedups[found.checked] = measure(found.checked)
         if found.is_confirmed:
             break
     return found
-
-
-def _holds_1(speedup: Estimate) -> bool:
-    return speedup.low <= 1 <= speedup.high

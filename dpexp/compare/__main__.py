@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -17,7 +18,7 @@ from dpexp.config.overrides import spelled
 from dpexp.errors import ConfigError, DpexpError
 from dpexp.processes import signals
 from dpexp.report import terminal
-from dpexp.session import status_of
+from dpexp.session import refuse_too_many_workers, status_of
 from dpexp.words import counted
 
 SLOWER = 3  # the exit status of --fail-if-slower
@@ -39,8 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with signals.raised():
         try:
-            folders = os.path.isdir(options.before) and os.path.isdir(options.after)  # noqa: PTH112 - of any text
-            show = _show_folders if folders else _show_duel
+            folders = [os.path.isdir(text) for text in (options.before, options.after)]  # noqa: PTH112 - of any text
+            if any(folders) and not all(folders):
+                raise ConfigError(f"{(options.before, options.after)[folders.index(False)]}: no such folder")
+            show = _show_folders if all(folders) else _show_duel
             slower = show(options.before, options.after, options.fail_if_slower or 0.0)
         except DpexpError as error:
             terminal.show_error(str(error))
@@ -62,38 +65,47 @@ def _share(text: str) -> float:
 
 
 def _show_folders(before: str, after: str, share: float) -> bool:
-    """Whether any cell is slower by more than `share`."""
-    cells, others = compare(Path(before), Path(after))
-    for cell in cells:
+    """Whether any cell is slower by more than `share`, or may be."""
+    found = compare(Path(before), Path(after))
+    for cell in found.cells:
         terminal.show_line(_sentence(cell))
-    if others:
-        terminal.show_line(f"{counted(others, 'configuration')} in one of the folders only: not compared")
-    drifted = sum(cell.baseline_change is not None and _differs(cell.baseline_change) for cell in cells)
+    if found.others:
+        terminal.show_line(f"{counted(found.others, 'configuration')} in one of the folders only: not compared")
+    for name in found.failed:
+        terminal.show_line(f"warning: {name} has no good result")
+    drifted = sum(cell.baseline_change is not None and _differs(cell.baseline_change) for cell in found.cells)
     if drifted:
         terminal.show_line(
-            f"warning: the sequential baseline changed, too, in {drifted} of {counted(len(cells), 'cell')}: by the "
-            "change, or because the machine was another's in part; to tell, measure both commands in turns"
+            f"warning: the sequential baseline changed, too, in {drifted} of {counted(len(found.cells), 'cell')}: "
+            "by the change, or because the machine's speed did; to tell, measure both commands in turns"
         )
-    slower = [cell for cell in cells if cell.is_slower(share)]
-    faster = sum(cell.is_faster for cell in cells)
+    slower = sum(cell.is_slower(share) for cell in found.cells)
+    faster = sum(cell.is_faster for cell in found.cells)
     more = f" by more than {100 * share:g} %" if share else ""
-    terminal.show_line(f"{len(slower)} of {counted(len(cells), 'cell')} slower{more}, {faster} faster")
-    return bool(slower)
+    terminal.show_line(f"{slower} of {counted(len(found.cells), 'cell')} slower{more}, {faster} faster")
+    return found.is_slower(share)
 
 
 def _show_duel(before: str, after: str, share: float) -> bool:
     """Whether the second command is slower by more than `share`."""
     first, second = (compose_experiment(*spelled(_overrides(text))) for text in (before, after))
+    for config in (first, second):
+        refuse_too_many_workers(config)
     from dpexp.compare.duel import duel  # imports torch
 
     display = terminal.Display([])
     display.begin(0, "")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            cell = Cell(after, duel(first, second, Path(folder), display.update), None)
+            found = duel(first, second, Path(folder), display.update)
     finally:
         display.close()
+    cell = Cell(after, found.change, None)
     terminal.show_line(_sentence(cell))
+    if not found.is_calm:
+        terminal.show_line(
+            "warning: the machine was disturbed throughout, so all time counted; measure again when nobody else uses it"
+        )
     return cell.is_slower(share)
 
 
@@ -110,6 +122,8 @@ def _overrides(text: str) -> list[str]:
 
 def _sentence(cell: Cell) -> str:
     change = cell.change
+    if math.isnan(change.low):
+        return f"{cell.name}: {change.value:.3f} times the time; one block gives no interval"
     if cell.is_slower():
         verdict = "slower"
     elif cell.is_faster:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,22 @@ class Cell:
         return self.change.high < 1
 
 
-def compare(before: Path, after: Path) -> tuple[list[Cell], int]:
-    """The cells that both folders have, and how many configurations only one of them has.
+@dataclass(frozen=True)
+class Comparison:
+    """The cells that both folders have, and what could not be compared."""
 
-    Raises ResultError when nothing can be compared.
-    """
+    cells: list[Cell]
+    others: int  # configurations that one folder only has
+    failed: list[str]  # jobs after the change that have no good result
+
+    def is_slower(self, share: float) -> bool:
+        """Whether any cell is, or can't be told because its job failed, or has no interval."""
+        unknown = any(math.isnan(cell.change.low) for cell in self.cells)
+        return bool(self.failed) or unknown or any(cell.is_slower(share) for cell in self.cells)
+
+
+def compare(before: Path, after: Path) -> Comparison:
+    """Compare two folders cell by cell. Raises ResultError when nothing can be compared."""
     sides = [_configurations(folder) for folder in (before, after)]
     _refuse_other_machines(*sides)
     common = [key for key in sides[0] if key in sides[1]]
@@ -49,10 +61,10 @@ def compare(before: Path, after: Path) -> tuple[list[Cell], int]:
         raise ResultError(_no_common(before, after, *(next(iter(side.values()))[0] for side in sides)))
     labels = series.labels([series.settings(sides[0][key][0].config) for key in common])
     level = 1 - (1 - LEVEL) / len(common)
-    return (
-        [_cell(sides[0][key], sides[1][key], level, labels) for key in common],
-        len(sides[0].keys() ^ sides[1].keys()),
-    )
+    jobs, unreadable = read_jobs([after])
+    failed = [job.name for job in jobs if job.result.status != "ok"] + [job.name for job in unreadable]
+    cells = [_cell(sides[0][key], sides[1][key], level, labels) for key in common]
+    return Comparison(cells, len(sides[0].keys() ^ sides[1].keys()), failed)
 
 
 def _configurations(folder: Path) -> dict[str, list[Member]]:

@@ -5,30 +5,41 @@ from __future__ import annotations
 import functools
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.speedup import Pairs, ratio_of_times
+from dpexp.analysis.speedup import Pairs, is_calm, ratio_of_times
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import MeasurementConfig
-from dpexp.errors import ConfigError
+from dpexp.errors import ConfigError, DivergedError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.blocks import OnProgress
-from dpexp.measurement.job import prepared
+from dpexp.measurement.job import check_machine, prepared
 from dpexp.measurement.trainer import Variant
 from dpexp.results.schema import Training
 
-SHARED = ("model", "data", "seed", "dtype", "device", "linear_kernel")  # what both must start from
+SHARED = ("model", "data", "seed", "dtype", "device", "linear_kernel", "measurement", "launch")  # of both commands
 STOPPED_LEVEL = 0.975  # of an interval that decided when to stop; see analysis.intervals
 
 
-def duel(first: ExperimentConfig, second: ExperimentConfig, folder: Path, on_progress: OnProgress) -> Estimate:
-    """The time of the second over that of the first, for the same samples.
+@dataclass(frozen=True)
+class Duel:
+    """The time of the second over that of the first; `is_calm`: of undisturbed trainings."""
+
+    change: Estimate
+    is_calm: bool
+
+
+def duel(first: ExperimentConfig, second: ExperimentConfig, folder: Path, on_progress: OnProgress) -> Duel:
+    """Measure both in turns, for the same samples.
 
     Blocks are added until it is known to `measurement.precision` of the first, or its time is over. `folder` receives
-    what scripts write. Raises ConfigError, DataError, WorkerError.
+    what scripts write. Raises ConfigError, DataError, WorkerError, DivergedError.
     """
     _check(first, second)
+    for config in (first, second):
+        check_machine(config)
     variants = {"first": Variant(first), "second": Variant(second)}
     pairs: list[tuple[Training, Training]] = []
     with prepared(first, folder, LocalLauncher()) as trainer:
@@ -43,8 +54,10 @@ def duel(first: ExperimentConfig, second: ExperimentConfig, folder: Path, on_pro
             if discarded:
                 discarded -= 1
                 continue
+            if None in (*trainings["first"].epoch_losses, *trainings["second"].epoch_losses):
+                raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
             pairs.append((trainings["second"], trainings["first"]))
-    return ratio_of_times(pairs, STOPPED_LEVEL)
+    return Duel(ratio_of_times(pairs, STOPPED_LEVEL), is_calm(pairs))
 
 
 def _enough(measurement: MeasurementConfig, pairs: Pairs, seconds: float) -> bool:
@@ -62,7 +75,7 @@ def _check(first: ExperimentConfig, second: ExperimentConfig) -> None:
         if values[0] != values[1]:
             shown = [getattr(value, "name", value) for value in values]
             what = f"other settings of {name}" if shown[0] == shown[1] else f"{name}={shown[0]} against {shown[1]}"
-            raise ConfigError(f"{what}: both commands must train the same model on the same data")
+            raise ConfigError(f"{what}: both commands must train the same model on the same data, measured alike")
     visited = [config.epochs * config.train_samples for config in (first, second)]
     if visited[0] != visited[1]:
         raise ConfigError(f"{visited[0]:,} samples against {visited[1]:,}: both commands must visit the same number")

@@ -14,7 +14,7 @@ from dpexp.words import counted
 
 DRAWS = 10_000
 LEAST_REGRET = 0.0005  # of the time, that is worth a word
-TOLERANCE, SURE = 0.05, 0.95  # a choice of fewer cores is named if it surely takes hardly more time
+TOLERANCE, SURE = 0.05, 0.95  # a choice of fewer threads is named if it surely takes hardly more time
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Choice:
     options: list[str]  # all of them
     probability: float  # that it is the fastest
     regret: float  # the expected share of time that is lost because another one is
-    cheaper: str | None  # needs fewer cores, and surely at most TOLERANCE more time
+    cheaper: str | None  # needs fewer threads, and surely at most TOLERANCE more time
 
     def __str__(self) -> str:
         sure = f"{100 * self.probability:.0f} %" if self.probability < 0.995 else "more than 99 %"
@@ -33,14 +33,14 @@ class Choice:
         if self.regret >= LEAST_REGRET:
             text += f"; if another is faster, that costs {100 * self.regret:.1f} % of the time on average"
         if self.cheaper is not None:
-            text += f"; {self.cheaper}, on fewer cores, is at most {100 * TOLERANCE:.0f} % slower"
+            text += f"; {self.cheaper}, with fewer threads, is at most {100 * TOLERANCE:.0f} % slower"
         return text
 
 
 @dataclass(frozen=True)
 class _Option:
     name: str
-    cores: int
+    threads: int  # that it keeps busy
     log_speeds: np.ndarray  # draws of the log of its throughput over that of the sequential baseline
 
 
@@ -57,27 +57,26 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     threads = several[0].threads_per_worker or 1
     options = [_Option(_process(threads), threads, np.zeros(DRAWS))]
     best = min(several, key=lambda row: _width(row.best_sequential_speedup))
-    if best.best_sequential_threads not in (None, threads) and not math.isnan(best.best_sequential_speedup.low):
-        over = _draws(best.best_sequential_speedup, generator, _is_unsettled(best))
-        faster = math.log(best.speedup.value / best.best_sequential_speedup.value)
-        shifted = faster + math.log(best.best_sequential_speedup.value) - over
-        options.append(_Option(_process(best.best_sequential_threads or 1), best.best_sequential_threads or 1, shifted))
     for row in several:
-        cores = (row.workers or 1) * threads
         draws = _draws(row.speedup, generator, _is_unsettled(row))
-        options.append(_Option(counted(row.workers or 1, "worker"), cores, draws))
+        cores = 1 if row.strategy == "emulated" else row.workers or 1
+        options.append(_Option(counted(row.workers or 1, "worker"), cores * threads, draws))
+        best_threads = row.best_sequential_threads
+        if row is best and best_threads not in (None, threads) and not math.isnan(row.best_sequential_speedup.low):
+            over = _draws(row.best_sequential_speedup, generator, _is_unsettled(row))  # measured in pairs with it
+            options.insert(1, _Option(_process(best_threads or 1), best_threads or 1, draws - over))
     speeds = np.array([option.log_speeds for option in options])
     fastest = speeds.max(0)
     chosen = int(np.exp(speeds).mean(1).argmax())
     enough = [(speeds[at] >= fastest - math.log1p(TOLERANCE)).mean() >= SURE for at in range(len(options))]
     fewer = [option for option, is_enough in zip(options, enough, strict=True) if is_enough]
-    fewer = [option for option in fewer if option.cores < options[chosen].cores]
+    fewer = [option for option in fewer if option.threads < options[chosen].threads]
     return Choice(
         name=options[chosen].name,
         options=[option.name for option in options],
         probability=float((speeds.argmax(0) == chosen).mean()),
         regret=float(-np.expm1(speeds[chosen] - fastest).mean()),
-        cheaper=min(fewer, key=lambda option: option.cores).name if fewer else None,
+        cheaper=min(fewer, key=lambda option: option.threads).name if fewer else None,
     )
 
 

@@ -11,6 +11,7 @@ from dpexp.analysis.speedup import calm_seconds
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import usable_cores
 from dpexp.measurement.trainer import Trainer, Variant
+from dpexp.measurement.user_files import fingerprint
 from dpexp.words import counted
 
 PROBE_UPDATES = 600  # with each number of threads
@@ -27,7 +28,7 @@ def best_threads(config: ExperimentConfig, trainer: Trainer, on_start: Callable[
     for name in ("threads_per_worker", "epochs", "seed", "checkpoint", "target_accuracy", "measurement"):
         del settings[name]
     del settings["data"]["size"]
-    key = json.dumps([settings, trainer.input_shape])
+    key = json.dumps([settings, trainer.input_shape, fingerprint(config)])
     if key not in _found:
         on_start()
         cores = usable_cores()

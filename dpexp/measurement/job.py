@@ -59,7 +59,7 @@ def run(
     record = Record(config, folder, environment, user_files, earlier)
     started = time.perf_counter()
     try:
-        _check_machine(config)
+        check_machine(config)
         _check_unchanged(config, user_files)
         with prepared(config, folder, launcher) as trainer:
             record.data_seconds = time.perf_counter() - started
@@ -118,7 +118,7 @@ def _check_unchanged(config: ExperimentConfig, user_files: dict[str, str]) -> No
         )
 
 
-def _check_machine(config: ExperimentConfig) -> None:
+def check_machine(config: ExperimentConfig) -> None:
     """Raise ConfigError for what torch can't do on this machine."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: torch finds no CUDA device; set device=cpu")

@@ -136,7 +136,7 @@ def _phases(command: Command, measured: Measured, rank: int, seconds: float) -> 
     split = [_split(turn, step, rank, together) for turn in measured.traces for step in range(len(turn[rank]))]
     values = {name: np.array([row[name] for row in split]) for name in PHASES}
     if np.isnan(values["wait"]).mean() > MOST_UNKNOWN:
-        del values["wait"]
+        values["communicate"] += np.nan_to_num(values.pop("wait"))
     values = {name: np.nan_to_num(each) for name, each in values.items()}
     traced = np.sum(list(values.values()), axis=0)
     cost = float(traced.mean()) / statistics.fmean(steps)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ def fingerprint(config: ExperimentConfig) -> dict[str, str]:
                 f"model.builder={config.model.builder}: no module {module} can be imported from {Path.cwd()}; {advice}"
             )
         files |= _with_imports(module, path)
-    files |= {word: Path(word) for word in config.script_words if Path(word).is_file()}
+    files |= {word: Path(word) for word in config.script_words if os.path.isfile(word)}  # noqa: PTH113 - any text
     digests = {}
     for name, path in files.items():
         with contextlib.suppress(OSError):  # loading it says why

@@ -17,8 +17,7 @@ from dpexp.script.stage import Ended, Interrupted, Stage
 from dpexp.script.turns import kinds, plan
 from dpexp.script.world import Command, Rank, World, guard, listen
 
-FIRST_STEPS = 3  # of the warm-up, to learn how long a step takes
-WARMUP_SECONDS = 1.0  # of the rest of it, at most
+LEAST_WARMUP_STEPS = 3  # to learn how long a step takes
 
 Trace = tuple[float, float, float, list[tuple[float, float]]]
 """Of a step: seconds of data, compute and update; and of each meeting with others, the arrival and its seconds."""
@@ -79,11 +78,9 @@ def run_in_turns(
 def _warm_up(stage: Stage, world: World, steps: int) -> list[float]:
     """The seconds of each step of the warm-up. Raises WorkerError where the script is over before."""
     try:
-        first = _differences(stage.turn(world, FIRST_STEPS, 0, False)[0][0])
-        more = max(0, min(steps - FIRST_STEPS, round(WARMUP_SECONDS / first[-1])))
-        return first + (_differences(stage.turn(world, more, 0, False)[0][0]) if more else [])
-    except Ended:
-        raise _too_short(world) from None
+        return _differences(stage.turn(world, max(steps, LEAST_WARMUP_STEPS), 0, False)[0][0])
+    except Ended as ended:
+        raise _too_short(ended) from None
 
 
 def _take_turns(
@@ -108,12 +105,13 @@ def _take_turns(
             reports = {}
             for number in reversed(numbers) if turn % 2 else numbers:
                 lead, timed = planned.lead_steps[number], planned.timed_steps[number]
-                reports[number] = stage.turn(worlds[number], lead + timed, lead, is_traced)
+                expected = (lead + timed) * step_seconds[number]
+                reports[number] = stage.turn(worlds[number], lead + timed, lead, is_traced, expected)
             for number in numbers:  # a turn counts when all have had it
                 _keep(found[number], reports[number], planned.lead_steps[number])
-    except Ended:
+    except Ended as ended:
         if not all(measured.turn_seconds for measured in found):
-            raise _too_short(worlds[0]) from None
+            raise _too_short(ended) from None
     on_turn(1.0)
     for number, (world, measured) in enumerate(zip(worlds, found, strict=True)):
         measured.turn_samples = planned.timed_steps[number] * world.command.global_batch_size
@@ -140,14 +138,15 @@ def _take_leave(stage: Stage, world: World, measured: Measured) -> None:
         measured.cpu_seconds = [cpu_seconds for _, cpu_seconds in answers]
     world.sleep()
     measured.cpu_seconds[0] += max(0.0, world.descendants.cpu_seconds() - sum(measured.cpu_seconds))
+    measured.cpu_seconds[0] += world.ended_cpu_seconds
 
 
 def _differences(times: Sequence[float]) -> list[float]:
     return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
-def _too_short(world: World) -> WorkerError:
+def _too_short(ended: Ended) -> WorkerError:
     return WorkerError(
-        f"{world.command.name}: the script came to its end before it could be measured; let it train for more steps, "
+        f"{ended}: the script came to its end before it could be measured; let it train for more steps, "
         "or set measurement.warmup_steps lower"
     )

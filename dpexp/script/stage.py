@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from multiprocessing import connection
 from typing import Any
 
@@ -15,10 +15,11 @@ from dpexp.script.world import World, accept
 from dpexp.words import counted
 
 POLL_SECONDS = 0.2
+PATIENCE = 3.0  # times the expected seconds of a turn, beyond the timeout
 
 
 class Ended(Exception):  # noqa: N818 - it is no error
-    """A script has come to its end."""
+    """A script has come to its end; the message is the name of its command."""
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -64,15 +65,17 @@ class Stage:
         if world.is_complete:
             world.sleep()
 
-    def turn(self, world: World, steps: int, lead: int, traced: bool) -> list[tuple[list[float], Any]]:
+    def turn(
+        self, world: World, steps: int, lead: int, traced: bool, expected_seconds: float = 0.0
+    ) -> list[tuple[list[float], Any]]:
         """Let a command make so many steps; the times and the trace of each process. Raises Ended."""
         world.wake()
         try:
             for rank in world.ranks.values():
                 rank.connection.send((lead, steps, traced))
-            reports = self._replies(world)
+            reports = self._replies(world, patience=PATIENCE * expected_seconds)
         except OSError:  # it has died while it slept
-            raise self._lost(world, {}) from None
+            raise self._lost(world) from None
         world.sleep()
         for rank in world.ranks.values():
             rank.steps += steps
@@ -83,12 +86,12 @@ class Stage:
         world.wake()
         for rank in world.ranks.values():
             rank.connection.send(question)
-        return self._replies(world)
+        return self._replies(world, alone=True)
 
-    def _replies(self, world: World) -> list[Any]:
-        """What each process of a command sends next, by its number. Raises Ended."""
+    def _replies(self, world: World, alone: bool = False, patience: float = 0.0) -> list[Any]:
+        """What each process of a command sends next, by its number; `alone`, others may have ended. Raises Ended."""
         replies: dict[int, Any] = {}
-        deadline = time.monotonic() + self._timeout_seconds
+        deadline = time.monotonic() + self._timeout_seconds + patience
         while len(replies) < len(world.ranks):
             waiting = {rank.connection: rank for rank in world.ranks.values() if rank.number not in replies}
             for end in connection.wait([self._pending.reader, *waiting], POLL_SECONDS):
@@ -96,36 +99,39 @@ class Stage:
                     try:
                         message = rank.connection.recv()
                     except (EOFError, OSError):
-                        raise self._lost(world, replies) from None
+                        raise self._lost(world) from None
                     if isinstance(message, int):
                         rank.made = message
-                        raise self._lost(world, replies)
+                        raise self._lost(world)
                     replies[rank.number] = message
             self._check_interrupted()
             for other in self._worlds:
-                if other is not world and other.ended():
+                if other is not world and not alone and other.ended():
                     raise _ended_early(other, other.wait_for_end())
             if time.monotonic() > deadline:
                 raise self._no_progress(world)
         return [replies[number] for number in sorted(replies)]
 
-    def _lost(self, world: World, replies: Mapping[int, Any]) -> Exception:
-        """What to raise when a process has come to its end; `replies` are those that other processes have sent."""
-        ranks = world.ranks.values()
-        if replies and any(rank.made is not None for rank in ranks):
-            return _uneven(world)  # the others would wait for us forever
+    def _lost(self, world: World) -> Exception:
+        """What to raise when a process has come to its end."""
         statuses = world.wait_for_end()
-        for rank in ranks:
+        for rank in world.ranks.values():
             with contextlib.suppress(EOFError, OSError):
-                if rank.made is None and rank.connection.poll() and isinstance(message := rank.connection.recv(), int):
-                    rank.made = message
-        made = {rank.made for rank in ranks}
-        if statuses and not any(statuses) and len(made) == 1:
-            return Ended()
-        if made != {None}:
-            return _uneven(world)
-        steps = f"after {counted(world.ranks[0].steps, 'step')} or more"
-        return world.failure(f"{_how(statuses)} {steps}" if statuses else f"a process that trains ended {steps}")
+                while rank.made is None and rank.connection.poll():
+                    message = rank.connection.recv()
+                    rank.made = message if isinstance(message, int) else None
+        made = {rank.number: rank.made for rank in world.ranks.values()}
+        together = len(set(made.values())) == 1
+        if statuses and not any(statuses) and together:
+            return Ended(world.command.name)
+        how = _how(statuses) if statuses else "others go on"
+        if together:
+            return world.failure(f"{how} after {counted(world.ranks[0].steps, 'step')} or more")
+        first = min((steps, number) for number, steps in made.items() if steps is not None)
+        return world.failure(
+            f"rank {first[1]} came to its end after {counted(first[0], 'step')}, before the others ({how}); give all "
+            "the same number of batches"
+        )
 
     def _no_progress(self, world: World) -> WorkerError:
         steps = min((rank.steps for rank in world.ranks.values()), default=0)
@@ -148,14 +154,6 @@ def _ended_early(world: World, statuses: Sequence[int]) -> WorkerError:
     if steps:
         return world.failure(f"{_how(statuses)} after {counted(steps, 'step')}")
     return world.failure(f"{_how(statuses)} before a torch optimizer had made a step")
-
-
-def _uneven(world: World) -> WorkerError:
-    ended = next(rank for rank in world.ranks.values() if rank.made is not None)
-    return WorkerError(
-        f"{world.command.name}: its processes make different numbers of steps: rank {ended.number} came to its end "
-        f"after {ended.made:,}, others go on; give all the same number of batches"
-    )
 
 
 def _how(statuses: Sequence[int]) -> str:

@@ -60,6 +60,7 @@ class World:
     mark: str
     roots: list[subprocess.Popen[bytes]] = field(default_factory=list)
     ranks: dict[int, Rank] = field(default_factory=dict)
+    ended_cpu_seconds: float = 0.0  # of copies that have come to their end, with all that they waited for
 
     def __post_init__(self) -> None:
         self.descendants = descendants.Descendants(self.mark)
@@ -83,7 +84,7 @@ class World:
                         stderr=errors,
                         start_new_session=True,
                     )
-                except (FileNotFoundError, PermissionError) as error:
+                except OSError as error:
                     raise ConfigError(
                         f"strategy.command: {self.command.words[0]}: {error.strerror}; name a program that can be "
                         f"started from {Path.cwd()}"
@@ -126,7 +127,10 @@ class World:
 
     def ended(self) -> list[int]:
         """The exit statuses of copies that have ended."""
-        return [root.returncode for root in self.roots if root.poll() is not None]
+        before = _children_seconds()
+        statuses = [root.returncode for root in self.roots if root.poll() is not None]
+        self.ended_cpu_seconds += _children_seconds() - before
+        return statuses
 
     def wait_for_end(self) -> list[int]:
         """A process has ended: the exit statuses of the copies that end in turn within some seconds."""
@@ -155,6 +159,12 @@ class World:
     def _file(self, copy: int, kind: str) -> Path:
         number = f"-{copy}" if self.command.copies > 1 else ""
         return self.command.output.with_name(f"{self.command.output.name}{number}.{kind}")
+
+
+def _children_seconds() -> float:
+    """CPU time of children of this process that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _joined(first: str, others: str | None) -> str:

@@ -32,6 +32,8 @@ def train(rank: int, world_size: int) -> None:
     for step in range(steps):
         if step == 20 and options.fault == "raise" and rank == world_size - 1:
             raise ValueError("boom in step 20")
+        if step == 20 and options.fault == "stop":
+            sys.exit("the loss is NaN")
         if step == 20 and options.fault == "exit" and rank == world_size - 1:
             os._exit(3)
         while step == 20 and options.fault == "hang":
