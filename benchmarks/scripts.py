@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from rich.table import Table
@@ -72,6 +73,12 @@ def _hooks(processes: int) -> None:
 
 def _delays(rounds: int) -> None:
     """Where a sleep in every step of a script shows, beside the same script without it, before and after."""
+    sleeps = []
+    for _ in range(300):
+        started = time.perf_counter()
+        time.sleep(DELAY_SECONDS)
+        sleeps.append(time.perf_counter() - started)
+    out.print(f"a sleep of {1e3 * DELAY_SECONDS:g} ms takes {1e3 * statistics.fmean(sleeps):.2f} ms")
     branches = {"data": ((0, "data"),), "forward": ((0, "compute"),), "rank": ((1, "compute"), (0, "wait"))}
     for where, places in branches.items():
         before, found, after = (_phases(delay, rounds) for delay in ("none", where, "none"))

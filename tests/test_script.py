@@ -233,7 +233,8 @@ def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp,
 LAUNCHED = {
     "spawn": f"env SPAWN_PORT=29511 python {TRAIN} --spawn {{workers}}",
     "lightning": f"python {ROOT}/examples/lightning_train.py --devices {{workers}}",
-    "accelerate": f"torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/accelerate_train.py",
+    "accelerate": "accelerate launch --multi_gpu --num_processes {workers} --num_machines 1 --mixed_precision bf16 "
+    f"--dynamo_backend no {ROOT}/examples/accelerate_train.py",  # on CPUs, all the same
     "fsdp2": f"torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/fsdp2_train.py",
 }
 
