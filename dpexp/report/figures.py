@@ -154,7 +154,8 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
     if (table.data_scope == "per_worker").any():
         scopes.append("data per worker: speedup is the ratio of throughputs")
     baselines = [name for name in table.baseline.unique() if name not in ("none", "itself")]
-    models = ", ".join(f"{model} on {data}" for model, data in sorted(set(zip(table.model, table.data, strict=True))))
+    pairs = sorted(set(zip(table.model, table.data, strict=True)))
+    models = ", ".join(" on ".join(dict.fromkeys(pair)) for pair in pairs)  # a script has both itself
     repeats = " to ".join(map(str, sorted({int(table.repeats.min()), int(table.repeats.max())})))
     threads = " or ".join(map(str, sorted(table.threads_per_worker.unique())))
     cores = counted(summary.usable_cores or 0, "usable core")
