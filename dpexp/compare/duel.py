@@ -54,7 +54,7 @@ def duel(first: ExperimentConfig, second: ExperimentConfig, folder: Path, on_pro
             if discarded:
                 discarded -= 1
                 continue
-            if None in (*trainings["first"].epoch_losses, *trainings["second"].epoch_losses):
+            if any(None in training.epoch_losses for training in trainings.values()):
                 raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
             pairs.append((trainings["second"], trainings["first"]))
     return Duel(ratio_of_times(pairs, STOPPED_LEVEL), is_calm(pairs))

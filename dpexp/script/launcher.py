@@ -61,8 +61,8 @@ def run_in_turns(
             for world in worlds:
                 world.start(token)
             stage.wait_for_first_steps()
-            step_seconds = [_warm_up(stage, world, warmup_steps) for world in worlds]
-            found = _take_turns(stage, worlds, step_seconds, training_seconds, traced, on_turn)
+            warmups = [_warm_up(stage, world, warmup_steps) for world in worlds]
+            found = _take_turns(stage, worlds, warmups, training_seconds, traced, on_turn)
         except Interrupted:
             pass
         finally:

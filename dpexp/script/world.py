@@ -45,7 +45,6 @@ class Rank:
 
     connection: Connection
     number: int  # among all of its world, those of other copies included
-    process: int
     threads: int
     startup_seconds: float
     steps: int = 1  # that were reported so far
@@ -114,7 +113,7 @@ class World:
                 f"threads_per_worker={introduction['threads']} and measurement.best_sequential=false"
             )
         seconds = time.monotonic() - self._started
-        self.ranks[number] = Rank(connection, number, introduction["pid"], introduction["threads"], seconds)
+        self.ranks[number] = Rank(connection, number, introduction["threads"], seconds)
 
     def sleep(self) -> None:
         """Stop all processes, helpers such as the workers of data loaders, too."""

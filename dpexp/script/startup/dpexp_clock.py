@@ -60,7 +60,7 @@ class Clock:
         try:
             if self._connection is None:
                 self._connection = _connect()
-                self._connection.send(_introduction(self._optimizer))
+                self._connection.send(_introduction())
                 atexit.register(self._say_goodbye)
             else:
                 self._connection.send((self._times, traced))
@@ -195,7 +195,7 @@ def _connect() -> Connection:
     return Connection(end.detach())
 
 
-def _introduction(optimizer: Any) -> dict[str, Any]:
+def _introduction() -> dict[str, Any]:
     import torch
 
     rank, world_size = _from_environment(RANKS), _from_environment(WORLD_SIZES)
@@ -203,11 +203,9 @@ def _introduction(optimizer: Any) -> dict[str, Any]:
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     return {
         "world": os.environ["DPEXP_SCRIPT_WORLD"],
-        "pid": os.getpid(),
         "rank": rank or 0,
         "world_size": world_size or 1,
         "threads": torch.get_num_threads(),
-        "optimizer": type(optimizer).__name__,
     }
 
 
