@@ -6,13 +6,15 @@ import argparse
 import datetime
 from pathlib import Path
 
-from benchmarks import costs, endurance, exchange, notebook, scripts, training, truth
+from benchmarks import costs, decisions, endurance, exchange, laws, notebook, scripts, training, truth
 from benchmarks.setup import out
 from dpexp.machine import environment
 
 HERE = Path(__file__).parent
 PARTS = {
     "truth": lambda rounds: truth.run(rounds),
+    "decisions": lambda rounds: decisions.run(rounds),
+    "laws": lambda rounds: laws.run(rounds),
     "scripts": lambda rounds: scripts.run(rounds),
     "training": lambda rounds: training.run(rounds),
     "exchange": lambda rounds: exchange.run(rounds, HERE),

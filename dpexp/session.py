@@ -10,7 +10,7 @@ from dpexp import resume
 from dpexp.config.arguments import Request
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import ScriptConfig
-from dpexp.errors import ConfigError, DataError, DpexpError, ResultError, WorkerError
+from dpexp.errors import ConfigError, DataError, DpexpError, ResultError, TrackerError, WorkerError
 from dpexp.files import Claim
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine.environment import describe, usable_cores
@@ -19,6 +19,7 @@ from dpexp.processes import fork_server
 from dpexp.report import terminal
 from dpexp.results import command
 from dpexp.results.command import Command
+from dpexp.trackers import tracking
 
 if TYPE_CHECKING:
     from dpexp.launchers.local import LocalLauncher
@@ -39,6 +40,7 @@ class Session:
         self._display = terminal.Display([])
         self._succeeded = self._measured_before = 0
         self._errors: list[DpexpError] = []
+        self._untracked = 0  # jobs that a tracker did not log
         self._launcher: LocalLauncher | None = None
         self._user_files: list[dict[str, str]] = []  # of each planned job, as they were when the command started
         self._earlier: list[RunResult | None] = []  # of each planned job: the result to build on
@@ -59,6 +61,7 @@ class Session:
             self.torchrun.check(config)
         if self.torchrun is None:
             refuse_too_many_workers(config)
+        tracking.check(config.tracker)
 
     def begin(self, planned: Command, folder: Path) -> None:
         """Claim the output folder, before the first job. Raises ConfigError, ResultError."""
@@ -130,7 +133,16 @@ class Session:
             return math.nan
         self._succeeded += 1
         self._display.finish("measured")
+        self._track(config, folder)
         return job.speedup(folder).value
+
+    def _track(self, config: ExperimentConfig, folder: Path) -> None:
+        """Log a job that was measured with the configured tracker; a failure is shown, and told by the exit status."""
+        try:
+            tracking.log(config, folder)
+        except TrackerError as error:
+            terminal.show_error(str(error))
+            self._untracked += 1
 
     def resume_jobs(self, folder: Path) -> None:
         """Measure what the command of this folder lacks. Raises DpexpError."""
@@ -165,7 +177,7 @@ class Session:
             if self._succeeded:
                 new = [] if self._measured_before else [self.folder / FILE_NAME]
                 terminal.show_report(aggregate([self.folder]), new)
-            return 0
+            return FAILED if self._untracked else 0
         if len(self._errors) == self.jobs and all(status_of(error) == BAD_INPUT for error in self._errors):
             return BAD_INPUT  # nothing was measured: nothing to report
         if not self._succeeded and not self._errors:
@@ -181,7 +193,7 @@ class Session:
         if self._errors:
             what = f"{len(self._errors)} of {self.jobs} jobs failed; {written.csv} lists them"
             terminal.show_error(f"{what}{self.how_to_resume}")
-        return FAILED if self._errors else 0
+        return FAILED if self._errors or self._untracked else 0
 
     def end(self, status: int, error: str = "") -> None:
         """Release the folder, and let the other ranks end with the same status."""

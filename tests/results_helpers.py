@@ -64,7 +64,7 @@ def result(
     config = composed(*overrides)
     fields: dict[str, Any] = {
         "format": "dpexp-result",
-        "version": 5,
+        "version": 6,
         "status": "ok",
         "error": None,
         "details": None,

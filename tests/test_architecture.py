@@ -27,18 +27,20 @@ launchers
 results
 analysis
 decision
+trackers
+drawing
 script
 measurement
 report
 calibrate
 resume
 session
-api break_even compare
+api break_even compare noise_scale project
 app
 __main__
 """.strip().splitlines()
 LEVEL = {name: level for level, line in enumerate(ORDER) for name in line.split()}
-LIGHT = ("analysis", "decision", "report", "results")  # read results without torch, processes or launchers
+LIGHT = ("analysis", "decision", "drawing", "report", "results")  # read results without torch, processes or launchers
 MOST_FILES = 10
 
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or path.name != "__init__.py"]
@@ -105,7 +107,11 @@ def test_hydra_is_known_at_the_edge_only():
 
 
 def test_only_figures_and_their_panels_know_matplotlib():
-    assert users("matplotlib") == {"api", "report/figures", "report/panels", "report/scales"}
+    assert users("matplotlib") == {
+        "api",
+        "report/figures",
+        *(f"drawing/{name}" for name in ("losses", "outlook", "panels", "scales")),
+    }
 
 
 @pytest.mark.parametrize("package", LIGHT)

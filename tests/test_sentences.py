@@ -64,7 +64,7 @@ def test_the_best_sequential_process_is_named_beside_the_other_baseline(tmp_path
     found = summary(tmp_path, change=faster)
     row = found.rows[0]
     assert (row.best_sequential_threads, row.best_sequential_speedup.value) == (2, pytest.approx(0.8))
-    verdict, answer = answers(found)
+    verdict, answer, _ = answers(found)
     assert verdict.startswith("Fastest for 5,000 samples: one process with 2 threads, with a probability of more than")
     assert "1.20 times (1.20 to 1.20) as fast as one sequential process with 1 thread" in answer
     assert "0.80 times (0.80 to 0.80) as fast as the best sequential process, with 2 threads" in answer

@@ -22,6 +22,8 @@ from dpexp.results.schema import StepTimes
 BIN = 1.01  # from one compute time to the next
 FASTEST = 0.01  # this quantile of all steps is the computation of an undisturbed core ...
 LONGER = 1.15  # ... and steps that compute for up to so many times as long are calm
+OTHERS_USUAL = 0.25  # this quantile of trainings spends the usual time on all but computation ...
+OTHERS_LONGER = 1.2  # ... and one that spends so many times as much was disturbed there
 LEAST_CALM = 0.2  # of a training's steps; with fewer of them it doesn't count
 HELD_UP = 3.0  # times the usual: a step that spends more on all but its computation was interrupted there
 USUAL = 0.5  # of the steps of the calmest training; with fewer, and ...
@@ -92,6 +94,21 @@ def disturbed_share(trainings: Sequence[StepTimes]) -> float:
     return 1 - float(calm) / sum(sum(steps.counts) for steps in trainings)
 
 
+def slowest_of(workers: int, trainings: Sequence[StepTimes], calm_only: bool) -> float:
+    """How long the slowest of so many workers computes in a step, as a multiple of the mean, if each draws from these.
+
+    The trainings are of one process. The mean of the greatest of n independent draws is the sum of values times the
+    difference of the n-th powers of the distribution function.
+    """
+    kept = _calm(trainings) if calm_only else [np.ones(len(steps.counts), bool) for steps in trainings]
+    pairs = list(zip(trainings, kept, strict=True))
+    compute = np.concatenate([np.asarray(steps.compute_seconds)[calm] for steps, calm in pairs])
+    counts = np.concatenate([np.asarray(steps.counts)[calm] for steps, calm in pairs])
+    order = np.argsort(compute)
+    passed = np.concatenate([[0], np.cumsum(counts[order])]) / counts.sum()
+    return float(np.sum(compute[order] * np.diff(passed**workers)) / np.average(compute, weights=counts))
+
+
 def _calm(trainings: Sequence[StepTimes]) -> list[np.ndarray]:
     """Of each training which of its bins hold calm steps."""
     compute = np.concatenate([steps.compute_seconds for steps in trainings])
@@ -99,7 +116,19 @@ def _calm(trainings: Sequence[StepTimes]) -> list[np.ndarray]:
     order = np.argsort(compute)
     passed = np.cumsum(counts[order])
     fastest = compute[order][np.searchsorted(passed, FASTEST * passed[-1])]
-    return [np.asarray(steps.compute_seconds) <= LONGER * fastest for steps in trainings]
+    calm = [np.asarray(steps.compute_seconds) <= LONGER * fastest for steps in trainings]
+    # A program that takes turns with a worker on its core delays it between computations, too: for the whole training.
+    others = np.array([_beside_compute(steps, kept) for steps, kept in zip(trainings, calm, strict=True)])
+    limit = OTHERS_LONGER * np.nanquantile(others, OTHERS_USUAL)
+    return [kept & bool(seconds <= limit) for kept, seconds in zip(calm, others, strict=True)]
+
+
+def _beside_compute(steps: StepTimes, calm: np.ndarray) -> float:
+    """The seconds of a calm step that are not computation; NaN where no step is calm."""
+    if not np.asarray(steps.counts)[calm].any():
+        return math.nan
+    phases = _mean_phases([steps], [calm])
+    return sum(phases.values()) - phases[PHASES[COMPUTE]]
 
 
 def _mean_phases(trainings: Sequence[StepTimes], calm: Sequence[np.ndarray]) -> dict[str, float]:

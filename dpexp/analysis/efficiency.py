@@ -52,6 +52,16 @@ class PhaseTimes:
     step_p95_seconds: float = math.nan
     step_p99_seconds: float = math.nan
 
+    @property
+    def total_seconds(self) -> float:
+        """Of all phases of the candidate's processes; NaN where one is unknown."""
+        return sum(float(getattr(self, f"{name}_seconds")) for name in PHASES)
+
+    @property
+    def useful_seconds(self) -> float:
+        """Of those that a sequential process has, too."""
+        return sum(float(getattr(self, f"{name}_seconds")) for name in USEFUL)
+
 
 def tree(seconds: float, workers: Sequence[Seconds], baseline: Sequence[Seconds], work_ratio: float) -> Tree:
     """The factors of one training of `seconds` by `workers`, against the `baseline` of sequential phases.

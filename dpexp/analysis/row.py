@@ -10,7 +10,7 @@ from typing import Any
 from dpexp.analysis.efficiency import PhaseTimes, Tree
 from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.analysis.time_to_target import TimeToTarget
-from dpexp.results.schema import Warning
+from dpexp.results.schema import StepTimes, Warning
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ class Row:
     job: str = ""
     series: str = ""  # its label; "" where there is one series only
     configured_size: int | None = None  # data.size
+    baseline_steps: tuple[StepTimes, ...] = ()  # of which projections draw; no column
 
     def columns(self) -> dict[str, Any]:
         """The row by the column names of `results.csv`."""
         columns = _flattened(self)
         columns["warnings"] = self.problem or "; ".join(map(str, self.warnings))
-        del columns["problem"]
+        del columns["problem"], columns["baseline_steps"]
         return columns
 
 

@@ -17,7 +17,14 @@ Settings = Mapping[str, Any]
 
 ALONG_A_CURVE = ("workers", "data.size")
 DATA_FILE, DIGITS = "data.path", 8
-WITHOUT_EFFECT = ("checkpoint", "launch", "data.cache", "measurement.repeats", "measurement.warmup")  # on a block
+WITHOUT_EFFECT = (
+    "checkpoint",
+    "launch",
+    "tracker",
+    "data.cache",
+    "measurement.repeats",
+    "measurement.warmup",
+)  # on a block
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
 from dpexp.results.schema import Training
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # so that what is derived from one can be cached
 class Summary:
     """The rows, sorted, failed and missing jobs last; and what captions need to know of the machine."""
 
@@ -131,6 +131,7 @@ def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
         warnings=tuple(warnings(config, environment, blocks, baseline.name)),
         job=" + ".join(member.job.name for member in members),
         series=label,
+        baseline_steps=tuple(training.steps for training in baseline.trainings if training.steps is not None),
     )
 
 

@@ -24,6 +24,7 @@ from dpexp.config.groups import (
     ModelConfig,
     OptimizerConfig,
     ScriptOptimizerConfig,
+    TrackerConfig,
 )
 from dpexp.config.strategies import PLACEHOLDERS, ScriptConfig, StrategyConfig, strategies_where
 
@@ -51,6 +52,7 @@ class ExperimentConfig:
     batch: BatchConfig
     measurement: MeasurementConfig
     launch: LaunchConfig
+    tracker: TrackerConfig
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -59,9 +61,9 @@ class ExperimentConfig:
 
     @property
     def sha256(self) -> str:
-        """The same for jobs that measure the same: how processes are watched and where data is cached don't count."""
+        """The same for jobs that measure the same: watching, logging and caching don't count."""
         settings = self.settings
-        del settings["launch"]
+        del settings["launch"], settings["tracker"]
         settings["data"].pop("cache", None)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

@@ -16,11 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dpexp.analysis.table import Summary
+from dpexp.decision.verdict import verdict
+from dpexp.drawing.panels import Painter, Panels
+from dpexp.drawing.scales import sparse
+from dpexp.drawing.style import GREY, MATPLOTLIB
 from dpexp.files import write_atomically
-from dpexp.report.panels import Painter, Panels
-from dpexp.report.scales import sparse
 from dpexp.report.sentences import warnings
-from dpexp.report.style import GREY, MATPLOTLIB
 from dpexp.words import counted
 
 # Inches: narrow enough for a column of a paper, or a telephone, to show the text large enough to read.
@@ -45,11 +46,13 @@ def draw(summary: Summary, folder: Path) -> list[Drawn]:
         return []
     folder.mkdir(exist_ok=True)
     table, left_out = _readable(table)
-    panels = Panels(table)
+    panels = Panels(table, verdict(summary))
     bar_height = 0.75 + BAR_HEIGHT * len(panels.counts)
     figures: dict[str, tuple[str, Painter, float]] = {}
     if table.speedup.notna().any():
         figures["speedup_by_workers"] = ("Speedup against workers", panels.by_workers, LINES_HEIGHT)
+    if (table.load_balance.notna() & (table.workers > 1)).any():
+        figures["losses"] = ("Where the ideal speedup goes", panels.losses, bar_height)
     if table.compute_seconds.notna().any():
         figures["phases"] = ("Where the workers' time goes", panels.phases, bar_height)
     if table.speedup.notna().any():
@@ -68,7 +71,7 @@ def draw(summary: Summary, folder: Path) -> list[Drawn]:
         ]
 
 
-FigureName = Literal["speedup_by_workers", "phases", "efficiency", "speedup", "time"]
+FigureName = Literal["speedup_by_workers", "losses", "phases", "efficiency", "speedup", "time"]
 
 
 def paint(table: pd.DataFrame, name: FigureName, axes: Axes | None = None) -> Axes:
@@ -85,6 +88,7 @@ def paint(table: pd.DataFrame, name: FigureName, axes: Axes | None = None) -> Ax
         _, axes = pyplot.subplots(figsize=(WIDTH, LINES_HEIGHT), layout="constrained")
     panels = Panels(good)
     painters = {"speedup_by_workers": panels.by_workers, "phases": panels.phases, "efficiency": panels.efficiency}
+    painters["losses"] = panels.losses
     with mpl.rc_context(MATPLOTLIB):  # type: ignore[arg-type]
         (painters | {"speedup": panels.speedup, "time": panels.time})[name](axes, good)
         handles, labels = axes.get_legend_handles_labels()

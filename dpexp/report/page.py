@@ -25,6 +25,7 @@ def render(summary: Summary, figures: Sequence[Drawn]) -> str:
 
     pictures = [
         {
+            "name": figure.path.stem,
             "title": figure.title,
             "alternative": f"{figure.title}. {sentences.finding(summary, figure.path.stem)}",
             "svg": base64.b64encode(figure.path.with_suffix(".svg").read_bytes()).decode(),

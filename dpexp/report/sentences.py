@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
-from dpexp.decision.choice import choose
+from dpexp.decision.contest import Scaling
+from dpexp.decision.verdict import Verdict, verdict
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results.schema import Warning
 from dpexp.words import counted
@@ -37,7 +38,8 @@ def answers(summary: Summary) -> list[str]:
         for rows in _largest_of_each_series(row for row in summary.good if row.speedup.known)
     ]
     if len(best) == 1:
-        return [*_verdict(summary.good), _answer(best[0])]
+        found = verdict(summary)
+        return [*_fastest(found, best[0]), _answer(best[0]), *_outlook(found, summary.usable_cores)]
     return [
         f"{row.series}: {_workers(row)}, {_times(row.speedup)} as fast as one sequential process, efficiency "
         f"{100 * row.efficiency.value:.0f} %{_accuracies(row)}"
@@ -45,14 +47,49 @@ def answers(summary: Summary) -> list[str]:
     ]
 
 
-def _verdict(rows: Sequence[Row]) -> list[str]:
+def _fastest(found: Verdict | None, best: Row) -> list[str]:
     """What to use at the most samples, and how sure that is; nothing where intervals are unknown."""
-    largest = max(row.configured_size or 0 for row in rows)
-    rows = [row for row in rows if row.configured_size == largest]
-    choice = choose(rows)
-    if choice is None:
+    if found is None or found.choice is None:
         return []
-    return [f"Fastest for {rows[0].data_size:,} samples: {choice}."]
+    return [f"Fastest for {best.data_size:,} samples: {found.choice}."]
+
+
+def _outlook(found: Verdict | None, usable_cores: int | None) -> list[str]:
+    """Whether more cores would help: by the law of scaling where there is one, else a projection."""
+    if found is None:
+        return []
+    if isinstance(found.scaling, Scaling):
+        return [_law(found.scaling)]
+    projection = found.projection
+    if projection is None:
+        return [f"More cores: not projected; {found.scaling}."]
+    return [
+        f"More cores (projected, not measured): {projection.workers} workers on {projection.workers} cores like these "
+        f"would train {projection.speedup.low:.1f} to {projection.speedup.high:.1f} times as fast as one sequential "
+        f"process; what would cost most is {projection.bottleneck}. The range is wide because {found.scaling}."
+    ]
+
+
+def _law(scaling: Scaling) -> str:
+    """What the chosen law says of twice the workers, and how well it predicts counts that it has not seen."""
+    workers = 2 * scaling.most_workers
+    middle, low, high = scaling.curve([workers])[:, 0]
+    error = 100 * scaling.held_out_errors[scaling.law.name]
+    parameters = ", ".join(
+        f"{name.replace('_', ' ')} {value:.3g} ({least:.3g} to {most:.3g})"
+        for name, (value, least, most) in scaling.intervals().items()
+    )
+    others = len(scaling.laws) - 1
+    alike = (
+        f" {counted(others, 'other law')} predicted them about as well; the interval holds theirs, too."
+        if others
+        else ""
+    )
+    return (
+        f"More cores (by a law of scaling, not measured): {workers} workers would train {middle:.2f} times ({low:.2f} "
+        f"to {high:.2f}) as fast as one process. That is {scaling.law.name} ({parameters}), which predicts each "
+        f"measured worker count from the others to {error:.1f} %.{alike}"
+    )
 
 
 def _accuracies(row: Row) -> str:
@@ -198,6 +235,12 @@ def _quantity(row: Row, figure: str) -> str:
         return f"{row.seconds.value:.3g} s"
     if figure == "efficiency":
         return f"efficiency {100 * row.efficiency.value:.0f} %"
+    if figure == "losses":
+        tree = row.tree
+        return (
+            f"load balance {100 * tree.load_balance:.0f} %, communication efficiency "
+            f"{100 * tree.communication_efficiency:.0f} %, computation scaling {100 * tree.computation_scaling:.0f} %"
+        )
     if figure == "phases":
         return f"{row.phases.wait_seconds + row.phases.communicate_seconds:.3g} s waiting or communicating"
     return f"speedup {row.speedup.value:.2f}"

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
 
-VERSION = 5
+VERSION = 6
 VARIANTS = ("candidate", "baseline", "best_sequential", "independent")
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
@@ -141,7 +141,7 @@ class RunResult:
     """Everything that one job measured, and on what. `error` is None when the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[5]  # VERSION
+    version: Literal[6]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers

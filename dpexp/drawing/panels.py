@@ -10,9 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
+from dpexp.decision.verdict import Verdict
+from dpexp.drawing import losses, outlook
+from dpexp.drawing.scales import MarkedRange, logarithmic, ratio_ticks, seconds_ticks, sparse
+from dpexp.drawing.style import BAR, GREY, PHASE_COLORS, SHADE, TEXT, Style, styles
 from dpexp.phases import PHASES, USEFUL
-from dpexp.report.scales import MarkedRange, logarithmic, ratio_ticks, seconds_ticks, sparse
-from dpexp.report.style import BAR, GREY, PHASE_COLORS, SHADE, TEXT, Style, styles
 from dpexp.words import counted
 
 Painter = Callable[[Axes, pd.DataFrame], None]
@@ -21,7 +23,8 @@ Painter = Callable[[Axes, pd.DataFrame], None]
 class Panels:
     """How each figure fills one panel with the rows of one series, on scales that all its panels share."""
 
-    def __init__(self, table: pd.DataFrame) -> None:
+    def __init__(self, table: pd.DataFrame, verdict: Verdict | None = None) -> None:
+        self._verdict, (self._most_workers, self._most_speedup) = verdict, outlook.reach(verdict)
         self.counts = sorted(table.workers.unique().tolist())
         self.sizes = sorted(table.data_size.unique().tolist())
         self._table = table
@@ -103,7 +106,7 @@ class Panels:
 
     def by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Speedup against workers with the ideal line, a line for each data size; numbers for the largest."""
-        low, high = self.counts[0] / 1.3, self.counts[-1] * 1.45
+        low, high = self.counts[0] / 1.3, max(self.counts[-1] * 1.45, self._most_workers * 1.3)
         lines = _groups(rows, "configured_size")
         for shift, (size, line) in zip(_shifts(len(lines)), lines, strict=True):
             name = counted(size, "sample") + self._each
@@ -115,7 +118,14 @@ class Panels:
         if rows.oversubscribed.any():
             first = rows.workers[rows.oversubscribed.astype(bool)].min()
             below = max((count for count in self.counts if count < first), default=first / 2)
-            axes.axvspan((first * below) ** 0.5, high, color=SHADE, zorder=0, lw=0, label="more threads than cores")
+            axes.axvspan(
+                (first * below) ** 0.5,
+                self.counts[-1] * 1.45,
+                color=SHADE,
+                zorder=0,
+                lw=0,
+                label="more threads than cores",
+            )
         for _, row in line[line.workers > 1].iterrows():
             axes.annotate(
                 f"{row.speedup:.2f}",
@@ -125,9 +135,20 @@ class Panels:
                 textcoords="offset points",
                 path_effects=[withStroke(linewidth=3, foreground="white")],
             )
-        logarithmic(axes, "x", low, high, sparse(self.counts))
+        if self._verdict is not None:
+            outlook.paint(axes, self._verdict)
+        logarithmic(axes, "x", low, high, sparse(sorted({*self.counts, int(self._most_workers)})))
         axes.set_xlabel("workers")
-        self._speedup_scale(axes)
+        self._speedup_scale(axes, self._most_speedup)
+
+    def losses(self, axes: Axes, rows: pd.DataFrame) -> None:
+        """The efficiency tree of each worker count, at the most samples."""
+        rows = rows[(rows.configured_size == rows.configured_size.max()) & rows.load_balance.notna()]
+        rows = rows[rows.workers > 1]
+        counts = sorted(rows.workers.unique().tolist())
+        losses.paint(axes, rows, counts)
+        _worker_rows(axes, counts, rows)
+        axes.set_xlabel(f"share of the ideal speedup, {counted(int(rows.configured_size.max()), 'sample')}{self._each}")
 
     def _over_sizes(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
         """One line a worker count over data sizes."""
@@ -139,10 +160,10 @@ class Panels:
         logarithmic(axes, "x", self.sizes[0] / 1.25, self.sizes[-1] * 1.25, ticks)
         axes.set_xlabel("training samples")
 
-    def _speedup_scale(self, axes: Axes) -> None:
+    def _speedup_scale(self, axes: Axes, most: float = 1.0) -> None:
         """From the least mark to the greatest, 1 and the best sequential process among them."""
         shown, best = self._ranges["speedup"], self._best_sequential
-        low, high = min(1, shown.low) / 1.15, max(1, shown.high, best.max()) * 1.15
+        low, high = min(1, shown.low) / 1.15, max(most, shown.high, best.max()) * 1.15
         axes.axhline(1, color=GREY, lw=1, zorder=1)
         logarithmic(axes, "y", low, high, ratio_ticks(low, high))
         axes.set_ylabel("speedup (1 = no faster)")

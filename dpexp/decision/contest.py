@@ -1,0 +1,125 @@
+"""Which law of scaling to believe: the one that best predicts worker counts that it has not seen; or none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpexp.analysis.row import Row
+from dpexp.decision.laws import Law, Points, laws
+
+LEAST_COUNTS = 3  # beside 1: to fit a law of one parameter to two, and to predict the third
+WORST_ERROR = 0.1  # of a held-out count that a law may have
+CONTRADICTED = 0.01  # the probability of misfits below which a law is
+DRAWS = 100
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The laws that the measurements allow, the best one first."""
+
+    laws: list[Law]
+    parameters: list[np.ndarray]  # of each law
+    held_out_errors: dict[str, float]  # of every law that competed: the root mean square of log errors
+    draws: list[np.ndarray]  # of each law the parameters (DRAWS, k) that the measurements' intervals allow
+    most_workers: int  # measured
+
+    @property
+    def law(self) -> Law:
+        """The one that is chosen."""
+        return self.laws[0]
+
+    def curve(self, workers: Sequence[float]) -> np.ndarray:
+        """Speedups (3, n): of the chosen law, and the least and the most of the 95 % intervals of all of them."""
+        counts = np.asarray(workers, dtype=float)
+        middle = self.law.speedup(counts, self.parameters[0])
+        ends = []
+        for law, draws in zip(self.laws, self.draws, strict=True):
+            ends.append(np.percentile([law.speedup(counts, draw) for draw in draws], [2.5, 97.5], axis=0))
+        low, high = np.min(ends, axis=(0, 1)), np.max(ends, axis=(0, 1))
+        return np.array([middle, np.minimum(low, middle), np.maximum(high, middle)])
+
+    def intervals(self) -> dict[str, tuple[float, float, float]]:
+        """Of the chosen law each parameter with the ends of its 95 % interval."""
+        low, high = np.percentile(self.draws[0], [2.5, 97.5], axis=0)
+        return {
+            name: (float(value), float(least), float(most))
+            for name, value, least, most in zip(self.law.bounds, self.parameters[0], low, high, strict=True)
+        }
+
+
+def contest(rows: Sequence[Row]) -> Scaling | str:
+    """The laws for one series at one data size; in words, why there is none.
+
+    Rows with more threads than cores don't count: they are about the scheduler. Each law is fitted without one worker
+    count and predicts it, for each in turn. Among those whose error is above the best one's by no more than the noise
+    of the measurements, the one with the fewest parameters is chosen. Others stay in the band, as long as the
+    measurements don't contradict them (chi-squared, 1 %). Intervals come from draws of the measured speedups
+    (log-normal, from their own intervals over restarts), each with a fit of its own; where all laws miss the
+    held-out counts by more than the noise, the draws are as much wider.
+    """
+    points = _points(rows)
+    if len(points) < LEAST_COUNTS:
+        seen = " and ".join(map(str, [1, *points.workers.astype(int)]))
+        return (
+            f"a law of scaling needs at least {LEAST_COUNTS + 1} worker counts that the cores allow, and only {seen} "
+            "were measured"
+        )
+    known = not np.isnan(points.exchange_shares).any()
+    competing = [law for law in laws(rows[0].batch_scope or "") if known or law.exchange_share is None]
+    competing = [law for law in competing if law.least_points < len(points)]
+    errors = {law.name: _held_out_error(law, points) for law in competing}
+    best = min(errors.values())
+    if best > WORST_ERROR:
+        name = min(errors, key=lambda name: errors[name])
+        return f"no law of scaling holds: the best, {name}, misses held-out worker counts by {100 * best:.0f} %"
+    noise = float(np.sqrt(np.mean(points.errors**2)))
+    good = [law for law in competing if errors[law.name] <= best + noise]
+    chosen = min(good, key=lambda law: (len(law.bounds), errors[law.name]))
+    fits = {law.name: law.fit(points) for law in competing}
+    allowed = [law for law in competing if law is not chosen and law.misfit(points, fits[law.name]) >= CONTRADICTED]
+    kept = [chosen, *sorted(allowed, key=lambda law: errors[law.name])]
+    generator = np.random.default_rng(0)
+    drawn = [_drawn(points, max(noise, best) / noise, generator) for _ in range(DRAWS)]
+    return Scaling(
+        laws=kept,
+        parameters=[fits[law.name] for law in kept],
+        held_out_errors=errors,
+        draws=[np.array([law.fit(draw, fits[law.name]) for draw in drawn]) for law in kept],
+        most_workers=int(points.workers.max()),
+    )
+
+
+def _points(rows: Sequence[Row]) -> Points:
+    good = [
+        row
+        for row in rows
+        if row.workers not in (None, 1) and not row.oversubscribed and not math.isnan(row.speedup.low)
+    ]
+    good.sort(key=lambda row: row.workers or 0)
+    phases = [row.phases for row in good]
+    shares = [one.communicate_seconds / one.total_seconds for one in phases]
+    return Points(
+        workers=np.array([row.workers for row in good], dtype=float),
+        speedups=np.array([row.speedup.value for row in good]),
+        errors=np.array([max(math.log(row.speedup.high / row.speedup.low) / 2 / 1.96, 1e-4) for row in good]),
+        exchange_shares=np.array(shares),
+    )
+
+
+def _held_out_error(law: Law, points: Points) -> float:
+    """The root mean square of the errors of log speedups, each predicted from all other counts."""
+    errors = []
+    for at in range(len(points)):
+        others = np.arange(len(points)) != at
+        predicted = law.speedup(points.workers[[at]], law.fit(points[others]))
+        errors.append(math.log(max(float(predicted[0]), 1e-9) / points.speedups[at]))
+    return math.sqrt(sum(error**2 for error in errors) / len(errors))
+
+
+def _drawn(points: Points, wider: float, generator: np.random.Generator) -> Points:
+    speedups = points.speedups * np.exp(generator.normal(0, wider * points.errors))
+    return Points(points.workers, speedups, points.errors, points.exchange_shares)

@@ -1,0 +1,137 @@
+"""Laws of scaling: the speedup as a function of the number of workers, with parameters fitted to measurements.
+
+- Amdahl 1967: a share of the work is done by one worker at a time.
+- Gustafson 1988: that share takes as long whatever the number of workers.
+- Universal Scalability Law (Gunther 1993): contention, and coherence, which grows with pairs of workers. It is also
+  Karp and Flatt's serial fraction (1990), if that grows in a line with the workers: contention + coherence x workers.
+- goodput's throughput (Pollux, Qiao et al. 2021; AdaptDL): computing and exchanging overlap in part.
+- alpha-beta (Hockney 1994; ring of Patarasuk and Yuan 2009): an exchange takes rounds with a latency each, and the
+  gradient's way over each link; it is fitted to the measured share of exchanging, too.
+
+The last two know steps: times are in units of the step of one process. With a global batch of fixed size a worker
+computes a share of a step that falls with the number of workers, towards a rest that doesn't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import least_squares
+
+Curve = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From numbers of workers (n,) and a law's parameters (k,) to values (n,)."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Measured numbers of workers, with their speedups; all arrays (n,)."""
+
+    workers: np.ndarray
+    speedups: np.ndarray
+    errors: np.ndarray  # standard errors of log speedups
+    exchange_shares: np.ndarray  # of a step; NaN where unknown
+
+    def __getitem__(self, chosen: np.ndarray) -> Points:
+        return Points(*(values[chosen] for values in vars(self).values()))
+
+    def __len__(self) -> int:
+        return len(self.workers)
+
+
+@dataclass(frozen=True)
+class Law:
+    """A family of curves through speedup 1 at one worker; `bounds` are (lower, start, upper) of each parameter."""
+
+    name: str
+    bounds: dict[str, tuple[float, float, float]]
+    speedup: Curve
+    exchange_share: Curve | None = None  # fitted, too
+
+    @property
+    def least_points(self) -> int:
+        """The numbers of workers, beside 1, that its parameters can be told from."""
+        return len(self.bounds) if self.exchange_share is None else -(-len(self.bounds) // 2)
+
+    def misfit(self, points: Points, parameters: np.ndarray) -> float:
+        """The probability of log speedups this far from the law, or farther, if it were true (chi-squared)."""
+        off = self._off(points, parameters) / points.errors
+        told = len(self.bounds) if self.exchange_share is None else 1  # the rest, by the shares of exchanging
+        return float(stats.chi2.sf(float((off**2).sum()), max(1, len(points) - told)))
+
+    def _off(self, points: Points, parameters: np.ndarray) -> np.ndarray:
+        """Log speedups by the law, less the measured ones."""
+        off: np.ndarray = np.log(np.maximum(self.speedup(points.workers, parameters), 1e-9) / points.speedups)
+        return off
+
+    def fit(self, points: Points, near: np.ndarray | None = None) -> np.ndarray:
+        """The parameters (k,) with the least squares of log speedups, by their errors, within their bounds.
+
+        The search starts `near` some, where these are given.
+        """
+        lower, start, upper = np.array(list(self.bounds.values())).T
+        begin = start if near is None else np.clip(near, lower + 1e-9, upper - 1e-9)
+        weights = np.median(points.errors) / points.errors
+        known = ~np.isnan(points.exchange_shares)
+
+        def residuals(parameters: np.ndarray) -> np.ndarray:
+            off = self._off(points, parameters)
+            if self.exchange_share is not None:
+                shares = self.exchange_share(points.workers, parameters)
+                off = np.concatenate([off, (shares - points.exchange_shares)[known]])
+            return np.asarray(off * np.concatenate([weights, weights[known]])[: len(off)])
+
+        found = least_squares(residuals, begin, bounds=(lower, upper), x_scale=start, xtol=1e-6, ftol=1e-6)
+        return np.asarray(found.x)
+
+
+def laws(batch_scope: str) -> list[Law]:
+    """All that compete for measurements with this `batch.scope`."""
+    fixed = {"fixed_share": (0.0, 0.05, 1.0)} if batch_scope == "global" else {}
+
+    def computing(workers: np.ndarray, p: np.ndarray) -> np.ndarray:
+        return np.asarray(p[-1] + (1 - p[-1]) / workers) if fixed else np.ones(len(workers))
+
+    def of_step(workers: np.ndarray, step: np.ndarray) -> np.ndarray:
+        return np.asarray((1.0 if fixed else workers) / step)
+
+    def ring(workers: np.ndarray, p: np.ndarray) -> np.ndarray:
+        return np.asarray(p[1] * np.log2(workers) + p[2] * 2 * (workers - 1) / workers)
+
+    def alpha_beta(workers: np.ndarray, p: np.ndarray) -> np.ndarray:
+        slower = np.where(workers > 1, p[0], 1.0)
+        return np.asarray(slower * computing(workers, p) + ring(workers, p))
+
+    def overlapped(workers: np.ndarray, p: np.ndarray) -> np.ndarray:
+        exchange = np.where(workers > 1, p[0] + p[1] * np.maximum(workers - 2, 0), 0.0)
+        step: np.ndarray = (computing(workers, p) ** p[2] + exchange ** p[2]) ** (1 / p[2])
+        return step
+
+    share, time = (0.0, 0.05, 1.0), (0.0, 0.05, 100.0)
+    return [
+        Law("Amdahl's law", {"serial_share": share}, lambda w, p: 1 / (p[0] + (1 - p[0]) / w)),
+        Law("Gustafson's law", {"serial_share": share}, lambda w, p: w - p[0] * (w - 1)),
+        Law(
+            "the Universal Scalability Law",
+            {"contention": share, "coherence": (0.0, 0.001, 1.0)},
+            lambda w, p: w / (1 + p[0] * (w - 1) + p[1] * w * (w - 1)),
+        ),
+        Law(
+            "the goodput model",
+            {"exchange": time, "exchange_per_worker": (0.0, 0.01, 100.0), "overlap": (1.0, 1.5, 10.0)} | fixed,
+            lambda w, p: of_step(w, overlapped(w, p)),
+        ),
+        Law(
+            "the alpha-beta model",
+            {"slowdown": (0.5, 1.05, 10.0), "alpha": time, "beta": time} | fixed,
+            lambda w, p: of_step(w, alpha_beta(w, p)),
+            lambda w, p: ring(w, p) / alpha_beta(w, p),
+        ),
+    ]
+
+
+def serial_fraction(workers: int, speedup: float) -> float:
+    """Karp and Flatt's experimentally determined serial fraction (1990): where it grows, overhead does."""
+    return (1 / speedup - 1 / workers) / (1 - 1 / workers)

@@ -1,0 +1,204 @@
+"""What more workers than were measured would do: a step's parts, each projected, and a band. Never a measurement.
+
+A step of w workers takes a worker's own work, waiting for the slowest of w, the exchange within a host, and an
+all-reduce between hosts. The own work is the measured one. How long the slowest of w computes follows from the
+distribution of measured computation times. The exchange within a host is a line through the measured counts; from a
+single one, anything between staying the same and growing with the other workers. Between hosts, see links.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from dpexp.analysis import calm_steps
+from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.row import Row
+from dpexp.decision.links import Exchange, Link, all_reduce
+
+OWN, WAIT, LOCAL, LATENCY, BANDWIDTH = (
+    "the worker's own work",
+    "waiting for the slowest worker",
+    "exchanging within a host",
+    "the latency between hosts",
+    "the bandwidth between hosts",
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines that are projected to: hosts like the measured one, joined by `link` (None: a single host)."""
+
+    workers_per_host: int | None = None  # None: all on one host, with as many cores
+    link: Link | None = None
+    gradient_bytes: float = math.nan
+    overlap: float = 0.0  # the share of the exchange between hosts that computation hides
+
+    def hosts(self, workers: int) -> int:
+        """How many are needed."""
+        return 1 if self.workers_per_host is None else math.ceil(workers / self.workers_per_host)
+
+    def exchange(self, hosts: int) -> Exchange:
+        """The all-reduce of so many."""
+        return Exchange("none", 0.0, 0.0) if self.link is None else all_reduce(hosts, self.gradient_bytes, self.link)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One number of workers. The interval reaches from all that may be worse to all that may be better."""
+
+    workers: int
+    hosts: int
+    speedup: Estimate
+    step_seconds: float
+    parts: dict[str, float]  # seconds of a step
+    exchange: str  # the algorithm between hosts
+
+    @property
+    def efficiency(self) -> Estimate:
+        """Speedup / workers."""
+        return self.speedup.scaled(1 / self.workers)
+
+    @property
+    def bottleneck(self) -> str:
+        """What takes the most time beside the worker's own work."""
+        return max((name for name in self.parts if name != OWN), key=lambda name: self.parts[name])
+
+
+class StepModel:
+    """The parts of a step, as the rows of one series at one data size tell them."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        """Raises ValueError where they don't tell."""
+        good = [row for row in rows if row.status == "ok" and not row.oversubscribed]
+        self._rows = {
+            row.workers or 0: row for row in good if row.workers == 1 or not math.isnan(row.phases.total_seconds)
+        }
+        several = [row for workers, row in sorted(self._rows.items()) if workers > 1]
+        first = next(iter([*several, *self._rows.values()]), None)
+        if first is None or math.isnan(first.baseline_seconds) or not first.baseline_steps:
+            raise ValueError(
+                "no row tells what the steps of one process and of workers are made of, without oversubscription"
+            )
+        self._steps = first.baseline_steps
+        self.baseline_step = first.baseline_seconds / (first.baseline_updates or 1)
+        self._baseline_shares = _baseline_shares(first)
+        self._same_batch = first.batch_scope == "global"
+        self._baseline_batch = (first.local_batch_size or 1) * ((first.workers or 1) if self._same_batch else 1)
+        self.strategy = first.strategy
+
+    @property
+    def counts(self) -> list[int]:
+        """The measured worker counts that are used."""
+        return sorted(self._rows)
+
+    def without(self, workers: int) -> StepModel:
+        """The model of the rows with fewer workers. Raises ValueError."""
+        return StepModel([row for count, row in self._rows.items() if count < workers])
+
+    def project(self, workers: int, cluster: Cluster, error: float = 0.0) -> Projection:
+        """The speedup of so many workers; `error` is the log error of earlier projections. Raises ValueError."""
+        hosts = cluster.hosts(workers)
+        on_host = min(workers, cluster.workers_per_host or workers)
+        own = self._own(workers, on_host)
+        computing = own * self._baseline_shares["compute"]
+        waits = [computing * (calm_steps.slowest_of(workers, self._steps, calm) - 1) for calm in (True, False)]
+        local = self._local_exchange(on_host)
+        between = cluster.exchange(hosts)
+        shown = 1 - cluster.overlap
+        outside = shown * between.seconds
+        steps = [own + waits[side] + local[side] + outside for side in (0, 1)]
+        spread = math.exp(error) * self._precision(on_host)
+        gained = self.baseline_step * (1 if self._same_batch else workers)
+        best, worst = (gained / seconds for seconds in steps)
+        parts = {
+            OWN: own,
+            WAIT: sum(waits) / 2,
+            LOCAL: sum(local) / 2,
+            LATENCY: shown * between.latency_seconds,
+            BANDWIDTH: shown * between.bandwidth_seconds,
+        }
+        return Projection(
+            workers=workers,
+            hosts=hosts,
+            speedup=Estimate(math.sqrt(best * worst), worst / spread, best * spread),
+            step_seconds=sum(steps) / 2,
+            parts=parts,
+            exchange=between.name,
+        )
+
+    def check(self) -> dict[int, tuple[float, float]]:
+        """Of each measured count that smaller ones can project: the projected and the measured speedup."""
+        found = {}
+        for workers in self.counts:
+            if workers > 1:
+                try:
+                    projected = self.without(workers).project(workers, Cluster())
+                except ValueError:  # the exchange is not known from one worker
+                    continue
+                found[workers] = (projected.speedup.value, self._rows[workers].speedup.value)
+        return found
+
+    def _own(self, workers: int, on_host: int) -> float:
+        """The useful seconds of a worker in a step."""
+        measured = {count: _per_step(row, row.phases.useful_seconds) for count, row in self._rows.items() if count > 1}
+        if not self._same_batch:
+            near = [count for count in measured if count <= on_host]
+            return measured[max(near)] if near else self.baseline_step
+        if workers in measured:
+            return measured[workers]
+        points = {1: self.baseline_step} | measured
+        design = np.array([[1.0, self._baseline_batch / count] for count in points])
+        parts, _ = nnls(design, np.array(list(points.values())))
+        return float(parts[0] + parts[1] * self._baseline_batch / workers)
+
+    def _local_exchange(self, on_host: int) -> tuple[float, float]:
+        """The least and the most seconds of a step that exchanging within a host may take."""
+        if on_host == 1:
+            return 0.0, 0.0
+        known = {
+            count: _per_step(row, row.phases.communicate_seconds) for count, row in self._rows.items() if count > 1
+        }
+        if on_host in known:
+            return known[on_host], known[on_host]
+        if not known:
+            raise ValueError("what an exchange within a host takes was not measured: measure workers=2, too")
+        if len(known) == 1:
+            ((count, seconds),) = known.items()
+            ends = sorted((seconds, seconds * (on_host - 1) / (count - 1)))
+            return ends[0], ends[1]
+        design = np.array([[1.0, count - 1.0] for count in known])
+        line, _ = nnls(design, np.array(list(known.values())))
+        seconds = float(line[0] + line[1] * (on_host - 1))
+        return seconds, seconds
+
+    def _precision(self, on_host: int) -> float:
+        """The factor that the measured speedup next to this may be off by."""
+        near = [count for count in self.counts if 1 < count <= on_host]
+        speedup = self._rows[max(near)].speedup if near else self._rows[min(self.counts)].speedup
+        return 1.0 if math.isnan(speedup.low) else math.sqrt(speedup.high / speedup.low)
+
+
+def worst_error(checked: dict[int, tuple[float, float]]) -> float:
+    """The greatest log error of projections that were checked; 0 where none was."""
+    return max((abs(math.log(projected / measured)) for projected, measured in checked.values()), default=0.0)
+
+
+def knee(projections: Sequence[Projection]) -> Projection:
+    """Where speedup x efficiency is greatest: beyond, a worker costs more than it brings (Eager et al. 1989)."""
+    return max(projections, key=lambda one: one.speedup.value * one.efficiency.value)
+
+
+def _per_step(row: Row, seconds_of_phases: float) -> float:
+    """What these phases take of a step, in seconds of one worker."""
+    return row.seconds.value / (row.updates or 1) * seconds_of_phases / row.phases.total_seconds
+
+
+def _baseline_shares(row: Row) -> dict[str, float]:
+    parts = {name: getattr(row.phases, f"baseline_{name}_seconds") for name in ("data", "compute", "update")}
+    total = sum(parts.values())
+    return {name: seconds / total for name, seconds in parts.items()}

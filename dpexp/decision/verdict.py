@@ -1,0 +1,47 @@
+"""What is concluded from the rows at the most samples of a single series: what to use, and what more would bring."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dpexp.analysis.row import Row
+from dpexp.analysis.table import Summary
+from dpexp.decision.choice import Choice, choose
+from dpexp.decision.contest import Scaling, contest
+from dpexp.decision.projection import Cluster, Projection, StepModel
+
+MORE = 4  # times the most workers that were measured: what the report projects to
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Conclusions; where one can't be drawn it is None, or says why."""
+
+    choice: Choice | None
+    scaling: Scaling | str
+    projection: Projection | None  # to MORE times the workers, all on one host with as many cores
+
+
+@functools.lru_cache(maxsize=4)
+def verdict(summary: Summary) -> Verdict | None:
+    """Of a summary with one series; None where there are several, or no row has several workers."""
+    rows = at_most_samples(summary.good)
+    if len({row.series for row in summary.good}) != 1 or all(row.workers == 1 for row in rows):
+        return None
+    return Verdict(choose(rows), contest(rows), _projection(rows))
+
+
+def at_most_samples(rows: Sequence[Row]) -> list[Row]:
+    """The rows at the largest data size."""
+    largest = max((row.configured_size or 0 for row in rows), default=0)
+    return [row for row in rows if row.configured_size == largest]
+
+
+def _projection(rows: Sequence[Row]) -> Projection | None:
+    counts = [row.workers or 1 for row in rows if not row.oversubscribed]
+    try:
+        return StepModel(rows).project(MORE * max(counts), Cluster()) if counts and max(counts) > 1 else None
+    except ValueError:
+        return None

@@ -1,0 +1,134 @@
+"""How far can the batch grow? `python -m dpexp.noise_scale FOLDER`, of a folder with results."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dpexp.analysis.intervals import Estimate, geometric_mean
+from dpexp.analysis.row import Row
+from dpexp.analysis.table import aggregate
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.strategies import ScriptConfig
+from dpexp.decision.verdict import at_most_samples
+from dpexp.errors import ConfigError, DpexpError, ResultError
+from dpexp.processes import signals
+from dpexp.report import terminal
+from dpexp.results.jobs import read_jobs
+from dpexp.session import status_of
+from dpexp.words import counted
+
+PARTS = 4  # of a training whose noise scales are told: it grows as the loss falls
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the noise scale, and what it makes of the measured speedups; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dpexp.noise_scale",
+        description="Estimate the gradient noise scale of a measured model, and how much faster it learns by workers.",
+    )
+    parser.add_argument("folder", type=Path, help="with the results of one series, batch.scope=per_worker")
+    parser.add_argument("--seeds", type=int, default=4, help="trainings to estimate it from (default: 4)")
+    options = parser.parse_args(arguments)
+    with signals.raised():
+        try:
+            if options.seeds < 2:
+                raise ConfigError(f"--seeds {options.seeds}: at least 2, for an interval")
+            rows = at_most_samples(aggregate([options.folder]).good)
+            config = _config(options.folder, rows)
+            for line in lines(config, rows, _scales(config, options.seeds)):
+                terminal.show_line(line)
+        except DpexpError as error:
+            terminal.show_error(str(error))
+            return status_of(error)
+        except signals.Interrupted as stop:
+            return stop.status
+    return 0
+
+
+def lines(config: ExperimentConfig, rows: Sequence[Row], scales: Sequence[Sequence[float]]) -> Iterator[str]:
+    """The answer; `scales` are of each seed the noise scale of the whole training, then of its parts."""
+    from dpexp.noise_scale.estimate import statistical_efficiency
+
+    whole = [of_seed[0] for of_seed in scales]
+    if not all(map(math.isfinite, whole)):
+        yield "the gradient drowns in noise: no noise scale can be told from trainings as short as these"
+        return
+    scale, batch = geometric_mean([max(value, 1e-9) for value in whole]), config.batch.size
+    parts = [sorted(of_part)[len(of_part) // 2] for of_part in list(zip(*scales, strict=True))[1:]]
+    yield (
+        f"gradient noise scale: {_samples(scale)} ({len(scales)} trainings of {config.epochs} x "
+        f"{config.train_samples:,} samples); by quarters of the training: {', '.join(f'{part:,.0f}' for part in parts)}"
+    )
+    best: tuple[float, Row] | None = None
+    for row in rows:
+        learned = statistical_efficiency(scale.value, row.global_batch_size or 0, batch)
+        gained = row.speedup.value * learned
+        yield (
+            f"{counted(row.workers or 0, 'worker')}{'*' if row.oversubscribed else ''}, global batch "
+            f"{row.global_batch_size:,}: {row.speedup.value:.2f} times the samples a second x {learned:.2f}, what a "
+            f"sample teaches = {gained:.2f} times as fast at learning{_measured(row, learned)}"
+        )
+        if best is None or gained > best[0]:
+            best = gained, row
+    if best is not None:
+        yield f"learning is fastest with {counted(best[1].workers or 0, 'worker')} of the measured ones"
+    most = (scale.value + batch) / batch
+    yield (
+        f"beyond {max(1, math.floor(scale.value / batch)):,} workers of this batch, each sample teaches less than half "
+        f"as much; with any number of workers, learning gets at most {most:,.1f} times as fast"
+    )
+    yield "the theory assumes the best learning rate for each batch; with a fixed one, larger batches learn slower"
+
+
+def _measured(row: Row, learned: float) -> str:
+    """What samples to the target say of the same, where they were measured."""
+    ratio = row.target.target_samples_ratio
+    if math.isnan(ratio):
+        return ""
+    return (
+        f" (measured by samples to {100 * row.target.target_accuracy:g} %: {ratio:.2f}; off by {learned / ratio:.2f} x)"
+    )
+
+
+def _samples(scale: Estimate) -> str:
+    return f"{scale.value:,.0f} samples ({scale.low:,.0f} to {scale.high:,.0f})"
+
+
+def _config(folder: Path, rows: Sequence[Row]) -> ExperimentConfig:
+    """The measured configuration with the most workers. Raises ConfigError, ResultError."""
+    if len({row.series for row in rows}) != 1:
+        raise ResultError(f"{folder}: the noise scale is of one series, not of {len({row.series for row in rows})}")
+    jobs = [job.config for job in read_jobs([folder])[0] if job.result.status == "ok"]
+    config = max(jobs, key=lambda config: (config.data.size, config.workers))
+    if isinstance(config.strategy, ScriptConfig):
+        raise ConfigError("strategy=script: the gradients of a script are not known here")
+    if config.workers == 1 or config.batch.scope != "per_worker":
+        raise ConfigError(
+            f"workers={config.workers} with batch.scope={config.batch.scope}: the batch doesn't grow with the workers; "
+            "measure workers=1,2 with batch.scope=per_worker"
+        )
+    return config
+
+
+def _scales(config: ExperimentConfig, seeds: int) -> list[list[float]]:
+    """Of each seed the noise scale of the whole training, then of its parts. Raises DpexpError."""
+    from dpexp.data.dataset import load  # imports torch
+    from dpexp.noise_scale.estimate import observe
+
+    found = []
+    dataset = load(config)
+    with dataset.tensors:
+        for seed in range(config.seed, config.seed + seeds):
+            norms = observe(dataclasses.replace(config, seed=seed), dataset)
+            bounds = [(part / PARTS, (part + 1) / PARTS) for part in range(PARTS)]
+            found.append([norms.noise_scale(), *(norms.noise_scale(*ends) for ends in bounds)])
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Beyond this machine: `python -m dpexp.project FOLDER --workers 8,64 --link 25Gbit/s,10us --workers-per-host 8`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dpexp.analysis.row import Row
+from dpexp.analysis.table import aggregate
+from dpexp.config.groups import ScriptModelConfig
+from dpexp.decision.links import Link
+from dpexp.decision.projection import Cluster, Projection, StepModel, knee, worst_error
+from dpexp.decision.verdict import at_most_samples
+from dpexp.errors import ConfigError, DpexpError, ResultError
+from dpexp.report import terminal
+from dpexp.results.jobs import read_jobs
+from dpexp.session import status_of
+from dpexp.words import counted
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a projection for each number of workers; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dpexp.project",
+        description="Project the speedup of more workers than were measured, on hosts like the measured one.",
+    )
+    parser.add_argument("folder", type=Path, help="with results: workers=1 and at least one more worker count")
+    parser.add_argument("--workers", type=_counts, required=True, metavar="8,64,512")
+    parser.add_argument("--link", type=_link, metavar="25Gbit/s,10us", help="between hosts: bandwidth and latency")
+    parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host of as many cores")
+    parser.add_argument("--gradient-mb", type=float, metavar="MB", help="default: that of the measured model")
+    parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help="exchange hidden behind computation")
+    parser.add_argument("--series", help="which one, of a folder with several; see results.csv")
+    options = parser.parse_args(arguments)
+    try:
+        rows = _rows(options.folder, options.series)
+        cluster = _cluster(options, rows)
+        model = _model(rows)
+        checked = model.check()
+        error = worst_error(checked)
+        projections = [_projected(model, workers, cluster, error) for workers in options.workers]
+    except DpexpError as error:
+        terminal.show_error(str(error))
+        return status_of(error)
+    terminal.show_line("projected, not measured:")
+    for projection in projections:
+        terminal.show_line(sentence(projection))
+    if len(projections) > 1:
+        terminal.show_line(_knee_sentence(projections))
+    terminal.show_line(_checked_sentence(model.counts, checked))
+    return 0
+
+
+def sentence(projection: Projection) -> str:
+    """A line for one number of workers."""
+    speedup, efficiency = projection.speedup, 100 * projection.efficiency.value
+    hosts = f" on {projection.hosts} hosts ({projection.exchange})" if projection.hosts > 1 else ""
+    lost = projection.parts[projection.bottleneck] / projection.step_seconds
+    return (
+        f"{counted(projection.workers, 'worker')}{hosts}: {speedup.value:,.3g} times "
+        f"({speedup.low:,.3g} to {speedup.high:,.3g}) as fast as one process, efficiency {efficiency:.0f} %; "
+        f"a step takes {1e3 * projection.step_seconds:.3g} ms, {100 * lost:.0f} % of it {projection.bottleneck}"
+    )
+
+
+def _knee_sentence(projections: Sequence[Projection]) -> str:
+    best = knee(projections)
+    if best is projections[-1]:
+        return f"the knee lies at {best.workers:,} workers or beyond"
+    return f"the knee lies near {best.workers:,} workers: beyond, a worker costs more than it brings"
+
+
+def _checked_sentence(counts: Sequence[int], checked: dict[int, tuple[float, float]]) -> str:
+    if not checked:
+        return (
+            f"not checked: the measured worker counts ({', '.join(map(str, counts))}) leave none to project from "
+            "smaller ones; on more cores, measure workers=1,2,4"
+        )
+    parts = [
+        f"{workers} workers were projected to {projected:.2f}, measured {measured:.2f}"
+        for workers, (projected, measured) in checked.items()
+    ]
+    return f"checked, from smaller counts only: {'; '.join(parts)}; the intervals allow for the largest error"
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        counts = []
+    if not counts or counts[0] < 2:
+        raise argparse.ArgumentTypeError(f"{text}: write worker counts of at least 2, such as 8,64,512")
+    return counts
+
+
+def _link(text: str) -> Link:
+    try:
+        return Link.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _rows(folder: Path, series: str | None) -> list[Row]:
+    """The rows of one series at its most samples. Raises ResultError."""
+    rows = aggregate([folder]).good
+    labels = sorted({row.series for row in rows})
+    if series is not None:
+        if series not in labels:
+            raise ResultError(f"--series {series}: choose from {'; '.join(labels)}")
+        rows = [row for row in rows if row.series == series]
+    elif len(labels) > 1:
+        raise ResultError(f"{folder} has {len(labels)} series; choose one with --series: {'; '.join(labels)}")
+    return at_most_samples(rows)
+
+
+def _cluster(options: argparse.Namespace, rows: Sequence[Row]) -> Cluster:
+    """The machines that the options describe. Raises ConfigError."""
+    if (options.link is None) != (options.workers_per_host is None):
+        raise ConfigError("--link and --workers-per-host belong together: give both, or none for a single host")
+    if options.workers_per_host is not None and options.workers_per_host < 1:
+        raise ConfigError(f"--workers-per-host {options.workers_per_host}: at least 1")
+    if not 0 <= options.overlap <= 1:
+        raise ConfigError(f"--overlap {options.overlap}: a share between 0 and 1")
+    if options.link is None:
+        return Cluster()
+    gradient_bytes = options.gradient_mb * 1e6 if options.gradient_mb else _gradient_bytes(options.folder)
+    return Cluster(options.workers_per_host, options.link, gradient_bytes, options.overlap)
+
+
+def _gradient_bytes(folder: Path) -> float:
+    """Of the first good job's model. Raises ConfigError."""
+    from dpexp.data.dataset import load  # imports torch
+    from dpexp.models.architectures import build
+
+    config = next(job.config for job in read_jobs([folder])[0] if job.result.status == "ok")
+    if isinstance(config.model, ScriptModelConfig):
+        raise ConfigError("the script's model is not known here: give the size of its gradients as --gradient-mb")
+    dataset = load(config)
+    with dataset.tensors:
+        model = build(config.model, dataset.input_shape, dataset.classes)
+    size = 8 if config.dtype == "float64" else 4
+    return float(size * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
+
+
+def _model(rows: Sequence[Row]) -> StepModel:
+    try:
+        return StepModel(rows)
+    except ValueError as error:
+        raise ResultError(f"nothing to project from: {error}") from error
+
+
+def _projected(model: StepModel, workers: int, cluster: Cluster, error: float) -> Projection:
+    try:
+        return model.project(workers, cluster, error)
+    except ValueError as problem:
+        raise ResultError(f"--workers {workers}: {problem}") from problem
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""What more workers would do, from the parts of a measured step."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from results_helpers import result, write_sweep
+
+from dpexp.analysis.efficiency import PhaseTimes
+from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.row import Row
+from dpexp.decision.links import Link, all_reduce
+from dpexp.decision.projection import BANDWIDTH, LATENCY, LOCAL, WAIT, Cluster, StepModel, knee, worst_error
+from dpexp.project.__main__ import main
+from dpexp.results.schema import StepTimes
+
+LINK = Link.parse("1Gbit/s,1ms")
+STEADY = ((1.0, 100),)
+
+
+def row(workers, step, exchange=0.0, wait=0.0, steps=STEADY, batch_scope="per_worker", **changes):
+    """A row of 100 updates: `step`, `exchange` and `wait` are seconds of a step; one process takes 1 s."""
+    own = step - exchange - wait
+    phases = PhaseTimes(0.0, 100 * workers * own, 100 * workers * wait, 100 * workers * exchange, 0.0, 0.0, 100.0, 0.0)
+    speedup = (workers if batch_scope == "per_worker" else 1) / step
+    bins = [list(column) for column in zip(*steps, strict=True)]
+    times = StepTimes(100, 0, 0.0, 1, *bins, {"compute": [seconds * count for seconds, count in steps]})
+    settings = {
+        "workers": workers,
+        "batch_scope": batch_scope,
+        "local_batch_size": 64 if batch_scope == "per_worker" else 64 // workers,
+        "updates": 100,
+        "baseline_updates": 100,
+        "baseline_seconds": 100.0,
+        "seconds": Estimate(100 * step, 99 * step, 101 * step),
+        "speedup": Estimate(speedup, speedup / 1.01, speedup * 1.01),
+        "phases": phases,
+        "baseline_steps": (times,),
+        "oversubscribed": False,
+    }
+    return Row("ok", **(settings | changes))
+
+
+def test_a_measured_count_is_projected_to_what_was_measured():
+    found = StepModel([row(1, 1.0), row(2, 1.1, exchange=0.1)]).project(2, Cluster())
+    assert found.speedup.value == pytest.approx(2 / 1.1)
+
+
+def test_from_one_exchange_anything_from_constant_to_growing_with_the_others_is_allowed():
+    found = StepModel([row(1, 1.0), row(2, 1.1, exchange=0.1)]).project(8, Cluster())
+    assert found.speedup.high == pytest.approx(8 / 1.1 * 1.01)
+    assert found.speedup.low == pytest.approx(8 / 1.7 / 1.01)
+    assert found.bottleneck == LOCAL
+
+
+def test_from_several_exchanges_their_line_is_taken():
+    rows = [row(1, 1.0), row(2, 1.1, exchange=0.1), row(4, 1.2, exchange=0.2)]
+    assert StepModel(rows).project(8, Cluster()).speedup.value == pytest.approx(8 / 1.4)
+
+
+def test_stragglers_come_from_the_distribution_of_computation_times():
+    """Of steps that take 0.5 s or 1.5 s, the slowest of many takes 1.5 s, where all steps count; the mean is 1 s."""
+    steps = ((0.5, 50), (1.5, 50))
+    model = StepModel([row(1, 1.0, steps=steps), row(2, 1.25, wait=0.25, steps=steps)])
+    found = model.project(64, Cluster())
+    assert found.speedup.low == pytest.approx(64 / 1.5 / 1.01)
+    assert found.bottleneck == WAIT
+
+
+def test_a_global_batch_leaves_each_worker_less_to_do():
+    rows = [
+        row(1, 1.0, batch_scope="global"),
+        row(2, 0.6, batch_scope="global"),
+        row(4, 0.4, batch_scope="global"),
+    ]  # 0.2 s + 0.8 s / workers
+    assert StepModel(rows).project(8, Cluster()).speedup.value == pytest.approx(1 / 0.3)
+
+
+def test_hosts_exchange_over_the_link():
+    found = StepModel([row(1, 1.0)]).project(4, Cluster(1, LINK, gradient_bytes=1.25e8))
+    assert (found.hosts, found.exchange) == (4, "ring")
+    assert found.parts[LATENCY] == pytest.approx(6e-3)
+    assert found.parts[BANDWIDTH] == pytest.approx(1.5)  # 2 x 3/4 of a gradient that takes a second
+    assert found.speedup.value == pytest.approx(4 / 2.506)
+    assert found.bottleneck == BANDWIDTH
+
+
+def test_overlap_hides_the_exchange_between_hosts():
+    cluster = Cluster(1, LINK, gradient_bytes=1.25e8, overlap=1.0)
+    assert StepModel([row(1, 1.0)]).project(4, cluster).speedup.value == pytest.approx(4)
+
+
+def test_what_was_not_measured_is_not_projected():
+    with pytest.raises(ValueError, match="what an exchange within a host takes was not measured"):
+        StepModel([row(1, 1.0)]).project(2, Cluster())
+
+
+@pytest.mark.parametrize("rows", [[], [row(2, 2.0, oversubscribed=True)], [row(2, 1.0, phases=PhaseTimes())]])
+def test_without_the_parts_of_a_step_there_is_no_model(rows):
+    with pytest.raises(ValueError, match="no row tells"):
+        StepModel(rows)
+
+
+def test_a_projection_is_checked_against_measured_counts_that_it_has_not_seen():
+    rows = [row(1, 1.0), row(2, 1.1, exchange=0.1), row(3, 1.3, exchange=0.3)]
+    checked = StepModel(rows).check()
+    assert checked == {3: (pytest.approx(3 / math.sqrt(1.1 * 1.2)), pytest.approx(3 / 1.3))}
+    assert worst_error(checked) == pytest.approx(math.log(1.3 / math.sqrt(1.1 * 1.2)))
+
+
+def test_the_error_of_the_check_widens_the_band():
+    model = StepModel([row(1, 1.0), row(2, 1.1, exchange=0.1)])
+    surer, less_sure = model.project(4, Cluster()), model.project(4, Cluster(), error=0.1)
+    assert less_sure.speedup.low == pytest.approx(surer.speedup.low * math.exp(-0.1))
+    assert less_sure.speedup.high == pytest.approx(surer.speedup.high * math.exp(0.1))
+
+
+def test_the_knee_is_where_speedup_times_efficiency_is_greatest():
+    rows = [row(1, 1.0), row(2, 1.1, exchange=0.1), row(4, 1.3, exchange=0.3)]  # 1 + 0.1 (w - 1): best near w = 9
+    found = [StepModel(rows).project(workers, Cluster()) for workers in (2, 4, 8, 16, 32)]
+    assert knee(found).workers == 8
+
+
+@pytest.mark.parametrize(("size", "name"), [(1e9, "ring"), (1e3, "tree")])
+def test_large_gradients_go_around_a_ring_and_small_ones_over_trees(size, name):
+    assert all_reduce(64, size, Link.parse("10Gbit/s,20us")).name == name
+
+
+def test_one_host_exchanges_with_no_other():
+    assert all_reduce(1, 1e9, LINK).seconds == 0
+
+
+@pytest.mark.parametrize("text", ["fast", "10Gbit/s", "0Gbit/s,1ms", "1Gbit/s,1.2.3ms", "10GB/s,1us"])
+def test_a_link_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="link"):
+        Link.parse(text)
+
+
+def test_the_units_of_a_link():
+    found = Link.parse("25 Gbit/s, 10us")
+    assert (found.bytes_per_second, found.latency_seconds) == (pytest.approx(25e9 / 8), pytest.approx(1e-5))
+
+
+@pytest.fixture(scope="module")
+def example():
+    return str(Path(__file__).parents[1] / "outputs" / "example")
+
+
+def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
+    assert main([example, "--workers", "8,64", "--link", "25Gbit/s,10us", "--workers-per-host", "2"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "projected, not measured:"
+    assert lines[0].startswith("8 workers on 4 hosts (")
+    assert lines[1].startswith("64 workers on 32 hosts (")
+    assert "knee" in lines[2]
+    assert lines[3].startswith("not checked: the measured worker counts (1, 2) leave none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--link", "1Gbit/s,1ms"], "--link and --workers-per-host belong together"),
+        (["--link", "1Gbit/s,1ms", "--workers-per-host", "0"], "--workers-per-host 0: at least 1"),
+        (["--overlap", "2"], "--overlap 2.0: a share between 0 and 1"),
+        (["--series", "x"], "--series x: choose from"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(example, arguments, message, capsys):
+    assert main([example, "--workers", "8", *arguments]) > 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_results_that_do_not_tell_steps_are_refused(tmp_path, capsys):
+    folder = write_sweep(tmp_path, result("workers=2", seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    assert main([str(folder), "--workers", "8"]) == 1
+    assert "nothing to project from: no row tells" in capsys.readouterr().err
