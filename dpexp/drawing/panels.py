@@ -143,12 +143,11 @@ class Panels:
 
     def losses(self, axes: Axes, rows: pd.DataFrame) -> None:
         """The efficiency tree of each worker count, at the most samples."""
-        rows = rows[(rows.configured_size == rows.configured_size.max()) & rows.load_balance.notna()]
-        rows = rows[rows.workers > 1]
-        counts = sorted(rows.workers.unique().tolist())
-        losses.paint(axes, rows, counts)
+        size, counts = int(rows.configured_size.max()), [count for count in self.counts if count > 1]
+        known = rows[(rows.configured_size == size) & (rows.workers > 1) & rows.load_balance.notna()]
+        losses.paint(axes, known, counts)
         _worker_rows(axes, counts, rows)
-        axes.set_xlabel(f"share of the ideal speedup, {counted(int(rows.configured_size.max()), 'sample')}{self._each}")
+        axes.set_xlabel(f"share of the ideal speedup, {counted(size, 'sample')}{self._each}")
 
     def _over_sizes(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
         """One line a worker count over data sizes."""

@@ -207,7 +207,7 @@ def test_damaged_older_and_newer_results_are_named_and_the_rest_is_shown(tmp_pat
     table = write_report([folder], folder).summary.table
     assert sorted(table.status) == ["ok", "unreadable", "unreadable", "unreadable"]
     words = " ".join(table.warnings)
-    for word in ("damaged", "version 4, but this dpexp reads", "version 6, but this dpexp reads"):
+    for word in ("damaged", "version 4, but this dpexp reads", "version 7, but this dpexp reads"):
         assert word in words
 
 
