@@ -6,7 +6,7 @@ import argparse
 import datetime
 from pathlib import Path
 
-from benchmarks import costs, decisions, endurance, exchange, laws, notebook, scripts, training, truth
+from benchmarks import costs, decisions, endurance, exchange, hosts, laws, noise, notebook, scripts, training, truth
 from benchmarks.setup import out
 from dpexp.machine import environment
 
@@ -14,6 +14,8 @@ HERE = Path(__file__).parent
 PARTS = {
     "truth": lambda rounds: truth.run(rounds),
     "decisions": lambda rounds: decisions.run(rounds),
+    "hosts": lambda rounds: hosts.run(rounds),
+    "noise": lambda rounds: noise.run(rounds),
     "laws": lambda rounds: laws.run(rounds),
     "scripts": lambda rounds: scripts.run(rounds),
     "training": lambda rounds: training.run(rounds),

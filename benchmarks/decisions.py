@@ -51,15 +51,15 @@ def _held_out(sweeps: Sequence[Sequence[Row]]) -> tuple[str, ...]:
             continue
         speeds = _speeds([other for at, other in enumerate(sweeps) if at != number])
         best = max(speeds.values())
-        right += speeds[choice.name] == best
-        losses.append(1 - speeds[choice.name] / best)
+        right += speeds.get(choice.name) == best
+        losses.append(1 - speeds.get(choice.name, math.nan) / best)
         choices.append(choice)
     return (
         _names(choices),
         f"{100 * np.mean([choice.probability for choice in choices]):.0f} %",
         f"{right} of {len(choices)}",
         f"{100 * np.mean([choice.regret for choice in choices]):.2f} %",
-        f"{100 * np.mean(losses):.2f} %",
+        f"{100 * np.nanmean(losses):.2f} %",
     )
 
 
@@ -81,7 +81,7 @@ def _speeds(sweeps: Sequence[Sequence[Row]]) -> dict[str, float]:
 
 
 def _alarms(folders: Sequence[Path]) -> str:
-    """How many pairs of sweeps of the same code are told apart: each with the next, in both orders of time."""
+    """How many pairs of sweeps of the same code are told apart: each with the next."""
     pairs = list(zip(folders[::2], folders[1::2], strict=True))
     alarms = sum(
         any(cell.is_slower() or cell.is_faster for cell in compare(before, after).cells) for before, after in pairs

@@ -27,7 +27,7 @@ TRUTHS = {
     "Gustafson's law": [0.12],
     "the Universal Scalability Law": [0.03, 0.002],
     "the goodput model": [0.2, 0.03, 2.0],
-    "the alpha-beta model": [1.05, 0.06, 0.1],
+    "the alpha-beta model": [1.05, 0.005, 0.1],
 }
 PEERS = ("extrap", "adaptdl")
 

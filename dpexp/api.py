@@ -81,4 +81,6 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, sweep: bool
         session.run_planned()
     finally:
         session.end(0)
-    return write_report([place], place).summary if sweep else aggregate([place])
+    summary = write_report([place], place).summary if sweep else aggregate([place])
+    session.track(summary)
+    return summary

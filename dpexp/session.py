@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from dpexp.errors import ConfigError, DataError, DpexpError, ResultError, Tracke
 from dpexp.files import Claim
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine.environment import describe, usable_cores
+from dpexp.machine.exclusive import acquire
 from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import fork_server
 from dpexp.report import terminal
@@ -22,6 +24,7 @@ from dpexp.results.command import Command
 from dpexp.trackers import tracking
 
 if TYPE_CHECKING:
+    from dpexp.analysis.table import Summary
     from dpexp.launchers.local import LocalLauncher
     from dpexp.results.schema import RunResult
 
@@ -40,12 +43,13 @@ class Session:
         self._display = terminal.Display([])
         self._succeeded = self._measured_before = 0
         self._errors: list[DpexpError] = []
-        self._untracked = 0  # jobs that a tracker did not log
+        self._measured: list[tuple[ExperimentConfig, Path]] = []  # by this command, with their folders
         self._launcher: LocalLauncher | None = None
         self._user_files: list[dict[str, str]] = []  # of each planned job, as they were when the command started
         self._earlier: list[RunResult | None] = []  # of each planned job: the result to build on
         self._environment = describe(None if torchrun is None else torchrun.local_world_size)
         self._claim: Claim | None = None
+        self._machine: socket.socket | None = None  # the lock of all that measure on it
 
     def connect(self) -> None:
         """Under torchrun: meet the other ranks. Raises ConfigError."""
@@ -64,7 +68,7 @@ class Session:
         tracking.check(config.tracker)
 
     def begin(self, planned: Command, folder: Path) -> None:
-        """Claim the output folder, before the first job. Raises ConfigError, ResultError."""
+        """Claim the output folder, and the machine, before the first job. Raises ConfigError, ResultError."""
         self._display = terminal.Display([job.config.visited_samples for job in planned.jobs])
         self._user_files = [fingerprint(job.config) for job in planned.jobs]
         try:
@@ -79,6 +83,7 @@ class Session:
         except OSError as error:
             raise ResultError(f"can't write the output folder {folder}: {error.strerror}") from error
         self._command, self.folder = planned, folder
+        self._machine = acquire(terminal.show_waiting)
 
     @property
     def next_config(self) -> ExperimentConfig | None:
@@ -133,20 +138,30 @@ class Session:
             return math.nan
         self._succeeded += 1
         self._display.finish("measured")
-        self._track(config, folder)
+        self._measured.append((config, folder))
         return job.speedup(folder).value
 
-    def _track(self, config: ExperimentConfig, folder: Path) -> None:
-        """Log a job that was measured with the configured tracker; a failure is shown, and told by the exit status."""
-        try:
-            tracking.log(config, folder)
-        except TrackerError as error:
-            terminal.show_error(str(error))
-            self._untracked += 1
+    def track(self, summary: Summary) -> int:
+        """Log each job that this command has measured with its tracker; the number of those that were not logged.
+
+        Trackers are not waited for while something is timed. An error of theirs is shown.
+        """
+        rows = {Path(name).resolve(): row for row in summary.good for name in row.job.split(" + ")}
+        missing = 0
+        for config, folder in self._measured:
+            try:
+                tracking.log(config, rows[folder.resolve()], folder)
+            except TrackerError as error:
+                terminal.show_error(str(error))
+                missing += 1
+        return missing
 
     def resume_jobs(self, folder: Path) -> None:
         """Measure what the command of this folder lacks. Raises DpexpError."""
-        self.begin(resume.planned(folder, self.request), folder)
+        planned = resume.planned(folder, self.request)
+        for job in planned.jobs:
+            tracking.check(job.config.tracker)
+        self.begin(planned, folder)
         self.run_planned()
 
     def run_planned(self) -> None:
@@ -176,8 +191,10 @@ class Session:
         if not self._command.sweep:
             if self._succeeded:
                 new = [] if self._measured_before else [self.folder / FILE_NAME]
-                terminal.show_report(aggregate([self.folder]), new)
-            return FAILED if self._untracked else 0
+                summary = aggregate([self.folder])
+                terminal.show_report(summary, new)
+                return FAILED if self.track(summary) else 0
+            return 0
         if len(self._errors) == self.jobs and all(status_of(error) == BAD_INPUT for error in self._errors):
             return BAD_INPUT  # nothing was measured: nothing to report
         if not self._succeeded and not self._errors:
@@ -193,13 +210,14 @@ class Session:
         if self._errors:
             what = f"{len(self._errors)} of {self.jobs} jobs failed; {written.csv} lists them"
             terminal.show_error(f"{what}{self.how_to_resume}")
-        return FAILED if self._errors or self._untracked else 0
+        return FAILED if self.track(written.summary) or self._errors else 0
 
     def end(self, status: int, error: str = "") -> None:
         """Release the folder, and let the other ranks end with the same status."""
         self._display.close()
-        if self._claim is not None:
-            self._claim.close()
+        for held in (self._claim, self._machine):
+            if held is not None:
+                held.close()
         if self._launcher is not None:
             self._launcher.end(status, error)
 

@@ -36,6 +36,12 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_lock() -> None:
+    """Tests run side by side."""
+    os.environ["DPEXP_LOCK"] = ""
+
+
+@pytest.fixture(scope="session", autouse=True)
 def preloaded_fork_server() -> None:
     """Ours, before a test starts one that has imported nothing."""
     fork_server.start_server()

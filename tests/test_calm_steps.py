@@ -81,10 +81,18 @@ def stressed_commands():
 
 def test_trainings_beside_a_program_on_a_workers_core_do_not_count():
     """It delays the worker between computations, which themselves take as long as ever."""
-    estimates = [paired_speedup(CONFIG, pairs) for pairs in stressed_commands()]
-    assert [estimate.value for estimate in estimates] == pytest.approx([QUIET_SPEEDUP] * 3, rel=0.01)
-    assert max(estimate.precision for estimate in estimates) < 0.02
-    assert min(paired_speedup(CONFIG, pairs, overall=True).precision for pairs in stressed_commands()) > 0.2
+    estimates = [paired_speedup(CONFIG, pairs) for pairs in stressed_commands() if is_calm(pairs)]
+    assert len(estimates) == 5
+    assert [estimate.value for estimate in estimates] == pytest.approx([QUIET_SPEEDUP] * 5, rel=0.02)
+    overall = [paired_speedup(CONFIG, pairs, overall=True).value for pairs in stressed_commands()]
+    assert np.log(overall).std(ddof=1) > 0.1
+
+
+def test_a_command_that_was_delayed_in_all_trainings_but_one_is_not_settled():
+    settled = [is_calm(pairs) for pairs in stressed_commands()]
+    assert settled.count(False) == 2
+    for pairs in (pairs for pairs, calm in zip(stressed_commands(), settled, strict=True) if not calm):
+        assert paired_speedup(CONFIG, pairs).high == 2
 
 
 def test_with_all_time_counted_the_same_commands_differ_by_tens_of_percents():
@@ -142,7 +150,7 @@ def test_the_interval_covers_the_speedup_where_a_program_delays_this_share_of_th
         found = paired_speedup(FIXED, pairs)
         settled += is_calm(pairs)
         covered += found.low <= 1.1 / 1.2 <= found.high
-    assert settled >= 0.99 * TRIALS
+    assert settled >= 0.95 * TRIALS
     assert 0.92 <= covered / TRIALS <= 0.985
 
 

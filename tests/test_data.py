@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import composed, tiny
+from training_helpers import assert_same, trained_state
 
 from dpexp.data import packaged
 from dpexp.data.dataset import load
@@ -285,6 +286,50 @@ def test_integers_stay_what_they_are(tmp_path, kind):
     inputs = load(of_file(tmp_path)).tensors["train_inputs"]
     assert inputs.dtype == torch.int64
     assert sorted(inputs.flatten().tolist()) == IDS.flatten().tolist()
+
+
+def as_folder(path, **content):
+    path.mkdir()
+    for name, array in content.items():
+        np.save(path / f"{name}.npy", array)
+    return f"data.path={path}"
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "i8", ">f4", "f4", "f8"])
+@pytest.mark.parametrize("scale", ["true", "false"])
+def test_a_folder_of_arrays_trains_on_the_same_samples_as_one_file(tmp_path, kind, scale):
+    content = {name: array.astype(kind if "inputs" in name else "i8") for name, array in arrays().items()}
+    np.savez(tmp_path / "mine.npz", **content)
+    whole = load(of_file(tmp_path, f"data.scale_uint8={scale}", "data.size=90"))
+    mapped = load(of_file(tmp_path, f"data.scale_uint8={scale}", "data.size=90", as_folder(tmp_path / "d", **content)))
+    assert "train_inputs" not in mapped.tensors
+    batch = torch.tensor([3, 1, 88])
+    read = pickle.loads(pickle.dumps(mapped.train_inputs)).index_select(0, batch)
+    assert (read.dtype, mapped.input_shape) == (whole.train_inputs.dtype, whole.input_shape)
+    assert torch.equal(read, whole.train_inputs.index_select(0, batch))
+    assert torch.equal(mapped.tensors["train_labels"], whole.tensors["train_labels"])
+
+
+def test_workers_train_from_a_folder_as_from_memory(tmp_path):
+    np.savez(tmp_path / "mine.npz", **arrays())
+    settings = ["workers=2", "dtype=float64", "model.hidden=[4]", "epochs=2"]
+    whole = trained_state(of_file(tmp_path, *settings), tmp_path)
+    folder = as_folder(tmp_path / "d", **arrays())
+    assert_same(trained_state(of_file(tmp_path, *settings, folder), tmp_path), whole, 0.0)
+
+
+def test_a_damaged_file_in_a_folder_is_named_by_its_folder(tmp_path):
+    path = as_folder(tmp_path / "d", **arrays())
+    (tmp_path / "d" / "train_inputs.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(DataError, match=r"a \.npy file there can't be read: it is damaged"):
+        load(of_file(tmp_path, path))
+
+
+def test_a_folder_that_lacks_a_file_is_an_error(tmp_path):
+    content = arrays()
+    del content["test_labels"]
+    with pytest.raises(DataError, match="lacks test_labels"):
+        load(of_file(tmp_path, as_folder(tmp_path / "d", **content)))
 
 
 @pytest.mark.parametrize(("scale", "dtype", "most"), [("true", torch.float32, 1.0), ("false", torch.int64, 255)])

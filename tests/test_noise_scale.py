@@ -36,6 +36,11 @@ def test_a_gradient_that_drowns_in_noise_has_none():
     assert SquaredNorms(local, local / 8, 16, 4).noise_scale() == float("inf")
 
 
+def test_two_steps_suffice_for_a_part():
+    two = SquaredNorms(np.array([2.0, 3.0]), np.array([1.8, 2.0]), 16, 4)
+    assert np.isfinite([two.noise_scale(part / 4, (part + 1) / 4) for part in range(4)]).all()
+
+
 def test_parts_of_a_training_are_told_apart():
     early, late = norms_of(4.0), norms_of(60.0)
     both = SquaredNorms(np.concatenate([early.local, late.local]), np.concatenate([early.whole, late.whole]), 16, 4)
@@ -75,7 +80,9 @@ def test_the_squared_norms_are_those_of_the_gradients_of_mean_losses():
 
 
 def measured(tmp_path, *overrides):
-    common = ["data=synthetic", "data.size=2048", "model.hidden=[16]", *overrides]
+    common = ["data=synthetic", "data.size=2048", *overrides]
+    if "model=custom" not in overrides:
+        common.append("model.hidden=[16]")
     ones = result("workers=1", *common, seconds=[9, 2, 2], baseline=[9, 2, 2])
     twos = result("workers=2", *common, seconds=[9, 1.25, 1.25], baseline=[9, 2, 2])
     return str(write_sweep(tmp_path, ones, twos))
@@ -94,6 +101,11 @@ def test_the_command_multiplies_throughput_by_what_a_sample_teaches(tmp_path, ca
 @pytest.mark.parametrize(
     ("overrides", "arguments", "message"),
     [
+        (
+            ["model=custom", "model.builder=user_models:linear"],
+            [],
+            "would be run: add --builder user_models:linear if that is meant",
+        ),
         (["batch.scope=global"], [], "the batch doesn't grow with the workers"),
         ([], ["--seeds", "1"], "--seeds 1: at least 2"),
     ],

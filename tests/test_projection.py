@@ -12,7 +12,7 @@ from dpexp.analysis.efficiency import PhaseTimes
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.decision.links import Link, all_reduce
-from dpexp.decision.projection import BANDWIDTH, LATENCY, LOCAL, WAIT, Cluster, StepModel, knee, worst_error
+from dpexp.decision.projection import BANDWIDTH, LATENCY, LOCAL, SLOWER, WAIT, Cluster, StepModel, knee, worst_error
 from dpexp.project.__main__ import main
 from dpexp.results.schema import StepTimes
 
@@ -26,7 +26,8 @@ def row(workers, step, exchange=0.0, wait=0.0, steps=STEADY, batch_scope="per_wo
     phases = PhaseTimes(0.0, 100 * workers * own, 100 * workers * wait, 100 * workers * exchange, 0.0, 0.0, 100.0, 0.0)
     speedup = (workers if batch_scope == "per_worker" else 1) / step
     bins = [list(column) for column in zip(*steps, strict=True)]
-    times = StepTimes(100, 0, 0.0, 1, *bins, {"compute": [seconds * count for seconds, count in steps]})
+    nothing = dict.fromkeys(("data", "wait", "communicate", "update"), [0.0] * len(steps))
+    times = StepTimes(100, 0, 0.0, 1, *bins, nothing | {"compute": [seconds * count for seconds, count in steps]})
     settings = {
         "workers": workers,
         "batch_scope": batch_scope,
@@ -61,10 +62,11 @@ def test_from_several_exchanges_their_line_is_taken():
 
 
 def test_stragglers_come_from_the_distribution_of_computation_times():
-    """Of steps that take 0.5 s or 1.5 s, the slowest of many takes 1.5 s, where all steps count; the mean is 1 s."""
-    steps = ((0.5, 50), (1.5, 50))
-    model = StepModel([row(1, 1.0, steps=steps), row(2, 1.25, wait=0.25, steps=steps)])
+    """Of steps that take 1 s or, disturbed, 1.5 s, the slowest of many takes 1.5 s, where all steps count."""
+    steps = ((1.0, 70), (1.5, 30))
+    model = StepModel([row(1, 1.0, steps=steps), row(2, 1.0, steps=steps)])
     found = model.project(64, Cluster())
+    assert found.speedup.high == pytest.approx(64 * 1.01)
     assert found.speedup.low == pytest.approx(64 / 1.5 / 1.01)
     assert found.bottleneck == WAIT
 
@@ -92,8 +94,29 @@ def test_overlap_hides_the_exchange_between_hosts():
     assert StepModel([row(1, 1.0)]).project(4, cluster).speedup.value == pytest.approx(4)
 
 
+def test_what_a_measured_count_waited_beyond_the_model_is_carried_on():
+    model = StepModel([row(1, 1.0), row(2, 1.1, wait=0.1)])  # as for barriers: all steps compute alike
+    assert model.project(2, Cluster()).speedup.value == pytest.approx(2 / 1.1)
+    assert model.project(8, Cluster()).speedup.value == pytest.approx(8 / 1.1)
+
+
+def test_computation_that_gets_slower_beside_others_is_a_loss_of_its_own():
+    assert StepModel([row(1, 1.0), row(2, 1.5)]).project(8, Cluster()).bottleneck == SLOWER
+
+
+def test_a_process_that_plays_all_workers_tells_nothing_of_several():
+    with pytest.raises(ValueError, match="no row tells"):
+        StepModel([row(2, 2.0, strategy="emulated")])
+
+
+def test_without_a_baseline_nothing_is_projected():
+    nothing = PhaseTimes(0.0, 90.0, 0.0, 10.0, 0.0)
+    with pytest.raises(ValueError, match="no row tells"):
+        StepModel([row(2, 1.0, phases=nothing)])
+
+
 def test_what_was_not_measured_is_not_projected():
-    with pytest.raises(ValueError, match="what an exchange within a host takes was not measured"):
+    with pytest.raises(ValueError, match="no row tells what an exchange within a host takes"):
         StepModel([row(1, 1.0)]).project(2, Cluster())
 
 
@@ -164,7 +187,9 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
         (["--link", "1Gbit/s,1ms"], "--link and --workers-per-host belong together"),
         (["--link", "1Gbit/s,1ms", "--workers-per-host", "0"], "--workers-per-host 0: at least 1"),
         (["--overlap", "2"], "--overlap 2.0: a share between 0 and 1"),
-        (["--series", "x"], "--series x: choose from"),
+        (["--overlap", "0.5"], "--overlap and --gradient-mb are about the exchange between hosts: give --link, too"),
+        (["--gradient-mb", "-5"], "--gradient-mb -5: a number above 0"),
+        (["--series", "x"], "--series x: choose from none: the folder has a single series"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(example, arguments, message, capsys):

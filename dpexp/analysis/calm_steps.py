@@ -22,8 +22,8 @@ from dpexp.results.schema import StepTimes
 BIN = 1.01  # from one compute time to the next
 FASTEST = 0.01  # this quantile of all steps is the computation of an undisturbed core ...
 LONGER = 1.15  # ... and steps that compute for up to so many times as long are calm
-OTHERS_USUAL = 0.25  # this quantile of trainings spends the usual time on all but computation ...
-OTHERS_LONGER = 1.2  # ... and one that spends so many times as much was disturbed there
+AFTER_COMPUTE = ("wait", "communicate", "update")
+OTHERS_LONGER = 1.2  # times the least that a training spends on these: it was disturbed there
 LEAST_CALM = 0.2  # of a training's steps; with fewer of them it doesn't count
 HELD_UP = 3.0  # times the usual: a step that spends more on all but its computation was interrupted there
 USUAL = 0.5  # of the steps of the calmest training; with fewer, and ...
@@ -83,7 +83,7 @@ def phase_seconds(trainings: Sequence[StepTimes]) -> dict[str, float]:
 
 def differ_by_nature(trainings: Sequence[StepTimes]) -> bool:
     """Whether the model itself makes steps differ, and not others: then all trainings have few calm steps, alike."""
-    kept = zip(trainings, _calm(trainings), strict=True) if trainings else ()
+    kept = zip(trainings, _computed_calmly(trainings), strict=True) if trainings else ()
     shares = [float(np.asarray(steps.counts)[calm].sum()) / sum(steps.counts) for steps, calm in kept]
     return bool(shares) and max(shares) < USUAL and min(shares) >= ALIKE * max(shares)
 
@@ -94,41 +94,56 @@ def disturbed_share(trainings: Sequence[StepTimes]) -> float:
     return 1 - float(calm) / sum(sum(steps.counts) for steps in trainings)
 
 
-def slowest_of(workers: int, trainings: Sequence[StepTimes], calm_only: bool) -> float:
-    """How long the slowest of so many workers computes in a step, as a multiple of the mean, if each draws from these.
+def slowest_of(workers: int, trainings: Sequence[StepTimes]) -> tuple[float, float]:
+    """How long the slowest of so many workers computes in a step, if each draws from the steps of these trainings.
 
-    The trainings are of one process. The mean of the greatest of n independent draws is the sum of values times the
-    difference of the n-th powers of the distribution function.
+    As multiples of the mean of calm steps: from calm steps alone, and from all steps. (Where steps differ by nature, of
+    the mean of all, and twice the latter.) The trainings are of one process. The mean of the greatest of n independent
+    draws is the sum of values times the difference of the n-th powers of the distribution function.
     """
-    kept = _calm(trainings) if calm_only else [np.ones(len(steps.counts), bool) for steps in trainings]
+    every = [np.ones(len(steps.counts), bool) for steps in trainings]
+    calm = every if differ_by_nature(trainings) else _calm(trainings)
+    unit = _mean_of_slowest(1, trainings, calm)
+    return _mean_of_slowest(workers, trainings, calm) / unit, _mean_of_slowest(workers, trainings, every) / unit
+
+
+def _mean_of_slowest(workers: int, trainings: Sequence[StepTimes], kept: Sequence[np.ndarray]) -> float:
+    """In seconds."""
     pairs = list(zip(trainings, kept, strict=True))
-    compute = np.concatenate([np.asarray(steps.compute_seconds)[calm] for steps, calm in pairs])
-    counts = np.concatenate([np.asarray(steps.counts)[calm] for steps, calm in pairs])
+    compute = np.concatenate([np.asarray(steps.compute_seconds)[chosen] for steps, chosen in pairs])
+    counts = np.concatenate([np.asarray(steps.counts)[chosen] for steps, chosen in pairs])
     order = np.argsort(compute)
     passed = np.concatenate([[0], np.cumsum(counts[order])]) / counts.sum()
-    return float(np.sum(compute[order] * np.diff(passed**workers)) / np.average(compute, weights=counts))
+    return float(np.sum(compute[order] * np.diff(passed**workers)))
 
 
 def _calm(trainings: Sequence[StepTimes]) -> list[np.ndarray]:
-    """Of each training which of its bins hold calm steps."""
+    """Of each training which of its bins hold calm steps; of one that was delayed between computations, none."""
+    calm = _computed_calmly(trainings)
+    others = [_exchange_and_update(steps, kept) for steps, kept in zip(trainings, calm, strict=True)]
+    limit = OTHERS_LONGER * min((seconds for seconds in others if not math.isnan(seconds)), default=math.nan)
+    return [kept & bool(seconds <= limit) for kept, seconds in zip(calm, others, strict=True)]
+
+
+def _computed_calmly(trainings: Sequence[StepTimes]) -> list[np.ndarray]:
+    """Of each training the bins of steps that hardly computed for longer than the fastest."""
     compute = np.concatenate([steps.compute_seconds for steps in trainings])
     counts = np.concatenate([steps.counts for steps in trainings])
     order = np.argsort(compute)
     passed = np.cumsum(counts[order])
     fastest = compute[order][np.searchsorted(passed, FASTEST * passed[-1])]
-    calm = [np.asarray(steps.compute_seconds) <= LONGER * fastest for steps in trainings]
-    # A program that takes turns with a worker on its core delays it between computations, too: for the whole training.
-    others = np.array([_beside_compute(steps, kept) for steps, kept in zip(trainings, calm, strict=True)])
-    limit = OTHERS_LONGER * np.nanquantile(others, OTHERS_USUAL)
-    return [kept & bool(seconds <= limit) for kept, seconds in zip(calm, others, strict=True)]
+    return [np.asarray(steps.compute_seconds) <= LONGER * fastest for steps in trainings]
 
 
-def _beside_compute(steps: StepTimes, calm: np.ndarray) -> float:
-    """The seconds of a calm step that are not computation; NaN where no step is calm."""
+def _exchange_and_update(steps: StepTimes, calm: np.ndarray) -> float:
+    """The seconds of a calm step after its computation, which others delay, and a disk doesn't; NaN without steps.
+
+    A program that takes turns with a worker on its core delays it there, while its computations take as long as ever.
+    """
     if not np.asarray(steps.counts)[calm].any():
         return math.nan
     phases = _mean_phases([steps], [calm])
-    return sum(phases.values()) - phases[PHASES[COMPUTE]]
+    return sum(phases[name] for name in AFTER_COMPUTE)
 
 
 def _mean_phases(trainings: Sequence[StepTimes], calm: Sequence[np.ndarray]) -> dict[str, float]:

@@ -4,7 +4,7 @@ After the POP centre of excellence (Performance Optimisation and Productivity, p
 Performance Audits"): efficiency = parallel efficiency x computation scaling, and parallel efficiency = load balance x
 communication efficiency. Useful time is data, compute and update. POP takes the slowest worker's useful time over the
 whole run; here workers meet in every step, so it is each worker's useful time plus its wait for the slowest, which is
-recorded in every step, before anything is communicated.
+recorded in every step: before anything is communicated, and after it.
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ class PhaseTimes:
     def total_seconds(self) -> float:
         """Of all phases of the candidate's processes; NaN where one is unknown."""
         return sum(float(getattr(self, f"{name}_seconds")) for name in PHASES)
+
+    @property
+    def baseline_total_seconds(self) -> float:
+        """Of the baseline's process; NaN where one is unknown."""
+        return sum(float(getattr(self, f"baseline_{name}_seconds")) for name in USEFUL)
 
     @property
     def useful_seconds(self) -> float:

@@ -63,6 +63,11 @@ class Row:
     configured_size: int | None = None  # data.size
     baseline_steps: tuple[StepTimes, ...] = ()  # of which projections draw; no column
 
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether the machine was disturbed throughout: the interval reaches up to the ideal."""
+        return any(warning.kind == "unsettled" for warning in self.warnings)
+
     def columns(self) -> dict[str, Any]:
         """The row by the column names of `results.csv`."""
         columns = _flattened(self)

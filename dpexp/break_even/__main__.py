@@ -17,6 +17,7 @@ from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
+from dpexp.machine.exclusive import exclusive
 from dpexp.measurement import job
 from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import signals
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             config = compose_experiment(*spelled(options.overrides))
             _check(config)
-            found = search(_Measurement(config, folder), config.batch.size, _most(config))
+            with exclusive(terminal.show_waiting):
+                found = search(_Measurement(config, folder), config.batch.size, _most(config))
         except DpexpError as error:
             terminal.show_error(str(error))
             return status_of(error)

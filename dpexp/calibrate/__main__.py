@@ -7,6 +7,8 @@ import sys
 
 from dpexp.calibrate.checks import checks
 from dpexp.machine import environment
+from dpexp.machine.exclusive import exclusive
+from dpexp.processes import signals
 from dpexp.report import terminal
 
 
@@ -15,9 +17,13 @@ def main() -> int:
     argparse.ArgumentParser(prog="python -m dpexp.calibrate", description=__doc__).parse_args()
     terminal.show_line(environment.describe().machine)
     failed = 0
-    for check in checks():
-        terminal.show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
-        failed += not check.passed
+    try:
+        with signals.raised(), exclusive(terminal.show_waiting):
+            for check in checks():
+                terminal.show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
+                failed += not check.passed
+    except signals.Interrupted as stop:
+        return stop.status
     terminal.show_line(
         f"{failed} of the checks failed: do not trust measurements on this machine now"
         if failed

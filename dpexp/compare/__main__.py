@@ -16,6 +16,7 @@ from dpexp.compare.cells import Cell, compare
 from dpexp.config.compose import compose_experiment
 from dpexp.config.overrides import spelled
 from dpexp.errors import ConfigError, DpexpError
+from dpexp.machine.exclusive import exclusive
 from dpexp.processes import signals
 from dpexp.report import terminal
 from dpexp.session import refuse_too_many_workers, status_of
@@ -96,7 +97,7 @@ def _show_duel(before: str, after: str, share: float) -> bool:
     display = terminal.Display([])
     display.begin(0, "")
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with exclusive(terminal.show_waiting), tempfile.TemporaryDirectory() as folder:
             found = duel(first, second, Path(folder), display.update)
     finally:
         display.close()

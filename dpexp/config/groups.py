@@ -87,7 +87,7 @@ class SyntheticDataConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ArraysDataConfig:
-    """Data of the user's: an .npz file with train_inputs, train_labels, test_inputs and test_labels."""
+    """Data of the user's: train_inputs, train_labels, test_inputs and test_labels in an .npz file, or as .npy files."""
 
     name: Literal["arrays"]
     size: PositiveInt
@@ -206,11 +206,10 @@ class MlflowConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class WandbConfig:
-    """Runs of a project of Weights & Biases, with its files below `folder`."""
+    """Offline runs of a project of Weights & Biases, with its files below `folder`."""
 
     name: Literal["wandb"]
     project: str
-    mode: Literal["offline", "online"]
     folder: str
 
 

@@ -1,7 +1,8 @@
-"""The user's arrays, from an .npz file."""
+"""The user's arrays, from an .npz file, or from a folder of .npy files whose training inputs stay on disk."""
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from pathlib import Path
 
@@ -9,26 +10,20 @@ import numpy as np
 import torch
 
 from dpexp.config.groups import ArraysDataConfig
+from dpexp.data.mapped import MappedInputs
 from dpexp.data.split import Split
 from dpexp.errors import DataError, first_line
 from dpexp.words import counted
 
+NAMES = ("train_inputs", "train_labels", "test_inputs", "test_labels")
+MAPPED = "train_inputs"
+
 
 def array_splits(config: ArraysDataConfig) -> tuple[Split, Split]:
     """The user's arrays, checked: inputs (n, ...) of numbers, labels (n,) of integers from 0 up."""
-    path = Path(config.path)
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except OSError as error:
-        raise DataError(f"data.path={config.path}: {error.strerror or first_line(error)}") from error
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"data.path={config.path}: can't be read as .npz: it is damaged, or not written by numpy.savez"
-        ) from error
-    names = ("train_inputs", "train_labels", "test_inputs", "test_labels")
-    if missing := [name for name in names if name not in arrays]:
-        raise DataError(f"data.path={config.path} lacks {', '.join(missing)}: it must hold {', '.join(names)}")
+    arrays = _read(Path(config.path))
+    if missing := [name for name in NAMES if name not in arrays]:
+        raise DataError(f"data.path={config.path} lacks {', '.join(missing)}: it must hold {', '.join(NAMES)}")
     train, test = _array_split(arrays, "train", config.path), _array_split(arrays, "test", config.path)
     if train[0].shape[1:] != test[0].shape[1:]:
         raise DataError(
@@ -43,7 +38,38 @@ def array_splits(config: ArraysDataConfig) -> tuple[Split, Split]:
     _check_labels(train.labels, test.labels, config.path)
     if config.scale_uint8:
         return train, test
-    return tuple(Split(split.inputs.to(torch.int64), split.labels) for split in (train, test))  # type: ignore[return-value]
+    return _as_integers(train), _as_integers(test)
+
+
+def _as_integers(split: Split) -> Split:
+    inputs = split.inputs
+    if isinstance(inputs, MappedInputs):
+        return Split(dataclasses.replace(inputs, dtype=torch.int64), split.labels)
+    return Split(inputs.to(torch.int64), split.labels)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays by name; of a folder, the training inputs mapped, and not read."""
+    is_folder = path.is_dir()
+    try:
+        if is_folder:
+            files = {name: path / f"{name}.npy" for name in NAMES}
+            loaded = {
+                name: np.load(file, mmap_mode="r" if name == MAPPED else None)
+                for name, file in files.items()
+                if file.exists()
+            }
+            if not all(isinstance(array, np.ndarray) for array in loaded.values()):
+                raise ValueError("an .npz file by the name of .npy")
+            return loaded
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except OSError as error:
+        raise DataError(f"data.path={path}: {error.strerror or first_line(error)}") from error
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        how = "a .npy file there can't be read: it is" if is_folder else "can't be read as .npz: it is"
+        writer = "numpy.save" if is_folder else "numpy.savez"
+        raise DataError(f"data.path={path}: {how} damaged, or not written by {writer}") from error
 
 
 def _array_split(arrays: dict[str, np.ndarray], split: str, path: str) -> Split:
@@ -56,6 +82,8 @@ def _array_split(arrays: dict[str, np.ndarray], split: str, path: str) -> Split:
         raise DataError(
             f"data.path={path}: {split}_labels is {labels.dtype} {labels.shape}; it must be ({len(inputs)},) integers"
         )
+    if isinstance(inputs, np.memmap):  # to look at all of it would take as long as to train
+        return Split(MappedInputs.of(inputs), torch.from_numpy(labels.astype(np.int64)))
     if inputs.dtype.kind == "f" and (broken := int((~np.isfinite(inputs)).sum())):
         raise DataError(f"data.path={path}: {split}_inputs is NaN or infinite in {counted(broken, 'place')}")
     if inputs.dtype.kind == "u" and inputs.max() > np.iinfo(np.int64).max:

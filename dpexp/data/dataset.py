@@ -10,6 +10,7 @@ from dpexp.config.experiment import ExperimentConfig, check_size
 from dpexp.config.groups import ArraysDataConfig, NamedDataConfig, ScriptDataConfig, SyntheticDataConfig
 from dpexp.data.arrays import array_splits
 from dpexp.data.downloaded import torchvision_split
+from dpexp.data.mapped import MappedInputs
 from dpexp.data.packaged import cache_folder, read_split
 from dpexp.data.sharding import subset
 from dpexp.data.split import Split
@@ -25,8 +26,16 @@ class Dataset:
     """Training subset and test split: inputs (n, *input_shape) in the job's dtype or int64, labels (n,) int64."""
 
     source: ExperimentConfig  # the job that it was loaded for
-    tensors: SharedTensors
+    tensors: SharedTensors  # all but training inputs that stay on disk
     classes: int
+    mapped: MappedInputs | None = None
+
+    @property
+    def train_inputs(self) -> torch.Tensor | MappedInputs:
+        """In memory or on disk."""
+        if self.mapped is None:
+            return self.tensors["train_inputs"]
+        return dataclasses.replace(self.mapped, rows=self.tensors["train_rows"])
 
     def placed_anew(self) -> Dataset:
         """A copy in other memory, as far as that is cheap; else this one."""
@@ -36,7 +45,7 @@ class Dataset:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of one sample."""
-        return tuple(self.tensors["train_inputs"].shape[1:])
+        return tuple(self.train_inputs.shape[1:])
 
 
 def load(config: ExperimentConfig) -> Dataset:
@@ -49,12 +58,17 @@ def load(config: ExperimentConfig) -> Dataset:
     chosen = subset(len(train_inputs), config.train_samples, config.seed)
     # Integers are token ids, and stay what they are; uint8 are grey levels.
     dtype = torch.int64 if train_inputs.dtype == torch.int64 else getattr(torch, config.dtype)
+    mapped = train_inputs.as_type(dtype) if isinstance(train_inputs, MappedInputs) else None
+    assert isinstance(test_inputs, torch.Tensor)
     parts = {
-        "train_inputs": (train_inputs[chosen], dtype),
         "train_labels": (train_labels[chosen], torch.int64),
         "test_inputs": (test_inputs, dtype),
         "test_labels": (test_labels, torch.int64),
     }
+    if isinstance(train_inputs, torch.Tensor):
+        parts["train_inputs"] = (train_inputs[chosen], dtype)
+    else:
+        parts["train_rows"] = (chosen, torch.int64)
     tensors = SharedTensors.allocate({name: (tuple(t.shape), kind) for name, (t, kind) in parts.items()})
     for name, (tensor, _) in parts.items():
         tensors[name].copy_(tensor)
@@ -63,7 +77,7 @@ def load(config: ExperimentConfig) -> Dataset:
         if tensor.dtype == torch.uint8 and name.endswith("inputs"):
             tensors[name].div_(255)  # grey levels to [0, 1], as torchvision's ToTensor does
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    return Dataset(config, tensors, max(classes, getattr(config.data, "classes", 0)))
+    return Dataset(config, tensors, max(classes, getattr(config.data, "classes", 0)), mapped)
 
 
 def _splits(config: ExperimentConfig) -> tuple[Split, Split]:

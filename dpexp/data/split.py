@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import torch
 
+from dpexp.data.mapped import MappedInputs
+
 
 class Split(NamedTuple):
     """Samples and their classes."""
 
-    inputs: torch.Tensor  # (n, *shape)
+    inputs: torch.Tensor | MappedInputs  # (n, *shape)
     labels: torch.Tensor  # (n,)

@@ -58,12 +58,12 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     options = [_Option(_process(threads), threads, np.zeros(DRAWS))]
     best = min(several, key=lambda row: _width(row.best_sequential_speedup))
     for row in several:
-        draws = _draws(row.speedup, generator, _is_unsettled(row))
+        draws = _draws(row.speedup, generator, row.is_unsettled)
         cores = 1 if row.strategy == "emulated" else row.workers or 1
         options.append(_Option(counted(row.workers or 1, "worker"), cores * threads, draws))
         best_threads = row.best_sequential_threads
         if row is best and best_threads not in (None, threads) and not math.isnan(row.best_sequential_speedup.low):
-            over = _draws(row.best_sequential_speedup, generator, _is_unsettled(row))  # measured in pairs with it
+            over = _draws(row.best_sequential_speedup, generator, row.is_unsettled)  # measured in pairs with it
             options.insert(1, _Option(_process(best_threads or 1), best_threads or 1, draws - over))
     speeds = np.array([option.log_speeds for option in options])
     fastest = speeds.max(0)
@@ -82,10 +82,6 @@ def choose(rows: Sequence[Row]) -> Choice | None:
 
 def _process(threads: int) -> str:
     return f"one process with {counted(threads, 'thread')}"
-
-
-def _is_unsettled(row: Row) -> bool:
-    return any(warning.kind == "unsettled" for warning in row.warnings)
 
 
 def _width(estimate: Estimate) -> float:

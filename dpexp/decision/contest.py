@@ -54,7 +54,8 @@ class Scaling:
 def contest(rows: Sequence[Row]) -> Scaling | str:
     """The laws for one series at one data size; in words, why there is none.
 
-    Rows with more threads than cores don't count: they are about the scheduler. Each law is fitted without one worker
+    Rows with more threads than cores don't count: they are about the scheduler. Nor do those of a machine that was
+    disturbed throughout. Each law is fitted without one worker
     count and predicts it, for each in turn. Among those whose error is above the best one's by no more than the noise
     of the measurements, the one with the fewest parameters is chosen. Others stay in the band, as long as the
     measurements don't contradict them (chi-squared, 1 %). Intervals come from draws of the measured speedups
@@ -65,8 +66,8 @@ def contest(rows: Sequence[Row]) -> Scaling | str:
     if len(points) < LEAST_COUNTS:
         seen = " and ".join(map(str, [1, *points.workers.astype(int)]))
         return (
-            f"a law of scaling needs at least {LEAST_COUNTS + 1} worker counts that the cores allow, and only {seen} "
-            "were measured"
+            f"a law of scaling needs at least {LEAST_COUNTS + 1} worker counts with an interval, each on enough cores; "
+            f"here are {seen}"
         )
     known = not np.isnan(points.exchange_shares).any()
     competing = [law for law in laws(rows[0].batch_scope or "") if known or law.exchange_share is None]
@@ -97,7 +98,8 @@ def _points(rows: Sequence[Row]) -> Points:
     good = [
         row
         for row in rows
-        if row.workers not in (None, 1) and not row.oversubscribed and not math.isnan(row.speedup.low)
+        if row.workers not in (None, 1)
+        and not (row.oversubscribed or row.is_unsettled or row.strategy == "emulated" or math.isnan(row.speedup.low))
     ]
     good.sort(key=lambda row: row.workers or 0)
     phases = [row.phases for row in good]

@@ -98,7 +98,7 @@ def laws(batch_scope: str) -> list[Law]:
         return np.asarray((1.0 if fixed else workers) / step)
 
     def ring(workers: np.ndarray, p: np.ndarray) -> np.ndarray:
-        return np.asarray(p[1] * np.log2(workers) + p[2] * 2 * (workers - 1) / workers)
+        return np.asarray(2 * (workers - 1) * (p[1] + p[2] / workers))
 
     def alpha_beta(workers: np.ndarray, p: np.ndarray) -> np.ndarray:
         slower = np.where(workers > 1, p[0], 1.0)
@@ -125,7 +125,7 @@ def laws(batch_scope: str) -> list[Law]:
         ),
         Law(
             "the alpha-beta model",
-            {"slowdown": (0.5, 1.05, 10.0), "alpha": time, "beta": time} | fixed,
+            {"slowdown": (0.5, 1.05, 10.0), "alpha": (0.0, 0.005, 10.0), "beta": time} | fixed,
             lambda w, p: of_step(w, alpha_beta(w, p)),
             lambda w, p: ring(w, p) / alpha_beta(w, p),
         ),

@@ -20,8 +20,9 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.decision.links import Exchange, Link, all_reduce
 
-OWN, WAIT, LOCAL, LATENCY, BANDWIDTH = (
-    "the worker's own work",
+OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
+    "the worker's share of the work",
+    "computation that gets slower beside other workers",
     "waiting for the slowest worker",
     "exchanging within a host",
     "the latency between hosts",
@@ -74,22 +75,21 @@ class StepModel:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         """Raises ValueError where they don't tell."""
-        good = [row for row in rows if row.status == "ok" and not row.oversubscribed]
+        good = [row for row in rows if row.status == "ok" and not row.oversubscribed and row.strategy != "emulated"]
         self._rows = {
             row.workers or 0: row for row in good if row.workers == 1 or not math.isnan(row.phases.total_seconds)
         }
         several = [row for workers, row in sorted(self._rows.items()) if workers > 1]
         first = next(iter([*several, *self._rows.values()]), None)
-        if first is None or math.isnan(first.baseline_seconds) or not first.baseline_steps:
+        if first is None or not first.baseline_steps or math.isnan(first.phases.baseline_total_seconds):
             raise ValueError(
                 "no row tells what the steps of one process and of workers are made of, without oversubscription"
             )
         self._steps = first.baseline_steps
         self.baseline_step = first.baseline_seconds / (first.baseline_updates or 1)
-        self._baseline_shares = _baseline_shares(first)
+        self._computed_share = first.phases.baseline_compute_seconds / first.phases.baseline_total_seconds
         self._same_batch = first.batch_scope == "global"
         self._baseline_batch = (first.local_batch_size or 1) * ((first.workers or 1) if self._same_batch else 1)
-        self.strategy = first.strategy
 
     @property
     def counts(self) -> list[int]:
@@ -105,8 +105,7 @@ class StepModel:
         hosts = cluster.hosts(workers)
         on_host = min(workers, cluster.workers_per_host or workers)
         own = self._own(workers, on_host)
-        computing = own * self._baseline_shares["compute"]
-        waits = [computing * (calm_steps.slowest_of(workers, self._steps, calm) - 1) for calm in (True, False)]
+        waits = [wait + self._unexplained_wait(workers) for wait in self._waits(workers, own)]
         local = self._local_exchange(on_host)
         between = cluster.exchange(hosts)
         shown = 1 - cluster.overlap
@@ -115,8 +114,10 @@ class StepModel:
         spread = math.exp(error) * self._precision(on_host)
         gained = self.baseline_step * (1 if self._same_batch else workers)
         best, worst = (gained / seconds for seconds in steps)
+        ideal = min(own, self.baseline_step / (workers if self._same_batch else 1))
         parts = {
-            OWN: own,
+            OWN: ideal,
+            SLOWER: own - ideal,
             WAIT: sum(waits) / 2,
             LOCAL: sum(local) / 2,
             LATENCY: shown * between.latency_seconds,
@@ -143,6 +144,20 @@ class StepModel:
                 found[workers] = (projected.speedup.value, self._rows[workers].speedup.value)
         return found
 
+    def _waits(self, workers: int, own: float) -> tuple[float, float]:
+        """The seconds of a step that a worker waits for the slowest: if all steps are calm, and with all of them."""
+        calm, every = calm_steps.slowest_of(workers, self._steps)
+        return own * self._computed_share * (calm - 1), own * self._computed_share * (every - 1)
+
+    def _unexplained_wait(self, workers: int) -> float:
+        """What the nearest measured count waited beyond that, as for barriers; it is carried on."""
+        near = max((count for count in self.counts if 1 < count <= workers), default=None)
+        if near is None:
+            return 0.0
+        row = self._rows[near]
+        calm, _ = self._waits(near, _per_step(row, row.phases.useful_seconds))
+        return max(0.0, _per_step(row, row.phases.wait_seconds) - calm)
+
     def _own(self, workers: int, on_host: int) -> float:
         """The useful seconds of a worker in a step."""
         measured = {count: _per_step(row, row.phases.useful_seconds) for count, row in self._rows.items() if count > 1}
@@ -166,7 +181,10 @@ class StepModel:
         if on_host in known:
             return known[on_host], known[on_host]
         if not known:
-            raise ValueError("what an exchange within a host takes was not measured: measure workers=2, too")
+            raise ValueError(
+                "no row tells what an exchange within a host takes: measure workers=2, too, with a strategy that tells "
+                "waiting from exchanging, such as sync_dp"
+            )
         if len(known) == 1:
             ((count, seconds),) = known.items()
             ends = sorted((seconds, seconds * (on_host - 1) / (count - 1)))
@@ -196,9 +214,3 @@ def knee(projections: Sequence[Projection]) -> Projection:
 def _per_step(row: Row, seconds_of_phases: float) -> float:
     """What these phases take of a step, in seconds of one worker."""
     return row.seconds.value / (row.updates or 1) * seconds_of_phases / row.phases.total_seconds
-
-
-def _baseline_shares(row: Row) -> dict[str, float]:
-    parts = {name: getattr(row.phases, f"baseline_{name}_seconds") for name in ("data", "compute", "update")}
-    total = sum(parts.values())
-    return {name: seconds / total for name, seconds in parts.items()}

@@ -10,7 +10,7 @@ from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
 from dpexp.decision.choice import Choice, choose
 from dpexp.decision.contest import Scaling, contest
-from dpexp.decision.projection import Cluster, Projection, StepModel
+from dpexp.decision.projection import Cluster, Projection, StepModel, worst_error
 
 MORE = 4  # times the most workers that were measured: what the report projects to
 
@@ -42,6 +42,7 @@ def at_most_samples(rows: Sequence[Row]) -> list[Row]:
 def _projection(rows: Sequence[Row]) -> Projection | None:
     counts = [row.workers or 1 for row in rows if not row.oversubscribed]
     try:
-        return StepModel(rows).project(MORE * max(counts), Cluster()) if counts and max(counts) > 1 else None
-    except ValueError:
+        model = StepModel(rows)
+        return model.project(MORE * max(counts), Cluster(), worst_error(model.check())) if max(counts) > 1 else None
+    except ValueError:  # nothing to project from
         return None

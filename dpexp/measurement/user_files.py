@@ -44,7 +44,10 @@ def fingerprint(config: ExperimentConfig) -> dict[str, str]:
     digests = {}
     for name, path in files.items():
         with contextlib.suppress(OSError):  # loading it says why
-            digests[name] = _sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
+            if path.is_dir():
+                digests[name] = _sha256_of_folder(path)
+            else:
+                digests[name] = _sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
     return digests
 
 
@@ -60,6 +63,12 @@ def _sha256(path: Path, changed_ns: int, size_bytes: int) -> str:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _sha256_of_folder(path: Path) -> str:
+    """Of the names, sizes and times of its files: they may be larger than memory, and take long to read."""
+    files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in path.glob("*.npy"))
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def _with_imports(module: str, path: Path) -> dict[str, Path]:

@@ -29,7 +29,7 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
         raise ConfigError(f"{name} has no parameter to train: all are frozen")
     if any(not parameter.isfinite().all() for parameter in model.parameters()):
         raise ConfigError(f"{name} has parameters that are NaN or infinite before it is trained")
-    inputs = dataset.tensors["train_inputs"][:samples]
+    inputs = dataset.train_inputs[:samples]
     try:
         state = SharedTensors.copy_of(model.state_dict())
         logits = model(inputs)

@@ -13,9 +13,12 @@ from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.groups import CustomModelConfig
 from dpexp.config.strategies import ScriptConfig
 from dpexp.decision.verdict import at_most_samples
 from dpexp.errors import ConfigError, DpexpError, ResultError
+from dpexp.machine.exclusive import exclusive
+from dpexp.measurement.user_files import differing, fingerprint
 from dpexp.processes import signals
 from dpexp.report import terminal
 from dpexp.results.jobs import read_jobs
@@ -33,14 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="with the results of one series, batch.scope=per_worker")
     parser.add_argument("--seeds", type=int, default=4, help="trainings to estimate it from (default: 4)")
+    parser.add_argument("--builder", metavar="MODULE:FUNCTION", help="of a custom model: what the folder names, again")
     options = parser.parse_args(arguments)
     with signals.raised():
         try:
             if options.seeds < 2:
                 raise ConfigError(f"--seeds {options.seeds}: at least 2, for an interval")
             rows = at_most_samples(aggregate([options.folder]).good)
-            config = _config(options.folder, rows)
-            for line in lines(config, rows, _scales(config, options.seeds)):
+            config, files = config_of(options.folder, rows)
+            _confirm(config, options.builder)
+            if names := differing(files, fingerprint(config)):
+                raise ConfigError(f"{', '.join(names)} changed since {options.folder} was measured; measure again")
+            with exclusive(terminal.show_waiting):
+                found = scales(config, options.seeds)
+            for line in lines(config, rows, found):
                 terminal.show_line(line)
         except DpexpError as error:
             terminal.show_error(str(error))
@@ -50,18 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def lines(config: ExperimentConfig, rows: Sequence[Row], scales: Sequence[Sequence[float]]) -> Iterator[str]:
-    """The answer; `scales` are of each seed the noise scale of the whole training, then of its parts."""
+def lines(config: ExperimentConfig, rows: Sequence[Row], found: Sequence[Sequence[float]]) -> Iterator[str]:
+    """The answer; `found` is of each seed the noise scale of the whole training, then of its parts."""
     from dpexp.noise_scale.estimate import statistical_efficiency
 
-    whole = [of_seed[0] for of_seed in scales]
+    whole = [of_seed[0] for of_seed in found]
+    if any(map(math.isnan, whole)):
+        yield "no noise scale: a training diverged; try a smaller optimizer.lr"
+        return
     if not all(map(math.isfinite, whole)):
         yield "the gradient drowns in noise: no noise scale can be told from trainings as short as these"
         return
     scale, batch = geometric_mean([max(value, 1e-9) for value in whole]), config.batch.size
-    parts = [sorted(of_part)[len(of_part) // 2] for of_part in list(zip(*scales, strict=True))[1:]]
+    parts = [sorted(of_part)[len(of_part) // 2] for of_part in list(zip(*found, strict=True))[1:]]
     yield (
-        f"gradient noise scale: {_samples(scale)} ({len(scales)} trainings of {config.epochs} x "
+        f"gradient noise scale: {_samples(scale)} ({len(found)} trainings of {config.epochs} x "
         f"{config.train_samples:,} samples); by quarters of the training: {', '.join(f'{part:,.0f}' for part in parts)}"
     )
     best: tuple[float, Row] | None = None
@@ -79,8 +91,8 @@ def lines(config: ExperimentConfig, rows: Sequence[Row], scales: Sequence[Sequen
         yield f"learning is fastest with {counted(best[1].workers or 0, 'worker')} of the measured ones"
     most = (scale.value + batch) / batch
     yield (
-        f"beyond {max(1, math.floor(scale.value / batch)):,} workers of this batch, each sample teaches less than half "
-        f"as much; with any number of workers, learning gets at most {most:,.1f} times as fast"
+        f"from {math.floor(scale.value / batch) + 2:,} workers of this batch on, a sample teaches less than half as "
+        f"much as in one worker's batch; with any number of workers, learning gets at most {most:,.1f} times as fast"
     )
     yield "the theory assumes the best learning rate for each batch; with a fixed one, larger batches learn slower"
 
@@ -99,12 +111,21 @@ def _samples(scale: Estimate) -> str:
     return f"{scale.value:,.0f} samples ({scale.low:,.0f} to {scale.high:,.0f})"
 
 
-def _config(folder: Path, rows: Sequence[Row]) -> ExperimentConfig:
-    """The measured configuration with the most workers. Raises ConfigError, ResultError."""
+def _confirm(config: ExperimentConfig, builder: str | None) -> None:
+    """Raise ConfigError unless the user wants the code to run that the folder names."""
+    if isinstance(config.model, CustomModelConfig) and config.model.builder != builder:
+        raise ConfigError(
+            f"these results are of model.builder={config.model.builder}, which would be run: "
+            f"add --builder {config.model.builder} if that is meant"
+        )
+
+
+def config_of(folder: Path, rows: Sequence[Row]) -> tuple[ExperimentConfig, dict[str, str]]:
+    """The measured configuration with the most workers, and its files' fingerprint. Raises ConfigError, ResultError."""
     if len({row.series for row in rows}) != 1:
         raise ResultError(f"{folder}: the noise scale is of one series, not of {len({row.series for row in rows})}")
-    jobs = [job.config for job in read_jobs([folder])[0] if job.result.status == "ok"]
-    config = max(jobs, key=lambda config: (config.data.size, config.workers))
+    jobs = [(job.config, job.result.user_files) for job in read_jobs([folder])[0] if job.result.status == "ok"]
+    config, files = max(jobs, key=lambda job: (job[0].data.size, job[0].workers))
     if isinstance(config.strategy, ScriptConfig):
         raise ConfigError("strategy=script: the gradients of a script are not known here")
     if config.workers == 1 or config.batch.scope != "per_worker":
@@ -112,19 +133,22 @@ def _config(folder: Path, rows: Sequence[Row]) -> ExperimentConfig:
             f"workers={config.workers} with batch.scope={config.batch.scope}: the batch doesn't grow with the workers; "
             "measure workers=1,2 with batch.scope=per_worker"
         )
-    return config
+    return config, files
 
 
-def _scales(config: ExperimentConfig, seeds: int) -> list[list[float]]:
+def scales(config: ExperimentConfig, seeds: int) -> list[list[float]]:
     """Of each seed the noise scale of the whole training, then of its parts. Raises DpexpError."""
-    from dpexp.data.dataset import load  # imports torch
+    import torch  # slow
+
+    from dpexp.data.dataset import load
     from dpexp.noise_scale.estimate import observe
 
+    torch.set_num_threads(config.threads_per_worker)
     found = []
     dataset = load(config)
     with dataset.tensors:
         for seed in range(config.seed, config.seed + seeds):
-            norms = observe(dataclasses.replace(config, seed=seed), dataset)
+            norms = observe(dataclasses.replace(config, seed=seed % 2**32), dataset)
             bounds = [(part / PARTS, (part + 1) / PARTS) for part in range(PARTS)]
             found.append([norms.noise_scale(), *(norms.noise_scale(*ends) for ends in bounds)])
     return found

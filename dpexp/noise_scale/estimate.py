@@ -36,7 +36,8 @@ class SquaredNorms:
 
     def noise_scale(self, first: float = 0.0, last: float = 1.0) -> float:
         """In samples, over this part of the training; infinite where the gradient drowns in noise."""
-        part = slice(int(first * len(self.local)), max(1, int(last * len(self.local))))
+        start = min(int(first * len(self.local)), len(self.local) - 1)
+        part = slice(start, max(start + 1, int(last * len(self.local))))
         local, whole = float(self.local[part].mean()), float(self.whole[part].mean())
         small, large = self.local_batch, self.local_batch * self.workers
         squared_gradient = (large * whole - small * local) / (large - small)
@@ -51,7 +52,9 @@ class _Observed(Emulated):
 
     def update(self) -> None:
         """See Emulated."""
-        gradients = [[p.grad for p in parameters if p.grad is not None] for parameters in self._parameters]
+        gradients = [
+            [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters] for parameters in self._parameters
+        ]
         local = sum(float(gradient.square().sum()) for one in gradients for gradient in one)
         whole = sum(float(sum(each).square().sum()) for each in zip(*gradients, strict=True))
         # A worker's gradient is weighted by its share of the batch.
@@ -61,7 +64,7 @@ class _Observed(Emulated):
 
 def observe(config: ExperimentConfig, dataset: Dataset) -> SquaredNorms:
     """Train as `config` says, all workers in this process, and look at the gradients. Raises ConfigError."""
-    config = dataclasses.replace(config, strategy=EmulatedConfig(name="emulated"))
+    config = dataclasses.replace(config, strategy=EmulatedConfig(name="emulated"), device="cpu")
     with initial_state(config, dataset) as initial:
         torch.manual_seed(config.seed)
         model = architectures.build(config.model, dataset.input_shape, dataset.classes)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
-from dpexp.config.groups import ScriptModelConfig
+from dpexp.config.groups import CustomModelConfig, ScriptModelConfig
 from dpexp.decision.links import Link
 from dpexp.decision.projection import Cluster, Projection, StepModel, knee, worst_error
 from dpexp.decision.verdict import at_most_samples
@@ -69,7 +70,10 @@ def _knee_sentence(projections: Sequence[Projection]) -> str:
     best = knee(projections)
     if best is projections[-1]:
         return f"the knee lies at {best.workers:,} workers or beyond"
-    return f"the knee lies near {best.workers:,} workers: beyond, a worker costs more than it brings"
+    at = f"at {best.workers:,} workers or below" if best is projections[0] else f"near {best.workers:,} workers"
+    return (
+        f"the knee lies {at}, as far as the given numbers of workers tell: beyond, a worker costs more than it brings"
+    )
 
 
 def _checked_sentence(counts: Sequence[int], checked: dict[int, tuple[float, float]]) -> str:
@@ -108,7 +112,8 @@ def _rows(folder: Path, series: str | None) -> list[Row]:
     labels = sorted({row.series for row in rows})
     if series is not None:
         if series not in labels:
-            raise ResultError(f"--series {series}: choose from {'; '.join(labels)}")
+            choices = "; ".join(label for label in labels if label) or "none: the folder has a single series"
+            raise ResultError(f"--series {series}: choose from {choices}")
         rows = [row for row in rows if row.series == series]
     elif len(labels) > 1:
         raise ResultError(f"{folder} has {len(labels)} series; choose one with --series: {'; '.join(labels)}")
@@ -123,20 +128,27 @@ def _cluster(options: argparse.Namespace, rows: Sequence[Row]) -> Cluster:
         raise ConfigError(f"--workers-per-host {options.workers_per_host}: at least 1")
     if not 0 <= options.overlap <= 1:
         raise ConfigError(f"--overlap {options.overlap}: a share between 0 and 1")
+    if options.gradient_mb is not None and not 0 < options.gradient_mb < math.inf:
+        raise ConfigError(f"--gradient-mb {options.gradient_mb:g}: a number above 0")
     if options.link is None:
+        if options.overlap or options.gradient_mb is not None:
+            raise ConfigError("--overlap and --gradient-mb are about the exchange between hosts: give --link, too")
         return Cluster()
-    gradient_bytes = options.gradient_mb * 1e6 if options.gradient_mb else _gradient_bytes(options.folder)
+    known = options.gradient_mb is not None
+    gradient_bytes = options.gradient_mb * 1e6 if known else _gradient_bytes(options.folder, rows[0].job)
     return Cluster(options.workers_per_host, options.link, gradient_bytes, options.overlap)
 
 
-def _gradient_bytes(folder: Path) -> float:
-    """Of the first good job's model. Raises ConfigError."""
+def _gradient_bytes(folder: Path, jobs: str) -> float:
+    """Of the model of these jobs. Raises ConfigError where only the user's code knows it."""
     from dpexp.data.dataset import load  # imports torch
     from dpexp.models.architectures import build
 
-    config = next(job.config for job in read_jobs([folder])[0] if job.result.status == "ok")
-    if isinstance(config.model, ScriptModelConfig):
-        raise ConfigError("the script's model is not known here: give the size of its gradients as --gradient-mb")
+    config = next(job.config for job in read_jobs([folder])[0] if job.name in jobs.split(" + "))
+    if isinstance(config.model, ScriptModelConfig | CustomModelConfig):
+        raise ConfigError(
+            f"model={config.model.name} is not known here: give the size of its gradients as --gradient-mb"
+        )
     dataset = load(config)
     with dataset.tensors:
         model = build(config.model, dataset.input_shape, dataset.classes)

@@ -51,7 +51,7 @@ def draw(summary: Summary, folder: Path) -> list[Drawn]:
     figures: dict[str, tuple[str, Painter, float]] = {}
     if table.speedup.notna().any():
         figures["speedup_by_workers"] = ("Speedup against workers", panels.by_workers, LINES_HEIGHT)
-    if (table.load_balance.notna() & (table.workers > 1)).any():
+    if (table.load_balance.notna() & table.computation_scaling.notna() & (table.workers > 1)).any():
         figures["losses"] = ("Where the ideal speedup goes", panels.losses, bar_height)
     if table.compute_seconds.notna().any():
         figures["phases"] = ("Where the workers' time goes", panels.phases, bar_height)

@@ -39,7 +39,7 @@ def answers(summary: Summary) -> list[str]:
     ]
     if len(best) == 1:
         found = verdict(summary)
-        return [*_fastest(found, best[0]), _answer(best[0]), *_outlook(found, summary.usable_cores)]
+        return [*_fastest(found, best[0]), _answer(best[0]), *_outlook(found, best[0])]
     return [
         f"{row.series}: {_workers(row)}, {_times(row.speedup)} as fast as one sequential process, efficiency "
         f"{100 * row.efficiency.value:.0f} %{_accuracies(row)}"
@@ -54,19 +54,20 @@ def _fastest(found: Verdict | None, best: Row) -> list[str]:
     return [f"Fastest for {best.data_size:,} samples: {found.choice}."]
 
 
-def _outlook(found: Verdict | None, usable_cores: int | None) -> list[str]:
-    """Whether more cores would help: by the law of scaling where there is one, else a projection."""
+def _outlook(found: Verdict | None, best: Row) -> list[str]:
+    """Whether more workers would help: by the law of scaling where there is one, else a projection."""
     if found is None:
         return []
     if isinstance(found.scaling, Scaling):
         return [_law(found.scaling)]
     projection = found.projection
     if projection is None:
-        return [f"More cores: not projected; {found.scaling}."]
+        return [f"More workers: nothing is projected; {found.scaling}."]
+    cores = counted(projection.workers * (best.threads_per_worker or 1), "core")
     return [
-        f"More cores (projected, not measured): {projection.workers} workers on {projection.workers} cores like these "
+        f"More workers (projected, not measured): {projection.workers} workers, on a machine with {cores} like these, "
         f"would train {projection.speedup.low:.1f} to {projection.speedup.high:.1f} times as fast as one sequential "
-        f"process; what would cost most is {projection.bottleneck}. The range is wide because {found.scaling}."
+        f"process. Most would be lost in {projection.bottleneck}. {found.scaling[0].upper()}{found.scaling[1:]}."
     ]
 
 
@@ -81,14 +82,12 @@ def _law(scaling: Scaling) -> str:
     )
     others = len(scaling.laws) - 1
     alike = (
-        f" {counted(others, 'other law')} predicted them about as well; the interval holds theirs, too."
-        if others
-        else ""
+        f" The measurements allow {counted(others, 'other law')}, too, which the interval includes." if others else ""
     )
     return (
-        f"More cores (by a law of scaling, not measured): {workers} workers would train {middle:.2f} times ({low:.2f} "
-        f"to {high:.2f}) as fast as one process. That is {scaling.law.name} ({parameters}), which predicts each "
-        f"measured worker count from the others to {error:.1f} %.{alike}"
+        f"More workers (by a law of scaling, not measured): {workers} workers would train {middle:.2f} times "
+        f"({low:.2f} to {high:.2f}) as fast as one process. The law is {scaling.law.name} ({parameters}); fitted to all "
+        f"worker counts but one, it misses that one by {error:.1f} % (root mean square).{alike}"
     )
 
 

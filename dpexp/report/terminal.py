@@ -63,6 +63,12 @@ def show_line(text: str) -> None:
     _console().print(text, soft_wrap=True)
 
 
+def show_waiting(process: int) -> None:
+    """One line on standard error: another dpexp measures on this machine."""
+    who = f"process {process}" if process else "a process of another container"
+    show_error(f"waiting until {who} has finished measuring: two measurements at once would both be wrong")
+
+
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     """The closing table, the answer in words, and the files that were written, on standard output.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dpexp.errors import ConfigError, WorkerError
+from dpexp.machine.exclusive import VARIABLE as LOCK
 from dpexp.script import descendants, output
 from dpexp.words import counted
 
@@ -69,6 +70,7 @@ class World:
         self._started = time.monotonic()
         for copy in range(self.command.copies):
             environment = os.environ | dict.fromkeys(THREADS, str(self.command.threads))
+            environment |= {LOCK: ""}  # a dpexp in there would wait for this one
             environment |= {SOCKET: address, descendants.NAME: f"{self.mark}{copy}"}
             environment["PYTHONPATH"] = _joined(str(STARTUP), os.environ.get("PYTHONPATH"))
             # "python" and "torchrun" are those of the environment in which dpexp runs, active or not.

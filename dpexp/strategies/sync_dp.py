@@ -112,7 +112,7 @@ class SyncDataParallel(Strategy):
         total = self._sum.compute()
         enter(UPDATE)
         self.optimizers[0].step([total])
-        enter(COMMUNICATE)
+        enter(WAIT)
         self.barrier()  # all parameters are updated, all gradients read
 
     def barrier(self) -> None:

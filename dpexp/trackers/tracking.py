@@ -56,22 +56,19 @@ def check(config: TrackerConfig) -> None:
     if isinstance(config, NoTrackerConfig):
         return
     _, package = _TRACKERS[type(config)]
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f'tracker={config.name} needs the package {package}: pip install "dpexp[{package}]", or set tracker=none'
-        )
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:  # a mere folder has no origin
+        raise ConfigError(f"tracker={config.name} needs the package {package}: pip install {package}, or tracker=none")
 
 
-def log(config: ExperimentConfig, folder: Path) -> None:
+def log(config: ExperimentConfig, row: Row, folder: Path) -> None:
     """Log the job of this folder with the configured tracker, if any. Raises TrackerError."""
     if isinstance(config.tracker, NoTrackerConfig):
         return
-    from dpexp.analysis.table import aggregate  # slow to import: errors don't wait for it
-
     module, _ = _TRACKERS[type(config.tracker)]
     try:
         tracker: Tracker = importlib.import_module(f"dpexp.trackers.{module}_tracker")
-        tracker.log(config.tracker, Logged.of(config, aggregate([folder]).rows[0], folder))
+        tracker.log(config.tracker, Logged.of(config, row, folder))
     except Exception as error:  # of somebody else's library, of its server
         raise TrackerError(f"tracker={config.tracker.name} did not log {folder}: {one_line(error)}") from error
 

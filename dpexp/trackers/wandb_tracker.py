@@ -9,7 +9,7 @@ from dpexp.trackers.tracking import Logged
 
 
 def log(config: WandbConfig, logged: Logged) -> None:
-    """Log a finished run, offline unless the configuration says otherwise."""
+    """Log a finished run, beside any that the calling program has."""
     import wandb
 
     Path(config.folder).mkdir(parents=True, exist_ok=True)
@@ -17,8 +17,8 @@ def log(config: WandbConfig, logged: Logged) -> None:
         project=config.project,
         name=logged.name,
         dir=config.folder,
-        mode=config.mode,
+        mode="offline",
         config=dict(logged.settings),
-        settings=wandb.Settings(silent=True),
+        settings=wandb.Settings(silent=True, reinit="create_new"),
     ) as run:
         run.summary.update(dict(logged.figures))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
+from dpexp.data.mapped import MappedInputs
 from dpexp.data.sharding import epoch_order, shard
 from dpexp.phases import COMPUTE, DATA
 from dpexp.processes.heartbeat import FINISHING, TRAINING, WARMING_UP, heartbeat
@@ -43,7 +44,7 @@ def train(
     `turns` has the clock. `on_epoch` receives the number of finished epochs, clock running. `evaluate` is called at the
     end of each with the clock stopped.
     """
-    inputs, labels = (dataset.tensors[name].to(strategy.device) for name in ("train_inputs", "train_labels"))
+    inputs, labels = dataset.train_inputs.to(strategy.device), dataset.tensors["train_labels"].to(strategy.device)
     epoch_loss_sums, epoch_seconds = [], []
     heartbeat.enter(TRAINING)
     turns.begin(config.updates, recorder)
@@ -70,7 +71,7 @@ def train(
 def step(
     config: ExperimentConfig,
     strategy: Strategy,
-    inputs: torch.Tensor,
+    inputs: torch.Tensor | MappedInputs,
     labels: torch.Tensor,
     batch: torch.Tensor,
     loss_sum: torch.Tensor,
@@ -102,7 +103,7 @@ def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> f
     The strategy must start again afterwards.
     """
     heartbeat.enter(WARMING_UP)
-    inputs, labels = (dataset.tensors[name].to(strategy.device) for name in ("train_inputs", "train_labels"))
+    inputs, labels = dataset.train_inputs.to(strategy.device), dataset.tensors["train_labels"].to(strategy.device)
     batches = epoch_order(config.train_samples, config.seed, 0).to(strategy.device).split(config.global_batch_size)
     loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype), device=strategy.device)
     seconds = []

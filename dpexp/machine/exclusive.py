@@ -1,0 +1,67 @@
+"""One measurement at a time on a machine: two at once would both be wrong.
+
+The lock is an abstract Unix socket: it leaves no file, and the kernel frees it when its process ends, however it ends.
+It holds for all users of a network namespace, so usually for a machine or a container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+
+VARIABLE, DEFAULT = "DPEXP_LOCK", "dpexp"
+
+
+@contextlib.contextmanager
+def exclusive(on_wait: Callable[[int], None]) -> Iterator[None]:
+    """Within, no other dpexp of this machine measures.
+
+    While another does, `on_wait` receives its process number, and this waits until that has ended. The environment
+    variable DPEXP_LOCK names another lock; empty, there is none. Without abstract sockets (not Linux) there is none.
+    """
+    lock = acquire(on_wait)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def acquire(on_wait: Callable[[int], None]) -> socket.socket | None:
+    """The lock, held until it is closed; see `exclusive`."""
+    name = os.environ.get(VARIABLE, DEFAULT)
+    if not name or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    address = f"\0dpexp/{hashlib.sha256(name.encode()).hexdigest()}"  # which ends at 107 bytes
+    while True:
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            lock.bind(address)
+            lock.listen(128)
+            return lock
+        except OSError as error:
+            lock.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        except BaseException:
+            lock.close()
+            raise
+        _wait(address, on_wait)
+
+
+def _wait(address: str, on_wait: Callable[[int], None]) -> None:
+    """Return when the process that has the lock may have released it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waiting:
+        try:
+            waiting.connect(address)
+        except ConnectionRefusedError:
+            return
+        process, _, _ = struct.unpack("3i", waiting.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        on_wait(process)
+        with contextlib.suppress(ConnectionResetError):
+            waiting.recv(1)  # which nobody sends
