@@ -38,7 +38,7 @@ def adaptdl(counts: list[int], speedups: list[float], at: float) -> float:
     steps = np.array([count / speedup for count, speedup in zip(counts, speedups, strict=True)])
     batches = np.full(len(counts), 64)
     parameters = fit_perf_params(np.ones(len(counts)), np.array(counts), batches, np.full(len(counts), steps[0]), steps)
-    function = GoodputFunction(parameters, None, 64)
+    function = GoodputFunction(parameters, (1.0, 1.0), 64)  # of its noise scale, not used here
     ends = [float(function.throughput(1, replicas, 64, 0)) for replicas in (at, 1)]
     return ends[0] / ends[1]
 

@@ -37,15 +37,16 @@ def run(rounds: int) -> None:
     sweeps = {name: [_sweep(name, seed) for seed in range(4 * rounds)] for name in TRUTHS}
     peers = _peers({name: [[row.speedup.value for row in rows] for rows in each] for name, each in sweeps.items()})
     table = Table(box=None)
-    for head in ("64 workers predicted from 1 to 32, 2 % noise: error of", "dpexp", "truth in band", "refused", *PEERS):
-        table.add_column(head, justify="left" if head[0] == "6" else "right")
+    out.print(f"{AT:.0f} workers predicted from 1 to {COUNTS[-1]}, with {100 * NOISE:.0f} % noise; errors of")
+    for head in ("the law behind it", "dpexp", "truth in band", "refused", *PEERS):
+        table.add_column(head, justify="left" if head[0] == "t" and head[1] == "h" else "right")
     for name, each in sweeps.items():
         truth = _truth(name, np.array([AT]))[0]
         found = [contest(rows) for rows in each]
         curves = [scaling.curve([AT])[:, 0] for scaling in found if isinstance(scaling, Scaling)]
         held = sum(low <= truth <= high for _, low, high in curves)
         errors = [_error([middle for middle, _, _ in curves], truth)]
-        errors += [_error(peers[peer][name], truth) if peer in peers else "not installed" for peer in PEERS]
+        errors += [_error(peers[peer][name], truth) if peer in peers else "did not run" for peer in PEERS]
         refused = f"{len(found) - len(curves)} of {len(found)}"
         table.add_row(name, errors[0], f"{held} of {len(curves)}", refused, *errors[1:])
     out.print(table)
@@ -86,7 +87,7 @@ def _error(predicted: list[float], truth: float) -> str:
 
 
 def _peers(sweeps: dict[str, list[list[float]]]) -> dict[str, dict[str, list[float]]]:
-    """By peer and law the predicted speedups; a peer that can't be installed is left out."""
+    """By peer and law the predicted speedups; a peer that can't be installed, or fails, is left out."""
     found: dict[str, Any] = {}
     for peer in PEERS:
         with tempfile.TemporaryDirectory() as folder:

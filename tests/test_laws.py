@@ -85,7 +85,8 @@ def test_intervals_hold_the_true_parameters():
 def test_worker_counts_beyond_the_cores_do_not_count():
     measured = rows(law("Amdahl's law"), [0.04], (2,)) + rows(law("Amdahl's law"), [0.3], (4, 8), oversubscribed=True)
     assert contest(measured) == (
-        "a law of scaling needs at least 4 worker counts with an interval, each on enough cores; here are 1 and 2"
+        "no law of scaling is fitted: only 1 and 2 workers were measured on enough cores and with an interval, and at "
+        "least 4 counts are needed"
     )
 
 

@@ -90,7 +90,7 @@ def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs)
             "precision",
             speedup.precision / precision,
             f"the speedup is known to {100 * speedup.precision:.1f} % only",
-            f"increase measurement.max_seconds (now {config.measurement.max_seconds:g}), or the training",
+            f"increase measurement.max_seconds (now {config.measurement.max_seconds:g}), epochs or data.size",
         )
     if abs(math.log(overall.value / speedup.value)) > DISTURBANCE:
         yield Warning(

@@ -66,8 +66,8 @@ def contest(rows: Sequence[Row]) -> Scaling | str:
     if len(points) < LEAST_COUNTS:
         seen = " and ".join(map(str, [1, *points.workers.astype(int)]))
         return (
-            f"a law of scaling needs at least {LEAST_COUNTS + 1} worker counts with an interval, each on enough cores; "
-            f"here are {seen}"
+            f"no law of scaling is fitted: only {seen} workers were measured on enough cores and with an interval, and "
+            f"at least {LEAST_COUNTS + 1} counts are needed"
         )
     known = not np.isnan(points.exchange_shares).any()
     competing = [law for law in laws(rows[0].batch_scope or "") if known or law.exchange_share is None]
@@ -76,7 +76,7 @@ def contest(rows: Sequence[Row]) -> Scaling | str:
     best = min(errors.values())
     if best > WORST_ERROR:
         name = min(errors, key=lambda name: errors[name])
-        return f"no law of scaling holds: the best, {name}, misses held-out worker counts by {100 * best:.0f} %"
+        return f"no law of scaling fits: the best, {name}, misses held-out worker counts by {100 * best:.0f} %"
     noise = float(np.sqrt(np.mean(points.errors**2)))
     good = [law for law in competing if errors[law.name] <= best + noise]
     chosen = min(good, key=lambda law: (len(law.bounds), errors[law.name]))

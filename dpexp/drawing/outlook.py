@@ -43,7 +43,7 @@ def _law(axes: Axes, scaling: Scaling) -> None:
 def _projection(axes: Axes, projection: Projection) -> None:
     speedup, workers = projection.speedup, projection.workers
     ends = [[speedup.value - speedup.low], [speedup.high - speedup.value]]
-    name = f"projected, not measured: {counted(workers, 'core')}"
+    name = f"projected for {counted(workers, 'worker')} on enough cores, not measured"
     look = {"color": GREY, "marker": "_", "ms": 12, "lw": 6, "alpha": 0.55, "ls": "none"}
     axes.errorbar([workers], [speedup.value], ends, elinewidth=8, capsize=0, label=name, **look)  # type: ignore[arg-type]
     axes.annotate(

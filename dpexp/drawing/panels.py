@@ -112,7 +112,8 @@ class Panels:
             name = counted(size, "sample") + self._each
             _line(axes, line, "speedup", line.workers * shift, self._configured_sizes[size], name)
         axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1, label="ideal")
-        best = self._best_sequential[rows.index].mean()
+        largest = rows[(rows.configured_size == rows.configured_size.max()) & (rows.workers > 1)]
+        best = self._best_sequential[largest.index].mean()
         if not math.isnan(best):
             axes.axhline(best, color=TEXT, ls=":", lw=1.5, zorder=1, label="best sequential process")
         if rows.oversubscribed.any():

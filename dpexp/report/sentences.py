@@ -19,7 +19,7 @@ MARKED = ("oversubscribed", "fewer updates")  # kinds of warnings that the table
 
 LOSSES = {
     "load_balance": "waiting for the slowest worker of each step; look for what else runs on these cores",
-    "communication_efficiency": "exchanging gradients; larger batches exchange them less often",
+    "communication_efficiency": "exchanging gradients; with larger batches they are exchanged less often",
     "computation_scaling": "the computation itself: it takes more time in every worker than in a single process, "
     "because workers share cores, caches and memory",
 }
@@ -67,7 +67,7 @@ def _outlook(found: Verdict | None, best: Row) -> list[str]:
     return [
         f"More workers (projected, not measured): {projection.workers} workers, on a machine with {cores} like these, "
         f"would train {projection.speedup.low:.1f} to {projection.speedup.high:.1f} times as fast as one sequential "
-        f"process. Most would be lost in {projection.bottleneck}. {found.scaling[0].upper()}{found.scaling[1:]}."
+        f"process. The largest loss would be {projection.bottleneck}. {found.scaling[0].upper()}{found.scaling[1:]}."
     ]
 
 
@@ -111,11 +111,13 @@ def _answer(best: Row) -> str:
             f", and {_times(best.best_sequential_speedup)} as fast as the best sequential process, "
             f"with {_threads(best.best_sequential_threads)}"
         )
-    what += f" ({best.data_size:,} samples). Efficiency {100 * best.efficiency.value:.0f} %"
+    what += f" ({best.data_size:,} samples). Efficiency {100 * best.efficiency.value:.0f} %."
     if math.isnan(best.test_accuracy):
-        return f"{what}."
+        return what
+    points = 100 * (best.test_accuracy - best.baseline_test_accuracy)
+    change = f"{abs(points):.1f} points {'lower' if points < 0 else 'higher'}" if abs(points) >= 0.05 else "the same"
     return (
-        f"{what}; test accuracy {percent(best.test_accuracy)} after {best.updates:,} updates, the baseline's "
+        f"{what} Test accuracy is {change}: {percent(best.test_accuracy)} after {best.updates:,} updates, against "
         f"{percent(best.baseline_test_accuracy)} after {best.baseline_updates:,}."
     )
 
