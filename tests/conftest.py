@@ -15,6 +15,8 @@ from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes import fork_server
 
+os.environ["DPEXP_LOCK"] = ""  # tests run side by side
+
 # Small enough for milliseconds, odd enough to hit every uneven split: 4 batches of 24, then one of 5.
 TINY = (
     "data=synthetic data.size=101 data.test_size=40 data.shape=[1,4,4] data.classes=3 model.hidden=[7] "
@@ -33,12 +35,6 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ.pop("DPEXP_CACHE")
     if before is not None:
         os.environ["DPEXP_CACHE"] = before
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_lock() -> None:
-    """Tests run side by side."""
-    os.environ["DPEXP_LOCK"] = ""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib.figure
 import nbformat
+import pandas as pd
 import pytest
 from conftest import TINY
 from nbclient import NotebookClient
@@ -112,3 +113,9 @@ def test_the_example_notebook_runs(tmp_path):
 def test_the_command_line_does_without_the_functions():
     code = "import sys, dpexp; sys.exit('dpexp.api' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_table_can_be_kept_as_parquet(tmp_path):
+    table = dpexp.load(Path(__file__).parents[1] / "outputs" / "example")
+    table.to_parquet(tmp_path / "results.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), table, check_dtype=False)

@@ -13,7 +13,7 @@ import pytest
 from conftest import composed, tiny
 from results_helpers import training
 
-from dpexp.analysis.calm_steps import binned, disturbed_share, undisturbed_seconds
+from dpexp.analysis.calm_steps import binned, disturbed_share, slowest_of, undisturbed_seconds
 from dpexp.analysis.speedup import is_calm, paired_speedup
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
@@ -175,6 +175,14 @@ def test_on_a_machine_that_is_hardly_ever_calm_the_model_is_not_blamed():
     assert not is_calm(pairs)
     found = paired_speedup(FIXED, pairs)
     assert found.low <= 1 <= found.high
+
+
+def test_the_slowest_of_several_is_a_multiple_of_the_mean_calm_step():
+    half_slow = one_worker(np.r_[np.ones(50), np.full(50, 1.5)], np.r_[np.ones(50), np.full(50, 1.5)], 100)
+    assert slowest_of(1, [half_slow])[0] == pytest.approx(1)
+    calm, every = slowest_of(2, [half_slow])
+    assert calm == pytest.approx(1)
+    assert every == pytest.approx(0.25 * 1 + 0.75 * 1.5, rel=0.01)  # bins are a percent wide
 
 
 def test_the_share_of_disturbed_steps_is_that_of_the_bursts():

@@ -11,11 +11,11 @@ from test_laws import TRUTHS, law, rows
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.decision.contest import contest
-from dpexp.decision.projection import Projection
+from dpexp.decision.projection import LOCAL, Projection
 from dpexp.decision.verdict import Verdict
 from dpexp.drawing import losses, outlook
 
-PROJECTED = Projection(8, 1, Estimate(5.0, 4.0, 6.0), 1.0, {}, "none")
+PROJECTED = Projection(8, 1, Estimate(5.0, 4.0, 6.0), 1.0, {LOCAL: 0.1}, "none")
 
 
 def row(computation, balance, communication, workers=2):

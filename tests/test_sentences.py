@@ -6,9 +6,14 @@ from dataclasses import replace
 
 import pytest
 from results_helpers import MACHINE, QUIET, TIMES, result, training, with_phases, write_sweep
+from test_drawing import PROJECTED
+from test_laws import TRUTHS, law, rows
 
+from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
-from dpexp.report.sentences import answers, reasons, targets, warnings
+from dpexp.decision.contest import contest
+from dpexp.decision.verdict import Verdict
+from dpexp.report.sentences import _outlook, answers, reasons, targets, warnings
 
 TWO = ["workers=2", "data.size=5000", "epochs=4"]
 
@@ -156,3 +161,27 @@ def test_the_worst_quota_is_the_smallest(tmp_path):
     ]
     (line,) = warnings(aggregate([write_sweep(tmp_path, *jobs)]))
     assert line.startswith("the cgroup allows 0.5 CPUs for 2 threads (2 workers, 6,000 samples and 1 more row)")
+
+
+def test_more_workers_are_projected_where_no_law_can_be_fitted():
+    found = Verdict(None, "no law of scaling is fitted: too few", PROJECTED)
+    (line,) = _outlook(found, Row("ok", threads_per_worker=2))
+    assert line == (
+        "More workers (projected, not measured): 8 workers, on a machine with 16 cores like these, would train 4.0 to "
+        "6.0 times as fast as one sequential process. The largest loss would be exchanging within a host. No law of "
+        "scaling is fitted: too few."
+    )
+
+
+def test_a_law_of_scaling_is_told_with_how_well_it_predicts():
+    name = "Amdahl's law"
+    scaling = contest(rows(law(name), TRUTHS[name], noise=0.002))
+    (line,) = _outlook(Verdict(None, scaling, PROJECTED), Row("ok"))
+    assert line.startswith("More workers (by a law of scaling, not measured): 64 workers would train 18.")
+    assert "The law is Amdahl's law (serial share 0.04" in line
+    assert "misses that one by 0." in line
+
+
+def test_where_nothing_can_be_projected_the_reason_is_told():
+    (line,) = _outlook(Verdict(None, "no law of scaling is fitted: too few", None), Row("ok"))
+    assert line == "More workers: nothing is projected; no law of scaling is fitted: too few."

@@ -86,8 +86,8 @@ def _law(scaling: Scaling) -> str:
     )
     return (
         f"More workers (by a law of scaling, not measured): {workers} workers would train {middle:.2f} times "
-        f"({low:.2f} to {high:.2f}) as fast as one process. The law is {scaling.law.name} ({parameters}); fitted to all "
-        f"worker counts but one, it misses that one by {error:.1f} % (root mean square).{alike}"
+        f"({low:.2f} to {high:.2f}) as fast as one process. The law is {scaling.law.name} ({parameters}); fitted to "
+        f"all worker counts but one, it misses that one by {error:.1f} % (root mean square).{alike}"
     )
 
 
