@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dpexp.analysis.efficiency import PhaseTimes
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.decision.contest import Scaling, contest
-from dpexp.decision.laws import laws
+from dpexp.decision.laws import Law, laws
 
 COUNTS, AT, NOISE = (2, 3, 4, 6, 8, 12, 16, 24, 32), 64.0, 0.02
 TRUTHS = {
@@ -34,37 +35,41 @@ PEERS = ("extrap", "adaptdl")
 
 def run(rounds: int) -> None:
     """Predict 64 workers from up to 32, for 4 x `rounds` sweeps of each law."""
-    sweeps = {name: [_sweep(name, seed) for seed in range(4 * rounds)] for name in TRUTHS}
+    sweeps = {name: [simulated(name, seed) for seed in range(4 * rounds)] for name in TRUTHS}
     peers = _peers({name: [[row.speedup.value for row in rows] for rows in each] for name, each in sweeps.items()})
     table = Table(box=None)
     out.print(f"{AT:.0f} workers predicted from 1 to {COUNTS[-1]}, with {100 * NOISE:.0f} % noise; errors of")
     for head in ("the law behind it", "dpexp", "truth in band", "refused", *PEERS):
         table.add_column(head, justify="left" if head[0] == "t" and head[1] == "h" else "right")
     for name, each in sweeps.items():
-        truth = _truth(name, np.array([AT]))[0]
+        expected = truth(name, [AT])[0]
         found = [contest(rows) for rows in each]
         curves = [scaling.curve([AT])[:, 0] for scaling in found if isinstance(scaling, Scaling)]
-        held = sum(low <= truth <= high for _, low, high in curves)
-        errors = [_error([middle for middle, _, _ in curves], truth)]
-        errors += [_error(peers[peer][name], truth) if peer in peers else "did not run" for peer in PEERS]
+        held = sum(low <= expected <= high for _, low, high in curves)
+        errors = [_error([middle for middle, _, _ in curves], expected)]
+        errors += [_error(peers[peer][name], expected) if peer in peers else "did not run" for peer in PEERS]
         refused = f"{len(found) - len(curves)} of {len(found)}"
         table.add_row(name, errors[0], f"{held} of {len(curves)}", refused, *errors[1:])
     out.print(table)
 
 
-def _truth(name: str, workers: np.ndarray) -> np.ndarray:
-    law = next(one for one in laws("per_worker") if one.name == name)
-    return law.speedup(workers, np.array(TRUTHS[name]))
+def law_named(name: str, batch_scope: str = "per_worker") -> Law:
+    """One of the laws."""
+    return next(law for law in laws(batch_scope) if law.name == name)
 
 
-def _sweep(name: str, seed: int) -> list[Row]:
-    generator, half = np.random.default_rng(seed), math.exp(1.96 * NOISE)
-    workers = np.array(COUNTS, dtype=float)
-    speedups = _truth(name, workers) * np.exp(generator.normal(0, NOISE, len(COUNTS)))
-    law = next(one for one in laws("per_worker") if one.name == name)
-    shares = np.full(len(COUNTS), np.nan)
+def truth(name: str, workers: Sequence[float]) -> np.ndarray:
+    """The speedups of the law with the parameters of TRUTHS."""
+    return law_named(name).speedup(np.array(workers, dtype=float), np.array(TRUTHS[name]))
+
+
+def simulated(name: str, seed: int = 0, counts: Sequence[int] = COUNTS, noise: float = NOISE) -> list[Row]:
+    """Rows whose speedups follow the law, each with noise, and with intervals that know how much."""
+    generator, half, law = np.random.default_rng(seed), math.exp(1.96 * noise), law_named(name)
+    speedups = truth(name, counts) * np.exp(generator.normal(0, noise, len(counts)))
+    shares = np.full(len(counts), np.nan)
     if law.exchange_share is not None:
-        shares = law.exchange_share(workers, np.array(TRUTHS[name]))
+        shares = law.exchange_share(np.array(counts, dtype=float), np.array(TRUTHS[name]))
     return [
         Row(
             "ok",
@@ -74,15 +79,15 @@ def _sweep(name: str, seed: int) -> list[Row]:
             batch_scope="per_worker",
             phases=PhaseTimes(0.0, 1 - share, 0.0, share, 0.0),
         )
-        for count, speedup, share in zip(COUNTS, speedups.tolist(), shares.tolist(), strict=True)
+        for count, speedup, share in zip(counts, speedups.tolist(), shares.tolist(), strict=True)
     ]
 
 
-def _error(predicted: list[float], truth: float) -> str:
+def _error(predicted: list[float], expected: float) -> str:
     """The median, and the worst, as shares of the truth."""
     if not predicted:
         return "-"
-    errors = [abs(value / truth - 1) for value in predicted]
+    errors = [abs(value / expected - 1) for value in predicted]
     return f"{100 * np.median(errors):.1f} % (worst {100 * max(errors):.0f} %)"
 
 

@@ -7,8 +7,8 @@ import math
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from test_laws import TRUTHS, law, rows
 
+from benchmarks.laws import simulated
 from dpexp.analysis.intervals import Estimate
 from dpexp.decision.contest import contest
 from dpexp.decision.projection import LOCAL, Projection
@@ -51,7 +51,7 @@ def test_a_projection_is_labelled_as_one():
 
 def test_a_law_is_drawn_with_its_band_to_twice_the_measured_workers():
     name = "Amdahl's law"
-    verdict = Verdict(None, contest(rows(law(name), TRUTHS[name])), PROJECTED)
+    verdict = Verdict(None, contest(simulated(name)), PROJECTED)
     axes = Figure().subplots()
     outlook.paint(axes, verdict)
     assert sorted(axes.get_legend_handles_labels()[1]) == ["95 % band", name]

@@ -130,8 +130,3 @@ def laws(batch_scope: str) -> list[Law]:
             lambda w, p: ring(w, p) / alpha_beta(w, p),
         ),
     ]
-
-
-def serial_fraction(workers: int, speedup: float) -> float:
-    """Karp and Flatt's experimentally determined serial fraction (1990): where it grows, overhead does."""
-    return (1 / speedup - 1 / workers) / (1 - 1 / workers)
