@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 100
 WIDTH_WITHOUT_TERMINAL = 200
+WIDTH_IN_NOTEBOOK = 80  # rich's 115 columns make the cell scroll
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
 
 # Columns that a narrow terminal does without, in this order: results.csv has all.
@@ -153,11 +154,13 @@ class Display:
         self._job, self._name = 0, ""
         self._started = self._job_started = self._drawn = time.monotonic()
         self._console = _console(stderr=True)
+        if self._console.is_jupyter:
+            self._console.width = WIDTH_IN_NOTEBOOK
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(30),
+            BarColumn(20),
             TextColumn("{task.percentage:3.0f} %"),
             TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}"),  # the last: its width changes
             console=self._console,
             auto_refresh=False,
             transient=True,
