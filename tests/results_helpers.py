@@ -64,7 +64,7 @@ def result(
     config = composed(*overrides)
     fields: dict[str, Any] = {
         "format": "dpexp-result",
-        "version": 6,
+        "version": 7,
         "status": "ok",
         "error": None,
         "details": None,

@@ -3,9 +3,12 @@
 On a virtual machine, a core's other hyperthread may belong to somebody else, whose bursts of milliseconds halve its
 speed, for minutes on end and without a trace in any counter. With several workers, each burst on any core slows the
 step of all. But nobody makes a computation faster: its shortest times are those of an undisturbed core, and a step is
-calm where its slowest worker computed for hardly longer than that. What workers wait for, exchange and update in calm
-steps counts in full. `tests/traces` has the steps of 14 commands on such a machine, and `tests/test_calm_steps.py` what
-this makes of them.
+calm where its slowest worker computed for hardly longer than that.
+
+A program that takes turns with a worker on its core delays it between computations, which take as long as ever. Then
+the others wait for it, and the step takes longer by the half of a computation or more. So what follows the computation
+of a calm step took hardly longer than the least, either; up to that, it counts in full. `tests/traces` has the steps of
+21 commands on such machines, and `tests/test_calm_steps.py` what this makes of them.
 """
 
 from __future__ import annotations
@@ -19,44 +22,44 @@ import numpy as np
 from dpexp.phases import COMPUTE, PHASES
 from dpexp.results.schema import StepTimes
 
-BIN = 1.01  # from one compute time to the next
+BIN, REST_BIN = 1.01, 1.1  # from one bin to the next: by compute time, and by the time of the phases after it
 FASTEST = 0.01  # this quantile of all steps is the computation of an undisturbed core ...
-LONGER = 1.15  # ... and steps that compute for up to so many times as long are calm
-AFTER_COMPUTE = ("wait", "communicate", "update")
-OTHERS_LONGER = 1.2  # times the least that a training spends on these: it was disturbed there
-LEAST_CALM = 0.2  # of a training's steps; with fewer of them it doesn't count
-HELD_UP = 3.0  # times the usual: a step that spends more on all but its computation was interrupted there
+LONGER = 1.15  # ... and steps that compute for up to so many times as long are calm ...
+REST = ("wait", "communicate", "update")
+REST_LONGER = 0.1  # ... if what follows is longer than its own quantile by no more than this share of the step
+SHORTEST = 1e-7  # seconds: no phase is measured more exactly
+LEAST_CALM = 0.1  # of a training's steps; with fewer of them it doesn't count
 USUAL = 0.5  # of the steps of the calmest training; with fewer, and ...
 ALIKE = 0.5  # times as many in the least calm one, computations differ by nature: neighbours come and go
 
 
 def binned(ranks: np.ndarray, updates: int, partial_updates: int, partial_seconds: float) -> StepTimes:
-    """Steps by the time that their slowest worker computed: as much of them as is needed here, in few numbers.
+    """Steps by the time that their slowest worker computed, and that of the phases after it, a mean over the workers.
 
     `ranks` (workers, steps, phases) are seconds.
     """
-    compute, totals = _slowest(ranks), ranks.sum(0)
-    bins, places = np.unique(np.floor(np.log(compute) / math.log(BIN)), return_inverse=True)
+    compute, rest = ranks[:, :, COMPUTE].max(0), ranks[:, :, [PHASES.index(name) for name in REST]].sum(2).mean(0)
+    keys = np.stack([_bin(compute, BIN), _bin(rest, REST_BIN)])
+    bins, places = np.unique(keys, axis=1, return_inverse=True)
+    places = places.reshape(-1)  # numpy 2.0 returns another shape
     return StepTimes(
         updates=updates,
         partial_updates=partial_updates,
         partial_seconds=partial_seconds,
         workers=len(ranks),
-        compute_seconds=[float(f"{middle:.4g}") for middle in BIN ** (bins + 0.5)],
+        compute_seconds=[float(f"{middle:.4g}") for middle in BIN ** (bins[0] + 0.5)],
         counts=np.bincount(places).tolist(),
         phases={
-            name: [float(f"{total:.6g}") for total in np.bincount(places, totals[:, phase])]
+            name: [float(f"{total:.5g}") for total in np.bincount(places, ranks.sum(0)[:, phase])]
             for phase, name in enumerate(PHASES)
         },
     )
 
 
-def _slowest(ranks: np.ndarray) -> np.ndarray:
-    """How long the slowest worker computed in each step; of steps that were held up elsewhere, the whole step."""
-    compute, whole = ranks[:, :, COMPUTE].max(0), ranks.sum(2).mean(0)
-    held_up = whole - compute > HELD_UP * np.median(whole - compute)
-    slowest: np.ndarray = np.where(held_up, np.maximum(whole, compute), compute)
-    return slowest
+def _bin(seconds: np.ndarray, width: float) -> np.ndarray:
+    """The number of the bin that each value falls into."""
+    found: np.ndarray = np.floor(np.log(np.maximum(seconds, SHORTEST)) / math.log(width))
+    return found
 
 
 def undisturbed_seconds(trainings: Sequence[StepTimes]) -> list[float]:
@@ -109,41 +112,47 @@ def slowest_of(workers: int, trainings: Sequence[StepTimes]) -> tuple[float, flo
 
 def _mean_of_slowest(workers: int, trainings: Sequence[StepTimes], kept: Sequence[np.ndarray]) -> float:
     """In seconds."""
-    pairs = list(zip(trainings, kept, strict=True))
-    compute = np.concatenate([np.asarray(steps.compute_seconds)[chosen] for steps, chosen in pairs])
-    counts = np.concatenate([np.asarray(steps.counts)[chosen] for steps, chosen in pairs])
+    compute = np.concatenate(
+        [np.asarray(steps.compute_seconds)[chosen] for steps, chosen in zip(trainings, kept, strict=True)]
+    )
+    counts = np.concatenate([np.asarray(steps.counts)[chosen] for steps, chosen in zip(trainings, kept, strict=True)])
     order = np.argsort(compute)
     passed = np.concatenate([[0], np.cumsum(counts[order])]) / counts.sum()
     return float(np.sum(compute[order] * np.diff(passed**workers)))
 
 
 def _calm(trainings: Sequence[StepTimes]) -> list[np.ndarray]:
-    """Of each training which of its bins hold calm steps; of one that was delayed between computations, none."""
-    calm = _computed_calmly(trainings)
-    others = [_exchange_and_update(steps, kept) for steps, kept in zip(trainings, calm, strict=True)]
-    limit = OTHERS_LONGER * min((seconds for seconds in others if not math.isnan(seconds)), default=math.nan)
-    return [kept & bool(seconds <= limit) for kept, seconds in zip(calm, others, strict=True)]
+    """Of each training which of its bins hold calm steps."""
+    computed = _computed_calmly(trainings)
+    rest = [_rest_seconds(steps) for steps in trainings]
+    counts = [np.asarray(steps.counts)[kept] for steps, kept in zip(trainings, computed, strict=True)]
+    least = _fastest([seconds[kept] for seconds, kept in zip(rest, computed, strict=True)], counts)
+    limit = least + REST_LONGER * (
+        least + _fastest([steps.compute_seconds for steps in trainings], [steps.counts for steps in trainings])
+    )
+    return [kept & (seconds <= limit) for kept, seconds in zip(computed, rest, strict=True)]
 
 
 def _computed_calmly(trainings: Sequence[StepTimes]) -> list[np.ndarray]:
     """Of each training the bins of steps that hardly computed for longer than the fastest."""
-    compute = np.concatenate([steps.compute_seconds for steps in trainings])
-    counts = np.concatenate([steps.counts for steps in trainings])
-    order = np.argsort(compute)
-    passed = np.cumsum(counts[order])
-    fastest = compute[order][np.searchsorted(passed, FASTEST * passed[-1])]
-    return [np.asarray(steps.compute_seconds) <= LONGER * fastest for steps in trainings]
+    compute = [np.asarray(steps.compute_seconds) for steps in trainings]
+    limit = LONGER * _fastest(compute, [steps.counts for steps in trainings])
+    return [seconds <= limit for seconds in compute]
 
 
-def _exchange_and_update(steps: StepTimes, calm: np.ndarray) -> float:
-    """The seconds of a calm step after its computation, which others delay, and a disk doesn't; NaN without steps.
+def _fastest(seconds: Sequence[Sequence[float] | np.ndarray], counts: Sequence[Sequence[int] | np.ndarray]) -> float:
+    """What an undisturbed step takes: a low quantile of the steps of all trainings together."""
+    pooled, weights = np.concatenate(seconds), np.concatenate(counts)
+    order = np.argsort(pooled)
+    passed = np.cumsum(weights[order])
+    return float(pooled[order][np.searchsorted(passed, FASTEST * passed[-1])])
 
-    A program that takes turns with a worker on its core delays it there, while its computations take as long as ever.
-    """
-    if not np.asarray(steps.counts)[calm].any():
-        return math.nan
-    phases = _mean_phases([steps], [calm])
-    return sum(phases[name] for name in AFTER_COMPUTE)
+
+def _rest_seconds(steps: StepTimes) -> np.ndarray:
+    """Of each bin the mean of the time that workers spend in a step after its computation."""
+    total: np.ndarray = np.sum([steps.phases[name] for name in REST], axis=0)
+    mean: np.ndarray = total / (np.asarray(steps.counts) * steps.workers)
+    return mean
 
 
 def _mean_phases(trainings: Sequence[StepTimes], calm: Sequence[np.ndarray]) -> dict[str, float]:

@@ -49,7 +49,7 @@ class Record:
         kept = [block for block in self.blocks if not block.warmup]
         result = RunResult(
             format="dpexp-result",
-            version=6,
+            version=7,
             status=status,
             error=None if error is None else str(error),
             details=details,

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
 
-VERSION = 6
+VERSION = 7
 VARIANTS = ("candidate", "baseline", "best_sequential", "independent")
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
@@ -46,7 +46,7 @@ class WorkerTimes:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class StepTimes:
-    """Steps of a training, in bins of a percent by how long their slowest worker computed."""
+    """Steps of a training, in bins by how long their slowest worker computed, and the phases after that took."""
 
     updates: int  # of whole batches
     partial_updates: int  # of batches with fewer samples ...
@@ -141,7 +141,7 @@ class RunResult:
     """Everything that one job measured, and on what. `error` is None when the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[6]  # VERSION
+    version: Literal[7]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers
