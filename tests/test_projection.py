@@ -171,6 +171,13 @@ def example():
     return str(Path(__file__).parents[1] / "outputs" / "example")
 
 
+def test_a_folder_without_a_good_result_is_refused(tmp_path, capsys):
+    broken = result("workers=2", seconds=[1.0], baseline=[1.0], status="failed", error="no luck")
+    folder = write_sweep(tmp_path / "sweep", broken)
+    assert main([str(folder), "--workers", "8"]) == 1
+    assert "has no good result" in capsys.readouterr().err
+
+
 def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
     assert main([example, "--workers", "8,64", "--link", "25Gbit/s,10us", "--workers-per-host", "2"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()

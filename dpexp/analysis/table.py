@@ -31,6 +31,7 @@ from dpexp.analysis.time_to_target import time_to_target
 from dpexp.analysis.undisturbed import disturbed_share, have_steps
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.errors import ResultError
 from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
 from dpexp.results.schema import Training
 
@@ -54,6 +55,15 @@ class Summary:
     def good(self) -> list[Row]:
         """The rows of configurations that were measured."""
         return [row for row in self.rows if row.status == "ok"]
+
+
+def measured_rows(folder: Path) -> list[Row]:
+    """The rows of configurations below `folder` that were measured. Raises ResultError, too, where none was."""
+    summary = aggregate([folder])
+    if not summary.good:
+        first = summary.rows[0]
+        raise ResultError(f"{folder} has no good result; {first.job}: {first.problem or first.status}")
+    return summary.good
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.row import Row
-from dpexp.analysis.table import aggregate
+from dpexp.analysis.table import measured_rows
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.strategies import ScriptConfig
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if options.seeds < 2:
                 raise ConfigError(f"--seeds {options.seeds}: at least 2, for an interval")
-            rows = at_most_samples(aggregate([options.folder]).good)
+            rows = at_most_samples(measured_rows(options.folder))
             config, files = config_of(options.folder, rows)
             _confirm(config, options.builder)
             if names := differing(files, fingerprint(config)):

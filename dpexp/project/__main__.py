@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpexp.analysis.row import Row
-from dpexp.analysis.table import aggregate
+from dpexp.analysis.table import measured_rows
 from dpexp.config.groups import CustomModelConfig, ScriptModelConfig
 from dpexp.decision.links import Link
 from dpexp.decision.projection import Cluster, Projection, StepModel, knee, worst_error
@@ -108,7 +108,7 @@ def _link(text: str) -> Link:
 
 def _rows(folder: Path, series: str | None) -> list[Row]:
     """The rows of one series at its most samples. Raises ResultError."""
-    rows = aggregate([folder]).good
+    rows = measured_rows(folder)
     labels = sorted({row.series for row in rows})
     if series is not None:
         if series not in labels:
