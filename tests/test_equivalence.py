@@ -23,6 +23,8 @@ OPTIMIZERS = {
     ],
     "adam": ["optimizer=adam", "optimizer.weight_decay=0.01"],
     "adamw": ["optimizer=adamw"],
+    "clipped": ["optimizer.lr=0.1", "optimizer.clip_norm=0.1"],
+    "adam clipped": ["optimizer=adam", "optimizer.clip_norm=0.1"],
 }
 
 
@@ -51,6 +53,17 @@ class TestWorkersEndAtTheSequentialParameters:
     def test_with_any_number_of_workers(self, sequential, tmp_path, strategy, workers):
         config = tiny(f"strategy={strategy}", f"workers={workers}", "optimizer.momentum=0.9")
         assert_same(trained_state(config, tmp_path), sequential("optimizer.momentum=0.9"), 1e-12)
+
+
+@pytest.mark.parametrize(
+    "strategy", [["sequential", "workers=1"], ["sync_dp"], ["emulated"], ["ddp"]], ids=lambda own: own[0]
+)
+@pytest.mark.parametrize(
+    "model", [["model=mlp"], ["model.hidden=[200]", "data.shape=[1,13,13]"]], ids=["small", "in place"]
+)
+def test_a_batch_in_parts_gives_the_update_of_the_whole_batch(sequential, tmp_path, strategy, model):
+    config = tiny("workers=2", *model, f"strategy={strategy[0]}", *strategy[1:], "batch.accumulation=3")
+    assert_same(trained_state(config, tmp_path), sequential(*model), 1e-12)
 
 
 @pytest.mark.parametrize("workers", [2, 3])

@@ -138,7 +138,7 @@ class ExperimentConfig:
         return dataclasses.replace(
             self.baseline(),
             data=dataclasses.replace(self.data, size=size),
-            batch=BatchConfig(size=min(self.local_batch_size, size), scope="global"),
+            batch=dataclasses.replace(self.batch, size=min(self.local_batch_size, size), scope="global"),
         )
 
     @property
@@ -191,6 +191,11 @@ class ExperimentConfig:
                 f"batch.size={self.batch.size} is more than data.size={self.data.size}: "
                 "choose a smaller batch.size or a larger data.size"
             )
+        if self.batch.accumulation > self.local_batch_size:
+            raise ValueError(
+                f"batch.accumulation={self.batch.accumulation}: a worker's batch of {self.local_batch_size} can't be "
+                f"cut into so many parts; choose at most {self.local_batch_size}, or a larger batch.size"
+            )
         if self.global_batch_size > self.train_samples:
             raise ValueError(
                 f"batch.size={self.batch.size} x workers={self.workers} is a global batch of "
@@ -223,6 +228,10 @@ class ExperimentConfig:
         for name in ("checkpoint", "target_accuracy"):
             if value := getattr(self, name):
                 raise ValueError(f"{name}={value} with strategy=script: only the script knows its weights and accuracy")
+        if self.batch.accumulation > 1:
+            raise ValueError(
+                f"batch.accumulation={self.batch.accumulation} with strategy=script: the script has its own"
+            )
         if self.workers > 1 and self.command == self.baseline().command:
             raise ValueError(
                 f"strategy.command={self.strategy.command}: one worker and {self.workers} workers would run the same; "

@@ -118,6 +118,7 @@ class SgdConfig:
     lr: PositiveFloat
     lr_rule: LearningRateRule
     lr_warmup_epochs: NonNegativeFloat
+    clip_norm: PositiveFloat | None
     momentum: Fraction
     weight_decay: NonNegativeFloat
     nesterov: bool
@@ -137,6 +138,7 @@ class AdamConfig:
     lr: PositiveFloat
     lr_rule: LearningRateRule
     lr_warmup_epochs: NonNegativeFloat
+    clip_norm: PositiveFloat | None
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
     weight_decay: NonNegativeFloat
@@ -154,10 +156,14 @@ OptimizerConfig = Annotated[SgdConfig | AdamConfig | ScriptOptimizerConfig, Fiel
 
 @dataclass(frozen=True, config=STRICT)
 class BatchConfig:
-    """`size` samples an update for each worker (per_worker) or for all together (global)."""
+    """`size` samples an update for each worker (per_worker) or for all together (global).
+
+    A worker's share passes through the model in `accumulation` parts, whose gradients are added up.
+    """
 
     size: PositiveInt
     scope: Scope
+    accumulation: PositiveInt
 
 
 @dataclass(frozen=True, config=STRICT)

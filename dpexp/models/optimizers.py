@@ -1,7 +1,8 @@
 """Optimizers as plain updates of given tensors, by torch's own functional implementations.
 
 `torch.optim.Optimizer.step` spends more time in Python per step than a small model's whole update takes.
-Every update here is elementwise, so an optimizer may own any slice of the parameters.
+Every update here is elementwise, but for the norm that clipping needs, so an optimizer may own any slice of the
+parameters.
 """
 
 from __future__ import annotations
@@ -23,25 +24,36 @@ class Optimizer(ABC):
     momentum and weight decay go on. (torch.optim skips a parameter whose gradient is None.)
     """
 
-    def __init__(self, lr: float, parameters: Sequence[torch.Tensor]) -> None:
-        self.lr = lr  # of the next update
+    def __init__(self, config: SgdConfig | AdamConfig, parameters: Sequence[torch.Tensor]) -> None:
+        self.lr = config.lr  # of the next update
         self.parameters = [parameter.detach() for parameter in parameters]
+        self.clip_norm = config.clip_norm
+
+    def step(self, gradients: list[torch.Tensor], squared_norm: torch.Tensor | None = None) -> None:
+        """One update, from a gradient for each parameter. `squared_norm` (), that of all gradients, where these are a
+        slice of them.
+
+        Clipping is that of torch.nn.utils.clip_grad_norm_ (Pascanu et al. 2013); it changes `gradients`.
+        """
+        if self.clip_norm is not None:
+            norm = (squared_norms(gradients) if squared_norm is None else squared_norm).sqrt()
+            torch._foreach_mul_(gradients, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        self._update(gradients)
 
     @abstractmethod
-    def step(self, gradients: list[torch.Tensor]) -> None:
-        """One update, from a gradient for each parameter."""
+    def _update(self, gradients: list[torch.Tensor]) -> None:
+        """The same, of gradients that are clipped."""
 
 
 class Sgd(Optimizer):
     """torch.optim.SGD."""
 
     def __init__(self, config: SgdConfig, parameters: Sequence[torch.Tensor]) -> None:
-        super().__init__(config.lr, parameters)
+        super().__init__(config, parameters)
         self._config = config
         self._momentum_buffers: list[torch.Tensor | None] = [None] * len(parameters)
 
-    def step(self, gradients: list[torch.Tensor]) -> None:
-        """See Optimizer."""
+    def _update(self, gradients: list[torch.Tensor]) -> None:
         sgd(
             self.parameters,
             gradients,
@@ -60,14 +72,13 @@ class Adam(Optimizer):
     """torch.optim.Adam, or AdamW."""
 
     def __init__(self, config: AdamConfig, parameters: Sequence[torch.Tensor]) -> None:
-        super().__init__(config.lr, parameters)
+        super().__init__(config, parameters)
         self._config = config
         self._means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in self.parameters]
 
-    def step(self, gradients: list[torch.Tensor]) -> None:
-        """See Optimizer."""
+    def _update(self, gradients: list[torch.Tensor]) -> None:
         adam(
             self.parameters,
             gradients,
@@ -93,6 +104,11 @@ def build(config: OptimizerConfig, parameters: Sequence[torch.Tensor]) -> Optimi
         return Sgd(config, parameters)
     assert isinstance(config, AdamConfig), "the optimizer of a script is its own"
     return Adam(config, parameters)
+
+
+def squared_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The square of the norm (), of all gradients together."""
+    return torch.stack(torch._foreach_norm(gradients)).square().sum()
 
 
 def take_gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:

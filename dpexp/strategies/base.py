@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,6 +67,10 @@ class Strategy(ABC):
     @abstractmethod
     def start(self) -> None:
         """Give every replica the initial state and a fresh optimizer. All processes call it together."""
+
+    def accumulating(self) -> AbstractContextManager[Any]:
+        """Within it, a backward pass leaves its gradients to be added to by the next one."""
+        return contextlib.nullcontext()
 
     @abstractmethod
     def update(self) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,12 +68,12 @@ class Ddp(Strategy):
         model.load_state_dict(self._initial)
         with warnings.catch_warnings():  # the new name of `broadcast_buffers` isn't known to older versions of torch
             warnings.simplefilter("ignore", FutureWarning)
-            wrapped = DistributedDataParallel(
+            self._wrapped = DistributedDataParallel(
                 model, broadcast_buffers=False, find_unused_parameters=config.strategy.find_unused_parameters
             )
-        wrapped.register_comm_hook(self, _sum)
+        self._wrapped.register_comm_hook(self, _sum)
         self.last_bucket_started = math.inf
-        self.replicas = (Replica(rank, wrapped),)
+        self.replicas = (Replica(rank, self._wrapped),)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     @classmethod
@@ -92,6 +93,10 @@ class Ddp(Strategy):
         """Each rank loads the same initial state."""
         self._model.load_state_dict(self._initial)
         self.optimizers = [optimizers.build(self._config.optimizer, self._parameters)]
+
+    def accumulating(self) -> AbstractContextManager[Any]:
+        """Without an all-reduce."""
+        return self._wrapped.no_sync()
 
     def update(self) -> None:
         """One optimizer update, from gradients that backward has summed over all ranks."""

@@ -28,7 +28,7 @@ def write_in_place(model: nn.Module, places: Mapping[torch.Tensor, torch.Tensor]
 
 
 class _Linear(nn.Linear):
-    """nn.Linear that is called at most once between a backward pass and the next."""
+    """nn.Linear that is called at most once before each backward pass."""
 
     place: torch.Tensor
 
@@ -41,8 +41,10 @@ class _Linear(nn.Linear):
         output = F.linear(input, self.weight.detach(), self.bias)
 
         def write(gradient: torch.Tensor) -> None:
-            assert self.weight.grad is None
-            self.weight.grad = torch.mm(gradient.t(), input, out=self.place)
+            if self.weight.grad is None:
+                self.weight.grad = torch.mm(gradient.t(), input, out=self.place)
+            else:  # that of another part of the batch is there
+                self.place.addmm_(gradient.t(), input)
 
         output.register_hook(write)
         return output

@@ -29,7 +29,7 @@ class Shared:
     """What one rank receives: its part of the barrier, and the memory that all share."""
 
     barrier: BarrierMember
-    arena: SharedTensors  # parameters (n,), gradients (w, n), both padded
+    arena: SharedTensors  # parameters (n,), gradients (w, n), both padded; numbers, squared_norms (w,)
 
     def close(self) -> None:
         """Close the parent's descriptors."""
@@ -67,6 +67,7 @@ class SyncDataParallel(Strategy):
         super().__init__(config, rank, model, initial, shared)
         self._barrier, self._numbers = shared.barrier, shared.arena["numbers"]
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
+        self._squared_norms = shared.arena["squared_norms"]  # (w,), of each rank's chunk of the summed gradient
         self._chunk = flat.chunk(config.workers)[rank]
         self._sum = ChunkSum(buffers, rank)
         self.places: dict[torch.Tensor, torch.Tensor] = {}  # of each parameter's gradient, in the arena
@@ -90,6 +91,7 @@ class SyncDataParallel(Strategy):
                 "parameters": ((padded,), dtype),
                 "gradients": ((config.workers, padded), dtype),
                 "numbers": ((MOST_NUMBERS,), torch.int64),
+                "squared_norms": ((config.workers,), dtype),
             }
         )
         return [Shared(member, arena) for member in BarrierMember.create(config.workers, spin_seconds(config))]
@@ -110,8 +112,14 @@ class SyncDataParallel(Strategy):
         self.barrier()  # all gradients are published
         enter(COMMUNICATE)
         total = self._sum.compute()
+        optimizer, squared_norm = self.optimizers[0], None
+        if optimizer.clip_norm is not None:
+            self._squared_norms[self.replicas[0].rank] = optimizers.squared_norms([total])
+            enter(WAIT)
+            self.barrier()  # all norms are written
+            squared_norm = self._squared_norms.sum()
         enter(UPDATE)
-        self.optimizers[0].step([total])
+        optimizer.step([total], squared_norm)
         enter(WAIT)
         self.barrier()  # all parameters are updated, all gradients read
 

@@ -17,7 +17,7 @@ from dpexp.data.mapped import MappedInputs
 from dpexp.data.sharding import epoch_order, shard
 from dpexp.phases import COMPUTE, DATA
 from dpexp.processes.heartbeat import FINISHING, TRAINING, WARMING_UP, heartbeat
-from dpexp.strategies import Strategy
+from dpexp.strategies import Replica, Strategy
 from dpexp.strategies.recorder import Recorder
 from dpexp.training.turns import Turns
 
@@ -81,14 +81,31 @@ def step(
         local, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)
         if not len(local):  # the last batch has fewer samples than there are workers: take part without weight
             local, weight = batch[:1], 0.0
-        strategy.recorder.enter(DATA)
-        local_inputs, local_labels = inputs.index_select(0, local), labels.index_select(0, local)
-        strategy.recorder.enter(COMPUTE)
-        loss = F.cross_entropy(replica.model(local_inputs), local_labels, reduction="sum")
-        loss.backward(_scalar(weight, loss.dtype, loss.device))
-        loss_sum += loss.detach() if weight else 0.0
+        *first, last = local.chunk(config.batch.accumulation)
+        for part in first:
+            with strategy.accumulating():
+                _add_gradients(strategy, replica, inputs, labels, part, weight, loss_sum)
+        _add_gradients(strategy, replica, inputs, labels, last, weight, loss_sum)
     strategy.update()
     strategy.recorder.end_step(partial=len(batch) < config.global_batch_size)
+
+
+def _add_gradients(
+    strategy: Strategy,
+    replica: Replica,
+    inputs: torch.Tensor | MappedInputs,
+    labels: torch.Tensor,
+    part: torch.Tensor,
+    weight: float,
+    loss_sum: torch.Tensor,
+) -> None:
+    """Forward and backward of the samples `part`."""
+    strategy.recorder.enter(DATA)
+    local_inputs, local_labels = inputs.index_select(0, part), labels.index_select(0, part)
+    strategy.recorder.enter(COMPUTE)
+    loss = F.cross_entropy(replica.model(local_inputs), local_labels, reduction="sum")
+    loss.backward(_scalar(weight, loss.dtype, loss.device))
+    loss_sum += loss.detach() if weight else 0.0
 
 
 @functools.cache
