@@ -132,6 +132,20 @@ def test_the_interval_covers_the_speedup_where_a_program_delays_this_share_of_th
     assert 0.92 <= covered / TRIALS <= 0.985
 
 
+@pytest.mark.parametrize("shape", [1.0, 4.0, 50.0])
+def test_exchanges_that_differ_by_nature_count_in_full(shape):
+    """From exponential times to nearly equal ones; nobody disturbs the machine."""
+    generator = np.random.default_rng(10)
+
+    def exchanging():
+        compute = generator.normal(1, 0.01, STEPS)
+        return trained(compute, compute + 0.2 + generator.gamma(shape, 0.2 / shape, STEPS))
+
+    sequential = np.ones(STEPS)
+    found = paired_speedup(FIXED, [(trained(sequential, sequential + 0.1), exchanging()) for _ in range(BLOCKS)])
+    assert found.value == pytest.approx(1.1 / 1.4, rel=0.02)
+
+
 def test_a_model_whose_steps_differ_by_nature_is_compared_by_turns():
     generator = np.random.default_rng(7)
 
@@ -193,6 +207,11 @@ def test_a_step_that_was_interrupted_outside_its_computation_is_not_calm():
     steps = binned(ranks, 10, 0, 0.0)
     assert disturbed_share([steps]) == pytest.approx(0.1)
     assert undisturbed_seconds([steps]) == [pytest.approx(10 * 0.7)]
+
+
+def test_a_step_that_was_interrupted_while_it_fetched_data_is_not_calm():
+    ranks = np.array([[[0.05, 0.5, 0.05, 0.1, 0.05]] * 9 + [[3.0, 0.5, 0.05, 0.1, 0.05]]])
+    assert disturbed_share([binned(ranks, 10, 0, 0.0)]) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,12 @@ step of all. But nobody makes a computation faster: its shortest times are those
 calm where its slowest worker computed for hardly longer than that.
 
 A program that takes turns with a worker on its core delays it between computations, which take as long as ever. Then
-the others wait for it, and the step takes longer by the half of a computation or more. So what follows the computation
-of a calm step took hardly longer than the least, either; up to that, it counts in full. `tests/traces` has the steps of
-21 commands on such machines, and `tests/test_calm_steps.py` what this makes of them.
+the others wait for it, and the step takes longer by the half of a computation or more. So the rest of a calm step took
+hardly longer than the least, either. How much is "hardly" follows the spread of the shortest rests; where even the
+calmest training has many longer ones, and all have about as many, rests differ by nature, and all count. Between these,
+the longest ones of a skewed distribution are lost: the speedup with all time counted then shows the difference.
+
+`tests/traces` has the steps of 22 commands on such machines, and `tests/test_calm_steps.py` what this makes of them.
 """
 
 from __future__ import annotations
@@ -22,23 +25,27 @@ import numpy as np
 from dpexp.phases import COMPUTE, PHASES
 from dpexp.results.schema import StepTimes
 
-BIN, REST_BIN = 1.01, 1.1  # from one bin to the next: by compute time, and by the time of the phases after it
+BIN, REST_BIN = 1.01, 1.05  # from one bin to the next: by compute time, and by the time of the rest of the step
 FASTEST = 0.01  # this quantile of all steps is the computation of an undisturbed core ...
 LONGER = 1.15  # ... and steps that compute for up to so many times as long are calm ...
-REST = ("wait", "communicate", "update")
-REST_LONGER = 0.1  # ... if what follows is longer than its own quantile by no more than this share of the step
+REST = tuple(name for name in PHASES if name != PHASES[COMPUTE])
+REST_LONGER = 0.1  # ... if the rest is longer than its own quantile by no more than this share of the step, or ...
+REST_SPREADS = (
+    5.0  # ... this many times the distance to the next quantile: for normal times, 3 deviations from the mean
+)
+NEXT = 0.1  # which is this
 SHORTEST = 1e-7  # seconds: no phase is measured more exactly
 LEAST_CALM = 0.1  # of a training's steps; with fewer of them it doesn't count
-USUAL = 0.5  # of the steps of the calmest training; with fewer, and ...
+USUAL, REST_USUAL = 0.5, 0.9  # of the steps of the calmest training; with fewer, and ...
 ALIKE = 0.5  # times as many in the least calm one, computations differ by nature: neighbours come and go
 
 
 def binned(ranks: np.ndarray, updates: int, partial_updates: int, partial_seconds: float) -> StepTimes:
-    """Steps by the time that their slowest worker computed, and that of the phases after it, a mean over the workers.
+    """Steps by the time that their slowest worker computed, and by the mean of all other time of the workers.
 
     `ranks` (workers, steps, phases) are seconds.
     """
-    compute, rest = ranks[:, :, COMPUTE].max(0), ranks[:, :, [PHASES.index(name) for name in REST]].sum(2).mean(0)
+    compute, rest = ranks[:, :, COMPUTE].max(0), (ranks.sum(2) - ranks[:, :, COMPUTE]).mean(0)
     keys = np.stack([_bin(compute, BIN), _bin(rest, REST_BIN)])
     bins, places = np.unique(keys, axis=1, return_inverse=True)
     places = places.reshape(-1)  # numpy 2.0 returns another shape
@@ -85,10 +92,22 @@ def phase_seconds(trainings: Sequence[StepTimes]) -> dict[str, float]:
 
 
 def differ_by_nature(trainings: Sequence[StepTimes]) -> bool:
-    """Whether the model itself makes steps differ, and not others: then all trainings have few calm steps, alike."""
-    kept = zip(trainings, _computed_calmly(trainings), strict=True) if trainings else ()
-    shares = [float(np.asarray(steps.counts)[calm].sum()) / sum(steps.counts) for steps, calm in kept]
-    return bool(shares) and max(shares) < USUAL and min(shares) >= ALIKE * max(shares)
+    """Whether the model itself makes computations differ, and not others."""
+    every = [np.ones(len(steps.counts), bool) for steps in trainings]
+    return bool(trainings) and _by_nature(trainings, _computed_calmly(trainings), every, USUAL)
+
+
+def _by_nature(
+    trainings: Sequence[StepTimes], kept: Sequence[np.ndarray], among: Sequence[np.ndarray], usual: float
+) -> bool:
+    """Whether all trainings keep few of the steps `among` which they are chosen, and all alike: steps are like that."""
+    counts = [np.asarray(steps.counts) for steps in trainings]
+    shares = [
+        number[chosen & possible].sum() / number[possible].sum()
+        for number, chosen, possible in zip(counts, kept, among, strict=True)
+        if number[possible].any()
+    ]
+    return bool(max(shares) < usual and min(shares) >= ALIKE * max(shares))
 
 
 def disturbed_share(trainings: Sequence[StepTimes]) -> float:
@@ -125,31 +144,41 @@ def _calm(trainings: Sequence[StepTimes]) -> list[np.ndarray]:
     """Of each training which of its bins hold calm steps."""
     computed = _computed_calmly(trainings)
     rest = [_rest_seconds(steps) for steps in trainings]
-    counts = [np.asarray(steps.counts)[kept] for steps, kept in zip(trainings, computed, strict=True)]
-    least = _fastest([seconds[kept] for seconds, kept in zip(rest, computed, strict=True)], counts)
-    limit = least + REST_LONGER * (
-        least + _fastest([steps.compute_seconds for steps in trainings], [steps.counts for steps in trainings])
-    )
-    return [kept & (seconds <= limit) for kept, seconds in zip(computed, rest, strict=True)]
+    counts = [np.asarray(steps.counts) * kept for steps, kept in zip(trainings, computed, strict=True)]
+    least, following = (_quantile(rest, counts, share) for share in (FASTEST, NEXT))
+    tolerated = REST_LONGER * (least + _fastest_compute(trainings))
+    limit = least + max(tolerated, REST_SPREADS * (following - least))
+    short = [seconds <= limit for seconds in rest]
+    if _by_nature(trainings, short, computed, REST_USUAL):
+        return computed
+    return [calm & kept for calm, kept in zip(computed, short, strict=True)]
 
 
 def _computed_calmly(trainings: Sequence[StepTimes]) -> list[np.ndarray]:
     """Of each training the bins of steps that hardly computed for longer than the fastest."""
-    compute = [np.asarray(steps.compute_seconds) for steps in trainings]
-    limit = LONGER * _fastest(compute, [steps.counts for steps in trainings])
-    return [seconds <= limit for seconds in compute]
+    limit = LONGER * _fastest_compute(trainings)
+    return [np.asarray(steps.compute_seconds) <= limit for steps in trainings]
 
 
-def _fastest(seconds: Sequence[Sequence[float] | np.ndarray], counts: Sequence[Sequence[int] | np.ndarray]) -> float:
-    """What an undisturbed step takes: a low quantile of the steps of all trainings together."""
+def _fastest_compute(trainings: Sequence[StepTimes]) -> float:
+    """The seconds that an undisturbed core computes."""
+    return _quantile(
+        [np.asarray(steps.compute_seconds) for steps in trainings],
+        [np.asarray(steps.counts) for steps in trainings],
+        FASTEST,
+    )
+
+
+def _quantile(seconds: Sequence[np.ndarray], counts: Sequence[np.ndarray], share: float) -> float:
+    """A quantile of the steps of all trainings together."""
     pooled, weights = np.concatenate(seconds), np.concatenate(counts)
     order = np.argsort(pooled)
     passed = np.cumsum(weights[order])
-    return float(pooled[order][np.searchsorted(passed, FASTEST * passed[-1])])
+    return float(pooled[order][np.searchsorted(passed, share * passed[-1])])
 
 
 def _rest_seconds(steps: StepTimes) -> np.ndarray:
-    """Of each bin the mean of the time that workers spend in a step after its computation."""
+    """Of each bin the mean of the time that workers spend in a step on all but its computation."""
     total: np.ndarray = np.sum([steps.phases[name] for name in REST], axis=0)
     mean: np.ndarray = total / (np.asarray(steps.counts) * steps.workers)
     return mean
