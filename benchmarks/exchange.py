@@ -76,7 +76,9 @@ def _time(name: str, workers: int, sizes: list[int]) -> list[float]:
         arena = SharedTensors.allocate(
             {"gradients": ((workers, max(sizes)), torch.float32), "total": ((max(sizes),), torch.float32)}
         )
-        shared = [(seat, arena) for seat in BarrierMember.create(workers, spin_seconds(config))]
+        shared = [
+            (seat, arena) for seat in BarrierMember.create(workers, spin_seconds(workers * config.threads_per_worker))
+        ]
     arguments = [(name, workers, sizes, own) for own in shared]
     reports = launch.launch(_all_reduces, arguments, lambda notice: None)
     return [max(times) for times in zip(*reports, strict=True)]

@@ -1,9 +1,11 @@
-"""Two hosts, as network namespaces joined by a link of a known rate: projections beside what ddp really reaches."""
+"""Two hosts, as network namespaces joined by a link: projections beside what ddp reaches, and ddp beside hybrid_dp."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,77 +15,125 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.setup import command, out, shown
+from dpexp.analysis.intervals import geometric_mean, paired_ratio
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
 from dpexp.decision.links import Link
 from dpexp.decision.projection import Cluster, StepModel
+from dpexp.results import storage
 
 RATES = ("50Mbit", "200Mbit", "1Gbit")
+LINKS = ((None, 0.0), ("1Gbit", 0.0), ("1Gbit", 0.001), ("1Gbit", 0.005))  # bits a second, and the delay one way
+GRADIENT_BYTES = 4 * (784 * 256 + 256 + 256 * 10 + 10)
 LATENCY = "60us"  # of a message between the namespaces over gloo, there and back, halved; the kernel adds no delay
 JOB = ["data.size=10000", "linear_kernel=torch", "measurement.best_sequential=false"]
-HOSTS = {"dpexp0": "10.77.0.1", "dpexp1": "10.77.0.2"}
+HOSTS = {f"dpexp{os.getpid()}-{number}": f"10.77.0.{number}" for number in (1, 2)}
 
 
 def run(rounds: int) -> None:
-    """Measure two workers, one on each host, at each rate; project the same from one worker's measurement."""
+    """Projections of two workers, one on each host; then ddp and hybrid_dp with two workers on each, in turn."""
     if os.geteuid() != 0:
         out.print("not run: network namespaces need root")
         return
+    _projections()
+    out.print()
+    _strategies(rounds)
+
+
+def _projections() -> None:
     table = Table(box=None)
     for head in ("ddp, 2 hosts x 1 worker", "measured speedup", "projected from 1 worker", "projected / measured"):
         table.add_column(head, justify="left" if head[0] == "d" else "right")
     for rate in RATES:
         ones = command("strategy=ddp", "workers=1", *JOB, "measurement.best_sequential=true")[0]
         with linked(rate):
-            measured = on_hosts([*JOB, "strategy=ddp", "workers=2"])
-        size = 4 * (784 * 256 + 256 + 256 * 10 + 10)
-        cluster = Cluster(1, Link.parse(f"{rate}/s,{LATENCY}"), float(size))
+            measured = on_hosts([*JOB, "strategy=ddp", "workers=2"], 1)[0]
+        cluster = Cluster(1, Link.parse(f"{rate}/s,{LATENCY}"), float(GRADIENT_BYTES))
         projected = StepModel(ones).project(2, cluster)
         ratio = f"{projected.speedup.value / measured.speedup.value:.2f}"
         table.add_row(f"{rate}/s", shown(measured.speedup, 3), shown(projected.speedup, 3), ratio)
     out.print(table)
 
 
+def _strategies(rounds: int) -> None:
+    """Commands in turn, so that drift of the machine's speed hits both."""
+    table = Table(box=None)
+    heads = (
+        "2 hosts x 2 workers",
+        "ddp",
+        "hybrid_dp",
+        "time of ddp / hybrid_dp",
+        "MB a step and host: ddp",
+        "hybrid_dp",
+    )
+    for head in heads:
+        table.add_column(head, justify="left" if head[0] == "2" else "right")
+    for rate, delay in LINKS:
+        found: dict[str, list[Row]] = {"ddp": [], "hybrid_dp": []}
+        sent: dict[str, list[float]] = {"ddp": [], "hybrid_dp": []}
+        with linked(rate, delay):
+            for number in range(rounds):
+                for strategy in sorted(found, reverse=number % 2 == 1):
+                    row, step_bytes = on_hosts([*JOB, f"strategy={strategy}", "workers=4"], 2)
+                    found[strategy].append(row)
+                    sent[strategy].append(step_bytes)
+        speedups = {name: geometric_mean([row.speedup.value for row in rows]) for name, rows in found.items()}
+        ratio = paired_ratio(
+            [row.speedup.value for row in found["hybrid_dp"]], [row.speedup.value for row in found["ddp"]]
+        )
+        megabytes = [f"{statistics.median(sent[name]) / 1e6:.2f}" for name in found]
+        link = f"{rate or 'as fast as it is'}, {1e3 * delay:g} ms"
+        table.add_row(link, *(shown(speedup, 3) for speedup in speedups.values()), shown(ratio, 2), *megabytes)
+    out.print(table)
+
+
 @contextlib.contextmanager
-def linked(rate: str) -> Iterator[None]:
-    """Two network namespaces, joined by a link of this rate in both directions."""
+def linked(rate: str | None, delay_seconds: float = 0.0) -> Iterator[None]:
+    """Two network namespaces, joined by a link of this rate in both directions; None: as fast as it is."""
     names = list(HOSTS)
-    try:
+    with contextlib.ExitStack() as cleanup:
         for name in names:
+            cleanup.callback(subprocess.run, ["ip", "netns", "del", name], check=False, capture_output=True)
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
-        _ip("link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0", "netns", names[1])
-        for name, address in HOSTS.items():
-            _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
-            _ip("-n", name, "link", "set", "eth0", "up")
-            shape = ["tc", "-n", name, "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate]
-            subprocess.run([*shape, "burst", "64kb", "latency", "500ms"], check=True)
+        if delay_seconds:
+            bits = Link.parse(f"{rate}/s,0us").bytes_per_second * 8 if rate else 100e9
+            words = [word for host in HOSTS.items() for word in host] + [str(bits), str(delay_seconds)]
+            relay = cleanup.enter_context(
+                subprocess.Popen([sys.executable, "-m", "benchmarks.link", *words], stdout=subprocess.PIPE)
+            )
+            cleanup.callback(relay.kill)
+            assert relay.stdout is not None
+            if relay.stdout.readline() != b"up\n":
+                raise RuntimeError("the link did not come up")
+        else:
+            _ip("link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0", "netns", names[1])
+            for name, address in HOSTS.items():
+                _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+                _ip("-n", name, "link", "set", "eth0", "up")
+                if rate is not None:
+                    shape = ["tc", "-n", name, "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate]
+                    subprocess.run([*shape, "burst", "64kb", "latency", "500ms"], check=True)
         yield
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
 
-def on_hosts(overrides: list[str]) -> Row:
-    """The row of a command that torchrun starts on both hosts, one worker each."""
+def on_hosts(overrides: list[str], workers_each: int) -> tuple[Row, float]:
+    """The row of a command that torchrun starts on both hosts, and the bytes that a host sends in a step."""
     with tempfile.TemporaryDirectory() as folder:
+        before = _sent_bytes()
         started = []
         for rank, name in enumerate(HOSTS):
-            run = f"torchrun --nnodes=2 --node-rank={rank} --nproc-per-node=1 --master-port=29511".split()
+            run = f"torchrun --nnodes=2 --node-rank={rank} --nproc-per-node={workers_each} --master-port=29511".split()
             words = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", *run[1:]]
-            words += [
-                f"--master-addr={next(iter(HOSTS.values()))}",
-                "-m",
-                "dpexp",
-                *overrides,
-                f"hydra.run.dir={folder}",
-            ]
+            words += [f"--master-addr={next(iter(HOSTS.values()))}", "-m", "dpexp", *overrides]
             environment = os.environ | {"GLOO_SOCKET_IFNAME": "eth0"}
-            started.append(subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL))
+            started.append(
+                subprocess.Popen([*words, f"hydra.run.dir={folder}"], env=environment, stdout=subprocess.DEVNULL)
+            )
         try:
             statuses = [process.wait(timeout=600) for process in started]
         finally:
@@ -92,4 +142,15 @@ def on_hosts(overrides: list[str]) -> Row:
                 process.wait()
         if any(statuses):
             raise RuntimeError(f"the hosts ended with statuses {statuses}")
-        return aggregate([Path(folder)]).good[0]
+        (row,) = aggregate([Path(folder)]).good
+        result = storage.read(Path(folder) / storage.FILE_NAME)
+        steps = len(result.blocks) * (result.config.updates + result.config.measurement.warmup_steps)
+        return row, (_sent_bytes() - before) / steps
+
+
+def _sent_bytes() -> int:
+    """By the first host since its link was made, all that belongs to it included."""
+    shown = subprocess.run(
+        ["ip", "-n", next(iter(HOSTS)), "-s", "-j", "link", "show", "eth0"], check=True, capture_output=True
+    )
+    return int(json.loads(shown.stdout)[0]["stats64"]["tx"]["bytes"])

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from dpexp.data.sharding import epoch_order, shard
 from dpexp.machine.environment import usable_cores
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.strategies.ddp import Rendezvous
+from dpexp.strategies.rendezvous import Rendezvous
 
 WARMUP_STEPS = 10
 

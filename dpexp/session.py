@@ -24,8 +24,10 @@ from dpexp.results.command import Command
 from dpexp.trackers import tracking
 
 if TYPE_CHECKING:
+    from dpexp.analysis.row import Row
     from dpexp.analysis.table import Summary
     from dpexp.launchers.local import LocalLauncher
+    from dpexp.launchers.torchrun_controller import TorchrunController
     from dpexp.results.schema import RunResult
 
 BAD_INPUT, FAILED = 2, 1  # exit statuses
@@ -39,12 +41,14 @@ class Session:
         self.torchrun = torchrun
         self.folder: Path | None = None  # as soon as it is claimed
         self.jobs = 0  # that have started
+        self.delegated = False  # whether a launcher of Hydra's runs the jobs in other processes, perhaps elsewhere
         self._command = command.planned([], [], sweep=False)
         self._display = terminal.Display([])
         self._succeeded = self._measured_before = 0
         self._errors: list[DpexpError] = []
         self._measured: list[tuple[ExperimentConfig, Path]] = []  # by this command, with their folders
         self._launcher: LocalLauncher | None = None
+        self._controller: TorchrunController | None = None  # the launcher, under torchrun
         self._user_files: list[dict[str, str]] = []  # of each planned job, as they were when the command started
         self._earlier: list[RunResult | None] = []  # of each planned job: the result to build on
         self._environment = describe(None if torchrun is None else torchrun.local_world_size)
@@ -56,14 +60,14 @@ class Session:
         if self.torchrun is not None:
             from dpexp.launchers.torchrun_controller import TorchrunController  # imports torch
 
-            self._launcher = controller = TorchrunController(self.torchrun, self.request.arguments)
-            controller.check_arguments()
+            self._launcher = self._controller = TorchrunController(self.torchrun, self.request.arguments)
+            self._controller.check_arguments()
 
     def check(self, config: ExperimentConfig) -> None:
         """Raise ConfigError for a job that this command can't run."""
-        if self.torchrun is not None:
-            self.torchrun.check(config)
-        if self.torchrun is None:
+        if self._controller is not None:
+            self._controller.check(config)
+        elif not self.delegated:
             refuse_too_many_workers(config)
         tracking.check(config.tracker)
 
@@ -83,7 +87,11 @@ class Session:
         except OSError as error:
             raise ResultError(f"can't write the output folder {folder}: {error.strerror}") from error
         self._command, self.folder = planned, folder
-        self._machine = acquire(terminal.show_waiting)
+        if self.delegated:  # each job claims the machine where it runs
+            self.jobs = len(planned.jobs)
+            self._measured = [(job.config, folder / job.folder) for job in planned.jobs]
+        else:
+            self._machine = acquire(terminal.show_waiting)
 
     @property
     def next_config(self) -> ExperimentConfig | None:
@@ -146,9 +154,11 @@ class Session:
 
         Trackers are not waited for while something is timed. An error of theirs is shown.
         """
-        rows = {Path(name).resolve(): row for row in summary.good for name in row.job.split(" + ")}
+        rows = _rows_by_folder(summary)
         missing = 0
         for config, folder in self._measured:
+            if folder.resolve() not in rows:
+                continue
             try:
                 tracking.log(config, rows[folder.resolve()], folder)
             except TrackerError as error:
@@ -177,6 +187,8 @@ class Session:
         """How to measure what is missing, to end an error message with; "" where nothing was begun."""
         if self.folder is None or self.torchrun is not None or not self._command.jobs:
             return ""
+        if self.delegated:
+            return "; jobs that the launcher has started may go on"
         return f"; to finish, run: {command.hint(self.folder, self._command)}"
 
     def report(self) -> int:
@@ -197,7 +209,7 @@ class Session:
             return 0
         if len(self._errors) == self.jobs and all(status_of(error) == BAD_INPUT for error in self._errors):
             return BAD_INPUT  # nothing was measured: nothing to report
-        if not self._succeeded and not self._errors:
+        if not self._succeeded and not self._errors and not self.delegated:
             return FAILED  # interrupted in the first job
         try:
             written = write_report([self.folder], self.folder)
@@ -207,10 +219,14 @@ class Session:
         terminal.show_report(written.summary, written.paths)
         if self._measured_before:
             terminal.show_line(f"{self._measured_before} of {self.jobs} jobs had been measured before")
-        if self._errors:
-            what = f"{len(self._errors)} of {self.jobs} jobs failed; {written.csv} lists them"
-            terminal.show_error(f"{what}{self.how_to_resume}")
-        return FAILED if self.track(written.summary) or self._errors else 0
+        failed = len(self._errors)
+        if self.delegated:
+            good = _rows_by_folder(written.summary)
+            failed = sum(folder.resolve() not in good for _, folder in self._measured)
+        if failed:
+            hint = "" if self.delegated else self.how_to_resume
+            terminal.show_error(f"{failed} of {self.jobs} jobs failed; {written.csv} lists them{hint}")
+        return FAILED if self.track(written.summary) or failed else 0
 
     def end(self, status: int, error: str = "") -> None:
         """Release the folder, and let the other ranks end with the same status."""
@@ -220,6 +236,11 @@ class Session:
                 held.close()
         if self._launcher is not None:
             self._launcher.end(status, error)
+
+
+def _rows_by_folder(summary: Summary) -> dict[Path, Row]:
+    """The row of each job that was measured."""
+    return {Path(name).resolve(): row for row in summary.good for name in row.job.split(" + ")}
 
 
 def status_of(error: DpexpError) -> int:

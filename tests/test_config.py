@@ -91,7 +91,7 @@ def test_choosing_sequential_brings_its_one_worker():
             ["data.size=100", "workers=2"],
             "batch.size=64 x workers=2 is a global batch of 128 samples, more than the 100",
         ),
-        (["strategy=sequential", "workers=2"], "choose strategy=sync_dp, ddp or emulated"),
+        (["strategy=sequential", "workers=2"], "choose strategy=sync_dp, ddp, hybrid_dp or emulated"),
         (["batch.scope=global", "workers=3"], "choose a multiple of 3, such as 63 or 66"),
         (["batch.scope=global", "batch.size=2", "workers=4"], "choose a multiple of 4, such as 4"),
         (

@@ -42,7 +42,7 @@ def sequential(tmp_path_factory):
     return state
 
 
-@pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp", "hybrid_dp"])
 class TestWorkersEndAtTheSequentialParameters:
     @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
     def test_with_any_optimizer(self, sequential, tmp_path, strategy, optimizer):
@@ -108,7 +108,14 @@ def test_more_workers_than_samples_in_the_last_batch(sequential, tmp_path, strat
     assert_same(trained_state(config, tmp_path), sequential(*overrides), 1e-12)
 
 
-@pytest.mark.parametrize("strategy", ["sync_dp", "ddp"])
+@pytest.mark.parametrize("workers", [2, 6])
+@pytest.mark.parametrize("optimizer", [["optimizer.momentum=0.9"], ["optimizer=adam", "optimizer.clip_norm=0.1"]])
+def test_workers_of_two_hosts_end_at_the_sequential_parameters(sequential, tmp_path, workers, optimizer):
+    config = tiny("strategy=hybrid_dp", "strategy.hosts=2", f"workers={workers}", *optimizer)
+    assert_same(trained_state(config, tmp_path), sequential(*optimizer), 1e-12)
+
+
+@pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "hybrid_dp"])
 def test_a_run_can_be_repeated_to_the_bit(tmp_path, strategy):
     config = tiny(f"strategy={strategy}", "workers=3", "dtype=float32")
     (tmp_path / "a").mkdir()

@@ -7,13 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import composed
+from conftest import composed, wait_until
 from fault_helpers import marked
 
 from dpexp.analysis.table import aggregate
@@ -283,14 +282,7 @@ def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, fault):
 def test_a_signal_in_the_middle_of_turns_leaves_no_process(tmp_path, left, number):
     command = [sys.executable, "-m", "dpexp", *QUICK, ONE, "workers=1", f"hydra.run.dir={tmp_path}/out"]
     process = subprocess.Popen([*command, "strategy.training_seconds=600"], cwd=ROOT, stderr=subprocess.DEVNULL)
-    until(lambda: any("stopped" in one for one in left()))
+    assert wait_until(lambda: any("stopped" in one for one in left()))
     process.send_signal(number)
     process.wait()
-    until(lambda: not left())
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    assert wait_until(lambda: not left())

@@ -23,6 +23,9 @@ CASES = [
     ("emulated", 3),
     ("ddp", 2),
     ("ddp", 3),
+    ("hybrid_dp", 3),
+    ("hybrid_dp strategy.hosts=2", 2),
+    ("hybrid_dp strategy.hosts=2", 4),
 ]
 
 
@@ -37,7 +40,7 @@ def play(rank, script, config, dataset, initial, shared, notify):
 
 def played(script, strategy, workers):
     """The reports of all processes of a group."""
-    config = tiny(f"strategy={strategy}", f"workers={workers}")
+    config = tiny(*f"strategy={strategy}".split(), f"workers={workers}")
     dataset = load(config)
     initial = initial_state(config, dataset)
     shared = strategy_class(config).share(config, initial)

@@ -6,14 +6,13 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, tiny
+from conftest import TINY, free_port, tiny
 from training_helpers import assert_same, trained_state
 
 from dpexp.errors import ConfigError
@@ -22,12 +21,6 @@ from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 CONTRACT = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 MODEL = ["model=custom", "model.builder=user_models:mortal", "checkpoint=true"]
 SETTINGS = [override for override in TINY if not override.startswith("model.")] + MODEL
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def together(commands: list[list[str]], folders: list[Path], variables: list[dict[str, str]]) -> list[tuple[int, str]]:
@@ -45,13 +38,10 @@ def together(commands: list[list[str]], folders: list[Path], variables: list[dic
 def sweep(tmp_path_factory):
     """Two agents with a rank each; rank 1 dies in the first job. Their folders and outcomes."""
     folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
-    port = free_port()
-    torchrun = f"-m torch.distributed.run --nnodes=2 --nproc-per-node=1 --master-addr=127.0.0.1 --master-port={port}"
-    jobs = ["-m", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=1,-1"]
-    agents = [
-        [sys.executable, *torchrun.split(), f"--node-rank={node}", "-m", "dpexp", *jobs, "hydra.sweep.dir=out"]
-        for node in (0, 1)
-    ]
+    torchrun = "-m torch.distributed.run --nnodes=2 --nproc-per-node=1 --master-addr=127.0.0.1"
+    shared = [sys.executable, *torchrun.split(), f"--master-port={free_port()}"]
+    jobs = ["-m", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=1,-1", "hydra.sweep.dir=out"]
+    agents = [[*shared, f"--node-rank={node}", "-m", "dpexp", *jobs] for node in (0, 1)]
     return folders, together(agents, folders, [{}, {}])
 
 
@@ -106,6 +96,35 @@ def test_the_contract_of_variables_is_enough_without_torchrun(tmp_path):
     assert [status for status, _ in outcomes] == [0, 0], outcomes
     assert len(list(folders[0].rglob("result.json"))) == 1
     assert not list(folders[1].iterdir())
+
+
+@pytest.mark.slow
+def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
+    port = str(free_port())
+    command = [sys.executable, "-m", "dpexp", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=-1"]
+    die = (
+        "import os, signal, sys; from dpexp import app; from dpexp.launchers import torchrun_controller; "
+        "kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        "torchrun_controller.TorchrunController._answers = kill; sys.exit(app.main(sys.argv[1:]))"
+    )
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    own = [{**CONTRACT, **local, "RANK": rank} for rank in ("0", "1")]
+    commands = [[sys.executable, "-c", die, *command[3:]], command]
+    (killed, _), (status, error) = together(commands, [tmp_path, tmp_path], own)
+    assert (killed, status) == (-signal.SIGKILL, 1)
+    assert "rank 0 has ended before the other ranks" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_hosts_with_different_numbers_of_ranks_are_refused_for_shared_memory(tmp_path):
+    command = [sys.executable, "-m", "dpexp", "strategy=hybrid_dp", "workers=3", *TINY]
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "3"}
+    ranks = [("0", "0", "1"), ("1", "0", "2"), ("2", "1", "2")]
+    own = [{"RANK": rank, "LOCAL_RANK": place, "LOCAL_WORLD_SIZE": size, **local} for rank, place, size in ranks]
+    outcomes = together([command] * 3, [tmp_path] * 3, own)
+    assert [status for status, _ in outcomes] == [2, 2, 2]
+    assert "strategy=hybrid_dp with rank 1 as LOCAL_RANK=0 of LOCAL_WORLD_SIZE=2" in outcomes[0][1]
 
 
 @pytest.mark.slow

@@ -166,6 +166,7 @@ class ExperimentConfig:
                 f"workers={self.workers} with strategy={self.strategy.name}: it has one process and one worker; "
                 f"set workers=1, or choose {strategies_where(lambda kind: kind.most_workers is None)}"
             )
+        self.strategy.check_workers(self.workers)
         if self.device not in self.strategy.devices:
             raise ValueError(
                 f"device={self.device} with strategy={self.strategy.name}: "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, PositiveFloat
@@ -27,6 +27,12 @@ class Capabilities:
     def sequential(self) -> StrategyConfig:
         """The strategy of the baseline."""
         return SequentialConfig(name="sequential")
+
+    def check_workers(self, workers: int) -> None:
+        """Raise ValueError for a number of workers that the settings don't allow."""
+
+    def check_places(self, places: Sequence[tuple[int, ...]]) -> None:
+        """Raise ValueError where torchrun's ranks, of which each has (local_rank, local_world_size), can't be used."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -65,6 +71,37 @@ class DdpConfig(Capabilities):
 
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     several_machines: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, config=STRICT)
+class HybridDpConfig(Capabilities):
+    """Shared memory within a host, torch.distributed between hosts: torchrun's, or `hosts` that this machine acts."""
+
+    name: Literal["hybrid_dp"]
+    hosts: PositiveInt | None
+
+    several_machines: ClassVar[bool] = True
+
+    def check_workers(self, workers: int) -> None:
+        """Each host needs as many, except for the sequential training of workers=1."""
+        if workers > 1 and workers % (self.hosts or 1):
+            raise ValueError(
+                f"workers={workers} with strategy.hosts={self.hosts}: each host needs the same number of workers; "
+                f"choose a multiple of {self.hosts}"
+            )
+
+    def check_places(self, places: Sequence[tuple[int, ...]]) -> None:
+        """torchrun's nodes are the hosts, each with as many ranks, numbered one host after the other."""
+        if self.hosts is not None:
+            raise ValueError(f"strategy.hosts={self.hosts} under torchrun: its nodes are the hosts; leave it out")
+        size = places[0][1]
+        for rank, (local_rank, local_size) in enumerate(places):
+            if local_size != size or size < 1 or len(places) % size or rank % size != local_rank:
+                raise ValueError(
+                    f"strategy=hybrid_dp with rank {rank} as LOCAL_RANK={local_rank} of "
+                    f"LOCAL_WORLD_SIZE={local_size}, where rank 0's host has {size} of {len(places)}: each host needs "
+                    "as many ranks, numbered in a row; use the same --nproc-per-node on each, or strategy=ddp"
+                )
 
 
 PLACEHOLDERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
@@ -109,12 +146,14 @@ class ScriptConfig(Capabilities):
 
 
 StrategyConfig = Annotated[
-    SequentialConfig | SyncDpConfig | EmulatedConfig | DdpConfig | ScriptConfig, Field(discriminator="name")
+    SequentialConfig | SyncDpConfig | EmulatedConfig | DdpConfig | HybridDpConfig | ScriptConfig,
+    Field(discriminator="name"),
 ]
 
 KINDS: dict[str, type[Capabilities]] = {
     "sync_dp": SyncDpConfig,
     "ddp": DdpConfig,
+    "hybrid_dp": HybridDpConfig,
     "emulated": EmulatedConfig,
     "sequential": SequentialConfig,
     "script": ScriptConfig,

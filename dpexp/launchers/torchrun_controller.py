@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ConfigError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
@@ -40,6 +41,15 @@ class TorchrunController(LocalLauncher):
                     f"rank {rank} was started with {' '.join(theirs)!r}, rank 0 with {' '.join(self._arguments)!r}; "
                     "start all ranks with the same arguments"
                 )
+
+    def check(self, config: ExperimentConfig) -> None:
+        """Raise ConfigError for a job that the ranks, as they are spread over hosts, can't run."""
+        self._environment.check(config)
+        places = [tuple(self._store.get(f"place/{rank}")) for rank in range(self._environment.world_size)]
+        try:
+            config.strategy.check_places(places)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def run_in_turns(
         self, works: Mapping[str, Work], on_turn: Callable[[float], None]

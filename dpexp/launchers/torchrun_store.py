@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from multiprocessing import Pipe
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
@@ -21,6 +24,10 @@ from dpexp.processes.world import RemoteRanks
 
 POLL_SECONDS = 0.2
 BEAT_SECONDS, SILENCE_SECONDS = 1.0, 20.0
+GONE = "rank 0 has ended before the other ranks; its output says why"
+
+
+T = TypeVar("T")
 
 
 class Store:
@@ -38,15 +45,16 @@ class Store:
             ) from error
         self._store = PrefixStore(f"dpexp/{environment.attempt}", server)
         threading.Thread(target=self._beat, daemon=True).start()
+        self.put(f"place/{environment.rank}", [environment.local_rank, environment.local_world_size])
 
     def put(self, key: str, value: Any) -> None:
         """Set a value that JSON keeps."""
-        self._store.set(key, json.dumps(value))
+        _answered(lambda: self._store.set(key, json.dumps(value)))
 
     def get(self, key: str) -> Any:
         """The value of a key, as soon as it is there. Raises PeerError when a process dies meanwhile."""
         self.wait_for([key])
-        return json.loads(self._store.get(key))
+        return json.loads(_answered(lambda: self._store.get(key)))
 
     def wait_for(self, keys: list[str], seconds: float = math.inf) -> None:
         """Return when all keys are there, or the time is over. Raises PeerError when a process has died meanwhile.
@@ -55,22 +63,27 @@ class Store:
         """
         started = checked = time.monotonic()
         beats: dict[int, bytes] = {}
-        try:
-            while not self._store.check(keys) and time.monotonic() < started + seconds:
-                time.sleep(POLL_SECONDS)
-                if time.monotonic() > checked + SILENCE_SECONDS:
-                    checked = time.monotonic()
-                    self._check_alive(beats)
-        except RuntimeError as error:  # torch's, when the store is gone
-            raise PeerError("rank 0 has ended before the other ranks; its output says why") from error
+        while not _answered(lambda: self._store.check(keys)) and time.monotonic() < started + seconds:
+            time.sleep(POLL_SECONDS)
+            if time.monotonic() > checked + SILENCE_SECONDS:
+                checked = time.monotonic()
+                self._check_alive(beats)
 
     def _check_alive(self, beats: dict[int, bytes]) -> None:
-        """Raise PeerError when a rank has not changed its key since the last check, whose values are `beats`."""
-        for rank in range(self.environment.world_size):
-            beat = self._store.get(f"alive/{rank}") if self._store.check([f"alive/{rank}"]) else b"none"
-            if beats.get(rank) == beat and not self._store.check([f"ended/{rank}"]):
+        """Raise PeerError when a rank has not changed its key since the last check, whose values are `beats`.
+
+        Rank 0 checks all, the others check rank 0.
+        """
+        for rank in range(1, self.environment.world_size) if self.environment.rank == 0 else [0]:
+            beat, ended = _answered(functools.partial(self._last_sign, rank))
+            if beats.get(rank) == beat and not ended:
                 raise PeerError(f"rank {rank} has not responded for {SILENCE_SECONDS:.0f} s")
             beats[rank] = beat
+
+    def _last_sign(self, rank: int) -> tuple[bytes, bool]:
+        """The last beat of a rank, and whether it has ended."""
+        beat = self._store.get(f"alive/{rank}") if self._store.check([f"alive/{rank}"]) else b"none"
+        return beat, self._store.check([f"ended/{rank}"])
 
     def report_failure(self, task: int, error: WorkerError) -> None:
         """Let all ranks know the root cause of a task's failure. Who only lost a peer waits for that peer's report."""
@@ -78,7 +91,8 @@ class Store:
         if isinstance(error, PeerError):
             self.wait_for([key], 2 * CAUSE_SECONDS)
         # The first report wins: the empty value stands for a key that isn't there.
-        self._store.compare_set(key, "", json.dumps({"message": str(error), "details": error.details}))
+        report = json.dumps({"message": str(error), "details": error.details})
+        _answered(lambda: self._store.compare_set(key, "", report))
 
     def failure(self, task: int) -> WorkerError:
         """The root cause of a task's failure."""
@@ -99,15 +113,24 @@ class Store:
 
         def watch() -> None:
             nonlocal changes
-            published = None
+            published, checked = None, time.monotonic()
+            beats: dict[int, bytes] = {}
             while not over.wait(POLL_SECONDS):
-                if self._store.check([key]):
-                    sender.send(json.loads(self._store.get(key))["message"])
-                    return
+                if _answered(lambda: self._store.check([key])):
+                    raise PeerError(json.loads(_answered(lambda: self._store.get(key)))["message"])
                 published, changed = local_state, local_state != published
-                changes = self._store.add("progress", int(changed))
+                changes = _answered(functools.partial(self._store.add, "progress", int(changed)))
+                if time.monotonic() > checked + SILENCE_SECONDS:
+                    checked = time.monotonic()
+                    self._check_alive(beats)
 
-        watcher = threading.Thread(target=watch, daemon=True)
+        def watch_and_tell() -> None:
+            try:
+                watch()
+            except PeerError as error:
+                sender.send(str(error))
+
+        watcher = threading.Thread(target=watch_and_tell, daemon=True)
         watcher.start()
         try:
             yield RemoteRanks(self.environment.rank, receiver, exchange_progress)
@@ -123,3 +146,22 @@ class Store:
             for beat in itertools.count():
                 self._store.set(f"alive/{self.environment.rank}", str(beat))
                 time.sleep(BEAT_SECONDS)
+
+
+def _answered(ask: Callable[[], T]) -> T:
+    """What the store answers. Raises PeerError when it is gone, or its machine: torch would wait for that forever."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:  # which the caller gets
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return answer.result(SILENCE_SECONDS)
+    except FutureTimeoutError:
+        raise PeerError(f"the machine of rank 0 has not responded for {SILENCE_SECONDS:.0f} s") from None
+    except RuntimeError as error:  # torch's, when the store is gone
+        raise PeerError(GONE) from error

@@ -7,7 +7,8 @@ from multiprocessing.connection import Connection
 
 from dpexp.launchers.torchrun_store import Store
 from dpexp.processes.world import RemoteRanks, WorldSpec
-from dpexp.strategies.ddp import Rendezvous
+from dpexp.strategies import strategy_class
+from dpexp.strategies.rendezvous import Rendezvous
 from dpexp.training import worker
 from dpexp.training.worker import Work
 
@@ -17,4 +18,6 @@ def one_rank(work: Work, store: Store, task: int, gate: Connection | None, remot
     environment = store.environment
     prefix = f"dpexp/{environment.attempt}/world/{task}"
     rendezvous = Rendezvous(environment.master_address, environment.master_port, prefix)
-    return WorldSpec(worker.run, [(work, rendezvous, time.monotonic(), gate)], remote=remote)
+    kind = strategy_class(work.config)
+    shared = kind.under_torchrun(rendezvous, environment.local_rank, environment.local_world_size)
+    return WorldSpec(worker.run, [(work, shared, time.monotonic(), gate)], remote=remote)

@@ -48,6 +48,11 @@ class Counter:
             else:
                 return
 
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """To read from and to write to."""
+        return self._reader, self._writer
+
     def close(self) -> None:
         """Close this process's descriptors."""
         for descriptor in {self._reader, self._writer} - {-1}:
@@ -86,6 +91,17 @@ class BarrierMember:
             cls([(counters[(rank + 2**k) % world_size][k], counters[rank][k]) for k in rounds], spin_seconds)
             for rank in range(world_size)
         ]
+
+    @property
+    def descriptors(self) -> list[int]:
+        """From which `of_descriptors` makes the same member, in another process."""
+        return [number for pair in self._rounds for counter in pair for number in counter.descriptors]
+
+    @classmethod
+    def of_descriptors(cls, numbers: list[int], spin_seconds: float) -> BarrierMember:
+        """The member with these descriptors, which belong to it from now on."""
+        counters = [Counter(*ends) for ends in zip(numbers[::2], numbers[1::2], strict=True)]
+        return cls(list(zip(counters[::2], counters[1::2], strict=True)), spin_seconds)
 
     def wait(self) -> None:
         """Return when every rank has called it as often as this one."""

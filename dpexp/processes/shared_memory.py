@@ -69,6 +69,11 @@ class SharedTensors(Mapping[str, torch.Tensor]):
             shared[name].copy_(tensor)
         return shared
 
+    @property
+    def descriptor(self) -> int:
+        """Of the memory, from which the constructor maps the same tensors in another process."""
+        return self._descriptor
+
     def close(self) -> None:
         """Close the file descriptor; tensors stay usable as long as something refers to them."""
         if self._descriptor >= 0:

@@ -4,6 +4,7 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.strategies.base import Replica, Strategy
 from dpexp.strategies.ddp import Ddp
 from dpexp.strategies.emulated import Emulated
+from dpexp.strategies.hybrid_dp import HybridDataParallel
 from dpexp.strategies.sequential import Sequential
 from dpexp.strategies.sync_dp import SyncDataParallel
 
@@ -12,6 +13,7 @@ __all__ = ["Ddp", "Emulated", "Replica", "Sequential", "Strategy", "SyncDataPara
 CLASSES: dict[str, type[Strategy]] = {
     "sync_dp": SyncDataParallel,
     "ddp": Ddp,
+    "hybrid_dp": HybridDataParallel,
     "emulated": Emulated,
     "sequential": Sequential,
 }

@@ -15,6 +15,7 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.models.optimizers import Optimizer
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.recorder import NoRecorder, Recorder
+from dpexp.strategies.rendezvous import Rendezvous
 
 MOST_NUMBERS = 2  # in a broadcast
 
@@ -63,6 +64,11 @@ class Strategy(ABC):
         when the training is over.
         """
         return [None] * config.processes
+
+    @classmethod
+    def under_torchrun(cls, rendezvous: Rendezvous, local_rank: int, local_size: int) -> Any:
+        """What a rank receives where torchrun started it, as number `local_rank` of `local_size` on its host."""
+        return rendezvous
 
     @abstractmethod
     def start(self) -> None:

@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 import warnings
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import DdpConfig
-from dpexp.errors import PeerError, WorkerError, one_line
+from dpexp.errors import WorkerError
 from dpexp.models import optimizers
 from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.base import Replica, Strategy
-
-LOOPBACK = "127.0.0.1"
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """How the processes of one training find each other: keys below `prefix` in a store at `host`:`port`."""
-
-    host: str
-    port: int
-    prefix: str
-    server: Any = None  # the store, in the parent, which keeps it until the training is over
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Rendezvous, (self.host, self.port, self.prefix)
-
-    def join(self, backend: str, rank: int, world_size: int) -> None:
-        """Make this process a member of torch's default process group."""
-        if self.host == LOOPBACK:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-        store = PrefixStore(self.prefix, TCPStore(self.host, self.port, is_master=False))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+from dpexp.strategies.rendezvous import Rendezvous, broadcast, explained
 
 
 class Ddp(Strategy):
@@ -78,9 +54,8 @@ class Ddp(Strategy):
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Rendezvous]:
-        """The rendezvous of all ranks: a store on a free port of this machine."""
-        server = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
-        return [Rendezvous(LOOPBACK, server.port, "group", server)] * config.workers
+        """The rendezvous of all ranks."""
+        return [Rendezvous.here()] * config.workers
 
     @classmethod
     def choose_device(cls, config: ExperimentConfig, rank: int) -> torch.device:
@@ -113,18 +88,14 @@ class Ddp(Strategy):
 
     def broadcast(self, numbers: list[int]) -> list[int]:
         """Rank 0's numbers."""
-        tensor = torch.tensor(numbers, device=self.device)
-        dist.broadcast(tensor, 0)
-        return [int(number) for number in tensor]
+        return broadcast(numbers, self.device)
 
     @classmethod
     def explained(cls, error: RuntimeError) -> Exception:
-        """gloo and the store raise a RuntimeError when a peer is gone."""
+        """As `rendezvous.explained`, and for an unused parameter."""
         if "Expected to have finished reduction" in str(error):
             return WorkerError("the model left a parameter unused in a step; set strategy.find_unused_parameters=true")
-        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
-            return PeerError(f"lost another rank ({one_line(error)})")
-        return error
+        return explained(error)
 
 
 def _sum(strategy, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings, as here all are

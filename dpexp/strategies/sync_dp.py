@@ -8,6 +8,7 @@ reduce-scatter and a sharded update, as in ZeRO stage 1 (Rajbhandari et al. 2020
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from dpexp.machine.environment import usable_cores
 from dpexp.models import optimizers
 from dpexp.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.processes.barrier import BarrierMember
-from dpexp.processes.shared_memory import ALIGNMENT_BYTES, SharedTensors
+from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
 from dpexp.strategies.base import MOST_NUMBERS, Strategy
 from dpexp.strategies.in_place import write_in_place
 
@@ -26,15 +27,36 @@ SPIN_SECONDS = 50e-6  # about what it costs to wake a sleeping process
 
 @dataclass(frozen=True)
 class Shared:
-    """What one rank receives: its part of the barrier, and the memory that all share."""
+    """What one of the w ranks of a machine receives: its part of the barrier, and the memory that all share."""
 
+    local_rank: int
     barrier: BarrierMember
     arena: SharedTensors  # parameters (n,), gradients (w, n), both padded; numbers, squared_norms (w,)
+
+    @classmethod
+    def create(cls, config: ExperimentConfig, initial: SharedTensors, ranks: int, threads: int) -> list[Shared]:
+        """The parts of so many ranks; so many threads compute on this machine."""
+        arena = SharedTensors.allocate(arena_layout(config, initial, ranks))
+        members = BarrierMember.create(ranks, spin_seconds(threads))
+        return [cls(rank, member, arena) for rank, member in enumerate(members)]
 
     def close(self) -> None:
         """Close the parent's descriptors."""
         self.barrier.close()
         self.arena.close()
+
+
+def arena_layout(config: ExperimentConfig, initial: SharedTensors, ranks: int) -> Layout:
+    """The tensors that so many ranks share."""
+    dtype = getattr(torch, config.dtype)
+    # All of the state: a bound on the trainable parameters that needs no model here.
+    padded = padded_size(sum(t.numel() for t in initial.values()), ranks, dtype)
+    return {
+        "parameters": ((padded,), dtype),
+        "gradients": ((ranks, padded), dtype),
+        "numbers": ((MOST_NUMBERS,), torch.int64),
+        "squared_norms": ((ranks,), dtype),
+    }
 
 
 class ChunkSum:
@@ -48,10 +70,9 @@ class ChunkSum:
 
     def compute(self) -> torch.Tensor:
         """The sum (n / w,), in memory that is used again. All gradients must have been written."""
-        first, second, *others = self._terms
-        torch.add(first, second, out=self.total)
-        for term in others:
-            self.total += term
+        first, *others = self._terms
+        for number, term in enumerate(others):
+            torch.add(self.total if number else first, term, out=self.total)
         return self.total
 
 
@@ -61,21 +82,23 @@ class SyncDataParallel(Strategy):
     Replicas are equal by construction, as long as each model keeps using the shared parameters.
     """
 
+    wait_phase: ClassVar[int] = WAIT
+
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Shared
     ) -> None:
         super().__init__(config, rank, model, initial, shared)
-        self._barrier, self._numbers = shared.barrier, shared.arena["numbers"]
+        self._local_rank, self._barrier, self._numbers = shared.local_rank, shared.barrier, shared.arena["numbers"]
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
         self._squared_norms = shared.arena["squared_norms"]  # (w,), of each rank's chunk of the summed gradient
-        self._chunk = flat.chunk(config.workers)[rank]
-        self._sum = ChunkSum(buffers, rank)
+        self._chunk = flat.chunk(len(buffers))[shared.local_rank]
+        self._sum = ChunkSum(buffers, shared.local_rank)
         self.places: dict[torch.Tensor, torch.Tensor] = {}  # of each parameter's gradient, in the arena
         position = 0
         for parameter in (p for p in model.parameters() if p.requires_grad):
             place = slice(position, position + parameter.numel())
             parameter.data = flat[place].view_as(parameter)
-            self.places[parameter] = buffers[rank, place].view_as(parameter)
+            self.places[parameter] = buffers[shared.local_rank, place].view_as(parameter)
             position += parameter.numel()
         if config.model.name != "custom":
             write_in_place(model, self.places)
@@ -83,18 +106,7 @@ class SyncDataParallel(Strategy):
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
         """The shared memory and the barrier."""
-        dtype = getattr(torch, config.dtype)
-        # All of the state: a bound on the trainable parameters that needs no model here.
-        padded = padded_size(sum(t.numel() for t in initial.values()), config.workers, dtype)
-        arena = SharedTensors.allocate(
-            {
-                "parameters": ((padded,), dtype),
-                "gradients": ((config.workers, padded), dtype),
-                "numbers": ((MOST_NUMBERS,), torch.int64),
-                "squared_norms": ((config.workers,), dtype),
-            }
-        )
-        return [Shared(member, arena) for member in BarrierMember.create(config.workers, spin_seconds(config))]
+        return Shared.create(config, initial, config.workers, config.busy_threads)
 
     def start(self) -> None:
         """Each rank loads all of the initial state, the same values."""
@@ -108,20 +120,24 @@ class SyncDataParallel(Strategy):
         enter = self.recorder.enter
         enter(COMMUNICATE)
         self._publish()
-        enter(WAIT)
-        self.barrier()  # all gradients are published
+        enter(self.wait_phase)
+        self._barrier.wait()  # all gradients are published
         enter(COMMUNICATE)
         total = self._sum.compute()
+        self._sum_over_hosts(total)
         optimizer, squared_norm = self.optimizers[0], None
         if optimizer.clip_norm is not None:
-            self._squared_norms[self.replicas[0].rank] = optimizers.squared_norms([total])
-            enter(WAIT)
-            self.barrier()  # all norms are written
+            self._squared_norms[self._local_rank] = optimizers.squared_norms([total])
+            enter(self.wait_phase)
+            self._barrier.wait()  # all norms are written
             squared_norm = self._squared_norms.sum()
         enter(UPDATE)
         optimizer.step([total], squared_norm)
-        enter(WAIT)
-        self.barrier()  # all parameters are updated, all gradients read
+        enter(self.wait_phase)
+        self._barrier.wait()  # all parameters are updated, all gradients read
+
+    def _sum_over_hosts(self, total: torch.Tensor) -> None:
+        """Nothing: here, all ranks are on one machine."""
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
@@ -151,9 +167,9 @@ class SyncDataParallel(Strategy):
             torch._foreach_copy_(places, gradients)
 
 
-def spin_seconds(config: ExperimentConfig) -> float:
-    """How long to spin before sleeping: not at all where another worker needs the core."""
-    return 0.0 if config.workers * config.threads_per_worker > usable_cores() else SPIN_SECONDS
+def spin_seconds(threads: int) -> float:
+    """How long to spin before sleeping, where so many threads compute: not at all if another one needs the core."""
+    return 0.0 if threads > usable_cores() else SPIN_SECONDS
 
 
 def padded_size(elements: int, world_size: int, dtype: torch.dtype) -> int:

@@ -81,7 +81,7 @@ def step(
         local, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)
         if not len(local):  # the last batch has fewer samples than there are workers: take part without weight
             local, weight = batch[:1], 0.0
-        *first, last = local.chunk(config.batch.accumulation)
+        *first, last = local.tensor_split(min(config.batch.accumulation, len(local)))
         for part in first:
             with strategy.accumulating():
                 _add_gradients(strategy, replica, inputs, labels, part, weight, loss_sum)

@@ -1,0 +1,94 @@
+"""Two hosts, as network namespaces of this machine: the same parameters, and a lost host is told on both."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, tiny, wait_until
+from training_helpers import assert_same, trained_state
+
+from benchmarks.hosts import HOSTS, linked
+
+# Where the two hosts may be slow to be missed, that is done sooner; see test_torchrun.
+MAIN = (
+    "import sys; from dpexp import app; from dpexp.launchers import torchrun_store; "
+    "torchrun_store.SILENCE_SECONDS = 3.0; sys.exit(app.main(sys.argv[1:]))"
+)
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def link():
+    """Between two hosts."""
+    try:
+        with linked(None):
+            yield
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"network namespaces can't be made here (they need root and iproute2): {error}")
+
+
+@pytest.fixture
+def hosts(link, tmp_path):
+    """A function that starts torchrun on both hosts, with so many workers on each; it returns what runs."""
+    (tmp_path / "main.py").write_text(MAIN)
+    with contextlib.ExitStack() as cleanup:
+
+        def start(workers_each: int, *overrides: str) -> list[subprocess.Popen[bytes]]:
+            run = f"-m torch.distributed.run --nnodes=2 --nproc-per-node={workers_each} --master-port=29512"
+            to = f"--master-addr={next(iter(HOSTS.values()))}"
+            running = []
+            for rank, name in enumerate(HOSTS):
+                inside = ["ip", "netns", "exec", name, sys.executable, *run.split(), f"--node-rank={rank}", to]
+                errors = cleanup.enter_context((tmp_path / f"{rank}.err").open("wb"))
+                program = subprocess.Popen(
+                    [*inside, "main.py", *TINY, *overrides, "hydra.run.dir=out"],
+                    cwd=tmp_path,
+                    env=os.environ | {"GLOO_SOCKET_IFNAME": "eth0"},
+                    stderr=errors,
+                )
+                cleanup.callback(_end, program)
+                running.append(program)
+            return running
+
+        yield start
+
+
+def _end(program: subprocess.Popen[bytes]) -> None:
+    program.terminate()
+    try:
+        program.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        program.wait()
+
+
+def said(folder: Path) -> list[str]:
+    return [(folder / f"{rank}.err").read_text() for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(("strategy", "workers_each"), [("ddp", 1), ("hybrid_dp", 2)])
+def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path, strategy, workers_each):
+    running = hosts(workers_each, f"strategy={strategy}", f"workers={2 * workers_each}", "checkpoint=true")
+    assert [host.wait(timeout=120) for host in running] == [0, 0], said(tmp_path)
+    expected = trained_state(tiny("strategy=sequential"), tmp_path)
+    assert_same(torch.load(tmp_path / "out" / "model.pt", weights_only=True), expected, 1e-12)
+
+
+def test_a_lost_host_is_told_on_both(hosts, tmp_path):
+    running = hosts(1, "strategy=hybrid_dp", "workers=2", "epochs=100000")
+    begun = tmp_path / "out" / "result.json"  # written when the job starts
+    assert wait_until(begun.exists, 60), said(tmp_path)
+    subprocess.run(["ip", "-n", next(iter(HOSTS)), "link", "set", "eth0", "down"], check=True)
+    assert all(host.wait(timeout=120) != 0 for host in running)
+    first, second = said(tmp_path)
+    assert "rank 1 has not responded for 3 s" in first
+    assert "the machine of rank 0 has not responded for 3 s" in second
+    assert "terminate called" not in first + second
