@@ -23,7 +23,7 @@ from dpexp.config.compose import compose_jobs, to_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.explain import explain
 from dpexp.config.yaml_files import config_folder
-from dpexp.errors import ConfigError, DpexpError, ResultError
+from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError, one_line
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine.environment import modified_environment
 from dpexp.processes import signals
@@ -33,7 +33,9 @@ from dpexp.session import FAILED, Session, status_of
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
-_session: Session  # of the command that runs: Hydra's callbacks don't receive it
+# Of the command that runs: Hydra's callbacks don't receive it. It isn't set in processes of Hydra's launcher plugins.
+_session: Session
+BASIC_LAUNCHER = ".BasicLauncher"
 
 
 class _Stop(BaseException):
@@ -66,7 +68,13 @@ class CheckFirst(Callback):
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
         """Check all jobs of a sweep. Another sweeper than Hydra's basic one finds its jobs as it goes."""
         with _past_hydra():
+            launcher = str(config.hydra.launcher._target_)
+            _session.delegated = not launcher.endswith(BASIC_LAUNCHER)
             composed = compose_jobs(config, config_name)
+            if _session.delegated and (_session.torchrun is not None or not composed):
+                raise ConfigError(
+                    f"hydra.launcher._target_={launcher}: only with Hydra's basic sweeper, and without torchrun"
+                )
             jobs = [(job.folder, job.overrides, _checked(job.composed, job.overrides)) for job in composed]
             _session.begin(planned(_session.request.overrides, jobs, True), Path(str(config.hydra.sweep.dir)))
 
@@ -164,9 +172,13 @@ def _run_hydra(session: Session) -> None:
 def _job(composed: DictConfig) -> float:
     """One job, in the folder that Hydra made for it; its speedup."""
     hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    if "_session" not in globals() or _session.delegated:
+        from dpexp import delegated  # imports torch
+
+        return delegated.run(to_experiment(composed), folder)
     with _past_hydra():
         config = _session.next_config or _checked(composed)  # the one that was checked, where it is known
-        folder = Path(hydra_config.runtime.output_dir)
         return _session.run_job(config, folder, list(hydra_config.overrides.task))
 
 
@@ -185,6 +197,8 @@ def _explained(session: Session, error: Exception) -> DpexpError | None:
     """An error of Hydra or the system in words for the user; None where it is a bug of ours."""
     if isinstance(error, OSError) and _is_unwritable(error):
         return ResultError(f"can't write {session.folder}: {error.strerror}{session.how_to_resume}")
+    if session.delegated and not _wants_traceback():
+        return WorkerError(f"the launcher of the jobs failed: {one_line(error)}")
     if session.jobs or isinstance(error, BrokenPipeError) or _wants_traceback():
         return None
     # Before the first job it is about the command line, or the output folder that Hydra makes.

@@ -35,6 +35,7 @@ report
 calibrate
 resume
 session
+delegated
 api break_even compare noise_scale project
 app
 __main__

@@ -103,7 +103,7 @@ ANSWERS = {
     "a misspelt group": (["modle=cnn"], "did you mean model"),
     "hidden": (["hidden=[3]"], "did you mean model.hidden?"),
     "a number for a list": (["model.hidden=512"], "model.hidden=512: must be a list, such as [512]"),
-    "a number for a group": (["batch=128"], "it is a group of settings: batch.scope, batch.size"),
+    "a number for a group": (["batch=128"], "it is a group of settings: batch.accumulation, batch.scope, batch.size"),
     "a round fraction": (["data.size=1e3"], "must be a whole number; write data.size=1000"),
     "a dot for a colon": (["model=custom", "model.builder=m.Net"], "write module:function, such as m:Net"),
     "a file": (["model=custom", "model.builder=./m.py:Net"], "write module:function, such as m:Net"),
@@ -257,5 +257,5 @@ def test_help_names_knobs_groups_and_examples(dpexp):
     assert outcome.status == 0
     for word in ("workers", "threads_per_worker", "batch.scope", "measurement.repeats"):
         assert word in outcome.out
-    assert "strategy: ddp, emulated, script, sequential, sync_dp" in outcome.out
+    assert "strategy: ddp, emulated, hybrid_dp, script, sequential, sync_dp" in outcome.out
     assert sum(line.strip().startswith("python -m dpexp") for line in outcome.out.splitlines()) >= 5

@@ -46,7 +46,7 @@ class Command:
     """All jobs of a command, in their order. None are known of a sweep that chooses its jobs as it goes."""
 
     format: Literal["dpexp-command"]
-    version: Literal[3]
+    version: Literal[4]
     sweep: bool
     overrides: list[str]  # as they were typed
     jobs: list[PlannedJob]
@@ -72,7 +72,7 @@ class Command:
 
 def planned(overrides: list[str], jobs: Sequence[tuple[str, list[str], ExperimentConfig]], sweep: bool) -> Command:
     """The command typed as `overrides`, of jobs given as folder, overrides and configuration."""
-    return Command("dpexp-command", 3, sweep, overrides, [PlannedJob(*job) for job in jobs])
+    return Command("dpexp-command", 4, sweep, overrides, [PlannedJob(*job) for job in jobs])
 
 
 def refuse_used(folder: Path) -> None:
@@ -120,9 +120,9 @@ def _damage(content: bytes) -> str:
     try:
         version = json.loads(content)["version"]
     except (ValueError, KeyError, TypeError):
-        version = 3
-    if version != 3:
-        return f"{FILE_NAME} is of format version {version}, but this dpexp reads version 3; start the sweep anew"
+        version = 4
+    if version != 4:
+        return f"{FILE_NAME} is of format version {version}, but this dpexp reads version 4; start the sweep anew"
     return f"{FILE_NAME} is damaged; start the sweep anew"
 
 
