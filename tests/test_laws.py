@@ -32,7 +32,7 @@ def test_the_law_that_made_the_curve_is_chosen(name):
 @pytest.mark.parametrize("name", TRUTHS)
 def test_bands_hold_the_true_speedup_of_twice_the_workers(name):
     """In at least 90 % of simulated sweeps."""
-    held, tries = 0, 30
+    held, tries = 0, 20
     for seed in range(tries):
         found = contest(simulated(name, seed, COUNTS))
         assert isinstance(found, Scaling)
@@ -44,7 +44,7 @@ def test_bands_hold_the_true_speedup_of_twice_the_workers(name):
 @pytest.mark.slow
 def test_intervals_hold_the_true_parameters():
     """In at least 90 % of simulated sweeps."""
-    held, tries, expected = np.zeros(2), 40, np.array(TRUTHS[UNIVERSAL])
+    held, tries, expected = np.zeros(2), 20, np.array(TRUTHS[UNIVERSAL])
     for seed in range(tries):
         found = contest(simulated(UNIVERSAL, seed, COUNTS))
         for kept, draws in zip(found.laws, found.draws, strict=True):

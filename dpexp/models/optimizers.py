@@ -106,7 +106,7 @@ def build(config: OptimizerConfig, parameters: Sequence[torch.Tensor]) -> Optimi
     return Adam(config, parameters)
 
 
-def squared_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+def squared_norms(gradients: list[torch.Tensor]) -> torch.Tensor:
     """The square of the norm (), of all gradients together."""
     return torch.stack(torch._foreach_norm(gradients)).square().sum()
 
