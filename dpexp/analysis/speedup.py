@@ -40,6 +40,11 @@ def ratio_of_times(pairs: Pairs, level: float = 0.95) -> Estimate:
     return _ratio(_calm_pairs(pairs) or _whole(pairs), level)
 
 
+def ratios_of_times(pairs: Pairs) -> list[float]:
+    """The same of each pair."""
+    return [first / second for first, second in _calm_pairs(pairs) or _whole(pairs)]
+
+
 def is_calm(pairs: Pairs) -> bool:
     """Whether enough pairs were undisturbed for some of their time to tell what the undisturbed machine does."""
     return bool(_calm_pairs(pairs))

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpexp.analysis.intervals import Estimate
 from dpexp.compare.cells import Cell, compare
 from dpexp.config.compose import compose_experiment
 from dpexp.config.overrides import spelled
@@ -74,16 +73,14 @@ def _show_folders(before: str, after: str, share: float) -> bool:
         terminal.show_line(f"{counted(found.others, 'configuration')} in one of the folders only: not compared")
     for name in found.failed:
         terminal.show_line(f"warning: {name} has no good result")
-    drifted = sum(cell.baseline_change is not None and _differs(cell.baseline_change) for cell in found.cells)
+    drifted = sum(cell.is_drifted for cell in found.cells)
     if drifted:
         terminal.show_line(
-            f"warning: the sequential baseline changed, too, in {drifted} of {counted(len(found.cells), 'cell')}: "
-            "by the change, or because the machine's speed did; to tell, measure both commands in turns"
+            f"warning: in {drifted} of {counted(len(found.cells), 'cell')} the sequential baseline changed alike: by "
+            "the change, or because the machine's speed did; to tell, measure both commands in turns"
         )
-    slower = sum(cell.is_slower(share) for cell in found.cells)
-    faster = sum(cell.is_faster for cell in found.cells)
-    more = f" by more than {100 * share:g} %" if share else ""
-    terminal.show_line(f"{slower} of {counted(len(found.cells), 'cell')} slower{more}, {faster} faster")
+    slower, faster = sum(cell.is_slower for cell in found.cells), sum(cell.is_faster for cell in found.cells)
+    terminal.show_line(f"{slower} of {counted(len(found.cells), 'cell')} slower, {faster} faster")
     return found.is_slower(share)
 
 
@@ -107,7 +104,7 @@ def _show_duel(before: str, after: str, share: float) -> bool:
         terminal.show_line(
             "warning: the machine was disturbed throughout, so all time counted; measure again when nobody else uses it"
         )
-    return cell.is_slower(share)
+    return cell.takes_longer(share)
 
 
 def _overrides(text: str) -> list[str]:
@@ -125,17 +122,15 @@ def _sentence(cell: Cell) -> str:
     change = cell.change
     if math.isnan(change.low):
         return f"{cell.name}: {change.value:.3f} times the time; one block gives no interval"
-    if cell.is_slower():
+    if cell.is_slower:
         verdict = "slower"
     elif cell.is_faster:
         verdict = "faster"
+    elif cell.is_drifted:
+        verdict = "like its baseline"
     else:
         verdict = "no difference shown"
     return f"{cell.name}: {change.value:.3f} times the time ({change.low:.3f} to {change.high:.3f}), {verdict}"
-
-
-def _differs(change: Estimate) -> bool:
-    return change.low > 1 or change.high < 1
 
 
 if __name__ == "__main__":

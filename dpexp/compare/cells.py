@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpexp.analysis import series
-from dpexp.analysis.intervals import Estimate, unpaired_ratio
+from dpexp.analysis.intervals import STOPPED_SHARE, Estimate, unpaired_ratio
 from dpexp.analysis.series import Member
-from dpexp.analysis.speedup import calm_seconds, kept_blocks
+from dpexp.analysis.speedup import calm_seconds, kept_blocks, pairs_with_baseline, ratios_of_times
 from dpexp.errors import ResultError
 from dpexp.results.jobs import read_jobs
-from dpexp.results.schema import Training
+from dpexp.results.schema import Block, Training
 from dpexp.words import counted
 
 LEVEL = 0.95  # for all cells together
@@ -26,16 +26,26 @@ class Cell:
 
     name: str
     change: Estimate  # time after / time before, at a level that holds for all cells at once (Bonferroni)
-    baseline_change: Estimate | None  # the same of the sequential trainings in the same blocks
+    relative_change: Estimate | None  # the same of times over those of the baseline in the same block, where it has one
 
-    def is_slower(self, share: float = 0.0) -> bool:
+    def takes_longer(self, share: float) -> bool:
         """Whether the whole interval says that a training takes more time than before, by more than this share."""
         return self.change.low > 1 + share
 
     @property
+    def is_slower(self) -> bool:
+        """Whether it takes more time than before, and more than its baseline: the machine alone can't cause that."""
+        return self.change.low > 1 and (self.relative_change is None or self.relative_change.low > 1)
+
+    @property
     def is_faster(self) -> bool:
-        """Whether the whole interval says that a training takes less time than before."""
-        return self.change.high < 1
+        """Whether it takes less time than before, and less than its baseline."""
+        return self.change.high < 1 and (self.relative_change is None or self.relative_change.high < 1)
+
+    @property
+    def is_drifted(self) -> bool:
+        """Whether its time has changed and its baseline's alike: by the change, or because the machine's speed did."""
+        return (self.change.low > 1 or self.change.high < 1) and not (self.is_slower or self.is_faster)
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Comparison:
     def is_slower(self, share: float) -> bool:
         """Whether any cell is, or can't be told because its job failed, or has no interval."""
         unknown = any(math.isnan(cell.change.low) for cell in self.cells)
-        return bool(self.failed) or unknown or any(cell.is_slower(share) for cell in self.cells)
+        return bool(self.failed) or unknown or any(cell.takes_longer(share) for cell in self.cells)
 
 
 def compare(before: Path, after: Path) -> Comparison:
@@ -83,14 +93,20 @@ def _configurations(folder: Path) -> dict[str, list[Member]]:
 def _cell(before: Sequence[Member], after: Sequence[Member], level: float, labels: Mapping[str, str]) -> Cell:
     config = before[0].config
     earlier, later = kept_blocks(before), kept_blocks(after)
-    baselines = [[block.baseline for block in side if block.baseline is not None] for side in (earlier, later)]
+    ratios = [_over_baseline(side) for side in (later, earlier)]
     label = labels[series.key(series.settings(config))]
     name = f"{counted(config.workers, 'worker')}, {config.train_samples:,} samples"
     return Cell(
         f"{label}, {name}" if label else name,
         _change([block.candidate for block in earlier], [block.candidate for block in later], level),
-        _change(baselines[0], baselines[1], level) if all(baselines) else None,
+        unpaired_ratio(ratios[0], ratios[1], 1 - STOPPED_SHARE * (1 - level)) if all(ratios) else None,
     )
+
+
+def _over_baseline(blocks: Sequence[Block]) -> list[float]:
+    """Of each block the candidate's time over the baseline's; none where it has no baseline."""
+    pairs = pairs_with_baseline(blocks)
+    return [1 / ratio for ratio in ratios_of_times(pairs)] if pairs else []
 
 
 def _change(before: Sequence[Training], after: Sequence[Training], level: float) -> Estimate:
