@@ -108,6 +108,12 @@ def test_choosing_sequential_brings_its_one_worker():
         (["linear_kernel=onednn", "dtype=float64"], "it multiplies float32 on the cpu only"),
         (["strategy=ddp", "strategy.find_unused_parameters=maybe"], "strategy.find_unused_parameters=maybe: must be"),
         (["measurement.baseline=best"], "must be 'paired' or 'none'"),
+        (
+            ["strategy=hybrid_dp", "strategy.hosts=2", "workers=3"],
+            "needs the same number of workers; choose a multiple",
+        ),
+        (["batch.accumulation=65"], "a worker's batch of 64 can't be cut into so many parts; choose at most 64"),
+        (["optimizer.clip_norm=0"], "optimizer.clip_norm=0: must be greater than 0"),
     ],
 )
 def test_a_bad_value_is_named_with_its_rule(overrides, message):

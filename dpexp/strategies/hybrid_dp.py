@@ -136,4 +136,4 @@ def _meet(place: Place, key: str, store: Store, config: ExperimentConfig, initia
         connection.send(str(place.local_rank).encode())
         _, (arena, *counters), _, _ = socket.recv_fds(connection, 1, MOST_DESCRIPTORS)
     member = BarrierMember.of_descriptors(counters, spin_seconds(threads))
-    return Shared(place.local_rank, member, SharedTensors(arena, arena_layout(config, initial, ranks)))
+    return Shared(place.local_rank, threads, member, SharedTensors(arena, arena_layout(config, initial, ranks)))

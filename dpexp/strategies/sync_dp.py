@@ -7,6 +7,7 @@ reduce-scatter and a sharded update, as in ZeRO stage 1 (Rajbhandari et al. 2020
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,6 +31,7 @@ class Shared:
     """What one of the w ranks of a machine receives: its part of the barrier, and the memory that all share."""
 
     local_rank: int
+    threads: int  # that compute on this machine, of all ranks together
     barrier: BarrierMember
     arena: SharedTensors  # parameters (n,), gradients (w, n), both padded; numbers, squared_norms (w,)
 
@@ -38,7 +40,7 @@ class Shared:
         """The parts of so many ranks; so many threads compute on this machine."""
         arena = SharedTensors.allocate(arena_layout(config, initial, ranks))
         members = BarrierMember.create(ranks, spin_seconds(threads))
-        return [cls(rank, member, arena) for rank, member in enumerate(members)]
+        return [cls(rank, threads, member, arena) for rank, member in enumerate(members)]
 
     def close(self) -> None:
         """Close the parent's descriptors."""
@@ -88,6 +90,7 @@ class SyncDataParallel(Strategy):
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Shared
     ) -> None:
         super().__init__(config, rank, model, initial, shared)
+        stay_on_a_core(shared.local_rank, shared.threads)
         self._local_rank, self._barrier, self._numbers = shared.local_rank, shared.barrier, shared.arena["numbers"]
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
         self._squared_norms = shared.arena["squared_norms"]  # (w,), of each rank's chunk of the summed gradient
@@ -170,6 +173,16 @@ class SyncDataParallel(Strategy):
 def spin_seconds(threads: int) -> float:
     """How long to spin before sleeping, where so many threads compute: not at all if another one needs the core."""
     return 0.0 if threads > usable_cores() else SPIN_SECONDS
+
+
+def stay_on_a_core(local_rank: int, threads: int) -> None:
+    """Where so many threads share fewer cores, keep this process on one of them, with its caches.
+
+    The scheduler would move workers at each barrier, and run three on one core while another has one.
+    """
+    if threads > usable_cores() and torch.get_num_threads() == 1 and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[local_rank % len(cores)]})
 
 
 def padded_size(elements: int, world_size: int, dtype: torch.dtype) -> int:
