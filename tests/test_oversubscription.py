@@ -28,7 +28,7 @@ def cores_of_a_worker(rank, config, dataset, initial, shared, notify):
 
 def cores(workers: int) -> list[list[int]]:
     """Where each of so many workers may run."""
-    config = tiny("strategy=sync_dp", f"workers={workers}")
+    config = tiny("strategy=sync_dp", f"workers={workers}", f"batch.size={workers}")
     dataset = load(config)
     initial = initial_state(config, dataset)
     shared = strategy_class(config).share(config, initial)
