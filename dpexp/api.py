@@ -64,7 +64,7 @@ _imported: dict[str, str] = {}  # SHA-256 of the user's modules, as this process
 def _refuse_changed_modules(config: ExperimentConfig) -> None:
     """Raise ConfigError for a model whose file was edited: this process would go on with what it has imported."""
     for name, digest in fingerprint(config).items():
-        if name.replace(".", "").isidentifier() and _imported.setdefault(name, digest) != digest:
+        if name not in {"data.path", *config.script_words} and _imported.setdefault(name, digest) != digest:
             raise ConfigError(f"{name} has changed since this Python process imported it; restart it, or the notebook")
 
 

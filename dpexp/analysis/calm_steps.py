@@ -3,7 +3,8 @@
 On a virtual machine, a core's other hyperthread may belong to somebody else, whose bursts of milliseconds halve its
 speed, for minutes on end and without a trace in any counter. With several workers, each burst on any core slows the
 step of all. But nobody makes a computation faster: its shortest times are those of an undisturbed core, and a step is
-calm where its slowest worker computed for hardly longer than that.
+calm where its slowest worker computed for hardly longer than that. (Where computations spread by some percent by
+nature, this cuts off more of one process than of several workers, whose slowest are alike: speedups read a bit low.)
 
 A program that takes turns with a worker on its core delays it between computations, which take as long as ever. Then
 the others wait for it, and the step takes longer by the half of a computation or more. So the rest of a calm step took

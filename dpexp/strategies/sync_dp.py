@@ -23,7 +23,7 @@ from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
 from dpexp.strategies.base import MOST_NUMBERS, Strategy
 from dpexp.strategies.in_place import write_in_place
 
-SPIN_SECONDS = 50e-6  # about what it costs to wake a sleeping process
+SPIN_SECONDS = 200e-6  # some times what it costs to wake a sleeping process: a short delay puts nobody to sleep
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class SyncDataParallel(Strategy):
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Shared
     ) -> None:
         super().__init__(config, rank, model, initial, shared)
-        stay_on_a_core(shared.local_rank, shared.threads)
+        stay_on_a_core(rank, shared.threads)
         self._local_rank, self._barrier, self._numbers = shared.local_rank, shared.barrier, shared.arena["numbers"]
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
         self._squared_norms = shared.arena["squared_norms"]  # (w,), of each rank's chunk of the summed gradient
@@ -175,14 +175,17 @@ def spin_seconds(threads: int) -> float:
     return 0.0 if threads > usable_cores() else SPIN_SECONDS
 
 
-def stay_on_a_core(local_rank: int, threads: int) -> None:
-    """Where so many threads share fewer cores, keep this process on one of them, with its caches.
+def stay_on_a_core(rank: int, threads: int) -> None:
+    """Where so many threads leave no core free, keep this process on one of them.
 
-    The scheduler would move workers at each barrier, and run three on one core while another has one.
+    A worker that sleeps at a barrier is often woken on the core of the one that wakes it, where they then take turns
+    while another core is idle. Where a core is free, the scheduler uses that.
     """
-    if threads > usable_cores() and torch.get_num_threads() == 1 and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[local_rank % len(cores)]})
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if threads >= len(cores) and torch.get_num_threads() == 1:
+        os.sched_setaffinity(0, {cores[rank % len(cores)]})
 
 
 def padded_size(elements: int, world_size: int, dtype: torch.dtype) -> int:

@@ -1,4 +1,4 @@
-"""More workers than cores: each stays on a core, and cores have as many as can be alike."""
+"""Workers that leave no core free stay on one each, and cores have as many as can be alike."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import torch
 from conftest import tiny
 
 from dpexp.data.dataset import load
-from dpexp.machine.environment import usable_cores
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import launch
 from dpexp.strategies import strategy_class
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity to a core")
+COUNT = len(os.sched_getaffinity(0))
 
 
 def cores_of_a_worker(rank, config, dataset, initial, shared, notify):
@@ -26,9 +25,9 @@ def cores_of_a_worker(rank, config, dataset, initial, shared, notify):
     return sorted(os.sched_getaffinity(0))
 
 
-def cores(workers: int) -> list[list[int]]:
+def cores(workers: int, *overrides: str) -> list[list[int]]:
     """Where each of so many workers may run."""
-    config = tiny("strategy=sync_dp", f"workers={workers}", f"batch.size={workers}")
+    config = tiny(f"workers={workers}", f"batch.size={workers}", *overrides)
     dataset = load(config)
     initial = initial_state(config, dataset)
     shared = strategy_class(config).share(config, initial)
@@ -40,13 +39,14 @@ def cores(workers: int) -> list[list[int]]:
             part.close()
 
 
-def test_workers_that_share_cores_are_spread_evenly_and_stay():
-    count = len(os.sched_getaffinity(0))
-    found = cores(2 * count + 1)
+@pytest.mark.parametrize("each", [1, 2])
+@pytest.mark.parametrize("strategy", [["strategy=sync_dp"], ["strategy=hybrid_dp", "strategy.hosts=2"]])
+def test_workers_that_leave_no_core_free_are_spread_evenly_and_stay(each, strategy):
+    found = cores(each * COUNT, *strategy)
     assert all(len(places) == 1 for places in found)
-    assert sorted(Counter(core for (core,) in found).values()) == [2] * (count - 1) + [3]
+    assert sorted(Counter(core for (core,) in found).values()) == [each] * COUNT
 
 
-@pytest.mark.skipif(usable_cores() < 2, reason="one core")
-def test_workers_that_have_a_core_each_go_where_the_scheduler_wants():
+@pytest.mark.skipif(COUNT < 3, reason="two workers leave no core free")
+def test_workers_that_leave_a_core_free_go_where_the_scheduler_wants():
     assert cores(2) == [sorted(os.sched_getaffinity(0))] * 2
