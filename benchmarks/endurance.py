@@ -165,7 +165,7 @@ from benchmarks.setup import configured, prepared
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 config = configured(*endurance.TINY, "workers=4", "epochs=100000")
-LocalLauncher().run(prepared(config, load(config)), lambda epoch: print(epoch, flush=True))
+LocalLauncher().run_in_turns({"candidate": prepared(config, load(config))}, lambda done: print(done, flush=True))
 """
 
 

@@ -27,15 +27,9 @@ def run(config: ExperimentConfig, folder: Path) -> float:
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which workers would not know
     try:
         with signals.raised(), exclusive(terminal.show_waiting):
+            files = fingerprint(config)
             job.run(
-                config,
-                folder,
-                lambda *progress: None,
-                LocalLauncher(),
-                describe(None),
-                fingerprint(config),
-                record_bad_input=True,
-                earlier=None,
+                config, folder, lambda *progress: None, LocalLauncher(), describe(None), files, record_bad_input=True
             )
     except signals.Interrupted as stop:
         raise WorkerError(f"interrupted by {stop}") from stop

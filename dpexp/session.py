@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpexp import resume
+from dpexp import resume, trackers
 from dpexp.config.arguments import Request
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import ScriptConfig
@@ -21,7 +21,6 @@ from dpexp.processes import fork_server
 from dpexp.report import terminal
 from dpexp.results import command
 from dpexp.results.command import Command
-from dpexp.trackers import tracking
 
 if TYPE_CHECKING:
     from dpexp.analysis.row import Row
@@ -69,7 +68,7 @@ class Session:
             self._controller.check(config)
         elif not self.delegated:
             refuse_too_many_workers(config)
-        tracking.check(config.tracker)
+        trackers.check(config.tracker)
 
     def begin(self, planned: Command, folder: Path) -> None:
         """Claim the output folder, and the machine, before the first job. Raises ConfigError, ResultError."""
@@ -160,7 +159,7 @@ class Session:
             if folder.resolve() not in rows:
                 continue
             try:
-                tracking.log(config, rows[folder.resolve()], folder)
+                trackers.log(config, rows[folder.resolve()], folder)
             except TrackerError as error:
                 terminal.show_error(str(error))
                 missing += 1
@@ -170,7 +169,7 @@ class Session:
         """Measure what the command of this folder lacks. Raises DpexpError."""
         planned = resume.planned(folder, self.request)
         for job in planned.jobs:
-            tracking.check(job.config.tracker)
+            trackers.check(job.config.tracker)
         self.begin(planned, folder)
         self.run_planned()
 

@@ -40,7 +40,7 @@ def cores(workers: int, *overrides: str) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("each", [1, 2])
-@pytest.mark.parametrize("strategy", [["strategy=sync_dp"], ["strategy=hybrid_dp", "strategy.hosts=2"]])
+@pytest.mark.parametrize("strategy", [["strategy=sync_dp"], ["strategy=hybrid_dp", f"strategy.hosts={COUNT}"]])
 def test_workers_that_leave_no_core_free_are_spread_evenly_and_stay(each, strategy):
     found = cores(each * COUNT, *strategy)
     assert all(len(places) == 1 for places in found)

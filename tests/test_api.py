@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib.figure
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY
@@ -34,6 +35,16 @@ def test_a_run_gives_its_row(tmp_path):
     assert row.workers == 1
     assert row.speedup.low < row.speedup.value < row.speedup.high
     assert (tmp_path / "out" / "result.json").exists()
+
+
+def test_the_same_process_measures_other_files(tmp_path):
+    for name in ("a", "b"):
+        arrays = {f"{split}_inputs": np.full((200, 3), float(name == "a")) for split in ("train", "test")}
+        labels = {f"{split}_labels": np.arange(200) % 2 for split in ("train", "test")}
+        np.savez(tmp_path / f"{name}.npz", **arrays, **labels)
+        data = ["data=arrays", f"data.path={tmp_path / name}.npz", "data.size=100"]
+        settings = [text for text in QUICK if not text.startswith("data")]
+        assert dpexp.run(*settings, *data, "workers=1", folder=tmp_path / name).status == "ok"
 
 
 def test_a_sweep_gives_the_table_and_writes_the_report(swept):

@@ -7,7 +7,8 @@ from conftest import composed
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dpexp.config.compose import compose_jobs, to_experiment
+from dpexp.config.compose import compose_experiment, compose_jobs, to_experiment
+from dpexp.config.overrides import spelled
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError
 
@@ -126,3 +127,9 @@ def test_a_bad_value_is_named_with_its_rule(overrides, message):
 def test_a_config_without_a_value_is_refused():
     with pytest.raises(ConfigError, match="workers: no value"):
         to_experiment(OmegaConf.create({}))
+
+
+def test_a_backslash_of_a_command_stays_one():
+    given = r"strategy.command=python my\ script.py --workers {workers}"
+    config = compose_experiment(*spelled(["strategy=script", "workers=1", given]))
+    assert config.command == ["python", "my script.py", "--workers", "1"]

@@ -210,6 +210,7 @@ def test_ones_own_arrays(tmp_path):
         ({"train_inputs": np.full((100, 2, 3), np.nan)}, "train_inputs is NaN or infinite in 600 places"),
         ({"test_inputs": np.zeros((10, 4), np.float32)}, "one shape"),
         ({"test_inputs": np.zeros((10, 2, 3), np.uint8)}, "only one of train_inputs and test_inputs is uint8"),
+        ({"test_inputs": np.zeros((10, 2, 3), np.int64)}, "test_inputs torch.int64; give both the same type"),
         (
             {"train_inputs": np.full((100, 2, 3), 2**63, np.uint64)},
             r"has 9,223,372,036,854,775,808; torch's integers end",

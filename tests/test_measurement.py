@@ -154,7 +154,7 @@ def test_training_visits_as_many_samples_as_the_config_says():
     model = Recording().double()
     strategy = Sequential(baseline, 0, model, SharedTensors.copy_of(model.state_dict()), None)
     strategy.start()
-    loop.train(baseline, dataset, strategy, Turns(strategy), NoRecorder(), lambda epoch: None)
+    loop.train(baseline, dataset, strategy, Turns(strategy), NoRecorder())
     assert sum(visited) == baseline.epochs * 48
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dpexp import trackers
 from dpexp.config.compose import compose_experiment
 from dpexp.errors import ConfigError
-from dpexp.trackers import tracking
 
 JOB = "workers=1 strategy=sequential data=synthetic data.size=256 epochs=1 measurement.precision=null".split()
 JOB += "measurement.repeats=1 measurement.warmup=0 model.hidden=[4] measurement.best_sequential=false".split()
@@ -93,7 +93,7 @@ def test_a_tracker_that_fails_is_told_and_the_result_stays(tmp_path):
 def test_a_missing_package_is_told_before_the_first_job(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="tracker=wandb needs the package wandb: pip install wandb, or tracker=none"):
-        tracking.check(compose_experiment("tracker=wandb").tracker)
+        trackers.check(compose_experiment("tracker=wandb").tracker)
 
 
 def test_the_tracker_changes_neither_the_measurement_nor_its_series():

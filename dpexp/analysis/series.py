@@ -17,14 +17,7 @@ Settings = Mapping[str, Any]
 
 ALONG_A_CURVE = ("workers", "data.size")
 DATA_FILE, DIGITS = "data.path", 8
-WITHOUT_EFFECT = (
-    "checkpoint",
-    "launch",
-    "tracker",
-    "data.cache",
-    "measurement.repeats",
-    "measurement.warmup",
-)  # on a block
+WITHOUT_EFFECT = "checkpoint launch tracker data.cache measurement.repeats measurement.warmup".split()  # on a block
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ def settings(config: ExperimentConfig) -> dict[str, Any]:
     for path in (*ALONG_A_CURVE, *WITHOUT_EFFECT):
         *group, name = path.split(".")
         (values[group[0]] if group else values).pop(name, None)
-    return dict(sorted(_flatten(values).items()))
+    return dict(sorted(flattened(values).items()))
 
 
 def key(series: Settings) -> str:
@@ -80,7 +73,7 @@ def labels(all_settings: Iterable[Settings]) -> dict[str, str]:
     series = {key(settings): settings for settings in all_settings}
 
     def differs(name: str, among: Iterable[Settings]) -> bool:
-        return len({json.dumps(settings.get(name)) for settings in among}) > 1
+        return len({json.dumps(settings.get(name, "absent")) for settings in among}) > 1
 
     def differs_within_a_choice(setting: str) -> bool:
         # What another choice of a group brings along goes without saying.
@@ -102,11 +95,12 @@ def labels(all_settings: Iterable[Settings]) -> dict[str, str]:
     return found
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested dictionaries by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flattened(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -153,12 +153,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def _test_accuracy(trainings: Sequence[Training]) -> float:
     """The mean over blocks: with a target accuracy they differ in seed, and each was evaluated after each epoch."""
-    return _mean(
-        [
-            training.epoch_accuracies[-1] if training.epoch_accuracies else training.test_accuracy
-            for training in trainings
-        ]
-    )
+    return _mean([one.epoch_accuracies[-1] if one.epoch_accuracies else one.test_accuracy for one in trainings])
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:

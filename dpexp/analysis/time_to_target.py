@@ -32,32 +32,25 @@ def time_to_target(config: ExperimentConfig, blocks: Sequence[Block]) -> TimeToT
     if config.target_accuracy is None:
         return TimeToTarget()
     baselines = [block.baseline for block in blocks if block.baseline is not None]
-    candidate = _median([block.candidate for block in blocks], config.train_samples, config.target_accuracy)
-    baseline = _median(baselines, config.baseline().train_samples, config.target_accuracy)
+    seconds, samples = _median([block.candidate for block in blocks], config.train_samples, config.target_accuracy)
+    baseline_seconds, baseline_samples = _median(baselines, config.baseline().train_samples, config.target_accuracy)
     return TimeToTarget(
         target_accuracy=config.target_accuracy,
-        target_seconds=candidate.seconds,
-        target_samples=candidate.samples,
-        baseline_target_seconds=baseline.seconds,
-        target_speedup=baseline.seconds / candidate.seconds,
-        target_throughput_ratio=(candidate.samples / candidate.seconds) / (baseline.samples / baseline.seconds),
-        target_samples_ratio=baseline.samples / candidate.samples,
+        target_seconds=seconds,
+        target_samples=samples,
+        baseline_target_seconds=baseline_seconds,
+        target_speedup=baseline_seconds / seconds,
+        target_throughput_ratio=(samples / seconds) / (baseline_samples / baseline_seconds),
+        target_samples_ratio=baseline_samples / samples,
     )
 
 
-@dataclass(frozen=True)
-class _Reached:
-    seconds: float
-    samples: float
-
-
-def _median(trainings: Sequence[Training], epoch_samples: int, target: float) -> _Reached:
-    """The median training by time; the slower of the middle two. NaN where that one did not reach the target."""
+def _median(trainings: Sequence[Training], epoch_samples: int, target: float) -> tuple[float, float]:
+    """Seconds and samples of the median training by time; the slower of the middle two. NaN where it fell short."""
     reached = []
     for training in trainings:
         epochs = [epoch for epoch, accuracy in enumerate(training.epoch_accuracies) if accuracy >= target]
         if epochs:
-            reached.append(_Reached(training.epoch_seconds[epochs[0]], (epochs[0] + 1) * epoch_samples))
-    reached.sort(key=lambda training: training.seconds)
+            reached.append((training.epoch_seconds[epochs[0]], float((epochs[0] + 1) * epoch_samples)))
     middle = len(trainings) // 2
-    return reached[middle] if middle < len(reached) else _Reached(math.nan, math.nan)
+    return sorted(reached)[middle] if middle < len(reached) else (math.nan, math.nan)

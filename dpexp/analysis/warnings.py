@@ -10,7 +10,7 @@ from dpexp.analysis.speedup import Pairs, is_calm, paired_speedup, pairs_with_ba
 from dpexp.analysis.undisturbed import disturbed_share, have_steps
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
-from dpexp.results.schema import Block, Training, Warning
+from dpexp.results.schema import Block, Warning
 from dpexp.words import counted
 
 # Thresholds: a severity of 1.
@@ -131,7 +131,8 @@ def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterat
             "measure at another time",
         )
     throttled = sum(block.throttled_seconds for block in conditions)
-    timed = sum(training.seconds for block in kept for training in _sequential_and_parallel(block))
+    trainings = [one for block in kept for name, one in block.trainings.items() if name != "independent"]
+    timed = sum(training.seconds for training in trainings)
     if throttled > THROTTLED_SHARE * timed:
         yield Warning(
             "throttled",
@@ -172,7 +173,3 @@ def _saved_by_cache(pairs: Pairs, work_ratio: float) -> float:
         for side in (0, 1)
     )
     return 1 - candidate / (baseline * work_ratio) if baseline and candidate else 0.0
-
-
-def _sequential_and_parallel(block: Block) -> list[Training]:
-    return [training for name, training in block.trainings.items() if name != "independent"]

@@ -95,15 +95,8 @@ class _Measurement:
             folder = self._folder / f"batch_{batch}"
             with storage.write_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            job.run(
-                config,
-                folder,
-                display.update,
-                self._launcher,
-                self._environment,
-                fingerprint(config),
-                record_bad_input=False,
-            )
+            files = fingerprint(config)
+            job.run(config, folder, display.update, self._launcher, self._environment, files, record_bad_input=False)
         finally:
             display.close()
         speedup = job.speedup(folder)

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from dpexp.calibrate.checks import checks
+from dpexp.errors import DpexpError
 from dpexp.machine import environment
 from dpexp.machine.exclusive import exclusive
 from dpexp.processes import signals
@@ -22,6 +23,9 @@ def main() -> int:
             for check in checks():
                 terminal.show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
                 failed += not check.passed
+    except DpexpError as error:
+        terminal.show_error(str(error))
+        return 1
     except signals.Interrupted as stop:
         return stop.status
     terminal.show_line(

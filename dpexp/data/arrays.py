@@ -35,6 +35,12 @@ def array_splits(config: ArraysDataConfig) -> tuple[Split, Split]:
             f"data.path={config.path}: only one of train_inputs and test_inputs is uint8, which is scaled to [0, 1]; "
             "give both the same type"
         )
+    fractions = [split.inputs.dtype.is_floating_point or split.inputs.dtype == torch.uint8 for split in (train, test)]
+    if fractions[0] != fractions[1]:
+        raise DataError(
+            f"data.path={config.path}: train_inputs are {train.inputs.dtype}, test_inputs {test.inputs.dtype}; "
+            "give both the same type"
+        )
     _check_labels(train.labels, test.labels, config.path)
     if config.scale_uint8:
         return train, test

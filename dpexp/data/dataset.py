@@ -83,15 +83,9 @@ def load(config: ExperimentConfig) -> Dataset:
 def _splits(config: ExperimentConfig) -> tuple[Split, Split]:
     match config.data:
         case NamedDataConfig(name="mnist") as data:
-            cache = cache_folder(data.cache)
-            (images, labels), (test_images, test_labels) = (
-                read_split("train", cache),
-                read_split("t10k", cache),
-            )
-            return (
-                Split(torch.tensor(images).unsqueeze(1), torch.tensor(labels)),
-                Split(torch.tensor(test_images).unsqueeze(1), torch.tensor(test_labels)),
-            )
+            splits = [read_split(name, cache_folder(data.cache)) for name in ("train", "t10k")]
+            train, test = (Split(torch.tensor(images).unsqueeze(1), torch.tensor(labels)) for images, labels in splits)
+            return train, test
         case NamedDataConfig() as data:
             cache = cache_folder(data.cache)
             return torchvision_split(data.name, True, cache), torchvision_split(data.name, False, cache)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.axis import Axis
+from matplotlib.ticker import NullLocator
 
 MOST_TICKS = 8
 BEYOND = 1.5  # an interval shows at most so many times beyond all values: one that is huge would flatten the rest
@@ -33,16 +34,10 @@ class MarkedRange:
 
 def logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Sequence[float]) -> None:
     """A logarithmic scale of base 2 from `low` to `high` with numbers at `ticks` alone."""
-    scale, limits, place = (
-        (axes.set_xscale, axes.set_xlim, axes.set_xticks)
-        if which == "x"
-        else (axes.set_yscale, axes.set_ylim, axes.set_yticks)
-    )
-    scale("log", base=2)
-    limits(low, high)
-    place(ticks, [f"{tick:,.10g}" for tick in ticks])
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_minor_formatter(NullFormatter())
+    getattr(axes, f"set_{which}scale")("log", base=2)
+    getattr(axes, f"set_{which}lim")(low, high)
+    axis: Axis = getattr(axes, f"{which}axis")
+    axis.set_ticks(ticks, labels=[f"{tick:,.10g}" for tick in ticks])
     axis.set_minor_locator(NullLocator())
 
 

@@ -79,11 +79,7 @@ def _memory() -> Iterator[tuple[int, int]]:
     """Limit and use, in bytes, of each cgroup that limits this process's memory. What can be dropped counts as free."""
     names = (
         ("memory.max", "memory.current", "inactive_file"),
-        (
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file",
-        ),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     )
     for folder in folders("memory"):
         for limit, used, cached in names:

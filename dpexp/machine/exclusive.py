@@ -44,13 +44,10 @@ def acquire(on_wait: Callable[[int], None]) -> socket.socket | None:
             lock.bind(address)
             lock.listen(128)
             return lock
-        except OSError as error:
+        except BaseException as error:
             lock.close()
-            if error.errno != errno.EADDRINUSE:
+            if not (isinstance(error, OSError) and error.errno == errno.EADDRINUSE):
                 raise
-        except BaseException:
-            lock.close()
-            raise
         _wait(address, on_wait)
 
 

@@ -52,10 +52,7 @@ def measure(
         evaluate = not warmup and not counted  # later blocks repeat its updates
         report = functools.partial(_report, on_progress, config, tuple(blocks), done)
         trainings = trainer.train_in_turns(
-            {name: variants[name] for name in order},
-            evaluate,
-            checkpoint if evaluate else None,
-            report,
+            {name: variants[name] for name in order}, evaluate, checkpoint if evaluate else None, report
         )
         workers = [worker for training in trainings.values() for worker in training.workers]
         local = [worker for worker in workers if local_workers is None or worker.rank < local_workers]
@@ -75,10 +72,7 @@ def measure(
 
 
 def _variants(
-    config: ExperimentConfig,
-    trainer: Trainer,
-    earlier: Sequence[Block],
-    on_progress: OnProgress,
+    config: ExperimentConfig, trainer: Trainer, earlier: Sequence[Block], on_progress: OnProgress
 ) -> dict[str, Variant]:
     """What each block trains, by name."""
     variants = {name: Variant(variant) for name, variant in config.variants.items()}

@@ -14,11 +14,8 @@ class Watch:
     """Watches the machine from its creation until `conditions`."""
 
     def __init__(self) -> None:
-        self._started, self._main_cpu, self._server_cpu = (
-            time.monotonic(),
-            time.process_time(),
-            fork_server.cpu_seconds(),
-        )
+        self._started, self._main_cpu = time.monotonic(), time.process_time()
+        self._server_cpu = fork_server.cpu_seconds()
         self._busy, self._stolen = busy_seconds(), stolen_seconds()
         self._throttled = cgroups.throttled_seconds()
 

@@ -49,11 +49,7 @@ def _cnn(config: CnnConfig, input_shape: tuple[int, ...], classes: int) -> nn.Mo
         channels, height, width = outputs, height // 2, width // 2
     features = channels * height * width
     return nn.Sequential(
-        *layers,
-        nn.Flatten(),
-        nn.Linear(features, config.hidden),
-        nn.ReLU(),
-        nn.Linear(config.hidden, classes),
+        *layers, nn.Flatten(), nn.Linear(features, config.hidden), nn.ReLU(), nn.Linear(config.hidden, classes)
     )
 
 

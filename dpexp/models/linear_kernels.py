@@ -96,10 +96,6 @@ def large_layers(model: nn.Module) -> Iterator[nn.Linear]:
             yield module
 
 
-def _by_torch(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return left.mm(right.t())
-
-
 def _by_onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
     return product
@@ -107,7 +103,7 @@ def _by_onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | Non
 
 # left (n, k) times the transpose of right (m, k)
 _PRODUCTS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "torch": _by_torch,
+    "torch": F.linear,
     "onednn": _by_onednn,
 }
 

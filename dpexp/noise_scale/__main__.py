@@ -124,6 +124,8 @@ def config_of(folder: Path, rows: Sequence[Row]) -> tuple[ExperimentConfig, dict
     """The measured configuration with the most workers, and its files' fingerprint. Raises ConfigError, ResultError."""
     if len({row.series for row in rows}) != 1:
         raise ResultError(f"{folder}: the noise scale is of one series, not of {len({row.series for row in rows})}")
+    if any(math.isnan(row.speedup.value) for row in rows):
+        raise ResultError(f"{folder}: speedups are unknown there; measure with measurement.baseline=paired")
     jobs = [(job.config, job.result.user_files) for job in read_jobs([folder])[0] if job.result.status == "ok"]
     config, files = max(jobs, key=lambda job: (job[0].data.size, job[0].workers))
     if isinstance(config.strategy, ScriptConfig):

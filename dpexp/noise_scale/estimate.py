@@ -72,7 +72,7 @@ def observe(config: ExperimentConfig, dataset: Dataset) -> SquaredNorms:
         strategy = _Observed(config, 0, model, initial, None)
         strategy.norms = []
         strategy.start()
-        train(config, dataset, strategy, Turns(strategy), NoRecorder(), lambda epoch: None)
+        train(config, dataset, strategy, Turns(strategy), NoRecorder())
     per_epoch = config.train_samples // config.global_batch_size
     whole_batches = [
         pair for number, pair in enumerate(strategy.norms) if number % config.updates_per_epoch < per_epoch

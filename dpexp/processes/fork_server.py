@@ -26,17 +26,8 @@ from dpexp.processes import signals
 from dpexp.processes.heartbeat import Slot
 
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
-PRELOAD = [
-    "torch",
-    "torch._dynamo",
-    "numpy",
-    "numpy.ma",
-    "pydantic",
-    "psutil",
-    "dpexp.processes.fork_server",
-    "dpexp.training.worker",
-    "dpexp.processes.freeze",
-]
+PRELOAD = """torch torch._dynamo numpy numpy.ma pydantic psutil
+dpexp.processes.fork_server dpexp.training.worker dpexp.processes.freeze""".split()
 
 # In a worker this is the fork server, if the preload worked.
 IMPORTED_BY = os.getpid()

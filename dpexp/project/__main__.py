@@ -15,6 +15,7 @@ from dpexp.decision.links import Link
 from dpexp.decision.projection import Cluster, Projection, StepModel, knee, worst_error
 from dpexp.decision.verdict import at_most_samples
 from dpexp.errors import ConfigError, DpexpError, ResultError
+from dpexp.processes import signals
 from dpexp.report import terminal
 from dpexp.results.jobs import read_jobs
 from dpexp.session import status_of
@@ -36,15 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--series", help="which one, of a folder with several; see results.csv")
     options = parser.parse_args(arguments)
     try:
-        rows = _rows(options.folder, options.series)
-        cluster = _cluster(options, rows)
-        model = _model(rows)
-        checked = model.check()
-        error = worst_error(checked)
-        projections = [_projected(model, workers, cluster, error) for workers in options.workers]
+        with signals.raised():
+            rows = _rows(options.folder, options.series)
+            cluster = _cluster(options, rows)
+            model = _model(rows)
+            checked = model.check()
+            error = worst_error(checked)
+            projections = [_projected(model, workers, cluster, error) for workers in options.workers]
     except DpexpError as error:
         terminal.show_error(str(error))
         return status_of(error)
+    except signals.Interrupted as stop:
+        return stop.status
     terminal.show_line("projected, not measured:")
     for projection in projections:
         terminal.show_line(sentence(projection))

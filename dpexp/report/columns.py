@@ -9,20 +9,6 @@ from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
 from dpexp.report.sentences import MARKED, percent
 
-HEADS = (
-    "configuration",
-    "workers",
-    "samples",
-    "batch",
-    "updates",
-    "seconds",
-    "samples/s",
-    "speedup",
-    "over best sequential",
-    "efficiency",
-    "accuracy",
-    "warnings",
-)
 FOOTNOTES = {
     "seconds": "seconds: of a training that nobody else slows down",
     "speedup": "speedup: over one sequential process with as many threads as a worker",
@@ -34,7 +20,7 @@ FOOTNOTES = {
 def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     """What all good rows have in common, in words, and the columns by head in which they differ or have numbers."""
     rows = [_cells(row) for row in summary.good]
-    columns = dict(zip(HEADS, zip(*rows, strict=True), strict=False))
+    columns = {head: tuple(cells[head] for cells in rows) for head in (rows[0] if rows else ())}
     common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
     text = "; ".join(f"{head}: {columns.pop(head)[0]}" for head in common)
     for head, nothing in (("warnings", ""), ("over best sequential", "-"), ("accuracy", "-")):
@@ -51,23 +37,23 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     return [*notes, "intervals: 95 %"] if heads else []
 
 
-def _cells(row: Row) -> list[str]:
-    """One good row of the table as text; what was not measured is a dash."""
+def _cells(row: Row) -> dict[str, str]:
+    """One good row of the table as text, by head; what was not measured is a dash."""
     batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in all"
-    return [
-        row.series or ", ".join(dict.fromkeys([f"{row.strategy}", f"{row.model}", f"{row.data}"])),
-        f"{row.workers}{'*' if row.oversubscribed else ''}",
-        f"{row.data_size:,}",
-        batch,
-        f"{row.updates:,} [{row.baseline_updates:,}]",
-        f"{row.seconds.value:.3f}",
-        f"{row.samples_per_second:,.0f}",
-        _with_interval(row.speedup),
-        _with_interval(row.best_sequential_speedup),
-        "-" if not row.efficiency.known else f"{100 * row.efficiency.value:.0f} %",
-        _accuracy(row.test_accuracy, row.baseline_test_accuracy),
-        "; ".join(warning.text for warning in row.warnings if warning.kind not in MARKED),
-    ]
+    return {
+        "configuration": row.series or ", ".join(dict.fromkeys([f"{row.strategy}", f"{row.model}", f"{row.data}"])),
+        "workers": f"{row.workers}{'*' if row.oversubscribed else ''}",
+        "samples": f"{row.data_size:,}",
+        "batch": batch,
+        "updates": f"{row.updates:,} [{row.baseline_updates:,}]",
+        "seconds": f"{row.seconds.value:.3f}",
+        "samples/s": f"{row.samples_per_second:,.0f}",
+        "speedup": _with_interval(row.speedup),
+        "over best sequential": _with_interval(row.best_sequential_speedup),
+        "efficiency": "-" if not row.efficiency.known else f"{100 * row.efficiency.value:.0f} %",
+        "accuracy": _accuracy(row.test_accuracy, row.baseline_test_accuracy),
+        "warnings": "; ".join(warning.text for warning in row.warnings if warning.kind not in MARKED),
+    }
 
 
 def _with_interval(estimate: Estimate) -> str:

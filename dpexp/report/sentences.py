@@ -39,19 +39,14 @@ def answers(summary: Summary) -> list[str]:
     ]
     if len(best) == 1:
         found = verdict(summary)
-        return [*_fastest(found, best[0]), _answer(best[0]), *_outlook(found, best[0])]
+        choice = found.choice if found else None
+        fastest = [f"Fastest for {best[0].data_size:,} samples: {choice}."] if choice else []
+        return [*fastest, _answer(best[0]), *_outlook(found, best[0])]
     return [
         f"{row.series}: {_workers(row)}, {_times(row.speedup)} as fast as one sequential process, efficiency "
         f"{100 * row.efficiency.value:.0f} %{_accuracies(row)}"
         for row in sorted(best, key=lambda row: -row.speedup.value)
     ]
-
-
-def _fastest(found: Verdict | None, best: Row) -> list[str]:
-    """What to use at the most samples, and how sure that is; nothing where intervals are unknown."""
-    if found is None or found.choice is None:
-        return []
-    return [f"Fastest for {best.data_size:,} samples: {found.choice}."]
 
 
 def _outlook(found: Verdict | None, best: Row) -> list[str]:

@@ -27,16 +27,7 @@ WIDTH_IN_NOTEBOOK = 80  # rich's 115 columns make the cell scroll
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
 
 # Columns that a narrow terminal does without, in this order: results.csv has all.
-LEAST_NEEDED = (
-    "samples/s",
-    "batch",
-    "updates",
-    "warnings",
-    "accuracy",
-    "efficiency",
-    "over best sequential",
-    "seconds",
-)
+LEAST_NEEDED = "samples/s, batch, updates, warnings, accuracy, efficiency, over best sequential, seconds".split(", ")
 
 _silenced = {"errors": False, "rest": False}
 
@@ -110,7 +101,7 @@ def _show_table(console: Console, summary: Summary) -> None:
         console.print(common, style="bold", soft_wrap=True)
     if not columns:
         return
-    if not _encodes(console, "–"):
+    if not "–".encode(console.encoding, "ignore"):
         columns = {head: tuple(cell.replace("–", "-") for cell in cells) for head, cells in columns.items()}
     for head in LEAST_NEEDED:
         if sum(3 + max(map(len, (name, *cells))) for name, cells in columns.items()) > console.width:
@@ -133,14 +124,6 @@ def _show_table(console: Console, summary: Summary) -> None:
 def _has_widgets(console: Console) -> bool:
     """Whether it is a notebook that can show progress."""
     return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-
-
-def _encodes(console: Console, text: str) -> bool:
-    try:
-        text.encode(console.encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Display:

@@ -15,7 +15,7 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.models.optimizers import Optimizer
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.recorder import NoRecorder, Recorder
-from dpexp.strategies.rendezvous import Rendezvous
+from dpexp.strategies.rendezvous import Rendezvous, explained
 
 MOST_NUMBERS = 2  # in a broadcast
 
@@ -106,4 +106,4 @@ class Strategy(ABC):
     @classmethod
     def explained(cls, error: RuntimeError) -> Exception:
         """The error to raise for one while training: another one where the cause lies with another rank."""
-        return error
+        return explained(error)

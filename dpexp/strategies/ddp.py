@@ -21,7 +21,7 @@ from dpexp.models import optimizers
 from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.base import Replica, Strategy
-from dpexp.strategies.rendezvous import Rendezvous, broadcast, explained
+from dpexp.strategies.rendezvous import Rendezvous, broadcast
 
 
 class Ddp(Strategy):
@@ -92,10 +92,10 @@ class Ddp(Strategy):
 
     @classmethod
     def explained(cls, error: RuntimeError) -> Exception:
-        """As `rendezvous.explained`, and for an unused parameter."""
+        """As for all strategies, and for an unused parameter."""
         if "Expected to have finished reduction" in str(error):
             return WorkerError("the model left a parameter unused in a step; set strategy.find_unused_parameters=true")
-        return explained(error)
+        return super().explained(error)
 
 
 def _sum(strategy, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings, as here all are

@@ -22,7 +22,7 @@ from dpexp.errors import PeerError, one_line
 from dpexp.phases import COMMUNICATE
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.strategies.rendezvous import Rendezvous, broadcast, explained
+from dpexp.strategies.rendezvous import Rendezvous, broadcast
 from dpexp.strategies.sync_dp import Shared, SyncDataParallel, arena_layout, spin_seconds
 
 MOST_DESCRIPTORS = 64  # of a rank's part in the shared memory and the barrier
@@ -94,11 +94,6 @@ class HybridDataParallel(SyncDataParallel):
     def broadcast(self, numbers: list[int]) -> list[int]:
         """Rank 0's numbers."""
         return broadcast(numbers, self.device)
-
-    @classmethod
-    def explained(cls, error: RuntimeError) -> Exception:
-        """As `rendezvous.explained`."""
-        return explained(error)
 
 
 def _met(place: Place, rank: int, store: Store, config: ExperimentConfig, initial: SharedTensors) -> Shared:

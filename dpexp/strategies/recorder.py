@@ -77,15 +77,9 @@ class Recorder:
 class NoRecorder(Recorder):
     """Keeps no times, for warm-up and for `measurement.phases=false`; the heartbeat goes on."""
 
-    def start(self) -> None:
-        """Nothing is recorded."""
-
     def enter(self, phase: int) -> None:
         """Nothing is recorded."""
         heartbeat.phase(phase)
-
-    def move_since(self, started: float, source: int, target: int) -> None:
-        """Nothing is recorded."""
 
     def end_step(self, partial: bool = False) -> None:
         """Nothing is recorded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import statistics
 import time
@@ -17,7 +18,7 @@ from dpexp.data.mapped import MappedInputs
 from dpexp.data.sharding import epoch_order, shard
 from dpexp.phases import COMPUTE, DATA
 from dpexp.processes.heartbeat import FINISHING, TRAINING, WARMING_UP, heartbeat
-from dpexp.strategies import Replica, Strategy
+from dpexp.strategies import Strategy
 from dpexp.strategies.recorder import Recorder
 from dpexp.training.turns import Turns
 
@@ -36,13 +37,11 @@ def train(
     strategy: Strategy,
     turns: Turns,
     recorder: Recorder,
-    on_epoch: Callable[[int], None],
     evaluate: Callable[[], None] | None = None,
 ) -> Trained:
     """Train for the configured epochs on the first `train_samples` of the data set (weak scaling's baseline: not all).
 
-    `turns` has the clock. `on_epoch` receives the number of finished epochs, clock running. `evaluate` is called at the
-    end of each with the clock stopped.
+    `turns` has the clock. `evaluate` is called at the end of each epoch, with the clock stopped.
     """
     inputs, labels = dataset.train_inputs.to(strategy.device), dataset.tensors["train_labels"].to(strategy.device)
     epoch_loss_sums, epoch_seconds = [], []
@@ -58,7 +57,6 @@ def train(
             strategy.set_learning_rate(config.learning_rate(number))
             step(config, strategy, inputs, labels, batch, loss_sum)
         epoch_loss_sums.append(loss_sum.item())
-        on_epoch(epoch + 1)
         if evaluate is not None:
             epoch_seconds.append(turns.pause())
             evaluate()
@@ -81,31 +79,17 @@ def step(
         local, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)
         if not len(local):  # the last batch has fewer samples than there are workers: take part without weight
             local, weight = batch[:1], 0.0
-        *first, last = local.tensor_split(min(config.batch.accumulation, len(local)))
-        for part in first:
-            with strategy.accumulating():
-                _add_gradients(strategy, replica, inputs, labels, part, weight, loss_sum)
-        _add_gradients(strategy, replica, inputs, labels, last, weight, loss_sum)
+        parts = local.tensor_split(min(config.batch.accumulation, len(local)))
+        for number, part in enumerate(parts, 1):
+            with contextlib.nullcontext() if number == len(parts) else strategy.accumulating():
+                strategy.recorder.enter(DATA)
+                local_inputs, local_labels = inputs.index_select(0, part), labels.index_select(0, part)
+                strategy.recorder.enter(COMPUTE)
+                loss = F.cross_entropy(replica.model(local_inputs), local_labels, reduction="sum")
+                loss.backward(_scalar(weight, loss.dtype, loss.device))
+                loss_sum += loss.detach() if weight else 0.0
     strategy.update()
     strategy.recorder.end_step(partial=len(batch) < config.global_batch_size)
-
-
-def _add_gradients(
-    strategy: Strategy,
-    replica: Replica,
-    inputs: torch.Tensor | MappedInputs,
-    labels: torch.Tensor,
-    part: torch.Tensor,
-    weight: float,
-    loss_sum: torch.Tensor,
-) -> None:
-    """Forward and backward of the samples `part`."""
-    strategy.recorder.enter(DATA)
-    local_inputs, local_labels = inputs.index_select(0, part), labels.index_select(0, part)
-    strategy.recorder.enter(COMPUTE)
-    loss = F.cross_entropy(replica.model(local_inputs), local_labels, reduction="sum")
-    loss.backward(_scalar(weight, loss.dtype, loss.device))
-    loss_sum += loss.detach() if weight else 0.0
 
 
 @functools.cache

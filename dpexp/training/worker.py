@@ -67,7 +67,7 @@ class WorkerReport:
 def run(
     rank: int, work: Work, shared: Any, launched_seconds: float, gate: Connection | None, notify: Callable[[Any], None]
 ) -> WorkerReport:
-    """Train as rank `rank`; rank 0 notifies of finished epochs, and waits for its turns at `gate`.
+    """Train as rank `rank`; rank 0 waits for its turns at `gate`, and notifies of that.
 
     `launched_seconds` is the parent's monotonic clock at the launch.
     """
@@ -105,13 +105,9 @@ def _run(
         if rank == 0:
             epoch_accuracies.append(evaluate(model, work.dataset))
 
-    def on_epoch(epoch: int) -> None:
-        if rank == 0:
-            notify(epoch)
-
     recorder = Recorder() if config.measurement.phases else NoRecorder()
     evaluated = None if config.target_accuracy is None else evaluate_epoch
-    trained = train(config, work.dataset, strategy, turns, recorder, on_epoch, evaluated)
+    trained = train(config, work.dataset, strategy, turns, recorder, evaluated)
     recorded = recorder.summary(config.updates)
     phases = {name: recorded[name] for name in recorded if name not in strategy.unmeasured_phases}
     started = time.perf_counter()

@@ -395,7 +395,7 @@ def test_a_command_that_is_no_regular_file_is_one_line(dpexp, sweep):
 
 def test_the_command_of_an_older_version_is_named(dpexp, sweep):
     (sweep / "command.json").write_text('{"format": "dpexp-command", "version": 1}')
-    assert "format version 1, but this dpexp reads version 3" in dpexp(f"resume={sweep}").err
+    assert "format version 1, but this dpexp reads version 4" in dpexp(f"resume={sweep}").err
 
 
 def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp_path):
