@@ -7,6 +7,7 @@ reduce-scatter and a sharded update, as in ZeRO stage 1 (Rajbhandari et al. 2020
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import ClassVar
@@ -185,7 +186,8 @@ def stay_on_a_core(rank: int, threads: int) -> None:
         return
     cores = sorted(os.sched_getaffinity(0))
     if threads >= len(cores) and torch.get_num_threads() == 1:
-        os.sched_setaffinity(0, {cores[rank % len(cores)]})
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            os.sched_setaffinity(0, {cores[rank % len(cores)]})
 
 
 def padded_size(elements: int, world_size: int, dtype: torch.dtype) -> int:
