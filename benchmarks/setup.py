@@ -79,6 +79,6 @@ def command(*overrides: str, folder: Path | None = None) -> tuple[list[Row], flo
 
 
 def shown(estimate: Estimate, digits: int = 2, unit: float = 1.0) -> str:
-    """A value and its 95 % interval, divided by `unit`."""
+    """A value and its 95 % interval, if it has one, divided by `unit`."""
     value, low, high = (f"{x / unit:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
-    return f"{value} ({low} to {high})"
+    return f"{value} ({low} to {high})" if estimate.known else value
