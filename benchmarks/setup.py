@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -81,4 +82,4 @@ def command(*overrides: str, folder: Path | None = None) -> tuple[list[Row], flo
 def shown(estimate: Estimate, digits: int = 2, unit: float = 1.0) -> str:
     """A value and its 95 % interval, if it has one, divided by `unit`."""
     value, low, high = (f"{x / unit:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
-    return f"{value} ({low} to {high})" if estimate.known else value
+    return value if math.isnan(estimate.low) else f"{value} ({low} to {high})"
