@@ -113,8 +113,3 @@ def marked(marker: str) -> list[psutil.Process]:
 
 def descriptors() -> int:
     return psutil.Process().num_fds()
-
-
-def shared_names() -> set[str]:
-    """Named shared memory and semaphores of the machine."""
-    return {path.name for path in Path("/dev/shm").iterdir()}

@@ -9,8 +9,9 @@ from multiprocessing import Pipe
 
 import pytest
 from deeds import Place, ask_for_too_much, crash, fail, get_on, kill, kill_server, leave, spin, stand_still, stop
-from fault_helpers import Faulty, children, descriptors, places, run_job, shared_names
+from fault_helpers import Faulty, children, descriptors, places, run_job
 
+from benchmarks.endurance import shared_names
 from dpexp.errors import WorkerError
 from dpexp.phases import COMMUNICATE, COMPUTE, WAIT
 from dpexp.processes import launch
