@@ -39,6 +39,8 @@ def check(config: TrackerConfig) -> None:
 
 def log(config: ExperimentConfig, row: Row, folder: Path) -> None:
     """Log the job of this folder with the configured tracker, if any. Raises TrackerError."""
+    if config.tracker.name == "none":
+        return
     settings = flattened(config.settings)
     logged = Logged(
         "/".join(folder.parts[-2:]),

@@ -31,9 +31,7 @@ FASTEST = 0.01  # this quantile of all steps is the computation of an undisturbe
 LONGER = 1.15  # ... and steps that compute for up to so many times as long are calm ...
 REST = tuple(name for name in PHASES if name != PHASES[COMPUTE])
 REST_LONGER = 0.1  # ... if the rest is longer than its own quantile by no more than this share of the step, or ...
-REST_SPREADS = (
-    5.0  # ... this many times the distance to the next quantile: for normal times, 3 deviations from the mean
-)
+REST_SPREADS = 5.0  # ... so many times the distance to the next quantile: for normal times, 3 deviations from the mean
 NEXT = 0.1  # which is this
 SHORTEST = 1e-7  # seconds: no phase is measured more exactly
 LEAST_CALM = 0.1  # of a training's steps; with fewer of them it doesn't count
@@ -47,6 +45,7 @@ def binned(ranks: np.ndarray, updates: int, partial_updates: int, partial_second
     `ranks` (workers, steps, phases) are seconds.
     """
     compute, rest = ranks[:, :, COMPUTE].max(0), (ranks.sum(2) - ranks[:, :, COMPUTE]).mean(0)
+    totals = ranks.sum(0)
     keys = np.stack([_bin(compute, BIN), _bin(rest, REST_BIN)])
     bins, places = np.unique(keys, axis=1, return_inverse=True)
     places = places.reshape(-1)  # numpy 2.0 returns another shape
@@ -58,7 +57,7 @@ def binned(ranks: np.ndarray, updates: int, partial_updates: int, partial_second
         compute_seconds=[float(f"{middle:.4g}") for middle in BIN ** (bins[0] + 0.5)],
         counts=np.bincount(places).tolist(),
         phases={
-            name: [float(f"{total:.5g}") for total in np.bincount(places, ranks.sum(0)[:, phase])]
+            name: [float(f"{total:.5g}") for total in np.bincount(places, totals[:, phase])]
             for phase, name in enumerate(PHASES)
         },
     )
@@ -132,10 +131,8 @@ def slowest_of(workers: int, trainings: Sequence[StepTimes]) -> tuple[float, flo
 
 def _mean_of_slowest(workers: int, trainings: Sequence[StepTimes], kept: Sequence[np.ndarray]) -> float:
     """In seconds."""
-    compute = np.concatenate(
-        [np.asarray(steps.compute_seconds)[chosen] for steps, chosen in zip(trainings, kept, strict=True)]
-    )
-    counts = np.concatenate([np.asarray(steps.counts)[chosen] for steps, chosen in zip(trainings, kept, strict=True)])
+    compute = np.concatenate([steps.compute_seconds for steps in trainings])
+    counts = np.concatenate([np.asarray(steps.counts) * chosen for steps, chosen in zip(trainings, kept, strict=True)])
     order = np.argsort(compute)
     passed = np.concatenate([[0], np.cumsum(counts[order])]) / counts.sum()
     return float(np.sum(compute[order] * np.diff(passed**workers)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import itertools
@@ -44,7 +45,10 @@ class Store:
                 f"MASTER_ADDR={address} MASTER_PORT={port}: no other rank can be reached there ({one_line(error)})"
             ) from error
         self._store = PrefixStore(f"dpexp/{environment.attempt}", server)
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._exiting = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
+        atexit.register(self._end_beating)
         self.put(f"place/{environment.rank}", [environment.local_rank, environment.local_world_size])
 
     def put(self, key: str, value: Any) -> None:
@@ -79,6 +83,11 @@ class Store:
             if beats.get(rank) == beat and not ended:
                 raise PeerError(f"rank {rank} has not responded for {SILENCE_SECONDS:.0f} s")
             beats[rank] = beat
+
+    def _poll(self, key: str, changed: int) -> tuple[bytes | None, int]:
+        """The report of a failure below `key`, if there is one, and how often any rank's progress has changed."""
+        failure = self._store.get(key) if self._store.check([key]) else None
+        return failure, self._store.add("progress", changed)
 
     def _last_sign(self, rank: int) -> tuple[bytes, bool]:
         """The last beat of a rank, and whether it has ended."""
@@ -116,10 +125,10 @@ class Store:
             published, checked = None, time.monotonic()
             beats: dict[int, bytes] = {}
             while not over.wait(POLL_SECONDS):
-                if _answered(lambda: self._store.check([key])):
-                    raise PeerError(json.loads(_answered(lambda: self._store.get(key)))["message"])
                 published, changed = local_state, local_state != published
-                changes = _answered(functools.partial(self._store.add, "progress", int(changed)))
+                failure, changes = _answered(functools.partial(self._poll, key, int(changed)))
+                if failure is not None:
+                    raise PeerError(json.loads(failure)["message"])
                 if time.monotonic() > checked + SILENCE_SECONDS:
                     checked = time.monotonic()
                     self._check_alive(beats)
@@ -145,7 +154,13 @@ class Store:
         with contextlib.suppress(RuntimeError):  # the store is gone: so is its server
             for beat in itertools.count():
                 self._store.set(f"alive/{self.environment.rank}", str(beat))
-                time.sleep(BEAT_SECONDS)
+                if self._exiting.wait(BEAT_SECONDS):
+                    return
+
+    def _end_beating(self) -> None:
+        """A thread that comes back from torch while the interpreter is being taken down would abort the process."""
+        self._exiting.set()
+        self._beating.join(BEAT_SECONDS)  # one that has lost the store's machine doesn't come back
 
 
 def _answered(ask: Callable[[], T]) -> T:

@@ -79,7 +79,8 @@ def step(
         local, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)
         if not len(local):  # the last batch has fewer samples than there are workers: take part without weight
             local, weight = batch[:1], 0.0
-        parts = local.tensor_split(min(config.batch.accumulation, len(local)))
+        count = min(config.batch.accumulation, len(local))
+        parts = [local] if count == 1 else local.tensor_split(count)  # splitting takes microseconds of each step
         for number, part in enumerate(parts, 1):
             with contextlib.nullcontext() if number == len(parts) else strategy.accumulating():
                 strategy.recorder.enter(DATA)
