@@ -9,6 +9,11 @@ import uuid
 from pathlib import Path
 
 
+def user_cache() -> Path:
+    """The user's cache folder for dpexp."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dpexp"
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write beside `path`, flush to disk, rename over it, flush the folder, which must exist. Raises OSError."""
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"

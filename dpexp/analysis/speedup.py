@@ -16,6 +16,8 @@ from dpexp.results.schema import Block, Training
 Pairs = Sequence[tuple[Training, Training]]
 """Trainings that took turns in the same block."""
 
+FAR = 1.5  # times the least core latency: the cores don't share a cache as they did then
+
 
 def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False) -> Estimate:
     """The speedup of the second over the first of each pair; unknown where there is no pair.
@@ -28,7 +30,7 @@ def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False
         return UNKNOWN
     calm = [] if overall else _calm_pairs(pairs)
     found = _ratio(calm or _whole(pairs), stopped=config.measurement.is_adaptive).scaled(config.work_ratio)
-    if overall or calm:
+    if overall or (calm and not are_far(pairs)):
         return found
     # What the undisturbed machine does is anywhere between what was seen and the ideal.
     ends = (found.low, found.high, 1.0, float(config.workers))
@@ -48,6 +50,12 @@ def ratios_of_times(pairs: Pairs) -> list[float]:
 def is_calm(pairs: Pairs) -> bool:
     """Whether enough pairs were undisturbed for some of their time to tell what the undisturbed machine does."""
     return bool(_calm_pairs(pairs))
+
+
+def are_far(pairs: Pairs) -> bool:
+    """Whether cores exchanged data more slowly than they can before each of these trainings that exchange any."""
+    latencies = [training.core_latency for pair in pairs for training in pair if training.core_latency is not None]
+    return bool(latencies) and all(latency.seconds > FAR * latency.least_seconds for latency in latencies)
 
 
 def _calm_pairs(pairs: Pairs) -> list[tuple[float, float]]:

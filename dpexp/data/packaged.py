@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import lzma
-import os
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from dpexp.errors import DataError
-from dpexp.files import write_atomically
+from dpexp.files import user_cache, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +26,7 @@ SHA256 = {
 
 def cache_folder(configured: str | None) -> Path:
     """The folder for decoded and downloaded data: as configured, else the user's cache folder."""
-    if configured:
-        return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dpexp"
+    return Path(configured).expanduser() if configured else user_cache()
 
 
 def read_split(split: str, cache: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,8 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
 from dpexp.errors import WorkerError
 from dpexp.launchers.local import CANDIDATE, LocalLauncher
+from dpexp.machine import core_latency
+from dpexp.machine.core_latency import CoreLatency
 from dpexp.machine.environment import usable_cores
 from dpexp.measurement.trainer import Trainer, Variant
 from dpexp.models import architectures, linear_kernels
@@ -76,8 +78,9 @@ class LoopTrainer:
     ) -> dict[str, Training]:
         """One training of each variant, in fresh processes and in this order; see LocalLauncher. Raises WorkerError."""
         works = {name: self._work(name, variant, evaluate, checkpoint) for name, variant in variants.items()}
+        latency = core_latency.measured()
         reports = self._launcher.run_in_turns(works, on_turn)
-        return {name: recorded(works[name], reports[name]) for name in works}
+        return {name: recorded(works[name], reports[name], latency) for name in works}
 
     def _work(self, name: str, variant: Variant, evaluate: bool, checkpoint: Path | None) -> Work:
         saved_to = checkpoint if name == CANDIDATE else None
@@ -87,8 +90,8 @@ class LoopTrainer:
         )
 
 
-def recorded(work: Work, reports: list[WorkerReport]) -> Training:
-    """What a result keeps of a training. Raises WorkerError when replicas differ."""
+def recorded(work: Work, reports: list[WorkerReport], latency: CoreLatency | None = None) -> Training:
+    """What a result keeps of a training; `latency` is of the cores before it. Raises WorkerError if replicas differ."""
     if work.copies is None:
         _check_replicas(reports)
     samples = work.config.train_samples * (work.copies or 1)
@@ -104,6 +107,7 @@ def recorded(work: Work, reports: list[WorkerReport]) -> Training:
         parameters_sha256=reports[0].parameters_sha256[0],
         linear_kernel=work.linear_kernel,
         workers=[_worker_times(report) for report in reports],
+        core_latency=latency if work.copies is None and work.config.busy_threads > 1 else None,
     )
 
 

@@ -19,6 +19,8 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ResultError
 from dpexp.launchers.local import CANDIDATE, LocalLauncher
+from dpexp.machine import core_latency
+from dpexp.machine.core_latency import CoreLatency
 from dpexp.measurement.trainer import Trainer, Variant
 from dpexp.phases import PHASES
 from dpexp.results.schema import Block, Distribution, Training, WorkerTimes
@@ -69,6 +71,7 @@ class ScriptTrainer:
         commands = {name: self._command(name, number, variant) for name, variant in variants.items()}
         config = next(iter(variants.values())).config
         assert isinstance(config.strategy, ScriptConfig)
+        latency = core_latency.measured()
         found = run_in_turns(
             commands,
             config.measurement.warmup_steps,
@@ -77,7 +80,7 @@ class ScriptTrainer:
             config.launch.timeout_seconds,
             on_turn,
         )
-        return {name: _recorded(variants[name], commands[name], found[name]) for name in variants}
+        return {name: _recorded(variants[name], commands[name], found[name], latency) for name in variants}
 
     def _command(self, name: str, number: int, variant: Variant) -> Command:
         config, copies = variant.config, variant.copies or 1
@@ -95,7 +98,7 @@ class ScriptTrainer:
         )
 
 
-def _recorded(variant: Variant, command: Command, measured: Measured) -> Training:
+def _recorded(variant: Variant, command: Command, measured: Measured, latency: CoreLatency | None) -> Training:
     """What a result keeps of the turns of a command."""
     samples = variant.config.epochs * variant.config.train_samples * command.copies
     # By turns, so that their sum is the time of all samples.
@@ -123,6 +126,7 @@ def _recorded(variant: Variant, command: Command, measured: Measured) -> Trainin
             )
             for rank, cpu_seconds in zip(measured.ranks, measured.cpu_seconds, strict=True)
         ],
+        core_latency=latency if variant.copies is None and variant.config.busy_threads > 1 else None,
     )
 
 

@@ -10,9 +10,10 @@ from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.machine.core_latency import CoreLatency
 from dpexp.machine.environment import Environment
 
-VERSION = 7
+VERSION = 8
 VARIANTS = ("candidate", "baseline", "best_sequential", "independent")
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
@@ -70,6 +71,7 @@ class Training:
     parameters_sha256: str
     linear_kernel: str
     workers: Annotated[list[WorkerTimes], Field(min_length=1)]
+    core_latency: CoreLatency | None = None  # just before; None where cores exchange nothing, or it is unknown
 
     @functools.cached_property
     def seconds(self) -> float:
