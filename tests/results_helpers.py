@@ -9,8 +9,9 @@ from typing import Any
 from conftest import composed
 
 from dpexp.machine import environment
+from dpexp.machine.core_latency import CoreLatency
 from dpexp.machine.environment import Environment
-from dpexp.results.schema import Block, Conditions, Distribution, RunResult, Training, WorkerTimes
+from dpexp.results.schema import VERSION, Block, Conditions, Distribution, RunResult, Training, WorkerTimes
 from dpexp.results.storage import write
 
 MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
@@ -64,7 +65,7 @@ def result(
     config = composed(*overrides)
     fields: dict[str, Any] = {
         "format": "dpexp-result",
-        "version": 7,
+        "version": VERSION,
         "status": "ok",
         "error": None,
         "details": None,
@@ -79,6 +80,15 @@ def result(
         "user_files": {},
     }
     return RunResult(**(fields | changes))
+
+
+def at_latencies(measured: RunResult, *seconds: float, least: float = 2e-7) -> RunResult:
+    """The same result, its blocks measured while cores had these latencies."""
+    blocks = [
+        replace(block, candidate=replace(block.candidate, core_latency=CoreLatency(latency, least)))
+        for block, latency in zip(measured.blocks, seconds, strict=True)
+    ]
+    return replace(measured, blocks=blocks)
 
 
 def write_sweep(folder: Path, *results: RunResult) -> Path:

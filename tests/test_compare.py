@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import TINY
-from results_helpers import MACHINE, result, training, write_sweep
+from results_helpers import MACHINE, at_latencies, result, training, write_sweep
 
 from dpexp.analysis.intervals import UNKNOWN
 from dpexp.compare.__main__ import SLOWER, main
@@ -55,6 +55,17 @@ def test_what_only_one_folder_has_is_counted(tmp_path, capsys):
     before, after = folder(tmp_path / "a", *TWO_JOBS), folder(tmp_path / "b", TWO_JOBS[0], ["workers=4"])
     main([before, after])
     assert "2 configurations in one of the folders only: not compared" in capsys.readouterr().out
+
+
+def test_a_change_while_cores_were_far_apart_in_one_of_two_is_no_verdict(tmp_path, capsys):
+    for name, seconds, latency in (("a", BLOCKS, 2e-7), ("b", [1.2 * value for value in BLOCKS], 6e-7)):
+        measured = result("workers=2", seconds=seconds, baseline=BLOCKS)
+        write_sweep(tmp_path / name, at_latencies(measured, *[latency] * len(BLOCKS)))
+    main([str(tmp_path / "a"), str(tmp_path / "b")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("but the cores were far apart in one of the two")
+    assert lines[1].startswith("warning: in 1 of 1 cell cores exchanged data more slowly in one of the two")
+    assert lines[2] == "0 of 1 cell slower, 0 faster"
 
 
 def test_a_baseline_that_changed_too_is_a_warning(tmp_path, capsys):

@@ -32,7 +32,7 @@ def test_discarded_blocks_are_kept_raw_but_do_not_count():
         (lambda text: text[: len(text) // 2], "damaged"),
         (lambda text: "", "damaged"),
         (lambda text: "[]", "not a result of dpexp"),
-        (lambda text: text.replace('"version": 7', '"version": 3'), "version 3, but this dpexp reads version 7"),
+        (lambda text: text.replace('"version": 8', '"version": 3'), "version 3, but this dpexp reads version 8"),
         (lambda text: text.replace('"status": "ok"', '"status": "great"'), r"damaged \(status"),
         (lambda text: text.replace('"workers": 2', '"workers": 0', 1), r"damaged \(config.workers"),
         (lambda text: text.replace("1.1\n", "0\n", 1), r"damaged \(blocks.2.candidate.turn_seconds.0"),

@@ -60,7 +60,7 @@ def test_a_failed_job_is_named_by_what_varies(dpexp):
     tiny = [override for override in TINY if not override.startswith("model.")]
     outcome = dpexp("-m", *tiny, "model=custom", builders, "workers=1")
     assert outcome.err.startswith("dpexp: job 0 (model.builder=user_models:break_in_training): ")
-    assert "/0 (model.builder=user_models:break_in_training, 1 worker, 101 samples): baseline: rank 0 " in outcome.out
+    assert "/0 (model.builder=user_models:break_in_training, 1 worker, 101 samples): " in outcome.out
 
 
 def test_bad_input_that_shows_in_every_job_is_told_once(dpexp, tmp_path):

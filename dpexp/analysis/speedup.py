@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from dpexp.analysis.intervals import UNKNOWN, Estimate, geometric_mean, paired_ratio, unpaired_ratio
 from dpexp.analysis.series import Member
@@ -30,10 +31,10 @@ def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False
         return UNKNOWN
     calm = [] if overall else _calm_pairs(pairs)
     found = _ratio(calm or _whole(pairs), stopped=config.measurement.is_adaptive).scaled(config.work_ratio)
-    if overall or (calm and not are_far(pairs)):
+    if overall or (calm and not are_far(chain(*pairs))):
         return found
-    # What the undisturbed machine does is anywhere between what was seen and the ideal.
-    ends = (found.low, found.high, 1.0, float(config.workers))
+    # What the undisturbed machine does is anywhere between what was seen and the ideal; so it is where cores are far.
+    ends = (found.low, found.high, float(config.workers), *(() if calm else (1.0,)))
     return Estimate(found.value, min(ends), max(ends))
 
 
@@ -52,9 +53,9 @@ def is_calm(pairs: Pairs) -> bool:
     return bool(_calm_pairs(pairs))
 
 
-def are_far(pairs: Pairs) -> bool:
+def are_far(trainings: Iterable[Training]) -> bool:
     """Whether cores exchanged data more slowly than they can before each of these trainings that exchange any."""
-    latencies = [training.core_latency for pair in pairs for training in pair if training.core_latency is not None]
+    latencies = [training.core_latency for training in trainings if training.core_latency is not None]
     return bool(latencies) and all(latency.seconds > FAR * latency.least_seconds for latency in latencies)
 
 

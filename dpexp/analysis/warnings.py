@@ -85,7 +85,7 @@ def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs)
             f"the machine was disturbed throughout: {_disturbed(pairs)} were slowed down",
             "the speedup may be anywhere up to the ideal; measure again when nobody else uses these cores",
         )
-    elif are_far(pairs):
+    elif are_far(chain(*pairs)):
         latency = pairs[-1][1].core_latency
         assert latency is not None
         yield Warning(

@@ -79,6 +79,12 @@ def _show_folders(before: str, after: str, share: float) -> bool:
             f"warning: in {drifted} of {counted(len(found.cells), 'cell')} the sequential baseline changed alike: by "
             "the change, or because the machine's speed did; to tell, measure both commands in turns"
         )
+    moved = sum(cell.cores_moved for cell in found.cells)
+    if moved:
+        terminal.show_line(
+            f"warning: in {moved} of {counted(len(found.cells), 'cell')} cores exchanged data more slowly in one of "
+            "the two, as after a virtual machine's host has moved them; measure both commands in turns"
+        )
     slower, faster = sum(cell.is_slower for cell in found.cells), sum(cell.is_faster for cell in found.cells)
     terminal.show_line(f"{slower} of {counted(len(found.cells), 'cell')} slower, {faster} faster")
     return found.is_slower(share)
@@ -126,6 +132,8 @@ def _sentence(cell: Cell) -> str:
         verdict = "slower"
     elif cell.is_faster:
         verdict = "faster"
+    elif cell.cores_moved:
+        verdict = "but the cores were far apart in one of the two"
     elif cell.is_drifted:
         verdict = "like its baseline"
     else:

@@ -49,7 +49,7 @@ class Record:
         kept = [block for block in self.blocks if not block.warmup]
         result = RunResult(
             format="dpexp-result",
-            version=7,
+            version=8,
             status=status,
             error=None if error is None else str(error),
             details=details,

@@ -143,7 +143,7 @@ class RunResult:
     """Everything that one job measured, and on what. `error` is None when the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[7]  # VERSION
+    version: Literal[8]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers

@@ -1,0 +1,130 @@
+"""How far apart the cores are: measured, remembered, and what a result says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import TINY
+from results_helpers import MACHINE, at_latencies, result
+
+from dpexp.analysis.speedup import are_far, paired_speedup, pairs_with_baseline
+from dpexp.analysis.warnings import warnings
+from dpexp.machine import core_latency, core_probe
+from dpexp.machine.environment import usable_cores
+
+NEAR, FAR = 2e-7, 6e-7
+SECONDS = [1.0, 1.0, 1.01, 0.99, 1.0]
+CANDIDATE = [0.5 * seconds for seconds in SECONDS]
+
+several_cores = pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
+
+
+def measured(*latencies):
+    return at_latencies(result("workers=2", seconds=CANDIDATE, baseline=[0.9 * one for one in SECONDS]), *latencies)
+
+
+def speedup_of(found):
+    return paired_speedup(found.config, pairs_with_baseline(found.kept()))
+
+
+def kinds_of(found):
+    return {warning.kind: warning for warning in warnings(found.config, MACHINE, found.kept())}
+
+
+@several_cores
+def test_a_cache_line_takes_less_than_a_switch_between_processes():
+    assert 1e-9 < core_latency.measured().seconds < 1e-5
+
+
+@several_cores
+def test_a_core_that_never_answers_is_no_number(monkeypatch):
+    monkeypatch.setattr(core_probe, "_answer", lambda memory: None)
+    monkeypatch.setattr(core_probe, "PATIENCE", 100)
+    first, second, *_ = sorted(os.sched_getaffinity(0))
+    cores = os.sched_getaffinity(0)
+    try:
+        assert core_probe.round_trip_seconds(first, second) is None
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system lets no process choose its core")
+def test_one_core_has_no_latency():
+    pin = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
+    probe = f"{pin}; import runpy; runpy.run_path({core_probe.__file__!r}, run_name='__main__')"
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, check=True).stdout == b""
+
+
+def test_the_least_is_remembered_from_measurement_to_measurement(tmp_path):
+    path = tmp_path / "new" / "latency.json"
+    found = [core_latency._least(seconds, path, now) for now, seconds in enumerate([FAR, NEAR, FAR, 1.1 * NEAR])]
+    assert found == [FAR, NEAR, NEAR, NEAR]
+
+
+def test_a_least_that_was_not_seen_again_for_a_day_is_forgotten(tmp_path):
+    path = tmp_path / "latency.json"
+    core_latency._least(NEAR, path, 0.0)
+    assert core_latency._least(1.1 * NEAR, path, 80_000.0) == NEAR  # which is seeing it again
+    assert core_latency._least(FAR, path, 160_000.0) == NEAR
+    assert core_latency._least(FAR, path, 170_000.0) == FAR
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"boot": "another machine", "seen": 1e99, "seconds": 1e-9}'])
+def test_a_record_that_is_damaged_or_not_of_this_machine_is_replaced(tmp_path, damage):
+    path = tmp_path / "latency.json"
+    path.write_text(damage)
+    assert core_latency._least(NEAR, path, 0.0) == NEAR
+    assert json.loads(path.read_text())["seconds"] == NEAR
+
+
+def test_where_nothing_can_be_remembered_the_measurement_goes_on(tmp_path):
+    (tmp_path / "file").touch()
+    assert core_latency._least(NEAR, tmp_path / "file" / "latency.json", 0.0) == NEAR
+
+
+def test_with_cores_far_apart_the_speedup_may_be_anything_up_to_the_ideal():
+    near, far = speedup_of(measured(*[NEAR] * 5)), speedup_of(measured(*[FAR] * 5))
+    assert (far.value, far.low) == (near.value, near.low)
+    assert near.high < far.high == 2
+
+
+def test_cores_far_apart_are_a_warning_with_their_latencies():
+    assert "unsettled" not in kinds_of(measured(*[NEAR] * 5))
+    text = str(kinds_of(measured(*[FAR] * 5))["unsettled"])
+    assert "a cache line took 600 ns from one to another and back, 200 ns at other times" in text
+
+
+def test_one_block_with_near_cores_settles_it():
+    found = measured(NEAR, FAR, FAR, NEAR, FAR)  # of which the first is discarded
+    assert not are_far(block.candidate for block in found.kept())
+
+
+def test_without_exchange_between_cores_nothing_is_far():
+    assert not are_far(block.candidate for block in result("workers=1", seconds=[1.0, 1.0], baseline=None).blocks)
+
+
+@several_cores
+@pytest.mark.slow
+def test_a_command_says_that_cores_exchange_more_slowly_than_before(tmp_path):
+    """Before, in this case, was never: the record claims a latency that no core has."""
+    (tmp_path / "dpexp").mkdir()
+    record = {"boot": core_latency._boot(), "seconds": 1e-9, "seen": time.time()}
+    (tmp_path / "dpexp" / core_latency.FILE_NAME).write_text(json.dumps(record))
+    command = [
+        sys.executable,
+        "-m",
+        "dpexp",
+        *TINY,
+        "workers=2",
+        "measurement.repeats=2",
+        f"hydra.run.dir={tmp_path}/job",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}, check=True
+    )
+    assert "ns from one to another and back, 1 ns at other times" in " ".join((done.stdout + done.stderr).split())
