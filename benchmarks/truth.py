@@ -76,7 +76,7 @@ def _repeated(title: str, overrides: list[str], count: int, truth: float | None)
     target = f"1 in {held}" if truth else f"the mean of the other settled ones in {held}"
     out.print(f"{title}, every second one beside a stressor: the interval holds {target} of {count}")
     for stressed, rows in found.items():
-        estimates = [row.speedup for row in rows if _is_settled(row)]
+        estimates = [row.speedup for row in rows if not row.is_unsettled]
         if len(estimates) < 2:
             continue
         precision = np.median([estimate.precision for estimate in estimates])
@@ -88,13 +88,8 @@ def _repeated(title: str, overrides: list[str], count: int, truth: float | None)
         )
 
 
-def _is_settled(row: Row) -> bool:
-    """Whether the command saw enough of the undisturbed machine; else its interval reaches to the ideal."""
-    return all(warning.kind != "unsettled" for warning in row.warnings)
-
-
 def _mean_of_others(every: list[Row], row: Row) -> float:
-    return math.exp(np.mean([math.log(one.speedup.value) for one in every if one is not row and _is_settled(one)]))
+    return math.exp(np.mean([math.log(one.speedup.value) for one in every if one is not row and not one.is_unsettled]))
 
 
 def _in_one_piece_and_in_turns(rounds: int, stressed: bool) -> None:

@@ -194,6 +194,12 @@ def test_a_training_with_hardly_a_calm_step_does_not_count():
     assert math.isnan(found[1])
 
 
+def test_a_partial_step_that_a_neighbour_hit_counts_as_the_shortest():
+    halves = np.full(8, 0.5)
+    trainings = [one_worker(halves, halves, 8, partial=(2, seconds)) for seconds in (5.0, 0.1)]
+    assert undisturbed_seconds(trainings) == pytest.approx([4.2, 4.2], rel=0.01)  # bins are a percent wide
+
+
 def test_steps_of_partial_batches_count_as_what_they_take():
     halves = np.full(8, 0.5)
     steps = one_worker(halves, halves, 8, partial=(2, 0.1))

@@ -18,7 +18,6 @@ the longest ones of a skewed distribution are lost: the speedup with all time co
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,7 +71,7 @@ def _bin(seconds: np.ndarray, width: float) -> np.ndarray:
 def undisturbed_seconds(trainings: Sequence[StepTimes]) -> list[float]:
     """Of each training the time that it takes when all steps are calm; NaN where too few were."""
     found = []
-    partial = statistics.median(steps.partial_seconds for steps in trainings)
+    partial = min(steps.partial_seconds for steps in trainings)
     for steps, calm in zip(trainings, _calm(trainings), strict=True):
         enough = np.asarray(steps.counts)[calm].sum() >= LEAST_CALM * sum(steps.counts)
         seconds = sum(_mean_phases([steps], [calm]).values()) / steps.workers if enough else math.nan
@@ -86,7 +85,7 @@ def phase_seconds(trainings: Sequence[StepTimes]) -> dict[str, float]:
     Steps of partial batches count as if their phases had the same shares.
     """
     first, means = trainings[0], _mean_phases(trainings, _calm(trainings))
-    partial = statistics.median(steps.partial_seconds for steps in trainings)
+    partial = min(steps.partial_seconds for steps in trainings)
     updates = first.updates + first.partial_updates * partial * first.workers / sum(means.values())
     return {name: updates * seconds / first.workers for name, seconds in means.items()}
 

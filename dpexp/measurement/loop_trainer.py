@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -121,8 +120,9 @@ def _step_times(work: Work, reports: list[WorkerReport]) -> StepTimes | None:
     if work.copies is not None:  # which don't meet
         ranks = ranks.reshape(1, -1, ranks.shape[2])
     partial = config.epochs if config.train_samples % config.global_batch_size else 0
-    seconds = [value for report in reports for value in report.partial_steps]
-    return binned(ranks, config.updates - partial, partial, statistics.median(seconds) if seconds else 0.0)
+    slowest = [max(steps) for steps in zip(*(report.partial_steps for report in reports), strict=True)]
+    # There are too few of them for a statistic; nothing makes a step faster, but much makes it slower.
+    return binned(ranks, config.updates - partial, partial, min(slowest, default=0.0))
 
 
 def _check_replicas(reports: list[WorkerReport]) -> None:

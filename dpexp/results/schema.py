@@ -51,7 +51,7 @@ class StepTimes:
 
     updates: int  # of whole batches
     partial_updates: int  # of batches with fewer samples ...
-    partial_seconds: float  # ... which take so long, each
+    partial_seconds: float  # ... of which the shortest took so long
     workers: int  # that made each step together
     compute_seconds: list[float]  # of each bin
     counts: list[int]

@@ -111,6 +111,7 @@ def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> f
     seconds = []
     for number in range(config.measurement.warmup_steps):
         started = time.perf_counter()
-        step(config, strategy, inputs, labels, batches[number % len(batches)], loss_sum)
+        # The last batch comes first: libraries prepare themselves for its size, too, for milliseconds.
+        step(config, strategy, inputs, labels, batches[(number - 1) % len(batches)], loss_sum)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[len(seconds) // 2 :]) if seconds else None
