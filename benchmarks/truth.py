@@ -86,6 +86,9 @@ def _repeated(title: str, overrides: list[str], count: int, truth: float | None)
             f"{math.exp(np.log([estimate.value for estimate in estimates]).mean()):.3f}, half-width "
             f"{100 * precision:.1f} % (median), spread between commands {100 * spread:.1f} %"
         )
+        if truth is None:
+            each = " ".join(f"{row.speedup.value:.3f}{'?' if row.is_unsettled else ''}" for row in rows)
+            out.print(f"    each (unsettled ones with ?): {each}")
 
 
 def _mean_of_others(every: list[Row], row: Row) -> float:
