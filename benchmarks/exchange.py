@@ -160,6 +160,7 @@ def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:
     small = [torch.ones_like(parameter) for parameter in rest]
 
     def update() -> None:
+        strategy.begin_step()
         weight.grad = large
         for parameter, gradient in zip(rest, small, strict=True):
             parameter.grad = gradient

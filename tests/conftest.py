@@ -29,14 +29,12 @@ TINY = (
 
 @pytest.fixture(scope="session", autouse=True)
 def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One data cache for the whole run, so that no test touches the user's."""
+    """One cache for the whole run, so that no test touches the user's."""
     folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("DPEXP_CACHE")
-    os.environ["DPEXP_CACHE"] = str(folder)
-    yield folder
-    os.environ.pop("DPEXP_CACHE")
-    if before is not None:
-        os.environ["DPEXP_CACHE"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DPEXP_CACHE", str(folder))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)

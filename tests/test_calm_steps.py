@@ -22,7 +22,8 @@ from dpexp.models.initial_state import initial_state
 from dpexp.training.worker import Work
 
 QUIET_SPEEDUP = 1.736  # of the same training by turns, on the same machine while it was quiet; see traces/README.md
-CONFIG, FIXED = composed("workers=2"), composed("workers=2", "measurement.precision=null")
+CONFIG = composed("workers=2", "measurement.drift=0")
+FIXED = composed("workers=2", "measurement.drift=0", "measurement.precision=null")
 TRIALS, BLOCKS, STEPS = 300, 8, 300
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY
 from results_helpers import MACHINE, at_latencies, result
 
-from dpexp.analysis.speedup import are_far, paired_speedup, pairs_with_baseline
+from dpexp.analysis.speedup import far_latency, paired_speedup, pairs_with_baseline
 from dpexp.analysis.warnings import warnings
 from dpexp.machine import core_latency, core_probe
 from dpexp.machine.environment import usable_cores
@@ -51,6 +51,29 @@ def test_a_core_that_never_answers_is_no_number(monkeypatch):
         assert core_probe.round_trip_seconds(first, second) is None
     finally:
         os.sched_setaffinity(0, cores)
+
+
+@several_cores
+def test_an_answer_that_is_missed_makes_no_later_one_seem_quick(monkeypatch):
+    """Every third value is never answered; the value before it must not stand for the one after it."""
+
+    def answer_some(memory):
+        value, count = 0, 0
+        while value != core_probe.END:
+            if memory[core_probe.PING] != value:
+                value, count = memory[core_probe.PING], count + 1
+                if count % 3:
+                    memory[core_probe.PONG] = value
+
+    monkeypatch.setattr(core_probe, "_answer", answer_some)
+    monkeypatch.setattr(core_probe, "PATIENCE", 20_000)
+    monkeypatch.setattr(core_probe, "MOST_MISSED", 1000)
+    first, second, *_ = cores = sorted(os.sched_getaffinity(0))
+    try:
+        found = core_probe.round_trip_seconds(first, second)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert found > 0.5 * core_latency.measured().seconds
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system lets no process choose its core")
@@ -101,11 +124,12 @@ def test_cores_far_apart_are_a_warning_with_their_latencies():
 
 def test_one_block_with_near_cores_settles_it():
     found = measured(NEAR, FAR, FAR, NEAR, FAR)  # of which the first is discarded
-    assert not are_far(block.candidate for block in found.kept())
+    assert far_latency(block.candidate for block in found.kept()) is None
 
 
 def test_without_exchange_between_cores_nothing_is_far():
-    assert not are_far(block.candidate for block in result("workers=1", seconds=[1.0, 1.0], baseline=None).blocks)
+    found = result("workers=1", seconds=[1.0, 1.0], baseline=None)
+    assert far_latency(block.candidate for block in found.blocks) is None
 
 
 @several_cores

@@ -40,7 +40,8 @@ def play(rank, script, config, dataset, initial, shared, notify):
 
 def played(script, strategy, workers):
     """The reports of all processes of a group."""
-    config = tiny(*f"strategy={strategy}".split(), f"workers={workers}")
+    own = ["model=custom", "model.builder=user_models:with_batchnorm", "batch.sync_batchnorm=true"]
+    config = tiny(*f"strategy={strategy}".split(), f"workers={workers}", *(own if script == "gathered" else []))
     dataset = load(config)
     initial = initial_state(config, dataset)
     shared = strategy_class(config).share(config, initial)
@@ -56,6 +57,7 @@ def steps(config, dataset, strategy, count):
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     for batch in torch.arange(len(inputs)).split(config.global_batch_size)[:count]:
         loop.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
+    strategy.barrier()
 
 
 def ranks_played(config, dataset, strategy):
@@ -83,6 +85,7 @@ def update_of_one_step(config, dataset, strategy):
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     batch = torch.arange(5)
     loop.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
+    strategy.barrier()
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     applied = (before - after) / config.optimizer.lr
 
@@ -136,6 +139,19 @@ def test_a_step_adds_up_the_losses_of_its_own_samples(strategy, workers):
 def test_a_broadcast_gives_all_ranks_the_numbers_of_rank_0(strategy, workers):
     for numbers in played("received", strategy, workers):
         assert numbers == [[7, 0], [8, 0]]
+
+
+def test_gathering_gives_all_ranks_the_values_of_each_in_order(strategy, workers):
+    if strategy != "emulated":  # which plays all ranks in one process, and is refused where ranks gather
+        for first, second in played("gathered", strategy, workers):
+            assert first == [[rank, 7] for rank in range(workers)]
+            assert second == [[rank + 1] for rank in range(workers)]
+
+
+def gathered(config, dataset, strategy):
+    rank = strategy.replicas[0].rank
+    first = strategy.gather(torch.tensor([rank, 7.0], dtype=torch.float64)).tolist()
+    return first, strategy.gather(torch.tensor([rank + 1.0], dtype=torch.float64)).tolist()
 
 
 def received(config, dataset, strategy):

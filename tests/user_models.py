@@ -30,6 +30,22 @@ def too_wide(input_shape, classes):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes + 1))
 
 
+def with_batchnorm(input_shape, classes):
+    """Over pixels and over features, with and without weights, with two kinds of running statistics."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(input_shape[0], 3, 2),
+        torch.nn.BatchNorm2d(3),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(27, 7),
+        torch.nn.BatchNorm1d(7, affine=False, momentum=None),
+        torch.nn.ReLU(),
+        torch.nn.Linear(7, 6),
+        torch.nn.BatchNorm1d(6, track_running_stats=False),
+        torch.nn.Linear(6, classes),
+    )
+
+
 def leave_the_group(input_shape, classes):
     """A model whose second replica, after the start, trains parameters of its own."""
 

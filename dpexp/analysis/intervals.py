@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+NORMAL_QUANTILE = 1.96  # of 95 %, two-sided
 STOPPED_SHARE = 0.5  # of the probability outside the interval
 
 
@@ -28,6 +29,13 @@ class Estimate:
     def scaled(self, factor: float) -> Estimate:
         """The estimate of `factor` times the quantity."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor)
+
+    def widened(self, deviation: float) -> Estimate:
+        """With a standard deviation of the log that the sample does not show (a type B uncertainty, JCGM 100:2008)."""
+        if not deviation or math.isnan(self.low):
+            return self
+        half = math.hypot(math.log(self.high / self.low) / 2, NORMAL_QUANTILE * deviation)
+        return Estimate(self.value, self.value * math.exp(-half), self.value * math.exp(half))
 
     @property
     def precision(self) -> float:

@@ -12,12 +12,13 @@ from dpexp.analysis.intervals import UNKNOWN, Estimate, geometric_mean, paired_r
 from dpexp.analysis.series import Member
 from dpexp.analysis.undisturbed import have_steps, undisturbed_seconds
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.machine.core_latency import CoreLatency
 from dpexp.results.schema import Block, Training
 
 Pairs = Sequence[tuple[Training, Training]]
 """Trainings that took turns in the same block."""
 
-FAR = 1.5  # times the least core latency: the cores don't share a cache as they did then
+FAR = 1.5  # times the least core latency: cores no longer share a cache
 
 
 def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False) -> Estimate:
@@ -25,15 +26,18 @@ def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False
 
     It is the ratio of throughputs. For equal samples that is T(sequential) / T(w); in weak scaling, where w workers
     train on w times the baseline's samples, it is w T(1) / T(w) (Gustafson 1988). T is the time without slow spells of
-    the machine (see undisturbed.py), or `overall`, all time counted.
+    the machine (see undisturbed.py), or `overall`, all time counted. Between commands, what cores share (caches,
+    memory) is faster or slower for minutes; so the interval of several has `measurement.drift`, too.
     """
     if not pairs:
         return UNKNOWN
     calm = [] if overall else _calm_pairs(pairs)
     found = _ratio(calm or _whole(pairs), stopped=config.measurement.is_adaptive).scaled(config.work_ratio)
-    if overall or (calm and not are_far(chain(*pairs))):
+    if config.busy_threads > 1:
+        found = found.widened(config.measurement.drift)
+    if overall or (calm and far_latency(chain(*pairs)) is None):
         return found
-    # What the undisturbed machine does is anywhere between what was seen and the ideal; so it is where cores are far.
+    # What the undisturbed machine, or one with near cores, does is anywhere between what was seen and the ideal.
     ends = (found.low, found.high, float(config.workers), *(() if calm else (1.0,)))
     return Estimate(found.value, min(ends), max(ends))
 
@@ -53,10 +57,11 @@ def is_calm(pairs: Pairs) -> bool:
     return bool(_calm_pairs(pairs))
 
 
-def are_far(trainings: Iterable[Training]) -> bool:
-    """Whether cores exchanged data more slowly than they can before each of these trainings that exchange any."""
+def far_latency(trainings: Iterable[Training]) -> CoreLatency | None:
+    """A latency at which cores exchanged data, where it was more than they need before each of these trainings."""
     latencies = [training.core_latency for training in trainings if training.core_latency is not None]
-    return bool(latencies) and all(latency.seconds > FAR * latency.least_seconds for latency in latencies)
+    far = all(latency.seconds > FAR * latency.least_seconds for latency in latencies)
+    return latencies[-1] if latencies and far else None
 
 
 def _calm_pairs(pairs: Pairs) -> list[tuple[float, float]]:

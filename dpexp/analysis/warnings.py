@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from dpexp.analysis.speedup import Pairs, are_far, is_calm, paired_speedup, pairs_with_baseline
+from dpexp.analysis.speedup import Pairs, far_latency, is_calm, paired_speedup, pairs_with_baseline
 from dpexp.analysis.undisturbed import disturbed_share, have_steps
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
@@ -78,22 +78,20 @@ def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs)
         return
     speedup, overall = paired_speedup(config, pairs), paired_speedup(config, pairs, overall=True)
     precision = config.measurement.precision
-    if not is_calm(pairs):
-        yield Warning(
-            "unsettled",
-            UNSETTLED,
-            f"the machine was disturbed throughout: {_disturbed(pairs)} were slowed down",
-            "the speedup may be anywhere up to the ideal; measure again when nobody else uses these cores",
-        )
-    elif are_far(chain(*pairs)):
-        latency = pairs[-1][1].core_latency
-        assert latency is not None
+    if latency := far_latency(chain(*pairs)):
         yield Warning(
             "unsettled",
             UNSETTLED,
             f"the cores were far apart: a cache line took {1e9 * latency.seconds:.0f} ns from one to another and back, "
             f"{1e9 * latency.least_seconds:.0f} ns at other times",
             "the speedup may be anywhere up to the ideal; the host of a virtual machine moves its cores: measure later",
+        )
+    elif not is_calm(pairs):
+        yield Warning(
+            "unsettled",
+            UNSETTLED,
+            f"the machine was disturbed throughout: {_disturbed(pairs)} were slowed down",
+            "the speedup may be anywhere up to the ideal; measure again when nobody else uses these cores",
         )
     elif precision is not None and speedup.precision > precision:
         yield Warning(

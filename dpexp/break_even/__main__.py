@@ -8,10 +8,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from dpexp.analysis.intervals import Estimate
 from dpexp.break_even.search import Search, search
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig, from_settings
+from dpexp.config.explain import explain
 from dpexp.config.overrides import spelled
 from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError
@@ -128,12 +131,18 @@ def _check(config: ExperimentConfig) -> None:
 
 
 def _with_batch(config: ExperimentConfig, batch: int) -> ExperimentConfig:
-    """The same job with another batch; times of a script are for as many samples as its steps need."""
+    """The same job with another batch; times of a script are for as many samples as its steps need.
+
+    Raises ConfigError where the other settings don't go with it.
+    """
     settings = config.settings
     settings["batch"]["size"] = batch
     if isinstance(config.strategy, ScriptConfig):
         settings["data"]["size"] = max(config.data.size, batch * config.workers)
-    return from_settings(settings)
+    try:
+        return from_settings(settings)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
 
 
 def _most(config: ExperimentConfig) -> int:

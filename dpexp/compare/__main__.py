@@ -82,8 +82,8 @@ def _show_folders(before: str, after: str, share: float) -> bool:
     moved = sum(cell.cores_moved for cell in found.cells)
     if moved:
         terminal.show_line(
-            f"warning: in {moved} of {counted(len(found.cells), 'cell')} cores exchanged data more slowly in one of "
-            "the two, as after a virtual machine's host has moved them; measure both commands in turns"
+            f"warning: in {moved} of {counted(len(found.cells), 'cell')}, the cores exchanged data more slowly in one "
+            "of the two, as after a virtual machine's host has moved them; measure both commands in turns"
         )
     slower, faster = sum(cell.is_slower for cell in found.cells), sum(cell.is_faster for cell in found.cells)
     terminal.show_line(f"{slower} of {counted(len(found.cells), 'cell')} slower, {faster} faster")

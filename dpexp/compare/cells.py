@@ -11,7 +11,7 @@ from pathlib import Path
 from dpexp.analysis import series
 from dpexp.analysis.intervals import STOPPED_SHARE, Estimate, unpaired_ratio
 from dpexp.analysis.series import Member
-from dpexp.analysis.speedup import are_far, calm_seconds, kept_blocks, pairs_with_baseline, ratios_of_times
+from dpexp.analysis.speedup import calm_seconds, far_latency, kept_blocks, pairs_with_baseline, ratios_of_times
 from dpexp.errors import ResultError
 from dpexp.results.jobs import read_jobs
 from dpexp.results.schema import Block, Training
@@ -27,11 +27,11 @@ class Cell:
     name: str
     change: Estimate  # time after / time before, at a level that holds for all cells at once (Bonferroni)
     relative_change: Estimate | None  # the same of times over those of the baseline in the same block, where it has one
-    cores_moved: bool = False  # whether cores were far apart in one of the two only, see analysis.speedup.are_far
+    cores_moved: bool = False  # whether cores were far apart in one of the two only, see analysis.speedup.far_latency
 
     def takes_longer(self, share: float) -> bool:
         """Whether the whole interval says that a training takes more time than before, by more than this share."""
-        return self.change.low > 1 + share
+        return self.change.low > 1 + share and not self.cores_moved
 
     @property
     def is_slower(self) -> bool:
@@ -104,7 +104,7 @@ def _cell(before: Sequence[Member], after: Sequence[Member], level: float, label
         f"{label}, {name}" if label else name,
         _change([block.candidate for block in earlier], [block.candidate for block in later], level),
         unpaired_ratio(ratios[0], ratios[1], 1 - STOPPED_SHARE * (1 - level)) if all(ratios) else None,
-        are_far(block.candidate for block in earlier) != are_far(block.candidate for block in later),
+        len({far_latency(block.candidate for block in side) is None for side in (earlier, later)}) > 1,
     )
 
 

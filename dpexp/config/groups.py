@@ -158,12 +158,14 @@ OptimizerConfig = Annotated[SgdConfig | AdamConfig | ScriptOptimizerConfig, Fiel
 class BatchConfig:
     """`size` samples an update for each worker (per_worker) or for all together (global).
 
-    A worker's share passes through the model in `accumulation` parts, whose gradients are added up.
+    A worker's share passes through the model in `accumulation` parts, whose gradients are added up. With
+    `sync_batchnorm`, batch normalization uses the mean and variance of the whole global batch.
     """
 
     size: PositiveInt
     scope: Scope
     accumulation: PositiveInt
+    sync_batchnorm: bool
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -179,6 +181,16 @@ class MeasurementConfig:
     independent_copies: bool
     precision: PositiveFloat | None
     max_seconds: PositiveFloat
+    drift: Annotated[float, Field(ge=0, lt=1)]  # standard deviation between commands, of several cores' log speedup
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> MeasurementConfig:
+        if self.precision is not None and self.precision <= 2 * self.drift:
+            raise ValueError(
+                f"measurement.precision={self.precision:g} with measurement.drift={self.drift:g}: commands differ by "
+                f"more than that; choose more than {2 * self.drift:g}, or a smaller measurement.drift"
+            )
+        return self
 
     @property
     def is_adaptive(self) -> bool:

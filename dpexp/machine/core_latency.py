@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -45,18 +46,21 @@ def measured() -> CoreLatency | None:
     if not answer:
         return None
     seconds = float(answer)
-    return CoreLatency(seconds, _least(seconds, user_cache() / FILE_NAME, time.time()))
+    try:
+        return CoreLatency(seconds, _least(seconds, user_cache() / FILE_NAME, time.time()))
+    except RuntimeError:  # the user has no home
+        return CoreLatency(seconds, seconds)
 
 
 def _least(seconds: float, path: Path, now: float) -> float:
     """The least that this machine has shown since it was started, which the file at `path` keeps from now on."""
-    boot = _boot()
-    least = seconds
+    boot, least, seen = _boot(), math.inf, -math.inf
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no file yet, or a damaged one
         kept = json.loads(path.read_text())
         if kept["boot"] == boot and now < kept["seen"] + KEPT_SECONDS:
-            least = min(least, float(kept["seconds"]))
-    if seconds <= SEEN_AGAIN * least:
+            least, seen = float(kept["seconds"]), float(kept["seen"])
+    if seconds < least or (seconds <= SEEN_AGAIN * least and now > seen + KEPT_SECONDS / 24):
+        least = min(least, seconds)
         with contextlib.suppress(OSError):  # without the file, this measurement knows its blocks only
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps({"boot": boot, "seconds": least, "seen": now}))

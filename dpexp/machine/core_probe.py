@@ -32,7 +32,7 @@ def round_trip_seconds(core: int, other: int) -> float | None:
         os.sched_setaffinity(0, {core})
         trips: list[float] = []
         for number in range(ROUND_TRIPS + MOST_MISSED):
-            seconds = _round_trip(memory, number % 2 + 1)
+            seconds = _round_trip(memory, number % (END - 1) + 1)
             if seconds is not None:
                 trips.append(seconds)
             elif number - len(trips) == MOST_MISSED:

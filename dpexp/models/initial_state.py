@@ -10,6 +10,7 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.data.sharding import shard
 from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
+from dpexp.models import sync_batchnorm
 from dpexp.models.architectures import build
 from dpexp.processes.shared_memory import SharedTensors
 
@@ -29,6 +30,8 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
         raise ConfigError(f"{name} has no parameter to train: all are frozen")
     if any(not parameter.isfinite().all() for parameter in model.parameters()):
         raise ConfigError(f"{name} has parameters that are NaN or infinite before it is trained")
+    if config.batch.sync_batchnorm:
+        sync_batchnorm.check(model)
     inputs = dataset.train_inputs[:samples]
     try:
         state = SharedTensors.copy_of(model.state_dict())
@@ -36,7 +39,7 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     except FROM_USERS_CODE as error:
         raise ConfigError(
             f"{name} can't train on {str(inputs.dtype).removeprefix('torch.')} inputs of shape {tuple(inputs.shape)}, "
-            f"the smallest share of a batch that a worker gets here: {one_line(error)}"
+            f"the fewest samples that it gets at once here: {one_line(error)}"
         ) from error
     expected = (samples, dataset.classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
@@ -51,9 +54,13 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
 
 
 def _smallest_shard(config: ExperimentConfig) -> int:
-    """Samples of the smallest non-empty shard of the last batch, the candidate's or a paired baseline's."""
+    """Samples of the smallest non-empty shard of the last batch, the candidate's or a paired baseline's.
+
+    With `batch.sync_batchnorm`, that of the whole last batch: no layer sees less at once.
+    """
     sizes = []
     for variant in config.variants.values():
         tail = variant.train_samples % variant.global_batch_size or variant.global_batch_size
-        sizes += [len(shard(torch.empty(tail), rank, variant.workers)) for rank in range(variant.workers)]
+        shards = 1 if variant.batch.sync_batchnorm else variant.workers
+        sizes += [len(shard(torch.empty(tail), number, shards)) for number in range(shards)]
     return min(size for size in sizes if size)

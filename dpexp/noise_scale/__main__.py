@@ -130,6 +130,10 @@ def config_of(folder: Path, rows: Sequence[Row]) -> tuple[ExperimentConfig, dict
     config, files = max(jobs, key=lambda job: (job[0].data.size, job[0].workers))
     if isinstance(config.strategy, ScriptConfig):
         raise ConfigError("strategy=script: the gradients of a script are not known here")
+    if config.batch.sync_batchnorm:
+        raise ConfigError(
+            "batch.sync_batchnorm=true: a worker's gradient depends on the samples of all, so it has no noise"
+        )
     if config.workers == 1 or config.batch.scope != "per_worker":
         raise ConfigError(
             f"workers={config.workers} with batch.scope={config.batch.scope}: the batch doesn't grow with the workers; "

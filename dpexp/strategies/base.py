@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.models import sync_batchnorm
 from dpexp.models.optimizers import Optimizer
+from dpexp.phases import COMMUNICATE, COMPUTE
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.recorder import NoRecorder, Recorder
 from dpexp.strategies.rendezvous import Rendezvous, explained
@@ -50,6 +52,8 @@ class Strategy(ABC):
         self.recorder: Recorder = NoRecorder()  # of the time in each phase; `update` enters its phases
         self._config = config
         self._initial = initial
+        if config.batch.sync_batchnorm and config.workers > 1:
+            sync_batchnorm.synchronize(model, self._gather_while_computing)
 
     @classmethod
     def choose_device(cls, config: ExperimentConfig, rank: int) -> torch.device:
@@ -74,6 +78,10 @@ class Strategy(ABC):
     def start(self) -> None:
         """Give every replica the initial state and a fresh optimizer. All processes call it together."""
 
+    def begin_step(self) -> None:
+        """Before a step's data: return when it is this process's turn and the parameters are up to date."""
+        return  # at once, where processes don't take turns
+
     def accumulating(self) -> AbstractContextManager[Any]:
         """Within it, a backward pass leaves its gradients to be added to by the next one."""
         return contextlib.nullcontext()
@@ -82,7 +90,8 @@ class Strategy(ABC):
     def update(self) -> None:
         """Add up the replicas' gradients, make one optimizer update everywhere, clear the gradients.
 
-        Enters the recorder's phases wait, communicate and update.
+        The parameters may be read after the next `begin_step` or `barrier`. Enters the recorder's phases wait,
+        communicate and update.
         """
 
     def synchronize(self) -> None:
@@ -97,6 +106,16 @@ class Strategy(ABC):
     def broadcast(self, numbers: list[int]) -> list[int]:
         """Rank 0's numbers, of which there are MOST_NUMBERS at most. All processes call it together."""
         return numbers
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """All ranks' values (w, n), in rank order; `values` are (n,). All processes call it together."""
+        return values[None]
+
+    def _gather_while_computing(self, values: torch.Tensor) -> torch.Tensor:
+        self.recorder.enter(COMMUNICATE)
+        gathered = self.gather(values)
+        self.recorder.enter(COMPUTE)
+        return gathered
 
     def set_learning_rate(self, lr: float) -> None:
         """The learning rate of the next update."""

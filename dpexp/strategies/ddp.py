@@ -21,7 +21,7 @@ from dpexp.models import optimizers
 from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.base import Replica, Strategy
-from dpexp.strategies.rendezvous import Rendezvous, broadcast
+from dpexp.strategies.rendezvous import Rendezvous, broadcast, gather
 
 
 class Ddp(Strategy):
@@ -89,6 +89,10 @@ class Ddp(Strategy):
     def broadcast(self, numbers: list[int]) -> list[int]:
         """Rank 0's numbers."""
         return broadcast(numbers, self.device)
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """All ranks' values."""
+        return gather(values, self._config.workers)
 
     @classmethod
     def explained(cls, error: RuntimeError) -> Exception:

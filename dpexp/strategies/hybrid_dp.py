@@ -22,7 +22,8 @@ from dpexp.errors import PeerError, one_line
 from dpexp.phases import COMMUNICATE
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.strategies.rendezvous import Rendezvous, broadcast
+from dpexp.strategies.relay import Relay
+from dpexp.strategies.rendezvous import Rendezvous, broadcast, gather
 from dpexp.strategies.sync_dp import Shared, SyncDataParallel, arena_layout, spin_seconds
 
 MOST_DESCRIPTORS = 64  # of a rank's part in the shared memory and the barrier
@@ -95,6 +96,10 @@ class HybridDataParallel(SyncDataParallel):
         """Rank 0's numbers."""
         return broadcast(numbers, self.device)
 
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """All ranks' values."""
+        return gather(values, self._config.workers)
+
 
 def _met(place: Place, rank: int, store: Store, config: ExperimentConfig, initial: SharedTensors) -> Shared:
     """This rank's part in what the ranks of its host share. Raises PeerError when another one of them is lost."""
@@ -131,4 +136,5 @@ def _meet(place: Place, key: str, store: Store, config: ExperimentConfig, initia
         connection.send(str(place.local_rank).encode())
         _, (arena, *counters), _, _ = socket.recv_fds(connection, 1, MOST_DESCRIPTORS)
     member = BarrierMember.of_descriptors(counters, spin_seconds(threads))
-    return Shared(place.local_rank, threads, member, SharedTensors(arena, arena_layout(config, initial, ranks)))
+    tensors = SharedTensors(arena, arena_layout(config, initial, ranks))
+    return Shared(place.local_rank, threads, member, tensors, Relay(place.local_rank), member)

@@ -16,21 +16,23 @@ from torch import nn
 from dpexp.models.linear_kernels import large_layers
 
 
-def write_in_place(model: nn.Module, places: Mapping[torch.Tensor, torch.Tensor]) -> None:
+def write_in_place(model: nn.Module, places: Mapping[torch.Tensor, torch.Tensor], adds: bool = False) -> None:
     """Let each large linear layer of a model that dpexp built write its weight's gradient into `places[weight]`.
 
-    That tensor, of the weight's shape, becomes its `.grad`. Layers that use oneDNN are not changed.
+    That tensor, of the weight's shape, becomes its `.grad`. With `adds`, the gradient is added to what is there. Layers
+    that use oneDNN are not changed.
     """
     for layer in large_layers(model):
         layer.__class__ = _Linear
         assert isinstance(layer, _Linear)
-        layer.place = places[layer.weight]
+        layer.place, layer.adds = places[layer.weight], adds
 
 
 class _Linear(nn.Linear):
     """nn.Linear that is called at most once before each backward pass."""
 
     place: torch.Tensor
+    adds: bool
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """As nn.Linear.forward."""
@@ -41,10 +43,11 @@ class _Linear(nn.Linear):
         output = F.linear(input, self.weight.detach(), self.bias)
 
         def write(gradient: torch.Tensor) -> None:
-            if self.weight.grad is None:
-                self.weight.grad = torch.mm(gradient.t(), input, out=self.place)
-            else:  # that of another part of the batch is there
+            if self.adds or self.weight.grad is not None:  # that of other samples is there
                 self.place.addmm_(gradient.t(), input)
+            else:
+                torch.mm(gradient.t(), input, out=self.place)
+            self.weight.grad = self.place
 
         output.register_hook(write)
         return output

@@ -50,6 +50,13 @@ def broadcast(numbers: list[int], device: torch.device) -> list[int]:
     return [int(number) for number in tensor]
 
 
+def gather(values: torch.Tensor, world_size: int) -> torch.Tensor:
+    """All ranks' values (w, n), in rank order. All ranks call it together."""
+    gathered = [torch.empty_like(values) for _ in range(world_size)]
+    dist.all_gather(gathered, values)
+    return torch.stack(gathered)
+
+
 def explained(error: RuntimeError) -> Exception:
     """gloo and the store raise a RuntimeError when a peer is gone."""
     if isinstance(error, dist.DistError) or "gloo" in str(error).lower():

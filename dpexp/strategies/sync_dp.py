@@ -3,6 +3,9 @@
 All ranks share one copy of the parameters. Each publishes its gradient in shared memory. Then rank r adds up the r-th
 chunk of all gradients and updates that chunk of the parameters, with that chunk of the optimizer's state: a
 reduce-scatter and a sharded update, as in ZeRO stage 1 (Rajbhandari et al. 2020), without an all-gather.
+
+With more workers of one thread than cores, the ranks of a core are a team. In each step they compute one after the
+other, and all add to the same gradient; then the last of them does for its team what a rank does otherwise.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
 from dpexp.strategies.base import MOST_NUMBERS, Strategy
 from dpexp.strategies.in_place import write_in_place
+from dpexp.strategies.relay import Relay
 
+GATHERED_AT_ONCE = 4096  # numbers of a rank
 SPIN_SECONDS = 200e-6  # some times what it costs to wake a sleeping process: a short delay puts nobody to sleep
 
 
@@ -33,46 +38,56 @@ class Shared:
 
     local_rank: int
     threads: int  # that compute on this machine, of all ranks together
-    barrier: BarrierMember
-    arena: SharedTensors  # parameters (n,), gradients (w, n), both padded; numbers, squared_norms (w,)
+    barrier: BarrierMember  # of all ranks
+    arena: SharedTensors  # see arena_layout
+    relay: Relay
+    teams_barrier: BarrierMember  # of the last rank of each team
 
     @classmethod
-    def create(cls, config: ExperimentConfig, initial: SharedTensors, ranks: int, threads: int) -> list[Shared]:
-        """The parts of so many ranks; so many threads compute on this machine."""
-        arena = SharedTensors.allocate(arena_layout(config, initial, ranks))
-        members = BarrierMember.create(ranks, spin_seconds(threads))
-        return [cls(rank, threads, member, arena) for rank, member in enumerate(members)]
+    def create(
+        cls, config: ExperimentConfig, initial: SharedTensors, ranks: int, threads: int, teams: int | None = None
+    ) -> list[Shared]:
+        """The parts of so many ranks with so many threads, all on one machine; each is a team, or there are `teams`."""
+        teams = teams or ranks
+        arena = SharedTensors.allocate(arena_layout(config, initial, teams))
+        members, relays = BarrierMember.create(ranks, spin_seconds(threads)), Relay.create(ranks, teams)
+        team_members = members if teams == ranks else BarrierMember.create(teams, spin_seconds(teams))
+        return [
+            cls(rank, threads, member, arena, relay, team_members[relay.team])
+            for rank, (member, relay) in enumerate(zip(members, relays, strict=True))
+        ]
 
     def close(self) -> None:
         """Close the parent's descriptors."""
-        self.barrier.close()
-        self.arena.close()
+        for part in (self.barrier, self.arena, self.relay, self.teams_barrier):
+            part.close()
 
 
-def arena_layout(config: ExperimentConfig, initial: SharedTensors, ranks: int) -> Layout:
-    """The tensors that so many ranks share."""
+def arena_layout(config: ExperimentConfig, initial: SharedTensors, teams: int) -> Layout:
+    """The tensors that so many teams share."""
     dtype = getattr(torch, config.dtype)
     # All of the state: a bound on the trainable parameters that needs no model here.
-    padded = padded_size(sum(t.numel() for t in initial.values()), ranks, dtype)
+    padded = padded_size(sum(t.numel() for t in initial.values()), teams, dtype)
     return {
         "parameters": ((padded,), dtype),
-        "gradients": ((ranks, padded), dtype),
+        "gradients": ((teams, padded), dtype),
         "numbers": ((MOST_NUMBERS,), torch.int64),
-        "squared_norms": ((ranks,), dtype),
+        "squared_norms": ((teams,), dtype),
+        "gathered": ((2, teams, GATHERED_AT_ONCE if config.batch.sync_batchnorm else 0), dtype),
     }
 
 
 class ChunkSum:
-    """Rank r's part in a reduce-scatter: the sum of all ranks' r-th chunk, in rank order."""
+    """Team r's part in a reduce-scatter: the sum of all teams' r-th chunk, in their order."""
 
     def __init__(self, buffers: torch.Tensor, rank: int) -> None:
-        """`buffers` (w, n), n divisible by w, are all ranks' gradients."""
+        """`buffers` (teams, n), n divisible by their number, are all gradients."""
         self._terms = [buffer.chunk(len(buffers))[rank] for buffer in buffers]
-        # Ranks 0 and 1 may overwrite their own term: it is read no later than the first sum is written.
+        # The first two may overwrite their own term: it is read no later than the first sum is written.
         self.total = self._terms[rank] if rank < 2 else torch.empty_like(self._terms[rank])
 
     def compute(self) -> torch.Tensor:
-        """The sum (n / w,), in memory that is used again. All gradients must have been written."""
+        """The sum (n / teams,), in memory that is used again. All gradients must have been written."""
         first, *others = self._terms
         for number, term in enumerate(others):
             torch.add(self.total if number else first, term, out=self.total)
@@ -80,7 +95,7 @@ class ChunkSum:
 
 
 class SyncDataParallel(Strategy):
-    """One process a worker; sums in rank order, so that a run can be repeated to the bit.
+    """One process a worker; sums in a fixed order, so that a run can be repeated to the bit.
 
     Replicas are equal by construction, as long as each model keeps using the shared parameters.
     """
@@ -91,26 +106,31 @@ class SyncDataParallel(Strategy):
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Shared
     ) -> None:
         super().__init__(config, rank, model, initial, shared)
-        stay_on_a_core(rank, shared.threads)
-        self._local_rank, self._barrier, self._numbers = shared.local_rank, shared.barrier, shared.arena["numbers"]
+        stay_on_a_core(rank if shared.relay.batons is None else shared.relay.team, shared.threads)
+        self._barrier, self._numbers = shared.barrier, shared.arena["numbers"]
+        self._relay, self._teams_barrier = shared.relay, shared.teams_barrier
         flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
-        self._squared_norms = shared.arena["squared_norms"]  # (w,), of each rank's chunk of the summed gradient
-        self._chunk = flat.chunk(len(buffers))[shared.local_rank]
-        self._sum = ChunkSum(buffers, shared.local_rank)
+        self._squared_norms = shared.arena["squared_norms"]  # (teams,), of each team's chunk of the summed gradient
+        self._gathered, self._gathers = shared.arena["gathered"], 0
+        self._chunk = flat.chunk(len(buffers))[self._relay.team]
+        self._sum = ChunkSum(buffers, self._relay.team)
         self.places: dict[torch.Tensor, torch.Tensor] = {}  # of each parameter's gradient, in the arena
         position = 0
         for parameter in (p for p in model.parameters() if p.requires_grad):
             place = slice(position, position + parameter.numel())
             parameter.data = flat[place].view_as(parameter)
-            self.places[parameter] = buffers[shared.local_rank, place].view_as(parameter)
+            self.places[parameter] = buffers[self._relay.team, place].view_as(parameter)
             position += parameter.numel()
         if config.model.name != "custom":
-            write_in_place(model, self.places)
+            write_in_place(model, self.places, adds=not self._relay.is_first)
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
         """The shared memory and the barrier."""
-        return Shared.create(config, initial, config.workers, config.busy_threads)
+        # Ranks of a team can't meet within a step.
+        in_turn = config.threads_per_worker == 1 and config.workers > usable_cores() and not config.batch.sync_batchnorm
+        teams = usable_cores() if in_turn else None
+        return Shared.create(config, initial, config.workers, config.busy_threads, teams)
 
     def start(self) -> None:
         """Each rank loads all of the initial state, the same values."""
@@ -119,26 +139,37 @@ class SyncDataParallel(Strategy):
         self.optimizers = [optimizers.build(self._config.optimizer, [self._chunk])]
         self.barrier()
 
+    def begin_step(self) -> None:
+        """Wait for this rank's turn on its core; then all parameters are updated."""
+        if self._relay.batons is not None:
+            self.recorder.enter(self.wait_phase)
+            self._relay.receive()
+
     def update(self) -> None:
-        """Publish the gradient; sum this rank's chunk of all gradients and update that chunk."""
-        enter = self.recorder.enter
-        enter(COMMUNICATE)
+        """Publish the gradient; the last rank of a team sums one chunk of all teams' gradients and updates it."""
+        self.recorder.enter(COMMUNICATE)
         self._publish()
+        if self._relay.is_last:
+            self._exchange()
+        self._relay.pass_on()
+
+    def _exchange(self) -> None:
+        enter = self.recorder.enter
         enter(self.wait_phase)
-        self._barrier.wait()  # all gradients are published
+        self._teams_barrier.wait()  # all gradients are published
         enter(COMMUNICATE)
         total = self._sum.compute()
         self._sum_over_hosts(total)
         optimizer, squared_norm = self.optimizers[0], None
         if optimizer.clip_norm is not None:
-            self._squared_norms[self._local_rank] = optimizers.squared_norms([total])
+            self._squared_norms[self._relay.team] = optimizers.squared_norms([total])
             enter(self.wait_phase)
-            self._barrier.wait()  # all norms are written
+            self._teams_barrier.wait()  # all norms are written
             squared_norm = self._squared_norms.sum()
         enter(UPDATE)
         optimizer.step([total], squared_norm)
         enter(self.wait_phase)
-        self._barrier.wait()  # all parameters are updated, all gradients read
+        self._teams_barrier.wait()  # all parameters are updated, all gradients read
 
     def _sum_over_hosts(self, total: torch.Tensor) -> None:
         """Nothing: here, all ranks are on one machine."""
@@ -157,18 +188,32 @@ class SyncDataParallel(Strategy):
         self.barrier()  # before it is written again
         return received
 
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """All ranks' values."""
+        return torch.cat([self._gather_piece(piece) for piece in values.split(GATHERED_AT_ONCE)], 1)
+
+    def _gather_piece(self, values: torch.Tensor) -> torch.Tensor:
+        places = self._gathered[self._gathers % 2, :, : len(values)]
+        self._gathers += 1  # there are two buffers: a rank that gathers again doesn't disturb one that still reads
+        places[self.replicas[0].rank] = values
+        self.recorder.enter(self.wait_phase)
+        self._barrier.wait()
+        self.recorder.enter(COMMUNICATE)
+        return places.clone()
+
     def _publish(self) -> None:
-        """Copy the gradients that backward did not write there into the arena."""
+        """Bring the gradients that backward did not write there into the arena; but for a team's first, add them."""
         places, gradients = [], []
         for parameter, place in self.places.items():
             gradient, parameter.grad = parameter.grad, None
             if gradient is None:  # no sample of this rank used the parameter
-                place.zero_()
+                if self._relay.is_first:
+                    place.zero_()
             elif gradient is not place:
                 places.append(place)
                 gradients.append(gradient)
         if places:
-            torch._foreach_copy_(places, gradients)
+            (torch._foreach_copy_ if self._relay.is_first else torch._foreach_add_)(places, gradients)
 
 
 def spin_seconds(threads: int) -> float:

@@ -75,6 +75,7 @@ def step(
     loss_sum: torch.Tensor,
 ) -> None:
     """One optimizer update from a global batch of indices; adds the losses of this process's samples to `loss_sum`."""
+    strategy.begin_step()
     for replica in strategy.replicas:
         local, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)
         if not len(local):  # the last batch has fewer samples than there are workers: take part without weight
@@ -108,10 +109,10 @@ def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> f
     inputs, labels = dataset.train_inputs.to(strategy.device), dataset.tensors["train_labels"].to(strategy.device)
     batches = epoch_order(config.train_samples, config.seed, 0).to(strategy.device).split(config.global_batch_size)
     loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype), device=strategy.device)
-    seconds = []
-    for number in range(config.measurement.warmup_steps):
+    seconds, steps = [], config.measurement.warmup_steps
+    # The last batch comes first, unless that is all: libraries prepare themselves for its size, too, for milliseconds.
+    for number in range(-1, steps - 1) if steps > 1 else range(steps):
         started = time.perf_counter()
-        # The last batch comes first: libraries prepare themselves for its size, too, for milliseconds.
-        step(config, strategy, inputs, labels, batches[(number - 1) % len(batches)], loss_sum)
+        step(config, strategy, inputs, labels, batches[number % len(batches)], loss_sum)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[len(seconds) // 2 :]) if seconds else None
