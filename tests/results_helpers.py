@@ -62,7 +62,7 @@ def result(
         )
         for number, one in enumerate(seconds)
     ]
-    config = composed(*overrides)
+    config = composed("measurement.drift=0", *overrides)
     fields: dict[str, Any] = {
         "format": "dpexp-result",
         "version": VERSION,

@@ -64,7 +64,7 @@ def test_a_change_while_cores_were_far_apart_in_one_of_two_is_no_verdict(tmp_pat
     main([str(tmp_path / "a"), str(tmp_path / "b")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("but the cores were far apart in one of the two")
-    assert lines[1].startswith("warning: in 1 of 1 cell cores exchanged data more slowly in one of the two")
+    assert lines[1].startswith("warning: in 1 of 1 cell, the cores exchanged data more slowly in one of the two")
     assert lines[2] == "0 of 1 cell slower, 0 faster"
 
 

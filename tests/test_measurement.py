@@ -214,13 +214,23 @@ def test_blocks_are_added_until_the_speedup_is_precise(monkeypatch):
 
 
 def test_blocks_end_when_the_time_is_spent():
-    settings = ["measurement.precision=1e-9", "measurement.repeats=3", "measurement.max_seconds=0.001"]
+    settings = [
+        "measurement.precision=1e-9",
+        "measurement.drift=0",
+        "measurement.repeats=3",
+        "measurement.max_seconds=0.001",
+    ]
     found, _ = measured(*settings)
     assert len(found) == 3
 
 
 def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for():
-    settings = ["measurement.precision=1e-9", "measurement.repeats=2", "measurement.baseline=none"]
+    settings = [
+        "measurement.precision=1e-9",
+        "measurement.drift=0",
+        "measurement.repeats=2",
+        "measurement.baseline=none",
+    ]
     found, _ = measured(*settings)
     assert len(found) == 2
 

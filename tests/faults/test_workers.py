@@ -18,6 +18,7 @@ from dpexp.processes import launch
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.processes.world import RemoteRanks, World, WorldSpec
 from dpexp.results import storage
+from dpexp.strategies import sync_dp
 
 MOMENTS = [
     pytest.param(strategy, rank, place, id=f"{strategy}-rank {rank}-{place}")
@@ -42,8 +43,18 @@ def failure(folder, place, deed, victim, *overrides):
 
 
 @pytest.mark.parametrize(("strategy", "rank", "place"), MOMENTS)
-def test_a_killed_worker_is_named_with_signal_step_and_phase(tmp_path, strategy, rank, place):
+def test_a_killed_worker_is_named_with_signal_step_and_phase(tmp_path, monkeypatch, strategy, rank, place):
+    monkeypatch.setattr(sync_dp, "usable_cores", lambda: 3)  # each rank updates its share
     error = failure(tmp_path, place, kill, rank, "workers=3", f"strategy={strategy}")
+    assert str(error) == f"rank {rank} was killed by SIGKILL, {place}"
+
+
+@pytest.mark.parametrize("phase", [WAIT, COMPUTE, COMMUNICATE])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_killed_while_others_wait_for_its_core_is_named(tmp_path, monkeypatch, rank, phase):
+    monkeypatch.setattr(sync_dp, "usable_cores", lambda: 1)
+    place = Place(TRAINING, phase, 4)
+    error = failure(tmp_path, place, kill, rank, "workers=2")
     assert str(error) == f"rank {rank} was killed by SIGKILL, {place}"
 
 
