@@ -24,6 +24,7 @@ from dpexp.processes.launch import wait_for_server
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Block, Distribution, StepTimes, Training, WorkerTimes
 from dpexp.results.storage import finite
+from dpexp.strategies import strategy_class
 from dpexp.training.worker import Work, WorkerReport
 
 
@@ -113,8 +114,9 @@ def recorded(work: Work, reports: list[WorkerReport], latency: CoreLatency | Non
 def _step_times(work: Work, reports: list[WorkerReport]) -> StepTimes | None:
     """The steps by the compute time of their slowest worker; None where that doesn't tell whether its core was slow."""
     config = work.config
-    shared_cores = config.busy_threads * (work.copies or 1) > usable_cores()
-    if shared_cores or not all(report.steps for report in reports):
+    copies_share_cores = work.copies is not None and work.copies * config.busy_threads > usable_cores()
+    share_cores = copies_share_cores or strategy_class(config).shares_cores(config)
+    if share_cores or not all(report.steps for report in reports):
         return None
     ranks = np.array([report.steps for report in reports])  # (workers, steps, phases)
     if work.copies is not None:  # which don't meet

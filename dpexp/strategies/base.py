@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.machine.environment import usable_cores
 from dpexp.models import sync_batchnorm
 from dpexp.models.optimizers import Optimizer
 from dpexp.phases import COMMUNICATE, COMPUTE
@@ -68,6 +69,11 @@ class Strategy(ABC):
         when the training is over.
         """
         return [None] * config.processes
+
+    @classmethod
+    def shares_cores(cls, config: ExperimentConfig) -> bool:
+        """Whether more threads compute at the same time than this machine has cores."""
+        return config.busy_threads > usable_cores()
 
     @classmethod
     def under_torchrun(cls, rendezvous: Rendezvous, local_rank: int, local_size: int) -> Any:

@@ -49,6 +49,7 @@ class HybridDataParallel(SyncDataParallel):
 
     unmeasured_phases = ("wait",)
     wait_phase = COMMUNICATE
+    takes_turns = False
 
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Place
@@ -76,7 +77,7 @@ class HybridDataParallel(SyncDataParallel):
         return [
             Place(rendezvous, shared.local_rank, size, shared)
             for _ in range(hosts)
-            for shared in Shared.create(config, initial, size, config.busy_threads)
+            for shared in Shared.create(config, initial, size, config.busy_threads, size)
         ]
 
     @classmethod
@@ -119,7 +120,7 @@ def _meet(place: Place, key: str, store: Store, config: ExperimentConfig, initia
     ranks = place.local_size
     threads = ranks * config.threads_per_worker
     if place.local_rank == 0:
-        parts = Shared.create(config, initial, ranks, threads)
+        parts = Shared.create(config, initial, ranks, threads, ranks)
         with socket.socket(socket.AF_UNIX) as listener:
             name = f"\0dpexp/{secrets.token_hex(16)}"  # which only those learn who can read the store
             listener.bind(name)

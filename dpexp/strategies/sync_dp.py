@@ -45,10 +45,9 @@ class Shared:
 
     @classmethod
     def create(
-        cls, config: ExperimentConfig, initial: SharedTensors, ranks: int, threads: int, teams: int | None = None
+        cls, config: ExperimentConfig, initial: SharedTensors, ranks: int, threads: int, teams: int
     ) -> list[Shared]:
-        """The parts of so many ranks with so many threads, all on one machine; each is a team, or there are `teams`."""
-        teams = teams or ranks
+        """The parts of so many ranks with so many threads in so many teams, all on one machine."""
         arena = SharedTensors.allocate(arena_layout(config, initial, teams))
         members, relays = BarrierMember.create(ranks, spin_seconds(threads)), Relay.create(ranks, teams)
         team_members = members if teams == ranks else BarrierMember.create(teams, spin_seconds(teams))
@@ -101,6 +100,7 @@ class SyncDataParallel(Strategy):
     """
 
     wait_phase: ClassVar[int] = WAIT
+    takes_turns: ClassVar[bool] = True  # where there are more workers than cores
 
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Shared
@@ -127,10 +127,16 @@ class SyncDataParallel(Strategy):
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
         """The shared memory and the barrier."""
-        # Ranks of a team can't meet within a step.
-        in_turn = config.threads_per_worker == 1 and config.workers > usable_cores() and not config.batch.sync_batchnorm
-        teams = usable_cores() if in_turn else None
-        return Shared.create(config, initial, config.workers, config.busy_threads, teams)
+        in_turn = config.busy_threads > usable_cores() and not cls.shares_cores(config)
+        return Shared.create(
+            config, initial, config.workers, config.busy_threads, usable_cores() if in_turn else config.workers
+        )
+
+    @classmethod
+    def shares_cores(cls, config: ExperimentConfig) -> bool:
+        """Not where workers take turns, which those of one thread do that don't meet within a step."""
+        takes_turns = cls.takes_turns and config.threads_per_worker == 1 and not config.batch.sync_batchnorm
+        return not takes_turns and super().shares_cores(config)
 
     def start(self) -> None:
         """Each rank loads all of the initial state, the same values."""
