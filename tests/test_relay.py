@@ -26,7 +26,7 @@ def run_together(rank, relay, shared, notify):
         relay.pass_on()
 
 
-@pytest.mark.parametrize(("ranks", "teams"), [(2, 1), (5, 2), (3, 3)])
+@pytest.mark.parametrize(("ranks", "teams"), [(2, 1), (5, 2)])
 def test_the_ranks_of_a_team_go_one_after_the_other(ranks, teams):
     relays = Relay.create(ranks, teams)
     with SharedTensors.allocate({"turns": ((teams, 1 + ranks * ROUNDS), torch.int64)}) as shared:
@@ -36,6 +36,13 @@ def test_the_ranks_of_a_team_go_one_after_the_other(ranks, teams):
             assert shared["turns"][team, 1 : 1 + len(members) * ROUNDS].tolist() == members * ROUNDS
     for relay in relays:
         relay.close()
+
+
+def test_who_has_no_team_waits_for_nobody():
+    relays = Relay.create(3, 2)
+    assert [relay.team for relay in relays] == [0, 1, 0]
+    assert [relay.batons is None for relay in relays] == [False, True, False]
+    assert [(relay.is_first, relay.is_last) for relay in relays] == [(True, False), (True, True), (False, True)]
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3])

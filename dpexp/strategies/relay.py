@@ -34,13 +34,13 @@ class Relay:
 
     def receive(self) -> None:
         """Return when it is this rank's turn."""
-        if self.batons is not None:
-            self.batons[0].wait(0.0)
+        assert self.batons is not None
+        self.batons[0].wait(0.0)
 
     def pass_on(self) -> None:
         """It is the next rank's turn."""
-        if self.batons is not None:
-            self.batons[1].post()
+        assert self.batons is not None
+        self.batons[1].post()
 
     def close(self) -> None:
         """Close this process's descriptors of what this rank waits for."""

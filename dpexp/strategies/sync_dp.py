@@ -157,7 +157,9 @@ class SyncDataParallel(Strategy):
         self._publish()
         if self._relay.is_last:
             self._exchange()
-        self._relay.pass_on()
+        if self._relay.batons is not None:
+            self.recorder.enter(self.wait_phase)  # who wakes the next one on this core may not go on before that sleeps
+            self._relay.pass_on()
 
     def _exchange(self) -> None:
         enter = self.recorder.enter
