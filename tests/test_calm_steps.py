@@ -229,7 +229,7 @@ def test_a_step_that_was_interrupted_while_it_fetched_data_is_not_calm():
         (["workers=2", "strategy=ddp"], False),  # its waiting counts as computation
         (["workers=2", "measurement.phases=false"], False),
         ([f"workers={usable_cores() + 1}"], True),  # of which two take turns on a core
-        (["workers=2", f"threads_per_worker={usable_cores()}"], False),  # which share cores
+        (["workers=2", f"threads_per_worker={usable_cores() + 1}"], False),  # which share cores
     ],
 )
 def test_steps_are_known_where_computing_shows_whether_a_core_was_slow(settings, known):
