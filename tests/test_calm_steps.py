@@ -170,6 +170,18 @@ def test_on_a_machine_that_is_hardly_ever_calm_the_model_is_not_blamed():
     assert found.low <= 1 <= found.high
 
 
+def test_on_such_a_machine_the_process_of_several_threads_may_be_as_much_faster_as_it_has_threads():
+    generator = np.random.default_rng(8)
+
+    def several_threads(share):
+        found = steps(generator, 1, 0.5, share)
+        return replace(found, workers=[replace(worker, threads=2) for worker in found.workers])
+
+    pairs = [(several_threads(share), steps(generator, 1, 1.0, share)) for share in (0.62, 0.9, 0.95, 0.97, 0.99)]
+    found = paired_speedup(composed("workers=1", "measurement.precision=null"), pairs)
+    assert found.low <= 0.5
+
+
 def test_the_slowest_of_several_is_a_multiple_of_the_mean_calm_step():
     half_slow = one_worker(np.r_[np.ones(50), np.full(50, 1.5)], np.r_[np.ones(50), np.full(50, 1.5)], 100)
     assert slowest_of(1, [half_slow])[0] == pytest.approx(1)
