@@ -37,7 +37,7 @@ def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False
         found = found.widened(config.measurement.drift)
     if overall or (calm and far_latency(chain(*pairs)) is None):
         return found
-    # What the undisturbed machine, or one with near cores, does is anywhere between what was seen and the ideal: that of
+    # What the undisturbed machine, or one with near cores, does is between what was seen and the ideal: that of
     # the workers, and that of the threads that they are compared with, which were disturbed, too.
     threads = pairs[0][0].threads
     ends = (found.low, found.high, float(config.workers), *((1 / threads,) if threads > 1 or not calm else ()))
