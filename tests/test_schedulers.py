@@ -33,7 +33,7 @@ def run(folder: Path, command: list[str], **variables: str) -> subprocess.Comple
 
 @pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
 def test_jobs_of_another_launcher_take_turns_on_a_machine_and_are_reported_together(tmp_path, launcher):
-    command = [sys.executable, "-m", "dpexp", "-m", *launcher, *TINY, "epochs=900"]  # some seconds
+    command = [sys.executable, "-m", "dpexp", "-m", *launcher, *TINY, "epochs=400"]  # some seconds
     done = run(tmp_path, [*command, "workers=1,2", "hydra.sweep.dir=out"])
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "results.csv").read_text().count("\nok,") == 2
