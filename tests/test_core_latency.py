@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
-from conftest import TINY
+from conftest import TINY, composed
 from results_helpers import MACHINE, at_latencies, result
 
 from dpexp.analysis.speedup import far_latency, paired_speedup, pairs_with_baseline
@@ -125,6 +126,18 @@ def test_cores_far_apart_are_a_warning_with_their_latencies():
 def test_one_block_with_near_cores_settles_it():
     found = measured(NEAR, FAR, FAR, NEAR, FAR)  # of which the first is discarded
     assert far_latency(block.candidate for block in found.kept()) is None
+
+
+@pytest.mark.parametrize(("workers", "threads", "widened"), [(1, 1, False), (2, 1, True), (1, 2, True)])
+def test_drift_is_in_the_interval_where_several_cores_are_compared(workers, threads, widened):
+    found = result(f"workers={workers}", seconds=CANDIDATE, baseline=[0.9 * one for one in SECONDS])
+    pairs = [
+        (replace(first, workers=[replace(one, threads=threads) for one in first.workers]), second)
+        for first, second in pairs_with_baseline(found.kept())
+    ]
+    with_drift = composed(f"workers={workers}", "measurement.drift=0.008")
+    narrow, wide = paired_speedup(found.config, pairs), paired_speedup(with_drift, pairs)
+    assert (wide.high / wide.low > narrow.high / narrow.low) is widened
 
 
 def test_without_exchange_between_cores_nothing_is_far():

@@ -33,13 +33,13 @@ def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False
         return UNKNOWN
     calm = [] if overall else _calm_pairs(pairs)
     found = _ratio(calm or _whole(pairs), stopped=config.measurement.is_adaptive).scaled(config.work_ratio)
-    if config.busy_threads > 1:
+    threads = pairs[0][0].threads  # of what the workers are compared with, which is one process
+    if max(threads, config.busy_threads) > 1:
         found = found.widened(config.measurement.drift)
     if overall or (calm and far_latency(chain(*pairs)) is None):
         return found
     # What the undisturbed machine, or one with near cores, does is between what was seen and the ideal: that of
     # the workers, and that of the threads that they are compared with, which were disturbed, too.
-    threads = pairs[0][0].threads
     ends = (found.low, found.high, float(config.workers), *((1 / threads,) if threads > 1 or not calm else ()))
     return Estimate(found.value, min(ends), max(ends))
 
