@@ -24,7 +24,7 @@ def shares(row: pd.Series) -> dict[str, float]:
     return {
         "reached": reached,
         "lost exchanging gradients": after_waiting - reached,
-        "lost waiting for the slowest": after_computation - after_waiting,
+        "lost waiting for other workers": after_computation - after_waiting,
         "lost in slower computation": max(0.0, 1 - after_computation),
     }
 
