@@ -21,7 +21,8 @@ from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies import Ddp, SyncDataParallel
-from dpexp.strategies.sync_dp import ChunkSum, spin_seconds
+from dpexp.strategies.buckets import ChunkSum
+from dpexp.strategies.sync_dp import spin_seconds
 
 SIZES = [2**power for power in range(8, 25)]  # float32 elements: 1 KiB to 64 MiB
 MLP_ELEMENTS = 203_530

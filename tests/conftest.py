@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.hosts import linked
 from dpexp import app
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
@@ -46,6 +48,16 @@ def preloaded_fork_server() -> None:
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def link() -> Iterator[None]:
+    """Between two hosts, which are network namespaces of this machine."""
+    try:
+        with linked(None):
+            yield
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"network namespaces can't be made here (they need root and iproute2): {error}")
 
 
 def composed(*overrides: str) -> ExperimentConfig:

@@ -1,4 +1,4 @@
-"""Two hosts, as network namespaces of this machine: the same parameters, and a lost host is told on both."""
+"""Commands on two hosts: the same parameters, and a lost host is told on both. See test_strategies for the contract."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from conftest import TINY, tiny, wait_until
 from training_helpers import assert_same, trained_state
 
-from benchmarks.hosts import HOSTS, linked
+from benchmarks.hosts import HOSTS
 
 # Where the two hosts may be slow to be missed, that is done sooner; see test_torchrun.
 MAIN = (
@@ -23,16 +23,6 @@ MAIN = (
 
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def link():
-    """Between two hosts."""
-    try:
-        with linked(None):
-            yield
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"network namespaces can't be made here (they need root and iproute2): {error}")
 
 
 @pytest.fixture
@@ -74,9 +64,8 @@ def said(folder: Path) -> list[str]:
     return [(folder / f"{rank}.err").read_text() for rank in (0, 1)]
 
 
-@pytest.mark.parametrize(("strategy", "workers_each"), [("ddp", 1), ("hybrid_dp", 2)])
-def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path, strategy, workers_each):
-    running = hosts(workers_each, f"strategy={strategy}", f"workers={2 * workers_each}", "checkpoint=true")
+def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path):
+    running = hosts(2, "strategy=hybrid_dp", "strategy.bucket_mb=0.0003", "workers=4", "checkpoint=true")
     assert [host.wait(timeout=120) for host in running] == [0, 0], said(tmp_path)
     expected = trained_state(tiny("strategy=sequential"), tmp_path)
     assert_same(torch.load(tmp_path / "out" / "model.pt", weights_only=True), expected, 1e-12)

@@ -2,55 +2,125 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny
+from torch.distributed import TCPStore
 
+from benchmarks.hosts import HOSTS
 from dpexp.data.dataset import load
 from dpexp.data.sharding import shard
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import launch
 from dpexp.strategies import strategy_class
+from dpexp.strategies.rendezvous import Rendezvous
 from dpexp.training import evaluation, loop
 
-# One worker of any strategy is `sequential`.
+
+@dataclass(frozen=True)
+class Case:
+    """Some workers of a strategy."""
+
+    strategy: str  # and overrides
+    workers: int
+    namespaces: int = 0  # on so many hosts, which only the network joins; 0: all workers share this machine's
+
+    def __str__(self) -> str:
+        return f"{self.strategy}-{self.workers}" + (f"-on-{self.namespaces}-hosts" if self.namespaces else "")
+
+
+IN_BUCKETS = "strategy.bucket_mb=0.0003"  # of the tiny model's 0.0011
 CASES = [
-    ("sequential", 1),
-    ("sync_dp", 2),
-    ("sync_dp", 3),
-    ("emulated", 3),
-    ("ddp", 2),
-    ("ddp", 3),
-    ("hybrid_dp", 3),
-    ("hybrid_dp strategy.hosts=2", 2),
-    ("hybrid_dp strategy.hosts=2", 4),
+    Case("sequential", 1),  # which one worker of any strategy is
+    Case("sync_dp", 2),
+    Case("sync_dp", 3),
+    Case("emulated", 3),
+    Case("ddp", 2),
+    Case("ddp", 3),
+    Case("ddp", 4, namespaces=2),
+    Case("hybrid_dp", 3),
+    Case("hybrid_dp strategy.hosts=2", 2),
+    Case(f"hybrid_dp strategy.hosts=2 {IN_BUCKETS}", 4),
+    Case("hybrid_dp", 2, namespaces=2),
+    Case(f"hybrid_dp {IN_BUCKETS}", 4, namespaces=2),
 ]
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def played(case, request):
+    """A function: the reports of all processes, each of which runs a script of this file."""
+    if case.namespaces:
+        request.getfixturevalue("link")
+
+    def reports(script: str) -> list[Any]:
+        own = ["model=custom", "model.builder=user_models:with_batchnorm", "batch.sync_batchnorm=true"]
+        strategy = [f"strategy={case.strategy.split()[0]}", *case.strategy.split()[1:]]
+        config = tiny(*strategy, f"workers={case.workers}", *(own if script == "gathered" else []))
+        dataset = load(config)
+        initial = initial_state(config, dataset)
+        shared = _over_the_link(config) if case.namespaces else strategy_class(config).share(config, initial)
+        try:
+            arguments = [(script, config, dataset, initial, own) for own in shared]
+            return launch.launch(play, arguments, lambda notice: None)
+        finally:
+            for own in shared:
+                if hasattr(own, "close"):
+                    own.close()
+
+    return reports
+
+
+CLONE_NEWNET = 0x40000000  # of Linux's setns
 
 
 def play(rank, script, config, dataset, initial, shared, notify):
     """In each process of a group: build the strategy as a worker does, then run a script of this file."""
     torch.set_num_threads(1)
+    if isinstance(shared, OnHost):
+        shared = shared.enter(config)
     model = architectures.build(config.model, dataset.input_shape, dataset.classes).to(getattr(torch, config.dtype))
     strategy = strategy_class(config)(config, rank, model, initial, shared)
     strategy.start()
     return globals()[script](config, dataset, strategy)
 
 
-def played(script, strategy, workers):
-    """The reports of all processes of a group."""
-    own = ["model=custom", "model.builder=user_models:with_batchnorm", "batch.sync_batchnorm=true"]
-    config = tiny(*f"strategy={strategy}".split(), f"workers={workers}", *(own if script == "gathered" else []))
-    dataset = load(config)
-    initial = initial_state(config, dataset)
-    shared = strategy_class(config).share(config, initial)
-    try:
-        return launch.launch(play, [(script, config, dataset, initial, own) for own in shared], lambda notice: None)
-    finally:
-        for own in shared:
-            if hasattr(own, "close"):
-                own.close()
+@dataclass(frozen=True)
+class OnHost:
+    """The place of a process that torchrun would have started on a host of its own."""
+
+    namespace: str
+    local_rank: int
+    local_size: int
+    serves_store: bool
+
+    def enter(self, config):
+        """What its rank receives, as from torchrun's launcher."""
+        with Path("/run/netns", self.namespace).open("rb") as network:
+            assert ctypes.CDLL(None).setns(network.fileno(), CLONE_NEWNET) == 0
+        os.environ["GLOO_SOCKET_IFNAME"] = "eth0"
+        address, port = next(iter(HOSTS.values())), 29512
+        server = TCPStore(address, port, is_master=True, wait_for_workers=False) if self.serves_store else None
+        rendezvous = Rendezvous(address, port, "group", server)
+        return strategy_class(config).under_torchrun(rendezvous, self.local_rank, self.local_size)
+
+
+def _over_the_link(config):
+    size = config.workers // len(HOSTS)
+    return [OnHost(name, rank, size, (name, rank) == (next(iter(HOSTS)), 0)) for name in HOSTS for rank in range(size)]
 
 
 def steps(config, dataset, strategy, count):
@@ -108,44 +178,50 @@ def loss_of_one_step(config, dataset, strategy):
     return loss_sum.item(), expected
 
 
-pytestmark = pytest.mark.parametrize(("strategy", "workers"), CASES)
+def test_the_processes_together_play_every_rank_once(case, played):
+    ranks = [rank for report in played("ranks_played") for rank in report]
+    assert ranks == list(range(case.workers))
 
 
-def test_the_processes_together_play_every_rank_once(strategy, workers):
-    ranks = [rank for report in played("ranks_played", strategy, workers) for rank in report]
-    assert ranks == list(range(workers))
+def test_each_host_has_a_network_of_its_own(case, played):
+    """Else the cases on two hosts would show nothing."""
+    assert len(set(played("network"))) == max(1, case.namespaces)
 
 
-def test_replicas_are_equal_before_and_after_and_can_start_over(strategy, workers):
-    reports = played("hashes_around_training", strategy, workers)
+def test_replicas_are_equal_before_and_after_and_can_start_over(played):
+    reports = played("hashes_around_training")
     before, after, again = ({sha for report in reports for sha in report[part]} for part in range(3))
     assert len(before) == len(after) == 1
     assert before == again != after
 
 
-def test_no_gradient_is_carried_into_the_next_step(strategy, workers):
-    assert all(all(report) for report in played("gradients_left", strategy, workers))
+def test_no_gradient_is_carried_into_the_next_step(played):
+    assert all(all(report) for report in played("gradients_left"))
 
 
-def test_a_step_applies_the_mean_gradient_of_the_whole_uneven_batch(strategy, workers):
-    assert all(error < 1e-12 for error in played("update_of_one_step", strategy, workers))
+def test_a_step_applies_the_mean_gradient_of_the_whole_uneven_batch(played):
+    assert all(error < 1e-12 for error in played("update_of_one_step"))
 
 
-def test_a_step_adds_up_the_losses_of_its_own_samples(strategy, workers):
-    for loss, expected in played("loss_of_one_step", strategy, workers):
+def test_a_step_adds_up_the_losses_of_its_own_samples(played):
+    for loss, expected in played("loss_of_one_step"):
         assert loss == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_broadcast_gives_all_ranks_the_numbers_of_rank_0(strategy, workers):
-    for numbers in played("received", strategy, workers):
+def test_a_broadcast_gives_all_ranks_the_numbers_of_rank_0(played):
+    for numbers in played("received"):
         assert numbers == [[7, 0], [8, 0]]
 
 
-def test_gathering_gives_all_ranks_the_values_of_each_in_order(strategy, workers):
-    if strategy != "emulated":  # which plays all ranks in one process, and is refused where ranks gather
-        for first, second in played("gathered", strategy, workers):
-            assert first == [[rank, 7] for rank in range(workers)]
-            assert second == [[rank + 1] for rank in range(workers)]
+def test_gathering_gives_all_ranks_the_values_of_each_in_order(case, played):
+    if case.strategy != "emulated":  # which plays all ranks in one process, and is refused where ranks gather
+        for first, second in played("gathered"):
+            assert first == [[rank, 7] for rank in range(case.workers)]
+            assert second == [[rank + 1] for rank in range(case.workers)]
+
+
+def network(config, dataset, strategy):
+    return Path("/proc/self/task", str(threading.get_native_id()), "ns/net").readlink().name
 
 
 def gathered(config, dataset, strategy):

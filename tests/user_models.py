@@ -68,6 +68,18 @@ def with_an_unused_layer(input_shape, classes):
     return model
 
 
+def with_a_backward_of_its_own(input_shape, classes):
+    """A model that adds a loss of its own to the gradients while it computes its output."""
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 5), torch.nn.Linear(5, classes))
+
+    def backward(module, inputs):
+        if torch.is_grad_enabled():
+            module[1].weight.square().sum().backward()
+
+    model.register_forward_pre_hook(backward)
+    return model
+
+
 def mortal(input_shape, classes, victim):
     """A linear model that kills its own process, a worker of rank `victim`, when it trains."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))

@@ -15,7 +15,7 @@ from dpexp.launchers.local import LocalLauncher
 from dpexp.models import architectures
 from dpexp.processes.fork_server import Target
 from dpexp.processes.heartbeat import heartbeat
-from dpexp.strategies.sync_dp import ChunkSum
+from dpexp.strategies.buckets import ChunkSum
 from dpexp.training import worker
 from dpexp.training.worker import Work, WorkerReport
 

@@ -79,6 +79,7 @@ class HybridDpConfig(Capabilities):
 
     name: Literal["hybrid_dp"]
     hosts: PositiveInt | None
+    bucket_mb: PositiveFloat | None
 
     several_machines: ClassVar[bool] = True
 

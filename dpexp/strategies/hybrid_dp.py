@@ -3,12 +3,18 @@
 The ranks of a host add up their gradients in shared memory, each rank a chunk. Then the ranks of all hosts that have
 the same chunk all-reduce it among themselves, and each updates its host's parameters there. So a host sends each sum
 once, whatever the number of its ranks, and all of its ranks send at the same time.
+
+The gradients of a larger model are cut into buckets. A bucket is exchanged as soon as backward has computed all of it,
+while backward goes on, as in torch's DistributedDataParallel (Li et al. 2020, "PyTorch Distributed").
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import secrets
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +24,11 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import HybridDpConfig
-from dpexp.errors import PeerError, one_line
-from dpexp.phases import COMMUNICATE
+from dpexp.errors import PeerError, WorkerError, one_line
+from dpexp.phases import COMMUNICATE, COMPUTE
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.strategies.buckets import Bucket
 from dpexp.strategies.relay import Relay
 from dpexp.strategies.rendezvous import Rendezvous, broadcast, gather
 from dpexp.strategies.sync_dp import Shared, SyncDataParallel, arena_layout, spin_seconds
@@ -65,8 +72,13 @@ class HybridDataParallel(SyncDataParallel):
             group = groups[shared.local_rank]
             assert isinstance(group, dist.ProcessGroup)  # and no mark of ranks that don't belong to it
             self._group = group
-        used = sum(place.numel() for place in self.places.values()) - shared.local_rank * len(self._chunk)
-        self._used = min(max(used, 0), len(self._chunk))  # elements of the chunk; the rest is padding
+        self._exchanges: list[dist.Work] = []  # between hosts, that were begun in this step
+        self._bucket_numbers = {p: number for number, bucket in enumerate(self._buckets) for p in bucket.places}
+        self._missing = [len(bucket.places) for bucket in self._buckets]  # gradients that backward has not computed
+        self._accumulating = False
+        if len(self._buckets) > 1:
+            for parameter in self.places:
+                parameter.register_post_accumulate_grad_hook(self._computed)
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Place]:  # type: ignore[override]
@@ -77,7 +89,7 @@ class HybridDataParallel(SyncDataParallel):
         return [
             Place(rendezvous, shared.local_rank, size, shared)
             for _ in range(hosts)
-            for shared in Shared.create(config, initial, size, config.busy_threads, size)
+            for shared in Shared.create(config, initial, size, config.busy_threads, size, bucket_bytes(config, hosts))
         ]
 
     @classmethod
@@ -85,9 +97,39 @@ class HybridDataParallel(SyncDataParallel):
         """What a rank receives."""
         return Place(rendezvous, local_rank, local_size, None)
 
-    def _sum_over_hosts(self, total: torch.Tensor) -> None:
-        if self._group is not None and self._used:
-            dist.all_reduce(total[: self._used], group=self._group)
+    @contextlib.contextmanager
+    def accumulating(self) -> Iterator[None]:
+        """Without an exchange."""
+        self._accumulating = True
+        try:
+            yield
+        finally:
+            self._accumulating = False
+
+    def _computed(self, parameter: torch.Tensor) -> None:
+        """Exchange what is complete, bucket after bucket: all ranks keep this order."""
+        if self._accumulating or len(self._buckets) == 1:
+            return
+        self._missing[self._bucket_numbers[parameter]] -= 1
+        while len(self._totals) < len(self._buckets) and self._missing[len(self._totals)] == 0:
+            self._exchange(self._buckets[len(self._totals)])
+            self.recorder.enter(COMPUTE)
+        if self._missing[self._bucket_numbers[parameter]] < 0:
+            raise WorkerError("the model's backward computes a gradient twice in a step; set strategy.bucket_mb=null")
+
+    def _exchange(self, bucket: Bucket) -> None:
+        super()._exchange(bucket)
+        if self._group is not None and bucket.used:
+            exchange = dist.all_reduce(self._totals[-1][: bucket.used], group=self._group, async_op=True)
+            assert exchange is not None  # as this rank belongs to the group
+            self._exchanges.append(exchange)
+
+    def _update_chunks(self) -> None:
+        for exchange in self._exchanges:
+            exchange.wait()
+        self._exchanges.clear()
+        self._missing = [len(bucket.places) for bucket in self._buckets]
+        super()._update_chunks()
 
     def barrier(self) -> None:
         """Return when every rank of every host has called it."""
@@ -100,6 +142,12 @@ class HybridDataParallel(SyncDataParallel):
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """All ranks' values."""
         return gather(values, self._config.workers)
+
+
+def bucket_bytes(config: ExperimentConfig, hosts: int) -> float:
+    """Of gradients: a single host exchanges them all at once."""
+    assert isinstance(config.strategy, HybridDpConfig)
+    return math.inf if config.strategy.bucket_mb is None or hosts == 1 else 1e6 * config.strategy.bucket_mb
 
 
 def _met(place: Place, rank: int, store: Store, config: ExperimentConfig, initial: SharedTensors) -> Shared:
@@ -119,8 +167,9 @@ def _meet(place: Place, key: str, store: Store, config: ExperimentConfig, initia
     """
     ranks = place.local_size
     threads = ranks * config.threads_per_worker
+    bucket = bucket_bytes(config, config.workers // ranks)
     if place.local_rank == 0:
-        parts = Shared.create(config, initial, ranks, threads, ranks)
+        parts = Shared.create(config, initial, ranks, threads, ranks, bucket)
         with socket.socket(socket.AF_UNIX) as listener:
             name = f"\0dpexp/{secrets.token_hex(16)}"  # which only those learn who can read the store
             listener.bind(name)
@@ -137,5 +186,5 @@ def _meet(place: Place, key: str, store: Store, config: ExperimentConfig, initia
         connection.send(str(place.local_rank).encode())
         _, (arena, *counters), _, _ = socket.recv_fds(connection, 1, MOST_DESCRIPTORS)
     member = BarrierMember.of_descriptors(counters, spin_seconds(threads))
-    tensors = SharedTensors(arena, arena_layout(config, initial, ranks))
-    return Shared(place.local_rank, threads, member, tensors, Relay(place.local_rank), member)
+    tensors = SharedTensors(arena, arena_layout(config, initial, ranks, bucket))
+    return Shared(place.local_rank, threads, member, tensors, Relay(place.local_rank), member, bucket)

@@ -7,7 +7,7 @@ once and use no gradients themselves. Gradients of other models are copied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +16,21 @@ from torch import nn
 from dpexp.models.linear_kernels import large_layers
 
 
-def write_in_place(model: nn.Module, places: Mapping[torch.Tensor, torch.Tensor], adds: bool = False) -> None:
+def write_in_place(
+    model: nn.Module,
+    places: Mapping[torch.Tensor, torch.Tensor],
+    adds: bool = False,
+    written: Callable[[torch.Tensor], None] = lambda weight: None,
+) -> None:
     """Let each large linear layer of a model that dpexp built write its weight's gradient into `places[weight]`.
 
-    That tensor, of the weight's shape, becomes its `.grad`. With `adds`, the gradient is added to what is there. Layers
-    that use oneDNN are not changed.
+    That tensor, of the weight's shape, becomes its `.grad`; then `written` is called, as autograd would call a hook of
+    the weight. With `adds`, the gradient is added to what is there. Layers that use oneDNN are not changed.
     """
     for layer in large_layers(model):
         layer.__class__ = _Linear
         assert isinstance(layer, _Linear)
-        layer.place, layer.adds = places[layer.weight], adds
+        layer.place, layer.adds, layer.written = places[layer.weight], adds, written
 
 
 class _Linear(nn.Linear):
@@ -33,6 +38,7 @@ class _Linear(nn.Linear):
 
     place: torch.Tensor
     adds: bool
+    written: Callable[[torch.Tensor], None]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """As nn.Linear.forward."""
@@ -48,6 +54,7 @@ class _Linear(nn.Linear):
             else:
                 torch.mm(gradient.t(), input, out=self.place)
             self.weight.grad = self.place
+            self.written(self.weight)
 
         output.register_hook(write)
         return output

@@ -11,6 +11,7 @@ other, and all add to the same gradient; then the last of them does for its team
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,8 +24,10 @@ from dpexp.machine.environment import usable_cores
 from dpexp.models import optimizers
 from dpexp.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.processes.barrier import BarrierMember
-from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
+from dpexp.processes.shared_memory import Layout, SharedTensors
+from dpexp.strategies import buckets
 from dpexp.strategies.base import MOST_NUMBERS, Strategy
+from dpexp.strategies.buckets import Bucket
 from dpexp.strategies.in_place import write_in_place
 from dpexp.strategies.relay import Relay
 
@@ -42,17 +45,24 @@ class Shared:
     arena: SharedTensors  # see arena_layout
     relay: Relay
     teams_barrier: BarrierMember  # of the last rank of each team
+    bucket_bytes: float = math.inf  # of gradients that are exchanged together, at least
 
     @classmethod
     def create(
-        cls, config: ExperimentConfig, initial: SharedTensors, ranks: int, threads: int, teams: int
+        cls,
+        config: ExperimentConfig,
+        initial: SharedTensors,
+        ranks: int,
+        threads: int,
+        teams: int,
+        bucket_bytes: float = math.inf,
     ) -> list[Shared]:
         """The parts of so many ranks with so many threads in so many teams, all on one machine."""
-        arena = SharedTensors.allocate(arena_layout(config, initial, teams))
+        arena = SharedTensors.allocate(arena_layout(config, initial, teams, bucket_bytes))
         members, relays = BarrierMember.create(ranks, spin_seconds(threads)), Relay.create(ranks, teams)
         team_members = members if teams == ranks else BarrierMember.create(teams, spin_seconds(teams))
         return [
-            cls(rank, threads, member, arena, relay, team_members[relay.team])
+            cls(rank, threads, member, arena, relay, team_members[relay.team], bucket_bytes)
             for rank, (member, relay) in enumerate(zip(members, relays, strict=True))
         ]
 
@@ -62,11 +72,11 @@ class Shared:
             part.close()
 
 
-def arena_layout(config: ExperimentConfig, initial: SharedTensors, teams: int) -> Layout:
+def arena_layout(config: ExperimentConfig, initial: SharedTensors, teams: int, bucket_bytes: float) -> Layout:
     """The tensors that so many teams share."""
     dtype = getattr(torch, config.dtype)
     # All of the state: a bound on the trainable parameters that needs no model here.
-    padded = padded_size(sum(t.numel() for t in initial.values()), teams, dtype)
+    padded = buckets.padded_size(sum(t.numel() for t in initial.values()), teams, dtype, bucket_bytes)
     return {
         "parameters": ((padded,), dtype),
         "gradients": ((teams, padded), dtype),
@@ -74,23 +84,6 @@ def arena_layout(config: ExperimentConfig, initial: SharedTensors, teams: int) -
         "squared_norms": ((teams,), dtype),
         "gathered": ((2, teams, GATHERED_AT_ONCE if config.batch.sync_batchnorm else 0), dtype),
     }
-
-
-class ChunkSum:
-    """Team r's part in a reduce-scatter: the sum of all teams' r-th chunk, in their order."""
-
-    def __init__(self, buffers: torch.Tensor, rank: int) -> None:
-        """`buffers` (teams, n), n divisible by their number, are all gradients."""
-        self._terms = [buffer.chunk(len(buffers))[rank] for buffer in buffers]
-        # The first two may overwrite their own term: it is read no later than the first sum is written.
-        self.total = self._terms[rank] if rank < 2 else torch.empty_like(self._terms[rank])
-
-    def compute(self) -> torch.Tensor:
-        """The sum (n / teams,), in memory that is used again. All gradients must have been written."""
-        first, *others = self._terms
-        for number, term in enumerate(others):
-            torch.add(self.total if number else first, term, out=self.total)
-        return self.total
 
 
 class SyncDataParallel(Strategy):
@@ -109,20 +102,20 @@ class SyncDataParallel(Strategy):
         stay_on_a_core(rank if shared.relay.batons is None else shared.relay.team, shared.threads)
         self._barrier, self._numbers = shared.barrier, shared.arena["numbers"]
         self._relay, self._teams_barrier = shared.relay, shared.teams_barrier
-        flat, buffers = shared.arena["parameters"], shared.arena["gradients"]
-        self._squared_norms = shared.arena["squared_norms"]  # (teams,), of each team's chunk of the summed gradient
+        self._squared_norms = shared.arena["squared_norms"]  # (teams,), of each team's chunks of the summed gradient
         self._gathered, self._gathers = shared.arena["gathered"], 0
-        self._chunk = flat.chunk(len(buffers))[self._relay.team]
-        self._sum = ChunkSum(buffers, self._relay.team)
-        self.places: dict[torch.Tensor, torch.Tensor] = {}  # of each parameter's gradient, in the arena
-        position = 0
-        for parameter in (p for p in model.parameters() if p.requires_grad):
-            place = slice(position, position + parameter.numel())
-            parameter.data = flat[place].view_as(parameter)
-            self.places[parameter] = buffers[self._relay.team, place].view_as(parameter)
-            position += parameter.numel()
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._buckets = buckets.cut(
+            parameters, shared.arena["parameters"], shared.arena["gradients"], self._relay.team, shared.bucket_bytes
+        )
+        self._totals: list[torch.Tensor] = []  # of the buckets that were exchanged in this step
         if config.model.name != "custom":
-            write_in_place(model, self.places, adds=not self._relay.is_first)
+            write_in_place(model, self.places, adds=not self._relay.is_first, written=self._computed)
+
+    @property
+    def places(self) -> dict[torch.Tensor, torch.Tensor]:
+        """Of each parameter's gradient, in the arena."""
+        return {parameter: place for bucket in self._buckets for parameter, place in bucket.places.items()}
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
@@ -142,7 +135,7 @@ class SyncDataParallel(Strategy):
         """Each rank loads all of the initial state, the same values."""
         self.barrier()  # no rank still reads or updates
         self.replicas[0].model.load_state_dict(self._initial)
-        self.optimizers = [optimizers.build(self._config.optimizer, [self._chunk])]
+        self.optimizers = [optimizers.build(self._config.optimizer, [bucket.chunk for bucket in self._buckets])]
         self.barrier()
 
     def begin_step(self) -> None:
@@ -152,35 +145,41 @@ class SyncDataParallel(Strategy):
             self._relay.receive()
 
     def update(self) -> None:
-        """Publish the gradient; the last rank of a team sums one chunk of all teams' gradients and updates it."""
-        self.recorder.enter(COMMUNICATE)
-        self._publish()
+        """Publish the gradient; the last rank of a team sums a chunk of all teams' gradients and updates it."""
+        for bucket in self._buckets[len(self._totals) :]:
+            self._exchange(bucket)
         if self._relay.is_last:
-            self._exchange()
+            self._update_chunks()
         if self._relay.batons is not None:
             self.recorder.enter(self.wait_phase)  # who wakes the next one on this core may not go on before that sleeps
             self._relay.pass_on()
 
-    def _exchange(self) -> None:
+    def _computed(self, parameter: torch.Tensor) -> None:
+        """Called in backward when a gradient is in its place: it is exchanged later."""
+
+    def _exchange(self, bucket: Bucket) -> None:
+        """Publish a bucket's gradients; the last rank of a team sums its chunk of them."""
         enter = self.recorder.enter
-        enter(self.wait_phase)
-        self._teams_barrier.wait()  # all gradients are published
         enter(COMMUNICATE)
-        total = self._sum.compute()
-        self._sum_over_hosts(total)
+        bucket.publish(adds=not self._relay.is_first)
+        if self._relay.is_last:
+            enter(self.wait_phase)
+            self._teams_barrier.wait()  # all gradients are published
+            enter(COMMUNICATE)
+            self._totals.append(bucket.sum.compute())
+
+    def _update_chunks(self) -> None:
+        enter, totals, self._totals = self.recorder.enter, self._totals, []
         optimizer, squared_norm = self.optimizers[0], None
         if optimizer.clip_norm is not None:
-            self._squared_norms[self._relay.team] = optimizers.squared_norms([total])
+            self._squared_norms[self._relay.team] = optimizers.squared_norms(totals)
             enter(self.wait_phase)
             self._teams_barrier.wait()  # all norms are written
             squared_norm = self._squared_norms.sum()
         enter(UPDATE)
-        optimizer.step([total], squared_norm)
+        optimizer.step(totals, squared_norm)
         enter(self.wait_phase)
         self._teams_barrier.wait()  # all parameters are updated, all gradients read
-
-    def _sum_over_hosts(self, total: torch.Tensor) -> None:
-        """Nothing: here, all ranks are on one machine."""
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
@@ -209,20 +208,6 @@ class SyncDataParallel(Strategy):
         self.recorder.enter(COMMUNICATE)
         return places.clone()
 
-    def _publish(self) -> None:
-        """Bring the gradients that backward did not write there into the arena; but for a team's first, add them."""
-        places, gradients = [], []
-        for parameter, place in self.places.items():
-            gradient, parameter.grad = parameter.grad, None
-            if gradient is None:  # no sample of this rank used the parameter
-                if self._relay.is_first:
-                    place.zero_()
-            elif gradient is not place:
-                places.append(place)
-                gradients.append(gradient)
-        if places:
-            (torch._foreach_copy_ if self._relay.is_first else torch._foreach_add_)(places, gradients)
-
 
 def spin_seconds(threads: int) -> float:
     """How long to spin before sleeping, where so many threads compute: not at all if another one needs the core."""
@@ -241,9 +226,3 @@ def stay_on_a_core(rank: int, threads: int) -> None:
     if threads >= len(cores) and torch.get_num_threads() == 1:
         with contextlib.suppress(OSError):  # a sandbox may forbid it
             os.sched_setaffinity(0, {cores[rank % len(cores)]})
-
-
-def padded_size(elements: int, world_size: int, dtype: torch.dtype) -> int:
-    """The next size that splits into `world_size` equal chunks of whole cache lines."""
-    line = world_size * ALIGNMENT_BYTES // dtype.itemsize
-    return -(-elements // line) * line
