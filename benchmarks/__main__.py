@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 PARTS = {
     "truth": lambda rounds: truth.run(rounds),
     "decisions": lambda rounds: decisions.run(rounds),
-    "hosts": lambda rounds: hosts.run(rounds),
+    "hosts": lambda rounds: hosts.run(rounds, HERE),
     "noise": lambda rounds: noise.run(rounds),
     "laws": lambda rounds: laws.run(rounds),
     "scripts": lambda rounds: scripts.run(rounds),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from benchmarks import host_exchange
 from benchmarks.setup import command, out, shown
 from dpexp.analysis.intervals import geometric_mean, paired_ratio
 from dpexp.analysis.row import Row
@@ -24,13 +25,18 @@ from dpexp.results import storage
 
 RATES = ("50Mbit", "200Mbit", "1Gbit")
 LINKS = ((None, 0.0), ("1Gbit", 0.0), ("1Gbit", 0.001), ("1Gbit", 0.005))  # bits a second, and the delay one way
+OVERLAP_LINKS = ((None, 0.0), ("5Gbit", 0.0), ("1Gbit", 0.0), ("1Gbit", 0.001))
 GRADIENT_BYTES = 4 * (784 * 256 + 256 + 256 * 10 + 10)
 LATENCY = "60us"  # of a message between the namespaces over gloo, there and back, halved; the kernel adds no delay
 JOB = ["data.size=10000", "linear_kernel=torch", "measurement.best_sequential=false"]
+LARGER_JOB = (
+    "model=resnet18 data=synthetic data.shape=[3,32,32] data.size=480 batch.size=16 epochs=1 measurement.repeats=2 "
+    "measurement.precision=null measurement.warmup=0 measurement.warmup_steps=4 measurement.best_sequential=false"
+).split()
 HOSTS = {f"dpexp{os.getpid()}-{number}": f"10.77.0.{number}" for number in (1, 2)}
 
 
-def run(rounds: int) -> None:
+def run(rounds: int, folder: Path) -> None:
     """Projections of two workers, one on each host; then ddp and hybrid_dp with two workers on each, in turn."""
     if os.geteuid() != 0:
         out.print("not run: network namespaces need root")
@@ -38,6 +44,10 @@ def run(rounds: int) -> None:
     _projections()
     out.print()
     _strategies(rounds)
+    out.print()
+    _overlap(rounds)
+    out.print()
+    _exchanges(rounds, folder / "hosts.png")
 
 
 def _projections() -> None:
@@ -82,9 +92,58 @@ def _strategies(rounds: int) -> None:
             [row.speedup.value for row in found["hybrid_dp"]], [row.speedup.value for row in found["ddp"]]
         )
         megabytes = [f"{statistics.median(sent[name]) / 1e6:.2f}" for name in found]
-        link = f"{rate or 'as fast as it is'}, {1e3 * delay:g} ms"
-        table.add_row(link, *(shown(speedup, 3) for speedup in speedups.values()), shown(ratio, 2), *megabytes)
+        table.add_row(
+            _name(rate, delay), *(shown(speedup, 3) for speedup in speedups.values()), shown(ratio, 2), *megabytes
+        )
     out.print(table)
+
+
+def _overlap(rounds: int) -> None:
+    """A larger model, one worker on each host: is an exchange hidden behind the rest of backward?"""
+    table = Table(box=None)
+    ways = {
+        "ddp": ["strategy=ddp"],
+        "after backward": ["strategy=hybrid_dp", "strategy.bucket_mb=null"],
+        "in buckets": ["strategy=hybrid_dp"],
+    }
+    heads = ("resnet18, 2 hosts x 1 worker", *ways, "after / in buckets", "ddp / in buckets")
+    for head in heads:
+        table.add_column(head, justify="left" if head[0] == "r" else "right")
+    for rate, delay in OVERLAP_LINKS:
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        with linked(rate, delay):
+            for number in range(rounds):
+                for name in list(ways)[:: 1 if number % 2 == 0 else -1]:
+                    row, _ = on_hosts([*LARGER_JOB, *ways[name], "workers=2"], 1)
+                    found[name].append(row.speedup.value)
+        speedups = [shown(geometric_mean(values)) for values in found.values()]
+        ratios = [paired_ratio(found["in buckets"], found[other]) for other in ("after backward", "ddp")]
+        table.add_row(_name(rate, delay), *speedups, *(shown(ratio) for ratio in ratios))
+    out.print(table)
+
+
+def _exchanges(rounds: int, path: Path) -> None:
+    """All-reduces alone. The latency of a message is that of a tiny one on the bare link, and the delay."""
+    sizes = [*host_exchange.SIZES, GRADIENT_BYTES]
+    with linked(None):
+        tiny = statistics.median(host_exchange.seconds("hybrid_dp", HOSTS, [8])[0] for _ in range(3))
+    latency = tiny / host_exchange.predicted("hybrid_dp", 0.0, Link(1.0, 1.0)).seconds
+    found = {}
+    for rate, delay in LINKS:
+        if rate is not None:
+            link = Link(Link.parse(f"{rate}/s,0us").bytes_per_second, latency + delay)
+            ways: dict[str, list[list[float]]] = {"ddp": [], "hybrid_dp": []}
+            with linked(rate, delay):
+                for number in range(rounds):
+                    for way in sorted(ways, reverse=number % 2 == 1):
+                        ways[way].append(host_exchange.seconds(way, HOSTS, sizes))
+            found[_name(rate, delay)] = (link, ways)
+    out.print(f"a message without a delay takes {1e6 * latency:.0f} us")
+    host_exchange.show(found, GRADIENT_BYTES, path)
+
+
+def _name(rate: str | None, delay: float) -> str:
+    return f"{rate or 'as fast as it is'}, {1e3 * delay:g} ms"
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch.nn.functional as F
 from conftest import tiny
 from torch.distributed import TCPStore
 
+from benchmarks import host_exchange
 from benchmarks.hosts import HOSTS
 from dpexp.data.dataset import load
 from dpexp.data.sharding import shard
@@ -84,9 +83,6 @@ def played(case, request):
     return reports
 
 
-CLONE_NEWNET = 0x40000000  # of Linux's setns
-
-
 def play(rank, script, config, dataset, initial, shared, notify):
     """In each process of a group: build the strategy as a worker does, then run a script of this file."""
     torch.set_num_threads(1)
@@ -109,9 +105,7 @@ class OnHost:
 
     def enter(self, config):
         """What its rank receives, as from torchrun's launcher."""
-        with Path("/run/netns", self.namespace).open("rb") as network:
-            assert ctypes.CDLL(None).setns(network.fileno(), CLONE_NEWNET) == 0
-        os.environ["GLOO_SOCKET_IFNAME"] = "eth0"
+        host_exchange.enter(self.namespace)
         address, port = next(iter(HOSTS.values())), 29512
         server = TCPStore(address, port, is_master=True, wait_for_workers=False) if self.serves_store else None
         rendezvous = Rendezvous(address, port, "group", server)

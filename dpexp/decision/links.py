@@ -52,7 +52,7 @@ class Exchange:
         return self.latency_seconds + self.bandwidth_seconds
 
 
-def _ring(hosts: int, size: float, link: Link) -> Exchange:
+def ring(hosts: int, size: float, link: Link) -> Exchange:
     """Reduce-scatter and all-gather around a ring: the fewest bytes, the most rounds."""
     rounds = 2 * (hosts - 1)
     return Exchange("ring", rounds * link.latency_seconds, rounds * size / hosts / link.bytes_per_second)
@@ -68,4 +68,4 @@ def all_reduce(hosts: int, size: float, link: Link) -> Exchange:
     """Of `size` bytes by `hosts` hosts, each for all of its workers, by the faster algorithm."""
     if hosts == 1:
         return Exchange("none", 0.0, 0.0)
-    return min(_ring(hosts, size, link), _tree(hosts, size, link), key=lambda exchange: exchange.seconds)
+    return min(ring(hosts, size, link), _tree(hosts, size, link), key=lambda exchange: exchange.seconds)
