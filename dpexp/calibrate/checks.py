@@ -14,8 +14,8 @@ from dpexp.calibrate.bench import Arm, Bench
 from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.phases import COMMUNICATE, COMPUTE, DATA, PHASES, UPDATE, WAIT
+from dpexp.processes.recorder import Recorder
 from dpexp.results.schema import Training
-from dpexp.strategies.recorder import Recorder
 
 DELAY_SECONDS = 5e-3
 SLOWDOWN = 1.02

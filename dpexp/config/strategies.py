@@ -79,7 +79,7 @@ class HybridDpConfig(Capabilities):
 
     name: Literal["hybrid_dp"]
     hosts: PositiveInt | None
-    bucket_mb: PositiveFloat | None
+    bucket_mb: PositiveFloat | None = None  # results of earlier versions lack it
 
     several_machines: ClassVar[bool] = True
 

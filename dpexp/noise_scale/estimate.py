@@ -19,8 +19,8 @@ from dpexp.config.strategies import EmulatedConfig
 from dpexp.data.dataset import Dataset
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
+from dpexp.processes.recorder import NoRecorder
 from dpexp.strategies.emulated import Emulated
-from dpexp.strategies.recorder import NoRecorder
 from dpexp.training.loop import train
 from dpexp.training.turns import Turns
 

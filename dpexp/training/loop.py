@@ -18,8 +18,8 @@ from dpexp.data.mapped import MappedInputs
 from dpexp.data.sharding import epoch_order, shard
 from dpexp.phases import COMPUTE, DATA
 from dpexp.processes.heartbeat import FINISHING, TRAINING, WARMING_UP, heartbeat
+from dpexp.processes.recorder import Recorder
 from dpexp.strategies import Strategy
-from dpexp.strategies.recorder import Recorder
 from dpexp.training.turns import Turns
 
 

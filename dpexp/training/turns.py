@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from dpexp.processes.heartbeat import WAITING, heartbeat
+from dpexp.processes.recorder import NoRecorder, Recorder
 from dpexp.processes.threads import wait_until_idle
 from dpexp.strategies import Strategy
-from dpexp.strategies.recorder import NoRecorder, Recorder
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from dpexp.errors import WorkerError
 from dpexp.files import write_atomically
 from dpexp.models import architectures, linear_kernels
 from dpexp.processes.heartbeat import REPORTING, heartbeat
+from dpexp.processes.recorder import NoRecorder, Recorder
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies import strategy_class
-from dpexp.strategies.recorder import NoRecorder, Recorder
 from dpexp.training.evaluation import evaluate, parameters_sha256
 from dpexp.training.loop import train, warm_up
 from dpexp.training.turns import Turns
