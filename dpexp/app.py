@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -97,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
             request = command_line.parse(given)
             torchrun = TorchrunEnvironment.read()
+            if torchrun is not None and torchrun.started_by_torchrun:
+                signals.receive_when_parent_ends(signal.SIGTERM)  # else this process would go on without it
             if torchrun is None or torchrun.rank == 0:
                 return _command(Session(request, torchrun))
             terminal.silence(errors=torchrun.local_rank > 0)  # one process on each machine shows errors

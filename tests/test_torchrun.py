@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,9 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from conftest import TINY, free_port, tiny
+from conftest import TINY, free_port, tiny, wait_until
 from training_helpers import assert_same, trained_state
 
 from dpexp.errors import ConfigError
@@ -114,6 +116,33 @@ def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
     assert (killed, status) == (-signal.SIGKILL, 1)
     assert "rank 0 has ended before the other ranks" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent has ended")
+@pytest.mark.parametrize("in_training", [False, True])
+def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_training):
+    """A shell stands for torchrun, whose own death leaves its processes to nobody in the same way."""
+    command = [sys.executable, "-m", "dpexp", "strategy=hybrid_dp", "workers=2", *TINY, "epochs=100000"]
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    parent = ["sh", "-c", '"$@" & echo $! > process; wait', "sh"]
+    running = []
+    with contextlib.ExitStack() as cleanup:
+        for rank, own in (("0", {}), ("1", {"TORCHELASTIC_RUN_ID": "none"})):
+            variables = {**os.environ, **local, "LOCAL_WORLD_SIZE": "1", "RANK": rank, **own}
+            errors = cleanup.enter_context((tmp_path / f"{rank}.err").open("wb"))
+            started = [*(parent if own else []), *command, "hydra.run.dir=out"]
+            running.append(subprocess.Popen(started, cwd=tmp_path, env=variables, stderr=errors))
+            cleanup.callback(running[-1].kill)
+        assert wait_until((tmp_path / "out" / "result.json").exists)
+        orphan = psutil.Process(int((tmp_path / "process").read_text()))
+        if in_training:
+            assert wait_until(lambda: len(orphan.children(recursive=True)) == len(["fork server", "tracker", "worker"]))
+        running[1].kill()
+        assert running[0].wait(timeout=60) == 1
+        assert wait_until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+    for rank in ("0", "1"):
+        assert "rank 1 was ended by SIGTERM" in (tmp_path / f"{rank}.err").read_text()
 
 
 @pytest.mark.slow

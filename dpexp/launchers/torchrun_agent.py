@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.data.dataset import Dataset, load
-from dpexp.errors import DpexpError, WorkerError, one_line
+from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
 from dpexp.launchers.local import start_errors
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_store import Store
 from dpexp.launchers.torchrun_worker import one_rank
 from dpexp.models.initial_state import initial_state
+from dpexp.processes import signals
 from dpexp.processes.launch import launch_worlds
 from dpexp.training.worker import Work
 
@@ -23,29 +26,30 @@ def serve(environment: TorchrunEnvironment, arguments: Sequence[str], show_error
 
     `show_error` is called with what went wrong, which the first rank of each machine shows.
     """
-    agent = _Agent(Store(environment))
+    agent = _Agent(Store(environment), show_error)
     agent.store.put(f"arguments/{environment.rank}", list(arguments))
-    number = 0
-    while True:
-        task = agent.store.get(f"task/{number}")
-        if task["kind"] == "end":
-            if task["error"]:
-                show_error(task["error"])
-            agent.store.put(f"ended/{environment.rank}", True)
-            return int(task["status"])
-        error = agent.carry_out(number, task)
-        if error:
-            show_error(error)
-        number += 1
+    try:
+        for number in itertools.count():
+            task = agent.store.get(f"task/{number}")
+            if task["kind"] == "end":
+                break
+            agent.carry_out(number, task)
+    except signals.Interrupted as stop:
+        agent.leave(number, f"was ended by {stop}")
+        raise
+    if task["error"]:
+        show_error(task["error"])
+    agent.store.put(f"ended/{environment.rank}", True)
+    return int(task["status"])
 
 
 class _Agent:
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, show_error: Callable[[str], None]) -> None:
+        self.store, self._show_error = store, show_error
         self._dataset: Dataset | None = None
 
-    def carry_out(self, number: int, task: dict[str, Any]) -> str:
-        """Answer one task; return the error that all ranks share, "" for none."""
+    def carry_out(self, number: int, task: dict[str, Any]) -> None:
+        """Answer one task; show the error that all ranks share, if there is one."""
         answer: dict[str, Any] = {"reports": []}
         try:
             if task["kind"] == "load":
@@ -58,9 +62,17 @@ class _Agent:
                 failure = error if isinstance(error, WorkerError) else WorkerError(self._named(answer["error"]))
                 self.store.report_failure(number, failure)
         self.store.put(f"answer/{number}/{self.store.environment.rank}", answer)
-        if "error" not in answer:
-            return ""
-        return str(self.store.failure(number)) if task["kind"] == "train" else self._named(answer["error"])
+        if "error" in answer:
+            shared = str(self.store.failure(number)) if task["kind"] == "train" else self._named(answer["error"])
+            self._show_error(shared)
+
+    def leave(self, number: int, why: str) -> None:
+        """Let rank 0 know, which would else wait for this rank's answer to that task until it misses its beats."""
+        error = f"rank {self.store.environment.rank} {why}"
+        self._show_error(error)
+        with contextlib.suppress(PeerError):  # rank 0 has ended, too
+            self.store.report_failure(number, WorkerError(error))
+            self.store.put(f"answer/{number}/{self.store.environment.rank}", {"error": error, "left": True})
 
     def _load(self, job: ExperimentConfig) -> Dataset:
         self._dataset = None  # free the memory of the last one first

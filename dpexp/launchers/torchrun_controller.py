@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.errors import ConfigError, WorkerError
+from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_store import Store
@@ -95,6 +95,8 @@ class TorchrunController(LocalLauncher):
     def _load(self, job: dict[str, Any]) -> None:
         """Have every agent load the data of a job before anything is timed."""
         for rank, answer in enumerate(self._answers(self._publish({"kind": "load", "job": job})), 1):
+            if "left" in answer:
+                raise PeerError(answer["error"])
             if "error" in answer:
                 raise ConfigError(f"rank {rank}: {answer['error']}")
         self._loaded = job

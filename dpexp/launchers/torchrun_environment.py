@@ -26,6 +26,7 @@ class TorchrunEnvironment:
     master_port: int
     serves_store: bool  # rank 0, where the launcher is not torchrun, which serves a store itself
     attempt: int  # how often torchrun has restarted all processes
+    started_by_torchrun: bool  # and not by another program that sets these variables
 
     @classmethod
     def read(cls, variables: Mapping[str, str] = os.environ) -> TorchrunEnvironment | None:
@@ -52,6 +53,7 @@ class TorchrunEnvironment:
             master_port=numbers["MASTER_PORT"],
             serves_store=rank == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
             attempt=numbers["TORCHELASTIC_RESTART_COUNT"],
+            started_by_torchrun="TORCHELASTIC_RUN_ID" in variables,
         )
 
     def check(self, config: ExperimentConfig) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # exit statuses as shells have them
 
@@ -97,6 +101,12 @@ def blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def receive_when_parent_ends(number: int) -> None:
+    """On Linux: this process receives the signal when the one that started it ends, however it does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
