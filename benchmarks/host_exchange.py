@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -16,24 +14,16 @@ import torch.distributed as dist
 from rich.table import Table
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from benchmarks.namespaces import enter
 from benchmarks.setup import out
 from dpexp.decision.links import Exchange, Link, ring
 from dpexp.processes import launch
 from dpexp.strategies.rendezvous import Rendezvous
 
-CLONE_NEWNET = 0x40000000  # of Linux's setns
 LOCAL_SIZE = 2
 SIZES = [4**power for power in range(3, 13)]  # bytes: 64 B to 16 MiB
 COLORS = {"ddp": "#d55e00", "hybrid_dp": "#0072b2"}
 _ports = itertools.count(29600)
-
-
-def enter(namespace: str) -> None:
-    """The calling thread, and those that it starts, have this namespace's network from now on."""
-    with Path("/run/netns", namespace).open("rb") as network:
-        if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"can't enter the network namespace {namespace}")
-    os.environ["GLOO_SOCKET_IFNAME"] = "eth0"
 
 
 def seconds(way: str, hosts: dict[str, str], sizes: Sequence[int]) -> list[float]:

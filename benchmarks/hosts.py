@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.table import Table
 
 from benchmarks import host_exchange
+from benchmarks.namespaces import HOSTS, linked, sent_bytes
 from benchmarks.setup import command, out, shown
 from dpexp.analysis.intervals import geometric_mean, paired_ratio
 from dpexp.analysis.row import Row
@@ -33,7 +31,6 @@ LARGER_JOB = (
     "model=resnet18 data=synthetic data.shape=[3,32,32] data.size=480 batch.size=16 epochs=1 measurement.repeats=2 "
     "measurement.precision=null measurement.warmup=0 measurement.warmup_steps=4 measurement.best_sequential=false"
 ).split()
-HOSTS = {f"dpexp{os.getpid()}-{number}": f"10.77.0.{number}" for number in (1, 2)}
 
 
 def run(rounds: int, folder: Path) -> None:
@@ -146,44 +143,10 @@ def _name(rate: str | None, delay: float) -> str:
     return f"{rate or 'as fast as it is'}, {1e3 * delay:g} ms"
 
 
-@contextlib.contextmanager
-def linked(rate: str | None, delay_seconds: float = 0.0) -> Iterator[None]:
-    """Two network namespaces, joined by a link of this rate in both directions; None: as fast as it is."""
-    names = list(HOSTS)
-    with contextlib.ExitStack() as cleanup:
-        for name in names:
-            cleanup.callback(subprocess.run, ["ip", "netns", "del", name], check=False, capture_output=True)
-            _ip("netns", "add", name)
-            _ip("-n", name, "link", "set", "lo", "up")
-        if delay_seconds:
-            bits = Link.parse(f"{rate}/s,0us").bytes_per_second * 8 if rate else 100e9
-            words = [word for host in HOSTS.items() for word in host] + [str(bits), str(delay_seconds)]
-            relay = cleanup.enter_context(
-                subprocess.Popen([sys.executable, "-m", "benchmarks.link", *words], stdout=subprocess.PIPE)
-            )
-            cleanup.callback(relay.kill)
-            assert relay.stdout is not None
-            if relay.stdout.readline() != b"up\n":
-                raise RuntimeError("the link did not come up")
-        else:
-            _ip("link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0", "netns", names[1])
-            for name, address in HOSTS.items():
-                _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
-                _ip("-n", name, "link", "set", "eth0", "up")
-                if rate is not None:
-                    shape = ["tc", "-n", name, "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate]
-                    subprocess.run([*shape, "burst", "64kb", "latency", "500ms"], check=True)
-        yield
-
-
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
-
-
 def on_hosts(overrides: list[str], workers_each: int) -> tuple[Row, float]:
     """The row of a command that torchrun starts on both hosts, and the bytes that a host sends in a step."""
     with tempfile.TemporaryDirectory() as folder:
-        before = _sent_bytes()
+        before = sent_bytes()
         started = []
         for rank, name in enumerate(HOSTS):
             run = f"torchrun --nnodes=2 --node-rank={rank} --nproc-per-node={workers_each} --master-port=29511".split()
@@ -204,12 +167,4 @@ def on_hosts(overrides: list[str], workers_each: int) -> tuple[Row, float]:
         (row,) = aggregate([Path(folder)]).good
         result = storage.read(Path(folder) / storage.FILE_NAME)
         steps = len(result.blocks) * (result.config.updates + result.config.measurement.warmup_steps)
-        return row, (_sent_bytes() - before) / steps
-
-
-def _sent_bytes() -> int:
-    """By the first host since its link was made, all that belongs to it included."""
-    shown = subprocess.run(
-        ["ip", "-n", next(iter(HOSTS)), "-s", "-j", "link", "show", "eth0"], check=True, capture_output=True
-    )
-    return int(json.loads(shown.stdout)[0]["stats64"]["tx"]["bytes"])
+        return row, (sent_bytes() - before) / steps

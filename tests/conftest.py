@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.hosts import linked
+from benchmarks.namespaces import linked
 from dpexp import app
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig

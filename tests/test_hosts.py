@@ -13,7 +13,7 @@ import torch
 from conftest import TINY, tiny, wait_until
 from training_helpers import assert_same, trained_state
 
-from benchmarks.hosts import HOSTS
+from benchmarks.namespaces import HOSTS
 
 # Where the two hosts may be slow to be missed, that is done sooner; see test_torchrun.
 MAIN = (

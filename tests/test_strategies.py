@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import contract
 import pytest
-import torch
-import torch.nn.functional as F
 from conftest import tiny
-from torch.distributed import TCPStore
 
-from benchmarks import host_exchange
-from benchmarks.hosts import HOSTS
+from benchmarks.namespaces import HOSTS
 from dpexp.data.dataset import load
-from dpexp.data.sharding import shard
-from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import launch
 from dpexp.strategies import strategy_class
-from dpexp.strategies.rendezvous import Rendezvous
-from dpexp.training import evaluation, loop
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ def case(request):
 
 @pytest.fixture
 def played(case, request):
-    """A function: the reports of all processes, each of which runs a script of this file."""
+    """A function: the reports of all processes, each of which runs a script of contract.py."""
     if case.namespaces:
         request.getfixturevalue("link")
 
@@ -74,7 +65,7 @@ def played(case, request):
         shared = _over_the_link(config) if case.namespaces else strategy_class(config).share(config, initial)
         try:
             arguments = [(script, config, dataset, initial, own) for own in shared]
-            return launch.launch(play, arguments, lambda notice: None)
+            return launch.launch(contract.play, arguments, lambda notice: None)
         finally:
             for own in shared:
                 if hasattr(own, "close"):
@@ -83,93 +74,11 @@ def played(case, request):
     return reports
 
 
-def play(rank, script, config, dataset, initial, shared, notify):
-    """In each process of a group: build the strategy as a worker does, then run a script of this file."""
-    torch.set_num_threads(1)
-    if isinstance(shared, OnHost):
-        shared = shared.enter(config)
-    model = architectures.build(config.model, dataset.input_shape, dataset.classes).to(getattr(torch, config.dtype))
-    strategy = strategy_class(config)(config, rank, model, initial, shared)
-    strategy.start()
-    return globals()[script](config, dataset, strategy)
-
-
-@dataclass(frozen=True)
-class OnHost:
-    """The place of a process that torchrun would have started on a host of its own."""
-
-    namespace: str
-    local_rank: int
-    local_size: int
-    serves_store: bool
-
-    def enter(self, config):
-        """What its rank receives, as from torchrun's launcher."""
-        host_exchange.enter(self.namespace)
-        address, port = next(iter(HOSTS.values())), 29512
-        server = TCPStore(address, port, is_master=True, wait_for_workers=False) if self.serves_store else None
-        rendezvous = Rendezvous(address, port, "group", server)
-        return strategy_class(config).under_torchrun(rendezvous, self.local_rank, self.local_size)
-
-
 def _over_the_link(config):
+    """Rank 0 serves the store."""
     size = config.workers // len(HOSTS)
-    return [OnHost(name, rank, size, (name, rank) == (next(iter(HOSTS)), 0)) for name in HOSTS for rank in range(size)]
-
-
-def steps(config, dataset, strategy, count):
-    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
-    for batch in torch.arange(len(inputs)).split(config.global_batch_size)[:count]:
-        loop.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
-    strategy.barrier()
-
-
-def ranks_played(config, dataset, strategy):
-    return [replica.rank for replica in strategy.replicas]
-
-
-def hashes_around_training(config, dataset, strategy):
-    before = [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
-    steps(config, dataset, strategy, 3)
-    after = [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
-    strategy.start()
-    return before, after, [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
-
-
-def gradients_left(config, dataset, strategy):
-    steps(config, dataset, strategy, 1)
-    parameters = [p for replica in strategy.replicas for p in replica.model.parameters()]
-    return [p.grad is None or not p.grad.any() for p in parameters]
-
-
-def update_of_one_step(config, dataset, strategy):
-    """The parameters' change by a step of plain SGD, divided by -lr: the gradient that was applied."""
-    model = strategy.replicas[0].model
-    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
-    batch = torch.arange(5)
-    loop.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
-    strategy.barrier()
-    after = torch.cat([p.detach().flatten() for p in model.parameters()])
-    applied = (before - after) / config.optimizer.lr
-
-    alone = architectures.build(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
-    alone.load_state_dict(initial_state(config, dataset))
-    F.cross_entropy(alone(inputs[batch]), labels[batch]).backward()
-    expected = torch.cat([p.grad.flatten() for p in alone.parameters()])
-    return (applied - expected).abs().max().item()
-
-
-def loss_of_one_step(config, dataset, strategy):
-    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
-    batch = torch.arange(5)
-    own = torch.cat([shard(batch, replica.rank, config.workers) for replica in strategy.replicas])
-    with torch.no_grad():
-        expected = F.cross_entropy(strategy.replicas[0].model(inputs[own]), labels[own], reduction="sum").item()
-    strategy.barrier()
-    loss_sum = inputs.new_zeros(())
-    loop.step(config, strategy, inputs, labels, batch, loss_sum)
-    return loss_sum.item(), expected
+    places = [(name, local_rank) for name in HOSTS for local_rank in range(size)]
+    return [contract.OnHost(*place, size, serves_store=place == places[0]) for place in places]
 
 
 def test_the_processes_together_play_every_rank_once(case, played):
@@ -212,18 +121,3 @@ def test_gathering_gives_all_ranks_the_values_of_each_in_order(case, played):
         for first, second in played("gathered"):
             assert first == [[rank, 7] for rank in range(case.workers)]
             assert second == [[rank + 1] for rank in range(case.workers)]
-
-
-def network(config, dataset, strategy):
-    return Path("/proc/self/task", str(threading.get_native_id()), "ns/net").readlink().name
-
-
-def gathered(config, dataset, strategy):
-    rank = strategy.replicas[0].rank
-    first = strategy.gather(torch.tensor([rank, 7.0], dtype=torch.float64)).tolist()
-    return first, strategy.gather(torch.tensor([rank + 1.0], dtype=torch.float64)).tolist()
-
-
-def received(config, dataset, strategy):
-    rank = strategy.replicas[0].rank
-    return [strategy.broadcast([first + rank, rank]) for first in (7, 8)]

@@ -1,0 +1,118 @@
+"""What each process of a group does in the contract's tests; see test_strategies. Workers import this: it is light."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.distributed import TCPStore
+
+from benchmarks.namespaces import HOSTS, enter
+from dpexp.data.sharding import shard
+from dpexp.models import architectures
+from dpexp.models.initial_state import initial_state
+from dpexp.strategies import strategy_class
+from dpexp.strategies.rendezvous import Rendezvous
+from dpexp.training import evaluation, loop
+
+
+def play(rank, script, config, dataset, initial, shared, notify):
+    """In each process of a group: build the strategy as a worker does, then run a script of this file."""
+    torch.set_num_threads(1)
+    if isinstance(shared, OnHost):
+        shared = shared.enter(config)
+    model = architectures.build(config.model, dataset.input_shape, dataset.classes).to(getattr(torch, config.dtype))
+    strategy = strategy_class(config)(config, rank, model, initial, shared)
+    strategy.start()
+    return globals()[script](config, dataset, strategy)
+
+
+@dataclass(frozen=True)
+class OnHost:
+    """The place of a process that torchrun would have started on a host of its own."""
+
+    namespace: str
+    local_rank: int
+    local_size: int
+    serves_store: bool
+
+    def enter(self, config):
+        """What its rank receives, as from torchrun's launcher."""
+        enter(self.namespace)
+        address, port = next(iter(HOSTS.values())), 29512
+        server = TCPStore(address, port, is_master=True, wait_for_workers=False) if self.serves_store else None
+        rendezvous = Rendezvous(address, port, "group", server)
+        return strategy_class(config).under_torchrun(rendezvous, self.local_rank, self.local_size)
+
+
+def steps(config, dataset, strategy, count):
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    for batch in torch.arange(len(inputs)).split(config.global_batch_size)[:count]:
+        loop.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
+    strategy.barrier()
+
+
+def ranks_played(config, dataset, strategy):
+    return [replica.rank for replica in strategy.replicas]
+
+
+def hashes_around_training(config, dataset, strategy):
+    before = [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
+    steps(config, dataset, strategy, 3)
+    after = [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
+    strategy.start()
+    return before, after, [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
+
+
+def gradients_left(config, dataset, strategy):
+    steps(config, dataset, strategy, 1)
+    parameters = [p for replica in strategy.replicas for p in replica.model.parameters()]
+    return [p.grad is None or not p.grad.any() for p in parameters]
+
+
+def update_of_one_step(config, dataset, strategy):
+    """The parameters' change by a step of plain SGD, divided by -lr: the gradient that was applied."""
+    model = strategy.replicas[0].model
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    batch = torch.arange(5)
+    loop.step(config, strategy, inputs, labels, batch, inputs.new_zeros(()))
+    strategy.barrier()
+    after = torch.cat([p.detach().flatten() for p in model.parameters()])
+    applied = (before - after) / config.optimizer.lr
+
+    alone = architectures.build(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
+    alone.load_state_dict(initial_state(config, dataset))
+    F.cross_entropy(alone(inputs[batch]), labels[batch]).backward()
+    expected = torch.cat([p.grad.flatten() for p in alone.parameters()])
+    return (applied - expected).abs().max().item()
+
+
+def loss_of_one_step(config, dataset, strategy):
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    batch = torch.arange(5)
+    own = torch.cat([shard(batch, replica.rank, config.workers) for replica in strategy.replicas])
+    with torch.no_grad():
+        expected = F.cross_entropy(strategy.replicas[0].model(inputs[own]), labels[own], reduction="sum").item()
+    strategy.barrier()
+    loss_sum = inputs.new_zeros(())
+    loop.step(config, strategy, inputs, labels, batch, loss_sum)
+    return loss_sum.item(), expected
+
+
+def network(config, dataset, strategy):
+    return Path("/proc/self/task", str(threading.get_native_id()), "ns/net").readlink().name
+
+
+def gathered(config, dataset, strategy):
+    rank = strategy.replicas[0].rank
+    first = strategy.gather(torch.tensor([rank, 7.0], dtype=torch.float64)).tolist()
+    return first, strategy.gather(torch.tensor([rank + 1.0], dtype=torch.float64)).tolist()
+
+
+def received(config, dataset, strategy):
+    rank = strategy.replicas[0].rank
+    return [strategy.broadcast([first + rank, rank]) for first in (7, 8)]
