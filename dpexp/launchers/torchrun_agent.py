@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_store import Store
 from dpexp.launchers.torchrun_worker import one_rank
 from dpexp.models.initial_state import initial_state
+from dpexp.processes import signals
 from dpexp.processes.launch import launch_worlds
 from dpexp.training.worker import Work
 
@@ -25,24 +27,35 @@ def serve(environment: TorchrunEnvironment, arguments: Sequence[str], show_error
     """
     agent = _Agent(Store(environment))
     agent.store.put(f"arguments/{environment.rank}", list(arguments))
-    number = 0
-    while True:
-        task = agent.store.get(f"task/{number}")
-        if task["kind"] == "end":
-            if task["error"]:
-                show_error(task["error"])
-            agent.store.put(f"ended/{environment.rank}", True)
-            return int(task["status"])
-        error = agent.carry_out(number, task)
-        if error:
-            show_error(error)
-        number += 1
+    try:
+        status = agent.serve(show_error)
+    except signals.Interrupted:  # it has not ended as rank 0 asked, but rank 0 need not wait for it
+        with contextlib.suppress(WorkerError):  # rank 0 has left before
+            agent.store.put(f"left/{environment.rank}", True)
+        raise
+    agent.store.put(f"ended/{environment.rank}", True)
+    agent.store.put(f"left/{environment.rank}", True)
+    return status
 
 
 class _Agent:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._dataset: Dataset | None = None
+
+    def serve(self, show_error: Callable[[str], None]) -> int:
+        """Carry out rank 0's tasks until it ends; return its exit status."""
+        number = 0
+        while True:
+            task = self.store.get(f"task/{number}")
+            if task["kind"] == "end":
+                if task["error"]:
+                    show_error(task["error"])
+                return int(task["status"])
+            error = self.carry_out(number, task)
+            if error:
+                show_error(error)
+            number += 1
 
     def carry_out(self, number: int, task: dict[str, Any]) -> str:
         """Answer one task; return the error that all ranks share, "" for none."""
