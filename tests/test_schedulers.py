@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from conftest import TINY, free_port
+import slurm_cluster
+from conftest import TINY, wait_until
 from deeds import Place
 from fault_helpers import faulty_model
 
@@ -20,10 +22,15 @@ from dpexp.processes.heartbeat import TRAINING
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-LAUNCHERS = {
-    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
-}
+ACTIVATED = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as by the environment's bin/activate
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    if why := slurm_cluster.missing():
+        pytest.skip(why)
+    with slurm_cluster.running(tmp_path_factory.mktemp("slurm") / "log") as cluster:
+        yield cluster
 
 
 def run(folder: Path, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
@@ -31,18 +38,34 @@ def run(folder: Path, command: list[str], **variables: str) -> subprocess.Comple
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS)
-def test_jobs_of_another_launcher_take_turns_on_a_machine_and_are_reported_together(tmp_path, launcher):
-    command = [sys.executable, "-m", "dpexp", "-m", *launcher, *TINY, "epochs=400"]  # some seconds
-    done = run(tmp_path, [*command, "workers=1,2", "hydra.sweep.dir=out"])
+def sweep(*launcher: str) -> list[str]:
+    """Two jobs that train for a second."""
+    words = ["python", "-m", "dpexp", "-m", *launcher, *TINY]
+    return [*words, "epochs=400", "workers=1,2", "hydra.sweep.dir=out"]
+
+
+def assert_turns(done: subprocess.CompletedProcess[str], folder: Path) -> None:
+    """Both jobs of the sweep were measured, one after the other, and reported together."""
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "results.csv").read_text().count("\nok,") == 2
+    assert (folder / "out" / "results.csv").read_text().count("\nok,") == 2
     times = []
-    for path in (tmp_path / "out").glob("*/result.json"):
+    for path in (folder / "out").glob("*/result.json"):
         began = datetime.fromisoformat(json.loads(path.read_text())["started_at"]).timestamp()
         times.append((began, path.stat().st_mtime))
     (_, first_ended), (second_began, _) = sorted(times)
     assert first_ended <= second_began + 1  # which is in whole seconds
+
+
+def test_jobs_of_joblib_take_turns_on_a_machine_and_are_reported_together(tmp_path):
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert_turns(run(tmp_path, sweep(*launcher), PATH=ACTIVATED), tmp_path)
+
+
+def test_jobs_of_slurm_take_turns_on_a_node_and_are_reported_together(cluster, tmp_path):
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
+    same_node = "+hydra.launcher.additional_parameters={nodelist: n1}"
+    done = cluster.run(tmp_path, *sweep(*launcher, same_node), PATH=ACTIVATED, DPEXP_LOCK=str(tmp_path))
+    assert_turns(done, tmp_path)
 
 
 def test_a_job_that_fails_elsewhere_fails_the_command(tmp_path):
@@ -67,32 +90,31 @@ def test_a_job_that_fails_elsewhere_fails_the_command(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-STAND_INS = {
-    "scontrol": "echo 127.0.0.1; echo 127.0.0.1",
-    "srun": """[ "$1 $2" = "--cpus-per-task=2 --kill-on-bad-exit=1" ] || exit 9
-shift 2
-SLURM_NODEID=1 "$@" &
-SLURM_NODEID=0 "$@"
-status=$?
-wait $! || status=1
-exit $status""",
-}
+def submit(*overrides: str, options: Sequence[str]) -> list[str]:
+    """The example, on both nodes of the cluster."""
+    file = str(EXAMPLES / "slurm.sbatch")
+    return ["sbatch", "--nodes=2", *options, file, *TINY, "strategy=hybrid_dp", *overrides, "hydra.run.dir=out"]
 
 
-def test_the_sbatch_file_measures_over_two_nodes(tmp_path):
-    (tmp_path / "bin").mkdir()
-    for name, code in STAND_INS.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{code}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
-    path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    variables = {
-        "SLURM_JOB_NODELIST": "n[1-2]",
-        "SLURM_NNODES": "2",
-        "SLURM_CPUS_PER_TASK": "2",
-        "MASTER_PORT": str(free_port()),
-    }
-    command = ["bash", str(EXAMPLES / "slurm.sbatch"), *TINY, "strategy=hybrid_dp", "hydra.run.dir=out"]
-    done = run(tmp_path, command, PATH=path, **variables)
-    assert done.returncode == 0, done.stderr
+def printed(folder: Path) -> str:
+    """By the jobs that were submitted there."""
+    return "".join(path.read_text() for path in folder.glob("slurm-*.out"))
+
+
+def test_the_sbatch_file_measures_over_two_nodes(cluster, tmp_path):
+    done = cluster.run(tmp_path, *submit(options=["--cpus-per-task=1", "--wait"]), PATH=ACTIVATED)
+    assert done.returncode == 0, done.stderr + printed(tmp_path)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert [worker["rank"] for worker in result["blocks"][0]["candidate"]["workers"]] == [0, 1, 2, 3]
+    assert [worker["rank"] for worker in result["blocks"][0]["candidate"]["workers"]] == [0, 1]
+    assert result["environment"]["local_world_size"] == 1
+
+
+def test_a_cancelled_job_ends_all_its_processes_on_all_nodes(cluster, tmp_path):
+    done = cluster.run(tmp_path, *submit("epochs=100000", options=["--cpus-per-task=1"]), PATH=ACTIVATED)
+    assert done.returncode == 0, done.stderr
+    begun = tmp_path / "out" / "result.json"  # written when the job starts
+    assert wait_until(begun.exists), printed(tmp_path)
+    assert cluster.commands("python")
+    assert cluster.run(tmp_path, "scancel", done.stdout.split()[-1]).returncode == 0
+    before_they_are_killed = 25  # by torchrun and by Slurm, both after 30 seconds
+    assert wait_until(lambda: not cluster.commands("python"), before_they_are_killed), cluster.commands("python")

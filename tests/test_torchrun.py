@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -18,7 +20,9 @@ from conftest import TINY, free_port, tiny, wait_until
 from training_helpers import assert_same, trained_state
 
 from dpexp.errors import ConfigError
+from dpexp.launchers import torchrun_agent, torchrun_controller
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
+from dpexp.processes import signals
 
 CONTRACT = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 MODEL = ["model=custom", "model.builder=user_models:mortal", "checkpoint=true"]
@@ -169,6 +173,26 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
         f"dpexp: rank 1 was started with {rank_1!r}, rank 0 with {rank_0!r}; start all ranks with the same arguments"
     )
     assert [(status, error.strip()) for status, error in outcomes] == [(2, message), (2, "")]  # one voice a machine
+
+
+def test_an_agent_that_was_interrupted_is_not_waited_for(monkeypatch):
+    """It had the same signal as rank 0."""
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    first, second = (TorchrunEnvironment.read({**local, "RANK": rank}) for rank in ("0", "1"))
+    controller = torchrun_controller.TorchrunController(first, [])
+
+    def interrupted(*_):
+        raise signals.Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(torchrun_agent._Agent, "carry_out", interrupted)
+    controller._publish({"kind": "load"})
+    with pytest.raises(signals.Interrupted):
+        torchrun_agent.serve(second, [], print)
+    monkeypatch.setattr(torchrun_controller, "END_SECONDS", math.inf)
+    ending = threading.Thread(target=controller.end, args=(143,), daemon=True)
+    ending.start()
+    ending.join(20)
+    assert not ending.is_alive()
 
 
 def test_without_the_variables_dpexp_was_started_by_hand():

@@ -40,6 +40,7 @@ def serve(environment: TorchrunEnvironment, arguments: Sequence[str], show_error
     if task["error"]:
         show_error(task["error"])
     agent.store.put(f"ended/{environment.rank}", True)
+    agent.store.put(f"left/{environment.rank}", True)
     return int(task["status"])
 
 
@@ -73,6 +74,7 @@ class _Agent:
         with contextlib.suppress(PeerError):  # rank 0 has ended, too
             self.store.report_failure(number, WorkerError(error))
             self.store.put(f"answer/{number}/{self.store.environment.rank}", {"error": error, "left": True})
+            self.store.put(f"left/{self.store.environment.rank}", True)  # not as rank 0 asked
 
     def _load(self, job: ExperimentConfig) -> Dataset:
         self._dataset = None  # free the memory of the last one first

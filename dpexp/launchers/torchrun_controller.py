@@ -89,8 +89,8 @@ class TorchrunController(LocalLauncher):
         with contextlib.suppress(RuntimeError, WorkerError):  # the store is gone, or an agent has died: it says why
             self._publish({"kind": "end", "status": status, "error": error})
             self._store.put("ended/0", True)
-            ended = [f"ended/{rank}" for rank in range(self._environment.world_size)]
-            self._store.wait_for(ended, END_SECONDS)
+            left = [f"left/{rank}" for rank in range(1, self._environment.world_size)]
+            self._store.wait_for(left, END_SECONDS)
 
     def _load(self, job: dict[str, Any]) -> None:
         """Have every agent load the data of a job before anything is timed."""
