@@ -105,7 +105,9 @@ class Session:
         Raises ResultError, too, when results can't be written: nor could those of another job.
         """
         if not isinstance(config.strategy, ScriptConfig):
-            fork_server.start_server()  # it imports torch while this process does
+            jobs = [job.config for job in self._command.jobs] or [config]
+            slow = dict.fromkeys(name for job in jobs for name in job.imports)
+            fork_server.start_server(slow)  # it imports torch while this process does
         from dpexp.launchers.local import LocalLauncher
         from dpexp.measurement import job
 
