@@ -92,5 +92,5 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     """Whether the condition holds in time."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
-        time.sleep(0.002)
+        time.sleep(0.01)
     return condition()
