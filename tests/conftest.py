@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
@@ -49,6 +50,13 @@ def one_thread() -> None:
 
 
 def composed(*overrides: str) -> ExperimentConfig:
+    """Nothing can change it, so tests that ask for the same share it."""
+    return _composed(overrides, Path.cwd(), os.environ.get("DPEXP_CACHE"))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...], folder: Path, cache: str | None) -> ExperimentConfig:
+    """`folder` and `cache` are where data are looked for."""
     return compose_experiment(*overrides)
 
 

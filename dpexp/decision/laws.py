@@ -68,12 +68,13 @@ class Law:
     def fit(self, points: Points, near: np.ndarray | None = None) -> np.ndarray:
         """The parameters (k,) with the least squares of log speedups, by their errors, within their bounds.
 
-        The search starts `near` some, where these are given.
+        The search starts `near` some, where these are given, and ends sooner: they are of other draws of the points.
         """
         from scipy.optimize import least_squares  # slow to import: few commands fit laws
 
         lower, start, upper = np.array(list(self.bounds.values())).T
         begin = start if near is None else np.clip(near, lower + 1e-9, upper - 1e-9)
+        tolerance = 1e-6 if near is None else 1e-4
         weights = np.median(points.errors) / points.errors
         known = ~np.isnan(points.exchange_shares)
 
@@ -84,7 +85,7 @@ class Law:
                 off = np.concatenate([off, (shares - points.exchange_shares)[known]])
             return np.asarray(off * np.concatenate([weights, weights[known]])[: len(off)])
 
-        found = least_squares(residuals, begin, bounds=(lower, upper), x_scale=start, xtol=1e-6, ftol=1e-6)
+        found = least_squares(residuals, begin, bounds=(lower, upper), x_scale=start, xtol=tolerance, ftol=tolerance)
         return np.asarray(found.x)
 
 
