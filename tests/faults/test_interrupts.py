@@ -136,7 +136,7 @@ def test_when_the_main_process_is_killed_nobody_is_left_and_the_sweep_can_go_on(
 @pytest.mark.slow
 @pytest.mark.parametrize("library", ["_pydantic_core", "libtorch_python"])
 def test_ctrl_c_while_everything_is_still_imported_is_no_traceback(tmp_path, library):
-    process, marker = started(tmp_path, *SEVERAL, "epochs=1000000")
+    process, marker = started(tmp_path, *SEVERAL)
     maps = Path(f"/proc/{process.pid}/maps")
     assert wait_until(lambda: library in maps.read_text())
     process.send_signal(signal.SIGINT)
