@@ -12,6 +12,7 @@ from dpexp.config.compose import compose_planned
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ConfigError
 from dpexp.measurement.user_files import fingerprint
+from dpexp.processes import fork_server
 from dpexp.report.writer import write_report
 from dpexp.results.command import planned
 from dpexp.session import Session
@@ -72,7 +73,7 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, sweep: bool
     request = parse(overrides)
     default, jobs = compose_planned(request.overrides, sweep)
     place = Path(folder) if folder is not None else default
-    session = Session(request, None)
+    session = Session(request, None, fork_server.SOMETIMES)
     try:
         for _, _, config in jobs:
             session.check(config)

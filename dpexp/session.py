@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,11 @@ BAD_INPUT, FAILED = 2, 1  # exit statuses
 class Session:
     """One command, from its arguments to its exit status."""
 
-    def __init__(self, request: Request, torchrun: TorchrunEnvironment | None) -> None:
+    def __init__(self, request: Request, torchrun: TorchrunEnvironment | None, imports: Iterable[str] = ()) -> None:
+        """`imports` are what workers of later commands in this process may need, beside those of this one."""
         self.request = request
         self.torchrun = torchrun
+        self._imports = imports
         self.folder: Path | None = None  # as soon as it is claimed
         self.jobs = 0  # that have started
         self.delegated = False  # whether a launcher of Hydra's runs the jobs in other processes, perhaps elsewhere
@@ -105,7 +108,9 @@ class Session:
         Raises ResultError, too, when results can't be written: nor could those of another job.
         """
         if not isinstance(config.strategy, ScriptConfig):
-            fork_server.start_server()  # it imports torch while this process does
+            jobs = [job.config for job in self._command.jobs] or [config]
+            slow = [*self._imports, *(name for job in jobs for name in job.imports)]
+            fork_server.start_server(dict.fromkeys(slow))  # it imports torch while this process does
         from dpexp.launchers.local import LocalLauncher
         from dpexp.measurement import job
 

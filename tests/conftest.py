@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
@@ -61,6 +62,13 @@ def link() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> ExperimentConfig:
+    """Nothing can change it, so tests that ask for the same share it."""
+    return _composed(overrides, Path.cwd(), os.environ.get("DPEXP_CACHE"))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...], folder: Path, cache: str | None) -> ExperimentConfig:
+    """`folder` and `cache` are where data are looked for."""
     return compose_experiment(*overrides)
 
 
@@ -104,5 +112,5 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     """Whether the condition holds in time."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
-        time.sleep(0.002)
+        time.sleep(0.01)
     return condition()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import matplotlib.figure
@@ -63,6 +64,13 @@ def test_a_sweep_can_be_resumed_by_the_command_line(swept, dpexp):  # dpexp: the
     outcome = dpexp(f"resume={swept[0]}")
     assert outcome.status == 0
     assert "2 of 2 jobs had been measured before" in outcome.out
+
+
+def test_workers_of_later_calls_find_imported_what_any_of_them_needs(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(forkserver, "set_forkserver_preload", asked.append)
+    dpexp.run(*QUICK, "workers=1", folder=tmp_path / "out")
+    assert "torch._dynamo" in asked[0]
 
 
 @pytest.mark.parametrize("name", ["speedup_by_workers", "phases", "efficiency", "speedup", "time"])

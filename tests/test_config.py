@@ -66,6 +66,18 @@ def test_the_baseline_is_the_same_job_for_one_sequential_worker():
     assert baseline.global_batch_size == 64
 
 
+@pytest.mark.parametrize(
+    ("overrides", "imports"),
+    [
+        ([], ()),
+        (["strategy=ddp"], ("torch._dynamo",)),
+        (["strategy=ddp", "model=resnet18"], ("torch._dynamo", "torchvision.models")),
+    ],
+)
+def test_a_job_knows_what_its_workers_are_slow_to_import(overrides, imports):
+    assert composed(*overrides).imports == imports
+
+
 def test_choosing_sequential_brings_its_one_worker():
     assert composed("strategy=sequential").workers == 1
 

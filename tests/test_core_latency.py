@@ -147,21 +147,11 @@ def test_without_exchange_between_cores_nothing_is_far():
 
 @several_cores
 @pytest.mark.slow
-def test_a_command_says_that_cores_exchange_more_slowly_than_before(tmp_path):
+def test_a_command_says_that_cores_exchange_more_slowly_than_before(dpexp, tmp_path, monkeypatch):
     """Before, in this case, was never: the record claims a latency that no core has."""
     (tmp_path / "dpexp").mkdir()
     record = {"boot": core_latency._boot(), "seconds": 1e-9, "seen": time.time()}
     (tmp_path / "dpexp" / core_latency.FILE_NAME).write_text(json.dumps(record))
-    command = [
-        sys.executable,
-        "-m",
-        "dpexp",
-        *TINY,
-        "workers=2",
-        "measurement.repeats=2",
-        f"hydra.run.dir={tmp_path}/job",
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}, check=True
-    )
-    assert "ns from one to another and back, 1 ns at other times" in " ".join((done.stdout + done.stderr).split())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    outcome = dpexp(*TINY, "workers=2", "measurement.repeats=2")
+    assert "ns from one to another and back, 1 ns at other times" in " ".join((outcome.out + outcome.err).split())

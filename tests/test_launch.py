@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from multiprocessing import forkserver
 
 import psutil
 import pytest
+from conftest import TINY
 
 from dpexp.errors import PeerError, WorkerError
 from dpexp.processes import fork_server, launch
@@ -77,6 +79,14 @@ def test_reports_come_by_rank_and_notices_from_rank_0():
 
 def test_workers_are_forked_with_everything_imported():
     assert launch.launch(forked_from_the_importer, [()], nothing) == [True]
+
+
+@pytest.mark.parametrize(("strategies", "needed"), [("sync_dp", False), ("sync_dp,ddp", True)])
+def test_a_command_has_imported_for_its_workers_what_one_of_its_jobs_needs(dpexp, monkeypatch, strategies, needed):
+    asked = []
+    monkeypatch.setattr(forkserver, "set_forkserver_preload", asked.append)
+    assert dpexp("-m", *TINY, f"strategy={strategies}", "workers=1").status == 0
+    assert ("torch._dynamo" in asked[0]) is needed
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -11,10 +13,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import TINY
+from conftest import TINY, Outcome
+
+from dpexp import app
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["measurement.repeats=2", "measurement.precision=null", "measurement.warmup=1", "optimizer.lr=0.2"]
+SHORT += ["measurement.best_sequential=false"]  # to find it takes longer than all the rest
 
 
 @pytest.mark.slow
@@ -43,22 +48,28 @@ def test_a_sweep_of_mnist_ends_in_table_figures_and_page(dpexp, tmp_path):
         assert (folder / str(job) / ".hydra" / "config.yaml").exists()
 
 
-@pytest.mark.slow
-def test_a_failed_job_is_listed_and_the_others_are_measured(dpexp, tmp_path):
+@pytest.fixture(scope="module")
+def half_failed(tmp_path_factory):
+    """A sweep of two jobs, of which the first fails: how it ended, and its folder."""
+    folder = tmp_path_factory.mktemp("sweep") / "out"
     own = ["model=custom", "model.builder=user_models:break_in_training,user_models:linear"]
     tiny = [override for override in TINY if not override.startswith("model.")]
-    outcome = dpexp("-m", *tiny, *own, "workers=1")
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = app.main(["-m", *tiny, *own, "workers=1", f"hydra.sweep.dir={folder}"])
+    return Outcome(status, out.getvalue(), err.getvalue()), folder
+
+
+def test_a_failed_job_is_listed_and_the_others_are_measured(half_failed):
+    outcome, folder = half_failed
     assert outcome.status == 1
     assert "no such luck" in outcome.err
-    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    table = pd.read_csv(folder / "results.csv")
     assert sorted(table.status) == ["failed", "ok"]
 
 
-@pytest.mark.slow
-def test_a_failed_job_is_named_by_what_varies(dpexp):
-    builders = "model.builder=user_models:break_in_training,user_models:linear"
-    tiny = [override for override in TINY if not override.startswith("model.")]
-    outcome = dpexp("-m", *tiny, "model=custom", builders, "workers=1")
+def test_a_failed_job_is_named_by_what_varies(half_failed):
+    outcome, _ = half_failed
     assert outcome.err.startswith("dpexp: job 0 (model.builder=user_models:break_in_training): ")
     assert "/0 (model.builder=user_models:break_in_training, 1 worker, 101 samples): " in outcome.out
 
@@ -106,7 +117,8 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     names = {path.name for path in (tmp_path / "site" / "dpexp" / "data" / "mnist").iterdir()}
     assert "train-images-idx3-ubyte.xz" in names
     assert "LICENSE.md" in names
-    command = [sys.executable, "-m", "dpexp", "data.size=256", "epochs=1", "measurement.precision=null"]
+    short = ["data.size=256", "epochs=1", "measurement.repeats=1", *SHORT[1:]]
+    command = [sys.executable, "-m", "dpexp", *short]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

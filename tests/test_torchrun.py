@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import TINY, free_port, tiny, wait_until
+from conftest import TINY, Outcome, free_port, tiny, wait_until
 from training_helpers import assert_same, trained_state
 
 from dpexp.errors import ConfigError
@@ -38,6 +38,38 @@ def together(commands: list[list[str]], folders: list[Path], variables: list[dic
     ]
     outcomes = [process.communicate(timeout=120)[1].decode() for process in running]
     return list(zip([process.returncode for process in running], outcomes, strict=True))
+
+
+RANKS = """
+import json, os, sys
+from dpexp import app
+from dpexp.launchers import torchrun_agent, torchrun_controller, torchrun_store  # once for all: it takes long
+from dpexp.measurement import job
+
+def rank(variables, first, arguments, errors):
+    os.environ.update(variables)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+    exec(first)
+    os._exit(app.main(arguments))
+
+ranks = [os.fork() or rank(*each) for each in json.loads(sys.argv[1])]
+print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]))
+"""
+
+
+def forked(folder: Path, variables: list[dict[str, str]], arguments: list[list[str]], *first: str) -> list[Outcome]:
+    """Ranks with these variables and arguments; each may do something `first`. For what ends before a training."""
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(variables))}
+    errors = [folder / f"errors {rank}" for rank in range(len(variables))]
+    each = [
+        ({**local, **own}, before, words, str(path))
+        for own, before, words, path in zip(variables, first or [""] * len(variables), arguments, errors, strict=True)
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"}
+    command = [sys.executable, "-c", RANKS, json.dumps(each)]
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True, timeout=120)
+    statuses = json.loads(done.stdout)
+    return [Outcome(status, "", path.read_text()) for status, path in zip(statuses, errors, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -104,22 +136,18 @@ def test_the_contract_of_variables_is_enough_without_torchrun(tmp_path):
     assert not list(folders[1].iterdir())
 
 
+TRAINING = ["strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=-1"]
+KILL = "kill = lambda *_: os.kill(os.getpid(), 9); "
+
+
 @pytest.mark.slow
 def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
-    port = str(free_port())
-    command = [sys.executable, "-m", "dpexp", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=-1"]
-    die = (
-        "import os, signal, sys; from dpexp import app; from dpexp.launchers import torchrun_controller; "
-        "kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
-        "torchrun_controller.TorchrunController._answers = kill; sys.exit(app.main(sys.argv[1:]))"
-    )
-    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    own = [{**CONTRACT, **local, "RANK": rank} for rank in ("0", "1")]
-    commands = [[sys.executable, "-c", die, *command[3:]], command]
-    (killed, _), (status, error) = together(commands, [tmp_path, tmp_path], own)
-    assert (killed, status) == (-signal.SIGKILL, 1)
-    assert "rank 0 has ended before the other ranks" in error
-    assert "Traceback" not in error
+    own = [{"RANK": rank, "LOCAL_RANK": "0"} for rank in "01"]
+    die = f"{KILL}torchrun_controller.TorchrunController._answers = kill"
+    killed, other = forked(tmp_path, own, [TRAINING] * 2, die, "")
+    assert (killed.status, other.status) == (-signal.SIGKILL, 1)
+    assert "rank 0 has ended before the other ranks" in other.err
+    assert "Traceback" not in other.err
 
 
 @pytest.mark.slow
@@ -151,28 +179,23 @@ def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_train
 
 @pytest.mark.slow
 def test_hosts_with_different_numbers_of_ranks_are_refused_for_shared_memory(tmp_path):
-    command = [sys.executable, "-m", "dpexp", "strategy=hybrid_dp", "workers=3", *TINY]
-    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "3"}
-    ranks = [("0", "0", "1"), ("1", "0", "2"), ("2", "1", "2")]
-    own = [{"RANK": rank, "LOCAL_RANK": place, "LOCAL_WORLD_SIZE": size, **local} for rank, place, size in ranks]
-    outcomes = together([command] * 3, [tmp_path] * 3, own)
-    assert [status for status, _ in outcomes] == [2, 2, 2]
-    assert "strategy=hybrid_dp with rank 1 as LOCAL_RANK=0 of LOCAL_WORLD_SIZE=2" in outcomes[0][1]
+    own = [{"RANK": rank, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": size} for rank, size in ("01", "12")]
+    outcomes = forked(tmp_path, own, [["strategy=hybrid_dp", "workers=2", *TINY]] * 2)
+    assert [outcome.status for outcome in outcomes] == [2, 2]
+    assert "strategy=hybrid_dp with rank 1 as LOCAL_RANK=0 of LOCAL_WORLD_SIZE=2" in outcomes[0].err
 
 
 @pytest.mark.slow
 def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
-    port = str(free_port())
-    command = [sys.executable, "-m", "dpexp", "strategy=ddp", "workers=2", *TINY]
-    own = [{**CONTRACT, "RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank} for rank in ("0", "1")]
-    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    commands = [[*command, f"seed={seed}"] for seed in (1, 2)]
-    outcomes = together(commands, [tmp_path, tmp_path], [{**variables, **local} for variables in own])
-    rank_0, rank_1 = (" ".join(each[3:]) for each in commands)
+    own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    given = [["strategy=ddp", "workers=2", *TINY, f"seed={seed}"] for seed in (1, 2)]
+    first, second = forked(tmp_path, own, given)
+    rank_0, rank_1 = map(" ".join, given)
     message = (
-        f"dpexp: rank 1 was started with {rank_1!r}, rank 0 with {rank_0!r}; start all ranks with the same arguments"
+        f"dpexp: rank 1 was started with {rank_1!r}, rank 0 with {rank_0!r}; start all ranks with the same arguments\n"
     )
-    assert [(status, error.strip()) for status, error in outcomes] == [(2, message), (2, "")]  # one voice a machine
+    assert (first.status, first.err) == (2, message)
+    assert (second.status, second.err) == (2, "")  # one voice a machine
 
 
 def test_an_agent_that_was_interrupted_is_not_waited_for(monkeypatch):
@@ -233,21 +256,8 @@ def test_strategies_of_one_machine_name_the_one_for_several(strategy):
 @pytest.mark.slow
 def test_a_process_that_dies_silently_is_missed(tmp_path):
     """Rank 1's main process is killed while it loads: rank 0 must not wait forever."""
-    port = str(free_port())
-    job = ["-m", "dpexp", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=-1"]
-    hurry = (
-        "import sys; from dpexp import app; from dpexp.launchers import torchrun_store; "
-        "torchrun_store.SILENCE_SECONDS = 2.0; sys.exit(app.main(sys.argv[1:]))"
-    )
-    die = (
-        "import os, signal; from dpexp.launchers import torchrun_agent; "
-        "torchrun_agent.load = lambda config: os.kill(os.getpid(), signal.SIGKILL); "
-    )
-    commands = [[sys.executable, "-c", code, *job[2:]] for code in (hurry, die + hurry)]
-    own = [
-        {**CONTRACT, "RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        for rank in ("0", "1")
-    ]
-    (status, error), (killed, _) = together(commands, [tmp_path, tmp_path], own)
-    assert (status, killed) == (1, -signal.SIGKILL)
-    assert "rank 1 has not responded for 2 s" in error
+    own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    hurry = "torchrun_store.SILENCE_SECONDS, torchrun_controller.END_SECONDS = 2.0, 0.1"
+    waiting, killed = forked(tmp_path, own, [TRAINING] * 2, hurry, f"{KILL}torchrun_agent.load = kill; {hurry}")
+    assert (waiting.status, killed.status) == (1, -signal.SIGKILL)
+    assert "rank 1 has not responded for 2 s" in waiting.err

@@ -19,15 +19,17 @@ JOB += "measurement.repeats=1 measurement.warmup=0 model.hidden=[4] measurement.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # what the trackers warn of is theirs
 
 
-def dpexp(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dpexp", *JOB, *overrides, "hydra.run.dir=out"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+@pytest.fixture
+def tracked(dpexp, tmp_path, monkeypatch):
+    """The command line in this process, whose trackers write below `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    return lambda tracker: dpexp(*JOB, f"tracker={tracker}")
 
 
-def test_tensorboard_has_the_figures_and_the_settings(tmp_path):
+def test_tensorboard_has_the_figures_and_the_settings(tracked, tmp_path):
     pytest.importorskip("tensorboard")
-    done = dpexp(tmp_path, "tracker=tensorboard")
-    assert done.returncode == 0, done.stderr
+    done = tracked("tensorboard")
+    assert done.status == 0, done.err
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(next((tmp_path / "outputs" / "tensorboard").iterdir())))
@@ -36,10 +38,10 @@ def test_tensorboard_has_the_figures_and_the_settings(tmp_path):
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
-def test_mlflow_has_the_figures_and_the_settings(tmp_path):
+def test_mlflow_has_the_figures_and_the_settings(tracked, tmp_path):
     mlflow = pytest.importorskip("mlflow")
-    done = dpexp(tmp_path, "tracker=mlflow")
-    assert done.returncode == 0, done.stderr
+    done = tracked("mlflow")
+    assert done.status == 0, done.err
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("dpexp").experiment_id])
     assert run.info.status == "FINISHED"
@@ -49,7 +51,8 @@ def test_mlflow_has_the_figures_and_the_settings(tmp_path):
 
 def test_wandb_has_the_figures_and_the_settings_offline(tmp_path):
     pytest.importorskip("wandb")
-    done = dpexp(tmp_path, "tracker=wandb")
+    command = [sys.executable, "-m", "dpexp", *JOB, "tracker=wandb", "hydra.run.dir=out"]  # wandb leaves processes
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     from wandb.proto import wandb_internal_pb2
 
@@ -80,12 +83,12 @@ def log_records(content: bytes) -> list[bytes]:
     return found
 
 
-def test_a_tracker_that_fails_is_told_and_the_result_stays(tmp_path):
+def test_a_tracker_that_fails_is_told_and_the_result_stays(tracked, tmp_path):
     pytest.importorskip("tensorboard")
     (tmp_path / "outputs").write_text("in the way")
-    done = dpexp(tmp_path, "tracker=tensorboard")
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
+    done = tracked("tensorboard")
+    assert done.status == 1
+    (line,) = done.err.strip().splitlines()
     assert line.startswith("dpexp: tracker=tensorboard did not log ")
     assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "ok"
 

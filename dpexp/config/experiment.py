@@ -103,6 +103,11 @@ class ExperimentConfig:
         return self.workers if self.strategy.one_process_a_worker else 1
 
     @property
+    def imports(self) -> tuple[str, ...]:
+        """Modules of its workers that are slow to import, beside torch."""
+        return (*self.strategy.imports, *self.model.imports)
+
+    @property
     def busy_threads(self) -> int:
         """Threads that compute at the same time, on all machines together."""
         return self.processes * self.threads_per_worker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
@@ -17,7 +17,14 @@ LearningRateRule = Literal["none", "linear", "sqrt"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class MlpConfig:
+class Model:
+    """What holds for a model unless its own class says otherwise."""
+
+    imports: ClassVar[tuple[str, ...]] = ()  # modules that are slow to import, beside torch
+
+
+@dataclass(frozen=True, config=STRICT)
+class MlpConfig(Model):
     """Fully connected layers with ReLU between them."""
 
     name: Literal["mlp"]
@@ -25,7 +32,7 @@ class MlpConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class CnnConfig:
+class CnnConfig(Model):
     """3x3 convolutions, each with ReLU and 2x2 max-pooling, then one hidden layer."""
 
     name: Literal["cnn"]
@@ -34,15 +41,17 @@ class CnnConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ResNet18Config:
+class ResNet18Config(Model):
     """torchvision's ResNet-18; `small_images` takes the 3x3 stem without pooling of the CIFAR variant."""
 
     name: Literal["resnet18"]
     small_images: bool
 
+    imports: ClassVar[tuple[str, ...]] = ("torchvision.models",)
+
 
 @dataclass(frozen=True, config=STRICT)
-class CustomModelConfig:
+class CustomModelConfig(Model):
     """A model of the user's: `builder` is `module:function`, called as `f(input_shape, classes, **arguments)`."""
 
     name: Literal["custom"]
@@ -51,7 +60,7 @@ class CustomModelConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ScriptModelConfig:
+class ScriptModelConfig(Model):
     """The model of the user's script."""
 
     name: Literal["script"]

@@ -23,6 +23,7 @@ class Capabilities:
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     several_machines: ClassVar[bool] = False  # whether it runs under torchrun
     brings: ClassVar[tuple[str, ...]] = ()  # config groups that say `script`, as the user's script has its own
+    imports: ClassVar[tuple[str, ...]] = ()  # modules that are slow to import, beside torch
 
     def sequential(self) -> StrategyConfig:
         """The strategy of the baseline."""
@@ -71,6 +72,7 @@ class DdpConfig(Capabilities):
 
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     several_machines: ClassVar[bool] = True
+    imports: ClassVar[tuple[str, ...]] = ("torch._dynamo",)
 
 
 @dataclass(frozen=True, config=STRICT)

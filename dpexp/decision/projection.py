@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from dpexp.analysis import calm_steps
 from dpexp.analysis.intervals import Estimate
@@ -168,7 +167,7 @@ class StepModel:
             return measured[workers]
         points = {1: self.baseline_step} | measured
         design = np.array([[1.0, self._baseline_batch / count] for count in points])
-        parts, _ = nnls(design, np.array(list(points.values())))
+        parts = _not_negative(design, list(points.values()))
         return float(parts[0] + parts[1] * self._baseline_batch / workers)
 
     def _local_exchange(self, on_host: int) -> tuple[float, float]:
@@ -190,7 +189,7 @@ class StepModel:
             ends = sorted((seconds, seconds * (on_host - 1) / (count - 1)))
             return ends[0], ends[1]
         design = np.array([[1.0, count - 1.0] for count in known])
-        line, _ = nnls(design, np.array(list(known.values())))
+        line = _not_negative(design, list(known.values()))
         seconds = float(line[0] + line[1] * (on_host - 1))
         return seconds, seconds
 
@@ -209,6 +208,13 @@ def worst_error(checked: dict[int, tuple[float, float]]) -> float:
 def knee(projections: Sequence[Projection]) -> Projection:
     """Where speedup x efficiency is greatest: beyond, a worker costs more than it brings (Eager et al. 1989)."""
     return max(projections, key=lambda one: one.speedup.value * one.efficiency.value)
+
+
+def _not_negative(design: np.ndarray, values: list[float]) -> np.ndarray:
+    """The least squares of design @ parameters - values, without negative parameters."""
+    from scipy.optimize import nnls  # slow to import: few commands have the counts for it
+
+    return np.asarray(nnls(design, np.array(values))[0])
 
 
 def _per_step(row: Row, seconds_of_phases: float) -> float:

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -26,8 +26,10 @@ from dpexp.processes import signals
 from dpexp.processes.heartbeat import Slot
 
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
-PRELOAD = """torch torch._dynamo numpy numpy.ma pydantic psutil
-dpexp.processes.fork_server dpexp.training.worker dpexp.processes.freeze""".split()
+PRELOAD = """torch numpy numpy.ma pydantic psutil
+dpexp.processes.fork_server dpexp.training.worker""".split()
+SOMETIMES = ("torch._dynamo",)  # what only some jobs need, and takes half as long as torch
+FREEZE = "dpexp.processes.freeze"  # when all is imported
 
 # In a worker this is the fork server, if the preload worked.
 IMPORTED_BY = os.getpid()
@@ -48,10 +50,13 @@ class Failure:
     secondary: bool  # the failure of another rank is the cause
 
 
-def start_server() -> ForkServerContext:
-    """The fork server with its preloaded imports; started on the first call, which does not wait for it."""
+def start_server(imports: Iterable[str] = SOMETIMES) -> ForkServerContext:
+    """The fork server with its preloaded imports; started on the first call, which does not wait for it.
+
+    A worker that needs others than these `imports` finds them itself when it starts, which takes longer.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload([*PRELOAD, *imports, FREEZE])
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     # The server's imports must find what this process finds, and make no pool of threads: a forked
     # worker would inherit it broken.

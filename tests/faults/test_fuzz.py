@@ -42,7 +42,7 @@ def composing():
         yield
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(given_overrides=st.lists(overrides, max_size=4))
 def test_any_overrides_make_a_configuration_or_a_one_line_error(composing, given_overrides):
     try:

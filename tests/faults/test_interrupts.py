@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from conftest import TINY
+from conftest import TINY, wait_until
 from deeds import Place
 from fault_helpers import ROOT, children, faulty_model, marked, places
 
@@ -138,8 +138,7 @@ def test_when_the_main_process_is_killed_nobody_is_left_and_the_sweep_can_go_on(
 def test_ctrl_c_while_everything_is_still_imported_is_no_traceback(tmp_path, library):
     process, marker = started(tmp_path, *SEVERAL)
     maps = Path(f"/proc/{process.pid}/maps")
-    while process.poll() is None and library not in maps.read_text():
-        pass
+    assert wait_until(lambda: library in maps.read_text())
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

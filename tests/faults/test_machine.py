@@ -102,43 +102,60 @@ def test_more_shared_memory_than_there_is_is_refused_before_it_is_touched():
         load(tiny(f"data.size={much // 64}"))
 
 
-@pytest.mark.slow
-def test_a_tiny_dev_shm_is_no_hindrance(tmp_path):
-    """Nothing lies there: shared memory has no name, and only the machine's memory limits it."""
+def on_small_disk(folder: Path, size: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A sweep without baselines that writes to a disk of this size, with hardly any /dev/shm; its results are copied.
+
+    Its exit status is in the file `status`.
+    """
     if not can_mount():
         pytest.skip("no mount of its own can be made here")
-    run = shlex.join([sys.executable, "-m", "dpexp", *TINY, "workers=3", f"hydra.run.dir={tmp_path}/out"])
-    script = f"mount -t tmpfs -o size=4k none /dev/shm && {run}"
-    subprocess.run(["unshare", "-m", "sh", "-c", script], cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=120)
-    assert storage.read(tmp_path / "out" / "result.json").status == "ok"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_disk_that_gets_full_or_read_only_stops_the_sweep_with_one_line(tmp_path, fault):
-    """Full: at whatever write it happens to be. Read-only: in the second of three jobs."""
-    if not can_mount():
-        pytest.skip("no mount of its own can be made here")
-    out = tmp_path / "out"
+    out = folder / "out"
     out.mkdir()
-    size, seeds = ("100k", ",".join(map(str, range(10)))) if fault == "full" else ("8m", "1,2,3")
-    model = faulty_model(tmp_path, "make_output_read_only", Place(TRAINING, COMPUTE, 2), victim=0, training=2)
-    faulty = [*OWN, *model] if fault == "read-only" else TINY
-    arguments = ["-m", *faulty, "workers=1", "measurement.baseline=none", f"seed={seeds}", f"hydra.sweep.dir={out}"]
+    sweep = ["-m", *arguments, "measurement.baseline=none", f"hydra.sweep.dir={out}"]
     script = (
-        f"mount -t tmpfs -o size={size} none {out} && {shlex.join([sys.executable, '-m', 'dpexp', *arguments])}; "
-        f"echo $? > {tmp_path}/status; cp -r {out} {tmp_path}/copy"
+        f"mount -t tmpfs -o size=4k none /dev/shm && mount -t tmpfs -o size={size} none {out} && "
+        f"{shlex.join([sys.executable, '-m', 'dpexp', *sweep])}; echo $? > {folder}/status; cp -r {out} {folder}/copy"
     )
     command = ["unshare", "-m", "sh", "-c", script]
-    run = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
-    assert (tmp_path / "status").read_text() == "1\n"
-    reason = {"full": "No space left on device", "read-only": "Read-only file system"}[fault]
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+
+
+def assert_stopped(folder: Path, run: subprocess.CompletedProcess[str], reason: str) -> None:
+    """With one line that says why, and how to go on; what was measured before stays."""
+    assert (folder / "status").read_text() == "1\n"
     assert f"{reason}; to finish, run: python -m dpexp" in run.stderr
     assert "Traceback" not in run.stderr
     assert "wrote" not in run.stdout
-    statuses = [storage.read(path).status for path in (tmp_path / "copy").glob("*/result.json")]
+    statuses = [storage.read(path).status for path in (folder / "copy").glob("*/result.json")]
     assert "ok" in statuses
     assert set(statuses) <= {"ok", "unfinished"}
+
+
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A sweep whose disk gets read-only in the second of three jobs: its folder, and how it ended."""
+    folder = tmp_path_factory.mktemp("read_only")
+    model = faulty_model(folder, "make_output_read_only", Place(TRAINING, COMPUTE, 2), victim=0, training=2)
+    return folder, on_small_disk(folder, "8m", *OWN, *model, "workers=3", "seed=1,2,3")
+
+
+@pytest.mark.slow
+def test_a_tiny_dev_shm_is_no_hindrance(read_only):
+    """Nothing lies there: shared memory has no name, and only the machine's memory limits it."""
+    folder, _ = read_only
+    assert storage.read(folder / "copy" / "0" / "result.json").status == "ok"
+
+
+@pytest.mark.slow
+def test_a_disk_that_gets_read_only_stops_the_sweep_with_one_line(read_only):
+    assert_stopped(*read_only, "Read-only file system")
+
+
+@pytest.mark.slow
+def test_a_disk_that_gets_full_stops_the_sweep_with_one_line(tmp_path):
+    """At whatever write it happens to be."""
+    run = on_small_disk(tmp_path, "100k", *TINY, "workers=1", f"seed={','.join(map(str, range(10)))}")
+    assert_stopped(tmp_path, run, "No space left on device")
 
 
 MANY = """

@@ -27,13 +27,17 @@ from dpexp.processes.heartbeat import TRAINING
 from dpexp.results import storage
 
 OWN = [override for override in TINY if not override.startswith("model.")]
+SWEEP = [*TINY, "workers=1,2", "measurement.baseline=none", "measurement.phases=false"]  # few figures to draw
+MNIST = (
+    "data.size=256 epochs=1 measurement.repeats=1 measurement.precision=null measurement.best_sequential=false".split()
+)
 
 
 @pytest.fixture(scope="module")
 def measured_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured") / "out"
     with contextlib.redirect_stdout(io.StringIO()):
-        assert app.main(["-m", *TINY, "workers=1,2", f"hydra.sweep.dir={folder}"]) == 0
+        assert app.main(["-m", *SWEEP, f"hydra.sweep.dir={folder}"]) == 0
     return folder
 
 
@@ -400,8 +404,7 @@ def test_the_command_of_an_older_version_is_named(dpexp, sweep):
 
 def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp_path):
     """The experiment's own YAML makes it a sweep, without -m."""
-    smaller = ["data.size=256", "epochs=1", "measurement.repeats=1", "measurement.precision=null"]
-    assert dpexp("experiment=quick", *smaller).status == 0
+    assert dpexp("experiment=quick", *MNIST).status == 0
     folder = tmp_path / "out"
     good = (folder / "0" / "result.json").read_bytes()
     shutil.rmtree(folder / "1")
@@ -415,8 +418,7 @@ def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp
 @pytest.mark.parametrize("how", ["variable", "override"])
 def test_where_data_is_cached_is_no_other_setting(dpexp, tmp_path, monkeypatch, how):
     monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "first"))
-    settings = ["data.size=256", "epochs=1", "measurement.repeats=1", "measurement.precision=null"]
-    assert dpexp(*settings).status == 0
+    assert dpexp(*MNIST).status == 0
     good = (tmp_path / "out" / "result.json").read_bytes()
     monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "second"))
     beside = [f"data.cache={tmp_path / 'third'}"] if how == "override" else []
@@ -438,4 +440,4 @@ def test_a_model_from_ones_own_yaml_is_resumed_by_naming_its_builder(dpexp, tmp_
 
 def test_the_typed_overrides_may_stand_beside_the_folder(dpexp, sweep):
     (sweep / "1" / "result.json").unlink()
-    assert dpexp("-m", *TINY, "workers=1,2", f"resume={sweep}").status == 0
+    assert dpexp("-m", *SWEEP, f"resume={sweep}").status == 0
