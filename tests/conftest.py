@@ -109,8 +109,8 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    """Whether the condition holds in time."""
+    """Whether the condition held once in that time."""
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
+    while not (held := condition()) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return condition()
+    return held

@@ -169,7 +169,7 @@ def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_train
         assert wait_until((tmp_path / "out" / "result.json").exists)
         orphan = psutil.Process(int((tmp_path / "process").read_text()))
         if in_training:
-            assert wait_until(lambda: len(orphan.children(recursive=True)) == len(["fork server", "tracker", "worker"]))
+            assert wait_until(lambda: any(child.children() for child in orphan.children()))  # the fork server's workers
         running[1].kill()
         assert running[0].wait(timeout=60) == 1
         assert wait_until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
