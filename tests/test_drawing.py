@@ -15,7 +15,7 @@ from dpexp.decision.projection import LOCAL, Projection
 from dpexp.decision.verdict import Verdict
 from dpexp.drawing import losses, outlook
 
-PROJECTED = Projection(8, 1, Estimate(5.0, 4.0, 6.0), 1.0, {LOCAL: 0.1}, "none")
+PROJECTED = Projection(8, 1, Estimate(5.0, 4.0, 6.0), 1.0, {LOCAL: 0.1})
 
 
 def row(computation, balance, communication, workers=2):

@@ -11,7 +11,7 @@ from results_helpers import result, write_sweep
 from dpexp.analysis.efficiency import PhaseTimes
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.decision.links import Link, all_reduce
+from dpexp.decision.links import Link, ring
 from dpexp.decision.projection import BANDWIDTH, LATENCY, LOCAL, SLOWER, WAIT, Cluster, StepModel, knee, worst_error
 from dpexp.project.__main__ import main
 from dpexp.results.schema import StepTimes
@@ -82,10 +82,10 @@ def test_a_global_batch_leaves_each_worker_less_to_do():
 
 def test_hosts_exchange_over_the_link():
     found = StepModel([row(1, 1.0)]).project(4, Cluster(1, LINK, gradient_bytes=1.25e8))
-    assert (found.hosts, found.exchange) == (4, "ring")
-    assert found.parts[LATENCY] == pytest.approx(6e-3)
+    assert found.hosts == 4
+    assert found.parts[LATENCY] == pytest.approx(12e-3)
     assert found.parts[BANDWIDTH] == pytest.approx(1.5)  # 2 x 3/4 of a gradient that takes a second
-    assert found.speedup.value == pytest.approx(4 / 2.506)
+    assert found.speedup.value == pytest.approx(4 / 2.512)
     assert found.bottleneck == BANDWIDTH
 
 
@@ -146,13 +146,14 @@ def test_the_knee_is_where_speedup_times_efficiency_is_greatest():
     assert knee(found).workers == 8
 
 
-@pytest.mark.parametrize(("size", "name"), [(1e9, "ring"), (1e3, "tree")])
-def test_large_gradients_go_around_a_ring_and_small_ones_over_trees(size, name):
-    assert all_reduce(64, size, Link.parse("10Gbit/s,20us")).name == name
+def test_every_message_around_a_ring_takes_the_receivers_notice_and_a_part_of_the_bytes():
+    exchange = ring(4, 1e8, LINK)  # 125 MB/s, 1 ms
+    assert exchange.latency_seconds == pytest.approx(6 * 2e-3)
+    assert exchange.bandwidth_seconds == pytest.approx(6 * 1e8 / 4 / 1.25e8)
 
 
 def test_one_host_exchanges_with_no_other():
-    assert all_reduce(1, 1e9, LINK).seconds == 0
+    assert ring(1, 1e9, LINK).seconds == 0
 
 
 @pytest.mark.parametrize("text", ["fast", "10Gbit/s", "0Gbit/s,1ms", "1Gbit/s,1.2.3ms", "10GB/s,1us"])
@@ -182,8 +183,8 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
     assert main([example, "--workers", "8,64", "--link", "25Gbit/s,10us", "--workers-per-host", "2"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "projected, not measured:"
-    assert lines[0].startswith("8 workers on 4 hosts (")
-    assert lines[1].startswith("64 workers on 32 hosts (")
+    assert lines[0].startswith("8 workers on 4 hosts: ")
+    assert lines[1].startswith("64 workers on 32 hosts: ")
     assert "knee" in lines[2]
     assert lines[3].startswith("not checked: the measured worker counts (1, 2) leave none")
 

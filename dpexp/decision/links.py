@@ -1,18 +1,17 @@
-"""What an all-reduce between hosts takes: a latency a round, and bytes over a bandwidth (Hockney 1994).
+"""What an all-reduce between hosts takes: latencies, and bytes over a bandwidth (Hockney 1994).
 
-A ring costs as in Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations"; a
-pair of trees as in Sanders, Speck and Traff 2009, "Two-tree algorithms for full bandwidth broadcast, reduction and
-scan", which NCCL uses, too. Both are hierarchical here: within a host, workers have summed their gradients before.
+gloo, which the strategies use on CPUs, sends around a ring (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce
+algorithms for clusters of workstations"). Each of its messages waits for the receiver's notice that it is ready.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
 UNITS = {"kbit/s": 1e3, "mbit/s": 1e6, "gbit/s": 1e9}
 TIMES = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+LATENCIES_A_MESSAGE = 2  # gloo/transport/tcp/pair.cc: the notice, then the data
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class Link:
 class Exchange:
     """The seconds of one all-reduce between hosts."""
 
-    name: str
     latency_seconds: float
     bandwidth_seconds: float
 
@@ -52,20 +50,9 @@ class Exchange:
         return self.latency_seconds + self.bandwidth_seconds
 
 
-def ring(hosts: int, size: float, link: Link) -> Exchange:
-    """Reduce-scatter and all-gather around a ring: the fewest bytes, the most rounds."""
-    rounds = 2 * (hosts - 1)
-    return Exchange("ring", rounds * link.latency_seconds, rounds * size / hosts / link.bytes_per_second)
-
-
-def _tree(hosts: int, size: float, link: Link) -> Exchange:
-    """Two binary trees, each with half of the gradient, pipelined."""
-    rounds = 2 * math.ceil(math.log2(hosts))
-    return Exchange("tree", rounds * link.latency_seconds, 2 * size / link.bytes_per_second)
-
-
-def all_reduce(hosts: int, size: float, link: Link) -> Exchange:
-    """Of `size` bytes by `hosts` hosts, each for all of its workers, by the faster algorithm."""
-    if hosts == 1:
-        return Exchange("none", 0.0, 0.0)
-    return min(ring(hosts, size, link), _tree(hosts, size, link), key=lambda exchange: exchange.seconds)
+def ring(members: int, size: float, link: Link) -> Exchange:
+    """Reduce-scatter and all-gather of `size` bytes: each member sends a part of them 2 (members - 1) times."""
+    messages = 2 * (members - 1)
+    return Exchange(
+        messages * LATENCIES_A_MESSAGE * link.latency_seconds, messages * size / members / link.bytes_per_second
+    )

@@ -17,7 +17,7 @@ import numpy as np
 from dpexp.analysis import calm_steps
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.decision.links import Exchange, Link, all_reduce
+from dpexp.decision.links import Exchange, Link, ring
 
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",
@@ -43,8 +43,8 @@ class Cluster:
         return 1 if self.workers_per_host is None else math.ceil(workers / self.workers_per_host)
 
     def exchange(self, hosts: int) -> Exchange:
-        """The all-reduce of so many."""
-        return Exchange("none", 0.0, 0.0) if self.link is None else all_reduce(hosts, self.gradient_bytes, self.link)
+        """The all-reduce of so many, each for all of its workers."""
+        return Exchange(0.0, 0.0) if self.link is None else ring(hosts, self.gradient_bytes, self.link)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ class Projection:
     speedup: Estimate
     step_seconds: float
     parts: dict[str, float]  # seconds of a step
-    exchange: str  # the algorithm between hosts
 
     @property
     def efficiency(self) -> Estimate:
@@ -128,7 +127,6 @@ class StepModel:
             speedup=Estimate(math.sqrt(best * worst), worst / spread, best * spread),
             step_seconds=sum(steps) / 2,
             parts=parts,
-            exchange=between.name,
         )
 
     def check(self) -> dict[int, tuple[float, float]]:

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def sentence(projection: Projection) -> str:
     """A line for one number of workers."""
     speedup, efficiency = projection.speedup, 100 * projection.efficiency.value
-    hosts = f" on {projection.hosts} hosts ({projection.exchange})" if projection.hosts > 1 else ""
+    hosts = f" on {projection.hosts} hosts" if projection.hosts > 1 else ""
     lost = projection.parts[projection.bottleneck] / projection.step_seconds
     return (
         f"{counted(projection.workers, 'worker')}{hosts}: {speedup.value:,.3g} times "
