@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import gc
+import mmap
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 from dpexp.errors import WorkerError
 from dpexp.processes import launch
-from dpexp.processes.shared_memory import ALIGNMENT_BYTES, SharedTensors
+from dpexp.processes.shared_memory import ALIGNMENT_BYTES, MAP_POPULATE, SharedTensors
 
 
 def write_rank(rank, shared, notify):
@@ -38,6 +40,20 @@ def test_tensors_begin_on_cache_lines():
     assert all(tensor.data_ptr() % ALIGNMENT_BYTES == 0 for tensor in shared.values())
 
 
+def page_faults_of_reading(rank, shared, notify):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    shared["values"].max()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not MAP_POPULATE, reason="this system can't fill a page table at once")
+def test_a_training_meets_no_page_fault_where_it_first_reads_a_sample():
+    pages = 10_000
+    with SharedTensors.allocate({"values": ((pages * mmap.PAGESIZE,), torch.int8)}) as shared:
+        (faults,) = launch.launch(page_faults_of_reading, [(shared,)], lambda notice: None)
+    assert faults < pages / 20
+
+
 def test_nothing_has_a_name_in_shared_memory():
     before = set(Path("/dev/shm").iterdir())
     with SharedTensors.allocate({"a": ((1000,), torch.float32)}):
@@ -53,7 +69,7 @@ def test_no_file_descriptor_is_left():
 
 
 def test_a_mapping_that_fails_closes_its_descriptor_once(monkeypatch):
-    def fail(descriptor, length):
+    def fail(descriptor, length, flags):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     closed, close = [], os.close
