@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import tiny
@@ -13,7 +15,9 @@ from dpexp.data.dataset import load
 from dpexp.errors import WorkerError
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
+from dpexp.phases import COMMUNICATE
 from dpexp.processes import launch
+from dpexp.processes.recorder import NoRecorder
 from dpexp.strategies import buckets, strategy_class
 from dpexp.training import loop
 
@@ -53,6 +57,19 @@ def exchanged_before_update(rank, config, dataset, initial, shared, notify):
     return begun, len(strategy._buckets)
 
 
+def on_two_hosts(config, program):
+    """What each of its workers reports of the program, which receives what a training does."""
+    dataset = load(config)
+    initial = initial_state(config, dataset)
+    shared = strategy_class(config).share(config, initial)
+    try:
+        arguments = [(config, dataset, initial, own) for own in shared]
+        return launch.launch(program, arguments, lambda notice: None)
+    finally:
+        for own in shared:
+            own.close()
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -65,17 +82,35 @@ def exchanged_before_update(rank, config, dataset, initial, shared, notify):
 )
 def test_buckets_are_exchanged_while_backward_computes(overrides, expected):
     base = ["strategy=hybrid_dp", "strategy.hosts=2", "strategy.bucket_mb=1e-6", "workers=2"]
-    config = tiny(*base, *overrides)
-    dataset = load(config)
-    initial = initial_state(config, dataset)
-    shared = strategy_class(config).share(config, initial)
-    try:
-        arguments = [(config, dataset, initial, own) for own in shared]
-        reports = launch.launch(exchanged_before_update, arguments, lambda notice: None)
-    finally:
-        for own in shared:
-            own.close()
+    reports = on_two_hosts(tiny(*base, *overrides), exchanged_before_update)
     assert reports == [expected, expected]
+
+
+def phase_of_waiting(rank, config, dataset, initial, shared, notify):
+    """The phase in which a worker waits for what it exchanges with another host."""
+    model = architectures.build(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
+    strategy = strategy_class(config)(config, rank, model, initial, shared)
+    strategy.start()
+    strategy.recorder, phases = CurrentPhase(), []
+    update, wait = strategy.update, SimpleNamespace(wait=lambda: phases.append(strategy.recorder.phase))
+    strategy.update = lambda: (strategy._exchanges.append(wait), update())
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    loop.step(config, strategy, inputs, labels, torch.arange(24), inputs.new_zeros(()))
+    strategy.barrier()
+    return phases
+
+
+class CurrentPhase(NoRecorder):
+    phase = None
+
+    def enter(self, phase):
+        self.phase = phase
+
+
+@pytest.mark.parametrize("bucket_mb", ["null", "1e-6"])
+def test_waiting_for_another_host_is_communication(bucket_mb):
+    config = tiny("strategy=hybrid_dp", "strategy.hosts=2", f"strategy.bucket_mb={bucket_mb}", "workers=2")
+    assert on_two_hosts(config, phase_of_waiting) == [[COMMUNICATE], [COMMUNICATE]]
 
 
 def test_a_second_gradient_of_an_exchanged_parameter_is_refused(tmp_path):

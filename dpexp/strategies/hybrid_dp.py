@@ -125,6 +125,7 @@ class HybridDataParallel(SyncDataParallel):
             self._exchanges.append(exchange)
 
     def _update_chunks(self) -> None:
+        self.recorder.enter(COMMUNICATE)
         for exchange in self._exchanges:
             exchange.wait()
         self._exchanges.clear()
