@@ -62,7 +62,7 @@ def _all_reduces(
 
 
 def predicted(way: str, size: float, link: Link) -> Exchange:
-    """By the alpha-beta model: a ring of all workers, or of the hosts, each with the sum of its workers."""
+    """A ring of all workers, or of the hosts, each with the sum of its workers."""
     return ring(2 * LOCAL_SIZE if way == "ddp" else 2, size, link)
 
 
@@ -94,15 +94,18 @@ def _draw(found: dict[str, tuple[Link, dict[str, list[list[float]]]]], gradient_
             middle = [statistics.median(column) for column in columns]
             reach = [[m - min(c) for m, c in zip(middle, columns, strict=True)],
                      [max(c) - m for m, c in zip(middle, columns, strict=True)]]  # fmt: skip
-            axes.errorbar(kibibytes, middle, reach, color=COLORS[way], fmt="o", markersize=4, label=f"{way}: measured")
+            axes.errorbar(kibibytes, middle, reach, color=COLORS[way], fmt="o", markersize=4, label=f"{way}, measured")
             model = [1e3 * predicted(way, size, link).seconds for size in SIZES]
-            axes.plot(kibibytes, model, color=COLORS[way], linewidth=1.2, label=f"{way}: latency and bandwidth")
-        axes.axvline(gradient_bytes / 1024, color="0.7", linewidth=1)
+            axes.plot(kibibytes, model, color=COLORS[way], linewidth=1.2, label=f"{way}, predicted")
+        axes.axvline(gradient_bytes / 1024, color="0.7", linewidth=1, zorder=0)
         axes.set(xscale="log", yscale="log", xlabel="gradients (KiB)", title=name)
         axes.grid(alpha=0.3)
-    panels[0].text(gradient_bytes / 1024 * 0.85, 0.15, "default MLP", color="0.4", fontsize=8, ha="right")
+    place = panels[0].get_xaxis_transform()
+    panels[0].text(
+        gradient_bytes / 1024 * 0.8, 0.02, "default MLP", transform=place, color="0.4", fontsize=8, ha="right"
+    )
     panels[0].set_ylabel("time of one all-reduce (ms)")
     panels[0].legend(fontsize=8, loc="upper left")
-    figure.suptitle("Two workers on each of two hosts: measured beside the alpha-beta model of the link")
+    figure.suptitle("Two workers on each of two hosts: measured, and predicted from the link's latency and bandwidth")
     figure.savefig(path, dpi=120)
     plt.close(figure)

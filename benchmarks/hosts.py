@@ -23,9 +23,8 @@ from dpexp.results import storage
 
 RATES = ("50Mbit", "200Mbit", "1Gbit")
 LINKS = ((None, 0.0), ("1Gbit", 0.0), ("1Gbit", 0.001), ("1Gbit", 0.005))  # bits a second, and the delay one way
-OVERLAP_LINKS = ((None, 0.0), ("5Gbit", 0.0), ("1Gbit", 0.0))
+OVERLAP_LINKS = (("5Gbit", 0.0), ("1Gbit", 0.0))
 GRADIENT_BYTES = 4 * (784 * 256 + 256 + 256 * 10 + 10)
-LATENCY = "60us"  # of a message between the namespaces over gloo, there and back, halved; the kernel adds no delay
 JOB = ["data.size=10000", "linear_kernel=torch", "measurement.best_sequential=false"]
 LARGER_JOB = (
     "model=resnet18 data=synthetic data.shape=[3,32,32] data.size=256 batch.size=16 epochs=1 measurement.repeats=2 "
@@ -38,16 +37,26 @@ def run(rounds: int, folder: Path) -> None:
     if os.geteuid() != 0:
         out.print("not run: network namespaces need root")
         return
-    _projections()
+    latency = _latency_seconds()
+    out.print(f"latency of the link without a delay: {1e6 * latency:.0f} us, from the smallest all-reduce of hybrid_dp")
+    out.print()
+    _projections(latency)
     out.print()
     _strategies(rounds)
     out.print()
     _overlap(rounds)
     out.print()
-    _exchanges(rounds, folder / "hosts.png")
+    _exchanges(rounds, latency, folder / "hosts.png")
 
 
-def _projections() -> None:
+def _latency_seconds() -> float:
+    """Of a link without a delay."""
+    with linked(None):
+        tiny = statistics.median(host_exchange.seconds("hybrid_dp", HOSTS, [8])[0] for _ in range(3))
+    return tiny / host_exchange.predicted("hybrid_dp", 0.0, Link(1.0, 1.0)).seconds
+
+
+def _projections(latency: float) -> None:
     table = Table(box=None)
     for head in ("ddp, 2 hosts x 1 worker", "measured speedup", "projected from 1 worker", "projected / measured"):
         table.add_column(head, justify="left" if head[0] == "d" else "right")
@@ -55,7 +64,7 @@ def _projections() -> None:
         ones = command("strategy=ddp", "workers=1", *JOB, "measurement.best_sequential=true")[0]
         with linked(rate):
             measured = on_hosts([*JOB, "strategy=ddp", "workers=2"], 1)[0]
-        cluster = Cluster(1, Link.parse(f"{rate}/s,{LATENCY}"), float(GRADIENT_BYTES))
+        cluster = Cluster(1, _link(rate, latency), float(GRADIENT_BYTES))
         projected = StepModel(ones).project(2, cluster)
         ratio = f"{projected.speedup.value / measured.speedup.value:.2f}"
         table.add_row(f"{rate}/s", shown(measured.speedup, 3), shown(projected.speedup, 3), ratio)
@@ -96,14 +105,17 @@ def _strategies(rounds: int) -> None:
 
 
 def _overlap(rounds: int) -> None:
-    """A larger model, one worker on each host: is an exchange hidden behind the rest of backward?"""
+    """A larger model, one worker on each host: is an exchange hidden behind the rest of backward?
+
+    Trainings are compared by their time: their baseline is the same program.
+    """
     table = Table(box=None)
     ways = {
         "ddp": ["strategy=ddp"],
         "after backward": ["strategy=hybrid_dp", "strategy.bucket_mb=null"],
         "in buckets": ["strategy=hybrid_dp"],
     }
-    heads = ("resnet18, 2 hosts x 1 worker", *ways, "after / in buckets", "ddp / in buckets")
+    heads = ("resnet18, 2 x 1: ms a step", *ways, "after / in buckets", "ddp / in buckets")
     for head in heads:
         table.add_column(head, justify="left" if head[0] == "r" else "right")
     for rate, delay in OVERLAP_LINKS:
@@ -112,31 +124,30 @@ def _overlap(rounds: int) -> None:
             for number in range(rounds):
                 for name in list(ways)[:: 1 if number % 2 == 0 else -1]:
                     row, _ = on_hosts([*LARGER_JOB, *ways[name], "workers=2"], 1)
-                    found[name].append(row.speedup.value)
-        speedups = [shown(geometric_mean(values)) for values in found.values()]
-        ratios = [paired_ratio(found["in buckets"], found[other]) for other in ("after backward", "ddp")]
-        table.add_row(_name(rate, delay), *speedups, *(shown(ratio) for ratio in ratios))
+                    found[name].append(1e3 * row.seconds.value / (row.updates or 1))
+        milliseconds = [shown(geometric_mean(values), 0) for values in found.values()]
+        ratios = [paired_ratio(found[other], found["in buckets"]) for other in ("after backward", "ddp")]
+        table.add_row(_name(rate, delay), *milliseconds, *(shown(ratio) for ratio in ratios))
     out.print(table)
 
 
-def _exchanges(rounds: int, path: Path) -> None:
-    """All-reduces alone. The latency of a message is that of a tiny one on the bare link, and the delay."""
+def _exchanges(rounds: int, latency: float, path: Path) -> None:
+    """All-reduces alone."""
     sizes = [*host_exchange.SIZES, GRADIENT_BYTES]
-    with linked(None):
-        tiny = statistics.median(host_exchange.seconds("hybrid_dp", HOSTS, [8])[0] for _ in range(3))
-    latency = tiny / host_exchange.predicted("hybrid_dp", 0.0, Link(1.0, 1.0)).seconds
     found = {}
     for rate, delay in LINKS:
         if rate is not None:
-            link = Link(Link.parse(f"{rate}/s,0us").bytes_per_second, latency + delay)
             ways: dict[str, list[list[float]]] = {"ddp": [], "hybrid_dp": []}
             with linked(rate, delay):
                 for number in range(rounds):
                     for way in sorted(ways, reverse=number % 2 == 1):
                         ways[way].append(host_exchange.seconds(way, HOSTS, sizes))
-            found[_name(rate, delay)] = (link, ways)
-    out.print(f"a message without a delay takes {1e6 * latency:.0f} us")
+            found[_name(rate, delay)] = (_link(rate, latency + delay), ways)
     host_exchange.show(found, GRADIENT_BYTES, path)
+
+
+def _link(rate: str, latency: float) -> Link:
+    return Link(Link.parse(f"{rate}/s,0us").bytes_per_second, latency)
 
 
 def _name(rate: str | None, delay: float) -> str:

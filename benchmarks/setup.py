@@ -29,7 +29,7 @@ from dpexp.training import worker
 SAMPLES, EPOCHS, BATCH = 40_000, 1, 64
 Contestant = Callable[[], float]
 
-out = Console(width=120, highlight=False, soft_wrap=True)
+out = Console(width=120, highlight=False, markup=False, soft_wrap=True)
 _progress = Console(stderr=True, soft_wrap=True)
 
 
