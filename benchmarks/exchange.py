@@ -13,10 +13,10 @@ import torch
 from rich.table import Table
 
 from benchmarks import peers
-from benchmarks.setup import configured, out, prepared, shown, slowest
+from benchmarks.setup import BATCH, configured, out, prepared, shown, slowest
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.data.dataset import load
-from dpexp.models import architectures, optimizers
+from dpexp.models import architectures, linear_kernels, optimizers
 from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
@@ -52,7 +52,8 @@ def run(rounds: int, folder: Path) -> None:
         row = [shown(geometric_mean([one[-1] for one in kept[name, w]]), 0, 1e-6) for w in (2, 4)]
         table.add_row(f"all-reduce: {name}", *row)
     table.add_row(
-        "sync_dp's whole communication and update", *(shown(geometric_mean(steps[w][1:]), 0, 1e-6) for w in (2, 4))
+        "sync_dp's update of the default MLP, less its product",
+        *(shown(geometric_mean(steps[w][1:]), 0, 1e-6) for w in (2, 4)),
     )
     table.add_row("an SGD update of all parameters alone, 1 worker", *[shown(_sgd_seconds(), 0, 1e-6)] * 2)
     out.print(table)
@@ -120,7 +121,8 @@ def _one_all_reduce(rank: int, name: str, workers: int, elements: int, shared: A
     buffers = arena["gradients"].view(-1)[: workers * (arena["gradients"].numel() // workers)].view(workers, -1)
     buffers, total = buffers[:, :padded], arena["total"][:padded]
     if name == SHARDED:
-        chunk, part = ChunkSum(buffers, rank), total.chunk(workers)[rank]
+        place = slice(rank * padded // workers, (rank + 1) * padded // workers)
+        chunk, part = ChunkSum(buffers, rank, place, with_own=True), total[place]
 
         def sharded() -> None:
             seat.wait()  # all gradients are written
@@ -140,7 +142,7 @@ def _one_all_reduce(rank: int, name: str, workers: int, elements: int, shared: A
 
 
 def _update_seconds(workers: int) -> float:
-    """Seconds of one `SyncDataParallel.update` of the default model: publish, sum, update, both barriers."""
+    """Seconds of one `SyncDataParallel.update` of the default model, but for the product that it makes on the way."""
     config = configured(f"workers={workers}")
     work = prepared(config, load(config))
     shared = SyncDataParallel.share(config, work.initial)
@@ -154,26 +156,35 @@ def _update_seconds(workers: int) -> float:
 def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:
     torch.set_num_threads(1)
     model = architectures.build(work.config.model, work.dataset.input_shape, work.dataset.classes)
+    linear_kernels.use(model, work.linear_kernel)
     strategy = SyncDataParallel(work.config, rank, model, work.initial, shared)
     strategy.start()
     weight, *rest = model.parameters()
-    large = strategy.places[weight]  # as backward leaves it: the large gradient in place, the others not
-    small = [torch.ones_like(parameter) for parameter in rest]
+    (late,) = strategy.late.values()
+    gradient, inputs = torch.rand(BATCH, len(weight)), torch.rand(BATCH, weight[0].numel())
+    small, product = [torch.ones_like(parameter) for parameter in rest], torch.empty_like(weight)
 
     def update() -> None:
         strategy.begin_step()
-        weight.grad = large
-        for parameter, gradient in zip(rest, small, strict=True):
-            parameter.grad = gradient
+        late.keep(gradient, inputs)  # as backward leaves them
+        for parameter, own in zip(rest, small, strict=True):
+            parameter.grad = own
         strategy.update()
 
-    for _ in range(20):
-        update()
-    strategy.barrier()
-    started = time.perf_counter()
-    for _ in range(500):
-        update()
-    return (time.perf_counter() - started) / 500
+    def multiply() -> None:
+        linear_kernels.write_product(work.linear_kernel, gradient, inputs, product, adds=False)
+
+    differences = []
+    for _ in range(11):
+        seconds = []
+        for action in (update, multiply):
+            strategy.barrier()
+            started = time.perf_counter()
+            for _ in range(50):
+                action()
+            seconds.append((time.perf_counter() - started) / 50)
+        differences.append(seconds[0] - seconds[1])
+    return statistics.median(differences[1:])
 
 
 def _sgd_seconds() -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_helpers import trained_state
 
@@ -21,26 +22,57 @@ from dpexp.processes.recorder import NoRecorder
 from dpexp.strategies import buckets, strategy_class
 from dpexp.training import loop
 
-LINE_BYTES = 64
+SHAPES = st.lists(st.lists(st.integers(1, 9), max_size=3).map(tuple), min_size=1, max_size=8)
 
 
-@given(
-    sizes=st.lists(st.integers(1, 200), min_size=1, max_size=8),
-    teams=st.integers(1, 4),
-    bucket_bytes=st.sampled_from([1.0, 300.0, 1000.0, float("inf")]),
-)
-def test_the_chunks_of_all_buckets_are_the_parameters_once(sizes, teams, bucket_bytes):
-    padded = buckets.padded_size(sum(sizes), teams, torch.float32, bucket_bytes)
-    flat, gradients = torch.zeros(padded), torch.zeros(teams, padded)
+@given(shapes=SHAPES, teams=st.integers(1, 4), bucket_bytes=st.sampled_from([1.0, 100.0, 1000.0, float("inf")]))
+def test_the_chunks_of_all_buckets_are_the_parameters_once(shapes, teams, bucket_bytes):
+    elements = sum(math.prod(shape) for shape in shapes)
+    flat, gradients = torch.zeros(elements), torch.zeros(teams, elements)
     for team in range(teams):
-        parameters = [torch.nn.Parameter(torch.empty(size)) for size in sizes]
-        cut = buckets.cut(parameters, flat, gradients, team, bucket_bytes)
+        parameters = [torch.nn.Parameter(torch.empty(shape)) for shape in shapes]
+        cut = buckets.cut(parameters, flat, gradients, team, bucket_bytes, {})
         for bucket in cut:
-            bucket.chunk[: bucket.used] += 1  # every team its own
-            assert bucket.chunk.data_ptr() % LINE_BYTES == flat.data_ptr() % LINE_BYTES
-        assert all(sum(place.nbytes for place in b.places.values()) >= bucket_bytes for b in cut[:-1])
+            bucket.chunk.add_(1)  # every team its own
+        assert all(sum(p.nbytes for p in bucket.parameters) >= bucket_bytes for bucket in cut[:-1])
     assert all(bool((parameter == 1).all()) for parameter in parameters)
-    assert flat.sum() == sum(sizes)  # and no padding is exchanged
+    assert flat.sum() == elements
+
+
+@settings(deadline=None)  # the first call of some torch functions takes long
+@given(shapes=SHAPES, teams=st.integers(1, 4), ranks_a_team=st.integers(1, 3), unused=st.sets(st.integers(0, 3)))
+def test_the_sums_are_those_of_all_gradients(shapes, teams, ranks_a_team, unused):
+    """Acted in one process: the ranks of a team one after the other, the last ones when all have published."""
+    elements, generator = sum(math.prod(shape) for shape in shapes), torch.Generator().manual_seed(0)
+    flat, buffers = torch.zeros(elements), torch.full((teams, elements), torch.nan)
+    expected, last = torch.zeros(elements), []
+    for rank in range(teams * ranks_a_team):
+        is_first, is_last = rank < teams, rank >= teams * (ranks_a_team - 1)
+        parameters = [torch.nn.Parameter(torch.empty(shape)) for shape in shapes]
+        (bucket,) = buckets.cut(
+            parameters, flat, buffers, rank % teams, math.inf, {}, is_first=is_first, is_last=is_last
+        )
+        for number, parameter in enumerate(parameters):
+            if number not in unused:
+                parameter.grad = torch.rand(parameter.shape, generator=generator)
+        expected += torch.cat(
+            [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
+        )
+        bucket.published.write(adds=not is_first)
+        last += [bucket] if is_last else []
+    for bucket in last:
+        bucket.sum.compute()
+        bucket.kept.write(adds=not bucket.sum.is_empty)
+    torch.testing.assert_close(torch.cat([bucket.sum.total for bucket in last]), expected)
+
+
+@given(shapes=SHAPES, teams=st.integers(1, 6))
+def test_chunks_are_as_even_as_rows_allow(shapes, teams):
+    parameters = [torch.empty(shape) for shape in shapes]
+    bounds = buckets.chunk_bounds(parameters, teams)
+    elements, longest = bounds[-1], max(math.prod(shape[1:]) for shape in shapes)
+    assert len(bounds) == teams + 1
+    assert all(abs(bound - elements * number / teams) <= longest / 2 for number, bound in enumerate(bounds))
 
 
 def exchanged_before_update(rank, config, dataset, initial, shared, notify):
@@ -77,7 +109,7 @@ def on_two_hosts(config, program):
         (["batch.accumulation=2"], ([4, 4], 4)),  # once a step, not once a part
         (["strategy.bucket_mb=null"], ([0, 0], 1)),
         (["strategy.hosts=1"], ([0, 0], 1)),  # no network to wait for
-        (["model.hidden=[200]", "data.shape=[1,13,13]", "linear_kernel=torch"], ([4, 4], 4)),  # in place
+        (["model.hidden=[200]", "data.shape=[1,13,13]", "linear_kernel=torch"], ([4, 4], 4)),  # late gradients
     ],
 )
 def test_buckets_are_exchanged_while_backward_computes(overrides, expected):

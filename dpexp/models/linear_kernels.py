@@ -31,8 +31,7 @@ class Linear(nn.Linear):
         """As nn.Linear.forward."""
         if input.dim() != 2 or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(input, self.weight, self.bias)
-        output: torch.Tensor = _Product.apply(input, self.weight, self.bias)
-        return output
+        return linear("onednn", input, self.weight, self.bias)
 
 
 def use(model: nn.Module, kernel: str) -> None:
@@ -40,6 +39,31 @@ def use(model: nn.Module, kernel: str) -> None:
     if kernel != "torch":  # which they use already
         for layer in large_layers(model):
             layer.__class__ = Linear
+
+
+def of(layer: nn.Linear) -> str:
+    """The kernel that a layer multiplies by."""
+    return "onednn" if type(layer) is Linear else "torch"
+
+
+def linear(kernel: str, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """As torch.nn.functional.linear, of inputs (n, in)."""
+    if kernel == "torch":
+        return F.linear(inputs, weight, bias)
+    output: torch.Tensor = _Product.apply(inputs, weight, bias)
+    return output
+
+
+def write_product(kernel: str, gradient: torch.Tensor, inputs: torch.Tensor, place: torch.Tensor, adds: bool) -> None:
+    """Into `place` (out, in), or added to what is there: the weight's gradient, from that of outputs (n, out)."""
+    if kernel == "torch":
+        if adds:
+            place.addmm_(gradient.t(), inputs)
+        else:
+            torch.mm(gradient.t(), inputs, out=place)
+    else:  # oneDNN always makes a new tensor
+        product = _by_onednn(gradient.t(), inputs.t())
+        place.add_(product) if adds else place.copy_(product)
 
 
 def choose(config: ExperimentConfig, model: nn.Module) -> str:
@@ -91,9 +115,9 @@ def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
 
 def large_layers(model: nn.Module) -> Iterator[nn.Linear]:
     """The linear layers that are large enough to gain from another kernel."""
-    for module in model.modules():
-        if type(module) is nn.Linear and module.weight.numel() >= MIN_WEIGHTS:
-            yield module
+    for layer in (module for module in model.modules() if isinstance(module, nn.Linear)):
+        if type(layer) in (nn.Linear, Linear) and layer.weight.numel() >= MIN_WEIGHTS:  # and no class of the user's
+            yield layer
 
 
 def _by_onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -73,11 +73,13 @@ class HybridDataParallel(SyncDataParallel):
             assert isinstance(group, dist.ProcessGroup)  # and no mark of ranks that don't belong to it
             self._group = group
         self._exchanges: list[dist.Work] = []  # between hosts, that were begun in this step
-        self._bucket_numbers = {p: number for number, bucket in enumerate(self._buckets) for p in bucket.places}
-        self._missing = [len(bucket.places) for bucket in self._buckets]  # gradients that backward has not computed
+        self._bucket_numbers: dict[torch.Tensor, int] = {
+            parameter: number for number, bucket in enumerate(self._buckets) for parameter in bucket.parameters
+        }
+        self._missing = self._all_missing()  # of each bucket, gradients that backward has not computed
         self._accumulating = False
         if len(self._buckets) > 1:
-            for parameter in self.places:
+            for parameter in self._bucket_numbers:
                 parameter.register_post_accumulate_grad_hook(self._computed)
 
     @classmethod
@@ -111,16 +113,16 @@ class HybridDataParallel(SyncDataParallel):
         if self._accumulating or len(self._buckets) == 1:
             return
         self._missing[self._bucket_numbers[parameter]] -= 1
-        while len(self._totals) < len(self._buckets) and self._missing[len(self._totals)] == 0:
-            self._exchange(self._buckets[len(self._totals)])
+        while self._exchanged < len(self._buckets) and self._missing[self._exchanged] == 0:
+            self._exchange(self._buckets[self._exchanged])
             self.recorder.enter(COMPUTE)
         if self._missing[self._bucket_numbers[parameter]] < 0:
             raise WorkerError("the model's backward computes a gradient twice in a step; set strategy.bucket_mb=null")
 
     def _exchange(self, bucket: Bucket) -> None:
         super()._exchange(bucket)
-        if self._group is not None and bucket.used:
-            exchange = dist.all_reduce(self._totals[-1][: bucket.used], group=self._group, async_op=True)
+        if self._group is not None and len(bucket.chunk):
+            exchange = dist.all_reduce(bucket.sum.total, group=self._group, async_op=True)
             assert exchange is not None  # as this rank belongs to the group
             self._exchanges.append(exchange)
 
@@ -129,8 +131,11 @@ class HybridDataParallel(SyncDataParallel):
         for exchange in self._exchanges:
             exchange.wait()
         self._exchanges.clear()
-        self._missing = [len(bucket.places) for bucket in self._buckets]
+        self._missing = self._all_missing()
         super()._update_chunks()
+
+    def _all_missing(self) -> list[int]:
+        return [len(bucket.parameters) for bucket in self._buckets]
 
     def barrier(self) -> None:
         """Return when every rank of every host has called it."""
@@ -187,5 +192,5 @@ def _meet(place: Place, key: str, store: Store, config: ExperimentConfig, initia
         connection.send(str(place.local_rank).encode())
         _, (arena, *counters), _, _ = socket.recv_fds(connection, 1, MOST_DESCRIPTORS)
     member = BarrierMember.of_descriptors(counters, spin_seconds(threads))
-    tensors = SharedTensors(arena, arena_layout(config, initial, ranks, bucket))
+    tensors = SharedTensors(arena, arena_layout(config, initial, ranks))
     return Shared(place.local_rank, threads, member, tensors, Relay(place.local_rank), member, bucket)

@@ -1,8 +1,9 @@
 """Synchronous data parallelism between processes of one machine, through shared memory.
 
-All ranks share one copy of the parameters. Each publishes its gradient in shared memory. Then rank r adds up the r-th
-chunk of all gradients and updates that chunk of the parameters, with that chunk of the optimizer's state: a
-reduce-scatter and a sharded update, as in ZeRO stage 1 (Rajbhandari et al. 2020), without an all-gather.
+All ranks share one copy of the parameters. Each publishes its gradient in shared memory, all but its own chunk. Then
+rank r adds up the r-th chunk of all gradients and updates that chunk of the parameters, with that chunk of the
+optimizer's state: a reduce-scatter and a sharded update, as in ZeRO stage 1 (Rajbhandari et al. 2020), without an
+all-gather.
 
 With more workers of one thread than cores, the ranks of a core are a team. In each step they compute one after the
 other, and all add to the same gradient; then the last of them does for its team what a rank does otherwise.
@@ -22,13 +23,12 @@ from torch import nn
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import usable_cores
 from dpexp.models import optimizers
-from dpexp.phases import COMMUNICATE, UPDATE, WAIT
+from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE, WAIT
 from dpexp.processes.barrier import BarrierMember
-from dpexp.processes.shared_memory import Layout, SharedTensors
-from dpexp.strategies import buckets
+from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
+from dpexp.strategies import buckets, late_gradients
 from dpexp.strategies.base import MOST_NUMBERS, Strategy
-from dpexp.strategies.buckets import Bucket
-from dpexp.strategies.in_place import write_in_place
+from dpexp.strategies.buckets import Bucket, Parts
 from dpexp.strategies.relay import Relay
 
 GATHERED_AT_ONCE = 4096  # numbers of a rank
@@ -58,7 +58,7 @@ class Shared:
         bucket_bytes: float = math.inf,
     ) -> list[Shared]:
         """The parts of so many ranks with so many threads in so many teams, all on one machine."""
-        arena = SharedTensors.allocate(arena_layout(config, initial, teams, bucket_bytes))
+        arena = SharedTensors.allocate(arena_layout(config, initial, teams))
         members, relays = BarrierMember.create(ranks, spin_seconds(threads)), Relay.create(ranks, teams)
         team_members = members if teams == ranks else BarrierMember.create(teams, spin_seconds(teams))
         return [
@@ -72,14 +72,15 @@ class Shared:
             part.close()
 
 
-def arena_layout(config: ExperimentConfig, initial: SharedTensors, teams: int, bucket_bytes: float) -> Layout:
+def arena_layout(config: ExperimentConfig, initial: SharedTensors, teams: int) -> Layout:
     """The tensors that so many teams share."""
     dtype = getattr(torch, config.dtype)
     # All of the state: a bound on the trainable parameters that needs no model here.
-    padded = buckets.padded_size(sum(t.numel() for t in initial.values()), teams, dtype, bucket_bytes)
+    line = ALIGNMENT_BYTES // dtype.itemsize
+    elements = -(-sum(t.numel() for t in initial.values()) // line) * line
     return {
-        "parameters": ((padded,), dtype),
-        "gradients": ((teams, padded), dtype),
+        "parameters": ((elements,), dtype),
+        "gradients": ((teams, elements), dtype),
         "numbers": ((MOST_NUMBERS,), torch.int64),
         "squared_norms": ((teams,), dtype),
         "gathered": ((2, teams, GATHERED_AT_ONCE if config.batch.sync_batchnorm else 0), dtype),
@@ -104,18 +105,18 @@ class SyncDataParallel(Strategy):
         self._relay, self._teams_barrier = shared.relay, shared.teams_barrier
         self._squared_norms = shared.arena["squared_norms"]  # (teams,), of each team's chunks of the summed gradient
         self._gathered, self._gathers = shared.arena["gathered"], 0
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.late = {} if config.model.name == "custom" else dict(late_gradients.postpone(model, self._computed))
         self._buckets = buckets.cut(
-            parameters, shared.arena["parameters"], shared.arena["gradients"], self._relay.team, shared.bucket_bytes
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            shared.arena["parameters"],
+            shared.arena["gradients"],
+            self._relay.team,
+            shared.bucket_bytes,
+            self.late,
+            self._relay.is_first,
+            self._relay.is_last,
         )
-        self._totals: list[torch.Tensor] = []  # of the buckets that were exchanged in this step
-        if config.model.name != "custom":
-            write_in_place(model, self.places, adds=not self._relay.is_first, written=self._computed)
-
-    @property
-    def places(self) -> dict[torch.Tensor, torch.Tensor]:
-        """Of each parameter's gradient, in the arena."""
-        return {parameter: place for bucket in self._buckets for parameter, place in bucket.places.items()}
+        self._exchanged = 0  # buckets, in this step
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
@@ -146,8 +147,9 @@ class SyncDataParallel(Strategy):
 
     def update(self) -> None:
         """Publish the gradient; the last rank of a team sums a chunk of all teams' gradients and updates it."""
-        for bucket in self._buckets[len(self._totals) :]:
+        for bucket in self._buckets[self._exchanged :]:
             self._exchange(bucket)
+        self._exchanged = 0
         if self._relay.is_last:
             self._update_chunks()
         if self._relay.batons is not None:
@@ -159,17 +161,25 @@ class SyncDataParallel(Strategy):
 
     def _exchange(self, bucket: Bucket) -> None:
         """Publish a bucket's gradients; the last rank of a team sums its chunk of them."""
-        enter = self.recorder.enter
-        enter(COMMUNICATE)
-        bucket.publish(adds=not self._relay.is_first)
+        self._exchanged += 1
+        self._write(bucket, bucket.published, adds=not self._relay.is_first)
         if self._relay.is_last:
-            enter(self.wait_phase)
+            self.recorder.enter(self.wait_phase)
             self._teams_barrier.wait()  # all gradients are published
-            enter(COMMUNICATE)
-            self._totals.append(bucket.sum.compute())
+            self.recorder.enter(COMMUNICATE)
+            bucket.sum.compute()
+            self._write(bucket, bucket.kept, adds=not bucket.sum.is_empty)
+        bucket.clear()
+
+    def _write(self, bucket: Bucket, parts: Parts, adds: bool) -> None:
+        if bucket.late:
+            self.recorder.enter(COMPUTE)
+            parts.multiply(adds)
+        self.recorder.enter(COMMUNICATE)
+        parts.write(adds)
 
     def _update_chunks(self) -> None:
-        enter, totals, self._totals = self.recorder.enter, self._totals, []
+        enter, totals = self.recorder.enter, [bucket.sum.total for bucket in self._buckets]
         optimizer, squared_norm = self.optimizers[0], None
         if optimizer.clip_norm is not None:
             self._squared_norms[self._relay.team] = optimizers.squared_norms(totals)
