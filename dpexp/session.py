@@ -63,7 +63,7 @@ class Session:
             from dpexp.launchers.torchrun_controller import TorchrunController  # imports torch
 
             self._launcher = self._controller = TorchrunController(self.torchrun, self.request.arguments)
-            self._controller.check_arguments()
+            self._controller.meet()
 
     def check(self, config: ExperimentConfig) -> None:
         """Raise ConfigError for a job that this command can't run."""

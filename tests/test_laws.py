@@ -64,8 +64,8 @@ def test_intervals_hold_the_true_parameters():
 def test_worker_counts_beyond_the_cores_do_not_count():
     measured = [replace(row, oversubscribed=row.workers > 2) for row in simulated(AMDAHL, counts=(2, 4, 8))]
     assert contest(measured) == (
-        "no law of scaling is fitted: only 1 and 2 workers were measured on enough cores and with an interval, and at "
-        "least 4 counts are needed"
+        "no law of scaling is fitted: it needs at least 4 worker counts that were measured on enough cores and with an "
+        "interval, and there are only 1 and 2"
     )
 
 

@@ -198,6 +198,35 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
     assert (second.status, second.err) == (2, "")  # one voice a machine
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world_sizes", "told"),
+    [
+        ("32", "rank 1 was started with WORLD_SIZE=2, rank 0 with 3; start all with the same WORLD_SIZE"),
+        ("33", "rank 2 has not responded for 2 s"),
+    ],
+    ids=["one expects fewer", "one is missing"],
+)
+def test_a_wrong_number_of_hosts_is_told_on_each(tmp_path, world_sizes, told):
+    own = [{"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": size} for rank, size in zip("01", world_sizes, strict=True)]
+    hurry = "torchrun_store.SILENCE_SECONDS = 2.0"
+    outcomes = forked(tmp_path, own, [TRAINING] * 2, hurry, hurry)
+    assert all(outcome.status in (1, 2) for outcome in outcomes)
+    for outcome in outcomes:
+        assert told in outcome.err
+        assert "Traceback" not in outcome.err
+
+
+def test_a_rank_beyond_the_world_of_rank_zero_is_refused():
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "0"}
+    ranks = [{**local, "RANK": rank, "WORLD_SIZE": size} for rank, size in (("0", "2"), ("2", "3"))]
+    first, third = map(TorchrunEnvironment.read, ranks)
+    controller = torchrun_controller.TorchrunController(first, [])
+    with pytest.raises(ConfigError, match="rank 2 was started with WORLD_SIZE=3, rank 0 with 2; start all with the"):
+        torchrun_agent.serve(third, [], print)
+    del controller  # which served the store
+
+
 def test_an_agent_that_was_interrupted_is_not_waited_for(monkeypatch):
     """It had the same signal as rank 0."""
     local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
@@ -243,7 +272,7 @@ def test_a_stray_variable_without_torchrun_changes_nothing(dpexp, tmp_path, monk
 
 def test_workers_must_be_what_torchrun_started():
     world = TorchrunEnvironment.read(CONTRACT)
-    with pytest.raises(ConfigError, match=r"workers=2, but torchrun started WORLD_SIZE=4 processes .* set workers=4"):
+    with pytest.raises(ConfigError, match=r"workers=2, but torchrun started 4 processes .*: set workers=4"):
         world.check(tiny("strategy=ddp", "workers=2"))
 
 

@@ -66,8 +66,8 @@ def contest(rows: Sequence[Row]) -> Scaling | str:
     if len(points) < LEAST_COUNTS:
         seen = " and ".join(map(str, [1, *points.workers.astype(int)]))
         return (
-            f"no law of scaling is fitted: only {seen} workers were measured on enough cores and with an interval, and "
-            f"at least {LEAST_COUNTS + 1} counts are needed"
+            f"no law of scaling is fitted: it needs at least {LEAST_COUNTS + 1} worker counts that were measured on "
+            f"enough cores and with an interval, and there {'are' if len(points) else 'is'} only {seen}"
         )
     known = not np.isnan(points.exchange_shares).any()
     competing = [law for law in laws(rows[0].batch_scope or "") if known or law.exchange_share is None]

@@ -10,7 +10,7 @@ from typing import Any
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.launchers.torchrun_environment import TorchrunEnvironment
+from dpexp.launchers.torchrun_environment import SAME, TorchrunEnvironment
 from dpexp.launchers.torchrun_store import Store
 from dpexp.launchers.torchrun_worker import one_rank
 from dpexp.processes.world import WorldSpec
@@ -28,14 +28,20 @@ class TorchrunController(LocalLauncher):
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
         self._environment = environment
         self._store = Store(environment)
+        self._store.put("started/0", environment.world_size)
         self._arguments = list(arguments)
         self._tasks = self._task = 0  # how many were published; the one that runs
         self._loaded: dict[str, Any] | None = None  # the job whose data all agents hold
 
-    def check_arguments(self) -> None:
-        """Raise ConfigError when a rank was started with other arguments than this one."""
+    def meet(self) -> None:
+        """Wait for the other ranks. Raises ConfigError when one was started with another world or other arguments."""
         for rank in range(1, self._environment.world_size):
-            theirs = self._store.get(f"arguments/{rank}")
+            world_size, *theirs = self._store.get(f"started/{rank}")
+            if world_size != self._environment.world_size:
+                raise ConfigError(
+                    f"rank {rank} was started with WORLD_SIZE={world_size}, rank 0 with "
+                    f"{self._environment.world_size}; {SAME}"
+                )
             if theirs != self._arguments:
                 raise ConfigError(
                     f"rank {rank} was started with {' '.join(theirs)!r}, rank 0 with {' '.join(self._arguments)!r}; "

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import strategies_where
 from dpexp.errors import ConfigError
+from dpexp.words import counted
 
 REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+SAME = "start all with the same WORLD_SIZE (torchrun: the same --nnodes and --nproc-per-node on each host)"
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
 
 
@@ -67,6 +69,7 @@ class TorchrunEnvironment:
             raise ConfigError("measurement.independent_copies=true under torchrun: it runs on one machine only")
         if config.workers != self.world_size:
             raise ConfigError(
-                f"workers={config.workers}, but torchrun started WORLD_SIZE={self.world_size} processes "
-                f"(nnodes x nproc-per-node): set workers={self.world_size}"
+                f"workers={config.workers}, but torchrun started {counted(self.world_size, 'process')} (WORLD_SIZE, "
+                f"--nnodes x --nproc-per-node on the first host): set workers={self.world_size}, or start "
+                f"{config.workers}"
             )
