@@ -172,7 +172,7 @@ def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:
         strategy.update()
 
     def multiply() -> None:
-        linear_kernels.write_product(work.linear_kernel, gradient, inputs, product, adds=False)
+        linear_kernels.multiply(work.linear_kernel, gradient, inputs, product, adds=False)
 
     differences = []
     for _ in range(11):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -14,18 +15,22 @@ from training_helpers import trained_state
 
 from dpexp.data.dataset import load
 from dpexp.errors import WorkerError
-from dpexp.models import architectures
+from dpexp.models import architectures, linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.phases import COMMUNICATE
 from dpexp.processes import launch
 from dpexp.processes.recorder import NoRecorder
 from dpexp.strategies import buckets, strategy_class
+from dpexp.strategies.late_gradients import LateGradient
 from dpexp.training import loop
 
-SHAPES = st.lists(st.lists(st.integers(1, 9), max_size=3).map(tuple), min_size=1, max_size=8)
+LINE = 16  # float32 in a cache line
+KERNELS = ["none", "torch", *(["onednn"] if linear_kernels.onednn_available() else [])]
+SHAPES = st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1, max_size=8)
+BUCKET_BYTES = st.sampled_from([1.0, 100.0, 1000.0, math.inf])
 
 
-@given(shapes=SHAPES, teams=st.integers(1, 4), bucket_bytes=st.sampled_from([1.0, 100.0, 1000.0, float("inf")]))
+@given(shapes=SHAPES, teams=st.integers(1, 4), bucket_bytes=BUCKET_BYTES)
 def test_the_chunks_of_all_buckets_are_the_parameters_once(shapes, teams, bucket_bytes):
     elements = sum(math.prod(shape) for shape in shapes)
     flat, gradients = torch.zeros(elements), torch.zeros(teams, elements)
@@ -39,40 +44,100 @@ def test_the_chunks_of_all_buckets_are_the_parameters_once(shapes, teams, bucket
     assert flat.sum() == elements
 
 
+class Acted:
+    """One rank of several that are acted in one process, one after the other; two steps with random gradients."""
+
+    def __init__(self, shapes, kernels, flat, buffers, rank, ranks, bucket_bytes):
+        teams = len(buffers)
+        self.is_first = rank < teams
+        self.is_last = rank + teams >= ranks
+        self.parameters = [torch.nn.Parameter(torch.empty(shape, dtype=flat.dtype)) for shape in shapes]
+        self.late = {
+            parameter: LateGradient(parameter, kernel)
+            for parameter, kernel in zip(self.parameters, kernels, strict=True)
+            if kernel != "none" and parameter.dim() == 2 and parameter.numel()
+        }
+        self.buckets = buckets.cut(
+            self.parameters, flat, buffers, rank % teams, bucket_bytes, self.late, self.is_first, self.is_last
+        )
+
+    def backward(self, random, parts):
+        """Random gradients of a batch in so many parts; their sum, in the order of the buckets."""
+        sums = {}
+        for parameter in self.parameters:
+            sums[parameter] = torch.zeros_like(parameter)
+            if parameter in self.late:
+                for _ in range(parts):
+                    gradient, inputs = (torch.rand(4, size, generator=random) for size in parameter.shape)
+                    self.late[parameter].keep(gradient, inputs)
+                    sums[parameter] += gradient.t() @ inputs
+            elif torch.rand((), generator=random) < 0.8:  # else no sample used it
+                gradient = torch.rand(parameter.shape, generator=random)
+                if parameter.dim() == 3:  # as torch's channels_last makes them
+                    gradient = gradient.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+                parameter.grad = gradient
+                sums[parameter] += gradient
+        ordered = [sums[parameter].flatten() for bucket in self.buckets for parameter in bucket.parameters]
+        return torch.cat(ordered).detach()
+
+    def write(self, which, adds):
+        for bucket in self.buckets:
+            if which == "kept":
+                bucket.sum.compute()
+            parts = getattr(bucket, which)
+            onto = not bucket.sum.is_empty if which == "kept" else adds
+            parts.multiply(onto)
+            parts.write(onto)
+
+
 @settings(deadline=None)  # the first call of some torch functions takes long
-@given(shapes=SHAPES, teams=st.integers(1, 4), ranks_a_team=st.integers(1, 3), unused=st.sets(st.integers(0, 3)))
-def test_the_sums_are_those_of_all_gradients(shapes, teams, ranks_a_team, unused):
-    """Acted in one process: the ranks of a team one after the other, the last ones when all have published."""
-    elements, generator = sum(math.prod(shape) for shape in shapes), torch.Generator().manual_seed(0)
+@given(
+    shapes=SHAPES,
+    kernels=st.lists(st.sampled_from(KERNELS), min_size=8, max_size=8),
+    teams=st.integers(1, 4),
+    more_ranks=st.integers(0, 6),
+    parts=st.integers(1, 3),
+    bucket_bytes=BUCKET_BYTES,
+    seed=st.integers(0, 9),
+)
+def test_the_sums_are_those_of_all_gradients_and_nothing_is_kept(
+    shapes, kernels, teams, more_ranks, parts, bucket_bytes, seed
+):
+    ranks, elements = teams + more_ranks, sum(math.prod(shape) for shape in shapes)
     flat, buffers = torch.zeros(elements), torch.full((teams, elements), torch.nan)
-    expected, last = torch.zeros(elements), []
-    for rank in range(teams * ranks_a_team):
-        is_first, is_last = rank < teams, rank >= teams * (ranks_a_team - 1)
-        parameters = [torch.nn.Parameter(torch.empty(shape)) for shape in shapes]
-        (bucket,) = buckets.cut(
-            parameters, flat, buffers, rank % teams, math.inf, {}, is_first=is_first, is_last=is_last
-        )
-        for number, parameter in enumerate(parameters):
-            if number not in unused:
-                parameter.grad = torch.rand(parameter.shape, generator=generator)
-        expected += torch.cat(
-            [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
-        )
-        bucket.published.write(adds=not is_first)
-        last += [bucket] if is_last else []
-    for bucket in last:
-        bucket.sum.compute()
-        bucket.kept.write(adds=not bucket.sum.is_empty)
-    torch.testing.assert_close(torch.cat([bucket.sum.total for bucket in last]), expected)
+    own = [shapes, kernels[: len(shapes)], flat, buffers]
+    acted = [Acted(*own, rank, ranks, bucket_bytes) for rank in range(ranks)]
+    random = torch.Generator().manual_seed(seed)
+    for _ in range(2):
+        expected = torch.zeros(elements)
+        for rank in acted:  # each team's one after the other
+            expected += rank.backward(random, parts)
+            rank.write("published", adds=not rank.is_first)
+        last = sorted((rank for rank in acted if rank.is_last), key=lambda rank: acted.index(rank) % teams)
+        for rank in last:
+            rank.write("kept", adds=True)
+        totals = [rank.buckets[number].sum.total for number in range(len(acted[0].buckets)) for rank in last]
+        torch.testing.assert_close(torch.cat(totals), expected)
+        for bucket in (bucket for rank in acted for bucket in rank.buckets):
+            bucket.clear()
+            assert all(parameter.grad is None for parameter in bucket.parameters)
+            assert all(late._factors is None for late in bucket.late)
 
 
 @given(shapes=SHAPES, teams=st.integers(1, 6))
-def test_chunks_are_as_even_as_rows_allow(shapes, teams):
+def test_chunks_are_as_even_as_cache_lines_allow_and_late_gradients_are_cut_between_rows(shapes, teams):
     parameters = [torch.empty(shape) for shape in shapes]
-    bounds = buckets.chunk_bounds(parameters, teams)
-    elements, longest = bounds[-1], max(math.prod(shape[1:]) for shape in shapes)
+    late = {parameter: None for parameter in parameters if parameter.dim() == 2 and parameter.numel()}
+    bounds = buckets.chunk_bounds(parameters, teams, late)
+    elements, row = bounds[-1], max([0, *(parameter.shape[1] for parameter in late)])
     assert len(bounds) == teams + 1
-    assert all(abs(bound - elements * number / teams) <= longest / 2 for number, bound in enumerate(bounds))
+    assert bounds == sorted(bounds)
+    assert all(abs(bound - elements * n / teams) <= max(row, LINE) / 2 for n, bound in enumerate(bounds))
+    starts = itertools.accumulate((parameter.numel() for parameter in parameters), initial=0)
+    for parameter, start in zip(parameters, starts, strict=False):
+        for bound in bounds:
+            if parameter in late and start < bound < start + parameter.numel():
+                assert (bound - start) % parameter.shape[1] == 0
 
 
 def exchanged_before_update(rank, config, dataset, initial, shared, notify):

@@ -27,18 +27,19 @@ def postponed(model, kernel="torch"):
 
 
 def gradients(model, inputs, late=()):
-    """All of them; those that are `late` are written in two pieces, the second one onto what is there."""
+    """All of them; those that are `late` in two pieces, the second one added to what is there."""
     model(inputs).square().mean().backward()
     found = []
     for parameter in model.parameters():
         if parameter in late:
             assert parameter.grad is None
-            place = torch.zeros_like(parameter)
-            cut = len(parameter) // 3
-            late[parameter].write(place[:cut], slice(0, cut), adds=False)
-            late[parameter].write(place[cut:], slice(cut, len(parameter)), adds=True)
+            place, cut = torch.zeros_like(parameter).detach(), len(parameter) // 3
+            for rows, adds in ((slice(0, cut), False), (slice(cut, len(parameter)), True)):
+                product = late[parameter].multiply(place[rows], rows, adds)
+                if product is not None:
+                    place[rows] = product
             late[parameter].clear()
-        found.append(place.detach() if parameter in late else parameter.grad)
+        found.append(place if parameter in late else parameter.grad)
     return found
 
 
@@ -68,7 +69,7 @@ def test_earlier_parts_of_a_batch_go_to_the_weight_as_autograds_would():
         plain(part).square().sum().backward()
     torch.testing.assert_close(model[0].weight.grad, plain[0].weight.grad)
     plain(third).square().sum().backward()
-    late.write(model[0].weight.grad, None, adds=True)
+    late.multiply(model[0].weight.grad, None, adds=True)
     torch.testing.assert_close(model[0].weight.grad, plain[0].weight.grad)
 
 
@@ -79,5 +80,5 @@ def test_evaluating_leaves_no_trace():
         model(torch.rand(5, *LARGE["mlp"][1]))
     for weight, gradient in late.items():
         with pytest.raises(AssertionError):
-            gradient.write(torch.empty_like(weight), None, adds=False)
+            gradient.multiply(torch.empty_like(weight), None, adds=False)
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -45,7 +45,7 @@ def test_who_has_no_team_waits_for_nobody():
     assert [(relay.is_first, relay.is_last) for relay in relays] == [(True, False), (True, True), (False, True)]
 
 
-@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize(("workers", "cores"), [(4, 1), (4, 3), (3, 2)])
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -56,7 +56,7 @@ def test_who_has_no_team_waits_for_nobody():
     ],
     ids=["late, in parts", "clipped", "too few samples", "unused"],
 )
-def test_workers_that_share_cores_end_at_the_sequential_parameters(tmp_path, monkeypatch, cores, overrides):
+def test_workers_that_share_cores_end_at_the_sequential_parameters(tmp_path, monkeypatch, workers, cores, overrides):
     expected = trained_state(tiny("strategy=sequential", *overrides), tmp_path)
     monkeypatch.setattr(sync_dp, "usable_cores", lambda: cores)
-    assert_same(trained_state(tiny("workers=4", *overrides), tmp_path), expected, 1e-12)
+    assert_same(trained_state(tiny(f"workers={workers}", *overrides), tmp_path), expected, 1e-12)

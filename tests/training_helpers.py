@@ -14,12 +14,12 @@ from dpexp.models.initial_state import initial_state
 from dpexp.training import worker
 
 
-def trained_state(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tensor]:
-    """The state_dict that a training in fresh processes ends with."""
+def trained_state(config: ExperimentConfig, folder: Path, kernel: str = "torch") -> dict[str, torch.Tensor]:
+    """The state_dict that a training in fresh processes ends with, large linear layers by this kernel."""
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
     initial = initial_state(config, dataset)
-    work = worker.Work(config, dataset, initial, "torch", evaluate=False, checkpoint=checkpoint)
+    work = worker.Work(config, dataset, initial, kernel, evaluate=False, checkpoint=checkpoint)
     recorded(work, LocalLauncher().run(work))
     return torch.load(checkpoint, weights_only=True)
 

@@ -54,16 +54,21 @@ def linear(kernel: str, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.
     return output
 
 
-def write_product(kernel: str, gradient: torch.Tensor, inputs: torch.Tensor, place: torch.Tensor, adds: bool) -> None:
-    """Into `place` (out, in), or added to what is there: the weight's gradient, from that of outputs (n, out)."""
-    if kernel == "torch":
-        if adds:
-            place.addmm_(gradient.t(), inputs)
-        else:
-            torch.mm(gradient.t(), inputs, out=place)
-    else:  # oneDNN always makes a new tensor
-        product = _by_onednn(gradient.t(), inputs.t())
-        place.add_(product) if adds else place.copy_(product)
+def multiply(
+    kernel: str, gradient: torch.Tensor, inputs: torch.Tensor, place: torch.Tensor, adds: bool
+) -> torch.Tensor | None:
+    """The weight's gradient (out, in), from that of outputs (n, out) and inputs (n, in).
+
+    torch's kernel writes it into `place` or, with `adds`, adds it to what is there. oneDNN's makes a new tensor, which
+    is returned.
+    """
+    if kernel == "onednn":
+        return _by_onednn(gradient.t(), inputs.t())
+    if adds:
+        place.addmm_(gradient.t(), inputs)
+    else:
+        torch.mm(gradient.t(), inputs, out=place)
+    return None
 
 
 def choose(config: ExperimentConfig, model: nn.Module) -> str:

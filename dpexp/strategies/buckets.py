@@ -1,7 +1,7 @@
 """Parameters and their gradients in shared memory, cut into buckets, and each bucket into a chunk for each team.
 
-A team publishes the parts of its gradient that belong to other teams' chunks. Then it adds up its chunk of all others'
-gradients, and its own part onto that, which so is never copied.
+A team publishes the parts of its gradient that belong to other teams' chunks. Then it adds up its chunk of the others'
+gradients, and its own part onto that: what nobody else reads is not published.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from dpexp.processes.shared_memory import ALIGNMENT_BYTES
 from dpexp.strategies.late_gradients import LateGradient
 
 Late = Mapping[torch.Tensor, LateGradient]
@@ -19,47 +20,63 @@ Late = Mapping[torch.Tensor, LateGradient]
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of a parameter, and where their gradient is wanted."""
+    """Some elements of a parameter, and where their gradient is wanted."""
 
     parameter: nn.Parameter
-    rows: slice | None  # None: all
-    place: torch.Tensor  # of the rows' shape
+    elements: slice | None  # of the flattened parameter; None: all
+    place: torch.Tensor  # flat, or of the whole parameter's shape
 
     @property
     def gradient(self) -> torch.Tensor | None:
-        """That autograd has computed; None where no sample of this rank used the parameter."""
+        """The gradient that autograd has computed; None where no sample of this rank used the parameter."""
         gradient = self.parameter.grad
-        return gradient if gradient is None or self.rows is None else gradient[self.rows]
+        return gradient if gradient is None or self.elements is None else gradient.reshape(-1)[self.elements]
+
+
+class LatePart:
+    """A part whose gradient is a product that is still to be made; it has whole rows."""
+
+    def __init__(self, part: Part, late: LateGradient) -> None:
+        self.part, self._late = part, late
+        row = part.parameter.shape[1]
+        self._place = part.place.view(-1, row)
+        self._rows = None if part.elements is None else slice(part.elements.start // row, part.elements.stop // row)
+
+    def multiply(self, adds: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Make the product: in its place, else return the place and the product."""
+        product = self._late.multiply(self._place, self._rows, adds)
+        return None if product is None else (self._place, product)
 
 
 class Parts:
-    """Whose gradients are written together."""
+    """Parts of parameters whose gradients are written at the same time."""
 
     def __init__(self, parts: Sequence[Part], late: Late) -> None:
         self._plain = [part for part in parts if part.parameter not in late]
-        self._late = [(late[part.parameter], part) for part in parts if part.parameter in late]
+        self._late = [LatePart(part, late[part.parameter]) for part in parts if part.parameter in late]
+        self._products: list[tuple[torch.Tensor, torch.Tensor]] = []  # that are not yet in their places
 
     def multiply(self, adds: bool) -> None:
-        """Multiply the late gradients into their places or, with `adds`, onto what is there."""
-        for late, part in self._late:
-            late.write(part.place, part.rows, adds)
+        """Make the products of late gradients, in their places or, with `adds`, added to what is there."""
+        products = [late.multiply(adds) for late in self._late]
+        self._products = [pair for pair in products if pair is not None]
 
     def write(self, adds: bool) -> None:
-        """Copy or add the gradients that autograd has computed; late ones must have been multiplied."""
-        places, gradients = [], []
+        """Copy or add all other gradients; products must have been made before."""
+        pairs, self._products = self._products, []
         for part in self._plain:
             gradient = part.gradient
             if gradient is not None:
-                places.append(part.place)
-                gradients.append(gradient)
+                pairs.append((part.place, gradient))
             elif not adds:
                 part.place.zero_()
-        if places:
+        if pairs:
+            places, gradients = zip(*pairs, strict=True)
             (torch._foreach_add_ if adds else torch._foreach_copy_)(places, gradients)
-        for _, part in self._late:
-            gradient = part.gradient
+        for late in self._late:
+            gradient = late.part.gradient
             if gradient is not None:  # of earlier parts of the batch
-                part.place.add_(gradient)
+                late.part.place.add_(gradient)
 
 
 class ChunkSum:
@@ -67,12 +84,11 @@ class ChunkSum:
 
     def __init__(self, buffers: torch.Tensor, team: int, chunk: slice, with_own: bool) -> None:
         """`buffers` (teams, n) have the gradients; `with_own`: this team's too, from ranks that computed before."""
-        terms = [buffer[chunk] for buffer in buffers]
-        own = terms.pop(team)
-        self._terms = [own, *terms] if with_own else terms
-        self.total: torch.Tensor = (
-            self._terms[0] if len(self._terms) == 1 else own
-        )  # nobody else reads or writes that now
+        others = [buffer[chunk] for buffer in buffers]
+        own = others.pop(team)
+        self._terms = [own, *others] if with_own else others
+        # Between the two barriers only this team reads or writes it; with two teams it lies in the other's buffer.
+        self.total: torch.Tensor = self._terms[0] if len(self._terms) == 1 else own
 
     def compute(self) -> torch.Tensor:
         """The sum (n,), in memory that is used again. All gradients must have been published."""
@@ -93,7 +109,7 @@ class Bucket:
     """Parameters whose gradients are exchanged together, as one rank has them."""
 
     parameters: list[nn.Parameter]
-    late: list[LateGradient]  # theirs, where these have some
+    late: list[LateGradient]  # of those parameters that have one
     chunk: torch.Tensor  # of the parameters: the part that this rank's team updates
     sum: ChunkSum  # of its gradient
     published: Parts  # for other teams, or for a later rank of this one
@@ -125,54 +141,56 @@ def cut(
     """
     buckets, start = [], 0
     for members in _groups(parameters, bucket_bytes):
-        bounds = [start + bound for bound in chunk_bounds(members, len(buffers))]
+        bounds = [start + bound for bound in chunk_bounds(members, len(buffers), late)]
         chunk = slice(bounds[team], bounds[team + 1])
+        keeps = chunk if is_last else slice(start, start)
         total = ChunkSum(buffers, team, chunk, with_own=not is_first)
         published: list[Part] = []
         kept: list[Part] = []
         for parameter in members:
             whole = slice(start, start + parameter.numel())
             parameter.data = flat[whole].view_as(parameter)
-            for elements, rows, shape in _cut_rows(parameter, start, chunk):
-                within = slice(elements.start - chunk.start, elements.stop - chunk.start)
-                keeps = is_last and within.start >= 0 and elements.stop <= chunk.stop
-                place = total.total[within] if keeps else buffers[team, elements]
-                (kept if keeps else published).append(Part(parameter, rows, place.view(shape)))
+            for part in _cut(whole, keeps):
+                kept_here = keeps.start <= part.start and part.stop <= keeps.stop
+                buffer = total.total[part.start - chunk.start :] if kept_here else buffers[team, part.start :]
+                place = buffer[: part.stop - part.start]
+                if part == whole:
+                    found = Part(parameter, None, place.view_as(parameter))
+                else:
+                    found = Part(parameter, slice(part.start - start, part.stop - start), place)
+                (kept if kept_here else published).append(found)
             start = whole.stop
         own = [late[parameter] for parameter in members if parameter in late]
         buckets.append(Bucket(members, own, flat[chunk], total, Parts(published, late), Parts(kept, late)))
     return buckets
 
 
-def chunk_bounds(parameters: Sequence[torch.Tensor], teams: int) -> list[int]:
-    """Where each team's chunk begins, and where the last one ends: as even as whole rows (of dimension 0) allow."""
+def chunk_bounds(parameters: Sequence[torch.Tensor], teams: int, late: Late) -> list[int]:
+    """Where each team's chunk begins, and where the last one ends: as even as cache lines allow.
+
+    A late gradient is cut between two rows.
+    """
     elements = sum(parameter.numel() for parameter in parameters)
     bounds, start = [0], 0
     for parameter in parameters:
-        row = max(1, parameter.numel() // _row_count(parameter))
-        while len(bounds) < teams and (wanted := elements * len(bounds) / teams) <= start + parameter.numel():
-            bounds.append(start + round((wanted - start) / row) * row)
-        start += parameter.numel()
+        stop = start + parameter.numel()
+        while len(bounds) < teams and (wanted := elements * len(bounds) / teams) <= stop:
+            if parameter in late:
+                row = parameter.shape[1]
+                bounds.append(start + round((wanted - start) / row) * row)
+            else:
+                line = ALIGNMENT_BYTES // parameter.itemsize
+                bounds.append(min(max(round(wanted / line) * line, start), stop))
+        start = stop
     return [*bounds, elements]
 
 
-def _cut_rows(
-    parameter: torch.Tensor, start: int, chunk: slice
-) -> Iterator[tuple[slice, slice | None, tuple[int, ...]]]:
-    """The parts of a parameter before, in and after a chunk: elements of the buffer, rows, and the part's shape."""
-    stop = start + parameter.numel()
-    inner = [min(max(bound, start), stop) for bound in (chunk.start, chunk.stop)]
-    for first, last in zip([start, *inner], [*inner, stop], strict=True):
-        if first == start and last == stop:
-            yield slice(start, stop), None, tuple(parameter.shape)
-        elif first < last:
-            row = parameter.numel() // _row_count(parameter)
-            rows = slice((first - start) // row, (last - start) // row)
-            yield slice(first, last), rows, (rows.stop - rows.start, *parameter.shape[1:])
-
-
-def _row_count(parameter: torch.Tensor) -> int:
-    return max(1, parameter.shape[0]) if parameter.dim() else 1
+def _cut(whole: slice, chunk: slice) -> Iterator[slice]:
+    """What of a parameter lies before, in and after a chunk."""
+    bounds = [min(max(bound, whole.start), whole.stop) for bound in (chunk.start, chunk.stop)]
+    for start, stop in zip([whole.start, *bounds], [*bounds, whole.stop], strict=True):
+        if start < stop:
+            yield slice(start, stop)
 
 
 def _groups(parameters: Sequence[nn.Parameter], bucket_bytes: float) -> list[list[nn.Parameter]]:

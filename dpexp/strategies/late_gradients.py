@@ -1,9 +1,10 @@
 """Gradients of large linear layers' weights, multiplied late: when it is known where each of their rows is wanted.
 
 Autograd always makes a new tensor, which would have to be copied, and added to the other workers'. Here a hook on the
-layer's output keeps both factors of the product, and the strategy lets it be written, row by row, where other workers
-read it, or onto their sum. That is correct for the models that dpexp builds, which call each layer once and use no
-gradients themselves. Gradients of other models are copied.
+layer's output keeps both factors of the product, until the strategy lets some rows of it be written where other workers
+read them, and the others be added to the sum of the other workers'. So the inputs of these layers live until the
+exchange. That is correct for the models that dpexp builds, which call each layer once and use no gradients themselves.
+Gradients of other models are copied.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ class LateGradient:
     def keep(self, gradient: torch.Tensor, inputs: torch.Tensor) -> None:
         """The factors: of the layer's output (n, out), and its inputs (n, in). Earlier ones go to `weight.grad`."""
         if self._factors is not None:  # a part of the batch came before
-            adds = self._weight.grad is not None
-            if self._weight.grad is None:
-                self._weight.grad = torch.empty_like(self._weight)
-            self.write(self._weight.grad, None, adds)
+            earlier = torch.empty_like(self._weight)
+            product = self.multiply(earlier, None, adds=False)
+            earlier = earlier if product is None else product
+            self._weight.grad = earlier if self._weight.grad is None else self._weight.grad.add_(earlier)
         self._factors = gradient, inputs
 
-    def write(self, place: torch.Tensor, rows: slice | None, adds: bool) -> None:
-        """Multiply the gradient of these rows (None: of all) into `place` (rows, in), or add it to what is there."""
+    def multiply(self, place: torch.Tensor, rows: slice | None, adds: bool) -> torch.Tensor | None:
+        """The gradient of these rows (None: of all): in `place` (rows, in), else returned. See linear_kernels."""
         assert self._factors is not None, "a layer of dpexp's models is used in every step"
         gradient, inputs = self._factors
-        linear_kernels.write_product(self._kernel, gradient if rows is None else gradient[:, rows], inputs, place, adds)
+        chosen = gradient if rows is None else gradient[:, rows]
+        return linear_kernels.multiply(self._kernel, chosen, inputs, place, adds)
 
     def clear(self) -> None:
         """Forget the factors."""
