@@ -202,7 +202,7 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("world_sizes", "told"),
     [
-        ("32", "rank 1 was started with WORLD_SIZE=2, rank 0 with 3; start all with the same WORLD_SIZE"),
+        ("32", "rank 1 with WORLD_SIZE=2, rank 0 with WORLD_SIZE=3: start all with the same number"),
         ("33", "rank 2 has not responded for 2 s"),
     ],
     ids=["one expects fewer", "one is missing"],
@@ -222,7 +222,9 @@ def test_a_rank_beyond_the_world_of_rank_zero_is_refused():
     ranks = [{**local, "RANK": rank, "WORLD_SIZE": size} for rank, size in (("0", "2"), ("2", "3"))]
     first, third = map(TorchrunEnvironment.read, ranks)
     controller = torchrun_controller.TorchrunController(first, [])
-    with pytest.raises(ConfigError, match="rank 2 was started with WORLD_SIZE=3, rank 0 with 2; start all with the"):
+    with pytest.raises(
+        ConfigError, match="rank 2 with WORLD_SIZE=3, rank 0 with WORLD_SIZE=2: start all with the same"
+    ):
         torchrun_agent.serve(third, [], print)
     del controller  # which served the store
 
@@ -255,6 +257,11 @@ def test_half_a_contract_is_refused():
     partial = {name: value for name, value in CONTRACT.items() if name != "MASTER_PORT"}
     with pytest.raises(ConfigError, match="RANK and WORLD_SIZE are set, as by torchrun, but not MASTER_PORT"):
         TorchrunEnvironment.read(partial)
+
+
+def test_ranks_count_from_zero():
+    with pytest.raises(ConfigError, match="RANK=4 with WORLD_SIZE=4: ranks are 0 to WORLD_SIZE - 1"):
+        TorchrunEnvironment.read({**CONTRACT, "RANK": "4"})
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"])

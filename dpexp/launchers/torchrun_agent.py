@@ -10,9 +10,9 @@ from typing import Any
 
 from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.data.dataset import Dataset, load
-from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError, one_line
+from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
 from dpexp.launchers.local import start_errors
-from dpexp.launchers.torchrun_environment import SAME, TorchrunEnvironment
+from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_store import Store
 from dpexp.launchers.torchrun_worker import one_rank
 from dpexp.models.initial_state import initial_state
@@ -24,16 +24,15 @@ from dpexp.training.worker import Work
 def serve(environment: TorchrunEnvironment, arguments: Sequence[str], show_error: Callable[[str], None]) -> int:
     """Carry out rank 0's tasks until it ends; return its exit status.
 
-    Raises PeerError when it dies, ConfigError when its world has no such rank.
+    Raises PeerError when it dies, ConfigError when rank 0's world has no such rank.
 
     `show_error` is called with what went wrong, which the first rank of each machine shows.
     """
     agent = _Agent(Store(environment), show_error)
     agent.store.put(f"started/{environment.rank}", [environment.world_size, *arguments])
-    if environment.rank >= (ranks := agent.store.get("started/0")):
-        raise ConfigError(
-            f"rank {environment.rank} was started with WORLD_SIZE={environment.world_size}, rank 0 with {ranks}; {SAME}"
-        )
+    world_size = agent.store.get("started/0")
+    if environment.rank >= world_size:  # rank 0 doesn't know of this one
+        environment.check_world_size(0, world_size)
     try:
         for number in itertools.count():
             task = agent.store.get(f"task/{number}")

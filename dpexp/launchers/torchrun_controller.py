@@ -10,7 +10,7 @@ from typing import Any
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.launchers.torchrun_environment import SAME, TorchrunEnvironment
+from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_store import Store
 from dpexp.launchers.torchrun_worker import one_rank
 from dpexp.processes.world import WorldSpec
@@ -37,11 +37,7 @@ class TorchrunController(LocalLauncher):
         """Wait for the other ranks. Raises ConfigError when one was started with another world or other arguments."""
         for rank in range(1, self._environment.world_size):
             world_size, *theirs = self._store.get(f"started/{rank}")
-            if world_size != self._environment.world_size:
-                raise ConfigError(
-                    f"rank {rank} was started with WORLD_SIZE={world_size}, rank 0 with "
-                    f"{self._environment.world_size}; {SAME}"
-                )
+            self._environment.check_world_size(rank, world_size)
             if theirs != self._arguments:
                 raise ConfigError(
                     f"rank {rank} was started with {' '.join(theirs)!r}, rank 0 with {' '.join(self._arguments)!r}; "
@@ -95,8 +91,8 @@ class TorchrunController(LocalLauncher):
         with contextlib.suppress(RuntimeError, WorkerError):  # the store is gone, or an agent has died: it says why
             self._publish({"kind": "end", "status": status, "error": error})
             self._store.put("ended/0", True)
-            left = [f"left/{rank}" for rank in range(1, self._environment.world_size)]
-            self._store.wait_for(left, END_SECONDS)
+            started = [rank for rank in range(1, self._environment.world_size) if self._store.has(f"started/{rank}")]
+            self._store.wait_for([f"left/{rank}" for rank in started], END_SECONDS)
 
     def _load(self, job: dict[str, Any]) -> None:
         """Have every agent load the data of a job before anything is timed."""

@@ -12,7 +12,6 @@ from dpexp.errors import ConfigError
 from dpexp.words import counted
 
 REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-SAME = "start all with the same WORLD_SIZE (torchrun: the same --nnodes and --nproc-per-node on each host)"
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
 
 
@@ -46,6 +45,8 @@ class TorchrunEnvironment:
                 raise ConfigError(f"{name}={value}: it must be a whole number, as torchrun sets it")
         numbers = {name: int(value) for name, value in given.items()}
         rank = numbers["RANK"]
+        if rank >= numbers["WORLD_SIZE"]:
+            raise ConfigError(f"RANK={rank} with WORLD_SIZE={numbers['WORLD_SIZE']}: ranks are 0 to WORLD_SIZE - 1")
         return cls(
             rank=rank,
             world_size=numbers["WORLD_SIZE"],
@@ -57,6 +58,16 @@ class TorchrunEnvironment:
             attempt=numbers["TORCHELASTIC_RESTART_COUNT"],
             started_by_torchrun="TORCHELASTIC_RUN_ID" in variables,
         )
+
+    def check_world_size(self, rank: int, world_size: int) -> None:
+        """Raise ConfigError where another rank was started with another number of ranks."""
+        if world_size != self.world_size:
+            ranks = sorted([(rank, world_size), (self.rank, self.world_size)], reverse=True)
+            started = ", ".join(f"rank {number} with WORLD_SIZE={size}" for number, size in ranks)
+            raise ConfigError(
+                f"{started}: start all with the same number (torchrun: the same --nnodes and --nproc-per-node on each "
+                "host)"
+            )
 
     def check(self, config: ExperimentConfig) -> None:
         """Raise ConfigError for a job that these processes can't run."""

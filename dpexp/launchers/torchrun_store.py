@@ -55,6 +55,10 @@ class Store:
         """Set a value that JSON keeps."""
         _answered(lambda: self._store.set(key, json.dumps(value)))
 
+    def has(self, key: str) -> bool:
+        """Whether a key is there."""
+        return _answered(lambda: self._store.check([key]))
+
     def get(self, key: str) -> Any:
         """The value of a key, as soon as it is there. Raises PeerError when a process dies meanwhile."""
         self.wait_for([key])
