@@ -253,10 +253,11 @@ def status_of(error: DpexpError) -> int:
 
 
 def refuse_too_many_workers(config: ExperimentConfig) -> None:
-    """Raise ConfigError for more workers than make sense on this machine."""
+    """Raise ConfigError for more workers, or threads of one, than make sense on this machine."""
     cores, most = usable_cores(), config.launch.max_workers_per_core
-    if config.processes > most * cores:
-        raise ConfigError(
-            f"workers={config.workers} on {cores} usable cores: at most {most * cores} make sense; use fewer, "
-            "or set launch.max_workers_per_core"
-        )
+    for name, number in (("workers", config.processes), ("threads_per_worker", config.threads_per_worker)):
+        if number > most * cores:
+            raise ConfigError(
+                f"{name}={number} on {cores} usable cores: at most {most * cores} make sense; use fewer, "
+                "or set launch.max_workers_per_core"
+            )

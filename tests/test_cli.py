@@ -91,6 +91,11 @@ def test_a_damaged_packaged_file_is_one_line_and_status_2(dpexp, tmp_path, monke
     assert not list((tmp_path / "out").rglob("result*"))
 
 
+def test_a_folder_in_which_nothing_was_measured_takes_the_corrected_command(dpexp):
+    assert dpexp(*TINY, "data=arrays", "data.path=nothing.npz").status == 2
+    assert dpexp(*TINY).status == 0
+
+
 ANSWERS = {
     "nothing": ([""], "write key=value, such as workers=2"),
     "no value": (["workers"], "'workers': write key=value"),
@@ -109,6 +114,7 @@ ANSWERS = {
     "a file": (["model=custom", "model.builder=./m.py:Net"], "write module:function, such as m:Net"),
     "no folder": (["hydra.run.dir="], "an empty name would write into the current folder"),
     "two experiments": (["-m", "experiment=quick,weak_scaling"], "each experiment is a sweep; run them one by one"),
+    "too many threads": (["threads_per_worker=5000"], "threads_per_worker=5000 on "),
     "too many workers": (["workers=1000", "batch.size=1"], "make sense; use fewer, or set launch.max_workers_per_core"),
     "a builder that exits": (
         ["model=custom", "model.builder=user_models:exits"],

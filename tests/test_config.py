@@ -115,7 +115,7 @@ def test_choosing_sequential_brings_its_one_worker():
         (["optimizer=adam", "optimizer.betas=[0.9,1]"], "optimizer.betas[1]=1: must be less than 1"),
         (["+surprise=1"], "surprise: no such key"),
         (["+model.surprise=1"], "model.surprise: no such key"),
-        (["model=custom"], "model.builder: no default; set model.builder=..."),
+        (["model=custom"], "model.builder: it has no default; set it, as in model.builder=mine:build"),
         (["model=custom", "model.builder=no colon"], "model.builder=no colon"),
         (["device=cuda"], "device=cuda with strategy=sync_dp: choose strategy=ddp or sequential"),
         (["linear_kernel=onednn", "dtype=float64"], "it multiplies float32 on the cpu only"),
@@ -135,7 +135,7 @@ def test_choosing_sequential_brings_its_one_worker():
             ["batch.sync_batchnorm=true", "data.size=1281"],
             "the last batch has 1 of 1,281 samples, fewer than workers=2",
         ),
-        (["measurement.precision=0.01"], "commands differ by more than that; choose more than 0.016"),
+        (["measurement.precision=0.01"], "it must be more than 2 x measurement.drift; choose more than 0.016"),
         (["optimizer.clip_norm=0"], "optimizer.clip_norm=0: must be greater than 0"),
     ],
 )

@@ -44,8 +44,7 @@ def test_a_bar_names_only_shares_with_room_for_a_number():
 def test_a_projection_is_labelled_as_one():
     axes = Figure().subplots()
     outlook.paint(axes, Verdict(None, "too few", PROJECTED))
-    assert axes.get_legend_handles_labels()[1] == ["projected for 8 workers on enough cores, not measured"]
-    assert [text.get_text() for text in axes.texts] == ["4.0 to 6.0"]
+    assert [text.get_text() for text in axes.texts] == ["4.0 to 6.0\nprojected, on\nenough cores"]
     assert outlook.reach(Verdict(None, "too few", PROJECTED)) == (8, 6.0)
 
 

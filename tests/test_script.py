@@ -53,7 +53,7 @@ def left(monkeypatch) -> Callable[[], list[str]]:
         (["strategy.command=''"], "strategy.command is empty"),
         (["strategy.command='x {workers}'", "model=cnn"], "the script has its own; leave model out"),
         (["strategy.command='x {workers}'", "checkpoint=true"], "only the script knows its weights"),
-        ([], "strategy.command: no default"),
+        ([], "strategy.command: it has no default; set it, as in"),
     ],
 )
 def test_a_command_that_cannot_be_measured_is_refused(overrides, said):

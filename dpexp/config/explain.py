@@ -15,6 +15,12 @@ from pydantic import ValidationError
 from dpexp.config.yaml_files import UsersFiles, config_groups, known_keys
 
 PLAIN = {"a valid integer": "a whole number", "a valid number": "a number", "a valid boolean": "true or false"}
+EXAMPLES = {  # of what has no default
+    "data.path": "mine.npz",
+    "data.size": "10000",
+    "model.builder": "mine:build",
+    "strategy.command": "'torchrun --standalone --nproc-per-node={workers} train.py'",
+}
 NO_FILES = UsersFiles([])
 
 
@@ -44,7 +50,8 @@ def explain(error: Exception, files: UsersFiles = NO_FILES) -> str:
         source = re.search(r"'([^']+)'", text)
         return f"{error.full_key}: there is no key {source[1] if source else ''} to take its value from"
     if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key}: no default; set {error.full_key}=..."
+        example = EXAMPLES.get(str(error.full_key))
+        return f"{error.full_key}: it has no default; set it{f', as in {error.full_key}={example}' if example else ''}"
     several = re.search(r"Ambiguous value for argument '([^']+)'", text)
     if several:
         return f"{several[1]}: several values make a sweep, which needs -m"

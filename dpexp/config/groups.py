@@ -196,8 +196,8 @@ class MeasurementConfig:
     def _check_precision(self) -> MeasurementConfig:
         if self.precision is not None and self.precision <= 2 * self.drift:
             raise ValueError(
-                f"measurement.precision={self.precision:g} with measurement.drift={self.drift:g}: commands differ by "
-                f"more than that; choose more than {2 * self.drift:g}, or a smaller measurement.drift"
+                f"measurement.precision={self.precision:g} with measurement.drift={self.drift:g}: it must be more than "
+                f"2 x measurement.drift; choose more than {2 * self.drift:g}, or a smaller measurement.drift"
             )
         return self
 

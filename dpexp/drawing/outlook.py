@@ -9,7 +9,6 @@ from dpexp.decision.contest import Scaling
 from dpexp.decision.projection import Projection
 from dpexp.decision.verdict import Verdict
 from dpexp.drawing.style import BAND, GREY, TEXT
-from dpexp.words import counted
 
 EXTRAPOLATED = 2  # times the most measured workers: how far a law is drawn
 
@@ -43,11 +42,10 @@ def _law(axes: Axes, scaling: Scaling) -> None:
 def _projection(axes: Axes, projection: Projection) -> None:
     speedup, workers = projection.speedup, projection.workers
     ends = [[speedup.value - speedup.low], [speedup.high - speedup.value]]
-    name = f"projected for {counted(workers, 'worker')} on enough cores, not measured"
     look = {"color": GREY, "marker": "_", "ms": 12, "lw": 6, "alpha": 0.55, "ls": "none"}
-    axes.errorbar([workers], [speedup.value], ends, elinewidth=8, capsize=0, label=name, **look)  # type: ignore[arg-type]
+    axes.errorbar([workers], [speedup.value], ends, elinewidth=8, capsize=0, **look)  # type: ignore[arg-type]
     axes.annotate(
-        f"{speedup.low:.1f} to {speedup.high:.1f}",
+        f"{speedup.low:.1f} to {speedup.high:.1f}\nprojected, on\nenough cores",
         (workers, speedup.low),
         (0, -4),
         ha="center",

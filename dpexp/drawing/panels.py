@@ -17,6 +17,10 @@ from dpexp.drawing.style import BAR, GREY, PHASE_COLORS, SHADE, TEXT, Style, sty
 from dpexp.phases import PHASES, USEFUL
 from dpexp.words import counted
 
+BESIDE: dict[str, Any] = {
+    "clip_on": True,
+    "in_layout": False,
+}  # of words among lines, which leave the scales as they are
 Painter = Callable[[Axes, pd.DataFrame], None]
 
 
@@ -30,7 +34,7 @@ class Panels:
         self._table = table
         self._workers, self._configured_sizes = styles(table.workers), styles(table.configured_size)
         self._ranges = {name: MarkedRange.of(table, name) for name in ("seconds", "speedup", "efficiency")}
-        self._each = " a worker" if (table.data_scope == "per_worker").all() else ""
+        self._each = " per worker" if (table.data_scope == "per_worker").all() else ""
         self._best_sequential = table.baseline_seconds / table.best_sequential_seconds
 
     @property
@@ -111,36 +115,44 @@ class Panels:
         for shift, (size, line) in zip(_shifts(len(lines)), lines, strict=True):
             name = counted(size, "sample") + self._each
             _line(axes, line, "speedup", line.workers * shift, self._configured_sizes[size], name)
-        axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1, label="ideal")
+        self._ideal(axes, low, high)
         largest = rows[(rows.configured_size == rows.configured_size.max()) & (rows.workers > 1)]
         best = self._best_sequential[largest.index].mean()
         if not math.isnan(best):
-            axes.axhline(best, color=TEXT, ls=":", lw=1.5, zorder=1, label="best sequential process")
+            axes.axhline(best, color=TEXT, ls=":", lw=1.5, zorder=1)
+            _name(axes, f"best sequential process: {best:.2f}", high, best, (-3, -4), ha="right", va="top")
         if rows.oversubscribed.any():
             first = rows.workers[rows.oversubscribed.astype(bool)].min()
             below = max((count for count in self.counts if count < first), default=first / 2)
-            axes.axvspan(
-                (first * below) ** 0.5,
-                self.counts[-1] * 1.45,
-                color=SHADE,
-                zorder=0,
-                lw=0,
-                label="more threads than cores",
-            )
+            left, right = (first * below) ** 0.5, self.counts[-1] * 1.45
+            axes.axvspan(left, right, color=SHADE, zorder=0, lw=0)
+            across = axes.get_xaxis_transform()
+            place = {"ha": "center", "va": "top", "transform": across, **BESIDE}
+            axes.text((left * right) ** 0.5, 0.98, "more threads\nthan cores", **place)
         for _, row in line[line.workers > 1].iterrows():
-            axes.annotate(
-                f"{row.speedup:.2f}",
-                (row.workers * shift, row.speedup),
-                (8, 4),
-                fontweight="bold",
-                textcoords="offset points",
-                path_effects=[withStroke(linewidth=3, foreground="white")],
-            )
+            _name(axes, f"{row.speedup:.2f}", row.workers * shift, row.speedup, (8, 4), fontweight="bold")
         if self._verdict is not None:
             outlook.paint(axes, self._verdict)
         logarithmic(axes, "x", low, high, sparse(sorted({*self.counts, int(self._most_workers)})))
         axes.set_xlabel("workers")
         self._speedup_scale(axes, self._most_speedup)
+
+    def _ideal(self, axes: Axes, low: float, high: float) -> None:
+        """Where the speedup is the number of workers; named above the points, where the line is shown longest."""
+        axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1)
+        top = min(high, max(self._most_speedup, self._ranges["speedup"].high, 2.0))
+        axes.text(
+            top / 1.1,
+            top / 1.1 * 1.04,
+            "ideal",
+            color=GREY,
+            ha="right",
+            va="bottom",
+            rotation=45,
+            rotation_mode="anchor",
+            transform_rotates_text=True,
+            **BESIDE,
+        )
 
     def losses(self, axes: Axes, rows: pd.DataFrame) -> None:
         """The efficiency tree of each worker count, at the most samples."""
@@ -188,12 +200,17 @@ def _interval(axes: Axes, row: pd.Series, place: float) -> None:
 
 
 def _mark(axes: Axes, seconds: float, place: float, line: str, label: str) -> None:
-    """A line across a bar; its white edge keeps it apart from the bar."""
+    """A line above and below a bar, which hides nothing of it; a dotted one is whole, to be told from that."""
     if not math.isnan(seconds):
-        edge = [withStroke(linewidth=4, foreground="white")]
-        axes.vlines(
-            seconds, place - 0.4, place + 0.4, color=TEXT, lw=2, ls=line, label=label, path_effects=edge, zorder=4
-        )
+        ends = [(-0.45, -0.31), (0.31, 0.45)] if line == "-" else [(-0.45, 0.45)]
+        for low, high in ends:
+            axes.vlines(seconds, place + low, place + high, color=TEXT, lw=2, ls=line, label=label, zorder=4)
+
+
+def _name(axes: Axes, text: str, x: float, y: float, offset: tuple[float, float], **place: Any) -> None:
+    """Words beside what they name; their white edge keeps them apart from lines."""
+    edge = [withStroke(linewidth=3, foreground="white")]
+    axes.annotate(text, (x, y), offset, textcoords="offset points", path_effects=edge, **BESIDE, **place)
 
 
 def _worker_rows(axes: Axes, counts: list[int], rows: pd.DataFrame) -> None:

@@ -39,7 +39,7 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     except FROM_USERS_CODE as error:
         raise ConfigError(
             f"{name} can't train on {str(inputs.dtype).removeprefix('torch.')} inputs of shape {tuple(inputs.shape)}, "
-            f"the fewest samples that it gets at once here: {one_line(error)}"
+            f"its smallest batch here: {one_line(error)}"
         ) from error
     expected = (samples, dataset.classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:

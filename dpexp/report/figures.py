@@ -163,12 +163,12 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
     repeats = " to ".join(map(str, sorted({int(table.repeats.min()), int(table.repeats.max())})))
     threads = " or ".join(map(str, sorted(table.threads_per_worker.unique())))
     cores = counted(summary.usable_cores or 0, "usable core")
-    star = f"* and open or hatched: more threads than the {cores}; " if table.oversubscribed.any() else ""
-    warned = "; with warnings: see the report" if warnings(summary) else ""
+    star = f"*, open markers, hatching: more threads than the {cores}; " if table.oversubscribed.any() else ""
+    warned = "; warnings: see report.html" if warnings(summary) else ""
     return (
         f"{star}{models}; {' / '.join(scopes)}; baseline: {' / '.join(baselines) or 'none'}; "
         f"mean and 95 % interval of {repeats} block{'s' * (repeats != '1')}; "
-        f"{threads} thread{'s' * (threads != '1')} a worker; {summary.machine}{warned}"
+        f"{threads} thread{'s' * (threads != '1')} per worker; {summary.machine}{warned}"
     )
 
 

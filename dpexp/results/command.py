@@ -77,7 +77,7 @@ def planned(overrides: list[str], jobs: Sequence[tuple[str, list[str], Experimen
 
 def refuse_used(folder: Path) -> None:
     """Raise ConfigError when a folder holds results already: old and new ones would be reported together."""
-    if (folder / FILE_NAME).exists() or next(folder.rglob("result.json"), None) is not None:
+    if next(folder.rglob("result.json"), None) is not None:
         raise ConfigError(
             f"{folder}: it holds the results of another command; finish that one with resume={folder}, "
             "or choose a new folder"
