@@ -87,6 +87,12 @@ def test_where_no_steps_were_calm_the_interval_reaches_from_what_was_seen_to_the
         assert estimate.low < estimate.value < QUIET_SPEEDUP < estimate.high == 2
 
 
+def test_one_process_that_plays_all_workers_is_ideally_as_fast_as_one_that_trains():
+    emulated = composed("strategy=emulated", "workers=2")
+    for pairs in (pairs for pairs in commands() if not is_calm(pairs)):
+        assert paired_speedup(emulated, pairs).high < 2
+
+
 def steps(generator, workers, process, share):
     """Steps of a training: each worker computes, the slowest decides; bursts on a core slow it by half."""
     hit = generator.random((workers, STEPS // 10)) < share  # for ten steps at once

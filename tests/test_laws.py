@@ -13,7 +13,7 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.decision.contest import Scaling, contest
 
 COUNTS = (2, 4, 8, 16, 32)
-SWEEPS = 20  # simulated with each law
+SWEEPS = 10  # simulated with each law
 AMDAHL, UNIVERSAL = "Amdahl's law", "the Universal Scalability Law"
 
 

@@ -40,7 +40,7 @@ def paired_speedup(config: ExperimentConfig, pairs: Pairs, overall: bool = False
         return found
     # What the undisturbed machine, or one with near cores, does is between what was seen and the ideal: that of
     # the workers, and that of the threads that they are compared with, which were disturbed, too.
-    ends = (found.low, found.high, float(config.workers), *((1 / threads,) if threads > 1 or not calm else ()))
+    ends = (found.low, found.high, float(config.processes), *((1 / threads,) if threads > 1 or not calm else ()))
     return Estimate(found.value, min(ends), max(ends))
 
 
