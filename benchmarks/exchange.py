@@ -16,7 +16,7 @@ from benchmarks import peers
 from benchmarks.setup import BATCH, configured, out, prepared, shown, slowest
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.data.dataset import load
-from dpexp.models import architectures, linear_kernels, optimizers
+from dpexp.models import architectures, optimizers
 from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
@@ -142,7 +142,10 @@ def _one_all_reduce(rank: int, name: str, workers: int, elements: int, shared: A
 
 
 def _update_seconds(workers: int) -> float:
-    """Seconds of one `SyncDataParallel.update` of the default model, but for the product that it makes on the way."""
+    """Seconds of one `SyncDataParallel.update` of the default model, but for the product that it makes on the way.
+
+    By torch's kernel: oneDNN's products are made before.
+    """
     config = configured(f"workers={workers}")
     work = prepared(config, load(config))
     shared = SyncDataParallel.share(config, work.initial)
@@ -156,7 +159,6 @@ def _update_seconds(workers: int) -> float:
 def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:
     torch.set_num_threads(1)
     model = architectures.build(work.config.model, work.dataset.input_shape, work.dataset.classes)
-    linear_kernels.use(model, work.linear_kernel)
     strategy = SyncDataParallel(work.config, rank, model, work.initial, shared)
     strategy.start()
     weight, *rest = model.parameters()
@@ -172,7 +174,9 @@ def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:
         strategy.update()
 
     def multiply() -> None:
-        linear_kernels.multiply(work.linear_kernel, gradient, inputs, product, adds=False)
+        late.keep(gradient, inputs)
+        late.write(product, None, adds=False)
+        late.clear()
 
     differences = []
     for _ in range(11):

@@ -15,7 +15,7 @@ from training_helpers import trained_state
 
 from dpexp.data.dataset import load
 from dpexp.errors import WorkerError
-from dpexp.models import architectures, linear_kernels
+from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
 from dpexp.phases import COMMUNICATE
 from dpexp.processes import launch
@@ -25,7 +25,6 @@ from dpexp.strategies.late_gradients import LateGradient
 from dpexp.training import loop
 
 LINE = 16  # float32 in a cache line
-KERNELS = ["none", "torch", *(["onednn"] if linear_kernels.onednn_available() else [])]
 SHAPES = st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1, max_size=8)
 BUCKET_BYTES = st.sampled_from([1.0, 100.0, 1000.0, math.inf])
 
@@ -47,15 +46,15 @@ def test_the_chunks_of_all_buckets_are_the_parameters_once(shapes, teams, bucket
 class Acted:
     """One rank of several that are acted in one process, one after the other; two steps with random gradients."""
 
-    def __init__(self, shapes, kernels, flat, buffers, rank, ranks, bucket_bytes):
+    def __init__(self, shapes, late, flat, buffers, rank, ranks, bucket_bytes):
         teams = len(buffers)
         self.is_first = rank < teams
         self.is_last = rank + teams >= ranks
         self.parameters = [torch.nn.Parameter(torch.empty(shape, dtype=flat.dtype)) for shape in shapes]
         self.late = {
-            parameter: LateGradient(parameter, kernel)
-            for parameter, kernel in zip(self.parameters, kernels, strict=True)
-            if kernel != "none" and parameter.dim() == 2 and parameter.numel()
+            parameter: LateGradient(parameter)
+            for parameter, is_late in zip(self.parameters, late, strict=True)
+            if is_late and parameter.dim() == 2 and parameter.numel()
         }
         self.buckets = buckets.cut(
             self.parameters, flat, buffers, rank % teams, bucket_bytes, self.late, self.is_first, self.is_last
@@ -93,7 +92,7 @@ class Acted:
 @settings(deadline=None)  # the first call of some torch functions takes long
 @given(
     shapes=SHAPES,
-    kernels=st.lists(st.sampled_from(KERNELS), min_size=8, max_size=8),
+    late=st.lists(st.booleans(), min_size=8, max_size=8),
     teams=st.integers(1, 4),
     more_ranks=st.integers(0, 6),
     parts=st.integers(1, 3),
@@ -101,11 +100,11 @@ class Acted:
     seed=st.integers(0, 9),
 )
 def test_the_sums_are_those_of_all_gradients_and_nothing_is_kept(
-    shapes, kernels, teams, more_ranks, parts, bucket_bytes, seed
+    shapes, late, teams, more_ranks, parts, bucket_bytes, seed
 ):
     ranks, elements = teams + more_ranks, sum(math.prod(shape) for shape in shapes)
     flat, buffers = torch.zeros(elements), torch.full((teams, elements), torch.nan)
-    own = [shapes, kernels[: len(shapes)], flat, buffers]
+    own = [shapes, late[: len(shapes)], flat, buffers]
     acted = [Acted(*own, rank, ranks, bucket_bytes) for rank in range(ranks)]
     random = torch.Generator().manual_seed(seed)
     for _ in range(2):

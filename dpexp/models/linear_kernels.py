@@ -31,7 +31,8 @@ class Linear(nn.Linear):
         """As nn.Linear.forward."""
         if input.dim() != 2 or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(input, self.weight, self.bias)
-        return linear("onednn", input, self.weight, self.bias)
+        output: torch.Tensor = _Product.apply(input, self.weight, self.bias)
+        return output
 
 
 def use(model: nn.Module, kernel: str) -> None:
@@ -39,36 +40,6 @@ def use(model: nn.Module, kernel: str) -> None:
     if kernel != "torch":  # which they use already
         for layer in large_layers(model):
             layer.__class__ = Linear
-
-
-def of(layer: nn.Linear) -> str:
-    """The kernel that a layer multiplies by."""
-    return "onednn" if type(layer) is Linear else "torch"
-
-
-def linear(kernel: str, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """As torch.nn.functional.linear, of inputs (n, in)."""
-    if kernel == "torch":
-        return F.linear(inputs, weight, bias)
-    output: torch.Tensor = _Product.apply(inputs, weight, bias)
-    return output
-
-
-def multiply(
-    kernel: str, gradient: torch.Tensor, inputs: torch.Tensor, place: torch.Tensor, adds: bool
-) -> torch.Tensor | None:
-    """The weight's gradient (out, in), from that of outputs (n, out) and inputs (n, in).
-
-    torch's kernel writes it into `place` or, with `adds`, adds it to what is there. oneDNN's makes a new tensor, which
-    is returned.
-    """
-    if kernel == "onednn":
-        return _by_onednn(gradient.t(), inputs.t())
-    if adds:
-        place.addmm_(gradient.t(), inputs)
-    else:
-        torch.mm(gradient.t(), inputs, out=place)
-    return None
 
 
 def choose(config: ExperimentConfig, model: nn.Module) -> str:
@@ -120,9 +91,9 @@ def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
 
 def large_layers(model: nn.Module) -> Iterator[nn.Linear]:
     """The linear layers that are large enough to gain from another kernel."""
-    for layer in (module for module in model.modules() if isinstance(module, nn.Linear)):
-        if type(layer) in (nn.Linear, Linear) and layer.weight.numel() >= MIN_WEIGHTS:  # and no class of the user's
-            yield layer
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.numel() >= MIN_WEIGHTS:
+            yield module
 
 
 def _by_onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

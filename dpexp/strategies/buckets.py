@@ -20,32 +20,20 @@ Late = Mapping[torch.Tensor, LateGradient]
 
 @dataclass(frozen=True)
 class Part:
-    """Some elements of a parameter, and where their gradient is wanted."""
+    """Some of a parameter, and where their gradient is wanted: whole rows of a late one, else any elements."""
 
     parameter: nn.Parameter
-    elements: slice | None  # of the flattened parameter; None: all
-    place: torch.Tensor  # flat, or of the whole parameter's shape
+    rows: slice | None  # of a late gradient; None: all
+    elements: slice | None  # of the flattened parameter, if it is no late one; None: all
+    place: torch.Tensor  # of the parameter's shape or that of its rows, else flat
 
     @property
     def gradient(self) -> torch.Tensor | None:
         """The gradient that autograd has computed; None where no sample of this rank used the parameter."""
         gradient = self.parameter.grad
-        return gradient if gradient is None or self.elements is None else gradient.reshape(-1)[self.elements]
-
-
-class LatePart:
-    """A part whose gradient is a product that is still to be made; it has whole rows."""
-
-    def __init__(self, part: Part, late: LateGradient) -> None:
-        self.part, self._late = part, late
-        row = part.parameter.shape[1]
-        self._place = part.place.view(-1, row)
-        self._rows = None if part.elements is None else slice(part.elements.start // row, part.elements.stop // row)
-
-    def multiply(self, adds: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Make the product: in its place, else return the place and the product."""
-        product = self._late.multiply(self._place, self._rows, adds)
-        return None if product is None else (self._place, product)
+        if gradient is None or self.rows is self.elements is None:
+            return gradient
+        return gradient[self.rows] if self.elements is None else gradient.reshape(-1)[self.elements]
 
 
 class Parts:
@@ -53,30 +41,29 @@ class Parts:
 
     def __init__(self, parts: Sequence[Part], late: Late) -> None:
         self._plain = [part for part in parts if part.parameter not in late]
-        self._late = [LatePart(part, late[part.parameter]) for part in parts if part.parameter in late]
-        self._products: list[tuple[torch.Tensor, torch.Tensor]] = []  # that are not yet in their places
+        self._late = [(part, late[part.parameter]) for part in parts if part.parameter in late]
 
     def multiply(self, adds: bool) -> None:
         """Make the products of late gradients, in their places or, with `adds`, added to what is there."""
-        products = [late.multiply(adds) for late in self._late]
-        self._products = [pair for pair in products if pair is not None]
+        for part, late in self._late:
+            late.write(part.place, part.rows, adds)
 
     def write(self, adds: bool) -> None:
         """Copy or add all other gradients; products must have been made before."""
-        pairs, self._products = self._products, []
+        places, gradients = [], []
         for part in self._plain:
             gradient = part.gradient
             if gradient is not None:
-                pairs.append((part.place, gradient))
+                places.append(part.place)
+                gradients.append(gradient)
             elif not adds:
                 part.place.zero_()
-        if pairs:
-            places, gradients = zip(*pairs, strict=True)
+        if places:
             (torch._foreach_add_ if adds else torch._foreach_copy_)(places, gradients)
-        for late in self._late:
-            gradient = late.part.gradient
+        for part, _ in self._late:
+            gradient = part.gradient
             if gradient is not None:  # of earlier parts of the batch
-                late.part.place.add_(gradient)
+                part.place.add_(gradient)
 
 
 class ChunkSum:
@@ -155,9 +142,13 @@ def cut(
                 buffer = total.total[part.start - chunk.start :] if kept_here else buffers[team, part.start :]
                 place = buffer[: part.stop - part.start]
                 if part == whole:
-                    found = Part(parameter, None, place.view_as(parameter))
+                    found = Part(parameter, None, None, place.view_as(parameter))
+                elif parameter in late:
+                    row = parameter.shape[1]
+                    rows = slice((part.start - start) // row, (part.stop - start) // row)
+                    found = Part(parameter, rows, None, place.view(-1, row))
                 else:
-                    found = Part(parameter, slice(part.start - start, part.stop - start), place)
+                    found = Part(parameter, None, slice(part.start - start, part.stop - start), place)
                 (kept if kept_here else published).append(found)
             start = whole.stop
         own = [late[parameter] for parameter in members if parameter in late]

@@ -12,33 +12,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from dpexp.models import linear_kernels
+from dpexp.models.linear_kernels import large_layers
 
 
 class LateGradient:
     """The gradient of one weight, of the samples of the last backward pass."""
 
-    def __init__(self, weight: torch.Tensor, kernel: str) -> None:
-        self._weight, self._kernel = weight, kernel
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._weight = weight
         self._factors: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def keep(self, gradient: torch.Tensor, inputs: torch.Tensor) -> None:
         """The factors: of the layer's output (n, out), and its inputs (n, in). Earlier ones go to `weight.grad`."""
         if self._factors is not None:  # a part of the batch came before
-            earlier = torch.empty_like(self._weight)
-            product = self.multiply(earlier, None, adds=False)
-            earlier = earlier if product is None else product
-            self._weight.grad = earlier if self._weight.grad is None else self._weight.grad.add_(earlier)
+            adds = self._weight.grad is not None
+            if self._weight.grad is None:
+                self._weight.grad = torch.empty_like(self._weight)
+            self.write(self._weight.grad, None, adds)
         self._factors = gradient, inputs
 
-    def multiply(self, place: torch.Tensor, rows: slice | None, adds: bool) -> torch.Tensor | None:
-        """The gradient of these rows (None: of all): in `place` (rows, in), else returned. See linear_kernels."""
+    def write(self, place: torch.Tensor, rows: slice | None, adds: bool) -> None:
+        """Multiply the gradient of these rows (None: of all) into `place` (rows, in), or add it to what is there."""
         assert self._factors is not None, "a layer of dpexp's models is used in every step"
         gradient, inputs = self._factors
-        chosen = gradient if rows is None else gradient[:, rows]
-        return linear_kernels.multiply(self._kernel, chosen, inputs, place, adds)
+        chosen = gradient.t() if rows is None else gradient.t()[rows]
+        if adds:
+            place.addmm_(chosen, inputs)
+        else:
+            torch.mm(chosen, inputs, out=place)
 
     def clear(self) -> None:
         """Forget the factors."""
@@ -50,21 +54,19 @@ def postpone(
 ) -> Iterator[tuple[torch.Tensor, LateGradient]]:
     """Let autograd leave out the weights of large linear layers in a model that dpexp built; yields each with its own.
 
-    `known` is called with a weight whose gradient can be written, as autograd would call a hook of the weight.
+    `known` is called with a weight whose gradient can be written, as autograd would call a hook of the weight. Layers
+    that use oneDNN are not changed: it can't write where it is told to, and takes longer for some rows at a time.
     """
-    for layer in linear_kernels.large_layers(model):
-        kernel = linear_kernels.of(layer)
+    for layer in large_layers(model):
         layer.__class__ = _Linear
         assert isinstance(layer, _Linear)
-        layer.kernel, layer.known = kernel, known
-        layer.late = LateGradient(layer.weight, kernel)
+        layer.known, layer.late = known, LateGradient(layer.weight)
         yield layer.weight, layer.late
 
 
 class _Linear(nn.Linear):
     """nn.Linear that is called at most once before each backward pass."""
 
-    kernel: str
     late: LateGradient
     known: Callable[[torch.Tensor], None]
 
@@ -74,7 +76,7 @@ class _Linear(nn.Linear):
             return super().forward(input)
         assert input.dim() == 2
         assert self.bias is not None  # the output has a history even where its input has none
-        output = linear_kernels.linear(self.kernel, input, self.weight.detach(), self.bias)
+        output = F.linear(input, self.weight.detach(), self.bias)
 
         def keep(gradient: torch.Tensor) -> None:
             self.late.keep(gradient, input.detach())
