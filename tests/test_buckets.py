@@ -17,7 +17,7 @@ from dpexp.data.dataset import load
 from dpexp.errors import WorkerError
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
-from dpexp.phases import COMMUNICATE
+from dpexp.phases import COMMUNICATE, COMPUTE
 from dpexp.processes import launch
 from dpexp.processes.recorder import NoRecorder
 from dpexp.strategies import buckets, strategy_class
@@ -153,8 +153,8 @@ def exchanged_before_update(rank, config, dataset, initial, shared, notify):
     return begun, len(strategy._buckets)
 
 
-def on_two_hosts(config, program):
-    """What each of its workers reports of the program, which receives what a training does."""
+def by_all_workers(config, program):
+    """What each worker reports of the program, which receives what a training does."""
     dataset = load(config)
     initial = initial_state(config, dataset)
     shared = strategy_class(config).share(config, initial)
@@ -178,7 +178,7 @@ def on_two_hosts(config, program):
 )
 def test_buckets_are_exchanged_while_backward_computes(overrides, expected):
     base = ["strategy=hybrid_dp", "strategy.hosts=2", "strategy.bucket_mb=1e-6", "workers=2"]
-    reports = on_two_hosts(tiny(*base, *overrides), exchanged_before_update)
+    reports = by_all_workers(tiny(*base, *overrides), exchanged_before_update)
     assert reports == [expected, expected]
 
 
@@ -203,10 +203,42 @@ class CurrentPhase(NoRecorder):
         self.phase = phase
 
 
+def phases_of_an_exchange(rank, config, dataset, initial, shared, notify):
+    """What is done to exchange a step's gradients, and in which phases."""
+    model = architectures.build(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
+    strategy = strategy_class(config)(config, rank, model, initial, shared)
+    strategy.start()
+    strategy.recorder, noted = CurrentPhase(), set()
+
+    def note(owner, name):
+        done = getattr(owner, name)
+
+        def noting(*arguments, **named):
+            noted.add((owner.__name__, strategy.recorder.phase))
+            return done(*arguments, **named)
+
+        setattr(owner, name, noting)
+
+    note(LateGradient, "write")
+    note(buckets.Parts, "write")
+    note(buckets.ChunkSum, "compute")
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
+    loop.step(config, strategy, inputs, labels, torch.arange(24), inputs.new_zeros(()))
+    strategy.barrier()
+    return sorted(noted)
+
+
+@pytest.mark.parametrize("strategy", ["sync_dp", "hybrid_dp"])
+def test_products_are_computing_and_copies_and_sums_are_communication(strategy):
+    config = tiny(f"strategy={strategy}", "workers=2", "model.hidden=[200]", "data.shape=[1,13,13]")
+    phases = [("ChunkSum", COMMUNICATE), ("LateGradient", COMPUTE), ("Parts", COMMUNICATE)]
+    assert by_all_workers(config, phases_of_an_exchange) == [phases, phases]
+
+
 @pytest.mark.parametrize("bucket_mb", ["null", "1e-6"])
 def test_waiting_for_another_host_is_communication(bucket_mb):
     config = tiny("strategy=hybrid_dp", "strategy.hosts=2", f"strategy.bucket_mb={bucket_mb}", "workers=2")
-    assert on_two_hosts(config, phase_of_waiting) == [[COMMUNICATE], [COMMUNICATE]]
+    assert by_all_workers(config, phase_of_waiting) == [[COMMUNICATE], [COMMUNICATE]]
 
 
 def test_a_second_gradient_of_an_exchanged_parameter_is_refused(tmp_path):
