@@ -17,10 +17,7 @@ from dpexp.drawing.style import BAR, GREY, PHASE_COLORS, SHADE, TEXT, Style, sty
 from dpexp.phases import PHASES, USEFUL
 from dpexp.words import counted
 
-BESIDE: dict[str, Any] = {
-    "clip_on": True,
-    "in_layout": False,
-}  # of words among lines, which leave the scales as they are
+BESIDE: dict[str, Any] = {"clip_on": True, "in_layout": False}  # words among lines, which take no room of their own
 Painter = Callable[[Axes, pd.DataFrame], None]
 
 

@@ -20,20 +20,22 @@ Late = Mapping[torch.Tensor, LateGradient]
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a parameter, and where their gradient is wanted: whole rows of a late one, else any elements."""
+    """A part of a parameter, and where its gradient is wanted: whole rows of a late one, else any elements."""
 
     parameter: nn.Parameter
     rows: slice | None  # of a late gradient; None: all
-    elements: slice | None  # of the flattened parameter, if it is no late one; None: all
+    elements: slice | None  # of the flattened parameter, where the gradient isn't late; None: all
     place: torch.Tensor  # of the parameter's shape or that of its rows, else flat
 
     @property
     def gradient(self) -> torch.Tensor | None:
         """The gradient that autograd has computed; None where no sample of this rank used the parameter."""
         gradient = self.parameter.grad
-        if gradient is None or self.rows is self.elements is None:
-            return gradient
-        return gradient[self.rows] if self.elements is None else gradient.reshape(-1)[self.elements]
+        if gradient is None:
+            return None
+        if self.rows is not None:
+            return gradient[self.rows]
+        return gradient if self.elements is None else gradient.reshape(-1)[self.elements]
 
 
 class Parts:
