@@ -53,3 +53,7 @@ class TrackerError(DpexpError):
 
 class VersionError(ResultError):
     """A result that another version of dpexp wrote."""
+
+
+class ScriptEnded(Exception):  # noqa: N818 - it is no error
+    """A script has come to its end, so that no arm of its block has another turn; the message names it."""

@@ -45,7 +45,7 @@ class Session:
         self.jobs = 0  # that have started
         self.delegated = False  # whether a launcher of Hydra's runs the jobs in other processes, perhaps elsewhere
         self._command = command.planned([], [], sweep=False)
-        self._display = terminal.Display([])
+        self._display = terminal.Display()
         self._succeeded = self._measured_before = 0
         self._errors: list[DpexpError] = []
         self._measured: list[tuple[ExperimentConfig, Path]] = []  # by this command, with their folders
@@ -75,7 +75,7 @@ class Session:
 
     def begin(self, planned: Command, folder: Path) -> None:
         """Claim the output folder, and the machine, before the first job. Raises ConfigError, ResultError."""
-        self._display = terminal.Display([job.config.visited_samples for job in planned.jobs])
+        self._display = terminal.Display(len(planned.jobs))
         self._user_files = [fingerprint(job.config) for job in planned.jobs]
         try:
             self._claim = Claim(folder)

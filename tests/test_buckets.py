@@ -19,7 +19,7 @@ from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
 from dpexp.phases import COMMUNICATE, COMPUTE
 from dpexp.processes import launch
-from dpexp.processes.recorder import NoRecorder
+from dpexp.clock.recorder import NoRecorder
 from dpexp.strategies import buckets, strategy_class
 from dpexp.strategies.late_gradients import LateGradient
 from dpexp.training import loop

@@ -131,7 +131,7 @@ def test_a_diverged_training_is_marked(tmp_path):
 
 
 def test_training_visits_as_many_samples_as_the_config_says():
-    from dpexp.processes.recorder import NoRecorder
+    from dpexp.clock.recorder import NoRecorder
     from dpexp.processes.shared_memory import SharedTensors
     from dpexp.strategies import Sequential
     from dpexp.training import loop

@@ -9,7 +9,7 @@ from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.models.initial_state import initial_state
 from dpexp.phases import COMPUTE, DATA, PHASES, UPDATE
-from dpexp.processes.recorder import NoRecorder, Recorder
+from dpexp.clock.recorder import NoRecorder, Recorder
 from dpexp.training.worker import Work
 
 

@@ -1,4 +1,4 @@
-"""Why a speedup is not the number of workers: a tree of factors, from the phases that workers recorded.
+"""Why a speedup is not the number of workers: a tree of factors, from the phases of steps.
 
 After the POP centre of excellence (Performance Optimisation and Productivity, pop-coe.eu, "Standard Metrics for
 Performance Audits"): efficiency = parallel efficiency x computation scaling, and parallel efficiency = load balance x
@@ -10,16 +10,16 @@ recorded in every step: before anything is communicated, and after it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dpexp.analysis.undisturbed import have_steps, phases_of_workers
-from dpexp.config.experiment import ExperimentConfig
+import numpy as np
+
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results.schema import Block
 
 Seconds = Mapping[str, float]
-"""The total seconds of one worker by phase."""
+"""The seconds of a step of one process, by phase."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class PhaseTimes:
-    """Where the time goes, as means over blocks: seconds of all processes together, and of a step."""
+    """Where the time goes: seconds of all processes in a training, and of a step."""
 
     data_seconds: float = math.nan
     compute_seconds: float = math.nan
@@ -68,72 +68,62 @@ class PhaseTimes:
         return sum(float(getattr(self, f"{name}_seconds")) for name in USEFUL)
 
 
-def tree(seconds: float, workers: Sequence[Seconds], baseline: Sequence[Seconds], work_ratio: float) -> Tree:
-    """The factors of one training of `seconds` by `workers`, against the `baseline` of sequential phases.
+def phases_of_step(blocks: Sequence[Block], name: str, limit: float, step_seconds: float) -> list[Seconds]:
+    """Of each process of an arm where a step's seconds go; [] where no phases are known.
 
-    `work_ratio` is the training's samples over the baseline's (1 but in weak scaling).
+    They are means over the recorded steps up to the limit, or over all where none is so short, scaled to
+    `step_seconds`: recording takes some time itself.
+    """
+    arms = [block.arms[name] for block in blocks if name in block.arms and block.arms[name].phases]
+    if not arms:
+        return []
+    known = [phase for phase in PHASES if all(phase in arm.phases for arm in arms)]
+    table = np.concatenate([np.stack([np.asarray(arm.phases[phase]) for phase in known], 2) for arm in arms])
+    totals = table.sum(2).mean(1)  # of (steps, processes, phases)
+    short = totals <= limit
+    means = table[short if short.any() else slice(None)].mean(0)
+    means *= step_seconds / means.sum(1).mean()
+    return [dict(zip(known, process.tolist(), strict=True)) for process in means]
+
+
+def tree(step_seconds: float, workers: Sequence[Seconds], baseline: Sequence[Seconds], work_ratio: float) -> Tree:
+    """The factors of a step of `step_seconds` by `workers`, against a step of the `baseline`.
+
+    `work_ratio` is the samples of a step over those of the baseline's.
     """
     if not workers:
         return Tree()
-    useful = [useful_seconds(worker) for worker in workers]
-    until_slowest = sum(useful) + sum(worker.get("wait", math.nan) for worker in workers)
-    total = seconds * len(workers)
-    baseline_useful = sum(useful_seconds(worker) for worker in baseline)
+    useful = sum(useful_seconds(worker) for worker in workers)
+    until_slowest = useful + sum(worker.get("wait", math.nan) for worker in workers)
+    total = step_seconds * len(workers)
     return Tree(
-        parallel_efficiency=sum(useful) / total,
-        load_balance=sum(useful) / until_slowest,
+        parallel_efficiency=useful / total,
+        load_balance=useful / until_slowest,
         communication_efficiency=until_slowest / total,
-        computation_scaling=baseline_useful * work_ratio / sum(useful) if baseline else math.nan,
+        computation_scaling=sum(map(useful_seconds, baseline)) * work_ratio / useful if baseline else math.nan,
     )
 
 
-def useful_seconds(worker: Seconds) -> float:
-    """The work of one worker that a sequential process has to do, too."""
-    return sum(worker[phase] for phase in USEFUL)
+def useful_seconds(process: Seconds) -> float:
+    """The work of one process that a sequential process has to do, too."""
+    return sum(process[phase] for phase in USEFUL)
 
 
-def mean_tree(config: ExperimentConfig, blocks: Sequence[Block]) -> Tree:
-    """The factors of a configuration, from calm steps where these are known: else each is the mean over its blocks."""
-    candidates = [block.candidate for block in blocks]
-    baselines = [block.baseline for block in blocks if block.baseline is not None]
-    trees = []
-    if have_steps(candidates, baselines):
-        workers, baseline = (next(iter(phases_of_workers(side, True)), []) for side in (candidates, baselines))
-        seconds = sum(workers[0][phase] for phase in PHASES)
-        trees.append(tree(seconds, _parallel(config, workers), baseline, config.work_ratio))
-    else:
-        for block in blocks:
-            baseline = [] if block.baseline is None else block.baseline.phase_seconds
-            parallel = _parallel(config, block.candidate.phase_seconds)
-            trees.append(tree(block.candidate.seconds, parallel, baseline, config.work_ratio))
-    return Tree(**{name: _mean(getattr(factors, name) for factors in trees) for name in Tree.__dataclass_fields__})
-
-
-def _parallel(config: ExperimentConfig, workers: Sequence[Seconds]) -> Sequence[Seconds]:
-    """The workers, if each is a process: one that plays several has no parallel efficiency."""
-    return workers if len(workers) == config.workers else []
-
-
-def phase_times(blocks: Sequence[Block]) -> PhaseTimes:
-    """Where the time of a configuration goes, as means over its blocks."""
-    candidates = [block.candidate for block in blocks]
-    baselines = [block.baseline for block in blocks if block.baseline is not None]
-    by_steps = have_steps(candidates, baselines)
-    totals: dict[str, list[float]] = {name: [] for name in PhaseTimes.__dataclass_fields__}
-    for workers in phases_of_workers(candidates, by_steps):
-        for name in PHASES:
-            totals[f"{name}_seconds"].append(len(workers) * _mean(worker.get(name) for worker in workers))
-    for workers in phases_of_workers(baselines, by_steps) or [[]]:
-        for name in USEFUL:
-            totals[f"baseline_{name}_seconds"].append(_mean(worker.get(name) for worker in workers))
-    for candidate in candidates:
-        steps = [worker.phases["step"] for worker in candidate.workers if "step" in worker.phases]
-        for name in ("median", "p95", "p99"):
-            totals[f"step_{name}_seconds"].append(_mean(getattr(step, name) for step in steps))
-    return PhaseTimes(**{name: _mean(values) for name, values in totals.items()})
-
-
-def _mean(values: Iterable[float | None]) -> float:
-    """NaN where there is nothing, or something is missing."""
-    numbers = [math.nan if value is None else value for value in values]
-    return sum(numbers) / len(numbers) if numbers else math.nan
+def phase_times(
+    blocks: Sequence[Block],
+    name: str,
+    workers: Sequence[Seconds],
+    steps: float,
+    baseline: Sequence[Seconds],
+    baseline_steps: float,
+) -> PhaseTimes:
+    """The seconds of a training of so many steps, from the phases of one; of the arm `name` the spread of its steps."""
+    found = {
+        f"{phase}_seconds": steps * sum(worker.get(phase, math.nan) for worker in workers) if workers else math.nan
+        for phase in PHASES
+    }
+    for phase in USEFUL:
+        found[f"baseline_{phase}_seconds"] = baseline_steps * baseline[0][phase] if baseline else math.nan
+    every = np.concatenate([block.arms[name].step_seconds for block in blocks])
+    quantiles = zip(("median", "p95", "p99"), np.percentile(every, (50, 95, 99)).tolist(), strict=True)
+    return PhaseTimes(**found, **{f"step_{quantile}_seconds": value for quantile, value in quantiles})

@@ -10,7 +10,7 @@ from typing import Any
 from dpexp.analysis.efficiency import PhaseTimes, Tree
 from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.analysis.time_to_target import TimeToTarget
-from dpexp.results.schema import StepTimes, Warning
+from dpexp.results.schema import Warning
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,19 @@ class Row:
     updates: int | None = None
     baseline_updates: int | None = None
     repeats: int | None = None  # blocks that count
-    seconds: Estimate = UNKNOWN  # of one training without slow spells of the machine: the geometric mean
+    seconds: Estimate = UNKNOWN  # of one training: its updates times the time of a step, and what belongs to epochs
+    trained_seconds: float = math.nan  # of whole trainings in one piece, as it was here: the mean
     samples_per_second: float = math.nan
     baseline: str = ""  # what the speedup is over
     baseline_seconds: float = math.nan
-    speedup: Estimate = UNKNOWN  # without slow spells
-    overall_speedup: Estimate = UNKNOWN  # with all time counted
-    disturbed_share: float = math.nan  # of the candidate's turns that slow spells hit
+    speedup: Estimate = UNKNOWN  # undisturbed where others slowed the machine down, else as it is
+    overall_speedup: Estimate = UNKNOWN  # as it is here: with all time counted
+    disturbed_share: float = math.nan  # of the steps of candidate or baseline that were left out of `speedup`
     efficiency: Estimate = UNKNOWN
     best_sequential_threads: int | None = None
     best_sequential_seconds: float = math.nan
     best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
+    overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, as it is here
     independent_speedup: Estimate = UNKNOWN  # of independent copies
     target: TimeToTarget = field(default_factory=TimeToTarget)
     tree: Tree = field(default_factory=Tree)
@@ -61,18 +63,13 @@ class Row:
     job: str = ""
     series: str = ""  # its label; "" where there is one series only
     configured_size: int | None = None  # data.size
-    baseline_steps: tuple[StepTimes, ...] = ()  # of which projections draw; no column
-
-    @property
-    def is_unsettled(self) -> bool:
-        """Whether the machine was disturbed throughout: the interval reaches up to the ideal."""
-        return any(warning.kind == "unsettled" for warning in self.warnings)
+    baseline_compute: tuple[float, ...] = ()  # seconds of a step, of which projections draw; no column
 
     def columns(self) -> dict[str, Any]:
         """The row by the column names of `results.csv`."""
         columns = _flattened(self)
         columns["warnings"] = self.problem or "; ".join(map(str, self.warnings))
-        del columns["problem"], columns["baseline_steps"]
+        del columns["problem"], columns["baseline_compute"]
         return columns
 
 

@@ -17,7 +17,10 @@ Settings = Mapping[str, Any]
 
 ALONG_A_CURVE = ("workers", "data.size")
 DATA_FILE, DIGITS = "data.path", 8
-WITHOUT_EFFECT = "checkpoint launch tracker data.cache measurement.repeats measurement.warmup".split()  # on a block
+WITHOUT_EFFECT = (  # on a block
+    "checkpoint launch tracker data.cache measurement.repeats measurement.warmup measurement.precision "
+    "measurement.max_seconds measurement.whole_trainings"
+).split()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,26 +15,18 @@ from typing import Any
 import pandas as pd
 
 from dpexp.analysis import series
-from dpexp.analysis.efficiency import mean_tree, phase_times
+from dpexp.analysis.efficiency import PhaseTimes, Tree, phase_times, tree
+from dpexp.analysis.ratios import block_misfit, usual_misfit
 from dpexp.analysis.row import INTEGERS, Row
 from dpexp.analysis.series import Member
-from dpexp.analysis.speedup import (
-    SingleWorkers,
-    kept_blocks,
-    mean_seconds,
-    of_independent_copies,
-    over_baseline,
-    over_best_sequential,
-    paired_speedup,
-    pairs_with_baseline,
-)
-from dpexp.analysis.time_to_target import time_to_target
-from dpexp.analysis.undisturbed import disturbed_share, have_steps
+from dpexp.analysis.side import Side
+from dpexp.analysis.speedup import SingleWorkers, of_independent_copies, over_baseline, over_best_sequential
+from dpexp.analysis.time_to_target import Reached, TimeToTarget, time_to_target
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ResultError
 from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
-from dpexp.results.schema import Training
+from dpexp.results.schema import BASELINE, CANDIDATE
 
 
 @dataclass(frozen=True, eq=False)  # so that what is derived from one can be cached
@@ -92,7 +85,9 @@ def aggregate(folders: Sequence[Path]) -> Summary:
     configurations: dict[str, list[Member]] = {}
     for member in good:
         configurations.setdefault(member.key, []).append(member)
-    rows = [_row(members, singles, labels[members[0].series_key]) for members in configurations.values()]
+    spreads = [block_misfit(member.job.result.kept(), BASELINE, CANDIDATE) for member in good]
+    misfit = usual_misfit([spread for spread in spreads if spread is not None])
+    rows = [_row(members, singles, labels[members[0].series_key], misfit) for members in configurations.values()]
     rows.sort(key=lambda row: (row.series, row.data_size, row.workers, row.job))
     rows += sorted(
         (_failed_row(member.job, all_labels[member.series_key]) for member in failed), key=lambda row: row.job
@@ -106,54 +101,79 @@ def aggregate(folders: Sequence[Path]) -> Summary:
     )
 
 
-def _row(members: list[Member], singles: SingleWorkers, label: str) -> Row:
+def _row(members: list[Member], singles: SingleWorkers, label: str, misfit: float) -> Row:
     """One configuration; the blocks of several jobs of it are pooled."""
     config, environment = members[0].config, members[0].job.result.environment
-    blocks = kept_blocks(members)
-    candidates = [block.candidate for block in blocks]
-    by_steps = have_steps(candidates, [block.baseline for block in blocks if block.baseline is not None])
-    time = mean_seconds(candidates, by_steps)
-    baseline = over_baseline(members, singles)
-    best_sequential = over_best_sequential(config, blocks)
+    blocks = [block for member in members for block in member.job.result.kept()]
+    trainings = [one for member in members for one in member.job.result.trainings.get(CANDIDATE, [])]
+    baseline = over_baseline(members, singles, misfit)
+    best_sequential = over_best_sequential(members, misfit)
+    found = baseline.comparison
+    own = Side(config, found.blocks or blocks, CANDIDATE, found.limits[1], trainings)
+    others: list[Side] = []
+    if baseline.blocks:
+        of_arm = baseline.blocks if baseline.arm == CANDIDATE else found.blocks
+        others.append(Side(config.baseline(), of_arm, baseline.arm, found.limits[0], baseline.trainings))
+    samples = config.epochs * config.train_samples
     return Row(
         status="ok",
         **_settings(config),
         repeats=len(blocks),
-        seconds=time,
-        samples_per_second=config.epochs * config.train_samples / time.value,
+        seconds=own.seconds,
+        trained_seconds=_mean([training.seconds for training in trainings]),
+        samples_per_second=samples / own.seconds.value,
         baseline=baseline.name,
-        baseline_seconds=mean_seconds(baseline.trainings, by_steps).value,
-        speedup=baseline.speedup,
-        overall_speedup=paired_speedup(config, pairs_with_baseline(blocks), overall=True),
-        disturbed_share=disturbed_share(candidates, by_steps),
-        efficiency=baseline.speedup.scaled(1 / config.workers),
+        baseline_seconds=others[0].seconds.value if others else math.nan,
+        speedup=found.shown,
+        overall_speedup=found.here,
+        disturbed_share=found.disturbed_share,
+        efficiency=found.shown.scaled(1 / config.workers),
         best_sequential_threads=best_sequential.threads,
-        best_sequential_seconds=best_sequential.seconds,
-        best_sequential_speedup=best_sequential.speedup,
-        independent_speedup=of_independent_copies(config, blocks),
-        target=time_to_target(config, blocks),
-        tree=mean_tree(config, blocks),
-        phases=phase_times(blocks),
-        train_loss=_mean([training.epoch_losses[-1] for training in candidates if training.epoch_losses]),
-        test_accuracy=_test_accuracy(candidates),
-        baseline_test_accuracy=_test_accuracy(baseline.trainings),
+        best_sequential_seconds=best_sequential.seconds_per_sample * config.epochs * config.baseline().train_samples,
+        best_sequential_speedup=best_sequential.comparison.shown,
+        overall_best_sequential_speedup=best_sequential.comparison.here,
+        independent_speedup=of_independent_copies(members),
+        target=_time_to_target(config, own, others),
+        tree=_tree(config, own, others),
+        phases=_phase_times(own, others),
+        train_loss=_mean([training.epoch_losses[-1] for training in trainings]),
+        test_accuracy=_mean([training.test_accuracy for training in trainings]),
+        baseline_test_accuracy=_mean([training.test_accuracy for training in baseline.trainings]),
         oversubscribed=busy_threads(config, environment) > environment.usable_cores,
-        warnings=tuple(warnings(config, environment, blocks, baseline.name)),
+        warnings=tuple(warnings(config, environment, blocks, found, [own, *others], baseline.name)),
         job=" + ".join(member.job.name for member in members),
         series=label,
-        baseline_steps=tuple(training.steps for training in baseline.trainings if training.steps is not None),
+        baseline_compute=others[0].compute_seconds if others else (),
     )
 
 
+def _time_to_target(config: ExperimentConfig, own: Side, others: Sequence[Side]) -> TimeToTarget:
+    if config.target_accuracy is None or not others:
+        return TimeToTarget()
+    candidate, baseline = (
+        Reached(side.trainings, side.config.train_samples, side.seconds.value / side.config.epochs)
+        for side in (own, others[0])
+    )
+    return time_to_target(config.target_accuracy, candidate, baseline)
+
+
+def _tree(config: ExperimentConfig, own: Side, others: Sequence[Side]) -> Tree:
+    """One process that plays several workers has no parallel efficiency."""
+    workers = own.phases if len(own.phases) == config.workers else []
+    baseline = others[0].phases if others else []
+    ratio = own.samples_per_step / others[0].samples_per_step if others else math.nan
+    return tree(own.step_seconds, workers, baseline, ratio)
+
+
+def _phase_times(own: Side, others: Sequence[Side]) -> PhaseTimes:
+    baseline, steps = (others[0].phases, others[0].steps) if others else ([], math.nan)
+    return phase_times(own.blocks, own.arm, own.phases, own.steps, baseline, steps)
+
+
 def _mean(values: Sequence[float | None]) -> float:
-    """The mean of those that are known: blocks that repeat the same updates are evaluated once."""
+    """The mean of those that are known."""
     known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else float("nan")
-
-
-def _test_accuracy(trainings: Sequence[Training]) -> float:
-    """The mean over blocks: with a target accuracy they differ in seed, and each was evaluated after each epoch."""
-    return _mean([one.epoch_accuracies[-1] if one.epoch_accuracies else one.test_accuracy for one in trainings])
+    return statistics.fmean(known) if known else math.nan
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:

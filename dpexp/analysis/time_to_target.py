@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpexp.config.experiment import ExperimentConfig
-from dpexp.results.schema import Block, Training
+from dpexp.results.schema import Training
 
 
 @dataclass(frozen=True)
 class TimeToTarget:
-    """Medians over the blocks, which differ in seed; NaN where the target was not reached, or there is none.
+    """Of the median seed; NaN where that did not reach the target, or there is none.
 
     The split is exact, because seconds are samples / throughput:
     target_speedup = target_throughput_ratio x target_samples_ratio.
@@ -27,15 +26,25 @@ class TimeToTarget:
     target_samples_ratio: float = math.nan  # the baseline's samples over the candidate's
 
 
-def time_to_target(config: ExperimentConfig, blocks: Sequence[Block]) -> TimeToTarget:
+@dataclass(frozen=True)
+class Reached:
+    """The whole trainings of one arm, and what an epoch of it takes."""
+
+    trainings: Sequence[Training]
+    epoch_samples: int
+    epoch_seconds: float
+
+
+def time_to_target(target: float, candidate: Reached, baseline: Reached) -> TimeToTarget:
     """Of the candidate, and beside it of the baseline."""
-    if config.target_accuracy is None:
-        return TimeToTarget()
-    baselines = [block.baseline for block in blocks if block.baseline is not None]
-    seconds, samples = _median([block.candidate for block in blocks], config.train_samples, config.target_accuracy)
-    baseline_seconds, baseline_samples = _median(baselines, config.baseline().train_samples, config.target_accuracy)
+    epochs, baseline_epochs = _median_epochs(candidate.trainings, target), _median_epochs(baseline.trainings, target)
+    seconds, samples = epochs * candidate.epoch_seconds, epochs * candidate.epoch_samples
+    baseline_seconds, baseline_samples = (
+        baseline_epochs * baseline.epoch_seconds,
+        baseline_epochs * baseline.epoch_samples,
+    )
     return TimeToTarget(
-        target_accuracy=config.target_accuracy,
+        target_accuracy=target,
         target_seconds=seconds,
         target_samples=samples,
         baseline_target_seconds=baseline_seconds,
@@ -45,12 +54,11 @@ def time_to_target(config: ExperimentConfig, blocks: Sequence[Block]) -> TimeToT
     )
 
 
-def _median(trainings: Sequence[Training], epoch_samples: int, target: float) -> tuple[float, float]:
-    """Seconds and samples of the median training by time; the slower of the middle two. NaN where it fell short."""
+def _median_epochs(trainings: Sequence[Training], target: float) -> float:
+    """The epochs that the median training needs, the slower of the middle two; NaN where it fell short."""
     reached = []
     for training in trainings:
-        epochs = [epoch for epoch, accuracy in enumerate(training.epoch_accuracies) if accuracy >= target]
-        if epochs:
-            reached.append((training.epoch_seconds[epochs[0]], float((epochs[0] + 1) * epoch_samples)))
+        epochs = [epoch for epoch, accuracy in enumerate(training.epoch_accuracies, 1) if accuracy >= target]
+        reached += epochs[:1]
     middle = len(trainings) // 2
-    return sorted(reached)[middle] if middle < len(reached) else (math.nan, math.nan)
+    return float(sorted(reached)[middle]) if middle < len(reached) else math.nan

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from dpexp.analysis.speedup import Pairs, far_latency, is_calm, paired_speedup, pairs_with_baseline
-from dpexp.analysis.undisturbed import disturbed_share, have_steps
+from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.ratios import Comparison, block_seconds
+from dpexp.analysis.side import Side
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
 from dpexp.results.schema import Block, Warning
@@ -15,9 +16,10 @@ from dpexp.words import counted
 
 # Thresholds: a severity of 1.
 DISTURBANCE = 0.03  # of the speedup
-UNSETTLED = 100.0  # the severity of having no result: it comes first
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
 CAUSE_CACHE = 0.02  # enough to explain an efficiency above 100 %
+LEAST_TURNS = 12  # of an arm, for an interval worth having
+EXTRAPOLATION, SURE = 0.1, 3.0  # of a training's time, and standard deviations
 
 
 def busy_threads(config: ExperimentConfig, environment: Environment) -> int:
@@ -26,20 +28,26 @@ def busy_threads(config: ExperimentConfig, environment: Environment) -> int:
 
 
 def warnings(
-    config: ExperimentConfig, environment: Environment, kept: Sequence[Block], baseline: str = ""
+    config: ExperimentConfig,
+    environment: Environment,
+    blocks: Sequence[Block],
+    found: Comparison,
+    sides: Sequence[Side],
+    baseline: str,
 ) -> list[Warning]:
     """The warnings about one configuration, the most severe first.
 
-    `kept` are the blocks that count; `baseline` is what the speedup is over, "none" for nothing.
+    `blocks` are those that count; `found` is the speedup over what `baseline` names ("none" for nothing); `sides` are
+    the candidate and, where there is one, the baseline.
     """
-    pairs = pairs_with_baseline(kept)
-    found = chain(
+    every = chain(
         _about_settings(config, environment, baseline),
-        _about_blocks(config, kept, pairs),
-        _about_conditions(environment, kept),
-        _about_superlinear_speedup(config, pairs),
+        _about_precision(config, blocks, found),
+        _about_extrapolation(sides),
+        _about_conditions(environment, blocks),
+        _about_superlinear_speedup(config, found, sides),
     )
-    return sorted(found, key=lambda warning: -warning.severity)
+    return sorted(every, key=lambda warning: -warning.severity)
 
 
 def _about_settings(config: ExperimentConfig, environment: Environment, baseline: str) -> Iterator[Warning]:
@@ -71,52 +79,58 @@ def _about_settings(config: ExperimentConfig, environment: Environment, baseline
         )
 
 
-def _about_blocks(config: ExperimentConfig, kept: Sequence[Block], pairs: Pairs) -> Iterator[Warning]:
-    if len(kept) == 1:
-        yield Warning("one block", 1.0, "one block gives no interval", "increase measurement.repeats")
-    if len(pairs) < 2:
-        return
-    speedup, overall = paired_speedup(config, pairs), paired_speedup(config, pairs, overall=True)
-    precision = config.measurement.precision
-    if latency := far_latency(chain(*pairs)):
+def _about_precision(config: ExperimentConfig, blocks: Sequence[Block], found: Comparison) -> Iterator[Warning]:
+    settings = config.measurement
+    turns = min(
+        sum(len(arm.turn_seconds) for arm in arms) for arms in zip(*(b.arms.values() for b in blocks), strict=True)
+    )
+    if turns < LEAST_TURNS:
+        seconds = sum(block.wall_seconds for block in blocks)
         yield Warning(
-            "unsettled",
-            UNSETTLED,
-            f"the cores were far apart: a cache line took {1e9 * latency.seconds:.0f} ns from one to another and back, "
-            f"{1e9 * latency.least_seconds:.0f} ns at other times",
-            "the speedup may be anywhere up to the ideal; the host of a virtual machine moves its cores: measure later",
+            "long steps",
+            LEAST_TURNS / turns,
+            f"steps are so long that there was time for {counted(turns, 'turn')} of each training only",
+            f"set measurement.max_seconds={math.ceil(seconds * LEAST_TURNS / turns)} or more",
         )
-    elif not is_calm(pairs):
-        yield Warning(
-            "unsettled",
-            UNSETTLED,
-            f"the machine was disturbed throughout: {_disturbed(pairs)} were slowed down",
-            "the speedup may be anywhere up to the ideal; measure again when nobody else uses these cores",
-        )
-    elif precision is not None and speedup.precision > precision:
+    elif settings.precision is not None and found.shown.precision > settings.precision:
+        now = "" if settings.max_seconds is None else f" (now {settings.max_seconds:g})"
         yield Warning(
             "precision",
-            speedup.precision / precision,
-            f"the speedup is known to {100 * speedup.precision:.1f} % only",
-            f"increase measurement.max_seconds (now {config.measurement.max_seconds:g}), epochs or data.size",
+            found.shown.precision / settings.precision,
+            f"the speedup is known to {100 * found.shown.precision:.1f} % only",
+            f"increase measurement.max_seconds{now}",
         )
-    if abs(math.log(overall.value / speedup.value)) > DISTURBANCE:
+    if found.undisturbed is None:
+        return
+    off = abs(math.log(found.here.value / found.undisturbed.value))
+    if off > DISTURBANCE:
         yield Warning(
             "disturbed",
-            abs(math.log(overall.value / speedup.value)) / DISTURBANCE,
-            f"slow spells hit {_disturbed(pairs)}",
-            f"they don't count; with all time counted the speedup is {overall.value:.2f} "
-            f"({overall.low:.2f} to {overall.high:.2f})",
+            off / DISTURBANCE,
+            f"others slowed down {100 * found.disturbed_share:.0f} % of the steps",
+            f"undisturbed, the speedup is {_shown(found.undisturbed)}; as it is here, with all time counted, "
+            f"{_shown(found.here)}",
         )
 
 
-def _disturbed(pairs: Pairs) -> str:
-    """How many steps or turns were disturbed, on the side that was hit more."""
-    baselines, candidates = [baseline for baseline, _ in pairs], [candidate for _, candidate in pairs]
-    by_steps = have_steps(candidates, sequential=baselines)
-    shares = {"workers'": disturbed_share(candidates, by_steps), "baseline's": disturbed_share(baselines, by_steps)}
-    most = max(shares, key=lambda side: shares[side])
-    return f"{100 * shares[most]:.0f} % of the {most} {'steps' if by_steps else 'turns'}"
+def _about_extrapolation(sides: Sequence[Side]) -> Iterator[Warning]:
+    """Whole trainings beside the time that follows from steps."""
+    for side in sides:
+        times = [training.seconds for training in side.trainings]
+        if not times:
+            continue
+        seconds, expected = sum(times) / len(times), side.seconds_as_it_is.value
+        # What steps of so many seconds vary by, from what those of the blocks did.
+        arms = [block.arms[side.arm] for block in side.blocks]
+        rate = sum(arm.seconds * one.variance for arm in arms if (one := block_seconds(arm)) is not None) / len(arms)
+        off = abs(math.log(seconds / expected))
+        if off > max(EXTRAPOLATION, SURE * math.sqrt(rate / sum(times))):
+            yield Warning(
+                "extrapolation",
+                off / EXTRAPOLATION,
+                f"whole trainings ({side.arm}) took {seconds:.3g} s, and their steps tell {expected:.3g} s",
+                "the machine's speed has changed, or some of their time belongs to no step; measure again",
+            )
 
 
 def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterator[Warning]:
@@ -139,8 +153,7 @@ def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterat
             "measure at another time",
         )
     throttled = sum(block.throttled_seconds for block in conditions)
-    trainings = [one for block in kept for name, one in block.trainings.items() if name != "independent"]
-    timed = sum(training.seconds for training in trainings)
+    timed = sum(arm.seconds for block in kept for arm in block.arms.values())
     if throttled > THROTTLED_SHARE * timed:
         yield Warning(
             "throttled",
@@ -150,20 +163,18 @@ def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterat
         )
 
 
-def _about_superlinear_speedup(config: ExperimentConfig, pairs: Pairs) -> Iterator[Warning]:
+def _about_superlinear_speedup(config: ExperimentConfig, found: Comparison, sides: Sequence[Side]) -> Iterator[Warning]:
     """An efficiency above 100 %, with the verdict of each check for a cause."""
-    if len(pairs) < 2 or config.workers == 1:
+    efficiency = found.shown.low / config.workers
+    if config.workers == 1 or len(sides) < 2 or not efficiency > 1:
         return
-    efficiency = paired_speedup(config, pairs).low / config.workers
-    if efficiency <= 1:
-        return
+    own, baseline = sides
     causes = []
-    baseline_threads, threads = ({worker.threads for worker in training.workers} for training in pairs[0])
-    if baseline_threads != threads:
-        causes.append(f"a thread mismatch ({baseline_threads} against {threads})")
+    if baseline.threads != own.threads:
+        causes.append(f"a thread mismatch ({baseline.threads} against {own.threads})")
     if config.updates < config.baseline().updates:
         causes.append(f"fewer updates ({config.updates:,} against {config.baseline().updates:,})")
-    saved = _saved_by_cache(pairs, config.work_ratio)
+    saved = _saved_by_cache(own, baseline)
     if saved > CAUSE_CACHE:
         causes.append(f"cheaper computation ({100 * saved:.0f} % less time a sample, as when more fits in cache)")
     yield Warning(
@@ -174,10 +185,14 @@ def _about_superlinear_speedup(config: ExperimentConfig, pairs: Pairs) -> Iterat
     )
 
 
-def _saved_by_cache(pairs: Pairs, work_ratio: float) -> float:
-    """How much less data and compute time the candidate's workers took together, as a share; 0 where unknown."""
-    baseline, candidate = (
-        sum(worker["data"] + worker["compute"] for pair in pairs for worker in pair[side].phase_seconds)
-        for side in (0, 1)
-    )
-    return 1 - candidate / (baseline * work_ratio) if baseline and candidate else 0.0
+def _saved_by_cache(own: Side, baseline: Side) -> float:
+    """How much less data and compute time a sample takes the workers together, as a share; 0 where unknown."""
+    taken = [
+        sum(process["data"] + process["compute"] for process in side.phases) / side.samples_per_step
+        for side in (baseline, own)
+    ]
+    return 1 - taken[1] / taken[0] if all(taken) else 0.0
+
+
+def _shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"

@@ -92,7 +92,7 @@ class _Measurement:
     def __call__(self, batch: int) -> Estimate:
         """Raises DpexpError."""
         config = _with_batch(self._config, batch)
-        display = terminal.Display([])
+        display = terminal.Display()
         display.begin(0, "")
         try:
             folder = self._folder / f"batch_{batch}"

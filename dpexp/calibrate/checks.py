@@ -12,9 +12,9 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.undisturbed import have_steps, phases_of_workers
 from dpexp.calibrate.bench import Arm, Bench
 from dpexp.calibrate.faults import Fault, FaultyLauncher
+from dpexp.clock.recorder import Recorder
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.phases import COMMUNICATE, COMPUTE, DATA, PHASES, UPDATE, WAIT
-from dpexp.processes.recorder import Recorder
 from dpexp.results.schema import Training
 
 DELAY_SECONDS = 5e-3

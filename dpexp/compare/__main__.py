@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpexp.compare.cells import Cell, compare
+from dpexp.compare.cells import Cell, compare_folders
 from dpexp.config.compose import compose_experiment
 from dpexp.config.overrides import spelled
 from dpexp.errors import ConfigError, DpexpError
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folders = [os.path.isdir(text) for text in (options.before, options.after)]  # noqa: PTH112 - of any text
             if any(folders) and not all(folders):
                 raise ConfigError(f"{(options.before, options.after)[folders.index(False)]}: no such folder")
-            show = _show_folders if all(folders) else _show_duel
+            show = _show_folders if all(folders) else _show_commands
             slower = show(options.before, options.after, options.fail_if_slower or 0.0)
         except DpexpError as error:
             terminal.show_error(str(error))
@@ -66,7 +66,7 @@ def _share(text: str) -> float:
 
 def _show_folders(before: str, after: str, share: float) -> bool:
     """Whether any cell is slower by more than `share`, or may be."""
-    found = compare(Path(before), Path(after))
+    found = compare_folders(Path(before), Path(after))
     for cell in found.cells:
         terminal.show_line(_sentence(cell))
     if found.others:
@@ -79,36 +79,32 @@ def _show_folders(before: str, after: str, share: float) -> bool:
             f"warning: in {drifted} of {counted(len(found.cells), 'cell')} the sequential baseline changed alike: by "
             "the change, or because the machine's speed did; to tell, measure both commands in turns"
         )
-    moved = sum(cell.cores_moved for cell in found.cells)
-    if moved:
-        terminal.show_line(
-            f"warning: in {moved} of {counted(len(found.cells), 'cell')}, the cores exchanged data more slowly in one "
-            "of the two, as after a virtual machine's host has moved them; measure both commands in turns"
-        )
     slower, faster = sum(cell.is_slower for cell in found.cells), sum(cell.is_faster for cell in found.cells)
     terminal.show_line(f"{slower} of {counted(len(found.cells), 'cell')} slower, {faster} faster")
     return found.is_slower(share)
 
 
-def _show_duel(before: str, after: str, share: float) -> bool:
+def _show_commands(before: str, after: str, share: float) -> bool:
     """Whether the second command is slower by more than `share`."""
     first, second = (compose_experiment(*spelled(_overrides(text))) for text in (before, after))
     for config in (first, second):
         refuse_too_many_workers(config)
-    from dpexp.compare.duel import duel  # imports torch
+    from dpexp.compare.commands import compare_commands  # imports torch
 
-    display = terminal.Display([])
+    display = terminal.Display()
     display.begin(0, "")
     try:
         with exclusive(terminal.show_waiting), tempfile.TemporaryDirectory() as folder:
-            found = duel(first, second, Path(folder), display.update)
+            found = compare_commands(first, second, Path(folder), display.update)
     finally:
         display.close()
-    cell = Cell(after, found.change, None)
+    cell = Cell(after, found.shown, None)
     terminal.show_line(_sentence(cell))
-    if not found.is_calm:
+    if found.undisturbed is not None:
+        here = found.here
         terminal.show_line(
-            "warning: the machine was disturbed throughout, so all time counted; measure again when nobody else uses it"
+            f"others slowed down {100 * found.disturbed_share:.0f} % of the steps, which don't count; "
+            f"as it is here, with all time counted: {here.value:.3f} times ({here.low:.3f} to {here.high:.3f})"
         )
     return cell.takes_longer(share)
 
@@ -132,8 +128,6 @@ def _sentence(cell: Cell) -> str:
         verdict = "slower"
     elif cell.is_faster:
         verdict = "faster"
-    elif cell.cores_moved:
-        verdict = "but the cores were far apart in one of the two"
     elif cell.is_drifted:
         verdict = "like its baseline"
     else:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpexp.analysis import series
-from dpexp.analysis.intervals import STOPPED_SHARE, Estimate, unpaired_ratio
+from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.ratios import Pooled, compare, step_seconds
 from dpexp.analysis.series import Member
-from dpexp.analysis.speedup import calm_seconds, far_latency, kept_blocks, pairs_with_baseline, ratios_of_times
 from dpexp.errors import ResultError
 from dpexp.results.jobs import read_jobs
-from dpexp.results.schema import Block, Training
+from dpexp.results.schema import BASELINE, CANDIDATE
 from dpexp.words import counted
 
 LEVEL = 0.95  # for all cells together
@@ -27,29 +27,28 @@ class Cell:
     name: str
     change: Estimate  # time after / time before, at a level that holds for all cells at once (Bonferroni)
     relative_change: Estimate | None  # the same of times over those of the baseline in the same block, where it has one
-    cores_moved: bool = False  # whether cores were far apart in one of the two only, see analysis.speedup.far_latency
 
     def takes_longer(self, share: float) -> bool:
         """Whether the whole interval says that a training takes more time than before, by more than this share."""
-        return self.change.low > 1 + share and not self.cores_moved
+        return self.change.low > 1 + share
 
     @property
     def is_slower(self) -> bool:
         """Whether it takes more time than before, and more than its baseline: the machine alone can't cause that."""
         relative = self.relative_change
-        return self.change.low > 1 and (relative is None or relative.low > 1) and not self.cores_moved
+        return self.change.low > 1 and (relative is None or relative.low > 1)
 
     @property
     def is_faster(self) -> bool:
         """Whether it takes less time than before, and less than its baseline."""
         relative = self.relative_change
-        return self.change.high < 1 and (relative is None or relative.high < 1) and not self.cores_moved
+        return self.change.high < 1 and (relative is None or relative.high < 1)
 
     @property
     def is_drifted(self) -> bool:
         """Whether its time has changed and its baseline's alike: by the change, or because the machine's speed did."""
         changed = self.change.low > 1 or self.change.high < 1
-        return changed and not (self.is_slower or self.is_faster or self.cores_moved)
+        return changed and not (self.is_slower or self.is_faster)
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Comparison:
         return bool(self.failed) or unknown or any(cell.takes_longer(share) for cell in self.cells)
 
 
-def compare(before: Path, after: Path) -> Comparison:
+def compare_folders(before: Path, after: Path) -> Comparison:
     """Compare two folders cell by cell. Raises ResultError when nothing can be compared."""
     sides = [_configurations(folder) for folder in (before, after)]
     _refuse_other_machines(*sides)
@@ -96,26 +95,38 @@ def _configurations(folder: Path) -> dict[str, list[Member]]:
 
 def _cell(before: Sequence[Member], after: Sequence[Member], level: float, labels: Mapping[str, str]) -> Cell:
     config = before[0].config
-    earlier, later = kept_blocks(before), kept_blocks(after)
-    ratios = [_over_baseline(side) for side in (later, earlier)]
+    earlier, later = (_measured(side) for side in (before, after))
     label = labels[series.key(series.settings(config))]
     name = f"{counted(config.workers, 'worker')}, {config.train_samples:,} samples"
+    known = earlier.over_baseline is not None and later.over_baseline is not None
     return Cell(
         f"{label}, {name}" if label else name,
-        _change([block.candidate for block in earlier], [block.candidate for block in later], level),
-        unpaired_ratio(ratios[0], ratios[1], 1 - STOPPED_SHARE * (1 - level)) if all(ratios) else None,
-        len({far_latency(block.candidate for block in side) is None for side in (earlier, later)}) > 1,
+        _quotient(later.seconds, earlier.seconds).estimate(level),
+        _quotient(earlier.over_baseline, later.over_baseline).estimate(level) if known else None,
     )
 
 
-def _over_baseline(blocks: Sequence[Block]) -> list[float]:
-    """Of each block the candidate's time over the baseline's; none where it has no baseline."""
-    pairs = pairs_with_baseline(blocks)
-    return [1 / ratio for ratio in ratios_of_times(pairs)] if pairs else []
+@dataclass(frozen=True)
+class _Measured:
+    """Logs: of a step's seconds, and of the speedup over the baseline of the same blocks."""
+
+    seconds: Pooled
+    over_baseline: Pooled | None
 
 
-def _change(before: Sequence[Training], after: Sequence[Training], level: float) -> Estimate:
-    return unpaired_ratio(calm_seconds(after), calm_seconds(before), level)
+def _measured(members: Sequence[Member]) -> _Measured:
+    jobs = [member.job.result.kept() for member in members]
+    found = compare(jobs, BASELINE, CANDIDATE)
+    blocks = found.blocks or [block for job in jobs for block in job]
+    seconds = step_seconds(blocks, CANDIDATE, found.limits[1])
+    assert seconds is not None
+    return _Measured(seconds, found.shown_log)
+
+
+def _quotient(first: Pooled | None, second: Pooled | None) -> Pooled:
+    assert first is not None
+    assert second is not None
+    return first.less(second)
 
 
 def _refuse_other_machines(before: Mapping[str, list[Member]], after: Mapping[str, list[Member]]) -> None:

@@ -146,12 +146,6 @@ class ExperimentConfig:
             batch=dataclasses.replace(self.batch, size=min(self.local_batch_size, size), scope="global"),
         )
 
-    @property
-    def visited_samples(self) -> int:
-        """Training samples of the whole measurement, repeated visits counted: what it costs."""
-        blocks = self.measurement.warmup + self.measurement.repeats
-        return blocks * self.epochs * sum(variant.train_samples for variant in self.variants.values())
-
     def baseline(self, threads: int | None = None) -> ExperimentConfig:
         """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
         if threads is not None:

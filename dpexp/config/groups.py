@@ -188,18 +188,9 @@ class MeasurementConfig:
     phases: bool
     best_sequential: bool
     independent_copies: bool
+    whole_trainings: Literal["auto", "always", "never"]
     precision: PositiveFloat | None
-    max_seconds: PositiveFloat
-    drift: Annotated[float, Field(ge=0, lt=1)]  # standard deviation between commands, of several cores' log speedup
-
-    @model_validator(mode="after")
-    def _check_precision(self) -> MeasurementConfig:
-        if self.precision is not None and self.precision <= 2 * self.drift:
-            raise ValueError(
-                f"measurement.precision={self.precision:g} with measurement.drift={self.drift:g}: it must be more than "
-                f"2 x measurement.drift; choose more than {2 * self.drift:g}, or a smaller measurement.drift"
-            )
-        return self
+    max_seconds: PositiveFloat | None
 
     @property
     def is_adaptive(self) -> bool:

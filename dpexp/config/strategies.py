@@ -117,7 +117,6 @@ class ScriptConfig(Capabilities):
     name: Literal["script"]
     command: str
     baseline_command: str | None
-    training_seconds: PositiveFloat
 
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     brings: ClassVar[tuple[str, ...]] = ("model", "data", "optimizer")

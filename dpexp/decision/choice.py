@@ -45,25 +45,29 @@ class _Option:
 
 
 def choose(rows: Sequence[Row]) -> Choice | None:
-    """Of one series at one data size: which number of workers, or threads of one process, trains fastest.
+    """Of one series at one data size: which number of workers, or threads of one process, trains fastest here.
 
-    Each speedup is drawn from its interval (log-normal; uniform where a machine that was disturbed throughout left only
-    its ends). None where there is no row with several workers, or no interval.
+    That counts all time, neighbours included. Each speedup is drawn from its interval (log-normal). None where there is
+    no row with several workers, or no interval.
     """
     generator = np.random.default_rng(0)
-    several = [row for row in rows if row.workers != 1 and not math.isnan(row.speedup.low)]
+    several = [row for row in rows if row.workers != 1 and not math.isnan(row.overall_speedup.low)]
     if not several:
         return None
     threads = several[0].threads_per_worker or 1
     options = [_Option(_process(threads), threads, np.zeros(DRAWS))]
-    best = min(several, key=lambda row: _width(row.best_sequential_speedup))
+    best = min(several, key=lambda row: _width(row.overall_best_sequential_speedup))
     for row in several:
-        draws = _draws(row.speedup, generator, row.is_unsettled)
+        draws = _draws(row.overall_speedup, generator)
         cores = 1 if row.strategy == "emulated" else row.workers or 1
         options.append(_Option(counted(row.workers or 1, "worker"), cores * threads, draws))
         best_threads = row.best_sequential_threads
-        if row is best and best_threads not in (None, threads) and not math.isnan(row.best_sequential_speedup.low):
-            over = _draws(row.best_sequential_speedup, generator, row.is_unsettled)  # measured in pairs with it
+        if (
+            row is best
+            and best_threads not in (None, threads)
+            and not math.isnan(row.overall_best_sequential_speedup.low)
+        ):
+            over = _draws(row.overall_best_sequential_speedup, generator)  # measured in pairs with it
             options.insert(1, _Option(_process(best_threads or 1), best_threads or 1, draws - over))
     speeds = np.array([option.log_speeds for option in options])
     fastest = speeds.max(0)
@@ -88,8 +92,6 @@ def _width(estimate: Estimate) -> float:
     return math.inf if math.isnan(estimate.low) else estimate.high / estimate.low
 
 
-def _draws(estimate: Estimate, generator: np.random.Generator, uniform: bool) -> np.ndarray:
+def _draws(estimate: Estimate, generator: np.random.Generator) -> np.ndarray:
     low, value, high = (math.log(one) for one in (estimate.low, estimate.value, estimate.high))
-    if uniform:
-        return generator.uniform(low, high, DRAWS)
     return generator.normal(value, (high - low) / 2 / 1.96, DRAWS)

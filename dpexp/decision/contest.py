@@ -54,8 +54,7 @@ class Scaling:
 def contest(rows: Sequence[Row]) -> Scaling | str:
     """The laws for one series at one data size; in words, why there is none.
 
-    Rows with more threads than cores don't count: they are about the scheduler. Nor do those of a machine that was
-    disturbed throughout. Each law is fitted without one worker
+    Rows with more threads than cores don't count: they are about the scheduler. Each law is fitted without one worker
     count and predicts it, for each in turn. Among those whose error is above the best one's by no more than the noise
     of the measurements, the one with the fewest parameters is chosen. Others stay in the band, as long as the
     measurements don't contradict them (chi-squared, 1 %). Intervals come from draws of the measured speedups
@@ -99,7 +98,7 @@ def _points(rows: Sequence[Row]) -> Points:
         row
         for row in rows
         if row.workers not in (None, 1)
-        and not (row.oversubscribed or row.is_unsettled or row.strategy == "emulated" or math.isnan(row.speedup.low))
+        and not (row.oversubscribed or row.strategy == "emulated" or math.isnan(row.speedup.low))
     ]
     good.sort(key=lambda row: row.workers or 0)
     phases = [row.phases for row in good]

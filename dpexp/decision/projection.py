@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpexp.analysis import calm_steps
+from dpexp.analysis.disturbance import FASTEST, LONGER
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.decision.links import Exchange, Link, ring
@@ -79,11 +79,12 @@ class StepModel:
         }
         several = [row for workers, row in sorted(self._rows.items()) if workers > 1]
         first = next(iter([*several, *self._rows.values()]), None)
-        if first is None or not first.baseline_steps or math.isnan(first.phases.baseline_total_seconds):
+        if first is None or not first.baseline_compute or math.isnan(first.phases.baseline_total_seconds):
             raise ValueError(
                 "no row tells what the steps of one process and of workers are made of, without oversubscription"
             )
-        self._steps = first.baseline_steps
+        self._compute = np.sort(first.baseline_compute)
+        self._is_disturbed = first.disturbed_share > 0
         self.baseline_step = first.baseline_seconds / (first.baseline_updates or 1)
         self._computed_share = first.phases.baseline_compute_seconds / first.phases.baseline_total_seconds
         self._same_batch = first.batch_scope == "global"
@@ -143,7 +144,9 @@ class StepModel:
 
     def _waits(self, workers: int, own: float) -> tuple[float, float]:
         """The seconds of a step that a worker waits for the slowest: if all steps are calm, and with all of them."""
-        calm, every = calm_steps.slowest_of(workers, self._steps)
+        every = mean_of_slowest(workers, self._compute)
+        short = self._compute[self._compute <= LONGER * np.quantile(self._compute, FASTEST)]
+        calm = mean_of_slowest(workers, short) if self._is_disturbed else every
         return own * self._computed_share * (calm - 1), own * self._computed_share * (every - 1)
 
     def _unexplained_wait(self, workers: int) -> float:
@@ -196,6 +199,16 @@ class StepModel:
         near = [count for count in self.counts if 1 < count <= on_host]
         speedup = self._rows[max(near)].speedup if near else self._rows[min(self.counts)].speedup
         return 1.0 if math.isnan(speedup.low) else math.sqrt(speedup.high / speedup.low)
+
+
+def mean_of_slowest(workers: int, seconds: np.ndarray) -> float:
+    """How long the slowest of so many workers takes if each draws from these sorted seconds, over the mean of one.
+
+    The mean of the greatest of n independent draws is the sum of values times the difference of the n-th powers of the
+    distribution function.
+    """
+    passed = np.linspace(0, 1, len(seconds) + 1)
+    return float(seconds @ np.diff(passed**workers) / seconds.mean())
 
 
 def worst_error(checked: dict[int, tuple[float, float]]) -> float:

@@ -5,40 +5,77 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+
+from dpexp.clock.messages import Steps, Turn
 from dpexp.errors import WorkerError
-from dpexp.launchers.conductor import Conductor
-from dpexp.machine.environment import usable_cores
 from dpexp.processes.fork_server import Target
-from dpexp.processes.launch import launch_worlds
+from dpexp.processes.launch import Started, started
 from dpexp.processes.world import WorldSpec
+from dpexp.results.schema import CANDIDATE
 from dpexp.strategies import strategy_class
 from dpexp.training import worker
 from dpexp.training.worker import Work, WorkerReport
 
-CANDIDATE = "candidate"
+
+class Programs:
+    """Segments whose processes run, by name. Errors name all but the candidate."""
+
+    def __init__(self, names: Sequence[str], gates: Sequence[Sequence[Connection]]) -> None:
+        self._gates = dict(zip(names, gates, strict=True))
+        self._answers: dict[str, dict[int, list[float]]] = {name: {} for name in names}
+        self._started: Started | None = None
+
+    def watch(self, processes: Started) -> None:
+        """All are started: wait until each sleeps before its first turn. Raises WorkerError."""
+        self._started = processes
+        processes.wait_until(lambda: all(self._has_answered(name) for name in self._gates))
+
+    def on_notice(self, world: int, rank: int, notice: Any) -> None:
+        """A process that waits at a gate has told the steps of its last turn."""
+        assert isinstance(notice, Steps)
+        self._answers[list(self._answers)[world]][rank] = notice.seconds
+
+    def turn(self, name: str, turn: Turn) -> list[float]:
+        """Let one make some steps; the wall seconds of each timed one, of copies the means. Raises WorkerError."""
+        assert self._started is not None
+        self._answers[name] = {}
+        for gate in self._gates[name]:
+            gate.send(turn)
+        self._started.wait_until(lambda: self._has_answered(name))
+        answers = list(self._answers[name].values())
+        return answers[0] if len(answers) == 1 else np.mean(answers, axis=0).tolist()
+
+    def end(self) -> dict[str, list[WorkerReport]]:
+        """Let all end; the reports of each by rank. Raises WorkerError."""
+        assert self._started is not None
+        for gates in self._gates.values():
+            for gate in gates:
+                gate.send(None)
+        return dict(zip(self._gates, self._started.reports(), strict=True))
+
+    def _has_answered(self, name: str) -> bool:
+        return len(self._answers[name]) == len(self._gates[name])
 
 
 class LocalLauncher:
     """Runs trainings in fresh processes of this machine."""
 
     def run(self, work: Work) -> list[WorkerReport]:
-        """One training in one piece; the reports of all processes by rank. Raises WorkerError."""
+        """One whole training; the reports of all processes by rank. Raises WorkerError."""
         with start_errors(work), contextlib.ExitStack() as cleanup:
             spec = self._world(cleanup, CANDIDATE, work, [None])
-            return launch_worlds([spec], lambda *notice: None, work.config.launch.timeout_seconds)[0]
+            with started([spec], lambda *notice: None, work.config.launch.timeout_seconds) as processes:
+                return processes.reports()[0]
 
-    def run_in_turns(
-        self, works: Mapping[str, Work], on_turn: Callable[[float], None]
-    ) -> dict[str, list[WorkerReport]]:
-        """Trainings that start, warm up and take turns in this order, and back; the reports of each by its name.
-
-        `on_turn` receives the done fraction. Errors name all but the candidate. Raises WorkerError.
-        """
+    @contextlib.contextmanager
+    def segments(self, works: Mapping[str, Work]) -> Iterator[Programs]:
+        """Within, the processes of all segments live, and take turns. Raises WorkerError."""
         first = next(iter(works.values()))
         with start_errors(first), contextlib.ExitStack() as cleanup:
             gates, specs = [], []
@@ -48,20 +85,21 @@ class LocalLauncher:
                     cleanup.callback(end.close)
                 gates.append([sender for _, sender in ends])
                 specs.append(self._world(cleanup, name, work, [receiver for receiver, _ in ends]))
-            oversubscribed = any(work.config.busy_threads > usable_cores() for work in works.values())
-            updates = [work.config.updates for work in works.values()]
-            conductor = Conductor(updates, gates, on_turn, oversubscribed)
-            reports = launch_worlds(specs, conductor.on_notice, first.config.launch.timeout_seconds)
-        return dict(zip(works, reports, strict=True))
+            programs = Programs(list(works), gates)
+            with started(specs, programs.on_notice, first.config.launch.timeout_seconds) as processes:
+                programs.watch(processes)
+                yield programs
 
     def end(self, status: int, error: str = "") -> None:
         """After everything is written. `status` and `error` are how this command ends."""
 
     def target(self, name: str, work: Work) -> Target:
-        """What each worker process of a training runs."""
+        """What each worker process runs."""
         return worker.run
 
-    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gates: list[Connection | None]) -> WorldSpec:
+    def _world(
+        self, cleanup: contextlib.ExitStack, name: str, work: Work, gates: Sequence[Connection | None]
+    ) -> WorldSpec:
         """The processes of one training; its copies each have a gate, else rank 0 has the only one."""
         launched, shown = time.monotonic(), "" if name == CANDIDATE else name.replace("_", " ")
         target = self.target(name, work)

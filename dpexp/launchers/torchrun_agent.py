@@ -17,7 +17,7 @@ from dpexp.launchers.torchrun_store import Store
 from dpexp.launchers.torchrun_worker import one_rank
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import signals
-from dpexp.processes.launch import launch_worlds
+from dpexp.processes.launch import started
 from dpexp.training.worker import Work
 
 
@@ -90,10 +90,11 @@ class _Agent:
         config = from_settings(task["config"])
         dataset = self._dataset or self._load(from_settings(task["job"]))
         with initial_state(config, dataset) as initial:
-            work = Work(config, dataset, initial, task["kernel"], task["evaluate"], checkpoint=None)
+            work = Work(config, dataset, initial, task["kernel"], task["evaluate"], in_turns=task["in_turns"])
             with start_errors(work), self.store.remote_ranks(number) as remote:
                 spec = one_rank(work, self.store, number, None, remote)
-                (reports,) = launch_worlds([spec], lambda *notice: None, config.launch.timeout_seconds)
+                with started([spec], lambda *notice: None, config.launch.timeout_seconds) as processes:
+                    (reports,) = processes.reports()
         return [dataclasses.asdict(report) for report in reports]
 
     def _named(self, message: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ConfigError, PeerError, WorkerError
-from dpexp.launchers.local import LocalLauncher
+from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_store import Store
 from dpexp.launchers.torchrun_worker import one_rank
@@ -53,34 +53,45 @@ class TorchrunController(LocalLauncher):
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    def run_in_turns(
-        self, works: Mapping[str, Work], on_turn: Callable[[float], None]
-    ) -> dict[str, list[WorkerReport]]:
-        """Trainings that take turns; agents run the other ranks of those with several processes. Raises WorkerError."""
-        shared = {name: work for name, work in works.items() if work.config.processes > 1}
-        assert len(shared) <= 1, "independent copies run on one machine"
-        if not shared:
-            return super().run_in_turns(works, on_turn)
-        ((name, work),) = shared.items()
+    def run(self, work: Work) -> list[WorkerReport]:
+        """One whole training; agents run the other ranks. Raises WorkerError."""
+        if work.config.processes == 1:
+            return super().run(work)
+        with self._agents(work) as others:
+            reports = super().run(work)
+        return reports + others
+
+    @contextlib.contextmanager
+    def segments(self, works: Mapping[str, Work]) -> Iterator[Programs]:
+        """Segments that take turns; agents run the other ranks of the one with several processes."""
+        several = [work for work in works.values() if work.config.processes > 1]
+        assert len(several) <= 1, "independent copies run on one machine"
+        with self._agents(several[0]) if several else contextlib.nullcontext(), super().segments(works) as programs:
+            yield programs
+
+    @contextlib.contextmanager
+    def _agents(self, work: Work) -> Iterator[list[WorkerReport]]:
+        """Within, the agents run the ranks 1 and up of this training; after that, their reports are in the list."""
         job = work.dataset.source.settings
         if self._loaded != job:
             self._load(job)
-        task = {"job": job, "config": work.config.settings, "kernel": work.linear_kernel, "evaluate": work.evaluate}
-        self._task = self._publish({"kind": "train", **task})
-        reports: dict[str, list[WorkerReport]] = {}
+        task = {"job": job, "config": work.config.settings, "kernel": work.linear_kernel}
+        self._task = self._publish({"kind": "train", "evaluate": work.evaluate, "in_turns": work.in_turns, **task})
+        reports: list[WorkerReport] = []
         error = None
         try:
-            reports = super().run_in_turns(works, on_turn)
+            yield reports
         except WorkerError as failure:
             error = failure
             self._store.report_failure(self._task, failure)
         answers = self._answers(self._task)
         if error is not None or any("error" in answer for answer in answers):
             raise self._store.failure(self._task)
-        reports[name] += [WorkerReport(**report) for answer in answers for report in answer["reports"]]
-        return reports
+        reports += [WorkerReport(**report) for answer in answers for report in answer["reports"]]
 
-    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gates: list[Connection | None]) -> WorldSpec:
+    def _world(
+        self, cleanup: contextlib.ExitStack, name: str, work: Work, gates: Sequence[Connection | None]
+    ) -> WorldSpec:
         if work.config.processes == 1:
             return super()._world(cleanup, name, work, gates)
         remote = cleanup.enter_context(self._store.remote_ranks(self._task))

@@ -1,33 +1,42 @@
-"""One job: load the data, measure, record. Failures and interruptions are recorded, too."""
+"""One job: load the data, measure, train, record. Failures and interruptions are recorded, too."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.speedup import paired_speedup, pairs_with_baseline
+from dpexp.analysis.speedup import speedup_of
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import ScriptDataConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.environment import Environment
+from dpexp.machine.environment import Environment, usable_cores
 from dpexp.measurement import loop_trainer, script_trainer
-from dpexp.measurement.blocks import OnProgress, measure
+from dpexp.measurement.budget import Budget
+from dpexp.measurement.measure import OnProgress, measure
 from dpexp.measurement.record import CHECKPOINT, Record
-from dpexp.measurement.trainer import Trainer
+from dpexp.measurement.rounds import Rounds
+from dpexp.measurement.trainer import Trainer, Variant
 from dpexp.measurement.user_files import differing, fingerprint
 from dpexp.models import linear_kernels
 from dpexp.results import storage
-from dpexp.results.schema import RunResult, diverged
+from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, Block, RunResult
+from dpexp.words import counted
 
 Prepare = Callable[[ExperimentConfig, Path, LocalLauncher], contextlib.AbstractContextManager[Trainer]]
 # Who trains, by what the data are; else, our loop does.
 _PREPARED: dict[type, Prepare] = {ScriptDataConfig: script_trainer.prepared}
+
+PROBE_SECONDS = 1.0  # for which the numbers of threads take turns
+SHORT_SHARE = 0.6  # of the job's time: whole trainings that take no longer are made without being asked for
+TRAINING_START_SECONDS = 0.3  # of the processes of a whole training, and its evaluation
 
 
 def prepared(
@@ -58,19 +67,43 @@ def run(
     """
     record = Record(config, folder, environment, user_files, earlier)
     started = time.perf_counter()
+    over = BASELINE if config.measurement.baseline == "paired" else None
+    budget = Budget(config.measurement, over, CANDIDATE)
     try:
         check_machine(config)
         _check_unchanged(config, user_files)
         with prepared(config, folder, launcher) as trainer:
             record.data_seconds = time.perf_counter() - started
             record.write("unfinished")  # a folder that can't be written is found before anything is measured
-            checkpoint = folder / CHECKPOINT if config.checkpoint else None
-            kept = record.blocks.copy()
-            for block in measure(config, trainer, checkpoint, on_progress, kept, environment.local_world_size):
+            started = time.perf_counter()
+            trainer.get_ready(config, record.blocks)
+            budget.start_after(time.perf_counter() - started)
+            variants = _variants(config, trainer, record.blocks, on_progress)
+            settings = config.measurement
+            kept = [block for block in record.blocks if not block.warmup]
+            plan = _Trainings(config)
+            for block in measure(
+                trainer,
+                variants,
+                budget,
+                settings.warmup_steps,
+                settings.warmup,
+                kept,
+                on_progress,
+                lambda step_seconds: plan.seconds(step_seconds, budget.seconds),
+            ):
                 _check_unchanged(config, user_files)
                 record.add(block)
-        if diverged(record.blocks):
-            raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
+            checkpoint = folder / CHECKPOINT if config.checkpoint else None
+            for name, one in plan.configs():
+                if len(record.trainings.get(name, [])) > one.seed - config.seed:
+                    continue  # made before an interruption
+                on_progress(f"training as {name}, seed {one.seed}", budget.done_fraction)
+                training = trainer.train(one, checkpoint if name == CANDIDATE and one.seed == config.seed else None)
+                if training is not None:
+                    record.add_training(name, training)
+        if record.diverged:
+            raise DivergedError(loop_trainer.DIVERGED)
     except (ConfigError, DataError) as error:
         if record_bad_input and not record.replaces:  # a good result stays until there is a better one
             record.write("failed", error)
@@ -84,10 +117,85 @@ def run(
     record.write("ok")
 
 
+class _Trainings:
+    """The whole trainings of a job: those that were asked for, or all that are short."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self._config = config
+        self._arms = {CANDIDATE: config}
+        if config.measurement.baseline == "paired":
+            self._arms[BASELINE] = config.baseline()
+        asked = config.checkpoint or config.target_accuracy is not None
+        self._asked = asked or config.measurement.whole_trainings == "always"
+        self._made = self._asked
+
+    def seconds(self, step_seconds: Mapping[str, float], budget_seconds: float) -> float:
+        """What is reserved for them in the job's time; those that are asked for come on top of it."""
+        if self._asked or self._config.measurement.whole_trainings == "never":
+            return 0.0
+        needed = sum(one.updates * step_seconds[name] + TRAINING_START_SECONDS for name, one in self._arms.items())
+        self._made = needed <= SHORT_SHARE * budget_seconds
+        return needed if self._made else 0.0
+
+    def configs(self) -> Iterator[tuple[str, ExperimentConfig]]:
+        """Each, with the name of its arm: time to target depends on the seed, too."""
+        seeds = 1 if self._config.target_accuracy is None else self._config.measurement.repeats
+        for seed in range(seeds if self._made else 0):
+            for name, config in self._arms.items():
+                yield name, dataclasses.replace(config, seed=(config.seed + seed) % 2**32)
+
+
+def _variants(
+    config: ExperimentConfig, trainer: Trainer, earlier: list[Block], on_progress: OnProgress
+) -> dict[str, Variant]:
+    """The arms of each block, by name."""
+    variants = {CANDIDATE: Variant(config)}
+    if config.measurement.baseline == "paired":
+        variants[BASELINE] = Variant(config.baseline())
+    if config.measurement.best_sequential:
+        if earlier:
+            best = earlier[0].arms.get(BEST_SEQUENTIAL)
+            threads = config.threads_per_worker if best is None else best.threads
+        else:
+            on_progress("looking for the best number of threads", 0.0)
+            threads = best_threads(config, trainer)
+        if threads != config.threads_per_worker:
+            variants[BEST_SEQUENTIAL] = Variant(config.baseline(threads))
+    if config.measurement.independent_copies and config.processes > 1:
+        variants[INDEPENDENT] = Variant(config.worker_share(), copies=config.workers)
+    return variants
+
+
+_best_threads: dict[str, int] = {}  # by earlier jobs of this process that differ only in what doesn't matter
+
+
+def best_threads(config: ExperimentConfig, trainer: Trainer) -> int:
+    """The number of threads with which one process is fastest: of powers of two, and all usable cores, in turns.
+
+    There is one answer for all jobs of this process that differ in workers, strategy, epochs or data size only.
+    """
+    settings = config.baseline().settings
+    for name in ("threads_per_worker", "epochs", "seed", "checkpoint", "target_accuracy", "measurement"):
+        del settings[name]
+    del settings["data"]["size"]
+    key = json.dumps([settings, trainer.input_shape, fingerprint(config)])
+    if key not in _best_threads:
+        cores = usable_cores()
+        counts = sorted({2**power for power in range(cores.bit_length())} | {cores})
+        variants = {counted(threads, "thread"): Variant(config.baseline(threads)) for threads in counts}
+        with trainer.running(variants) as running:
+            rounds = Rounds(trainer.pace, list(variants), seed=0)
+            rounds.warm_up(running, config.measurement.warmup_steps)
+            rounds.make_until(running, lambda seconds: seconds > PROBE_SECONDS)
+            arms = running.end(rounds.timed)
+        best = min(arms.values(), key=lambda arm: float(arm.step_seconds.mean()))
+        _best_threads[key] = best.threads
+    return _best_threads[key]
+
+
 def speedup(folder: Path) -> Estimate:
     """The speedup of a finished job; unknown without a paired baseline."""
-    result = storage.read(folder / storage.FILE_NAME)
-    return paired_speedup(result.config, pairs_with_baseline(result.kept()))
+    return speedup_of(storage.read(folder / storage.FILE_NAME).kept())
 
 
 def find_earlier(

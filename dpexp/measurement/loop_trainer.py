@@ -1,31 +1,36 @@
-"""Trainings by our loop, in turns, each by a fresh world of worker processes."""
+"""Trainings by our loop, each by a fresh world of worker processes."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dpexp.analysis.calm_steps import binned
+from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
-from dpexp.errors import WorkerError
-from dpexp.launchers.local import CANDIDATE, LocalLauncher
-from dpexp.machine import core_latency
-from dpexp.machine.core_latency import CoreLatency
+from dpexp.errors import DivergedError, WorkerError
+from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.machine.environment import usable_cores
-from dpexp.measurement.trainer import Trainer, Variant
+from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
 from dpexp.models import architectures, linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.processes.launch import wait_for_server
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.results.schema import Block, Distribution, StepTimes, Training, WorkerTimes
+from dpexp.results.schema import Arm, Block, Process, Training
 from dpexp.results.storage import finite
-from dpexp.strategies import strategy_class
 from dpexp.training.worker import Work, WorkerReport
+
+DIVERGED = "diverged: a loss is not a finite number; try a smaller optimizer.lr"
+
+PACE = Pace(turn_seconds=0.03, lead_seconds=0.003)
+# Where more threads than cores have just woken up, the scheduler takes some tens of milliseconds to spread them.
+OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.1, lead_seconds=0.03)
 
 
 @contextlib.contextmanager
@@ -33,17 +38,23 @@ def prepared(config: ExperimentConfig, folder: Path, launcher: LocalLauncher) ->
     """With the data and the initial weights of a job, in shared memory. Raises ConfigError, DataError."""
     dataset = load(config)
     with dataset.tensors, initial_state(config, dataset) as initial:
-        yield LoopTrainer(dataset, initial, launcher)
+        yield LoopTrainer(config, dataset, initial, launcher)
 
 
 class LoopTrainer:
     """Trains by our loop, all variants on the same data, from the same initial state and with the same kernel."""
 
     def __init__(
-        self, dataset: Dataset, initial: SharedTensors, launcher: LocalLauncher, linear_kernel: str | None = None
+        self,
+        config: ExperimentConfig,
+        dataset: Dataset,
+        initial: SharedTensors,
+        launcher: LocalLauncher,
+        linear_kernel: str | None = None,
     ) -> None:
         self._dataset, self._initial, self._launcher = dataset, initial, launcher
         self._linear_kernel, self._placed = linear_kernel, dataset
+        self.pace = OVERSUBSCRIBED_PACE if config.busy_threads > usable_cores() else PACE
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -54,80 +65,96 @@ class LoopTrainer:
         """Choose the kernel of linear layers, unless it is known."""
         wait_for_server()  # which would disturb the timing while it starts
         if earlier:
-            self._linear_kernel = earlier[0].candidate.linear_kernel
+            self._linear_kernel = next(iter(earlier[0].arms.values())).linear_kernel
         elif self._linear_kernel is None:
             model = architectures.build(config.model, self._dataset.input_shape, self._dataset.classes)
             self._linear_kernel = linear_kernels.choose(config, model)
 
-    def place_anew(self) -> None:
-        """From now on, use the data in other memory: where it lies changes times by about a percent."""
+    @contextlib.contextmanager
+    def running(self, variants: Mapping[str, Variant]) -> Iterator[LoopArms]:
+        """Within, an arm of each variant lives, with the data in other memory than before.
+
+        Where the data lie changes times by about a percent. Raises WorkerError.
+        """
         if self._placed is not self._dataset:
             self._placed.tensors.close()
         self._placed = self._dataset.placed_anew()
+        works = {name: self._work(variant, in_turns=True) for name, variant in variants.items()}
+        with self._launcher.segments(works) as programs:
+            yield LoopArms(works, programs)
 
-    def reseed(self, config: ExperimentConfig) -> None:
-        """From now on, start from the weights of this configuration's seed; the data stay the same."""
-        self._initial = initial_state(config, self._dataset)
+    def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training:
+        """A whole training, with its evaluation. Raises WorkerError."""
+        work = self._work(Variant(config), evaluate=True, checkpoint=checkpoint)
+        if config.seed == self._dataset.source.seed:
+            return trained(work, self._launcher.run(work))
+        with initial_state(config, self._dataset) as initial:
+            work = dataclasses.replace(work, initial=initial)
+            return trained(work, self._launcher.run(work))
 
-    def train_in_turns(
-        self,
-        variants: Mapping[str, Variant],
-        evaluate: bool = False,
-        checkpoint: Path | None = None,
-        on_turn: Callable[[float], None] = lambda done: None,
-    ) -> dict[str, Training]:
-        """One training of each variant, in fresh processes and in this order; see LocalLauncher. Raises WorkerError."""
-        works = {name: self._work(name, variant, evaluate, checkpoint) for name, variant in variants.items()}
-        latency = core_latency.measured()
-        reports = self._launcher.run_in_turns(works, on_turn)
-        return {name: recorded(works[name], reports[name], latency) for name in works}
-
-    def _work(self, name: str, variant: Variant, evaluate: bool, checkpoint: Path | None) -> Work:
-        saved_to = checkpoint if name == CANDIDATE else None
+    def _work(
+        self, variant: Variant, evaluate: bool = False, checkpoint: Path | None = None, in_turns: bool = False
+    ) -> Work:
         assert self._linear_kernel is not None
-        return Work(
-            variant.config, self._placed, self._initial, self._linear_kernel, evaluate, saved_to, variant.copies
-        )
+        data, initial, kernel = self._placed, self._initial, self._linear_kernel
+        return Work(variant.config, data, initial, kernel, evaluate, checkpoint, variant.copies, in_turns)
 
 
-def recorded(work: Work, reports: list[WorkerReport], latency: CoreLatency | None = None) -> Training:
-    """What a result keeps of a training; `latency` is of the cores before it. Raises WorkerError if replicas differ."""
+class LoopArms:
+    """Segments of our loop, as arms."""
+
+    def __init__(self, works: Mapping[str, Work], programs: Programs) -> None:
+        self._works, self._programs = works, programs
+
+    def turn(self, name: str, turn: Turn) -> list[float]:
+        """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError."""
+        return self._programs.turn(name, turn)
+
+    def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
+        """Let all end; what a result keeps of each. Raises WorkerError, where replicas differ, too."""
+        reports = self._programs.end()
+        if not all(math.isfinite(loss) for ones in reports.values() for one in ones for loss in one.epoch_loss_sums):
+            raise DivergedError(DIVERGED)
+        return {name: _arm(work, reports[name], timed[name]) for name, work in self._works.items()}
+
+
+def _arm(work: Work, reports: Sequence[WorkerReport], timed: Timed) -> Arm:
     if work.copies is None:
         _check_replicas(reports)
-    samples = work.config.train_samples * (work.copies or 1)
+    names = [name for name in reports[0].phases if reports[0].phases[name]]
+    return Arm(
+        samples_per_step=work.config.global_batch_size * (work.copies or 1),
+        turn_seconds=timed.turn_seconds,
+        first_steps=timed.first_steps,
+        phases={name: np.array([report.phases[name] for report in reports]).T.tolist() for name in names},
+        between_epochs_seconds=statistics.median(reports[0].between_epochs_seconds or [0.0]),
+        warmup_seconds=timed.warmup_seconds,
+        parameters_sha256=reports[0].parameters_sha256[0],
+        linear_kernel=work.linear_kernel,
+        processes=[
+            Process(report.rank, report.threads, report.process_cpu_seconds, report.startup_seconds)
+            for report in reports
+        ],
+    )
+
+
+def trained(work: Work, reports: Sequence[WorkerReport]) -> Training:
+    """What a result keeps of a whole training. Raises WorkerError where replicas differ."""
+    _check_replicas(reports)
+    samples = work.config.train_samples
     return Training(
-        turn_seconds=[max(turns) for turns in zip(*(report.turn_seconds for report in reports), strict=True)],
-        steps=_step_times(work, reports),
+        seed=work.config.seed,
+        seconds=max(report.seconds for report in reports),
         epoch_losses=[
             finite(sum(sums) / samples) for sums in zip(*(report.epoch_loss_sums for report in reports), strict=True)
         ],
         test_accuracy=reports[0].test_accuracy,
-        epoch_seconds=[max(times) for times in zip(*(report.epoch_seconds for report in reports), strict=True)],
         epoch_accuracies=reports[0].epoch_accuracies,
         parameters_sha256=reports[0].parameters_sha256[0],
-        linear_kernel=work.linear_kernel,
-        workers=[_worker_times(report) for report in reports],
-        core_latency=latency if work.copies is None and work.config.busy_threads > 1 else None,
     )
 
 
-def _step_times(work: Work, reports: list[WorkerReport]) -> StepTimes | None:
-    """The steps by the compute time of their slowest worker; None where that doesn't tell whether its core was slow."""
-    config = work.config
-    copies_share_cores = work.copies is not None and work.copies * config.busy_threads > usable_cores()
-    share_cores = copies_share_cores or strategy_class(config).shares_cores(config)
-    if share_cores or not all(report.steps for report in reports):
-        return None
-    ranks = np.array([report.steps for report in reports])  # (workers, steps, phases)
-    if work.copies is not None:  # which don't meet
-        ranks = ranks.reshape(1, -1, ranks.shape[2])
-    partial = config.epochs if config.train_samples % config.global_batch_size else 0
-    slowest = [max(steps) for steps in zip(*(report.partial_steps for report in reports), strict=True)]
-    # There are too few of them for a statistic; nothing makes a step faster, but much makes it slower.
-    return binned(ranks, config.updates - partial, partial, min(slowest, default=0.0))
-
-
-def _check_replicas(reports: list[WorkerReport]) -> None:
+def _check_replicas(reports: Sequence[WorkerReport]) -> None:
     """Raise WorkerError where replicas did not start or end with the same parameters."""
     for when, hashes in (
         ("start", [sha256 for report in reports for sha256 in report.initial_sha256]),
@@ -136,11 +163,3 @@ def _check_replicas(reports: list[WorkerReport]) -> None:
         if len(set(hashes)) > 1:
             ranks = [rank for rank, sha256 in enumerate(hashes) if sha256 != hashes[0]]
             raise WorkerError(f"replicas differ at the {when}: ranks {ranks} do not have rank 0's parameters")
-
-
-def _worker_times(report: WorkerReport) -> WorkerTimes:
-    """The part of a worker's report that a result keeps."""
-    names = [field.name for field in dataclasses.fields(WorkerTimes) if field.name not in ("seconds", "phases")]
-    phases = {name: Distribution(**values) for name, values in report.phases.items()}
-    values = {name: getattr(report, name) for name in names}
-    return WorkerTimes(**values, seconds=sum(report.turn_seconds), phases=phases)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
-from dpexp.analysis.warnings import warnings
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import DpexpError, WorkerError
 from dpexp.files import remove_leftovers, write_atomically
 from dpexp.machine.environment import Environment
 from dpexp.results import storage
-from dpexp.results.schema import Block, RunResult, Status
+from dpexp.results.schema import Block, RunResult, Status, Training
 
 CHECKPOINT, ERROR_LOG = "model.pt", "error.log"
 
@@ -29,6 +28,7 @@ class Record:
     ) -> None:
         self._now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.blocks: list[Block] = [] if earlier is None else list(earlier.blocks)
+        self.trainings: dict[str, list[Training]] = {} if earlier is None else dict(earlier.trainings)
         self.data_seconds = 0.0
         self._config, self._folder, self._environment, self._user_files = config, folder, environment, user_files
         self._started_at = self._now if earlier is None else earlier.started_at
@@ -43,16 +43,31 @@ class Record:
         self.blocks.append(block)
         self.write("unfinished")
 
+    def add_training(self, name: str, training: Training) -> None:
+        """Write with another whole training. Raises ResultError."""
+        self.trainings[name] = [*self.trainings.get(name, []), training]
+        self.write("unfinished")
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss of a whole training was not a finite number."""
+        return self._result("unfinished", None).diverged
+
     def write(self, status: Status, error: DpexpError | None = None) -> None:
         """Write everything. Raises ResultError."""
-        details = error.details or None if isinstance(error, WorkerError) else None
-        kept = [block for block in self.blocks if not block.warmup]
-        result = RunResult(
+        result = self._result(status, error)
+        storage.write(result, self._folder)
+        if result.details:
+            with storage.write_errors(self._folder):
+                write_atomically(self._folder / ERROR_LOG, result.details)
+
+    def _result(self, status: Status, error: DpexpError | None) -> RunResult:
+        return RunResult(
             format="dpexp-result",
-            version=8,
+            version=9,
             status=status,
             error=None if error is None else str(error),
-            details=details,
+            details=error.details or None if isinstance(error, WorkerError) else None,
             started_at=self._started_at,
             resumed_at=self._resumed_at,
             config_sha256=self._config.sha256,
@@ -60,10 +75,6 @@ class Record:
             environment=self._environment,
             data_seconds=self.data_seconds,
             blocks=self.blocks,
-            warnings=warnings(self._config, self._environment, kept) if kept else [],
+            trainings=self.trainings,
             user_files=self._user_files,
         )
-        storage.write(result, self._folder)
-        if details:
-            with storage.write_errors(self._folder):
-                write_atomically(self._folder / ERROR_LOG, details)

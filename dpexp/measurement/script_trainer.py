@@ -1,35 +1,31 @@
-"""Trainings by a script of the user's, in turns; what its processes reported becomes a training like any other.
-
-A script has no end that is known beforehand. Its timed steps stand for the samples of data.size: all times are scaled
-to these.
-"""
+"""Arms that are scripts of the user's: what their processes report becomes an arm like any other."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import math
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.config.strategies import ScriptConfig
-from dpexp.errors import ResultError
-from dpexp.launchers.local import CANDIDATE, LocalLauncher
-from dpexp.machine import core_latency
-from dpexp.machine.core_latency import CoreLatency
-from dpexp.measurement.trainer import Trainer, Variant
+from dpexp.errors import ResultError, ScriptEnded, WorkerError
+from dpexp.launchers.local import LocalLauncher
+from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
 from dpexp.phases import PHASES
-from dpexp.results.schema import Block, Distribution, Training, WorkerTimes
-from dpexp.script.launcher import Measured, Trace, run_in_turns
+from dpexp.results.schema import CANDIDATE, Arm, Block, Process
+from dpexp.script.launcher import Commands, Last, Trace, started
 from dpexp.script.world import Command
 from dpexp.words import counted
 
 OUTPUT = "output"  # folder of what the commands write
 MOST_UNKNOWN = 0.1  # of the steps; where it is unknown in more of them who waits, waiting isn't told apart
+MOST_PHASE_STEPS = 256
+# Data loaders and libraries of any kind wake up at the beginning of a turn, so both are longer than in our loop.
+TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 
 
 @contextlib.contextmanager
@@ -39,7 +35,7 @@ def prepared(config: ExperimentConfig, folder: Path, launcher: LocalLauncher) ->
         (folder / OUTPUT).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultError(f"can't write {folder / OUTPUT}: {error.strerror}") from error
-    yield ScriptTrainer(folder / OUTPUT)
+    yield ScriptTrainer(config, folder / OUTPUT)
 
 
 class ScriptTrainer:
@@ -47,40 +43,31 @@ class ScriptTrainer:
 
     input_shape: tuple[int, ...] = ()
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, config: ExperimentConfig, folder: Path) -> None:
         self._folder, self._numbers = folder, itertools.count()
+        self._timeout_seconds = config.launch.timeout_seconds
+        traced = TRACED_EVERY if config.measurement.phases else None
+        self.pace = Pace(TURN_SECONDS, LEAD_SECONDS, least_lead_steps=1, traced_every=traced)
 
     def get_ready(self, config: ExperimentConfig, earlier: Sequence[Block]) -> None:
         """Nothing is kept from block to block."""
 
-    def place_anew(self) -> None:
-        """Each block starts new processes."""
+    def train(self, config: ExperimentConfig, checkpoint: Path | None) -> None:
+        """Only the script knows how long its training is."""
 
-    def reseed(self, config: ExperimentConfig) -> None:
-        """The seed is a placeholder of the command."""
-
-    def train_in_turns(
-        self,
-        variants: Mapping[str, Variant],
-        evaluate: bool = False,
-        checkpoint: Path | None = None,
-        on_turn: Callable[[float], None] = lambda done: None,
-    ) -> dict[str, Training]:
-        """One training of each variant; see run_in_turns. Raises WorkerError, ConfigError."""
+    @contextlib.contextmanager
+    def running(self, variants: Mapping[str, Variant]) -> Iterator[ScriptArms]:
+        """Within, the command of each variant runs. Raises WorkerError, ConfigError."""
         number = next(self._numbers)
         commands = {name: self._command(name, number, variant) for name, variant in variants.items()}
-        config = next(iter(variants.values())).config
-        assert isinstance(config.strategy, ScriptConfig)
-        latency = core_latency.measured()
-        found = run_in_turns(
-            commands,
-            config.measurement.warmup_steps,
-            config.strategy.training_seconds,
-            config.measurement.phases,
-            config.launch.timeout_seconds,
-            on_turn,
-        )
-        return {name: _recorded(variants[name], commands[name], found[name], latency) for name in variants}
+        try:
+            with started(commands, self._timeout_seconds) as running:
+                yield ScriptArms(running, commands)
+        except ScriptEnded as ended:
+            raise WorkerError(
+                f"{ended}: the script came to its end before it could be measured; let it train for more steps, "
+                "or set measurement.warmup_steps lower"
+            ) from None
 
     def _command(self, name: str, number: int, variant: Variant) -> Command:
         config, copies = variant.config, variant.copies or 1
@@ -98,58 +85,51 @@ class ScriptTrainer:
         )
 
 
-def _recorded(variant: Variant, command: Command, measured: Measured, latency: CoreLatency | None) -> Training:
-    """What a result keeps of the turns of a command."""
-    samples = variant.config.epochs * variant.config.train_samples * command.copies
-    # By turns, so that their sum is the time of all samples.
-    scale = samples / (measured.turn_samples * len(measured.turn_seconds))
-    turn_seconds = [seconds * scale for seconds in measured.turn_seconds]
-    return Training(
-        turn_seconds=turn_seconds,
-        steps=None,
-        epoch_losses=[],
-        test_accuracy=None,
-        epoch_seconds=[],
-        epoch_accuracies=[],
-        parameters_sha256=measured.parameters_sha256,
+class ScriptArms:
+    """Commands, as arms."""
+
+    def __init__(self, running: Commands, commands: Mapping[str, Command]) -> None:
+        self._running, self._commands = running, commands
+
+    def turn(self, name: str, turn: Turn) -> list[float]:
+        """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
+        return self._running.turn(name, turn)
+
+    def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
+        """What a result keeps of each arm."""
+        return {name: _arm(command, self._running.last(name), timed[name]) for name, command in self._commands.items()}
+
+
+def _arm(command: Command, last: Last, timed: Timed) -> Arm:
+    return Arm(
+        samples_per_step=command.global_batch_size,
+        turn_seconds=timed.turn_seconds,
+        first_steps=timed.first_steps,
+        phases=_phases(command, last.traces),
+        between_epochs_seconds=0.0,
+        warmup_seconds=timed.warmup_seconds,
+        parameters_sha256=last.parameters_sha256,
         linear_kernel="script",
-        workers=[
-            WorkerTimes(
-                rank=rank.number,
-                threads=rank.threads,
-                seconds=sum(turn_seconds),
-                process_cpu_seconds=cpu_seconds,
-                startup_seconds=rank.startup_seconds,
-                warmup_seconds=measured.warmup_seconds,
-                evaluation_seconds=0.0,
-                phases=_phases(command, measured, rank.number, sum(turn_seconds)),
-            )
-            for rank, cpu_seconds in zip(measured.ranks, measured.cpu_seconds, strict=True)
+        processes=[
+            Process(rank.number, rank.threads, seconds, rank.startup_seconds)
+            for rank, seconds in zip(last.ranks, last.cpu_seconds, strict=True)
         ],
-        core_latency=latency if variant.copies is None and variant.config.busy_threads > 1 else None,
     )
 
 
-def _phases(command: Command, measured: Measured, rank: int, seconds: float) -> dict[str, Distribution]:
-    """Where the time of one process goes, from its traced steps, whose own cost is taken out in proportion."""
-    if not measured.traces:
+def _phases(command: Command, traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[float]]]:
+    """Where the time of each process goes, from its traced steps: (steps, processes) by name."""
+    steps = [(turn, step) for turn in traces for step in range(len(turn[0]))]
+    if not steps:
         return {}
-    steps = [value for turn in measured.step_seconds for value in turn[rank]]
-    first = rank - rank % command.ranks  # of those that train together
-    together = range(first, first + command.ranks)
-    split = [_split(turn, step, rank, together) for turn in measured.traces for step in range(len(turn[rank]))]
-    values = {name: np.array([row[name] for row in split]) for name in PHASES}
+    chosen = np.linspace(0, len(steps) - 1, min(MOST_PHASE_STEPS, len(steps))).astype(int)
+    ranks = range(command.ranks * command.copies)
+    together = [range(rank - rank % command.ranks, rank - rank % command.ranks + command.ranks) for rank in ranks]
+    split = [[_split(steps[at][0], steps[at][1], rank, together[rank]) for rank in ranks] for at in chosen]
+    values = {name: np.array([[one[name] for one in step] for step in split]) for name in PHASES}
     if np.isnan(values["wait"]).mean() > MOST_UNKNOWN:
         values["communicate"] += np.nan_to_num(values.pop("wait"))
-    values = {name: np.nan_to_num(each) for name, each in values.items()}
-    traced = np.sum(list(values.values()), axis=0)
-    cost = float(traced.mean()) / statistics.fmean(steps)
-    found = {name: _distribution(each / cost, seconds * each.sum() / traced.sum()) for name, each in values.items()}
-    return {
-        **found,
-        "step": _distribution(np.array(steps), seconds),
-        "traced_step": _distribution(np.array(measured.traced_step_seconds), seconds * cost),
-    }
+    return {name: np.nan_to_num(each).tolist() for name, each in values.items()}
 
 
 def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int, together: range) -> dict[str, float]:
@@ -168,8 +148,3 @@ def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int, together: rang
         wait = sum(min(seconds, last[at] - arrival) for at, (arrival, seconds) in enumerate(meetings))
     communicate = synchronize - (0.0 if math.isnan(wait) else wait)
     return {"data": data, "compute": compute, "wait": wait, "communicate": communicate, "update": update}
-
-
-def _distribution(values: np.ndarray, seconds: float) -> Distribution:
-    median, p95, p99 = (float(value) for value in np.percentile(values, (50, 95, 99)))
-    return Distribution(seconds=float(seconds), median=median, p95=p95, p99=p99)

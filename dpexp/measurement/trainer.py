@@ -1,26 +1,62 @@
-"""What a measurement needs of whatever trains: one training of each variant, in turns."""
+"""What a measurement needs of whatever trains: arms that live for a block and make steps when they are told to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.results.schema import Block, Training
+from dpexp.results.schema import Arm, Block, Training
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What one part of a block trains; with `copies`, as many independent processes at once."""
+    """What an arm trains; with `copies`, as many independent processes at once."""
 
     config: ExperimentConfig
     copies: int | None = None
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How long turns are, and the untimed steps at the beginning of each."""
+
+    turn_seconds: float
+    lead_seconds: float
+    least_lead_steps: int = 0
+    traced_every: int | None = None  # so many rounds, of which the last is traced and doesn't count
+
+
+@dataclass
+class Timed:
+    """The steps of one arm so far."""
+
+    turn_seconds: list[list[float]] = field(default_factory=list)  # of each timed step of each turn
+    first_steps: list[int] = field(default_factory=list)  # of each turn the number of its first timed step
+    warmup_seconds: float = 0.0
+    step_seconds: float = 0.0  # of one step, as in the warm-up
+    least_step_seconds: float = 0.0  # the same of the shortest
+    steps: int = 0  # made so far, untimed ones included
+
+
+class Running(Protocol):
+    """The arms of a block while they live; all but one sleep."""
+
+    def turn(self, name: str, turn: Turn) -> list[float]:
+        """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
+
+    def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
+        """Let all end; what a result keeps of each. Raises WorkerError."""
+
+
 class Trainer(Protocol):
-    """Trains the variants of one job."""
+    """Starts the variants of one job."""
+
+    pace: Pace
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -29,17 +65,8 @@ class Trainer(Protocol):
     def get_ready(self, config: ExperimentConfig, earlier: Sequence[Block]) -> None:
         """Before the first block; `earlier` are those that were measured before an interruption."""
 
-    def place_anew(self) -> None:
-        """Before each block: draw again what differs from command to command."""
+    def running(self, variants: Mapping[str, Variant]) -> AbstractContextManager[Running]:
+        """Within, an arm of each variant lives in fresh processes, started in this order. Raises WorkerError."""
 
-    def reseed(self, config: ExperimentConfig) -> None:
-        """From now on, start from the weights of this configuration's seed."""
-
-    def train_in_turns(
-        self,
-        variants: Mapping[str, Variant],
-        evaluate: bool = False,
-        checkpoint: Path | None = None,
-        on_turn: Callable[[float], None] = lambda done: None,
-    ) -> dict[str, Training]:
-        """One training of each variant, in fresh processes and in this order. Raises WorkerError."""
+    def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training | None:
+        """A whole training; None of a script, whose length only its author knows. Raises WorkerError."""

@@ -14,15 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dpexp.clock.training_clock import Clock
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import EmulatedConfig
 from dpexp.data.dataset import Dataset
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
-from dpexp.processes.recorder import NoRecorder
 from dpexp.strategies.emulated import Emulated
 from dpexp.training.loop import train
-from dpexp.training.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def observe(config: ExperimentConfig, dataset: Dataset) -> SquaredNorms:
         strategy = _Observed(config, 0, model, initial, None)
         strategy.norms = []
         strategy.start()
-        train(config, dataset, strategy, Turns(strategy), NoRecorder())
+        train(config, dataset, strategy, Clock(strategy))
     per_epoch = config.train_samples // config.global_batch_size
     whole_batches = [
         pair for number, pair in enumerate(strategy.norms) if number % config.updates_per_epoch < per_epoch

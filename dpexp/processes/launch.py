@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import connection
 from typing import Any
 
@@ -17,6 +18,10 @@ CAUSE_SECONDS = 1.0  # how long a failure that has its cause in another rank wai
 
 OnNotice = Callable[[int, int, Any], None]
 """Receives the world's number, the rank's number in it, and what the worker passed to its `notify`."""
+
+
+class _Interrupted(Exception):  # noqa: N818 - it is no error
+    """A signal asks for an end; it is raised again when no process is left."""
 
 
 def launch(
@@ -33,14 +38,15 @@ def launch(
         if number == 0:
             on_notice(notice)
 
-    return launch_worlds([spec], of_rank_0, timeout_seconds)[0]
+    with started([spec], of_rank_0, timeout_seconds) as worlds:
+        return worlds.reports()[0]
 
 
-def launch_worlds(specs: list[WorldSpec], on_notice: OnNotice, timeout_seconds: float = math.inf) -> list[list[Any]]:
-    """Start all worlds; return the reports of each by rank.
+@contextlib.contextmanager
+def started(specs: list[WorldSpec], on_notice: OnNotice, timeout_seconds: float = math.inf) -> Iterator[Started]:
+    """Within, the processes of all worlds live; however this ends, no process that it started outlives it.
 
-    Raises WorkerError with the root cause as soon as any process fails, or when none makes progress for
-    `timeout_seconds`; however this call ends, no process that it started outlives it.
+    Raises WorkerError, also when a signal arrives whose handler doesn't raise.
     """
     signals.check()
     with signals.postponed() as pending:  # no half-sent request and no worker may be left
@@ -49,15 +55,88 @@ def launch_worlds(specs: list[WorldSpec], on_notice: OnNotice, timeout_seconds: 
             for spec in specs:
                 worlds.append(World(spec))
                 worlds[-1].start()
-            reports = _collect(worlds, on_notice, timeout_seconds, pending)
+            yield Started(worlds, on_notice, timeout_seconds, pending)
+            return
+        except _Interrupted:
+            pass
         finally:
             for world in worlds:
                 world.kill()
             for world in worlds:
                 world.close()
-    if reports is None:
-        raise WorkerError("interrupted")  # by a signal whose handler didn't raise
-    return reports
+    raise WorkerError("interrupted")
+
+
+class Started:
+    """Worlds whose processes run."""
+
+    def __init__(
+        self, worlds: list[World], on_notice: OnNotice, timeout_seconds: float, pending: signals.Pending
+    ) -> None:
+        self._worlds, self._on_notice, self._pending = worlds, on_notice, pending
+        self._timeout_seconds = timeout_seconds
+        self._patience = _Patience(worlds, timeout_seconds)
+        self._reports: list[dict[int, Any]] = [{} for _ in worlds]
+        self._aborts = [world.spec.remote.abort for world in worlds if world.spec.remote is not None]
+        self._running = {
+            pipe: (at, number) for at, world in enumerate(worlds) for number, pipe in enumerate(world.pipes)
+        }
+        self._secondary: WorkerError | None = None  # of a rank that only lost another one
+        self._secondary_until = math.inf
+
+    def reports(self) -> list[list[Any]]:
+        """Wait for the end of all processes; the reports of each world by rank. Raises WorkerError."""
+        self.wait_until(lambda: not self._running)
+        if self._secondary:
+            raise self._secondary
+        return [[found[number] for number in range(len(found))] for found in self._reports]
+
+    def wait_until(self, done: Callable[[], bool]) -> None:
+        """Pass on notices until `done`, which may only change by them.
+
+        Raises WorkerError with the root cause as soon as any process fails, or when none makes progress for
+        `timeout_seconds`.
+        """
+        self._patience.restart()
+        while not done():
+            patience = self._patience.poll_seconds
+            seconds = max(0.0, self._secondary_until - time.monotonic()) if self._secondary else patience
+            ready = connection.wait([*self._running, self._pending.reader, *self._aborts], seconds)
+            if self._pending.received:
+                raise _Interrupted
+            if self._secondary and time.monotonic() >= self._secondary_until:
+                raise self._secondary
+            if self._patience.is_over():
+                raise hang(self._worlds, self._timeout_seconds)
+            for end in ready:
+                if end == self._pending.reader:
+                    self._pending.drain()
+                    continue
+                assert isinstance(end, connection.Connection)
+                if end in self._aborts:
+                    raise WorkerError(end.recv())
+                self._receive(end)
+
+    def _receive(self, pipe: connection.Connection) -> None:
+        at, number = self._running[pipe]
+        world = self._worlds[at]
+        try:
+            kind, value = pipe.recv()
+        except (EOFError, OSError):
+            raise world.death(number) from None
+        if kind == "notice":
+            self._on_notice(at, number, value)
+            return
+        del self._running[pipe]
+        if kind == "report":
+            self._reports[at][number] = value
+            return
+        failure = f"{world.rank_in_words(number)} failed {world.monitor.heartbeats[number]}: {value.message}"
+        if not value.secondary:
+            raise WorkerError(failure, value.details)
+        if self._secondary is None:
+            self._secondary = PeerError(failure, value.details)
+            self._secondary_until = time.monotonic() + CAUSE_SECONDS
 
 
 class _Patience:
@@ -66,6 +145,10 @@ class _Patience:
     def __init__(self, worlds: list[World], timeout_seconds: float) -> None:
         self.poll_seconds = min(1.0, timeout_seconds / 4) if timeout_seconds < math.inf else None
         self._worlds, self._timeout_seconds = worlds, timeout_seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew: until now, nobody waited."""
         self._last_state, self._last_check, self._idle_seconds = self._state(), time.monotonic(), 0.0
 
     def is_over(self) -> bool:
@@ -85,59 +168,6 @@ class _Patience:
             local, remote = world.monitor.state(), world.spec.remote
             states.append(local if remote is None else (local, remote.exchange_progress(local)))
         return states
-
-
-def _collect(
-    worlds: list[World], on_notice: OnNotice, timeout_seconds: float, pending: signals.Pending
-) -> list[list[Any]] | None:
-    """Wait for one report from each process; raise on the first that fails, dies without one, or hangs.
-
-    None when a signal asks for an end.
-    """
-    reports: list[dict[int, Any]] = [{} for _ in worlds]
-    secondary: WorkerError | None = None
-    secondary_until = math.inf
-    patience = _Patience(worlds, timeout_seconds)
-    aborts = [world.spec.remote.abort for world in worlds if world.spec.remote is not None]
-    waiting = {pipe: (at, number) for at, world in enumerate(worlds) for number, pipe in enumerate(world.pipes)}
-    while waiting:
-        seconds = max(0.0, secondary_until - time.monotonic()) if secondary else patience.poll_seconds
-        ready = connection.wait([*waiting, pending.reader, *aborts], seconds)
-        if pending.received:
-            return None
-        if secondary and time.monotonic() >= secondary_until:
-            raise secondary
-        if patience.is_over():
-            raise hang(worlds, timeout_seconds)
-        for pipe in ready:
-            if pipe == pending.reader:
-                pending.drain()
-                continue
-            assert isinstance(pipe, connection.Connection)
-            if pipe in aborts:
-                raise WorkerError(pipe.recv())
-            at, number = waiting[pipe]
-            world = worlds[at]
-            try:
-                kind, value = pipe.recv()
-            except (EOFError, OSError):
-                raise world.death(number) from None
-            if kind == "notice":
-                on_notice(at, number, value)
-                continue
-            del waiting[pipe]
-            if kind == "report":
-                reports[at][number] = value
-                continue
-            failure = f"{world.rank_in_words(number)} failed {world.monitor.heartbeats[number]}: {value.message}"
-            if not value.secondary:
-                raise WorkerError(failure, value.details)
-            if secondary is None:
-                secondary = PeerError(failure, value.details)
-                secondary_until = time.monotonic() + CAUSE_SECONDS
-    if secondary:
-        raise secondary
-    return [[found[number] for number in range(len(found))] for found in reports]
 
 
 def wait_for_server() -> None:

@@ -25,6 +25,7 @@ MOST_ROWS = 100
 WIDTH_WITHOUT_TERMINAL = 200
 WIDTH_IN_NOTEBOOK = 80  # rich's 115 columns make the cell scroll
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
+TELL_SECONDS = 15.0  # after so long, a job that has no terminal says where it is
 
 # Columns that a narrow terminal does without, in this order: results.csv has all.
 LEAST_NEEDED = "samples/s, batch, updates, warnings, accuracy, efficiency, over best sequential, seconds".split(", ")
@@ -132,8 +133,8 @@ class Display:
     Where that is no terminal, there is a line on standard output for each finished job instead.
     """
 
-    def __init__(self, work: Sequence[float]) -> None:
-        self._work = work  # of each job, in any unit; empty where the jobs aren't known beforehand
+    def __init__(self, jobs: int = 1) -> None:
+        self._jobs = max(jobs, 1)  # 1 where they aren't known beforehand
         self._job, self._name = 0, ""
         self._started = self._job_started = self._drawn = time.monotonic()
         self._console = _console(stderr=True)
@@ -159,12 +160,17 @@ class Display:
 
     def update(self, text: str, done_fraction: float) -> None:
         """The current job has come this far."""
-        if time.monotonic() - self._drawn >= REDRAW_SECONDS:
+        silent = time.monotonic() - self._drawn
+        if self._bar.disable and silent >= TELL_SECONDS:
+            self._drawn = time.monotonic()
+            with contextlib.suppress(OSError):
+                show_line(f"{self._of_jobs()}{self._name or 'defaults'}: {100 * done_fraction:.0f} %, {text}")
+        elif not self._bar.disable and silent >= REDRAW_SECONDS:
             self._redraw(text, done_fraction)
 
     def finish(self, outcome: str) -> None:
         """The current job is over."""
-        if not self._console.is_terminal and len(self._work) > 1:
+        if not self._console.is_terminal and self._jobs > 1:
             seconds = time.monotonic() - self._job_started
             with contextlib.suppress(OSError):
                 show_line(f"{self._of_jobs()}{self._name or 'defaults'}: {outcome}, {seconds:.1f} s")
@@ -174,14 +180,11 @@ class Display:
         self._bar.stop()
 
     def _of_jobs(self) -> str:
-        return f"job {self._job + 1} of {len(self._work)}: " if len(self._work) > 1 else ""
+        return f"job {self._job + 1} of {self._jobs}: " if self._jobs > 1 else ""
 
     def _redraw(self, text: str, job_fraction: float) -> None:
         self._drawn = time.monotonic()
-        if self._job < len(self._work):
-            done = (sum(self._work[: self._job]) + self._work[self._job] * job_fraction) / sum(self._work)
-        else:
-            done = job_fraction
+        done = min(1.0, (self._job + job_fraction) / self._jobs)
         elapsed = time.monotonic() - self._started
         left = f"{_duration(elapsed * (1 - done) / done)} left" if done > 0.01 else ""
         with contextlib.suppress(OSError):  # a terminal that is gone is no reason to end a job

@@ -30,7 +30,7 @@ def finite(value: float) -> float | None:
 def write(result: RunResult, folder: Path) -> Path:
     """Write `result.json` into `folder`, all or nothing. Raises ResultError."""
     path = folder / FILE_NAME
-    text = json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False)
+    text = json.dumps(dataclasses.asdict(result), allow_nan=False)
     with write_errors(path):
         write_atomically(path, text + "\n")
     return path

@@ -9,17 +9,14 @@ from collections.abc import Sequence
 from multiprocessing import connection
 from typing import Any
 
-from dpexp.errors import WorkerError
+from dpexp.clock.messages import Turn
+from dpexp.errors import ScriptEnded, WorkerError
 from dpexp.processes import signals
 from dpexp.script.world import World, accept
 from dpexp.words import counted
 
 POLL_SECONDS = 0.2
 PATIENCE = 3.0  # times the expected seconds of a turn, beyond the timeout
-
-
-class Ended(Exception):  # noqa: N818 - it is no error
-    """A script has come to its end; the message is the name of its command."""
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -65,31 +62,31 @@ class Stage:
         if world.is_complete:
             world.sleep()
 
-    def turn(
-        self, world: World, steps: int, lead: int, traced: bool, expected_seconds: float = 0.0
-    ) -> list[tuple[list[float], Any]]:
-        """Let a command make so many steps; the times and the trace of each process. Raises Ended."""
+    def turn(self, world: World, turn: Turn) -> list[tuple[list[float], Any]]:
+        """Let a command make some steps; the times and the trace of each process. Raises ScriptEnded."""
         world.wake()
+        started = time.monotonic()
         try:
             for rank in world.ranks.values():
-                rank.connection.send((lead, steps, traced))
-            reports = self._replies(world, patience=PATIENCE * expected_seconds)
+                rank.connection.send((turn.lead_steps, turn.steps, turn.traced))
+            reports = self._replies(world, patience=PATIENCE * turn.steps * world.step_seconds)
         except OSError:  # it has died while it slept
             raise self._lost(world) from None
         world.sleep()
+        world.step_seconds = (time.monotonic() - started) / turn.steps
         for rank in world.ranks.values():
-            rank.steps += steps
+            rank.steps += turn.steps
         return reports
 
     def ask(self, world: World, question: str) -> list[Any]:
-        """What each process of a sleeping command answers, by its number. Raises Ended."""
+        """What each process of a sleeping command answers, by its number. Raises ScriptEnded."""
         world.wake()
         for rank in world.ranks.values():
             rank.connection.send(question)
         return self._replies(world, alone=True)
 
     def _replies(self, world: World, alone: bool = False, patience: float = 0.0) -> list[Any]:
-        """What each process of a command sends next, by its number; `alone`, others may have ended. Raises Ended."""
+        """What each process of a command sends next, by number; `alone`, others may have ended. Raises ScriptEnded."""
         replies: dict[int, Any] = {}
         deadline = time.monotonic() + self._timeout_seconds + patience
         while len(replies) < len(world.ranks):
@@ -123,7 +120,7 @@ class Stage:
         made = {rank.number: rank.made for rank in world.ranks.values()}
         together = len(set(made.values())) == 1
         if statuses and not any(statuses) and together:
-            return Ended(world.command.name)
+            return ScriptEnded(world.command.name)
         how = _how(statuses) if statuses else "others go on"
         if together:
             return world.failure(f"{how} after {counted(world.ranks[0].steps, 'step')} or more")

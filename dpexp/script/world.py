@@ -16,12 +16,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import dpexp.clock
 from dpexp.errors import ConfigError, WorkerError
 from dpexp.machine.exclusive import VARIABLE as LOCK
 from dpexp.script import descendants, output
 from dpexp.words import counted
 
-STARTUP = Path(__file__).parent / "startup"
+STARTUP = Path(dpexp.clock.__file__).parent / "startup"
 SOCKET = "DPEXP_SCRIPT_SOCKET"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 EXIT_SECONDS, POLL_SECONDS = 10.0, 0.05  # a launcher may take so long to end after one of its processes
@@ -60,6 +61,7 @@ class World:
     mark: str
     roots: list[subprocess.Popen[bytes]] = field(default_factory=list)
     ranks: dict[int, Rank] = field(default_factory=dict)
+    step_seconds: float = 0.0  # in the last turn, about
     ended_cpu_seconds: float = 0.0  # of copies that have come to their end, with all that they waited for
 
     def __post_init__(self) -> None:

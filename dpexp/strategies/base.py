@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from dpexp.clock.recorder import NoRecorder, Recorder
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import usable_cores
 from dpexp.models import sync_batchnorm
 from dpexp.models.optimizers import Optimizer
 from dpexp.phases import COMMUNICATE, COMPUTE
-from dpexp.processes.recorder import NoRecorder, Recorder
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.rendezvous import Rendezvous, explained
 

@@ -11,63 +11,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from dpexp.clock.recorder import NoRecorder, Recorder
+from dpexp.clock.training_clock import MOST_PHASE_STEPS, Clock, SegmentClock
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
 from dpexp.files import write_atomically
 from dpexp.models import architectures, linear_kernels
-from dpexp.processes.heartbeat import REPORTING, heartbeat
-from dpexp.processes.recorder import NoRecorder, Recorder
+from dpexp.processes.heartbeat import FINISHING, REPORTING, heartbeat
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.strategies import strategy_class
+from dpexp.strategies import Strategy, strategy_class
 from dpexp.training.evaluation import evaluate, parameters_sha256
 from dpexp.training.loop import train, warm_up
-from dpexp.training.turns import Turns
-
-MOST_STEPS = 4096  # of a training that are reported one by one
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What every worker of one training receives."""
+    """What every worker receives of what is trained: a whole training, or a segment whose steps come in turns."""
 
     config: ExperimentConfig
     dataset: Dataset
     initial: SharedTensors
     linear_kernel: str
-    evaluate: bool
-    checkpoint: Path | None
+    evaluate: bool = False
+    checkpoint: Path | None = None
     copies: int | None = None  # so many independent trainings at once
+    in_turns: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerReport:
-    """What one process measured. Process start, loading and evaluation are not part of `turn_seconds`."""
+    """What one process did and measured."""
 
     rank: int
-    turn_seconds: list[float]
-    handover_seconds: float  # between turns, those of other trainings included
-    process_cpu_seconds: float  # since this process was forked
-    phases: dict[str, dict[str, float]]  # see recorder.Recorder.summary
-    steps: list[list[float]]  # of whole batches: the seconds of each by phase; none where waiting can't be told apart
-    partial_steps: list[float]  # of batches with fewer samples: the seconds of each
-    startup_seconds: float  # from the parent's call until this process was ready to train
-    warmup_seconds: float
-    evaluation_seconds: float
-    epoch_loss_sums: list[float]
-    epoch_seconds: list[float]  # until the end of each; only with a target accuracy
-    epoch_accuracies: list[float]  # of the test split there; rank 0's, only with a target accuracy
     threads: int
-    initial_sha256: list[str]  # of each replica in this process
-    parameters_sha256: list[str]  # the same, after the last update
+    process_cpu_seconds: float  # since this process was forked
+    startup_seconds: float  # from the parent's call until this process was ready to train
+    parameters_sha256: list[str]  # of each replica in this process, after the last update
+    initial_sha256: list[str]  # the same, before the first
+    seconds: float = 0.0  # of a whole training: of its steps and what lies between them, without evaluation
+    epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a whole training; of a segment the last
+    epoch_seconds: list[float] = dataclasses.field(
+        default_factory=list
+    )  # until the end of each; with a target accuracy
+    epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # of the test split there; rank 0's
     test_accuracy: float | None = None
+    phases: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of a segment: of some steps, by name
+    between_epochs_seconds: list[float] = dataclasses.field(default_factory=list)  # of a segment
 
 
 def run(
     rank: int, work: Work, shared: Any, launched_seconds: float, gate: Connection | None, notify: Callable[[Any], None]
 ) -> WorkerReport:
-    """Train as rank `rank`; rank 0 waits for its turns at `gate`, and notifies of that.
+    """Train as rank `rank`; rank 0 of a segment waits for its turns at `gate`, and notifies of each one's steps.
 
     `launched_seconds` is the parent's monotonic clock at the launch.
     """
@@ -89,15 +87,42 @@ def _run(
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()
     startup_seconds = time.monotonic() - launched_seconds
+    found = _segment(work, strategy, rank, gate, notify) if work.in_turns else _whole(work, strategy, rank, model)
+    return WorkerReport(
+        rank=rank,
+        threads=torch.get_num_threads(),
+        process_cpu_seconds=time.process_time(),
+        startup_seconds=startup_seconds,
+        parameters_sha256=_hashes(strategy),
+        **found,
+    )
 
-    turns = Turns(strategy, gate, notify)
-    turns.wait()
-    started = time.perf_counter()
-    turns.step_seconds = warm_up(config, work.dataset, strategy)
+
+def _segment(
+    work: Work, strategy: Strategy, rank: int, gate: Connection | None, notify: Callable[[Any], None]
+) -> dict[str, Any]:
+    """Steps in turns, until rank 0 is told to end."""
+    recorder = Recorder() if work.config.measurement.phases else NoRecorder()
+    initial = _hashes(strategy)
+    torch.manual_seed(work.config.seed + rank)  # dropout masks that differ by rank
+    clock = SegmentClock(strategy, recorder, gate, notify)
+    epoch_loss_sums = train(work.config, work.dataset, strategy, clock)
+    heartbeat.enter(REPORTING)
+    phases = recorder.phases(MOST_PHASE_STEPS)
+    return {
+        "initial_sha256": initial,
+        "phases": {name: phases[name] for name in phases if name not in strategy.unmeasured_phases},
+        "epoch_loss_sums": epoch_loss_sums[-1:],
+        "between_epochs_seconds": clock.epoch_seconds,
+    }
+
+
+def _whole(work: Work, strategy: Strategy, rank: int, model: nn.Module) -> dict[str, Any]:
+    """A whole training in one piece, after a warm-up that leaves no trace; `model` is this rank's, as it was built."""
+    config = work.config
+    warm_up(config, work.dataset, strategy)
     strategy.start()
-    warmup_seconds = time.perf_counter() - started
-
-    initial = [parameters_sha256(replica.model) for replica in strategy.replicas]
+    initial = _hashes(strategy)
     torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank, whatever the warm-up drew
     epoch_accuracies: list[float] = []
 
@@ -105,37 +130,28 @@ def _run(
         if rank == 0:
             epoch_accuracies.append(evaluate(model, work.dataset))
 
-    recorder = Recorder() if config.measurement.phases else NoRecorder()
+    clock = Clock(strategy)
     evaluated = None if config.target_accuracy is None else evaluate_epoch
-    trained = train(config, work.dataset, strategy, turns, recorder, evaluated)
-    recorded = recorder.summary(config.updates)
-    phases = {name: recorded[name] for name in recorded if name not in strategy.unmeasured_phases}
-    started = time.perf_counter()
+    epoch_loss_sums = train(config, work.dataset, strategy, clock, evaluated)
+    heartbeat.enter(FINISHING)
+    strategy.barrier()
     test_accuracy = evaluate(model, work.dataset) if work.evaluate and rank == 0 else None
     heartbeat.enter(REPORTING)
     if work.checkpoint is not None and rank == 0:
         buffer = io.BytesIO()
         torch.save({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}, buffer)
         write_atomically(work.checkpoint, buffer.getvalue())
-    return WorkerReport(
-        rank=rank,
-        process_cpu_seconds=time.process_time(),
-        turn_seconds=turns.turn_seconds,
-        handover_seconds=turns.handover_seconds,
-        phases=phases,
-        steps=recorder.steps(MOST_STEPS) if "wait" in phases else [],
-        partial_steps=recorder.partial_steps(),
-        startup_seconds=startup_seconds,
-        warmup_seconds=warmup_seconds,
-        evaluation_seconds=time.perf_counter() - started,
-        epoch_loss_sums=trained.epoch_loss_sums,
-        epoch_seconds=trained.epoch_seconds,
-        epoch_accuracies=epoch_accuracies,
-        threads=torch.get_num_threads(),
-        initial_sha256=initial,
-        parameters_sha256=[parameters_sha256(replica.model) for replica in strategy.replicas],
-        test_accuracy=test_accuracy,
-    )
+    return {
+        "initial_sha256": initial,
+        "seconds": clock.seconds,
+        "epoch_loss_sums": epoch_loss_sums,
+        "epoch_accuracies": epoch_accuracies,
+        "test_accuracy": test_accuracy,
+    }
+
+
+def _hashes(strategy: Strategy) -> list[str]:
+    return [parameters_sha256(replica.model) for replica in strategy.replicas]
 
 
 def _set_threads(threads: int) -> None:

@@ -1,0 +1,30 @@
+"""What the instrument and a program that trains tell each other, whoever wrote the program.
+
+A turn is some steps, while all other programs of a block sleep. The program answers with the wall seconds of each timed
+step, and sleeps until its next turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The steps that a program may make: first some that aren't timed, since caches have to be filled again."""
+
+    lead_steps: int
+    timed_steps: int
+    traced: bool = False  # whether a script's hooks tell where the time of a step goes; our loop always does
+
+    @property
+    def steps(self) -> int:
+        """All steps of the turn."""
+        return self.lead_steps + self.timed_steps
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The answer: wall seconds of each timed step. The first answer, before any turn, has none."""
+
+    seconds: list[float]

@@ -1,0 +1,146 @@
+"""The clock that our training loop holds: for a whole training in one piece, or for a segment of steps in turns.
+
+The speed of a shared machine wanders within seconds. Programs that take turns of milliseconds meet the same speeds.
+What a step takes needs some seconds of steps, whatever the training's length; so a segment stops early, or begins the
+training anew, until it is told to end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import torch
+
+from dpexp.clock.messages import Steps, Turn
+from dpexp.clock.recorder import NoRecorder, Recorder
+from dpexp.processes.heartbeat import TRAINING, WAITING, heartbeat
+from dpexp.processes.threads import wait_until_idle
+
+MOST_PHASE_STEPS = 256  # of a segment, whose phases are reported
+END = [0, 0]  # what rank 0 broadcasts at the end of a segment: a turn without steps
+
+
+class Ranks(Protocol):
+    """What a clock needs of a strategy."""
+
+    recorder: Recorder
+
+    def start(self) -> None:
+        """Begin anew, from the initial parameters."""
+
+    def barrier(self) -> None:
+        """Return when all ranks have called it."""
+
+    def synchronize(self) -> None:
+        """Return when this process's device is idle."""
+
+    def broadcast(self, numbers: list[int]) -> list[int]:
+        """Rank 0's numbers."""
+
+
+class Clock:
+    """Of a training in one piece: its seconds, without what is done while it is paused."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._started = 0.0
+        self.seconds = 0.0
+
+    def epochs(self, configured: int) -> Iterable[int]:
+        """The numbers of the epochs to train; the clock starts with the first."""
+        heartbeat.enter(TRAINING)
+        self.resume()
+        return range(configured)
+
+    def batches(self, batches: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Of an epoch's batches those to train on; its first step comes next."""
+        return batches
+
+    def goes_on(self) -> bool:
+        """Called after each step: whether the training does."""
+        return True
+
+    def pause(self) -> float:
+        """Stop; the seconds so far."""
+        self._ranks.synchronize()
+        self.seconds += time.perf_counter() - self._started
+        return self.seconds
+
+    def resume(self) -> None:
+        """Start, when all ranks do."""
+        self._ranks.barrier()
+        self._started = time.perf_counter()
+
+
+class SegmentClock(Clock):
+    """Of steps in turns. All ranks make the same steps; rank 0, which has a `gate`, waits there for each turn."""
+
+    def __init__(
+        self, ranks: Ranks, recorder: Recorder, gate: Connection | None, notify: Callable[[Any], None]
+    ) -> None:
+        super().__init__(ranks)
+        self.epoch_seconds: list[float] = []  # between two epochs: what belongs to no step
+        self._recorder, self._gate, self._notify = recorder, gate, notify
+        self._seconds: list[float] = []  # of each step of this turn
+        self._left = self._timed = 0  # steps of this turn
+        self._last = 0.0  # the end of the step before
+
+    def epochs(self, configured: int) -> Iterable[int]:
+        """The training over and over, as often as it takes."""
+        heartbeat.enter(TRAINING)
+        goes_on = self._take_turn()
+        while goes_on:
+            yield from range(configured)
+            self._ranks.start()
+            self._last = time.perf_counter()
+
+    def batches(self, batches: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Whole batches only: the time of a training is that of its samples."""
+        now = time.perf_counter()
+        self.epoch_seconds.append(now - self._last)
+        self._last = now
+        self._recorder.start()
+        return batches if len(batches[-1]) == len(batches[0]) else batches[:-1]
+
+    def goes_on(self) -> bool:
+        """Whether there is another step, now or in the next turn."""
+        self._left -= 1
+        if self._left <= self._timed and self._left in (self._timed, 0):
+            self._ranks.synchronize()
+        now = time.perf_counter()
+        self._seconds.append(now - self._last)
+        self._last = now
+        if self._left == self._timed:
+            self._start_recording()
+        return self._left > 0 or self._take_turn()
+
+    def _take_turn(self) -> bool:
+        """Report the last turn and sleep until the next one; whether there is one."""
+        self._ranks.recorder = NoRecorder()
+        numbers = END
+        with heartbeat.within(WAITING):
+            if torch.get_num_threads() > 1:
+                wait_until_idle()  # the next program shall not meet a spinning thread
+            if self._gate is not None:
+                self._notify(Steps(self._seconds[len(self._seconds) - self._timed :]))
+                turn: Turn | None = self._gate.recv()
+                numbers = END if turn is None else [turn.steps, turn.timed_steps]
+            self._left, self._timed = self._ranks.broadcast(numbers)  # the other ranks sleep here
+        self._seconds = []
+        self._last = time.perf_counter()
+        if self._left == self._timed:
+            self._start_recording()
+        return self._left > 0
+
+    def _start_recording(self) -> None:
+        self._ranks.recorder = self._recorder
+        self._recorder.start()
+
+
+def first_batches(batches: tuple[torch.Tensor, ...], steps: int) -> Iterator[torch.Tensor]:
+    """So many for a warm-up, the last one first: libraries prepare themselves for its size, too, for milliseconds."""
+    return itertools.islice(itertools.cycle([batches[-1], *batches[:-1]]), steps)

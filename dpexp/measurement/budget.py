@@ -1,0 +1,96 @@
+"""How long a job measures: how many blocks, and for how long each."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from dpexp.analysis.ratios import START_DEVIATION, compare, turns_ratio
+from dpexp.config.groups import MeasurementConfig
+from dpexp.measurement.rounds import Rounds
+from dpexp.results.schema import Block
+
+# Without measurement.max_seconds: for steps of milliseconds, and for long ones at most.
+SHORT_SECONDS, LONG_SECONDS = 9.0, 36.0
+ROUNDS_OF_LONG_STEPS = 24
+LOOK_AGAIN_ROUNDS = 8
+END_SECONDS = 0.3  # to end the arms of a block, and to write the result
+
+
+class Budget:
+    """The wall time of one job, from its start."""
+
+    def __init__(self, measurement: MeasurementConfig, over: str | None, of: str) -> None:
+        self._measurement, self._over, self._of = measurement, over, of
+        self._started = time.monotonic()
+        self._reserved = 0.0  # for whole trainings, after the blocks
+        self._seconds = measurement.max_seconds
+        self._overhead_seconds = 0.0  # of a block: all but its rounds
+        self._block_started = self._started
+
+    @property
+    def seconds(self) -> float:
+        """The wall time that the job may take."""
+        return SHORT_SECONDS if self._seconds is None else self._seconds
+
+    @property
+    def done_fraction(self) -> float:
+        """How much of it is spent."""
+        return min(1.0, (time.monotonic() - self._started) / self.seconds)
+
+    def start_after(self, seconds: float) -> None:
+        """So much of the time is not the job's: the command's first waits for the fork server."""
+        self._started += seconds
+
+    def begin_block(self) -> None:
+        """A block starts its processes."""
+        self._block_started = time.monotonic()
+
+    def begin_rounds(self, rounds: Rounds, reserved_seconds: float) -> None:
+        """The arms are warm. `reserved_seconds` are for what comes after the last block."""
+        self._overhead_seconds = time.monotonic() - self._block_started + END_SECONDS
+        if self._seconds is None:
+            needed = 2 * self._overhead_seconds + ROUNDS_OF_LONG_STEPS * rounds.round_seconds
+            self._seconds = min(max(SHORT_SECONDS, needed), LONG_SECONDS)
+        self._reserved = reserved_seconds
+
+    def block_is_long_enough(self, rounds: Rounds, blocks: Sequence[Block], seconds: float) -> bool:
+        """Whether the rounds of this block, which took so long, suffice.
+
+        Another start tells more than more rounds of this one after sqrt(cost of a start x variance of a second of
+        rounds / variance between starts) (Kalibera and Jones 2013, "Rigorous benchmarking in reasonable time").
+        """
+        left = self._left_seconds() - END_SECONDS
+        if left <= 0:
+            return True
+        missing = max(self._measurement.repeats - len(blocks), 1)
+        # What is left, shared among the blocks that must still come, this one included.
+        share = (left + seconds - (missing - 1) * self._overhead_seconds) / missing
+        if seconds >= share:
+            return True
+        if rounds.made % LOOK_AGAIN_ROUNDS or self._over is None or not self._measurement.is_adaptive:
+            return False
+        found = turns_ratio(rounds.timed[self._over].turn_seconds, rounds.timed[self._of].turn_seconds)
+        assert found is not None
+        variance = found.variance * seconds
+        return seconds >= math.sqrt(self._overhead_seconds * variance) / START_DEVIATION
+
+    def is_over(self, blocks: Sequence[Block]) -> bool:
+        """Whether these blocks suffice: the ratio is known well enough, or another one takes too long."""
+        measurement = self._measurement
+        if not blocks:
+            return False
+        if not measurement.is_adaptive:
+            return len(blocks) >= measurement.repeats
+        if self._left_seconds() < 1.5 * self._overhead_seconds:
+            return True
+        assert measurement.precision is not None
+        return len(blocks) >= self._measurement.repeats and self._precision(blocks) <= measurement.precision
+
+    def _left_seconds(self) -> float:
+        return self.seconds - self._reserved - (time.monotonic() - self._started)
+
+    def _precision(self, blocks: Sequence[Block]) -> float:
+        assert self._over is not None
+        return compare([blocks], self._over, self._of).shown.precision

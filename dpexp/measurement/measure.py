@@ -1,0 +1,60 @@
+"""The only loop that measures: blocks of arms that take turns, as long as the budget says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from dpexp.measurement.budget import Budget
+from dpexp.measurement.conditions import Watch
+from dpexp.measurement.rounds import Rounds
+from dpexp.measurement.trainer import Trainer, Variant
+from dpexp.results.schema import Block
+
+OnProgress = Callable[[str, float], None]
+"""Receives what is being done, in words, and the fraction of the job's time that is spent."""
+
+OnWarm = Callable[[Mapping[str, float]], float]
+"""Receives the seconds of the shortest step of each arm; returns those that the job needs after its last block."""
+
+
+def measure(
+    trainer: Trainer,
+    variants: Mapping[str, Variant],
+    budget: Budget,
+    warmup_steps: int,
+    warmup_blocks: int = 0,
+    earlier: Sequence[Block] = (),
+    on_progress: OnProgress = lambda text, done: None,
+    on_warm: OnWarm = lambda step_seconds: 0.0,
+) -> Iterator[Block]:
+    """Each block of the arms, as soon as it is finished, the discarded ones first. Raises WorkerError.
+
+    The order of the arms alternates, so that a drift of the machine's speed favours none. `earlier` are blocks from
+    before an interruption.
+    """
+    kept, discarded = list(earlier), 0
+    while discarded < warmup_blocks or not budget.is_over(kept):
+        warmup = discarded < warmup_blocks  # anew after an interruption: the machine is cold again
+        watch, started = Watch(), time.monotonic()
+        budget.begin_block()
+        names = sorted(variants, reverse=(len(kept) + discarded) % 2 == 1)
+        on_progress(f"block {len(kept) + 1}", budget.done_fraction)
+        with trainer.running({name: variants[name] for name in names}) as running:
+            rounds = Rounds(trainer.pace, names, seed=len(kept))
+            rounds.warm_up(running, warmup_steps)
+            budget.begin_rounds(rounds, on_warm(rounds.least_step_seconds))
+
+            def is_enough(seconds: float, rounds: Rounds = rounds) -> bool:
+                on_progress(f"block {len(kept) + 1}", budget.done_fraction)
+                return budget.block_is_long_enough(rounds, kept, seconds)
+
+            rounds.make_until(running, is_enough)
+            arms = running.end(rounds.timed)
+        cpu_seconds = sum(one.process_cpu_seconds for arm in arms.values() for one in arm.processes)
+        block = Block(warmup, arms, watch.conditions(cpu_seconds), time.monotonic() - started)
+        if warmup:
+            discarded += 1
+        else:
+            kept.append(block)
+        yield block

@@ -1,0 +1,84 @@
+"""The rounds of one block: each arm has a turn of some tens of milliseconds, while the others sleep."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+from dpexp.clock.messages import Turn
+from dpexp.errors import ScriptEnded
+from dpexp.measurement.trainer import Pace, Running, Timed
+
+LEAST_WARMUP_STEPS = 2  # to learn how long a step takes
+WARMUP_SECONDS = 0.5  # after which no more warm-up steps are made
+LONG_STEP_LEADS = 10  # a step so many times as long as the untimed beginning of a turn needs none
+JITTER = 0.25  # of a turn's length: else it might keep in step with what a program does every n steps
+LEAST_ROUNDS = 2
+
+
+class Rounds:
+    """The steps of one block so far."""
+
+    def __init__(self, pace: Pace, names: Sequence[str], seed: int) -> None:
+        """The first round is in this order, the next one backwards, and so on."""
+        self.timed = {name: Timed() for name in names}
+        self.made = 0  # those that count
+        self._pace, self._names = pace, names
+        self._randomly = random.Random(seed)  # noqa: S311 - no secret
+        self._number = 0
+
+    def warm_up(self, running: Running, steps: int) -> None:
+        """Make so many untimed steps with each arm, fewer if they are long, and learn how long one takes."""
+        for name, timed in self.timed.items():
+            (first,) = running.turn(name, Turn(0, 1))
+            more = min(max(steps, LEAST_WARMUP_STEPS) - 1, int(WARMUP_SECONDS / first))
+            others = running.turn(name, Turn(0, more)) if more else []
+            timed.steps = 1 + more
+            timed.warmup_seconds = first + sum(others)
+            timed.least_step_seconds = min(others or [first])
+            timed.step_seconds = statistics.median((others or [first])[len(others) // 2 :])
+
+    @property
+    def least_step_seconds(self) -> dict[str, float]:
+        """Of the shortest step of each arm in the warm-up."""
+        return {name: timed.least_step_seconds for name, timed in self.timed.items()}
+
+    @property
+    def round_seconds(self) -> float:
+        """Of one round, as expected."""
+        return sum(self._turn(timed, False).steps * timed.step_seconds for timed in self.timed.values())
+
+    def make(self, running: Running) -> None:
+        """One round. Where a script ends in it, it doesn't count. Raises WorkerError, ScriptEnded."""
+        self._number += 1
+        every = self._pace.traced_every
+        traced = every is not None and self._number % every == 0
+        names = self._names if self._number % 2 else self._names[::-1]
+        turns = {name: self._turn(self.timed[name], traced) for name in names}
+        found = {name: running.turn(name, turn) for name, turn in turns.items()}
+        for name, turn in turns.items():
+            timed = self.timed[name]
+            if not traced:
+                timed.turn_seconds.append(found[name])
+                timed.first_steps.append(timed.steps + turn.lead_steps)
+            timed.steps += turn.steps
+        self.made += not traced
+
+    def make_until(self, running: Running, is_enough: Callable[[float], bool]) -> None:
+        """Rounds until `is_enough`, which receives the seconds that they took so far; or until a script ends."""
+        started = time.monotonic()
+        while self.made < LEAST_ROUNDS or not is_enough(time.monotonic() - started):
+            try:
+                self.make(running)
+            except ScriptEnded:
+                if not self.made:
+                    raise
+                return
+
+    def _turn(self, arm: Timed, traced: bool) -> Turn:
+        pace, step = self._pace, arm.step_seconds
+        timed = pace.turn_seconds / step * self._randomly.uniform(1 - JITTER, 1 + JITTER)
+        lead = 0 if step >= LONG_STEP_LEADS * pace.lead_seconds else round(pace.lead_seconds / step)
+        return Turn(max(lead, pace.least_lead_steps), max(1, round(timed)), traced)
