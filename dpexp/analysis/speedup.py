@@ -71,15 +71,21 @@ def over_best_sequential(members: Sequence[Member], usual_misfit: float) -> Best
     blocks = [block for job in jobs for block in job]
     if not members[0].config.measurement.best_sequential:
         return BestSequential()
-    arm = BEST_SEQUENTIAL if any(BEST_SEQUENTIAL in block.arms for block in blocks) else BASELINE
-    having = [block for block in blocks if arm in block.arms]
-    if not having:
+    arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if all(name in block.arms for block in blocks)]
+    if not arms:
         return BestSequential()
+    arm = min(arms, key=lambda name: _seconds_per_sample(blocks, name))
     found = compare(jobs, arm, CANDIDATE, usual=usual_misfit)
     seconds = step_seconds(found.blocks, arm, found.limits[0])
     assert seconds is not None
-    best = having[0].arms[arm]
+    best = blocks[0].arms[arm]
     return BestSequential(best.threads, math.exp(seconds.log) / best.samples_per_step, found)
+
+
+def _seconds_per_sample(blocks: Sequence[Block], arm: str) -> float:
+    seconds = step_seconds(blocks, arm)
+    assert seconds is not None
+    return seconds.log - math.log(blocks[0].arms[arm].samples_per_step)
 
 
 def of_independent_copies(members: Sequence[Member]) -> Estimate:

@@ -157,8 +157,7 @@ def _variants(
             best = earlier[0].arms.get(BEST_SEQUENTIAL)
             threads = config.threads_per_worker if best is None else best.threads
         else:
-            on_progress("looking for the best number of threads", 0.0)
-            threads = best_threads(config, trainer)
+            threads = best_threads(config, trainer, on_progress)
         if threads != config.threads_per_worker:
             variants[BEST_SEQUENTIAL] = Variant(config.baseline(threads))
     if config.measurement.independent_copies and config.processes > 1:
@@ -169,19 +168,23 @@ def _variants(
 _best_threads: dict[str, int] = {}  # by earlier jobs of this process that differ only in what doesn't matter
 
 
-def best_threads(config: ExperimentConfig, trainer: Trainer) -> int:
-    """The number of threads with which one process is fastest: of powers of two, and all usable cores, in turns.
+def best_threads(config: ExperimentConfig, trainer: Trainer, on_progress: OnProgress) -> int:
+    """The number of threads with which one process is likely fastest: of powers of two, and all usable cores, in turns.
 
-    There is one answer for all jobs of this process that differ in workers, strategy, epochs or data size only.
+    Where there are just two numbers, both are measured in each block, and the result tells. There is one answer for all
+    jobs of this process that differ in workers, strategy, epochs or data size only.
     """
+    cores = usable_cores()
+    counts = sorted({2**power for power in range(cores.bit_length())} | {cores, config.threads_per_worker})
+    if len(counts) <= 2:
+        return next((threads for threads in counts if threads != config.threads_per_worker), counts[0])
     settings = config.baseline().settings
     for name in ("threads_per_worker", "epochs", "seed", "checkpoint", "target_accuracy", "measurement"):
         del settings[name]
     del settings["data"]["size"]
     key = json.dumps([settings, trainer.input_shape, fingerprint(config)])
     if key not in _best_threads:
-        cores = usable_cores()
-        counts = sorted({2**power for power in range(cores.bit_length())} | {cores})
+        on_progress("looking for the best number of threads", 0.0)
         variants = {counted(threads, "thread"): Variant(config.baseline(threads)) for threads in counts}
         with trainer.running(variants) as running:
             rounds = Rounds(trainer.pace, list(variants), seed=0)
