@@ -82,7 +82,7 @@ def _run(
     _set_threads(config.threads_per_worker)
     torch.manual_seed(config.seed)
     model = architectures.build(config.model, work.dataset.input_shape, work.dataset.classes)
-    model.to(getattr(torch, config.dtype))
+    architectures.convert(model, getattr(torch, config.dtype))
     linear_kernels.use(model, work.linear_kernel)
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()
