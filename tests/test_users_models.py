@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, composed, tiny
 from training_helpers import assert_same, trained_state
 
