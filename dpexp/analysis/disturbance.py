@@ -2,19 +2,18 @@
 
 On a shared machine, somebody else's work slows a core down for milliseconds to minutes, often without a trace in any
 counter. A training has long steps of its own: validation, checkpoints, long batches, layers that are skipped, exchanges
-that take as long as chance will have it. By their length these can't be told apart. But a disturbed step has disturbed
-neighbours, while steps that are long by nature come one by one, or at the same step numbers whenever the program is
+that take as long as chance will have it. By their length these can't be told apart. But disturbed steps come in spells,
+while steps that are long by nature come one by one, in a fixed rhythm, or at the same numbers whenever the program is
 started. So long steps are left out only where they come in spells, and in no other way; and then of both arms.
 
-An undisturbed step takes at most LONGER times as long as the fastest steps of all starts of its program. Where the rule
-decides, the result must not depend on LONGER.
+An undisturbed step takes at most LONGER times as long as the fastest steps of all starts of its program. Where the
+ratio depends on that limit, there is no plateau of undisturbed steps, and all time counts.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,16 +21,17 @@ import numpy as np
 from dpexp.results.schema import Arm, Block
 
 FASTEST = 0.01  # this quantile of all steps of a program is its undisturbed step
-LONGER = 1.15  # times that, at most, an undisturbed step takes
-KINDS = (2.0, 8.0)  # steps that are longer by up to so many times are looked at apart: a slow core, a lost core, more
-LEAST_SHARE = 0.02  # of the time, that a kind of long steps must take to matter
-LIFT = 1.3  # how many times as often as any step the neighbour of a disturbed step is a long one, at least
+LONGER = 1.15  # times that, at most, an undisturbed step takes ...
+PLATEAU = 0.05  # ... and if that limit is moved by so much to both sides, ...
+MOST_CHANGE = 0.02  # ... the log ratio changes by no more
+MUCH_LONGER = 4.0  # times as long: more than a slow core explains, so these have to come in spells by themselves
+WINDOW = 16  # steps, among which the long ones of a spell gather
+CLUSTERED = 1.5  # times the variance of their number in a window, if steps were long independently of each other
 SURE = 3.0  # standard deviations
+LEAST_SHARE = 0.05  # of the time, that long steps must take to matter
 REPEATED = 0.2  # correlation of long steps of the same numbers between starts, from which on they are nature
 LEAST_CALM = 0.1  # of a start's steps that must be undisturbed; other starts don't count
 LEAST_STARTS = 2
-PLATEAU = 0.05  # LONGER moved by so much to both sides ...
-MOST_CHANGE = 0.03  # ... may change the log ratio by so much
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,17 @@ def find(blocks: Sequence[Block], over: str, of: str) -> Undisturbed | None:
     """What to compare where the machine was disturbed; None where nothing shows that long steps are no nature."""
     sides = [[block.arms[name] for block in blocks] for name in (over, of)]
     limits = (LONGER * fastest(sides[0]), LONGER * fastest(sides[1]))
-    if not any(_matters(side, limit) for side, limit in zip(sides, limits, strict=True)):
-        return None
-    if not all(_in_spells(side, limit) for side, limit in zip(sides, limits, strict=True)):
+    long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
+    if not long_sides or not all(_in_spells(arms, limit) for arms, limit in long_sides):
         return None
     calm = [
         block
         for block, arms in zip(blocks, zip(*sides, strict=True), strict=True)
         if all(disturbed_share([arm], limit) <= 1 - LEAST_CALM for arm, limit in zip(arms, limits, strict=True))
     ]
-    return Undisturbed(limits, calm) if len(calm) >= LEAST_STARTS else None
+    if len(calm) < LEAST_STARTS or _change(calm, over, of, limits) > MOST_CHANGE:
+        return None
+    return Undisturbed(limits, calm)
 
 
 def fastest(arms: Sequence[Arm]) -> float:
@@ -68,46 +69,47 @@ def fastest(arms: Sequence[Arm]) -> float:
     return float(np.quantile(np.concatenate([arm.step_seconds for arm in arms]), FASTEST))
 
 
+def _change(blocks: Sequence[Block], over: str, of: str, limits: tuple[float, float]) -> float:
+    """By how much the log ratio changes where the limits are moved."""
+    logs = []
+    for moved in (LONGER - PLATEAU, LONGER + PLATEAU):
+        means = []
+        for name, limit in zip((over, of), limits, strict=True):
+            steps = np.concatenate([block.arms[name].step_seconds for block in blocks])
+            means.append(steps[steps <= limit * moved / LONGER].mean())
+        logs.append(math.log(means[0] / means[1]))
+    return abs(logs[1] - logs[0])
+
+
 def _matters(arms: Sequence[Arm], limit: float) -> bool:
-    """Whether long steps take enough time to change anything."""
-    return any(share >= LEAST_SHARE for _, share in _kinds(arms, limit))
-
-
-def _kinds(arms: Sequence[Arm], limit: float) -> Iterator[tuple[tuple[float, float], float]]:
-    """Of each kind of long steps the bounds in seconds, and the share of all time."""
+    """Whether steps longer than that take enough time to change anything."""
     steps = np.concatenate([arm.step_seconds for arm in arms])
-    bounds = (limit, *(limit / LONGER * times for times in KINDS), math.inf)
-    for low, high in itertools.pairwise(bounds):
-        yield (low, high), float(steps[(steps > low) & (steps <= high)].sum() / steps.sum())
+    return float(steps[steps > limit].sum()) > LEAST_SHARE * float(steps.sum())
 
 
 def _in_spells(arms: Sequence[Arm], limit: float) -> bool:
-    """Whether long steps of each kind that matters come together, and not at the same numbers in each start."""
-    for (low, high), share in _kinds(arms, limit):
-        if share >= LEAST_SHARE and not _has_long_neighbours(arms, low, high, limit):
-            return False
-    return not _repeats(arms, limit)
+    """Whether long steps come in spells, the much longer ones by themselves, and not at the same numbers each time."""
+    much = limit / LONGER * MUCH_LONGER
+    return (
+        _is_clustered(arms, limit)
+        and (not _matters(arms, much) or _is_clustered(arms, much))
+        and not _repeats(arms, limit)
+    )
 
 
-def _has_long_neighbours(arms: Sequence[Arm], low: float, high: float, limit: float) -> bool:
-    """Whether the step before a step of this kind is a long one more often than any step is."""
-    kind, before, every = [], [], []
-    for arm in arms:
-        for turn in arm.turn_seconds:
-            steps = np.asarray(turn)
-            kind.append((steps[1:] > low) & (steps[1:] <= high))
-            before.append(steps[:-1] > limit)
-            every.append(steps > limit)
-    chosen, long_before = np.concatenate(kind), np.concatenate(before)
-    usual, count = float(np.concatenate(every).mean()), int(chosen.sum())
-    if not count or usual == 1:
+def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
+    """Whether steps above the limit gather in some windows (index of dispersion, against that of a binomial)."""
+    counts, sizes = [], []
+    for turn in (np.asarray(turn) for arm in arms for turn in arm.turn_seconds):
+        for window in np.array_split(turn > limit, max(1, round(len(turn) / WINDOW))):
+            counts.append(float(window.sum()))
+            sizes.append(len(window))
+    number, size = np.array(counts), np.array(sizes)
+    share = number.sum() / size.sum()
+    if share == 1:
         return False
-    found = float(long_before[chosen].mean())
-    return found > usual + SURE * math.sqrt(usual * (1 - usual) / count) and _odds(found) > LIFT * _odds(usual)
-
-
-def _odds(share: float) -> float:
-    return share / (1 - share) if share < 1 else math.inf
+    dispersion = float(((number - size * share) ** 2 / (size * share * (1 - share))).mean())
+    return dispersion > max(CLUSTERED, 1 + SURE * math.sqrt(2 / len(number)))
 
 
 def _repeats(arms: Sequence[Arm], limit: float) -> bool:

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import statistics
+import dataclasses
+import itertools
+import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
-from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.speedup import ratio_of_times
+from dpexp.analysis.intervals import Estimate, geometric_mean
+from dpexp.analysis.ratios import compare
+from dpexp.analysis.side import Side
 from dpexp.calibrate.faults import NONE, Fault, FaultyLauncher
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
-from dpexp.launchers.local import CANDIDATE
-from dpexp.measurement.blocks import measure
-from dpexp.measurement.loop_trainer import LoopTrainer, recorded
-from dpexp.measurement.trainer import Variant
+from dpexp.measurement import script_trainer
+from dpexp.measurement.budget import Budget
+from dpexp.measurement.loop_trainer import LoopTrainer
+from dpexp.measurement.measure import measure
+from dpexp.measurement.trainer import Trainer, Variant
 from dpexp.models import architectures, linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import fork_server
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.results.schema import Block, Training
-from dpexp.training.worker import Work
+from dpexp.results.schema import Block
 
-JOB = ("data.size=20000", "epochs=2", "measurement.best_sequential=false")
+JOB = ("data.size=20000", "epochs=2", "measurement.best_sequential=false", "measurement.precision=0.002")
+SCRIPT = Path(__file__).parent / "script.py"
+FIRST, SECOND = "first", "second"
+LEVEL = 0.99  # of intervals: of so many checks, hardly one shall fail by chance
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One side of a comparison."""
+class Contender:
+    """One arm of a check."""
 
     config: ExperimentConfig
     fault: Fault = NONE
@@ -48,33 +56,44 @@ class Bench:
         """The job, composed with `overrides`."""
         return compose_experiment(*JOB, *overrides)
 
-    def train(self, **arms: Arm) -> dict[str, Training]:
-        """A training of each arm by fresh processes, in turns."""
-        launcher = FaultyLauncher({name: arm.fault for name, arm in arms.items()})
-        trainer = LoopTrainer(self._dataset, self._initial, launcher, self._kernel)
-        return trainer.train_in_turns({name: Variant(arm.config) for name, arm in arms.items()})
+    def blocks(self, seconds: float, **contenders: Contender) -> list[Block]:
+        """Blocks of these arms, for so long in all."""
+        config = next(iter(contenders.values())).config
+        launcher = FaultyLauncher({name: contender.fault for name, contender in contenders.items()})
+        trainer = LoopTrainer(config, self._dataset, self._initial, launcher, self._kernel)
+        return _measured(trainer, {name: Variant(one.config) for name, one in contenders.items()}, seconds)
 
-    def ratio(self, first: Arm, second: Arm, blocks: int) -> Estimate:
-        """Time of the first over time of the second, from trainings in turns, with a 99 % interval."""
-        orders = [{"first": first, "second": second}, {"second": second, "first": first}]
-        trainings = [self.train(**orders[number % 2]) for number in range(blocks)]
-        return ratio_of_times([(pair["first"], pair["second"]) for pair in trainings], level=0.99)
+    def ratio(self, first: Contender, second: Contender, seconds: float) -> Estimate:
+        """Time of the first over time of the second."""
+        blocks = self.blocks(seconds, first=first, second=second)
+        return compare([blocks], FIRST, SECOND, LEVEL).shown
 
-    def turns_and_one_piece(self, config: ExperimentConfig, blocks: int) -> tuple[Estimate, float]:
-        """Time in turns over time in one piece, with a 99 % interval, and the seconds of a handover from turn to turn.
+    def script_against_itself(self, seconds: float) -> Estimate:
+        """A script of one process, measured from outside, twice."""
+        command = f"strategy.command='{sys.executable} {SCRIPT} {{workers}}'"
+        config = compose_experiment("strategy=script", "workers=1", "measurement.precision=0.002", command)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = script_trainer.ScriptTrainer(config, Path(folder))
+            blocks = _measured(trainer, {FIRST: Variant(config), SECOND: Variant(config)}, seconds)
+        return compare([blocks], FIRST, SECOND, LEVEL).shown
 
-        The training has all turns to itself: between two of them there is the handover and nothing else.
-        """
-        launcher = FaultyLauncher({})
-        work = Work(config, self._dataset, self._initial, self._kernel, evaluate=False, checkpoint=None)
-        pairs, handovers = [], []
-        for _ in range(blocks):
-            in_turns = launcher.run_in_turns({CANDIDATE: work}, lambda done: None)[CANDIDATE]
-            pairs.append((recorded(work, in_turns), recorded(work, launcher.run(work))))
-            handovers.append(in_turns[0].handover_seconds / (len(in_turns[0].turn_seconds) - 1))
-        return ratio_of_times(pairs, level=0.99), statistics.median(handovers)
+    def segments_and_trainings(self, config: ExperimentConfig, pairs: int) -> Estimate:
+        """The time of a training as steps in turns tell it, over that of whole trainings, in turn."""
+        trainer = LoopTrainer(config, self._dataset, self._initial, FaultyLauncher({}), self._kernel)
+        trainer.get_ready(config, ())
+        ratios = []
+        for _ in range(pairs):
+            whole = trainer.train(config, None)
+            blocks = _measured(trainer, {FIRST: Variant(config)}, 1.5, blocks=1)
+            ratios.append(Side(config, blocks, FIRST, float("inf"), ()).seconds.value / whole.seconds)
+        return geometric_mean(ratios, LEVEL)
 
-    def blocks(self, config: ExperimentConfig, launcher: FaultyLauncher) -> list[Block]:
-        """A whole job, as the command line measures it."""
-        trainer = LoopTrainer(self._dataset, self._initial, launcher)
-        return list(measure(config, trainer, None, lambda text, done: None))
+
+def _measured(trainer: Trainer, variants: dict[str, Variant], seconds: float, blocks: int | None = None) -> list[Block]:
+    """As many blocks as that time allows, or just so many."""
+    config = next(iter(variants.values())).config
+    settings = dataclasses.replace(config.measurement, max_seconds=seconds, precision=None if blocks else 1e-4)
+    trainer.get_ready(config, ())
+    budget = Budget(settings, FIRST if len(variants) > 1 else None, list(variants)[-1])
+    found = measure(trainer, variants, budget, settings.warmup_steps)
+    return list(itertools.islice(found, blocks))

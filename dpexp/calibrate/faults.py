@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,22 +35,12 @@ NONE = Fault()
 class FaultyLauncher(LocalLauncher):
     """Puts a fault into the workers of each training that has one, by its name."""
 
-    def __init__(self, faults: Mapping[str, Fault], launches: float = math.inf) -> None:
-        """Only the first `launches` are faulty."""
-        self._faults, self._launches = faults, launches
-
-    def run_in_turns(
-        self, works: Mapping[str, Work], on_turn: Callable[[float], None]
-    ) -> dict[str, list[WorkerReport]]:
-        """Trainings that take turns, with their faults."""
-        reports = super().run_in_turns(works, on_turn)
-        self._launches -= 1
-        return reports
+    def __init__(self, faults: Mapping[str, Fault]) -> None:
+        self._faults = faults
 
     def target(self, name: str, work: Work) -> Target:
         """The worker, with its fault."""
-        fault = self._faults.get(name, NONE) if self._launches > 0 else NONE
-        return partial(_run_with_fault, fault)
+        return partial(_run_with_fault, self._faults.get(name, NONE))
 
 
 def _run_with_fault(fault: Fault, rank: int, *arguments: Any) -> WorkerReport:
