@@ -76,10 +76,16 @@ def block_seconds(arm: Arm, limit: float = math.inf) -> LogRatio | None:
 
 
 def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> Pooled | None:
-    """Seconds of a step of one arm over all blocks; None where none has it."""
+    """Seconds of a step of one arm over all blocks; None where none has it.
+
+    No other arm took turns with it: what commands differ by is not seen in these blocks, and added.
+    """
     found = [block_seconds(block.arms[name], limit) for block in blocks if name in block.arms]
     known = [one for one in found if one is not None]
-    return pooled(known, START_DEVIATION) if known else None
+    if not known:
+        return None
+    mean = pooled(known, START_DEVIATION)
+    return dataclasses.replace(mean, variance=mean.variance + COMMAND_DEVIATION**2)
 
 
 def _grouped(turns: Turns, limit: float) -> np.ndarray:
