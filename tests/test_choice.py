@@ -56,7 +56,9 @@ def test_a_wide_interval_makes_the_choice_less_sure():
     assert 0.6 < choice.probability < 0.8
 
 
-@pytest.mark.parametrize("rows", [[], [row(1, 1.0)], [Row("ok", workers=2, overall_speedup=Estimate(1.5, np.nan, np.nan))]])
+@pytest.mark.parametrize(
+    "rows", [[], [row(1, 1.0)], [Row("ok", workers=2, overall_speedup=Estimate(1.5, np.nan, np.nan))]]
+)
 def test_without_intervals_of_several_workers_nothing_is_chosen(rows):
     assert choose(rows) is None
 

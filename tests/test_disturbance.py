@@ -57,7 +57,7 @@ def test_beside_a_program_on_a_workers_core_all_commands_agree_with_the_quiet_ma
     found = compared("stressed_steps")
     assert undisturbed(found) == pytest.approx([QUIET_SPEEDUP] * 8, rel=0.015)
     assert all(one.undisturbed.low <= QUIET_SPEEDUP <= one.undisturbed.high for one in found)
-    assert min(one.here.value for one in found) < 0.8  # with all time counted
+    assert min(one.here.value for one in found) < 0.95  # with all time counted
     assert all(one.shown == one.undisturbed and one.disturbed_share > 0.2 for one in found)
 
 

@@ -18,7 +18,9 @@ CALM = ["workers=2", "batch.scope=global", "batch.size=128", "data.size=5000"]
 SECONDS, BASES = [1.0, 1.0, 1.01, 0.99, 1.0, 1.0], [1.8, 1.8, 1.82, 1.78, 1.8, 1.8]
 
 
-def seen(*overrides, seconds=SECONDS, baseline=BASES, machine=MACHINE, change=lambda block: block, spells=(), **changes):
+def seen(
+    *overrides, seconds=SECONDS, baseline=BASES, machine=MACHINE, change=lambda block: block, spells=(), **changes
+):
     measured = result(*CALM, *overrides, seconds=seconds, baseline=baseline, change=change, **changes)
     blocks, config = measured.kept(), measured.config
     for name in spells:
