@@ -2,43 +2,89 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from conftest import composed
 
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine import environment
-from dpexp.machine.core_latency import CoreLatency
 from dpexp.machine.environment import Environment
-from dpexp.results.schema import VERSION, Block, Conditions, Distribution, RunResult, Training, WorkerTimes
+from dpexp.results.schema import (
+    BASELINE,
+    CANDIDATE,
+    VERSION,
+    Arm,
+    Block,
+    Conditions,
+    Process,
+    RunResult,
+    Training,
+)
 from dpexp.results.storage import write
 
 MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
 QUIET = Conditions(0.0, 0.0, 0.0)
+TURNS, STEPS = 24, 4  # of an arm, and of each of its turns
+WOBBLE = 0.002  # by which a step is longer or shorter than the mean
 
 
-TIMES = WorkerTimes(
-    rank=0,
-    threads=1,
-    seconds=1.0,
-    process_cpu_seconds=1.0,
-    startup_seconds=0.1,
-    warmup_seconds=0.1,
-    evaluation_seconds=0.1,
-    phases={},
-)
+def arm_of(turns: list[list[float]], samples_per_step: int = 64, processes: int = 1, threads: int = 1) -> Arm:
+    """An arm of these turns, with an untimed step before each."""
+    lengths = np.array([len(turn) for turn in turns])
+    return Arm(
+        samples_per_step=samples_per_step,
+        turn_seconds=turns,
+        first_steps=(1 + np.cumsum(lengths + 1) - lengths).tolist(),
+        phases={},
+        between_epochs_seconds=0.0,
+        warmup_seconds=0.1,
+        parameters_sha256="00",
+        linear_kernel="torch",
+        processes=[Process(rank, threads, 1.0, 0.1) for rank in range(processes)],
+    )
 
 
-def with_phases(own: Training, *workers: dict[str, float]) -> Training:
-    """The same training, by workers with the given seconds in each phase."""
-    every = [{**phases, "step": sum(phases.values())} for phases in workers]
-    distributions = [{name: Distribution(value, value, value, value) for name, value in one.items()} for one in every]
-    return replace(own, workers=[replace(TIMES, rank=rank, phases=one) for rank, one in enumerate(distributions)])
+def arm(config: ExperimentConfig, seconds: float, threads: int | None = None) -> Arm:
+    """An arm of whose steps the whole training of `config` takes so long."""
+    steps = config.epochs * config.train_samples / config.global_batch_size
+    wobble = 1 + WOBBLE * np.sin(np.arange(TURNS * STEPS) ** 2)
+    each = seconds / steps * wobble / wobble.mean()
+    threads = threads or config.threads_per_worker
+    return arm_of(each.reshape(TURNS, STEPS).tolist(), config.global_batch_size, config.processes, threads)
 
 
-def training(seconds: float, accuracy: float | None = None, loss: float | None = 0.5) -> Training:
-    return Training([seconds], None, [loss], accuracy, [], [], "00", "torch", [TIMES])
+def with_phases(own: Arm, *processes: dict[str, float]) -> Arm:
+    """The same arm of these processes, each with so many seconds of a step in each phase."""
+    phases = {name: [[one[name] for one in processes]] * TURNS for name in processes[0]}
+    return replace(own, phases=phases, processes=[Process(rank, 1, 1.0, 0.1) for rank in range(len(processes))])
+
+
+def changed(block: Block, **arms: Arm) -> Block:
+    """The same block with other arms, or more of them."""
+    return replace(block, arms=block.arms | arms)
+
+
+def training(
+    seconds: float = 1.0, accuracy: float | None = None, loss: float | None = 0.5, seed: int = 0, **changes: Any
+) -> Training:
+    return Training(
+        **(
+            {
+                "seed": seed,
+                "seconds": seconds,
+                "epoch_losses": [loss],
+                "test_accuracy": accuracy,
+                "epoch_accuracies": [],
+                "parameters_sha256": "00",
+            }
+            | changes
+        )
+    )
 
 
 def result(
@@ -46,23 +92,20 @@ def result(
     seconds: list[float],
     baseline: list[float] | None,
     machine: Environment = MACHINE,
+    change: Callable[[Block], Block] = lambda block: block,
     **changes: Any,
 ) -> RunResult:
-    """A result of the composed job; the first pair of times is of a discarded block."""
-    blocks = [
-        Block(
-            warmup=number == 0,
-            order=["baseline", "candidate"],
-            candidate=training(one, 0.8 if number == 1 else None),
-            baseline=None if baseline is None else training(baseline[number], 0.9 if number == 1 else None),
-            best_sequential=None,
-            independent=None,
-            conditions=QUIET,
-            wall_seconds=2.0,
-        )
-        for number, one in enumerate(seconds)
-    ]
-    config = composed("measurement.drift=0", *overrides)
+    """A result of the composed job, by the seconds of a whole training; the first pair is of a discarded block."""
+    config = composed(*overrides)
+    blocks = []
+    for number, one in enumerate(seconds):
+        arms = {CANDIDATE: arm(config, one)}
+        if baseline is not None:
+            arms = {BASELINE: arm(config.baseline(), baseline[number])} | arms
+        blocks.append(change(Block(number == 0, arms, QUIET, 2.0)))
+    trainings = {CANDIDATE: [training(statistics.fmean(seconds[1:] or seconds), 0.8)]}
+    if baseline is not None:
+        trainings[BASELINE] = [training(statistics.fmean(baseline[1:] or baseline), 0.9)]
     fields: dict[str, Any] = {
         "format": "dpexp-result",
         "version": VERSION,
@@ -76,19 +119,10 @@ def result(
         "environment": machine,
         "data_seconds": 0.1,
         "blocks": blocks,
-        "warnings": [],
+        "trainings": trainings,
         "user_files": {},
     }
     return RunResult(**(fields | changes))
-
-
-def at_latencies(measured: RunResult, *seconds: float, least: float = 2e-7) -> RunResult:
-    """The same result, its blocks measured while cores had these latencies."""
-    blocks = [
-        replace(block, candidate=replace(block.candidate, core_latency=CoreLatency(latency, least)))
-        for block, latency in zip(measured.blocks, seconds, strict=True)
-    ]
-    return replace(measured, blocks=blocks)
 
 
 def write_sweep(folder: Path, *results: RunResult) -> Path:
@@ -97,3 +131,17 @@ def write_sweep(folder: Path, *results: RunResult) -> Path:
         (folder / str(number)).mkdir(parents=True, exist_ok=True)
         write(one, folder / str(number))
     return folder
+
+
+def in_spells(blocks: list[Block], name: str, times: float = 2.0, turns: int = 5) -> list[Block]:
+    """The same blocks, but somebody else's work makes these turns of an arm so many times as long, in each at another
+    time."""
+    slowed = []
+    for number, block in enumerate(blocks):
+        own, first = block.arms[name], number * (turns - 1) % (TURNS - turns)
+        seconds = [
+            [times * step for step in turn] if first <= at < first + turns else turn
+            for at, turn in enumerate(own.turn_seconds)
+        ]
+        slowed.append(changed(block, **{name: replace(own, turn_seconds=seconds)}))
+    return slowed

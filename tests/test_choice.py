@@ -8,14 +8,14 @@ import pytest
 from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.analysis.row import Row
 from dpexp.decision.choice import choose
-from dpexp.results.schema import Warning
 
 
-def row(workers, speedup, share=0.02, over_best=None, **changes):
-    estimate = Estimate(speedup, speedup / (1 + share), speedup * (1 + share))
+def row(workers, overall, share=0.02, over_best=None, **changes):
+    estimate = Estimate(overall, overall / (1 + share), overall * (1 + share))
     best = UNKNOWN if over_best is None else Estimate(over_best, over_best / (1 + share), over_best * (1 + share))
     settings = {"threads_per_worker": 1, "best_sequential_threads": None if over_best is None else 2}
-    return Row("ok", workers=workers, speedup=estimate, best_sequential_speedup=best, **(settings | changes))
+    found = {"overall_speedup": estimate, "overall_best_sequential_speedup": best}  # as it is here: it decides
+    return Row("ok", workers=workers, **(found | settings | changes))
 
 
 def test_the_fastest_is_chosen_and_surely_so():
@@ -45,15 +45,20 @@ def test_fewer_threads_are_named_where_they_take_hardly_more_time():
     assert choose([row(2, 1.50, 0.001), row(4, 1.85, 0.001)]).cheaper is None
 
 
-def test_a_row_that_a_disturbed_machine_left_open_is_drawn_from_its_whole_interval():
-    unsettled = (Warning("unsettled", 100.0, "", ""),)
-    open_row = row(2, 1.05, warnings=unsettled)
-    choice = choose([Row(**(vars(open_row) | {"speedup": Estimate(1.05, 0.9, 2.0)}))])
+def test_what_decides_is_the_speedup_as_it_is_here_not_the_undisturbed_one():
+    undisturbed = {"speedup": Estimate(1.7, 1.69, 1.71), "disturbed_share": 0.5}
+    assert choose([row(2, 0.9, **undisturbed)]).name == "one process with 1 thread"
+
+
+def test_a_wide_interval_makes_the_choice_less_sure():
+    choice = choose([row(2, 1.05, overall_speedup=Estimate(1.05, 0.9, 1.25))])
     assert choice.name == "2 workers"
-    assert 0.75 < choice.probability < 0.95
+    assert 0.6 < choice.probability < 0.8
 
 
-@pytest.mark.parametrize("rows", [[], [row(1, 1.0)], [Row("ok", workers=2, speedup=Estimate(1.5, np.nan, np.nan))]])
+@pytest.mark.parametrize(
+    "rows", [[], [row(1, 1.0)], [Row("ok", workers=2, overall_speedup=Estimate(1.5, np.nan, np.nan))]]
+)
 def test_without_intervals_of_several_workers_nothing_is_chosen(rows):
     assert choose(rows) is None
 

@@ -7,132 +7,159 @@ import math
 
 import numpy as np
 import pytest
+from test_disturbance import found_in, spells, steady
 
-from dpexp.analysis.intervals import paired_ratio
-from dpexp.analysis.undisturbed import seconds_by_turns
+from dpexp.analysis.ratios import START_DEVIATION, pooled_blocks, turns_ratio, usual_misfit
 
-TRIALS, SPEEDUP, TURNS = 1000, 1.7, 20
-FEWEST, MOST, PRECISION = 4, 12, 0.02
-
-
-def none(generator, blocks):
-    return np.zeros((blocks, TURNS))
+TRIALS, TURNS, STARTS = 700, 60, (2, 3, 4, 8)
+PRECISION = 0.02
 
 
-def spells(generator, blocks, share, slower, length=15):
-    """Slow spells of some turns; many hit no block at all, some a whole one."""
-    hit = np.zeros(blocks * TURNS, dtype=bool)
-    while hit.mean() < share:
-        start = generator.integers(blocks * TURNS)
-        hit[start : start + generator.integers(1, 2 * length)] = True
-    return hit.reshape(blocks, TURNS) * slower
+def process(generator, shape, deviation=START_DEVIATION):
+    """Each process has a speed of its own; of the ratio of two it is `deviation`."""
+    return np.exp(generator.normal(0, deviation / math.sqrt(2), (*shape[:-1], 1)))
 
 
-def bursts(generator, blocks):
-    """Single turns that take up to twice as long."""
-    return (generator.random((blocks, TURNS)) < 0.1) * generator.exponential(0.5, (blocks, TURNS))
+def noisy(generator, shape, deviation=0.02):
+    return process(generator, shape) * np.exp(generator.normal(0, deviation, shape))
 
 
-def heavy_tails(generator, blocks):
-    return 0.02 * generator.standard_t(3, (blocks, TURNS))
+def bursts(generator, shape, share):
+    """Single turns that take longer, some by much."""
+    return noisy(generator, shape) * (1 + (generator.random(shape) < share) * generator.exponential(0.5, shape))
 
 
-def autocorrelated(generator, blocks):
-    noise = generator.normal(0, 0.02, (blocks, TURNS))
-    for turn in range(1, TURNS):
-        noise[:, turn] = 0.8 * noise[:, turn - 1] + 0.6 * noise[:, turn]
-    return noise
+def spelled(generator, shape, share, more, length):
+    """Spells of somebody else's work, some turns long: a chain of two states."""
+    busy = generator.random(shape[:-1]) < share
+    seconds = noisy(generator, shape)
+    for turn in range(shape[-1]):
+        change = generator.random(shape[:-1])
+        busy = np.where(busy, change > 1 / length, change < share / (1 - share) / length)
+        seconds[..., turn] *= 1 + more * busy
+    return seconds
 
 
-# What happens to the turns of the baseline, and to those of the candidate, in log time.
+def autocorrelated(generator, shape, correlation):
+    noise = generator.normal(0, 1, shape)
+    for turn in range(1, shape[-1]):
+        noise[..., turn] = correlation * noise[..., turn - 1] + math.sqrt(1 - correlation**2) * noise[..., turn]
+    return process(generator, shape) * np.exp(0.05 * noise)
+
+
+def heavy_tailed(generator, shape):
+    speeds = START_DEVIATION / math.sqrt(6) * generator.standard_t(3, (*shape[:-1], 1))
+    return np.exp(speeds + 0.03 * generator.standard_t(3, shape))
+
+
+def skewed(generator, shape):
+    """Exchanges, of exponential times."""
+    return process(generator, shape) * (0.2 + generator.exponential(0.8, shape))
+
+
+def rarely_long(generator, shape):
+    """One turn in 33 has a checkpoint."""
+    return process(generator, shape) * (1 + 10 * (generator.random(shape) < 0.03))
+
+
+def differing(generator, shape, times):
+    """Starts differ so many times as much as usual."""
+    return process(generator, shape, times * START_DEVIATION) * np.exp(generator.normal(0, 0.02, shape))
+
+
+# Both sides, and the true ratio of all their time.
 MACHINES = {
-    "quiet": (none, none),
-    "candidate-only spells, a tenth of the time": (none, functools.partial(spells, share=0.1, slower=0.3)),
-    "candidate-only spells, a quarter of the time": (none, functools.partial(spells, share=0.25, slower=0.6)),
-    "spells of both": (
-        functools.partial(spells, share=0.1, slower=0.2),
-        functools.partial(spells, share=0.2, slower=0.4),
+    "quiet": (noisy, noisy, 1.0),
+    "bursts, more of one side": (
+        functools.partial(bursts, share=0.1),
+        functools.partial(bursts, share=0.02),
+        1.05 / 1.01,
     ),
-    "bursts": (bursts, bursts),
-    "heavy tails": (heavy_tails, heavy_tails),
-    "autocorrelated turns": (autocorrelated, autocorrelated),
+    "spells of one side": (functools.partial(spelled, share=0.2, more=0.5, length=6), noisy, 1.1),
+    "half of the time, in long spells of one side": (
+        functools.partial(spelled, share=0.5, more=1.0, length=20),
+        noisy,
+        1.5,
+    ),
+    "autocorrelated": (*[functools.partial(autocorrelated, correlation=0.8)] * 2, 1.0),
+    "strongly autocorrelated": (*[functools.partial(autocorrelated, correlation=0.95)] * 2, 1.0),
+    "heavy tails": (heavy_tailed, heavy_tailed, 1.0),
+    "natural skew": (skewed, skewed, 1.0),
+    "rare long turns": (rarely_long, rarely_long, 1.0),
+    "starts twice as different as usual": (*[functools.partial(differing, times=2.0)] * 2, 1.0),
+}
+# What falls short of 93 %, and how far: few starts can't show spells that are as long as they are, nor that starts
+# differ more than is known from elsewhere, where no other job of a sweep tells it.
+LEAST = {
+    "spells of one side": 0.88,
+    "half of the time, in long spells of one side": 0.91,
+    "strongly autocorrelated": 0.90,
+    "starts twice as different as usual": 0.80,
 }
 
 
-def turns(generator, disturbance, blocks, seconds, drift):
-    """Of each block's training its turns: each process has its own speed, each turn its own."""
-    process = generator.normal(0, 0.01, (blocks, 1))
-    logs = math.log(seconds / TURNS) + drift + process + generator.normal(0, 0.02, (blocks, TURNS))
-    return np.exp(logs + disturbance(generator, blocks))
+def covered(generator, over, of, truth, starts, trials=TRIALS):
+    """The share of trials whose interval holds the truth."""
+    shape = (trials, starts, TURNS)
+    sides = over(generator, shape)[..., None], of(generator, shape)[..., None]
+    estimates = [
+        pooled_blocks([turns_ratio(*pair) for pair in zip(*trial, strict=True)]).estimate()
+        for trial in zip(*sides, strict=True)
+    ]
+    return np.mean([estimate.low <= truth <= estimate.high for estimate in estimates])
 
 
-def trainings(generator, machine, blocks, speedup):
-    """Turns of baseline and candidate, on a machine whose speed drifts."""
-    drift = np.cumsum(generator.normal(0, 0.002, blocks * TURNS)).reshape(blocks, TURNS)
-    baseline, candidate = MACHINES[machine]
-    return turns(generator, baseline, blocks, 3.0, drift), turns(generator, candidate, blocks, 3.0 / speedup, drift)
-
-
-def estimate(baseline, candidate, **options):
-    """As analysis.speedup.ratio_of_times."""
-    both = zip(seconds_by_turns(baseline), seconds_by_turns(candidate), strict=True)
-    calm = [pair for pair in both if not any(map(math.isnan, pair))]
-    if len(calm) < 2:
-        calm = [(first.sum(), second.sum()) for first, second in zip(baseline, candidate, strict=True)]
-    return paired_ratio([first for first, _ in calm], [second for _, second in calm], **options)
-
-
-def stopped(baseline, candidate):
-    """As measurement.blocks: more blocks until the interval is narrow."""
-    for count in range(FEWEST, MOST + 1):
-        found = estimate(baseline[:count], candidate[:count], stopped=True)
-        if found.precision <= PRECISION:
-            break
-    return found
-
-
+@pytest.mark.parametrize("starts", STARTS)
 @pytest.mark.parametrize("machine", MACHINES)
-def test_the_interval_covers_the_undisturbed_speedup_although_its_width_decided_when_to_stop(machine):
-    generator = np.random.default_rng(0)
-    covered = 0
+def test_the_interval_as_it_is_here_covers_the_ratio_of_all_time(machine, starts):
+    found = covered(np.random.default_rng(starts), *MACHINES[machine], starts)
+    assert LEAST.get(machine, 0.93) <= found <= 0.995
+
+
+def test_in_a_sweep_whose_starts_differ_more_than_usual_jobs_teach_each_other():
+    """Of 12 jobs, each with a spread of its own around twice the usual one."""
+    generator, held, alone = np.random.default_rng(5), [], []
+    for _ in range(80):
+        times = 2 * np.exp(generator.normal(0, 0.3, 12))
+        jobs = []
+        for each in times:
+            sides = (differing(generator, (4, TURNS), each)[..., None] for _ in range(2))
+            jobs.append([turns_ratio(*pair) for pair in zip(*sides, strict=True)])
+        usual = usual_misfit([pooled_blocks(job) for job in jobs])
+        for job in jobs:
+            estimates = pooled_blocks(job, usual).estimate(), pooled_blocks(job).estimate()
+            held.append(estimates[0].low <= 1 <= estimates[0].high)
+            alone.append(estimates[1].low <= 1 <= estimates[1].high)
+    assert 0.93 <= np.mean(held) <= 0.97
+    assert np.mean(alone) < 0.92
+
+
+@pytest.mark.parametrize("machine", ["quiet", "bursts, more of one side", "autocorrelated"])
+def test_it_covers_although_its_width_decided_when_to_stop(machine):
+    generator, held = np.random.default_rng(6), 0
+    over, of, truth = MACHINES[machine]
     for _ in range(TRIALS):
-        found = stopped(*trainings(generator, machine, MOST, SPEEDUP))
-        covered += found.low <= SPEEDUP <= found.high
-    assert 0.93 <= covered / TRIALS <= 0.975
+        pairs = zip(*(side(generator, (8, TURNS))[..., None] for side in (over, of)), strict=True)
+        ratios = [turns_ratio(*pair) for pair in pairs]
+        for count in range(2, 9):
+            estimate = pooled_blocks(ratios[:count]).estimate()
+            if estimate.precision <= PRECISION:
+                break
+        held += estimate.low <= truth <= estimate.high
+    assert 0.93 <= held / TRIALS <= 0.99
 
 
-def test_a_fixed_number_of_blocks_covers_as_often_as_it_says():
-    generator = np.random.default_rng(1)
-    covered = 0
-    for _ in range(TRIALS):
-        found = estimate(*trainings(generator, "quiet", 5, SPEEDUP))
-        covered += found.low <= SPEEDUP <= found.high
-    assert 0.93 <= covered / TRIALS <= 0.97
+@pytest.mark.parametrize("sides", [(spells, steady), (steady, spells), (spells, spells)])
+def test_the_undisturbed_interval_covers_what_a_quiet_machine_gives(sides):
+    found = [found_in(*sides, seed) for seed in range(60)]
+    known = [one.undisturbed for one in found if one.undisturbed is not None]
+    assert len(known) >= 57
+    assert np.mean([one.low <= 1 <= one.high for one in known]) >= 0.9
+    assert np.median([one.precision for one in known]) < 0.015
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-def test_two_identical_trainings_are_seldom_called_different(machine):
-    generator = np.random.default_rng(2)
-    different = 0
-    for _ in range(TRIALS):
-        found = stopped(*trainings(generator, machine, MOST, 1.0))
-        different += not found.low <= 1 <= found.high
-    assert different / TRIALS <= 0.07
-
-
-def test_stopping_without_a_wider_interval_would_cover_too_seldom():
-    generator = np.random.default_rng(3)
-    covered = 0
-    for _ in range(2 * TRIALS):
-        pairs = np.exp(generator.normal(math.log(SPEEDUP), 0.04, 40))
-        count = FEWEST
-        while (found := paired_ratio(pairs[:count], np.ones(count))).precision > PRECISION and count < 40:
-            count += 1
-        covered += found.low <= SPEEDUP <= found.high
-    assert covered / (2 * TRIALS) < 0.93
-
-
-def test_on_a_quiet_machine_few_blocks_give_the_precision():
+def test_on_a_quiet_machine_few_starts_give_the_precision():
     generator = np.random.default_rng(4)
-    found = [stopped(*trainings(generator, "quiet", MOST, SPEEDUP)) for _ in range(200)]
-    assert np.median([one.precision for one in found]) <= PRECISION
+    pairs = [[noisy(generator, (2, TURNS))[..., None] for _ in range(2)] for _ in range(100)]
+    found = [pooled_blocks([turns_ratio(*pair) for pair in zip(*sides, strict=True)]) for sides in pairs]
+    assert np.median([one.estimate().precision for one in found]) <= PRECISION

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.laws import simulated
+from law_helpers import simulated
 from dpexp.analysis.intervals import Estimate
 from dpexp.decision.contest import contest
 from dpexp.decision.projection import LOCAL, Projection

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.laws import TRUTHS, law_named, simulated, truth
+from law_helpers import TRUTHS, law_named, simulated, truth
 from dpexp.analysis.intervals import Estimate
 from dpexp.decision.contest import Scaling, contest
 

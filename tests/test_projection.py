@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
-from results_helpers import result, write_sweep
+from results_helpers import changed, result, with_phases, write_sweep
 
 from dpexp.analysis.efficiency import PhaseTimes
 from dpexp.analysis.intervals import Estimate
@@ -14,7 +13,6 @@ from dpexp.analysis.row import Row
 from dpexp.decision.links import Link, ring
 from dpexp.decision.projection import BANDWIDTH, LATENCY, LOCAL, SLOWER, WAIT, Cluster, StepModel, knee, worst_error
 from dpexp.project.__main__ import main
-from dpexp.results.schema import StepTimes
 
 LINK = Link.parse("1Gbit/s,1ms")
 STEADY = ((1.0, 100),)
@@ -25,9 +23,7 @@ def row(workers, step, exchange=0.0, wait=0.0, steps=STEADY, batch_scope="per_wo
     own = step - exchange - wait
     phases = PhaseTimes(0.0, 100 * workers * own, 100 * workers * wait, 100 * workers * exchange, 0.0, 0.0, 100.0, 0.0)
     speedup = (workers if batch_scope == "per_worker" else 1) / step
-    bins = [list(column) for column in zip(*steps, strict=True)]
-    nothing = dict.fromkeys(("data", "wait", "communicate", "update"), [0.0] * len(steps))
-    times = StepTimes(100, 0, 0.0, 1, *bins, nothing | {"compute": [seconds * count for seconds, count in steps]})
+    computed = tuple(seconds for seconds, count in steps for _ in range(count))
     settings = {
         "workers": workers,
         "batch_scope": batch_scope,
@@ -38,7 +34,8 @@ def row(workers, step, exchange=0.0, wait=0.0, steps=STEADY, batch_scope="per_wo
         "seconds": Estimate(100 * step, 99 * step, 101 * step),
         "speedup": Estimate(speedup, speedup / 1.01, speedup * 1.01),
         "phases": phases,
-        "baseline_steps": (times,),
+        "baseline_compute": computed,
+        "disturbed_share": 0.0,
         "oversubscribed": False,
     }
     return Row("ok", **(settings | changes))
@@ -64,7 +61,8 @@ def test_from_several_exchanges_their_line_is_taken():
 def test_stragglers_come_from_the_distribution_of_computation_times():
     """Of steps that take 1 s or, disturbed, 1.5 s, the slowest of many takes 1.5 s, where all steps count."""
     steps = ((1.0, 70), (1.5, 30))
-    model = StepModel([row(1, 1.0, steps=steps), row(2, 1.0, steps=steps)])
+    disturbed = {"steps": steps, "disturbed_share": 0.3}
+    model = StepModel([row(1, 1.0, **disturbed), row(2, 1.0, **disturbed)])
     found = model.project(64, Cluster())
     assert found.speedup.high == pytest.approx(64 * 1.01)
     assert found.speedup.low == pytest.approx(64 / 1.5 / 1.01)
@@ -167,9 +165,21 @@ def test_the_units_of_a_link():
     assert (found.bytes_per_second, found.latency_seconds) == (pytest.approx(25e9 / 8), pytest.approx(1e-5))
 
 
-@pytest.fixture(scope="module")
-def example():
-    return str(Path(__file__).parents[1] / "outputs" / "example")
+@pytest.fixture
+def example(tmp_path):
+    """A sweep of one and two workers, whose steps tell what they are made of."""
+    work = {"data": 0.0, "compute": 1.0, "wait": 0.0, "communicate": 0.0, "update": 0.1}
+
+    def explained(block):
+        own, alone = block.arms["candidate"], block.arms["baseline"]
+        phases = [work | {"communicate": 0.2}] * len(own.processes)
+        return changed(block, candidate=with_phases(own, *phases), baseline=with_phases(alone, work))
+
+    jobs = [
+        result(f"workers={workers}", seconds=[9, *[seconds] * 3], baseline=[9, 2, 2, 2], change=explained)
+        for workers, seconds in ((1, 2.0), (2, 1.2))
+    ]
+    return str(write_sweep(tmp_path / "example", *jobs))
 
 
 def test_a_folder_without_a_good_result_is_refused(tmp_path, capsys):

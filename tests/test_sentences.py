@@ -8,7 +8,7 @@ import pytest
 from results_helpers import MACHINE, QUIET, TIMES, result, training, with_phases, write_sweep
 from test_drawing import PROJECTED
 
-from benchmarks.laws import simulated
+from law_helpers import simulated
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
 from dpexp.decision.contest import contest

@@ -76,7 +76,10 @@ def _change(blocks: Sequence[Block], over: str, of: str, limits: tuple[float, fl
         means = []
         for name, limit in zip((over, of), limits, strict=True):
             steps = np.concatenate([block.arms[name].step_seconds for block in blocks])
-            means.append(steps[steps <= limit * moved / LONGER].mean())
+            short = steps[steps <= limit * moved / LONGER]
+            if not len(short):
+                return math.inf
+            means.append(short.mean())
         logs.append(math.log(means[0] / means[1]))
     return abs(logs[1] - logs[0])
 

@@ -1,15 +1,17 @@
 """The one estimate: how many times the throughput of one arm another has, from the steps of their turns.
 
 In a block, arms took turns of some tens of milliseconds, so that changes of the machine's speed met all of them. The
-ratio of a block is that of their mean seconds a sample. Its variance follows from groups of consecutive rounds, each
-left out in turn (the jackknife of batch means, which respects that neighbouring turns are alike). Blocks differ by
-more, as each has new processes: a job's few blocks tell by how much only roughly, so their spread is moderated (Smyth
-2004, "Linear models and empirical Bayes methods"): it counts beside that of PRIOR_FREEDOM blocks as they were expected.
+ratio of a block is that of their mean seconds a sample. Its variance follows from how far each group of consecutive
+rounds moves it, and from how alike neighbouring groups are, both over all blocks. Blocks differ by more, as each has
+new processes: a job's few blocks tell by how much only roughly, so their spread is moderated (Smyth 2004, "Linear
+models and empirical Bayes methods"): it counts beside that of PRIOR_FREEDOM blocks as they were expected. A block's
+weight depends on how many steps it has and not on how much they vary, or calm blocks would count more than others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ from dpexp.analysis import disturbance
 from dpexp.analysis.intervals import UNKNOWN, Estimate, t_quantile
 from dpexp.results.schema import Arm, Block
 
-GROUPS = 12  # of consecutive rounds, at most
+GROUPS = 20  # of consecutive rounds, at most
+MOST_ALIKE = 0.9  # correlation of neighbouring groups
 # What the data of one start, or of one command, can't show: standard deviations of the log ratio. Between starts of the
 # same programs, and between commands minutes apart where several cores are compared, which share caches and memory.
 START_DEVIATION, COMMAND_DEVIATION = 0.006, 0.005
@@ -34,10 +37,43 @@ Turns = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class LogRatio:
-    """The log of a ratio, and its variance as far as its own data can tell."""
+    """The log of a ratio, and how far each group of consecutive rounds moves it."""
 
     log: float
-    variance: float
+    shifts: np.ndarray
+    steps: float  # that it comes from, as of one arm
+    groups: int  # that have such steps
+
+    @functools.cached_property
+    def variance(self) -> float:
+        """As far as its own data can tell."""
+        return Spread.of([self]).variance_of_step / self.steps
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What the rounds of some blocks show about the variance within a block."""
+
+    variance_of_step: float  # of the log: over n steps, it is the n-th part
+    freedom: float
+
+    @classmethod
+    def of(cls, blocks: Sequence[LogRatio]) -> Spread:
+        """Groups are long, but spells may be longer: neighbours that are alike say that there are fewer groups."""
+        known = [block for block in blocks if block.groups > 1]
+        if not known:
+            return cls(UNKNOWN_DEVIATION**2 * max(block.steps for block in blocks), 1.0)
+        squares = [float(block.shifts @ block.shifts) for block in known]
+        products = sum(float(block.shifts[1:] @ block.shifts[:-1]) for block in known)
+        groups = sum(block.groups for block in known)
+        # Shifts add up to 0, which makes neighbours a bit unlike.
+        alike = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MOST_ALIKE)
+        fewer = (1 - alike) / (1 + alike)
+        of_step = [
+            square * block.groups / (block.groups - 1) * block.steps
+            for square, block in zip(squares, known, strict=True)
+        ]
+        return cls(float(np.mean(of_step)) / fewer, groups * fewer)
 
 
 def block_ratio(over: Arm, of: Arm, limits: tuple[float, float] = NO_LIMITS) -> LogRatio | None:
@@ -48,59 +84,50 @@ def block_ratio(over: Arm, of: Arm, limits: tuple[float, float] = NO_LIMITS) -> 
     found = turns_ratio(over.turn_seconds, of.turn_seconds, limits)
     if found is None:
         return None
-    return LogRatio(found.log + math.log(of.samples_per_step / over.samples_per_step), found.variance)
+    return dataclasses.replace(found, log=found.log + math.log(of.samples_per_step / over.samples_per_step))
 
 
 def turns_ratio(over: Turns, of: Turns, limits: tuple[float, float] = NO_LIMITS) -> LogRatio | None:
     """The same of seconds a step."""
-    sides = [_grouped(turns, limit) for turns, limit in zip((over, of), limits, strict=True)]
-    totals = [side.sum(1) for side in sides]  # of each side: seconds, steps
-    if any(steps == 0 for _, steps in totals):
+    first, second = (_log_seconds(turns, limit) for turns, limit in zip((over, of), limits, strict=True))
+    if first is None or second is None:
         return None
-    lefts = [[total - group for group in side.T] for side, total in zip(sides, totals, strict=True)]
-    if all(steps > 0 for left in lefts for _, steps in left):
-        variance = _jackknife([_log_mean(first) - _log_mean(second) for first, second in zip(*lefts, strict=True)])
-    else:  # an arm has all of its steps in one group
-        variance = sum(_jackknife([_log_mean(one) for one in left if one[1] > 0]) for left in lefts)
-    return LogRatio(_log_mean(totals[0]) - _log_mean(totals[1]), variance)
+    steps = 2 / (1 / first.steps + 1 / second.steps)
+    return LogRatio(first.log - second.log, first.shifts - second.shifts, steps, min(first.groups, second.groups))
 
 
 def block_seconds(arm: Arm, limit: float = math.inf) -> LogRatio | None:
     """Seconds of a step of one arm; None where it has no step up to the limit."""
-    side = _grouped(arm.turn_seconds, limit)
-    total = side.sum(1)
-    if not total[1]:
+    return _log_seconds(arm.turn_seconds, limit)
+
+
+def _log_seconds(turns: Turns, limit: float) -> LogRatio | None:
+    """Of a step up to the limit."""
+    every = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
+    groups = np.arange(len(turns)) * min(GROUPS, len(turns)) // len(turns)
+    of_steps = np.repeat(groups, [len(turn) for turn in turns])
+    kept = every <= limit
+    seconds, steps = (
+        np.bincount(of_steps, values, groups[-1] + 1) for values in (np.where(kept, every, 0.0), kept.astype(float))
+    )
+    if not steps.sum():
         return None
-    lefts = [total - group for group in side.T]
-    return LogRatio(_log_mean(total), _jackknife([_log_mean(left) for left in lefts if left[1] > 0]))
+    mean = seconds.sum() / steps.sum()
+    shifts = (seconds - mean * steps) / seconds.sum()
+    return LogRatio(math.log(mean), shifts, float(steps.sum()), np.count_nonzero(steps))
 
 
 def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> Pooled | None:
-    """Seconds of a step of one arm over all blocks; None where none has it."""
+    """Seconds of a step of one arm over all blocks; None where none has it.
+
+    No other arm took turns with it: what commands differ by is not seen in these blocks, and added.
+    """
     found = [block_seconds(block.arms[name], limit) for block in blocks if name in block.arms]
     known = [one for one in found if one is not None]
-    return pooled(known, START_DEVIATION) if known else None
-
-
-def _grouped(turns: Turns, limit: float) -> np.ndarray:
-    """Seconds and number of the steps up to a limit, of each group of consecutive turns (2, groups)."""
-    steps = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
-    groups = np.arange(len(turns)) * min(GROUPS, len(turns)) // len(turns)
-    of_steps = np.repeat(groups, [len(turn) for turn in turns])
-    kept = steps <= limit
-    return np.array([np.bincount(of_steps, values, groups[-1] + 1) for values in (np.where(kept, steps, 0.0), kept)])
-
-
-def _log_mean(total: np.ndarray) -> float:
-    return math.log(total[0] / total[1])
-
-
-def _jackknife(logs: Sequence[float]) -> float:
-    """The variance of a log from its values without each of the groups."""
-    count = len(logs)
-    if count < 2:
-        return UNKNOWN_DEVIATION**2
-    return (count - 1) / count * float(np.sum((np.asarray(logs) - np.mean(logs)) ** 2))
+    if not known:
+        return None
+    mean = pooled_blocks(known)
+    return dataclasses.replace(mean, variance=mean.variance + COMMAND_DEVIATION**2)
 
 
 @dataclass(frozen=True)
@@ -110,12 +137,12 @@ class Pooled:
     log: float
     variance: float
     misfit: float
+    count: int
     freedom: float
 
     def less(self, other: Pooled) -> Pooled:
         """The log of the quotient of two independent ones, with the freedom of the one that has less."""
-        freedom = min(self.freedom, other.freedom)
-        return Pooled(self.log - other.log, self.variance + other.variance, 0.0, freedom)
+        return Pooled(self.log - other.log, self.variance + other.variance, 0.0, 1, min(self.freedom, other.freedom))
 
     def estimate(self, level: float = 0.95) -> Estimate:
         """The ratio with its interval."""
@@ -123,24 +150,38 @@ class Pooled:
         return Estimate(math.exp(self.log), math.exp(self.log - half), math.exp(self.log + half))
 
 
-def pooled(ratios: Sequence[LogRatio], deviation: float, usual_misfit: float = 1.0) -> Pooled:
-    """Their mean, where they differ by a standard deviation that their own variances don't show.
+def pooled_blocks(ratios: Sequence[LogRatio], usual_misfit: float = 1.0) -> Pooled:
+    """The mean of the blocks of a job, which differ by more than their rounds show.
 
-    `usual_misfit` is a deviation's square over what is expected, as seen elsewhere, such as in other jobs of a sweep.
+    `usual_misfit` is a deviation's square over what is expected, as seen in other jobs of a sweep.
     """
-    weights = np.array([1 / (one.variance + deviation**2) for one in ratios])
-    logs = np.array([one.log for one in ratios])
-    mean = float(weights @ logs / weights.sum())
-    misfit = float(weights @ (logs - mean) ** 2)
-    freedom = PRIOR_FREEDOM + len(ratios) - 1
+    spread = Spread.of(ratios)
+    within = np.array([spread.variance_of_step / one.steps for one in ratios])
+    found = _pooled([one.log for one in ratios], within, START_DEVIATION, usual_misfit)
+    share = float(within.mean() / (within.mean() + START_DEVIATION**2))  # of the variance, that rounds tell
+    return dataclasses.replace(found, freedom=1 / (1 / found.freedom + share**2 / spread.freedom))
+
+
+def pooled_jobs(jobs: Sequence[Pooled], deviation: float) -> Pooled:
+    """The mean of jobs of the same configuration."""
+    within = np.full(len(jobs), np.mean([job.variance for job in jobs]))
+    found = _pooled([job.log for job in jobs], within, deviation, 1.0)
+    return dataclasses.replace(found, freedom=sum(job.freedom for job in jobs))
+
+
+def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_misfit: float) -> Pooled:
+    """Their mean, where they differ by a standard deviation that their own variances don't show."""
+    weights, values = 1 / (within + deviation**2), np.array(logs)
+    mean = float(weights @ values / weights.sum())
+    misfit = float(weights @ (values - mean) ** 2)
+    freedom = PRIOR_FREEDOM + len(logs) - 1
     scale = (PRIOR_FREEDOM * usual_misfit + misfit) / freedom
-    return Pooled(mean, scale / float(weights.sum()), misfit, freedom)
+    return Pooled(mean, scale / float(weights.sum()), misfit, len(logs), freedom)
 
 
 def usual_misfit(found: Sequence[Pooled]) -> float:
     """What the jobs of a sweep teach about each other: their mean misfit, as if there were one more, as expected."""
-    freedom = sum(one.freedom - PRIOR_FREEDOM for one in found)
-    return (PRIOR_FREEDOM + sum(one.misfit for one in found)) / (PRIOR_FREEDOM + freedom)
+    return (PRIOR_FREEDOM + sum(one.misfit for one in found)) / (PRIOR_FREEDOM + sum(one.count - 1 for one in found))
 
 
 @dataclass(frozen=True)
@@ -187,7 +228,7 @@ def block_misfit(blocks: Sequence[Block], over: str, of: str) -> Pooled | None:
     """How much the blocks of one job differ; None where they don't have both arms."""
     found = [block_ratio(block.arms[over], block.arms[of]) for block in blocks if {over, of} <= block.arms.keys()]
     ratios = [one for one in found if one is not None]
-    return pooled(ratios, START_DEVIATION) if ratios else None
+    return pooled_blocks(ratios) if ratios else None
 
 
 def _over_jobs(
@@ -197,8 +238,7 @@ def _over_jobs(
     found = []
     for blocks in jobs:
         ratios = [block_ratio(block.arms[over], block.arms[of], limits) for block in blocks]
-        found.append(pooled([one for one in ratios if one is not None], START_DEVIATION, usual))
+        found.append(pooled_blocks([one for one in ratios if one is not None], usual))
     arms = [jobs[0][0].arms[name] for name in (over, of)]
     deviation = COMMAND_DEVIATION if max(len(arm.processes) * arm.threads for arm in arms) > 1 else 0.0
-    every = pooled([LogRatio(one.log, one.variance) for one in found], deviation)
-    return dataclasses.replace(every, freedom=every.freedom + sum(one.freedom - PRIOR_FREEDOM for one in found))
+    return pooled_jobs(found, deviation)

@@ -11,7 +11,7 @@ from dpexp.analysis.ratios import Comparison, block_seconds
 from dpexp.analysis.side import Side
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
-from dpexp.results.schema import Block, Warning
+from dpexp.results.schema import CANDIDATE, Block, Warning
 from dpexp.words import counted
 
 # Thresholds: a severity of 1.
@@ -81,9 +81,7 @@ def _about_settings(config: ExperimentConfig, environment: Environment, baseline
 
 def _about_precision(config: ExperimentConfig, blocks: Sequence[Block], found: Comparison) -> Iterator[Warning]:
     settings = config.measurement
-    turns = min(
-        sum(len(arm.turn_seconds) for arm in arms) for arms in zip(*(b.arms.values() for b in blocks), strict=True)
-    )
+    turns = sum(len(block.arms[CANDIDATE].turn_seconds) for block in blocks)  # those of all other arms are as many
     if turns < LEAST_TURNS:
         seconds = sum(block.wall_seconds for block in blocks)
         yield Warning(

@@ -144,10 +144,11 @@ class StepModel:
 
     def _waits(self, workers: int, own: float) -> tuple[float, float]:
         """The seconds of a step that a worker waits for the slowest: if all steps are calm, and with all of them."""
-        every = mean_of_slowest(workers, self._compute)
-        short = self._compute[self._compute <= LONGER * np.quantile(self._compute, FASTEST)]
-        calm = mean_of_slowest(workers, short) if self._is_disturbed else every
-        return own * self._computed_share * (calm - 1), own * self._computed_share * (every - 1)
+        calm = self._compute
+        if self._is_disturbed:  # then `own` is of undisturbed steps, too
+            calm = calm[calm <= LONGER * np.quantile(calm, FASTEST)]
+        least, most = (mean_of_slowest(workers, each) / calm.mean() - 1 for each in (calm, self._compute))
+        return own * self._computed_share * least, own * self._computed_share * most
 
     def _unexplained_wait(self, workers: int) -> float:
         """What the nearest measured count waited beyond that, as for barriers; it is carried on."""
@@ -202,13 +203,13 @@ class StepModel:
 
 
 def mean_of_slowest(workers: int, seconds: np.ndarray) -> float:
-    """How long the slowest of so many workers takes if each draws from these sorted seconds, over the mean of one.
+    """How long the slowest of so many workers takes if each draws from these sorted seconds.
 
     The mean of the greatest of n independent draws is the sum of values times the difference of the n-th powers of the
     distribution function.
     """
     passed = np.linspace(0, 1, len(seconds) + 1)
-    return float(seconds @ np.diff(passed**workers) / seconds.mean())
+    return float(seconds @ np.diff(passed**workers))
 
 
 def worst_error(checked: dict[int, tuple[float, float]]) -> float:

@@ -6,7 +6,7 @@ import functools
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.experiment import ExperimentConfig
@@ -16,7 +16,9 @@ VERSION = 9
 CANDIDATE, BASELINE, BEST_SEQUENTIAL, INDEPENDENT = "candidate", "baseline", "best_sequential", "independent"
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
-_CONFIG = ConfigDict(extra="forbid")
+Turn = Annotated[list[PositiveFloat], Field(min_length=1)]
+
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -37,7 +39,7 @@ class Arm:
     """
 
     samples_per_step: int  # of all processes together
-    turn_seconds: Annotated[list[list[float]], Field(min_length=1)]  # of each timed step of each turn
+    turn_seconds: Annotated[list[Turn], Field(min_length=1)]  # of each timed step of each turn
     first_steps: list[int]  # of each turn, the number of its first timed step since the processes were started
     phases: dict[str, list[list[float]]]  # of some steps, by name: the seconds of each process (steps, processes)
     between_epochs_seconds: float  # what belongs to an epoch and to no step; 0 for a script, whose steps have it

@@ -1,0 +1,53 @@
+"""Simulated sweeps whose speedups follow a known law of scaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dpexp.analysis.efficiency import PhaseTimes
+from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.row import Row
+from dpexp.decision.laws import Law, laws
+
+TRUTHS = {
+    "Amdahl's law": [0.04],
+    "Gustafson's law": [0.12],
+    "the Universal Scalability Law": [0.03, 0.002],
+    "the goodput model": [0.2, 0.03, 2.0],
+    "the alpha-beta model": [1.05, 0.005, 0.1],
+}
+
+
+def law_named(name: str, batch_scope: str = "per_worker") -> Law:
+    """One of the laws."""
+    return next(law for law in laws(batch_scope) if law.name == name)
+
+
+def truth(name: str, workers: Sequence[float]) -> np.ndarray:
+    """The speedups of the law with the parameters of TRUTHS."""
+    return law_named(name).speedup(np.array(workers, dtype=float), np.array(TRUTHS[name]))
+
+
+def simulated(
+    name: str, seed: int = 0, counts: Sequence[int] = (2, 3, 4, 6, 8, 12, 16, 24, 32), noise: float = 0.02
+) -> list[Row]:
+    """Rows whose speedups follow the law, each with noise, and with intervals that know how much."""
+    generator, half, law = np.random.default_rng(seed), math.exp(1.96 * noise), law_named(name)
+    speedups = truth(name, counts) * np.exp(generator.normal(0, noise, len(counts)))
+    shares = np.full(len(counts), np.nan)
+    if law.exchange_share is not None:
+        shares = law.exchange_share(np.array(counts, dtype=float), np.array(TRUTHS[name]))
+    return [
+        Row(
+            "ok",
+            workers=count,
+            speedup=Estimate(speedup, speedup / half, speedup * half),
+            oversubscribed=False,
+            batch_scope="per_worker",
+            phases=PhaseTimes(0.0, 1 - share, 0.0, share, 0.0),
+        )
+        for count, speedup, share in zip(counts, speedups.tolist(), shares.tolist(), strict=True)
+    ]

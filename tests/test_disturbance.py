@@ -1,0 +1,212 @@
+"""Which steps others disturbed: recorded on real machines, and simulated where the truth is known."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from results_helpers import QUIET, arm_of
+
+from dpexp.analysis import disturbance, ratios
+from dpexp.results.schema import Block
+
+QUIET_SPEEDUP = 1.736  # of the same training on the same machine while it was quiet; see traces/README.md
+TRACES = ("neighbour", "stressed_steps")
+TURNS_OF_TRACE = 12  # the recorded blocks don't tell them
+BLOCKS, TURNS, STEPS, LEAD = 6, 30, 40, 5
+
+
+# Recorded.
+
+
+@functools.cache
+def commands(trace):
+    """The blocks of each recorded command."""
+    found: dict[int, dict[int, dict]] = {}
+    with np.load(Path(__file__).parent / "traces" / f"{trace}.npz") as file:
+        for name in file.files:
+            command, block, side = name.split("_")
+            workers = 2 if side == "candidate" else 1
+            turns = [turn.tolist() for turn in np.array_split(file[name][1] * 1e-6, TURNS_OF_TRACE)]
+            arms = found.setdefault(int(command), {}).setdefault(int(block), {})
+            arms[side] = arm_of(turns, 64 * workers, workers)
+    return [[Block(False, arms, QUIET, 1.0) for arms in blocks.values()] for blocks in found.values()]
+
+
+def compared(trace):
+    return [ratios.compare([blocks], "baseline", "candidate") for blocks in commands(trace)]
+
+
+def undisturbed(found):
+    return np.array([math.nan if one.undisturbed is None else one.undisturbed.value for one in found])
+
+
+def test_beside_a_neighbour_commands_with_undisturbed_steps_agree_with_the_quiet_machine():
+    found = undisturbed(compared("neighbour"))
+    logs = np.log(found[~np.isnan(found)])
+    assert len(logs) >= 6
+    assert logs.std(ddof=1) < 0.008
+    assert math.exp(logs.mean()) == pytest.approx(QUIET_SPEEDUP, rel=0.01)
+
+
+def test_beside_a_program_on_a_workers_core_all_commands_agree_with_the_quiet_machine():
+    found = compared("stressed_steps")
+    assert undisturbed(found) == pytest.approx([QUIET_SPEEDUP] * 8, rel=0.015)
+    assert all(one.undisturbed.low <= QUIET_SPEEDUP <= one.undisturbed.high for one in found)
+    assert min(one.here.value for one in found) < 0.95  # with all time counted
+    assert all(one.shown == one.undisturbed and one.disturbed_share > 0.2 for one in found)
+
+
+CONSTANTS = (
+    "FASTEST PLATEAU MOST_CHANGE MUCH_LONGER WINDOW CLUSTERED SURE LEAST_SHARE REPEATED LEAST_CALM LONGER"
+).split()
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_no_constant_decides_what_the_undisturbed_speedup_is(name, factor, monkeypatch):
+    """Moved by a tenth, none changes it by 1 %, and at most one of the 22 commands is judged differently."""
+    before = np.concatenate([undisturbed(compared(trace)) for trace in TRACES])
+    value = getattr(disturbance, name)
+    monkeypatch.setattr(disturbance, name, 1 + (value - 1) * factor if name == "LONGER" else value * factor)
+    after = np.concatenate([undisturbed(compared(trace)) for trace in TRACES])
+    assert (np.isnan(before) != np.isnan(after)).sum() <= 1
+    assert np.nanmax(np.abs(np.log(after / before))) < 0.01
+
+
+# Simulated.
+
+
+def blocks_of(over, of, seed=0):
+    """Blocks of two arms; each is made by a function of the generator and its step numbers (turns, steps)."""
+    generator = np.random.default_rng(seed)
+    numbers = np.arange(TURNS * (STEPS + LEAD)).reshape(TURNS, STEPS + LEAD)[:, LEAD:]
+
+    def made(side):
+        start = generator.normal(1, 0.003)
+        seconds = start * generator.normal(1, 0.01, numbers.shape) * side(generator, numbers)
+        return replace(arm_of((1e-3 * seconds).tolist()), first_steps=numbers[:, 0].tolist())
+
+    return [Block(False, {"over": made(over), "of": made(of)}, QUIET, 1.0) for _ in range(BLOCKS)]
+
+
+def found_in(over, of, seed=0):
+    return ratios.compare([blocks_of(over, of, seed)], "over", "of")
+
+
+def steady(generator, numbers):
+    return np.ones(numbers.shape)
+
+
+def spells(generator, numbers, share=0.3, times=1.7, length=60):
+    """Somebody else's work on the core."""
+    hit = np.zeros(int(numbers.max()) + 1, dtype=bool)
+    while hit.mean() < share:
+        start = generator.integers(len(hit))
+        hit[start : start + generator.integers(1, 2 * length)] = True
+    return np.where(hit[numbers], times, 1.0)
+
+
+def now_and_then(generator, numbers, share, times):
+    return np.where(generator.random(numbers.shape) < share, times, 1.0)
+
+
+def periodic(generator, numbers, every, times):
+    return np.where((numbers + generator.integers(every)) % every == 0, times, 1.0)
+
+
+def at_the_same_numbers(generator, numbers):
+    """Long batches, in the order of the seed."""
+    order = np.random.default_rng(1).random(int(numbers.max()) + 1) < 0.15
+    return np.where(order[numbers], 3.0, 1.0)
+
+
+def epochs(generator, numbers):
+    """Loaders that start anew: a spell, but at the same numbers."""
+    return np.where(numbers % 300 < 40, 2.0, 1.0)
+
+
+def exchanging(generator, numbers):
+    return 0.5 + generator.exponential(0.5, numbers.shape)
+
+
+NATURAL = {
+    "2 % x 40": functools.partial(now_and_then, share=0.02, times=40.0),
+    "20 % x 3": functools.partial(now_and_then, share=0.2, times=3.0),
+    "every 10th x 5": functools.partial(periodic, every=10, times=5.0),
+    "every 64th x 30": functools.partial(periodic, every=64, times=30.0),
+    "the same numbers": at_the_same_numbers,
+    "spells at the same numbers": epochs,
+    "exponential exchanges": exchanging,
+}
+
+
+@pytest.mark.parametrize("nature", NATURAL.values(), ids=NATURAL)
+def test_steps_that_are_long_by_nature_all_count(nature):
+    for seed in range(5):
+        assert found_in(nature, steady, seed).undisturbed is None
+        assert found_in(steady, nature, seed).undisturbed is None
+        assert found_in(nature, nature, seed).undisturbed is None
+
+
+@pytest.mark.parametrize("sides", [(spells, steady), (steady, spells), (spells, spells)])
+def test_spells_are_left_out(sides):
+    for seed in range(5):
+        found = found_in(*sides, seed)
+        assert found.undisturbed is not None
+        assert all(map(math.isfinite, found.limits))
+        assert found.undisturbed.value == pytest.approx(1, abs=0.01)
+        assert found.disturbed_share == pytest.approx(0.3, abs=0.1)
+    assert found_in(spells, steady).here.value == pytest.approx(1.21, abs=0.06)
+
+
+@pytest.mark.parametrize("nature", NATURAL.values(), ids=NATURAL)
+def test_beside_a_side_whose_steps_are_long_by_nature_no_spell_is_left_out(nature):
+    """Both sides or none: a filter on one side only would favour it."""
+    for seed in range(5):
+        assert found_in(nature, spells, seed).undisturbed is None
+
+
+def test_spells_on_top_of_steps_that_are_long_by_nature_are_not_told_apart():
+    def both(generator, numbers):
+        return spells(generator, numbers) * now_and_then(generator, numbers, 0.02, 40.0)
+
+    for seed in range(5):
+        assert found_in(both, steady, seed).undisturbed is None
+
+
+def test_a_quiet_machine_has_one_number():
+    found = found_in(steady, steady)
+    assert found.undisturbed is None
+    assert found.shown == found.here
+    assert found.disturbed_share == 0
+
+
+def test_starts_that_were_disturbed_nearly_all_the_time_do_not_count():
+    calm, slow = blocks_of(steady, steady), blocks_of(functools.partial(spells, share=0.97), steady)
+    few = blocks_of(spells, steady, 1)
+    found = disturbance.find([*calm[:2], *few[:2], *slow[:2]], "over", "of")
+    assert found is not None
+    assert found.blocks == [*calm[:2], *few[:2]]
+
+
+def test_a_single_start_shows_nothing():
+    assert disturbance.find(blocks_of(spells, steady)[:1], "over", "of") is None
+
+
+def test_where_the_ratio_depends_on_the_limit_all_time_counts():
+    """Spells of any depth leave no plateau of undisturbed steps."""
+
+    def any_depth(generator, numbers):
+        depths = np.repeat(generator.uniform(1, 1.6, TURNS), STEPS).reshape(numbers.shape)
+        return depths
+
+    assert found_in(any_depth, steady).undisturbed is None
+
+
+def test_no_step_below_the_moved_limit_is_no_plateau():
+    assert disturbance._change(blocks_of(steady, steady), "over", "of", (0.9e-3, 1.0)) == math.inf

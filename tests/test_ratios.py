@@ -1,0 +1,175 @@
+"""The one estimate: what rounds tell, what blocks tell, what is known from elsewhere, and how they add up."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from results_helpers import QUIET, arm_of
+
+from dpexp.analysis.ratios import (
+    COMMAND_DEVIATION,
+    PRIOR_FREEDOM,
+    START_DEVIATION,
+    UNKNOWN_DEVIATION,
+    LogRatio,
+    Spread,
+    block_ratio,
+    block_seconds,
+    compare,
+    pooled_blocks,
+    pooled_jobs,
+    step_seconds,
+    turns_ratio,
+    usual_misfit,
+)
+from dpexp.results.schema import Block
+
+seconds = st.floats(1e-3, 1e3)
+turns = st.lists(st.tuples(seconds, seconds), min_size=2, max_size=40)
+
+
+def exact(log, steps=1000.0):
+    """A ratio whose rounds don't vary."""
+    return LogRatio(log, np.zeros(10), steps, 10)
+
+
+@given(turns)
+def test_the_inverse_ratio_has_the_inverse_log_and_the_same_variance(pairs):
+    over, of = ([[one] for one in side] for side in zip(*pairs, strict=True))
+    one, other = turns_ratio(over, of), turns_ratio(of, over)
+    assert one.log == pytest.approx(-other.log)
+    assert one.variance == pytest.approx(other.variance)
+
+
+@given(turns, st.floats(0.5, 2))
+def test_a_drift_that_hits_both_arms_of_a_round_alike_changes_little(pairs, factor):
+    """Of equal steps it changes nothing."""
+    steady = [[1.0], [2.0]]
+    drift = [factor**at for at in range(5)]
+    found = turns_ratio([[steady[0][0] * by] for by in drift], [[steady[1][0] * by] for by in drift])
+    assert found.log == pytest.approx(math.log(0.5))
+    assert found.variance == pytest.approx(0, abs=1e-12)
+
+
+def test_the_ratio_is_of_seconds_a_sample():
+    over, of = arm_of([[1.0, 1.0]] * 3, samples_per_step=64), arm_of([[1.5]] * 3, samples_per_step=128)
+    assert math.exp(block_ratio(over, of).log) == pytest.approx((1 / 64) / (1.5 / 128))
+
+
+def test_only_steps_up_to_the_limits_count():
+    over, of = arm_of([[1.0, 9.0], [1.0, 1.0]]), arm_of([[2.0, 2.0], [2.0, 7.0]])
+    assert block_ratio(over, of, (1.15, 2.3)).log == pytest.approx(math.log(0.5))
+    assert block_ratio(over, of, (0.5, 2.3)) is None
+    assert block_seconds(over, 0.5) is None
+
+
+def autocorrelated(generator, count, correlation, deviation):
+    noise = generator.normal(0, 1, count)
+    for at in range(1, count):
+        noise[at] = correlation * noise[at - 1] + math.sqrt(1 - correlation**2) * noise[at]
+    return deviation * noise
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8, 0.95])
+def test_the_variance_respects_that_neighbouring_turns_are_alike(correlation):
+    generator = np.random.default_rng(1)
+    blocks = []
+    for _ in range(400):
+        sides = [np.exp(autocorrelated(generator, 80, correlation, 0.05))[:, None] for _ in range(2)]
+        blocks.append(turns_ratio(*sides))
+    true = np.var([block.log for block in blocks])
+    told = Spread.of(blocks).variance_of_step / 80
+    assert told == pytest.approx(true, rel=0.3)
+    naive = 2 * 0.05**2 / 80
+    assert true > 5 * naive or correlation == 0
+
+
+def test_turns_that_are_alike_are_fewer_independent_ones():
+    generator = np.random.default_rng(2)
+    spreads = {}
+    for correlation in (0.0, 0.95):
+        ones = [np.exp(autocorrelated(generator, 80, correlation, 0.05))[:, None] for _ in range(8)]
+        spreads[correlation] = Spread.of([turns_ratio(*pair) for pair in zip(ones[::2], ones[1::2], strict=True)])
+    assert spreads[0.95].freedom < 0.4 * spreads[0.0].freedom
+
+
+@pytest.mark.parametrize("limits", [(1.5, 9.0), (math.inf, math.inf)])
+def test_a_block_whose_steps_are_all_in_one_group_tells_no_variance(limits):
+    over = [[1.0], [2.0], [2.0]] if limits[0] < 2 else [[1.0]]
+    found = turns_ratio(over, [[1.0]] * len(over), limits)
+    assert found.variance == pytest.approx(UNKNOWN_DEVIATION**2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_blocks_that_agree_are_believed_as_far_as_they_are_many(count):
+    found = pooled_blocks([exact(0.1)] * count)
+    assert found.log == pytest.approx(0.1)
+    moderated = PRIOR_FREEDOM / (PRIOR_FREEDOM + count - 1)
+    assert found.variance == pytest.approx(moderated * START_DEVIATION**2 / count)
+    assert found.freedom == pytest.approx(PRIOR_FREEDOM + count - 1)
+
+
+def test_two_blocks_that_differ_widen_the_interval_but_not_25_fold():
+    agreeing, differing = pooled_blocks([exact(0.0)] * 2), pooled_blocks([exact(-0.02), exact(0.02)])
+    wider = differing.estimate().precision / agreeing.estimate().precision
+    misfit = 2 * (0.02 / START_DEVIATION) ** 2
+    assert wider == pytest.approx(math.sqrt((PRIOR_FREEDOM + misfit) / PRIOR_FREEDOM), rel=0.02)
+    assert wider < 3
+
+
+def test_other_jobs_of_a_sweep_tell_how_much_blocks_usually_differ():
+    calm = [pooled_blocks([exact(0.0)] * 3)] * 10
+    restless = [pooled_blocks([exact(-0.02), exact(0.0), exact(0.02)])] * 10
+    assert usual_misfit([]) == 1
+    assert usual_misfit(calm) < 0.3
+    assert usual_misfit(restless) > 5
+    one = [exact(0.0)] * 2
+    widths = [pooled_blocks(one, usual_misfit(jobs)).estimate().precision for jobs in (calm, [], restless)]
+    assert widths == sorted(widths)
+
+
+def test_blocks_weigh_by_their_steps_and_not_by_how_calm_they_were():
+    """Else the calm blocks would count more than those that others slowed down, which is no mean of all time."""
+    generator = np.random.default_rng(3)
+    calm = turns_ratio(generator.normal(1.0, 0.001, (40, 1)), np.ones((40, 1)))
+    slow = turns_ratio(generator.normal(1.5, 0.4, (40, 1)), np.ones((40, 1)))
+    assert pooled_blocks([calm, slow]).log == pytest.approx((calm.log + slow.log) / 2)
+    short = turns_ratio(generator.normal(1.5, 0.4, (4, 1)), np.ones((4, 1)))
+    assert pooled_blocks([calm, short]).log < (calm.log + short.log) / 2
+
+
+def test_pooled_commands_shrink_what_commands_differ_by():
+    job = pooled_blocks([exact(0.0)] * 3)
+    one, sixteen = (pooled_jobs([job] * count, COMMAND_DEVIATION) for count in (1, 16))
+    assert one.variance == pytest.approx(job.variance + COMMAND_DEVIATION**2)
+    assert one.freedom == job.freedom
+    assert sixteen.estimate().precision < one.estimate().precision / 4
+
+
+def blocks(over, of, processes=1):
+    turns = [[1.0, 1.001], [1.001, 1.0]] * 5
+    arms = {
+        "over": arm_of([[over * step for step in turn] for turn in turns]),
+        "of": arm_of([[of * step for step in turn] for turn in turns], processes=processes),
+    }
+    return [Block(False, arms, QUIET, 1.0)] * 3
+
+
+def test_commands_differ_where_several_cores_are_compared():
+    one, two = (compare([blocks(1.8, 1.0, processes)], "over", "of").here for processes in (1, 2))
+    assert one.value == two.value == pytest.approx(1.8)
+    assert two.precision > one.precision
+
+
+def test_blocks_without_an_arm_are_not_compared():
+    assert not compare([blocks(1, 1)], "over", "other").shown.known
+    assert step_seconds(blocks(1, 1), "other") is None
+
+
+def test_a_higher_level_gives_a_wider_interval():
+    usual, surer = (compare([blocks(1, 1)], "over", "of", level).here for level in (0.95, 0.999))
+    assert surer.precision > 1.5 * usual.precision
