@@ -20,7 +20,7 @@ from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.loop_trainer import recorded
+from dpexp.measurement.loop_trainer import trained
 from dpexp.models import architectures, linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import fork_server, launch
@@ -48,7 +48,7 @@ def prepared(config: ExperimentConfig, dataset: Dataset) -> worker.Work:
 def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:
     """One training by dpexp; the slowest worker's seconds."""
     work = prepared(configured(*overrides), dataset)
-    return lambda: recorded(work, LocalLauncher().run(work)).seconds
+    return lambda: trained(work, LocalLauncher().run(work)).seconds
 
 
 def slowest(target: fork_server.Target, arguments: list[tuple[Any, ...]]) -> float:
