@@ -155,6 +155,18 @@ def test_the_first_steps_of_a_turn_are_not_timed():
     assert ranks.starts == 1
 
 
+def test_where_the_time_of_warm_up_steps_goes_is_not_recorded():
+    clock, ranks, answers = clock_of(Turn(0, 2, warmup=True), Turn(0, 3))
+    assert make_steps(clock, ranks, 100, 1) == [False] * 2 + [True] * 3
+    assert [len(answer.seconds) for answer in answers] == [0, 2, 3]
+
+
+def test_warm_up_turns_say_that_they_are():
+    arms = Arms(a=0.01, b=0.01)
+    made(arms, warmup_steps=5)
+    assert [turn.warmup for _, turn in arms.asked[:5]] == [True] * 4 + [False]
+
+
 def test_a_device_is_idle_where_timed_steps_begin_and_end():
     clock, ranks, _ = clock_of(Turn(2, 5), Turn(0, 3))
     make_steps(clock, ranks, 100, 1)
