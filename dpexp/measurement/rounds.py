@@ -32,9 +32,9 @@ class Rounds:
     def warm_up(self, running: Running, steps: int) -> None:
         """Make so many untimed steps with each arm, fewer if they are long, and learn how long one takes."""
         for name, timed in self.timed.items():
-            (first,) = running.turn(name, Turn(0, 1))
+            (first,) = running.turn(name, Turn(0, 1, warmup=True))
             more = min(max(steps, LEAST_WARMUP_STEPS) - 1, int(WARMUP_SECONDS / first))
-            others = running.turn(name, Turn(0, more)) if more else []
+            others = running.turn(name, Turn(0, more, warmup=True)) if more else []
             timed.steps = 1 + more
             timed.warmup_seconds = first + sum(others)
             timed.least_step_seconds = min(others or [first])

@@ -53,10 +53,7 @@ class WorkerReport:
     initial_sha256: list[str]  # the same, before the first
     seconds: float = 0.0  # of a whole training: of its steps and what lies between them, without evaluation
     epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a whole training; of a segment the last
-    epoch_seconds: list[float] = dataclasses.field(
-        default_factory=list
-    )  # until the end of each; with a target accuracy
-    epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # of the test split there; rank 0's
+    epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # of the test split, after each; rank 0's
     test_accuracy: float | None = None
     phases: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of a segment: of some steps, by name
     between_epochs_seconds: list[float] = dataclasses.field(default_factory=list)  # of a segment
