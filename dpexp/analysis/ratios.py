@@ -114,7 +114,7 @@ def _log_seconds(turns: Turns, limit: float) -> LogRatio | None:
         return None
     mean = seconds.sum() / steps.sum()
     shifts = (seconds - mean * steps) / seconds.sum()
-    return LogRatio(math.log(mean), shifts, float(steps.sum()), np.count_nonzero(steps))
+    return LogRatio(math.log(mean), shifts, float(steps.sum()), int(np.count_nonzero(steps)))
 
 
 def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> Pooled | None:
