@@ -73,7 +73,7 @@ def test_workers_of_later_calls_find_imported_what_any_of_them_needs(tmp_path, m
     assert "torch._dynamo" in asked[0]
 
 
-@pytest.mark.parametrize("name", ["speedup_by_workers", "phases", "efficiency", "speedup", "time"])
+@pytest.mark.parametrize("name", ["speedup_by_workers", "losses", "efficiency", "speedup", "time"])
 def test_every_figure_is_drawn_into_axes(swept, name):
     figure = matplotlib.figure.Figure()
     axes = figure.subplots()

@@ -111,7 +111,7 @@ def test_only_figures_and_their_panels_know_matplotlib():
     assert users("matplotlib") == {
         "api",
         "report/figures",
-        *(f"drawing/{name}" for name in ("losses", "outlook", "panels", "scales")),
+        *(f"drawing/{name}" for name in ("losses", "panels", "scales")),
     }
 
 

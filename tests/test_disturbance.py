@@ -202,8 +202,7 @@ def test_where_the_ratio_depends_on_the_limit_all_time_counts():
     """Spells of any depth leave no plateau of undisturbed steps."""
 
     def any_depth(generator, numbers):
-        depths = np.repeat(generator.uniform(1, 1.6, TURNS), STEPS).reshape(numbers.shape)
-        return depths
+        return np.repeat(generator.uniform(1, 1.6, TURNS), STEPS).reshape(numbers.shape)
 
     assert found_in(any_depth, steady).undisturbed is None
 

@@ -1,21 +1,19 @@
-"""What the pictures of the outlook and of the losses show."""
+"""What the pictures show."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from results_helpers import in_spells, result, write_sweep
 
-from law_helpers import simulated
-from dpexp.analysis.intervals import Estimate
-from dpexp.decision.contest import contest
-from dpexp.decision.projection import LOCAL, Projection
-from dpexp.decision.verdict import Verdict
-from dpexp.drawing import losses, outlook
-
-PROJECTED = Projection(8, 1, Estimate(5.0, 4.0, 6.0), 1.0, {LOCAL: 0.1})
+from dpexp.analysis.table import aggregate
+from dpexp.drawing import losses
+from dpexp.drawing.panels import Panels
+from dpexp.drawing.scales import ends
 
 
 def row(computation, balance, communication, workers=2):
@@ -41,26 +39,17 @@ def test_a_bar_names_only_shares_with_room_for_a_number():
     assert [text.get_text() for text in axes.texts] == ["76 %", "19 %"]
 
 
-def test_a_projection_is_labelled_as_one():
-    axes = Figure().subplots()
-    outlook.paint(axes, Verdict(None, "too few", PROJECTED))
-    assert [text.get_text() for text in axes.texts] == ["4.0 to 6.0\nprojected, on\nenough cores"]
-    assert outlook.reach(Verdict(None, "too few", PROJECTED)) == (8, 6.0)
+def test_both_speedups_are_drawn_where_others_slowed_the_machine_down(tmp_path):
+    one = result("workers=2", seconds=[9, 1, 1, 1], baseline=[9, 1.8, 1.8, 1.8])
+    names = []
+    for number, blocks in enumerate((one.blocks, [one.blocks[0], *in_spells(one.blocks[1:], "candidate")])):
+        table = aggregate([write_sweep(tmp_path / str(number), replace(one, blocks=blocks))]).table
+        axes = Figure().subplots()
+        Panels(table).by_workers(axes, table)
+        names.append(axes.get_legend_handles_labels()[1])
+    assert names == [["10,000 samples"], ["10,000 samples", "as it is here, 10,000 samples"]]
 
 
-def test_a_law_is_drawn_with_its_band_to_twice_the_measured_workers():
-    name = "Amdahl's law"
-    verdict = Verdict(None, contest(simulated(name)), PROJECTED)
-    axes = Figure().subplots()
-    outlook.paint(axes, verdict)
-    assert sorted(axes.get_legend_handles_labels()[1]) == ["95 % band", name]
-    (line,) = axes.lines
-    assert max(line.get_xdata()) == pytest.approx(64)
-    assert outlook.reach(verdict)[0] == 64
-
-
-def test_without_either_nothing_is_drawn():
-    axes = Figure().subplots()
-    outlook.paint(axes, Verdict(None, "too few", None))
-    assert not axes.has_data()
-    assert math.prod(outlook.reach(None)) == 1
+def test_a_panel_has_room_for_every_interval():
+    table = pd.DataFrame({"speedup": [1.0, 2.0], "speedup_low": [0.5, math.nan], "speedup_high": [3.0, math.nan]})
+    assert ends(table, "speedup") == (0.5, 3.0)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from law_helpers import TRUTHS, law_named, simulated, truth
+
 from dpexp.analysis.intervals import Estimate
 from dpexp.decision.contest import Scaling, contest
 
@@ -63,18 +63,13 @@ def test_intervals_hold_the_true_parameters():
 
 def test_worker_counts_beyond_the_cores_do_not_count():
     measured = [replace(row, oversubscribed=row.workers > 2) for row in simulated(AMDAHL, counts=(2, 4, 8))]
-    assert contest(measured) == (
-        "no law of scaling is fitted: it needs at least 4 worker counts that were measured on enough cores and with an "
-        "interval, and there are only 1 and 2"
-    )
+    assert contest(measured) is None
 
 
 def test_a_curve_that_no_law_predicts_is_refused():
     measured = simulated(AMDAHL, counts=COUNTS)
     measured[2] = replace(measured[2], speedup=Estimate(2.0, 1.98, 2.02))  # 8 workers: a slow node?
-    refusal = contest(measured)
-    assert isinstance(refusal, str)
-    assert "misses held-out worker counts by" in refusal
+    assert contest(measured) is None
 
 
 def test_the_simplest_law_that_predicts_as_well_is_chosen():

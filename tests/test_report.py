@@ -104,7 +104,7 @@ def test_weak_scaling_is_told_as_throughput(tmp_path, capsys):
     folder = write_sweep(tmp_path, result(*overrides, seconds=[9, 2, 2], baseline=[9, 2, 2]))
     assert command.main([str(folder)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "2 workers with 1,000 samples each have 2.00 times (2.00 to 2.00) the throughput" in out
+    assert out.startswith("Use 2 workers: 2.00 times (1.97 to 2.03) the throughput of the best single process")
     assert "data per worker: speedup is the ratio of throughputs" in texts(folder / "figures" / "speedup.svg")
 
 
@@ -152,7 +152,7 @@ def test_the_page_tells_what_its_figures_show_and_how_its_table_is_built(written
     assert heads
     assert all('scope="col"' in head for head in heads)
     assert re.search(r'<div class="wide" tabindex="0" role="region" aria-label="[^"]+"><table>\s*<caption>', page)
-    assert page.index('class="answer"') < page.index("<img ") < page.index("<table>")
+    assert page.index("<h1>") < page.index('class="answer"') < page.index("<img ") < page.index("<table>")
 
 
 def in_terminal(folder, columns, monkeypatch, capsys):
@@ -187,6 +187,8 @@ def test_series_are_answered_in_a_line_each(tmp_path, capsys):
     times = {"seconds": [9, 1, 1], "baseline": [9, 2, 2]}
     jobs = [result("workers=2", f"model.hidden=[{width}]", **times) for width in (64, 128, 256)]
     assert command.main([str(write_sweep(tmp_path, *jobs))]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if "as fast as one sequential process" in line]
+    out = capsys.readouterr().out
+    assert out.startswith("Largest speedup: model.hidden=[128]: 2 workers, 2.00 times (1.97 to 2.03) the best single")
+    lines = [line for line in out.splitlines() if "as fast as one process" in line]
     assert len(lines) == 3
     assert all(len(line) < 200 for line in lines)

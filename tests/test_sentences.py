@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
-from results_helpers import MACHINE, QUIET, TIMES, result, training, with_phases, write_sweep
-from test_drawing import PROJECTED
-
+from conftest import composed
 from law_helpers import simulated
+from results_helpers import (
+    MACHINE,
+    QUIET,
+    arm,
+    changed,
+    in_spells,
+    result,
+    training,
+    with_phases,
+    write_sweep,
+)
+
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
 from dpexp.decision.contest import contest
+from dpexp.decision.projection import LOCAL, Projection
 from dpexp.decision.verdict import Verdict
-from dpexp.report.sentences import _outlook, answers, reasons, targets, warnings
+from dpexp.report.columns import columns_of, footnotes
+from dpexp.report.sentences import _more_workers, answer, details, reasons, targets, warnings
+from dpexp.results.schema import BASELINE, CANDIDATE
 
 TWO = ["workers=2", "data.size=5000", "epochs=4"]
+PROJECTED = Projection(8, 1, Estimate(5.0, 4.0, 6.0), 1.0, {LOCAL: 0.1})
 
 
 def phases(compute, wait, communicate, data=0.1, update=0.1):
@@ -23,16 +39,95 @@ def phases(compute, wait, communicate, data=0.1, update=0.1):
 
 
 def explained(block):
-    return replace(
+    own, alone = block.arms[CANDIDATE], block.arms[BASELINE]
+    return changed(
         block,
-        candidate=with_phases(training(1.0), phases(0.5, 0.2, 0.1), phases(0.7, 0.0, 0.1)),
-        baseline=with_phases(training(1.2), phases(1.0, 0.0, 0.0)),
+        candidate=with_phases(own, phases(0.5, 0.2, 0.1), phases(0.7, 0.0, 0.1)),
+        baseline=with_phases(alone, phases(1.0, 0.0, 0.0)),
     )
 
 
-def summary(tmp_path, *overrides, change=lambda block: block, seconds=(1.0, 1.0, 1.0), baseline=(1.2, 1.2, 1.2)):
-    one = result(*TWO, *overrides, seconds=list(seconds), baseline=list(baseline))
-    return aggregate([write_sweep(tmp_path, replace(one, blocks=[change(block) for block in one.blocks]))])
+def summary(tmp_path, *overrides, seconds=(1.0, 1.0, 1.0), baseline=(1.2, 1.2, 1.2), spells=(), **changes):
+    one = result(*TWO, *overrides, seconds=list(seconds), baseline=list(baseline), **changes)
+    for name in spells:
+        one = replace(one, blocks=[one.blocks[0], *in_spells(one.kept(), name)])
+    return aggregate([write_sweep(tmp_path, one)])
+
+
+def words(headline):
+    """Without the number and its interval."""
+    return [word for word in headline.split() if not re.fullmatch(r"\(?[\d.]{4}\)?|to", word)]
+
+
+def test_the_answer_opens_with_what_to_do_and_one_number(tmp_path):
+    headline, cost, *_ = answer(summary(tmp_path))
+    assert headline == "Use 2 workers: 1.20 times (1.18 to 1.22) the best single process"
+    assert cost == "Test accuracy is 10.0 points lower: 80.0 % after 160 updates, 90.0 % after 316 in one process."
+    assert len(words(headline)) <= 12
+
+
+def test_what_decides_is_the_speedup_as_it_is_here_and_the_undisturbed_one_is_said(tmp_path):
+    headline, *_ = answer(summary(tmp_path, spells=[CANDIDATE]))
+    assert headline.startswith("Use one process with 1 thread: 2 workers reach 0.99 times (")
+    assert len(words(headline)) <= 12
+    found = answer(summary(tmp_path, spells=[CANDIDATE]))
+    assert "The interval includes 1: neither is shown to be faster." in found
+    (said,) = [line for line in found if line.startswith("Undisturbed, 2 workers would be 1.20 times (1.1")]
+    assert said.endswith("the best single process; here, others slowed down 21 % of the steps.")
+
+
+def test_what_would_help_is_the_largest_loss(tmp_path):
+    *_, last = answer(summary(tmp_path, change=explained))
+    assert last == (
+        "Largest loss: 25 % in slower computation in every worker; workers share cores, caches and memory; fewer "
+        "threads or smaller batches may fit better."
+    )
+
+
+def test_an_accuracy_that_nobody_trained_for_is_said_to_be_unknown(tmp_path):
+    found = summary(tmp_path, trainings={})
+    assert answer(found)[1] == "Accuracy: not trained; set measurement.whole_trainings=always to know it."
+    assert columns_of(found)[1]["accuracy"] == ("not trained",)
+    script = ["strategy=script", "strategy.command='x {workers}'", "data.size=5000"]
+    one = result(*script, "workers=2", seconds=[9, 1, 1], baseline=[9, 1.5, 1.5], trainings={})
+    found = aggregate([write_sweep(tmp_path / "script", one)])
+    assert not any("ccuracy" in line for line in answer(found))
+    assert "accuracy" not in columns_of(found)[1]
+
+
+def test_both_speedups_are_in_the_table_where_they_differ(tmp_path):
+    heads = columns_of(summary(tmp_path / "quiet"))[1]
+    assert "as it is here" not in heads
+    found = summary(tmp_path / "restless", spells=[CANDIDATE])
+    _, columns = columns_of(found)
+    assert columns["speedup"][0].startswith("1.20 (")
+    assert columns["as it is here"][0].startswith("0.99 (")
+    notes = footnotes(found, list(columns))
+    assert "as it is here: the same, with all time counted" in notes
+    assert (
+        "seconds: of a training: its updates times the time of a step, without steps that others slowed down" in notes
+    )
+
+
+def test_without_several_workers_the_answer_is_what_a_training_takes(tmp_path):
+    one = result("workers=1", "measurement.baseline=none", seconds=[9, 2, 2], baseline=None)
+    (line,) = answer(aggregate([write_sweep(tmp_path, one)]))
+    assert re.fullmatch(r"1 worker: 2 s \(1\.9\d to 2\.0\d\) for 10,000 samples", line)
+
+
+def test_of_several_series_the_largest_speedup_is_named(tmp_path):
+    jobs = [
+        result(*TWO, f"strategy={name}", seconds=[9, seconds, seconds], baseline=[9, 2, 2])
+        for name, seconds in (("sync_dp", 1.0), ("ddp", 1.25))
+    ]
+    found = aggregate([write_sweep(tmp_path, *jobs)])
+    headline = answer(found)[0]
+    assert headline.startswith("Largest speedup: strategy=sync_dp: 2 workers, 2.00 times (")
+    assert len(words(headline)) <= 12
+    assert [line.split(",")[0] for line in details(found)] == [
+        "strategy=sync_dp: 2 workers",
+        "strategy=ddp: 2 workers",
+    ]
 
 
 def test_the_efficiency_tree_is_in_the_table(tmp_path):
@@ -46,10 +141,11 @@ def test_the_efficiency_tree_is_in_the_table(tmp_path):
 
 def test_one_process_that_plays_all_workers_has_no_parallel_efficiency(tmp_path):
     def emulated(block):
-        alone = with_phases(training(1.2), phases(1.0, 0.0, 0.0))
-        return replace(block, candidate=with_phases(training(1.3), phases(1.0, 0.0, 0.1)), baseline=alone)
+        own, alone = block.arms[CANDIDATE], block.arms[BASELINE]
+        alone = with_phases(alone, phases(1.0, 0.0, 0.0))
+        return changed(block, candidate=with_phases(own, phases(1.0, 0.0, 0.1)), baseline=alone)
 
-    found = summary(tmp_path, "strategy=emulated", change=emulated)
+    found = summary(tmp_path, "strategy=emulated", change=emulated, seconds=(1.3, 1.3, 1.3))
     assert found.table.load_balance.isna().all()
     assert found.table.compute_seconds.iloc[0] == pytest.approx(1.0)
     assert reasons(found) == []
@@ -58,21 +154,26 @@ def test_one_process_that_plays_all_workers_has_no_parallel_efficiency(tmp_path)
 def test_the_greatest_loss_is_named(tmp_path):
     (line,) = reasons(summary(tmp_path, change=explained))
     assert "load balance 89 % x communication efficiency 90 % x computation scaling 75 %" in line
-    assert "Most is lost in the computation itself" in line
+    assert "Most is lost in slower computation in every worker." in line
+    assert "A step takes 6.4 ms (data 0.64, compute 3.8, " in line
 
 
-def test_the_best_sequential_process_is_named_beside_the_other_baseline(tmp_path):
-    def faster(block):
-        best = replace(training(0.8), workers=[replace(TIMES, threads=2)])
-        return replace(block, best_sequential=best)
+def faster(block):
+    """One process of two threads takes 0.8 s."""
+    config = composed(*TWO)
+    return changed(block, best_sequential=arm(config.baseline(), 0.8, threads=2))
 
+
+def test_the_best_sequential_process_may_be_what_to_use(tmp_path):
     found = summary(tmp_path, change=faster)
     row = found.rows[0]
     assert (row.best_sequential_threads, row.best_sequential_speedup.value) == (2, pytest.approx(0.8))
-    verdict, answer, _ = answers(found)
-    assert verdict.startswith("Fastest for 5,000 samples: one process with 2 threads, with a probability of more than")
-    assert "1.20 times (1.20 to 1.20) as fast as one sequential process with 1 thread" in answer
-    assert "0.80 times (0.80 to 0.80) as fast as the best sequential process, with 2 threads" in answer
+    headline = answer(found)[0]
+    assert headline == "Use one process with 2 threads: 2 workers reach 0.80 times (0.79 to 0.81) its speed"
+    assert len(words(headline)) <= 12
+    assert details(found)[0].startswith(
+        "Fastest for 5,000 samples, as it is here: one process with 2 threads, with a probability of more than 99 %"
+    )
 
 
 def test_where_the_best_has_the_same_threads_both_speedups_are_equal(tmp_path):
@@ -86,28 +187,24 @@ def test_a_measurement_that_did_not_look_for_the_best_does_not_claim_it(tmp_path
 
 def test_independent_copies_show_the_limit_of_the_machine(tmp_path):
     def measured(block):
-        return replace(explained(block), independent=training(0.6))
+        return changed(explained(block), independent=arm(composed(*TWO), 0.6))
 
     found = summary(tmp_path, change=measured)
     assert found.rows[0].independent_speedup.value == pytest.approx(2.0)
-    assert "as independent processes, which exchange nothing, they reach 2.00 (2.00 to 2.00)" in reasons(found)[1]
-
-
-def reaching(own, *accuracies):
-    seconds = [own.seconds * (epoch + 1) / len(accuracies) for epoch in range(len(accuracies))]
-    return replace(own, epoch_seconds=seconds, epoch_accuracies=list(accuracies))
-
-
-def learning(block):
-    return replace(
-        block,
-        candidate=reaching(training(1.0), 0.5, 0.8, 0.89, 0.91),
-        baseline=reaching(training(1.6), 0.6, 0.92, 0.93, 0.93),
+    assert reasons(found)[1] == (
+        "2 independent processes, which exchange nothing, are 2.00 times (1.97 to 2.03) as fast as one: the limit of "
+        "this machine."
     )
 
 
+LEARNING = {
+    CANDIDATE: [training(epoch_accuracies=[0.5, 0.8, 0.89, 0.91])],
+    BASELINE: [training(epoch_accuracies=[0.6, 0.92, 0.93, 0.93])],
+}
+
+
 def test_time_to_a_target_splits_exactly_into_throughput_and_samples(tmp_path):
-    found = summary(tmp_path, "target_accuracy=0.9", change=learning)
+    found = summary(tmp_path, "target_accuracy=0.9", baseline=(1.6, 1.6, 1.6), trainings=LEARNING)
     row = found.table.iloc[0]
     assert (row.target_seconds, row.baseline_target_seconds) == (pytest.approx(1.0), pytest.approx(0.8))
     assert row.target_samples_ratio == pytest.approx(0.5)
@@ -116,19 +213,14 @@ def test_time_to_a_target_splits_exactly_into_throughput_and_samples(tmp_path):
 
 
 def test_a_target_that_was_not_reached_is_told(tmp_path):
-    found = summary(tmp_path, "target_accuracy=0.95", change=learning)
+    found = summary(tmp_path, "target_accuracy=0.95", trainings=LEARNING)
     assert "the median seed did not reach 95 % accuracy in 4 epochs; increase epochs." in targets(found)[0]
 
 
 def test_seeds_that_differ_are_averaged(tmp_path):
-    accuracies = iter([0.1, 0.6, 0.8])
-
-    def learned(block):
-        accuracy = next(accuracies)
-        return replace(block, candidate=reaching(training(1.0, loss=accuracy), 0.0, 0.0, 0.0, accuracy))
-
-    row = summary(tmp_path, "target_accuracy=0.9", change=learned).rows[0]
-    assert (row.test_accuracy, row.train_loss) == (pytest.approx(0.7), pytest.approx(0.7))  # of the two kept blocks
+    learned = {CANDIDATE: [training(accuracy=each, loss=each, seed=seed) for seed, each in enumerate((0.6, 0.8))]}
+    row = summary(tmp_path, trainings=learned).rows[0]
+    assert (row.test_accuracy, row.train_loss) == (pytest.approx(0.7), pytest.approx(0.7))
 
 
 def busy(cores):
@@ -164,24 +256,20 @@ def test_the_worst_quota_is_the_smallest(tmp_path):
 
 
 def test_more_workers_are_projected_where_no_law_can_be_fitted():
-    found = Verdict(None, "no law of scaling is fitted: too few", PROJECTED)
-    (line,) = _outlook(found, Row("ok", threads_per_worker=2))
+    (line,) = _more_workers(Verdict(None, None, PROJECTED), Row("ok", threads_per_worker=2))
     assert line == (
-        "More workers (projected, not measured): 8 workers, on a machine with 16 cores like these, would train 4.0 to "
-        "6.0 times as fast as one sequential process. The largest loss would be exchanging within a host. No law of "
-        "scaling is fitted: too few."
+        "Projected, not measured: 8 workers on 16 cores like these would be 4.0 to 6.0 times as fast as one process; "
+        "the largest loss would be exchanging within a host."
     )
 
 
 def test_a_law_of_scaling_is_told_with_how_well_it_predicts():
-    name = "Amdahl's law"
-    scaling = contest(simulated(name, noise=0.002))
-    (line,) = _outlook(Verdict(None, scaling, PROJECTED), Row("ok"))
-    assert line.startswith("More workers (by a law of scaling, not measured): 64 workers would train 18.")
-    assert "The law is Amdahl's law (serial share 0.0" in line
-    assert "misses that one by 0." in line
+    scaling = contest(simulated("Amdahl's law", noise=0.002))
+    (line,) = _more_workers(Verdict(None, scaling, PROJECTED), Row("ok"))
+    assert line.startswith("By Amdahl's law, not measured: 64 workers would be 18.")
+    assert "Parameters: serial share 0.0" in line
+    assert "A worker count left out of the fit is predicted to 0." in line
 
 
-def test_where_nothing_can_be_projected_the_reason_is_told():
-    (line,) = _outlook(Verdict(None, "no law of scaling is fitted: too few", None), Row("ok"))
-    assert line == "More workers: nothing is projected; no law of scaling is fitted: too few."
+def test_what_is_not_fitted_is_not_told():
+    assert _more_workers(Verdict(None, None, None), Row("ok")) == []

@@ -68,6 +68,17 @@ class Row:
     configured_size: int | None = None  # data.size
     baseline_compute: tuple[float, ...] = ()  # seconds of a step, of which projections draw; no column
 
+    @property
+    def step_seconds(self) -> float:
+        """Of a step with a whole batch."""
+        return self.seconds.value * (self.global_batch_size or 0) / ((self.epochs or 1) * (self.data_size or 1))
+
+    @property
+    def baseline_step_seconds(self) -> float:
+        """The same of the baseline."""
+        batch = self.global_batch_size if self.batch_scope == "global" else self.local_batch_size
+        return self.baseline_seconds * (batch or 0) / ((self.epochs or 1) * (self.configured_size or 1))
+
     def columns(self) -> dict[str, Any]:
         """The row by the column names of `results.csv`."""
         columns = _flattened(self)

@@ -22,6 +22,7 @@ class Choice:
     """The fastest of some options."""
 
     name: str
+    row: Row | None  # of the workers; None where it is one process
     options: list[str]  # all of them
     probability: float  # that it is the fastest
     regret: float  # the expected share of time that is lost because another one is
@@ -40,6 +41,7 @@ class Choice:
 @dataclass(frozen=True)
 class _Option:
     name: str
+    row: Row | None
     threads: int  # that it keeps busy
     log_speeds: np.ndarray  # draws of the log of its throughput over that of the sequential baseline
 
@@ -55,12 +57,12 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     if not several:
         return None
     threads = several[0].threads_per_worker or 1
-    options = [_Option(_process(threads), threads, np.zeros(DRAWS))]
+    options = [_Option(_process(threads), None, threads, np.zeros(DRAWS))]
     best = min(several, key=lambda row: _width(row.overall_best_sequential_speedup))
     for row in several:
         draws = _draws(row.overall_speedup, generator)
         cores = 1 if row.strategy == "emulated" else row.workers or 1
-        options.append(_Option(counted(row.workers or 1, "worker"), cores * threads, draws))
+        options.append(_Option(counted(row.workers or 1, "worker"), row, cores * threads, draws))
         best_threads = row.best_sequential_threads
         if (
             row is best
@@ -68,15 +70,16 @@ def choose(rows: Sequence[Row]) -> Choice | None:
             and not math.isnan(row.overall_best_sequential_speedup.low)
         ):
             over = _draws(row.overall_best_sequential_speedup, generator)  # measured in pairs with it
-            options.insert(1, _Option(_process(best_threads or 1), best_threads or 1, draws - over))
+            options.insert(1, _Option(_process(best_threads or 1), None, best_threads or 1, draws - over))
     speeds = np.array([option.log_speeds for option in options])
     fastest = speeds.max(0)
-    chosen = int(np.exp(speeds).mean(1).argmax())
+    chosen = int(np.exp(-speeds).mean(1).argmin())  # the least expected time
     enough = [(speeds[at] >= fastest - math.log1p(TOLERANCE)).mean() >= SURE for at in range(len(options))]
     fewer = [option for option, is_enough in zip(options, enough, strict=True) if is_enough]
     fewer = [option for option in fewer if option.threads < options[chosen].threads]
     return Choice(
         name=options[chosen].name,
+        row=options[chosen].row,
         options=[option.name for option in options],
         probability=float((speeds.argmax(0) == chosen).mean()),
         regret=float(-np.expm1(speeds[chosen] - fastest).mean()),

@@ -51,8 +51,8 @@ class Scaling:
         }
 
 
-def contest(rows: Sequence[Row]) -> Scaling | str:
-    """The laws for one series at one data size; in words, why there is none.
+def contest(rows: Sequence[Row]) -> Scaling | None:
+    """The laws for one series at one data size; None where there are too few worker counts, or none fits.
 
     Rows with more threads than cores don't count: they are about the scheduler. Each law is fitted without one worker
     count and predicts it, for each in turn. Among those whose error is above the best one's by no more than the noise
@@ -63,19 +63,14 @@ def contest(rows: Sequence[Row]) -> Scaling | str:
     """
     points = _points(rows)
     if len(points) < LEAST_COUNTS:
-        seen = " and ".join(map(str, [1, *points.workers.astype(int)]))
-        return (
-            f"no law of scaling is fitted: it needs at least {LEAST_COUNTS + 1} worker counts that were measured on "
-            f"enough cores and with an interval, and there {'are' if len(points) else 'is'} only {seen}"
-        )
+        return None
     known = not np.isnan(points.exchange_shares).any()
     competing = [law for law in laws(rows[0].batch_scope or "") if known or law.exchange_share is None]
     competing = [law for law in competing if law.least_points < len(points)]
     errors = {law.name: _held_out_error(law, points) for law in competing}
     best = min(errors.values())
     if best > WORST_ERROR:
-        name = min(errors, key=lambda name: errors[name])
-        return f"no law of scaling fits: the best, {name}, misses held-out worker counts by {100 * best:.0f} %"
+        return None
     noise = float(np.sqrt(np.mean(points.errors**2)))
     good = [law for law in competing if errors[law.name] <= best + noise]
     chosen = min(good, key=lambda law: (len(law.bounds), errors[law.name]))

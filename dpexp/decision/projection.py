@@ -85,7 +85,7 @@ class StepModel:
             )
         self._compute = np.sort(first.baseline_compute)
         self._is_disturbed = first.disturbed_share > 0
-        self.baseline_step = first.baseline_seconds / (first.baseline_updates or 1)
+        self.baseline_step = first.baseline_step_seconds
         self._computed_share = first.phases.baseline_compute_seconds / first.phases.baseline_total_seconds
         self._same_batch = first.batch_scope == "global"
         self._baseline_batch = (first.local_batch_size or 1) * ((first.workers or 1) if self._same_batch else 1)
@@ -231,4 +231,4 @@ def _not_negative(design: np.ndarray, values: list[float]) -> np.ndarray:
 
 def _per_step(row: Row, seconds_of_phases: float) -> float:
     """What these phases take of a step, in seconds of one worker."""
-    return row.seconds.value / (row.updates or 1) * seconds_of_phases / row.phases.total_seconds
+    return row.step_seconds * seconds_of_phases / row.phases.total_seconds

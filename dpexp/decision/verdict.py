@@ -17,10 +17,10 @@ MORE = 4  # times the most workers that were measured: what the report projects 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Conclusions; where one can't be drawn it is None, or says why."""
+    """Conclusions; where one can't be drawn it is None."""
 
     choice: Choice | None
-    scaling: Scaling | str
+    scaling: Scaling | None
     projection: Projection | None  # to MORE times the workers, all on one host with as many cores
 
 

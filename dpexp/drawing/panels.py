@@ -10,11 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from dpexp.decision.verdict import Verdict
-from dpexp.drawing import losses, outlook
-from dpexp.drawing.scales import MarkedRange, logarithmic, ratio_ticks, seconds_ticks, sparse
-from dpexp.drawing.style import BAR, GREY, PHASE_COLORS, SHADE, TEXT, Style, styles
-from dpexp.phases import PHASES, USEFUL
+from dpexp.drawing import losses
+from dpexp.drawing.scales import ends, logarithmic, ratio_ticks, seconds_ticks, sparse
+from dpexp.drawing.style import BAR, GREY, TEXT, Style, styles
 from dpexp.words import counted
 
 BESIDE: dict[str, Any] = {"clip_on": True, "in_layout": False}  # words among lines, which take no room of their own
@@ -24,27 +22,22 @@ Painter = Callable[[Axes, pd.DataFrame], None]
 class Panels:
     """How each figure fills one panel with the rows of one series, on scales that all its panels share."""
 
-    def __init__(self, table: pd.DataFrame, verdict: Verdict | None = None) -> None:
-        self._verdict, (self._most_workers, self._most_speedup) = verdict, outlook.reach(verdict)
+    def __init__(self, table: pd.DataFrame) -> None:
         self.counts = sorted(table.workers.unique().tolist())
         self.sizes = sorted(table.data_size.unique().tolist())
         self._table = table
         self._workers, self._configured_sizes = styles(table.workers), styles(table.configured_size)
-        self._ranges = {name: MarkedRange.of(table, name) for name in ("seconds", "speedup", "efficiency")}
+        columns = ("seconds", "speedup", "overall_speedup", "efficiency")
+        self._ends = {column: ends(table, column) for column in columns}
         self._each = " per worker" if (table.data_scope == "per_worker").all() else ""
         self._best_sequential = table.baseline_seconds / table.best_sequential_seconds
-
-    @property
-    def cuts_intervals(self) -> bool:
-        """Whether an interval reaches beyond its panel."""
-        return any(shown.is_cut for shown in self._ranges.values())
 
     def bars(self, size: int) -> Painter:
         """Time by workers, a bar each, with what one process takes as marks across it."""
         of_size = self._table[self._table.data_size == size]
         counts = sorted(of_size.workers.unique().tolist())
-        longest = of_size[["seconds", "baseline_seconds", "best_sequential_seconds"]].max(axis=None)
-        limit = 1.04 * max(longest, min(of_size.seconds_high.max(), 1.5 * longest))
+        columns = ["seconds", "seconds_high", "baseline_seconds", "best_sequential_seconds"]
+        limit = 1.04 * of_size[columns].max(axis=None)
 
         def paint(axes: Axes, rows: pd.DataFrame) -> None:
             rows = rows[rows.data_size == size]
@@ -64,32 +57,11 @@ class Panels:
 
         return paint
 
-    def phases(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Seconds of all workers together by phase, at the most samples; without loss all bars would be as long."""
-        largest = self._table[
-            self._table.configured_size == self._table.groupby("series").configured_size.transform("max")
-        ]
-        longest = largest[[f"{name}_seconds" for name in PHASES]].sum(axis=1).max()
-        rows = rows[(rows.configured_size == rows.configured_size.max()) & rows.compute_seconds.notna()]
-        for _, row in rows.iterrows():
-            place, left = self.counts.index(row.workers), 0.0
-            for color, name in zip(PHASE_COLORS, PHASES, strict=True):
-                seconds = row[f"{name}_seconds"]
-                if not math.isnan(seconds):
-                    axes.barh(place, seconds, 0.6, left, color=color, edgecolor="white", lw=0.6, label=name)
-                    left += seconds
-            # The baseline's work, times what the candidate does of it.
-            baseline = sum(row[f"baseline_{name}_seconds"] for name in USEFUL) * row.data_size / row.configured_size
-            _mark(axes, baseline, place, "-", "one sequential process")
-        _worker_rows(axes, self.counts, rows)
-        axes.set_xlim(0, 1.05 * longest)
-        axes.set_xlabel(f"seconds of all workers, {counted(int(rows.configured_size.max()), 'sample')}{self._each}")
-
     def time(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Time against data size, a line for each worker count."""
         self._over_sizes(axes, rows, "seconds")
-        shown = self._ranges["seconds"]
-        logarithmic(axes, "y", shown.low / 1.25, shown.high * 1.25, seconds_ticks(shown.low, shown.high))
+        low, high = self._ends["seconds"]
+        logarithmic(axes, "y", low / 1.25, high * 1.25, seconds_ticks(low, high))
         axes.set_ylabel("seconds")
 
     def speedup(self, axes: Axes, rows: pd.DataFrame) -> None:
@@ -101,13 +73,13 @@ class Panels:
         """Efficiency against data size, a line for each worker count."""
         self._over_sizes(axes, rows, "efficiency")
         axes.axhline(1, color=GREY, lw=1, zorder=1)
-        axes.set_ylim(0, 1.06 * max(1.0, self._ranges["efficiency"].high))
+        axes.set_ylim(0, 1.06 * max(1.0, self._ends["efficiency"][1]))
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.set_ylabel("efficiency")
 
     def by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Speedup against workers with the ideal line, a line for each data size; numbers for the largest."""
-        low, high = self.counts[0] / 1.3, max(self.counts[-1] * 1.45, self._most_workers * 1.3)
+        low, high = self.counts[0] / 1.3, self.counts[-1] * 1.45
         lines = _groups(rows, "configured_size")
         for shift, (size, line) in zip(_shifts(len(lines)), lines, strict=True):
             name = counted(size, "sample") + self._each
@@ -118,26 +90,20 @@ class Panels:
         if not math.isnan(best):
             axes.axhline(best, color=TEXT, ls=":", lw=1.5, zorder=1)
             _name(axes, f"best sequential process: {best:.2f}", high, best, (-3, -4), ha="right", va="top")
-        if rows.oversubscribed.any():
-            first = rows.workers[rows.oversubscribed.astype(bool)].min()
-            below = max((count for count in self.counts if count < first), default=first / 2)
-            left, right = (first * below) ** 0.5, self.counts[-1] * 1.45
-            axes.axvspan(left, right, color=SHADE, zorder=0, lw=0)
-            across = axes.get_xaxis_transform()
-            place = {"ha": "center", "va": "top", "transform": across, **BESIDE}
-            axes.text((left * right) ** 0.5, 0.98, "more threads\nthan cores", **place)
+        here = line[line.overall_speedup.astype(float) != line.speedup.astype(float)]
+        if len(here):
+            name = f"as it is here, {counted(size, 'sample')}"
+            _line(axes, here, "overall_speedup", here.workers * shift, (TEXT, "x"), name, between="none")
         for _, row in line[line.workers > 1].iterrows():
             _name(axes, f"{row.speedup:.2f}", row.workers * shift, row.speedup, (8, 4), fontweight="bold")
-        if self._verdict is not None:
-            outlook.paint(axes, self._verdict)
-        logarithmic(axes, "x", low, high, sparse(sorted({*self.counts, int(self._most_workers)})))
+        logarithmic(axes, "x", low, high, sparse(self.counts))
         axes.set_xlabel("workers")
-        self._speedup_scale(axes, self._most_speedup)
+        self._speedup_scale(axes)
 
     def _ideal(self, axes: Axes, low: float, high: float) -> None:
         """Where the speedup is the number of workers; named above the points, where the line is shown longest."""
         axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1)
-        top = min(high, max(self._most_speedup, self._ranges["speedup"].high, 2.0))
+        top = min(high, max(self._ends["speedup"][1], 2.0))
         axes.text(
             top / 1.1,
             top / 1.1 * 1.04,
@@ -169,20 +135,22 @@ class Panels:
         logarithmic(axes, "x", self.sizes[0] / 1.25, self.sizes[-1] * 1.25, ticks)
         axes.set_xlabel("training samples")
 
-    def _speedup_scale(self, axes: Axes, most: float = 1.0) -> None:
+    def _speedup_scale(self, axes: Axes) -> None:
         """From the least mark to the greatest, 1 and the best sequential process among them."""
-        shown, best = self._ranges["speedup"], self._best_sequential
-        low, high = min(1, shown.low) / 1.15, max(most, shown.high, best.max()) * 1.15
+        marks = [1, self._best_sequential.max(), *self._ends["speedup"], *self._ends["overall_speedup"]]
+        low, high = min(marks) / 1.15, max(marks) * 1.15
         axes.axhline(1, color=GREY, lw=1, zorder=1)
         logarithmic(axes, "y", low, high, ratio_ticks(low, high))
         axes.set_ylabel("speedup (1 = no faster)")
 
 
-def _line(axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, style: Style, name: str) -> None:
+def _line(
+    axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, style: Style, name: str, between: str = "-"
+) -> None:
     """Points with their intervals; open ones and dashes have more threads than cores."""
     color, marker = style
     crowded = line.oversubscribed.astype(bool)
-    look: dict[str, Any] = {"ls": "--", "mfc": "white"} if crowded.all() else {"ls": "-"}
+    look: dict[str, Any] = {"ls": "--", "mfc": "white"} if crowded.all() and between == "-" else {"ls": between}
     values, low, high = (line[f"{column}{end}"].astype(float) for end in ("", "_low", "_high"))
     axes.errorbar(places, values, [values - low, high - values], fmt="none", color=color, capsize=3)
     axes.plot(places, values, color=color, marker=marker, lw=1.8, zorder=3, label=name, **look)

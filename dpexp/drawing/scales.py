@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,24 +11,12 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import NullLocator
 
 MOST_TICKS = 8
-BEYOND = 1.5  # an interval shows at most so many times beyond all values: one that is huge would flatten the rest
 
 
-@dataclass(frozen=True)
-class MarkedRange:
-    """The least and the greatest mark of a column, in any panel."""
-
-    low: float
-    high: float
-    is_cut: bool  # whether an interval goes on beyond
-
-    @classmethod
-    def of(cls, table: pd.DataFrame, column: str) -> MarkedRange:
-        """The range of the column's values and, as far as they stay near, of their intervals."""
-        value, lows, highs = (table[f"{column}{end}"].astype(float) for end in ("", "_low", "_high"))
-        least, most = min(value.min(), lows.min()), max(value.max(), highs.max())
-        low, high = max(least, value.min() / BEYOND), min(most, value.max() * BEYOND)
-        return cls(low, high, low > least or high < most)
+def ends(table: pd.DataFrame, column: str) -> tuple[float, float]:
+    """The least and the greatest mark of a column, intervals included, in any panel."""
+    columns = table[[column, f"{column}_low", f"{column}_high"]]
+    return columns.min(axis=None), columns.max(axis=None)
 
 
 def logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Sequence[float]) -> None:

@@ -9,9 +9,8 @@ import pandas as pd
 # Okabe and Ito's palette; what looks alike in grey has another marker.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-PHASE_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00", "#009E73")
-LOSS_COLORS = ("#D55E00", "#E69F00", "#CC79A7")  # exchange and wait as among the phases
-TEXT, GREY, SHADE, BAR, BAND = "#1c1c1c", "#767676", "#f3efe6", "#7fb2d6", "#d9d9d9"
+LOSS_COLORS = ("#D55E00", "#E69F00", "#CC79A7")
+TEXT, GREY, BAR = "#1c1c1c", "#767676", "#7fb2d6"
 
 MATPLOTLIB = {
     "font.size": 10.5,

@@ -10,10 +10,11 @@ from dpexp.analysis.table import Summary
 from dpexp.report.sentences import MARKED, percent
 
 FOOTNOTES = {
-    "seconds": "seconds: of a training that nobody else slows down",
-    "speedup": "speedup: over one sequential process with as many threads as a worker",
+    "seconds": "seconds: of a training: its updates times the time of a step, without steps that others slowed down",
+    "speedup": "speedup: over one process with as many threads as a worker, without such steps, too",
+    "as it is here": "as it is here: the same, with all time counted",
     "over best sequential": "over best sequential: over one process with the best number of threads",
-    "accuracy": "accuracy: on the test split, in square brackets the baseline's",
+    "accuracy": "accuracy: on the test split after a whole training, in square brackets that of one process",
 }
 
 
@@ -26,6 +27,8 @@ def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     for head, nothing in (("warnings", ""), ("over best sequential", "-"), ("accuracy", "-")):
         if set(columns.get(head, ())) == {nothing}:
             columns.pop(head)
+    if columns.get("as it is here") == columns.get("speedup"):
+        columns.pop("as it is here", None)
     return text, columns
 
 
@@ -49,9 +52,10 @@ def _cells(row: Row) -> dict[str, str]:
         "seconds": f"{row.seconds.value:.3f}",
         "samples/s": f"{row.samples_per_second:,.0f}",
         "speedup": _with_interval(row.speedup),
+        "as it is here": _with_interval(row.overall_speedup),
         "over best sequential": _with_interval(row.best_sequential_speedup),
         "efficiency": "-" if not row.efficiency.known else f"{100 * row.efficiency.value:.0f} %",
-        "accuracy": _accuracy(row.test_accuracy, row.baseline_test_accuracy),
+        "accuracy": _accuracy(row),
         "warnings": "; ".join(warning.text for warning in row.warnings if warning.kind not in MARKED),
     }
 
@@ -64,5 +68,9 @@ def _with_interval(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} ({estimate.low:.2f}–{estimate.high:.2f})"
 
 
-def _accuracy(candidate: float, baseline: float) -> str:
-    return percent(candidate) if math.isnan(baseline) else f"{percent(candidate)} [{percent(baseline)}]"
+def _accuracy(row: Row) -> str:
+    if math.isnan(row.test_accuracy):
+        return "-" if row.data == "script" else "not trained"
+    if math.isnan(row.baseline_test_accuracy):
+        return percent(row.test_accuracy)
+    return f"{percent(row.test_accuracy)} [{percent(row.baseline_test_accuracy)}]"

@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dpexp.analysis.table import Summary
-from dpexp.decision.verdict import verdict
 from dpexp.drawing.panels import Painter, Panels
 from dpexp.drawing.scales import sparse
 from dpexp.drawing.style import GREY, MATPLOTLIB
@@ -46,32 +45,34 @@ def draw(summary: Summary, folder: Path) -> list[Drawn]:
         return []
     folder.mkdir(exist_ok=True)
     table, left_out = _readable(table)
-    panels = Panels(table, verdict(summary))
-    bar_height = 0.75 + BAR_HEIGHT * len(panels.counts)
-    figures: dict[str, tuple[str, Painter, float]] = {}
-    if table.speedup.notna().any():
-        figures["speedup_by_workers"] = ("Speedup against workers", panels.by_workers, LINES_HEIGHT)
-    if (table.load_balance.notna() & table.computation_scaling.notna() & (table.workers > 1)).any():
-        figures["losses"] = ("Where the ideal speedup goes", panels.losses, bar_height)
-    if table.compute_seconds.notna().any():
-        figures["phases"] = ("Where the workers' time goes", panels.phases, bar_height)
-    if table.speedup.notna().any():
-        figures["efficiency"] = ("Parallel efficiency: speedup / workers", panels.efficiency, LINES_HEIGHT)
-        figures["speedup"] = ("Speedup against training samples", panels.speedup, LINES_HEIGHT)
-    figures["time"] = ("Training time against training samples", panels.time, LINES_HEIGHT)
-    for size in panels.sizes:
-        figures[f"time_{size}"] = (f"Training time, {counted(size, 'sample')}", panels.bars(size), bar_height)
+    panels = Panels(table)
     caption = _caption(summary, table) + left_out
-    if panels.cuts_intervals:
-        caption += "; an interval that reaches the edge of a panel goes on beyond"
     with mpl.rc_context(MATPLOTLIB):  # type: ignore[arg-type]
         return [
             Drawn(title, _write(_figure(table, title, paint, height, caption), folder / name))
-            for name, (title, paint, height) in figures.items()
+            for name, (title, paint, height) in _kinds(table, panels).items()
         ]
 
 
-FigureName = Literal["speedup_by_workers", "losses", "phases", "efficiency", "speedup", "time"]
+def _kinds(table: pd.DataFrame, panels: Panels) -> dict[str, tuple[str, Painter, float]]:
+    """Of each figure by name: title, painter, and the height of a panel."""
+    bar_height = 0.75 + BAR_HEIGHT * len(panels.counts)
+    found: dict[str, tuple[str, Painter, float]] = {}
+    has_speedup = table.speedup.notna().any()
+    if has_speedup:
+        found["speedup_by_workers"] = ("Speedup against workers", panels.by_workers, LINES_HEIGHT)
+    if (table.load_balance.notna() & table.computation_scaling.notna() & (table.workers > 1)).any():
+        found["losses"] = ("Where the ideal speedup goes", panels.losses, bar_height)
+    if has_speedup:
+        found["efficiency"] = ("Parallel efficiency: speedup / workers", panels.efficiency, LINES_HEIGHT)
+        found["speedup"] = ("Speedup against training samples", panels.speedup, LINES_HEIGHT)
+    found["time"] = ("Training time against training samples", panels.time, LINES_HEIGHT)
+    for size in panels.sizes:
+        found[f"time_{size}"] = (f"Training time, {counted(size, 'sample')}", panels.bars(size), bar_height)
+    return found
+
+
+FigureName = Literal["speedup_by_workers", "losses", "efficiency", "speedup", "time"]
 
 
 def paint(table: pd.DataFrame, name: FigureName, axes: Axes | None = None) -> Axes:
@@ -86,11 +87,8 @@ def paint(table: pd.DataFrame, name: FigureName, axes: Axes | None = None) -> Ax
         from matplotlib import pyplot  # which a notebook shows by itself; the report's figures do without it
 
         _, axes = pyplot.subplots(figsize=(WIDTH, LINES_HEIGHT), layout="constrained")
-    panels = Panels(good)
-    painters = {"speedup_by_workers": panels.by_workers, "phases": panels.phases, "efficiency": panels.efficiency}
-    painters["losses"] = panels.losses
     with mpl.rc_context(MATPLOTLIB):  # type: ignore[arg-type]
-        (painters | {"speedup": panels.speedup, "time": panels.time})[name](axes, good)
+        getattr(Panels(good), "by_workers" if name == "speedup_by_workers" else name)(axes, good)
         handles, labels = axes.get_legend_handles_labels()
         entries = dict(zip(labels, handles, strict=True))
         axes.legend(list(entries.values()), list(entries))

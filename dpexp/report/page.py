@@ -35,7 +35,9 @@ def render(summary: Summary, figures: Sequence[Drawn]) -> str:
     return environment.get_template("page.html.j2").render(
         common=common,
         machine=summary.machine,
-        answers=_lines([*sentences.answers(summary), *sentences.targets(summary)]),
+        headline=(_lines(sentences.answer(summary)) or ["No usable result"])[0],
+        answer=_lines(sentences.answer(summary))[1:],
+        details=_lines([*sentences.details(summary), *sentences.targets(summary)]),
         reasons=_lines(sentences.reasons(summary)),
         warnings=_lines(sentences.warnings(summary)),
         failures=_lines(sentences.failures(summary)),

@@ -9,20 +9,24 @@ from itertools import groupby
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
+from dpexp.decision.choice import Choice
 from dpexp.decision.contest import Scaling
-from dpexp.decision.verdict import Verdict, verdict
+from dpexp.decision.verdict import Verdict, at_most_samples, verdict
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results.schema import Warning
 from dpexp.words import counted
 
 MARKED = ("oversubscribed", "fewer updates")  # kinds of warnings that the table shows by a star and by brackets
 
-LOSSES = {
-    "load_balance": "waiting for the slowest worker of each step; look for what else runs on these cores",
-    "communication_efficiency": "exchanging gradients; with larger batches they are exchanged less often",
-    "computation_scaling": "the computation itself: it takes more time in every worker than in a single process, "
-    "because workers share cores, caches and memory",
+LOSSES = {  # what takes the time, and what helps
+    "load_balance": ("waiting for the slowest worker of each step", "look for what else runs on these cores"),
+    "communication_efficiency": ("exchanging gradients", "larger batches exchange them less often"),
+    "computation_scaling": (
+        "slower computation in every worker",
+        "workers share cores, caches and memory; fewer threads or smaller batches may fit better",
+    ),
 }
+LEAST_LOSS = 0.03  # that is named
 
 
 def first(lines: list[str], most: int = 20) -> list[str]:
@@ -31,38 +35,112 @@ def first(lines: list[str], most: int = 20) -> list[str]:
     return [*lines[:most], *more]
 
 
-def answers(summary: Summary) -> list[str]:
-    """The best speedup at the most samples, and what it costs in accuracy; of several series, a line for each."""
+def answer(summary: Summary) -> list[str]:
+    """The headline: what to do, with one number, as it is here; then what it costs, and what would help."""
+    several = list(_largest_of_each_series(row for row in summary.good if row.overall_speedup.known))
+    if not several:
+        rows = at_most_samples(summary.good)
+        return [f"{_workers(row)}: {_seconds(row)}" for row in rows[:1]]
+    found = verdict(summary)
+    choice = found.choice if found else None
+    row = choice.row if choice else None
+    if row is None:
+        row = max((row for rows in several for row in rows), key=lambda row: row.overall_speedup.value)
+    what = "the best single process" if row.overall_best_sequential_speedup.known else "one process"
+    if row.data_scope == "per_worker":
+        what = f"the throughput of {what}"
+    number = _here(row)
+    lines = [_headline(row, choice, number, what), *_costs(row)]
+    if number.low <= 1 <= number.high:
+        lines.append("The interval includes 1: neither is shown to be faster.")
+    fastest = max((row for rows in several for row in rows), key=lambda row: _undisturbed(row).value)
+    for one in dict.fromkeys((fastest, row)):
+        if _undisturbed(one) != _here(one):
+            share = 100 * one.disturbed_share
+            lines.append(
+                f"Undisturbed, {_workers(one)} would be {_times(_undisturbed(one))} {what}; here, others slowed down "
+                f"{share:.0f} % of the steps."
+            )
+    return [*lines, *_help(row, found)]
+
+
+def _here(row: Row) -> Estimate:
+    """Over the best single process, where that is known, with all time counted."""
+    best = row.overall_best_sequential_speedup
+    return best if best.known else row.overall_speedup
+
+
+def _undisturbed(row: Row) -> Estimate:
+    """The same without what others slowed down."""
+    return row.best_sequential_speedup if row.overall_best_sequential_speedup.known else row.speedup
+
+
+def _headline(row: Row, choice: Choice | None, number: Estimate, what: str) -> str:
+    if choice is None:
+        return f"Largest speedup: {_prefix(row)}{_workers(row)}, {_times(number)} {what}"
+    if choice.row is None:
+        return f"Use {choice.name}: {_workers(row)} reach {_times(number)} its speed"
+    return f"Use {choice.name}: {_times(number)} {what}"
+
+
+def _costs(row: Row) -> list[str]:
+    """The accuracy; only its author knows that of a script."""
+    if row.data == "script":
+        return []
+    if math.isnan(row.test_accuracy):
+        return ["Accuracy: not trained; set measurement.whole_trainings=always to know it."]
+    text = f"{percent(row.test_accuracy)} after {row.updates:,} updates"
+    if math.isnan(row.baseline_test_accuracy):
+        return [f"Test accuracy: {text}."]
+    points = 100 * (row.test_accuracy - row.baseline_test_accuracy)
+    change = f"{abs(points):.1f} points {'lower' if points < 0 else 'higher'}" if abs(points) >= 0.05 else "the same"
+    other = f"{percent(row.baseline_test_accuracy)} after {row.baseline_updates:,} in one process"
+    return [f"Test accuracy is {change}: {text}, {other}."]
+
+
+def _help(row: Row, found: Verdict | None) -> list[str]:
+    """What would make these workers faster, else what more of them would bring."""
+    factors = _factors(row)
+    worst = min(factors, key=lambda name: factors[name], default=None)
+    if worst in LOSSES and factors[worst] < 1 - LEAST_LOSS and not row.oversubscribed:
+        what, advice = LOSSES[worst]
+        return [f"Largest loss: {100 * (1 - factors[worst]):.0f} % in {what}; {advice}."]
+    return _more_workers(found, row)
+
+
+def details(summary: Summary) -> list[str]:
+    """How sure the choice is, and what more workers would bring; of several series, a line for each."""
+    found = verdict(summary)
+    if found is not None:
+        rows = at_most_samples(summary.good)
+        sure = [f"Fastest for {rows[0].data_size:,} samples, as it is here: {found.choice}."] if found.choice else []
+        said = answer(summary)
+        return [*sure, *(line for line in _more_workers(found, rows[0]) if line not in said)]
     best = [
-        max(rows, key=lambda row: row.speedup.value)
-        for rows in _largest_of_each_series(row for row in summary.good if row.speedup.known)
+        max(rows, key=lambda row: row.overall_speedup.value)
+        for rows in _largest_of_each_series(row for row in summary.good if row.overall_speedup.known)
     ]
-    if len(best) == 1:
-        found = verdict(summary)
-        choice = found.choice if found else None
-        fastest = [f"Fastest for {best[0].data_size:,} samples: {choice}."] if choice else []
-        return [*fastest, _answer(best[0]), *_outlook(found, best[0])]
     return [
-        f"{row.series}: {_workers(row)}, {_times(row.speedup)} as fast as one sequential process, efficiency "
-        f"{100 * row.efficiency.value:.0f} %{_accuracies(row)}"
-        for row in sorted(best, key=lambda row: -row.speedup.value)
+        f"{_prefix(row)}{_workers(row)}, {_times(row.overall_speedup)} as fast as one process, "
+        f"test accuracy {percent(row.test_accuracy)}"
+        for row in sorted(best, key=lambda row: -row.overall_speedup.value)
+        if len(best) > 1
     ]
 
 
-def _outlook(found: Verdict | None, best: Row) -> list[str]:
-    """Whether more workers would help: by the law of scaling where there is one, else a projection."""
+def _more_workers(found: Verdict | None, row: Row) -> list[str]:
+    """By the law of scaling where there is one, else by a projection."""
     if found is None:
         return []
-    if isinstance(found.scaling, Scaling):
+    if found.scaling is not None:
         return [_law(found.scaling)]
-    projection = found.projection
-    if projection is None:
-        return [f"More workers: nothing is projected; {found.scaling}."]
-    cores = counted(projection.workers * (best.threads_per_worker or 1), "core")
+    if found.projection is None:
+        return []
+    workers, speedup = found.projection.workers, found.projection.speedup
+    cores = counted(workers * (row.threads_per_worker or 1), "core")
     return [
-        f"More workers (projected, not measured): {projection.workers} workers, on a machine with {cores} like these, "
-        f"would train {projection.speedup.low:.1f} to {projection.speedup.high:.1f} times as fast as one sequential "
-        f"process. The largest loss would be {projection.bottleneck}. {found.scaling[0].upper()}{found.scaling[1:]}."
+        f"Projected, not measured: {workers} workers on {cores} like these would be {speedup.low:.1f} to "
+        f"{speedup.high:.1f} times as fast as one process; the largest loss would be {found.projection.bottleneck}."
     ]
 
 
@@ -70,90 +148,59 @@ def _law(scaling: Scaling) -> str:
     """What the chosen law says of twice the workers, and how well it predicts counts that it has not seen."""
     workers = 2 * scaling.most_workers
     middle, low, high = scaling.curve([workers])[:, 0]
-    error = 100 * scaling.held_out_errors[scaling.law.name]
     parameters = ", ".join(
         f"{name.replace('_', ' ')} {value:.3g} ({least:.3g} to {most:.3g})"
         for name, (value, least, most) in scaling.intervals().items()
     )
+    error = 100 * scaling.held_out_errors[scaling.law.name]
     others = len(scaling.laws) - 1
-    alike = (
-        f" The measurements allow {counted(others, 'other law')}, too, which the interval includes." if others else ""
-    )
+    alike = f" The interval includes {counted(others, 'other law')} that the measurements allow." if others else ""
     return (
-        f"More workers (by a law of scaling, not measured): {workers} workers would train {middle:.2f} times "
-        f"({low:.2f} to {high:.2f}) as fast as one process. The law is {scaling.law.name} ({parameters}); fitted to "
-        f"all worker counts but one, it misses that one by {error:.1f} % (root mean square).{alike}"
-    )
-
-
-def _accuracies(row: Row) -> str:
-    if math.isnan(row.test_accuracy):
-        return ""
-    return f", test accuracy {percent(row.test_accuracy)} [{percent(row.baseline_test_accuracy)}]"
-
-
-def _answer(best: Row) -> str:
-    if best.data_scope == "per_worker":
-        what = (
-            f"{_workers(best)} with {best.configured_size:,} samples each have {_times(best.speedup)} the throughput "
-            "of one sequential process with its share"
-        )
-    else:
-        what = f"{_workers(best)} train {_times(best.speedup)} as fast as one sequential process"
-    what += f" with {_threads(best.threads_per_worker)}"
-    if best.best_sequential_speedup.known:
-        what += (
-            f", and {_times(best.best_sequential_speedup)} as fast as the best sequential process, "
-            f"with {_threads(best.best_sequential_threads)}"
-        )
-    what += f" ({best.data_size:,} samples). Efficiency {100 * best.efficiency.value:.0f} %."
-    if math.isnan(best.test_accuracy):
-        return what
-    points = 100 * (best.test_accuracy - best.baseline_test_accuracy)
-    change = f"{abs(points):.1f} points {'lower' if points < 0 else 'higher'}" if abs(points) >= 0.05 else "the same"
-    return (
-        f"{what} Test accuracy is {change}: {percent(best.test_accuracy)} after {best.updates:,} updates, against "
-        f"{percent(best.baseline_test_accuracy)} after {best.baseline_updates:,}."
+        f"By {scaling.law.name}, not measured: {workers} workers would be {middle:.2f} times ({low:.2f} to {high:.2f}) "
+        f"as fast as one process. Parameters: {parameters}. A worker count left out of the fit is predicted to "
+        f"{error:.1f} %.{alike}"
     )
 
 
 def reasons(summary: Summary) -> list[str]:
     """For each series and worker count, at the most samples: the factors of efficiency, and the largest loss."""
     lines = []
-    explained = (row for row in summary.good if not math.isnan(row.tree.parallel_efficiency))
+    explained = (row for row in summary.good if _factors(row))
     for rows in _largest_of_each_series(explained):
         for row in rows:
-            lines.append(f"{_factors(row, summary.usable_cores)} {_step(row)}")
+            lines.append(f"{_product(row, summary.usable_cores)} {_step(row)}")
             if row.independent_speedup.known:
                 lines.append(
-                    f"{_prefix(row)}{row.workers} workers: as independent processes, which exchange nothing, they "
-                    f"reach {_shown(row.independent_speedup)} of an ideal {row.workers}; that is the limit of the "
-                    f"machine. With the exchange they reach {_shown(row.speedup)}."
+                    f"{_prefix(row)}{row.workers} independent processes, which exchange nothing, are "
+                    f"{_times(row.independent_speedup)} as fast as one: the limit of this machine."
                 )
     return lines
 
 
-def _factors(row: Row, usable_cores: int | None) -> str:
-    factors = {name: getattr(row.tree, name) for name in LOSSES if not math.isnan(getattr(row.tree, name))}
-    if math.isnan(row.tree.load_balance):
-        factors = {"parallel_efficiency": row.tree.parallel_efficiency, **factors}
+def _factors(row: Row) -> dict[str, float]:
+    """Those of efficiency that are known, by name."""
+    names = list(LOSSES) if not math.isnan(row.tree.load_balance) else ["parallel_efficiency", "computation_scaling"]
+    factors = {name: getattr(row.tree, name) for name in names}
+    return {name: value for name, value in factors.items() if not math.isnan(value)}
+
+
+def _product(row: Row, usable_cores: int | None) -> str:
+    factors = _factors(row)
     product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in factors.items())
     worst = min(factors, key=lambda name: factors[name])
-    lost = f" Most is lost in {LOSSES[worst]}." if factors[worst] < 0.97 and worst in LOSSES else ""
-    cores = ""
     if row.oversubscribed:  # whatever the factors are, this is why
-        cores = f" ({row.workers} workers on {usable_cores} cores)"
-        lost = " Workers wait for each other to leave a core; use fewer."
-    return f"{_prefix(row)}{row.workers} workers: {product}{cores}.{lost}"
+        return f"{_prefix(row)}{row.workers} workers on {usable_cores} cores take turns on a core: {product}."
+    lost = f" Most is lost in {LOSSES[worst][0]}." if worst in LOSSES and factors[worst] < 1 - LEAST_LOSS else ""
+    return f"{_prefix(row)}{row.workers} workers: {product}.{lost}"
 
 
 def _step(row: Row) -> str:
     """Where the time of a step goes, of a worker and of the baseline."""
     worker = {name: getattr(row.phases, f"{name}_seconds") for name in PHASES}
     baseline = {name: getattr(row.phases, f"baseline_{name}_seconds") for name in USEFUL}
-    text = f"A step takes {_shares(worker, row.seconds.value / (row.updates or 1))}"
+    text = f"A step takes {_shares(worker, row.step_seconds)}"
     if all(math.isfinite(seconds) for seconds in baseline.values()):
-        text += f"; in one process {_shares(baseline, row.baseline_seconds / (row.baseline_updates or 1))}"
+        text += f"; in one process {_shares(baseline, row.baseline_step_seconds)}"
     return f"{text}."
 
 
@@ -194,10 +241,10 @@ def warnings(summary: Summary) -> list[str]:
                 kinds.setdefault(warning.kind, []).append((warning, row))
     worst = [(max(found, key=lambda pair: pair[0].severity), len(found)) for found in kinds.values()]
     worst.sort(key=lambda entry: -entry[0][0].severity)
-    return [_located(warning, row, count, len(summary.good)) for (warning, row), count in worst]
+    return [_with_place(warning, row, count, len(summary.good)) for (warning, row), count in worst]
 
 
-def _located(warning: Warning, row: Row, count: int, rows: int) -> str:
+def _with_place(warning: Warning, row: Row, count: int, rows: int) -> str:
     if rows == 1:
         return str(warning)
     which = f"{_workers(row)}, {row.data_size:,} samples"
@@ -237,8 +284,6 @@ def _quantity(row: Row, figure: str) -> str:
             f"load balance {100 * tree.load_balance:.0f} %, communication efficiency "
             f"{100 * tree.communication_efficiency:.0f} %, computation scaling {100 * tree.computation_scaling:.0f} %"
         )
-    if figure == "phases":
-        return f"{row.phases.wait_seconds + row.phases.communicate_seconds:.3g} s waiting or communicating"
     return f"speedup {row.speedup.value:.2f}"
 
 
@@ -263,17 +308,11 @@ def _workers(row: Row) -> str:
     return counted(row.workers or 0, "worker")
 
 
-def _threads(count: int | None) -> str:
-    return counted(count or 0, "thread")
-
-
 def _times(estimate: Estimate) -> str:
     if math.isnan(estimate.low):
         return f"{estimate.value:.2f} times"
     return f"{estimate.value:.2f} times ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
-def _shown(estimate: Estimate) -> str:
-    if math.isnan(estimate.low):
-        return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+def _seconds(row: Row) -> str:
+    return f"{row.seconds.value:.3g} s ({row.seconds.low:.3g} to {row.seconds.high:.3g}) for {row.data_size:,} samples"

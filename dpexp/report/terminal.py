@@ -28,7 +28,9 @@ REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
 TELL_SECONDS = 15.0  # after so long, a job that has no terminal says where it is
 
 # Columns that a narrow terminal does without, in this order: results.csv has all.
-LEAST_NEEDED = "samples/s, batch, updates, warnings, accuracy, efficiency, over best sequential, seconds".split(", ")
+LEAST_NEEDED = (
+    "samples/s, batch, updates, warnings, accuracy, efficiency, as it is here, over best sequential, seconds"
+).split(", ")
 
 _silenced = {"errors": False, "rest": False}
 
@@ -81,8 +83,11 @@ def _show_report(summary: Summary, paths: Sequence[Path]) -> None:
     console = _console()
     if not console.is_terminal:
         console.width = WIDTH_WITHOUT_TERMINAL
+    for number, line in enumerate(sentences.answer(summary)):
+        console.print(line, soft_wrap=True, style="" if number else "bold")
+    console.print()
     _show_table(console, summary)
-    for line in sentences.first([*sentences.answers(summary), *sentences.targets(summary)]):
+    for line in sentences.first([*sentences.details(summary), *sentences.targets(summary)]):
         console.print(line, soft_wrap=True)
     for line in sentences.first(sentences.reasons(summary)):
         console.print(line, soft_wrap=True, style="dim")
