@@ -188,9 +188,10 @@ def build(
     deeds["make_output_read_only"] = partial(make_read_only, Path(counter).parent / "out")
     deeds["remove_output"] = partial(shutil.rmtree, Path(counter).parent / "out")
     if multiprocessing.current_process().name == f"dpexp-{victim}":
-        with Path(counter).open("ab") as file:
+        with Path(counter).open("ab", buffering=0) as file:
             file.write(b".")
-        if Path(counter).stat().st_size == training:
+            number_of_program = file.tell()  # others may write at the same time
+        if number_of_program == training:
             set_trap(Place(stage, phase, step, visit), deeds.get(deed) or globals()[deed])
     elif victim == -1 and multiprocessing.parent_process() is None:
         os.kill(os.getpid(), number)

@@ -23,6 +23,7 @@ from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, STARTING
 from dpexp.training import worker
 
 ROOT = Path(__file__).resolve().parent.parent
+IN_ONE_PIECE = ["measurement.whole_trainings=always"]
 
 
 def places(seed: int, rank: int = 1) -> Iterator[Place]:
@@ -51,6 +52,11 @@ def segment_places(seed: int) -> Iterator[Place]:
         yield Place(TRAINING, phase, randomly.randint(2, 40))
     yield Place(WAITING, visit=randomly.randint(2, 4))
     yield Place(REPORTING)
+
+
+def in_turns(place: Place) -> list[str]:
+    """The settings of a job that comes to this place of a segment, however slow the machine is."""
+    return ["measurement.whole_trainings=never", *(["measurement.max_seconds=60"] if place.stage != REPORTING else [])]
 
 
 class Faulty(LocalLauncher):
