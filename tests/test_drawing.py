@@ -47,7 +47,11 @@ def test_both_speedups_are_drawn_where_others_slowed_the_machine_down(tmp_path):
         axes = Figure().subplots()
         Panels(table).by_workers(axes, table)
         names.append(axes.get_legend_handles_labels()[1])
-    assert names == [["10,000 samples"], ["10,000 samples", "as it is here, 10,000 samples"]]
+    best = "best sequential process: 1.00"
+    assert names == [
+        ["10,000 samples", "ideal", best],
+        ["10,000 samples", "ideal", best, "as it is here, 10,000 samples"],
+    ]
 
 
 def test_a_panel_has_room_for_every_interval():

@@ -8,14 +8,12 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
 
 from dpexp.drawing import losses
 from dpexp.drawing.scales import ends, logarithmic, ratio_ticks, seconds_ticks, sparse
 from dpexp.drawing.style import BAR, GREY, TEXT, Style, styles
 from dpexp.words import counted
 
-BESIDE: dict[str, Any] = {"clip_on": True, "in_layout": False}  # words among lines, which take no room of their own
 Painter = Callable[[Axes, pd.DataFrame], None]
 
 
@@ -45,10 +43,14 @@ class Panels:
                 place = counts.index(row.workers)
                 hatch = "///" if row.oversubscribed else None
                 axes.barh(place, row.seconds, 0.6, color=BAR, hatch=hatch, edgecolor="white", lw=0)
-                _interval(axes, row, place)
+                interval = [[row.seconds - row.seconds_low], [row.seconds_high - row.seconds]]
+                axes.errorbar(row.seconds, place, xerr=interval, color=TEXT, capsize=4)
+                marks = [("best sequential process", row.best_sequential_seconds, ":")]
                 if row.baseline.startswith("sequential"):
-                    _mark(axes, row.baseline_seconds, place, "-", "one sequential process")
-                _mark(axes, row.best_sequential_seconds, place, ":", "best sequential process")
+                    marks.insert(0, ("one sequential process", row.baseline_seconds, "-"))
+                for name, seconds, line in marks:
+                    if not math.isnan(seconds):
+                        axes.vlines(seconds, place - 0.4, place + 0.4, color=TEXT, lw=2, ls=line, label=name, zorder=4)
                 beside = axes.get_yaxis_transform()
                 axes.text(1.01, place, f"{_digits(row.seconds)} s", va="center", transform=beside)
             _worker_rows(axes, counts, rows)
@@ -84,38 +86,21 @@ class Panels:
         for shift, (size, line) in zip(_shifts(len(lines)), lines, strict=True):
             name = counted(size, "sample") + self._each
             _line(axes, line, "speedup", line.workers * shift, self._configured_sizes[size], name)
-        self._ideal(axes, low, high)
+        axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1, label="ideal")
         largest = rows[(rows.configured_size == rows.configured_size.max()) & (rows.workers > 1)]
         best = self._best_sequential[largest.index].mean()
         if not math.isnan(best):
-            axes.axhline(best, color=TEXT, ls=":", lw=1.5, zorder=1)
-            _name(axes, f"best sequential process: {best:.2f}", high, best, (-3, -4), ha="right", va="top")
+            axes.axhline(best, color=TEXT, ls=":", lw=1.5, zorder=1, label=f"best sequential process: {best:.2f}")
         here = line[line.overall_speedup.astype(float) != line.speedup.astype(float)]
         if len(here):
             name = f"as it is here, {counted(size, 'sample')}"
             _line(axes, here, "overall_speedup", here.workers * shift, (TEXT, "x"), name, between="none")
         for _, row in line[line.workers > 1].iterrows():
-            _name(axes, f"{row.speedup:.2f}", row.workers * shift, row.speedup, (8, 4), fontweight="bold")
+            place = (row.workers * shift, row.speedup)
+            axes.annotate(f"{row.speedup:.2f}", place, (8, 4), textcoords="offset points", fontweight="bold")
         logarithmic(axes, "x", low, high, sparse(self.counts))
         axes.set_xlabel("workers")
         self._speedup_scale(axes)
-
-    def _ideal(self, axes: Axes, low: float, high: float) -> None:
-        """Where the speedup is the number of workers; named above the points, where the line is shown longest."""
-        axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1)
-        top = min(high, max(self._ends["speedup"][1], 2.0))
-        axes.text(
-            top / 1.1,
-            top / 1.1 * 1.04,
-            "ideal",
-            color=GREY,
-            ha="right",
-            va="bottom",
-            rotation=45,
-            rotation_mode="anchor",
-            transform_rotates_text=True,
-            **BESIDE,
-        )
 
     def losses(self, axes: Axes, rows: pd.DataFrame) -> None:
         """The efficiency tree of each worker count, at the most samples."""
@@ -155,27 +140,6 @@ def _line(
     axes.errorbar(places, values, [values - low, high - values], fmt="none", color=color, capsize=3)
     axes.plot(places, values, color=color, marker=marker, lw=1.8, zorder=3, label=name, **look)
     axes.plot(places[crowded], values[crowded], color=color, marker=marker, mfc="white", ls="none", zorder=3)
-
-
-def _interval(axes: Axes, row: pd.Series, place: float) -> None:
-    """The interval of a bar of seconds, where it is known."""
-    value, low, high = row.seconds, row.seconds_low, row.seconds_high
-    if not math.isnan(low):
-        axes.errorbar(value, place, xerr=[[value - low], [high - value]], color=TEXT, capsize=4)
-
-
-def _mark(axes: Axes, seconds: float, place: float, line: str, label: str) -> None:
-    """A line above and below a bar, which hides nothing of it; a dotted one is whole, to be told from that."""
-    if not math.isnan(seconds):
-        ends = [(-0.45, -0.31), (0.31, 0.45)] if line == "-" else [(-0.45, 0.45)]
-        for low, high in ends:
-            axes.vlines(seconds, place + low, place + high, color=TEXT, lw=2, ls=line, label=label, zorder=4)
-
-
-def _name(axes: Axes, text: str, x: float, y: float, offset: tuple[float, float], **place: Any) -> None:
-    """Words beside what they name; their white edge keeps them apart from lines."""
-    edge = [withStroke(linewidth=3, foreground="white")]
-    axes.annotate(text, (x, y), offset, textcoords="offset points", path_effects=edge, **BESIDE, **place)
 
 
 def _worker_rows(axes: Axes, counts: list[int], rows: pd.DataFrame) -> None:
