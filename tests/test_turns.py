@@ -286,11 +286,22 @@ def test_a_traced_round_does_not_count():
     arms = Arms(a=0.01, b=0.01)
     found, asked = made(arms, Pace(0.06, 0.01, least_lead_steps=1, traced_every=4), rounds=9)
     traced = [turn.traced for name, turn in asked if name == "a"]
-    assert traced == [False, False, False, True] * 2 + [False] * 3
+    assert traced == [False, True, False, False] * 3
     assert found.made == 9
     for timed in found.timed.values():
         assert len(timed.turn_seconds) == len(timed.first_steps) == 9
         assert all(timed.turn_seconds)
+    counting = "".join(name for name, turn in asked if not turn.traced)
+    assert counting == "abba" * 4 + "ab"  # a traced round doesn't turn the order of the others
+
+
+def test_the_shortest_block_has_a_traced_round_too():
+    arms = Arms(a=0.01)
+    found = Rounds(Pace(0.06, 0.01, least_lead_steps=1, traced_every=4), ["a"], seed=0)
+    found.warm_up(arms, 2)
+    found.make_until(arms, lambda seconds: True)
+    assert found.made == LEAST_ROUNDS
+    assert any(turn.traced for _, turn in arms.asked)
 
 
 def test_a_script_that_ends_keeps_its_rounds():

@@ -54,8 +54,8 @@ class Rounds:
         """One round. Where a script ends in it, it doesn't count. Raises WorkerError, ScriptEnded."""
         self._number += 1
         every = self._pace.traced_every
-        traced = every is not None and self._number % every == 0
-        names = self._names if self._number % 2 else self._names[::-1]
+        traced = every is not None and self._number % every == every // 2  # the shortest block has one, too
+        names = self._names if self.made % 2 == 0 else self._names[::-1]
         turns = {name: self._turn(self.timed[name], traced) for name in names}
         found = {name: running.turn(name, turn) for name, turn in turns.items()}
         for name, turn in turns.items():
