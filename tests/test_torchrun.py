@@ -25,15 +25,16 @@ from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.processes import signals
 
 CONTRACT = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+PATH = f"{Path(__file__).parents[1]}:{Path(__file__).parent}"  # this dpexp, whichever is installed, and user_models
 MODEL = ["model=custom", "model.builder=user_models:mortal", "checkpoint=true"]
-SETTINGS = [override for override in TINY if not override.startswith("model.")] + MODEL
+OTHERS = [override for override in TINY if not override.startswith("model.")]
+SETTINGS = [*OTHERS, *MODEL, "measurement.max_seconds=0.5"]
 
 
 def together(commands: list[list[str]], folders: list[Path], variables: list[dict[str, str]]) -> list[tuple[int, str]]:
     """Run the commands at once, each in its own folder; their exit status and standard error."""
-    tests = str(Path(__file__).parent)
     running = [
-        subprocess.Popen(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": tests}, stderr=subprocess.PIPE)
+        subprocess.Popen(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": PATH}, stderr=subprocess.PIPE)
         for command, folder, own in zip(commands, folders, variables, strict=True)
     ]
     outcomes = [process.communicate(timeout=120)[1].decode() for process in running]
@@ -65,7 +66,7 @@ def forked(folder: Path, variables: list[dict[str, str]], arguments: list[list[s
         ({**local, **own}, before, words, str(path))
         for own, before, words, path in zip(variables, first or [""] * len(variables), arguments, errors, strict=True)
     ]
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"}
+    environment = {**os.environ, "PYTHONPATH": PATH}
     command = [sys.executable, "-c", RANKS, json.dumps(each)]
     done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True, timeout=120)
     statuses = json.loads(done.stdout)
@@ -96,7 +97,8 @@ def test_a_rank_killed_on_the_other_machine_fails_the_job_by_name_and_the_next_j
         r"rank 1 was killed by SIGKILL(, probably out of memory .+)?, while .+, in step \d+, phase compute",
         failed["error"],
     )
-    assert (good["status"], [w["rank"] for w in good["blocks"][0]["candidate"]["workers"]]) == ("ok", [0, 1])
+    candidate = good["blocks"][0]["arms"]["candidate"]
+    assert (good["status"], [one["rank"] for one in candidate["processes"]]) == ("ok", [0, 1])
     assert all(status != 0 for status, _ in outcomes)
 
 
@@ -155,7 +157,7 @@ def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
 @pytest.mark.parametrize("in_training", [False, True])
 def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_training):
     """A shell stands for torchrun, whose own death leaves its processes to nobody in the same way."""
-    command = [sys.executable, "-m", "dpexp", "strategy=hybrid_dp", "workers=2", *TINY, "epochs=100000"]
+    command = [sys.executable, "-m", "dpexp", "strategy=hybrid_dp", "workers=2", *TINY, "measurement.max_seconds=600"]
     local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     parent = ["sh", "-c", '"$@" & echo $! > process; wait', "sh"]
     running = []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers.local import LocalLauncher, Programs
@@ -58,36 +59,44 @@ class TorchrunController(LocalLauncher):
         if work.config.processes == 1:
             return super().run(work)
         with self._agents(work) as others:
-            reports = super().run(work)
-        return reports + others
+            return super().run(work) + others()
 
     @contextlib.contextmanager
     def segments(self, works: Mapping[str, Work]) -> Iterator[Programs]:
         """Segments that take turns; agents run the other ranks of the one with several processes."""
-        several = [work for work in works.values() if work.config.processes > 1]
+        several = [name for name, work in works.items() if work.config.processes > 1]
         assert len(several) <= 1, "independent copies run on one machine"
-        with self._agents(several[0]) if several else contextlib.nullcontext(), super().segments(works) as programs:
-            yield programs
+        if not several:
+            with super().segments(works) as programs:
+                yield programs
+            return
+        with self._agents(works[several[0]]) as others, super().segments(works) as programs:
+            yield _Everywhere(programs, several[0], others)
 
     @contextlib.contextmanager
-    def _agents(self, work: Work) -> Iterator[list[WorkerReport]]:
-        """Within, the agents run the ranks 1 and up of this training; after that, their reports are in the list."""
+    def _agents(self, work: Work) -> Iterator[Callable[[], list[WorkerReport]]]:
+        """Within, the agents run the ranks 1 and up of this training, and it gives a function that gets their reports.
+
+        Raises the root cause of a WorkerError.
+        """
         job = work.dataset.source.settings
         if self._loaded != job:
             self._load(job)
         task = {"job": job, "config": work.config.settings, "kernel": work.linear_kernel}
         self._task = self._publish({"kind": "train", "evaluate": work.evaluate, "in_turns": work.in_turns, **task})
-        reports: list[WorkerReport] = []
-        error = None
+
+        def others() -> list[WorkerReport]:
+            answers = self._answers(self._task)
+            if any("error" in answer for answer in answers):
+                raise self._store.failure(self._task)
+            return [WorkerReport(**report) for answer in answers for report in answer["reports"]]
+
         try:
-            yield reports
+            yield others
         except WorkerError as failure:
-            error = failure
             self._store.report_failure(self._task, failure)
-        answers = self._answers(self._task)
-        if error is not None or any("error" in answer for answer in answers):
-            raise self._store.failure(self._task)
-        reports += [WorkerReport(**report) for answer in answers for report in answer["reports"]]
+            self._answers(self._task)  # nobody trains any more
+            raise self._store.failure(self._task) from None
 
     def _world(
         self, cleanup: contextlib.ExitStack, name: str, work: Work, gates: Sequence[Connection | None]
@@ -123,3 +132,19 @@ class TorchrunController(LocalLauncher):
     def _answers(self, task: int) -> list[dict[str, Any]]:
         """The answers of ranks 1 and up."""
         return [self._store.get(f"answer/{task}/{rank}") for rank in range(1, self._environment.world_size)]
+
+
+class _Everywhere(Programs):
+    """Segments on rank 0's machine, of which one has other ranks elsewhere."""
+
+    def __init__(self, programs: Programs, name: str, others: Callable[[], list[WorkerReport]]) -> None:
+        self._programs, self._name, self._others = programs, name, others
+
+    def turn(self, name: str, turn: Turn) -> list[float]:
+        """Let one make some steps; the wall seconds of each timed one. Raises WorkerError."""
+        return self._programs.turn(name, turn)
+
+    def end(self) -> dict[str, list[WorkerReport]]:
+        """Let all end; the reports of each by rank, those from elsewhere included. Raises WorkerError."""
+        reports = self._programs.end()
+        return reports | {self._name: reports[self._name] + self._others()}
