@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -19,8 +20,8 @@ import torch
 from conftest import TINY, Outcome, free_port, tiny, wait_until
 from training_helpers import assert_same, trained_state
 
-from dpexp.errors import ConfigError
-from dpexp.launchers import torchrun_agent, torchrun_controller
+from dpexp.errors import ConfigError, PeerError, WorkerError
+from dpexp.launchers import torchrun_agent, torchrun_controller, torchrun_exchange
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.processes import signals
 
@@ -44,7 +45,7 @@ def together(commands: list[list[str]], folders: list[Path], variables: list[dic
 RANKS = """
 import json, os, sys
 from dpexp import app
-from dpexp.launchers import torchrun_agent, torchrun_controller, torchrun_store  # once for all: it takes long
+from dpexp.launchers import torchrun_agent, torchrun_controller, torchrun_exchange  # once for all: it takes long
 from dpexp.measurement import job
 
 def rank(variables, first, arguments, errors):
@@ -69,7 +70,7 @@ def forked(folder: Path, variables: list[dict[str, str]], arguments: list[list[s
     environment = {**os.environ, "PYTHONPATH": PATH}
     command = [sys.executable, "-c", RANKS, json.dumps(each)]
     done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True, timeout=120)
-    statuses = json.loads(done.stdout)
+    statuses = json.loads(done.stdout.splitlines()[-1])  # behind what rank 0 says
     return [Outcome(status, "", path.read_text()) for status, path in zip(statuses, errors, strict=True)]
 
 
@@ -145,7 +146,7 @@ KILL = "kill = lambda *_: os.kill(os.getpid(), 9); "
 @pytest.mark.slow
 def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
     own = [{"RANK": rank, "LOCAL_RANK": "0"} for rank in "01"]
-    die = f"{KILL}torchrun_controller.TorchrunController._answers = kill"
+    die = f"{KILL}torchrun_controller.TorchrunController._reports = kill"
     killed, other = forked(tmp_path, own, [TRAINING] * 2, die, "")
     assert (killed.status, other.status) == (-signal.SIGKILL, 1)
     assert "rank 0 has ended before the other ranks" in other.err
@@ -211,12 +212,55 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
 )
 def test_a_wrong_number_of_hosts_is_told_on_each(tmp_path, world_sizes, told):
     own = [{"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": size} for rank, size in zip("01", world_sizes, strict=True)]
-    hurry = "torchrun_store.SILENCE_SECONDS = 2.0"
+    hurry = "torchrun_exchange.SILENCE_SECONDS = 2.0"
     outcomes = forked(tmp_path, own, [TRAINING] * 2, hurry, hurry)
     assert all(outcome.status in (1, 2) for outcome in outcomes)
     for outcome in outcomes:
         assert told in outcome.err
         assert "Traceback" not in outcome.err
+
+
+def ranks(world_size: int) -> list[TorchrunEnvironment]:
+    """Their environments, each as on a host of its own."""
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size)}
+    variables = [{**local, "RANK": str(rank), "LOCAL_RANK": "0"} for rank in range(world_size)]
+    return [TorchrunEnvironment.read(own) for own in variables]
+
+
+def test_what_an_agent_answers_is_the_cause_on_all_ranks(monkeypatch):
+    """Rank 2 has failed, and all others have lost it."""
+    first, *others = ranks(3)
+    controller = torchrun_controller.TorchrunController(first, [])
+
+    def fail(agent, task):
+        if agent._environment.rank == 2:
+            raise WorkerError("rank 2 failed", "its traceback")
+        raise PeerError("rank 1 has lost another rank")
+
+    monkeypatch.setattr(torchrun_agent._Agent, "_train", fail)
+    said = {1: [], 2: []}
+    with ThreadPoolExecutor(2) as pool:
+        agents = [pool.submit(torchrun_agent.serve, one, [], said[one.rank].append) for one in others]
+        controller.meet()
+        with pytest.raises(WorkerError, match=r"^rank 2 failed$") as failure, controller._task(kind="train"):
+            raise PeerError("rank 0 has lost another rank")
+        assert failure.value.details == "its traceback"
+        controller.end(7, "rank 2 failed (see error.log)")
+        assert [agent.result() for agent in agents] == [7, 7]
+    assert said == {1: ["rank 2 failed"], 2: ["rank 2 failed"]}  # once on each
+
+
+def test_a_rank_that_says_nothing_more_is_missed(monkeypatch):
+    """Its process is stopped, or stuck. The last round of its exchange stands for that."""
+    monkeypatch.setattr(torchrun_exchange, "SILENCE_SECONDS", 0.5)
+    for silent, other in ((0, 1), (1, 0)):
+        exchanges = [torchrun_exchange.Exchange(environment, []) for environment in ranks(2)]
+        exchanges[other].wait_until(lambda: silent in exchanges[other].seen)  # noqa: B023 - called here
+        monkeypatch.setattr(exchanges[silent], "_look", lambda store, number: [])
+        with pytest.raises(WorkerError, match=rf"^rank {silent} has not responded for 0 s$"):
+            exchanges[other].wait_until(lambda: False, 20)
+        for exchange in reversed(exchanges):  # rank 0 serves the store
+            exchange.close("")
 
 
 def test_a_rank_beyond_the_world_of_rank_zero_is_refused():
@@ -233,15 +277,14 @@ def test_a_rank_beyond_the_world_of_rank_zero_is_refused():
 
 def test_an_agent_that_was_interrupted_is_not_waited_for(monkeypatch):
     """It had the same signal as rank 0."""
-    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    first, second = (TorchrunEnvironment.read({**local, "RANK": rank}) for rank in ("0", "1"))
+    first, second = ranks(2)
     controller = torchrun_controller.TorchrunController(first, [])
 
     def interrupted(*_):
         raise signals.Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr(torchrun_agent._Agent, "carry_out", interrupted)
-    controller._publish({"kind": "load"})
+    monkeypatch.setattr(torchrun_agent._Agent, "_answer", interrupted)
+    controller._publish(kind="load")
     with pytest.raises(signals.Interrupted):
         torchrun_agent.serve(second, [], print)
     monkeypatch.setattr(torchrun_controller, "END_SECONDS", math.inf)
@@ -295,7 +338,7 @@ def test_strategies_of_one_machine_name_the_one_for_several(strategy):
 def test_a_process_that_dies_silently_is_missed(tmp_path):
     """Rank 1's main process is killed while it loads: rank 0 must not wait forever."""
     own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    hurry = "torchrun_store.SILENCE_SECONDS, torchrun_controller.END_SECONDS = 2.0, 0.1"
+    hurry = "torchrun_exchange.SILENCE_SECONDS, torchrun_controller.END_SECONDS = 2.0, 0.1"
     waiting, killed = forked(tmp_path, own, [TRAINING] * 2, hurry, f"{KILL}torchrun_agent.load = kill; {hurry}")
     assert (waiting.status, killed.status) == (1, -signal.SIGKILL)
     assert "rank 1 has not responded for 2 s" in waiting.err
