@@ -26,7 +26,8 @@ os.environ["DPEXP_LOCK"] = ""  # tests run side by side
 TINY = (
     "data=synthetic data.size=101 data.test_size=40 data.shape=[1,4,4] data.classes=3 model.hidden=[7] "
     "batch.size=24 batch.scope=global dtype=float64 measurement.repeats=1 "
-    "measurement.warmup=0 measurement.warmup_steps=2 measurement.best_sequential=false measurement.precision=null"
+    "measurement.warmup=0 measurement.warmup_steps=2 measurement.best_sequential=false measurement.precision=null "
+    "measurement.max_seconds=0.5"
 ).split()
 
 
