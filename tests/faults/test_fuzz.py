@@ -36,7 +36,7 @@ overrides = st.one_of(
 
 @settings(max_examples=500, deadline=None)
 @given(given_overrides=st.lists(overrides, max_size=4), multirun=st.booleans())
-def test_any_overrides_make_configurations_or_a_one_line_error(given_overrides, multirun):
+def test_any_overrides_make_a_configuration_or_a_one_line_error(given_overrides, multirun):
     try:
         plan = compose(given_overrides, multirun)
     except ConfigError as error:
