@@ -111,7 +111,7 @@ def _read(folder: Path) -> Plan:
             raise ConfigError(
                 f"resume={folder}: {FILE_NAME} is missing or not a regular file; choose the folder of a sweep or run"
             )
-        plan = replace(_ADAPTER.validate_json(path.read_bytes()), folder=folder)
+        plan = replace(_ADAPTER.validate_json(path.read_bytes()), folder=folder, plugins="")  # finished here
     except (OSError, ValidationError) as error:
         raise ConfigError(
             f"resume={folder}: {FILE_NAME} is damaged, or of another version of dpexp; start the sweep anew"

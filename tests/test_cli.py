@@ -148,6 +148,7 @@ ANSWERS = {
     "a number for a choice": (["data=5"], "data=5: no such choice; choose from arrays, "),
     "no choice": (["strategy="], "strategy=: no such choice; choose from ddp, "),
     "a choice by its name": (["model.name=cnn"], "model.name=cnn: write model=cnn"),
+    "no folder of files": (["--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
     "a plugin that is not installed": (
         ["-m", "hydra/sweeper=optuna", "seed=1,2"],
         "hydra/sweeper=optuna: no such choice",

@@ -146,6 +146,8 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
         with hydra.initialize_config_dir(str(config_folder()), "dpexp", version_base="1.3"):
             if config_dir is not None:
                 path = Path(config_dir).expanduser().absolute()
+                if not path.is_dir():
+                    raise ConfigError(f"--config-dir {config_dir}: no such folder")
                 GlobalHydra.instance().config_loader().get_search_path().prepend("command-line", f"file://{path}")
             yield
     except ConfigError:
