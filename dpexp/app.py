@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import dpexp
 from dpexp import delegated, resume, runner
 from dpexp.cli import FAILED, Parser, command, status_of
-from dpexp.config.compose import Plan, compose
+from dpexp.config.compose import Plan, compose, with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine.environment import describe
@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
         sys.path.insert(0, str(Path.cwd()))  # a custom model is found as with `python -m`
     logging.basicConfig(format="dpexp: %(message)s", level=logging.WARNING, force=True)
     logging.root.handlers[0].setLevel(logging.WARNING)  # where Hydra's --info lowers that of the root
+    arguments = with_script(arguments)
     torchrun = TorchrunEnvironment.read()
     if torchrun is None:
         return _run(arguments, None)

@@ -137,4 +137,7 @@ def _changed(config: ExperimentConfig, changes: Sequence[str]) -> ExperimentConf
 
 def _singles(text: str) -> list[str]:
     """What a typed override says of single jobs; of code it may name several at once, as in a sweep."""
-    return [text] if text.startswith(COMMANDS) else [one.replace("\\:", ":") for one in choices(parse(text))]
+    override = parse(text)
+    if text.startswith(COMMANDS):
+        return [f"{override.key_or_group}={override.value()}".replace("\\${", "${")]
+    return [one.replace("\\:", ":") for one in choices(override)]

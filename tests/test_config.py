@@ -6,7 +6,7 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
-from dpexp.config.compose import compose, compose_experiment, to_experiment
+from dpexp.config.compose import compose, compose_experiment, to_experiment, with_script
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError
 
@@ -144,6 +144,20 @@ def test_a_bad_value_is_named_with_its_rule(overrides, message):
 def test_a_config_without_a_value_is_refused():
     with pytest.raises(ConfigError, match="workers: no value"):
         to_experiment(OmegaConf.create({}))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["torchrun", "--nproc-per-node={workers}", "train.py", "--help", "a,b", "x=${{HOME}}", "it's", "", "{{}}"],
+        ["my program"],
+        ["'quoted'", '"too"'],
+    ],
+)
+def test_a_command_after_two_dashes_keeps_its_words(words):
+    arguments = with_script(["workers=1", "batch.size=8", "--", *words])
+    expected = [word.replace("{workers}", "1").replace("{{", "{").replace("}}", "}") for word in words]
+    assert compose_experiment(*arguments).command == expected
 
 
 def test_a_backslash_of_a_command_stays_one():

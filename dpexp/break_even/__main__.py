@@ -12,7 +12,7 @@ from dpexp import runner
 from dpexp.analysis.intervals import Estimate
 from dpexp.break_even.search import Search, search
 from dpexp.cli import Parser, command
-from dpexp.config.compose import compose_experiment
+from dpexp.config.compose import compose_experiment, with_script
 from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.config.explain import explain
 from dpexp.config.strategies import ScriptConfig
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for python -m dpexp; at least workers=2")
     parser.add_argument("--output", type=Path, help="the folder of all results (default: outputs/break_even/<time>)")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(with_script(arguments))
     folder = options.output or Path("outputs/break_even") / time.strftime("%Y-%m-%d_%H-%M-%S")
     config = compose_experiment(*options.overrides)
     _check(config)

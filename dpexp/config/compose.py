@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -119,7 +120,7 @@ def parse(text: str) -> Override:
     if name in FOLDERS and not value:
         raise ConfigError(f"{name}=: an empty name would write into the current folder; name another one")
     parser = OverridesParser.create()
-    as_text = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    as_text = f"{key}={_quoted(value)}"
     is_command = name in COMMANDS and value[:1] not in ("'", '"')
     for spelling in (as_text,) if is_command else (f"{key}{sign}{value}", as_text):
         with contextlib.suppress(HydraException, RecursionError):
@@ -128,6 +129,19 @@ def parse(text: str) -> Override:
             if name not in config_groups() or is_name:  # else a number, or null, which is no choice
                 return parsed
     raise ConfigError(f"{name if name.isprintable() else repr(name)}: no such key{close_matches(name)}")
+
+
+def with_script(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line, where a script's command after `--` becomes the settings that stand for it."""
+    if "--" not in arguments:
+        return list(arguments)
+    at = list(arguments).index("--")
+    words = shlex.join(arguments[at + 1 :]).replace("${", "\\${")  # which is not OmegaConf's here
+    return [*arguments[:at], "strategy=script", f"strategy.command={_quoted(words)}"]
+
+
+def _quoted(value: str) -> str:
+    return str(QuotedString(value, Quote.single).with_quotes())
 
 
 def choices(override: Override) -> list[str]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy
 import pandas as pd
@@ -17,7 +18,7 @@ from conftest import TINY, composed, tiny
 from deeds import Place, kill
 from fault_helpers import Faulty, run_config, run_job
 
-from dpexp import app
+from dpexp import app, runner
 from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.files import Claim
 from dpexp.launchers.local import LocalLauncher
@@ -440,3 +441,19 @@ def test_a_model_from_ones_own_yaml_is_resumed_by_naming_its_builder(dpexp, tmp_
 def test_the_typed_overrides_may_stand_beside_the_folder(dpexp, sweep):
     (sweep / "1" / "result.json").unlink()
     assert dpexp("-m", *SWEEP, f"resume={sweep}").status == 0
+
+
+def test_a_script_is_resumed_by_typing_its_command_again(dpexp, tmp_path, monkeypatch):
+    script = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "scripts" / "train.py"),
+        "--note=${{x}} it's",
+        "{workers}",
+    ]
+    monkeypatch.setattr(runner, "measured", lambda *arguments: iter(()))  # only the folder matters
+    settings = [f"hydra.run.dir={tmp_path / 'out'}", "workers=1", "batch.size=8"]
+    assert app.main([*settings, "--", *script]) == 1
+    assert "if you trust it, add 'strategy.command=" in dpexp(f"resume={tmp_path / 'out'}").err
+    assert "with resume=" in dpexp(f"resume={tmp_path / 'out'}", "--", *script, "--other").err
+    outcome = dpexp(f"resume={tmp_path / 'out'}", "--", *script)
+    assert (outcome.status, outcome.err) == (1, "")
