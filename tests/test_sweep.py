@@ -83,7 +83,7 @@ def test_bad_input_that_shows_in_every_job_is_told_once(dpexp, tmp_path):
 
 
 def test_a_diverged_run_fails(dpexp):
-    outcome = dpexp(*TINY, "optimizer.lr=1e300")
+    outcome = dpexp(*TINY, "optimizer.lr=1e300", "measurement.whole_trainings=always")
     assert outcome.status == 1
     assert "diverged: a loss is not a finite number" in outcome.err
 
