@@ -73,7 +73,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
             options.insert(1, _Option(_process(best_threads or 1), None, best_threads or 1, draws - over))
     speeds = np.array([option.log_speeds for option in options])
     fastest = speeds.max(0)
-    chosen = int(np.exp(-speeds).mean(1).argmin())  # the least expected time
+    chosen = int(speeds.mean(1).argmax())  # the mean log: that little is known of an option is no reason to choose it
     enough = [(speeds[at] >= fastest - math.log1p(TOLERANCE)).mean() >= SURE for at in range(len(options))]
     fewer = [option for option, is_enough in zip(options, enough, strict=True) if is_enough]
     fewer = [option for option in fewer if option.threads < options[chosen].threads]

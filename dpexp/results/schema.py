@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
+from dpexp.phases import PHASES
 
 VERSION = 9
 CANDIDATE, BASELINE, BEST_SEQUENTIAL, INDEPENDENT = "candidate", "baseline", "best_sequential", "independent"
@@ -47,6 +48,15 @@ class Arm:
     parameters_sha256: str  # at the end of the last turn
     linear_kernel: str
     processes: Annotated[list[Process], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Arm:
+        if len(self.first_steps) != len(self.turn_seconds):
+            raise ValueError("first_steps: not one for each turn")
+        shapes = {tuple(len(step) for step in steps) for steps in self.phases.values()}
+        if self.phases and (set(PHASES) - {"wait"} - set(self.phases) or len(shapes) > 1 or len(set(*shapes)) != 1):
+            raise ValueError("phases: not as many processes in each step of each phase")
+        return self
 
     @property
     def threads(self) -> int:
@@ -131,6 +141,10 @@ class RunResult:
     def _check(self) -> RunResult:
         if self.status == "ok" and not self.kept():
             raise ValueError("the status is ok, but no block was kept")
+        if not all(CANDIDATE in block.arms for block in self.blocks):
+            raise ValueError(f"a block has no arm {CANDIDATE}")
+        if any(len({len(arm.turn_seconds) for arm in block.arms.values()}) > 1 for block in self.blocks):
+            raise ValueError("arms of a block took different numbers of turns")
         if self.config_sha256 != self.config.sha256:
             raise ValueError("the configuration is not the one that was measured: its SHA-256 differs")
         return self
