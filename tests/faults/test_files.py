@@ -29,7 +29,6 @@ from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.report.writer import write_report
 from dpexp.results import storage
-from dpexp.results.schema import VERSION
 
 BASE = [override for override in TINY if not override.startswith("model.")]
 
