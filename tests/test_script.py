@@ -245,7 +245,6 @@ FAULTS = {
     "uneven": (TORCHRUN, "--steps 40 --fault uneven", 2, "rank 1 came to its end after 35 steps, before the others"),
     "short": (ONE, "--steps 12", 1, "the script came to its end before it could be measured"),
     "hang": (ONE, "--fault hang", 1, "no step for 12 s after "),
-    "threads": (ONE, "--fault threads", 1, "computes with 2 threads, though OMP_NUM_THREADS=1"),
     "fewer": (ONE + " --steps 9{workers}", "", 2, "trains in a world of 1 process, not 2"),
     "absent": ("strategy.command=nothere {workers}", "", 2, "strategy.command: nothere: No such file or directory"),
 }
@@ -263,6 +262,25 @@ def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, fault):
     if fault == "raise":
         assert "ValueError: boom in step 20" in outcome.err
     assert not left()
+
+
+@pytest.mark.slow
+def test_the_threads_that_a_script_sets_itself_are_a_result(dpexp, tmp_path, left):
+    outcome = dpexp(*QUICK, f"{ONE} --fault threads", "workers=1")
+    assert outcome.status == 0, outcome.err
+    (block,) = storage.read(tmp_path / "out" / "result.json").blocks
+    assert block.arms["candidate"].threads == 2
+    assert not left()
+
+
+@pytest.mark.slow
+def test_a_script_that_does_not_follow_has_no_other_best_sequential_process(dpexp, tmp_path):
+    own = [text for text in QUICK if "baseline" not in text and "best_sequential" not in text]
+    command = f"{TORCHRUN} --fault threads"
+    outcome = dpexp(*own, command, f"strategy.baseline_command=python {TRAIN} --fault threads", "workers=2")
+    assert outcome.status == 0, outcome.err
+    (block,) = storage.read(tmp_path / "out" / "result.json").blocks
+    assert {name: arm.threads for name, arm in block.arms.items()} == {"baseline": 2, "candidate": 2}
 
 
 @pytest.mark.slow

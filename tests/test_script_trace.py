@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import sys
 from types import SimpleNamespace
@@ -101,6 +102,80 @@ def test_a_closure_within_the_optimizers_step_is_told_apart(now, monkeypatch):
     training.optimizer.step(lambda: training.forward_and_backward())
     training.end_step()
     assert [step[:3] for step in training.trace.end()] == [(2, 3, 1)]
+
+
+class Instrument:
+    """The other end of the clock's socket: it has a turn of so many steps for each pause, and the reports."""
+
+    def __init__(self, *turns):
+        self._turns, self.reports = list(turns), []
+
+    def send(self, report):
+        self.reports.append(report)
+
+    def recv(self):
+        return self._turns.pop(0)
+
+
+@pytest.fixture
+def ticking(now, monkeypatch):
+    """A function: a clock whose turns are these, and what lets an optimizer make steps of so many seconds."""
+
+    def start(*turns):
+        instrument = Instrument(*turns)
+        monkeypatch.setattr(now.module, "_connect", lambda: instrument)
+        monkeypatch.setattr(now.module, "_introduction", lambda: "hello")
+        monkeypatch.setattr(now.module.atexit, "register", lambda function: None)
+        clock = now.module.Clock()
+
+        def steps(optimizer, count, seconds):
+            for _ in range(count):
+                now.seconds += seconds
+                clock.after_step(optimizer, (), {})
+
+        return instrument, steps
+
+    return start
+
+
+def optimizer():
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+
+
+def seconds(report):
+    return [later - earlier for earlier, later in itertools.pairwise(report[0])]
+
+
+def test_the_clock_goes_on_with_the_optimizer_that_steps_when_the_first_has_retired(ticking, now):
+    """As with a learning-rate finder, or a new optimizer for each fold of the data."""
+    instrument, steps = ticking((0, 4, False), (0, 1, False))
+    first, second = optimizer(), optimizer()
+    steps(first, 3, 1.0)
+    steps(second, now.module.MOST_OTHER_STEPS + 1, 7.0)
+    assert instrument.reports == ["hello"]
+    steps(second, 2, 5.0)
+    assert seconds(instrument.reports[1]) == [1, 1, 5, 5]
+
+
+def test_an_optimizer_beside_the_first_is_no_clock(ticking, now):
+    """As in a GAN: a step is one of the first, and all that goes on until its next."""
+    instrument, steps = ticking((0, 3, False), (0, 1, False))
+    first, second = optimizer(), optimizer()
+    steps(first, 1, 1.0)
+    for _ in range(3):
+        steps(second, now.module.MOST_OTHER_STEPS, 0.1)
+        steps(first, 1, 1.0)
+    assert seconds(instrument.reports[1]) == pytest.approx([3, 3, 3])
+
+
+def test_a_trace_goes_on_with_the_next_optimizer_too(ticking, now):
+    instrument, steps = ticking((0, 3, True), (0, 1, False))
+    steps(optimizer(), 2, 1.0)
+    second = optimizer()
+    steps(second, now.module.MOST_OTHER_STEPS + 1, 7.0)
+    steps(second, 2, 5.0)
+    (times, traced) = instrument.reports[1]
+    assert [sum(step[:3]) for step in traced] == [1, 5, 5] == seconds((times,))
 
 
 def test_no_hook_is_left(now, monkeypatch):

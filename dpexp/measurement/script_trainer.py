@@ -16,7 +16,7 @@ from dpexp.errors import ResultError, ScriptEnded, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
 from dpexp.phases import PHASES
-from dpexp.results.schema import CANDIDATE, Arm, Block, Process
+from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, Arm, Block, Process
 from dpexp.script.launcher import Commands, Last, Trace, started
 from dpexp.script.world import Command
 from dpexp.words import counted
@@ -96,8 +96,11 @@ class ScriptArms:
         return self._running.turn(name, turn)
 
     def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
-        """What a result keeps of each arm."""
-        return {name: _arm(command, self._running.last(name), timed[name]) for name, command in self._commands.items()}
+        """What a result keeps of each arm; where a script sets its threads itself, the best sequential process is none."""
+        arms = {name: _arm(command, self._running.last(name), timed[name]) for name, command in self._commands.items()}
+        if BASELINE in arms and BEST_SEQUENTIAL in arms and arms[BASELINE].threads == arms[BEST_SEQUENTIAL].threads:
+            del arms[BEST_SEQUENTIAL]
+        return arms
 
 
 def _arm(command: Command, last: Last, timed: Timed) -> Arm:

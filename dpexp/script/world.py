@@ -36,7 +36,7 @@ class Command:
     words: list[str]
     ranks: int
     copies: int
-    threads: int  # of each process
+    threads: int  # of each process, unless the command sets its own
     global_batch_size: int  # samples of a step of all copies together
     output: Path  # files whose names begin so receive what the processes write
 
@@ -110,12 +110,6 @@ class World:
         number = copy * self.command.ranks + rank
         if number in self.ranks:
             raise WorkerError(f"{self.command.name}: several processes say that they are rank {rank}")
-        if introduction["threads"] != self.command.threads:
-            raise WorkerError(
-                f"{self.command.name}: rank {rank} computes with {counted(introduction['threads'], 'thread')}, though "
-                f"OMP_NUM_THREADS={self.command.threads}: the script sets it; let it not, or set "
-                f"threads_per_worker={introduction['threads']} and measurement.best_sequential=false"
-            )
         seconds = time.monotonic() - self._started
         self.ranks[number] = Rank(connection, number, introduction["threads"], seconds)
 

@@ -1,8 +1,9 @@
-"""In the processes of a measured script: the steps of the first optimizer are its clock, and where it takes turns.
+"""In the processes of a measured script: the steps of an optimizer are its clock, and where it takes turns.
 
-A step ends when `optimizer.step` has returned. At steps that dpexp names, the process reports the times of its steps
-through a socket, and waits for its next turn. In turns that are traced, further hooks tell where a step's time goes.
-Needs no other module of dpexp: the script may run in another environment, and in an older Python.
+It is the first optimizer, and when that steps no more, the one that does then: a script may make a new one for each
+part of its work. A step ends when `optimizer.step` has returned. At steps that dpexp names, the process reports the
+times of its steps through a socket, and waits for its next turn. In turns that are traced, further hooks tell where a
+step's time goes. Needs no other module of dpexp: the script may run in another environment, and in an older Python.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ COLLECTIVES = (
     "all_gather all_gather_into_tensor all_gather_single all_gather_object all_reduce all_to_all all_to_all_single "
     "barrier broadcast reduce reduce_scatter reduce_scatter_single reduce_scatter_tensor"
 ).split()
+MOST_OTHER_STEPS = 20  # of other optimizers after a step of the clock's; beyond, it has retired
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
 
 
@@ -33,6 +35,7 @@ class Clock:
         self._optimizer: Any = None
         self._connection: Connection | None = None
         self._trace: Trace | None = None
+        self._other_steps = 0  # since the last one of the clock's optimizer
         self._steps = 0  # before the last pause
         self._times: list[float] = []  # of the end of each step since the last pause, the first when that was over
         self._synchronized = self._until = 1  # numbers of steps since then: the device is idle, and the next pause
@@ -41,8 +44,12 @@ class Clock:
         """Called after each step of any optimizer."""
         if optimizer is not self._optimizer:
             if self._optimizer is not None:
+                self._other_steps += 1
+                if self._other_steps > MOST_OTHER_STEPS:
+                    self._follow(optimizer)
                 return
             self._optimizer, self._times = optimizer, [0.0]
+        self._other_steps = 0
         number = len(self._times)
         if number in (self._synchronized, self._until):
             _synchronize()
@@ -52,6 +59,15 @@ class Clock:
             self._trace.end_step(now)
         if number == self._until:
             self._pause()
+
+    def _follow(self, optimizer: Any) -> None:
+        """From now on this optimizer's steps are the clock; what went on since the last one's belongs to no step."""
+        self._optimizer, self._other_steps = optimizer, 0
+        now = time.perf_counter()
+        self._times = [one + now - self._times[-1] for one in self._times]
+        if self._trace is not None:
+            steps = self._trace.end()
+            self._trace = Trace(optimizer, steps)
 
     def _pause(self) -> None:
         """Report the steps since the last pause; return when this process may go on."""
@@ -100,11 +116,12 @@ class Trace:
     gradient accumulation, all that happens several times in a step.
     """
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: Any, steps: list[Any] | None = None) -> None:
+        """`steps` are those that were traced before with another optimizer."""
         import torch
 
         self._torch: Any = torch
-        self._steps: list[Any] = []
+        self._steps = steps or []
         self._arming: Any = None
         self._backward: Any = torch.autograd.backward
         self._torch.autograd.backward = self._traced_backward
