@@ -6,13 +6,27 @@ import argparse
 import datetime
 from pathlib import Path
 
-from benchmarks import costs, decisions, endurance, exchange, hosts, laws, noise, notebook, scripts, training, truth
+from benchmarks import (
+    costs,
+    decisions,
+    endurance,
+    exchange,
+    hosts,
+    laws,
+    natural,
+    noise,
+    notebook,
+    scripts,
+    training,
+    truth,
+)
 from benchmarks.setup import out
 from dpexp.machine import environment
 
 HERE = Path(__file__).parent
 PARTS = {
     "truth": lambda rounds: truth.run(rounds),
+    "natural": lambda rounds: natural.run(rounds),
     "decisions": lambda rounds: decisions.run(rounds),
     "hosts": lambda rounds: hosts.run(rounds, HERE),
     "noise": lambda rounds: noise.run(rounds),

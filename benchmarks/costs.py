@@ -9,8 +9,8 @@ import psutil
 from rich.table import Table
 
 from benchmarks import memory_probe
-from benchmarks.setup import configured, interleaved, of_dpexp, out, prepared, shown
-from dpexp.analysis.intervals import geometric_mean, paired_ratio
+from benchmarks.setup import configured, interleaved, of_dpexp, out, paired_ratio, prepared, shown
+from dpexp.analysis.intervals import geometric_mean
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.processes import launch

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.setup import command, out
 from dpexp.analysis.row import Row
-from dpexp.compare.cells import compare
+from dpexp.compare.cells import compare_folders
 from dpexp.decision.choice import Choice, choose
 
 SETTINGS = {
@@ -85,7 +85,8 @@ def _alarms(folders: Sequence[Path]) -> str:
     """How many pairs of sweeps of the same code are told apart, and how many would fail a limit of 5 %."""
     pairs = list(itertools.combinations(folders, 2))
     alarms = sum(
-        any(cell.is_slower or cell.is_faster for cell in compare(before, after).cells) for before, after in pairs
+        any(cell.is_slower or cell.is_faster for cell in compare_folders(before, after).cells)
+        for before, after in pairs
     )
-    failures = sum(compare(before, after).is_slower(0.05) for before, after in pairs)
+    failures = sum(compare_folders(before, after).is_slower(0.05) for before, after in pairs)
     return f"{alarms} and {failures} of {len(pairs)}"

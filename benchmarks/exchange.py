@@ -11,9 +11,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from rich.table import Table
+from torch import nn
 
 from benchmarks import peers
-from benchmarks.setup import BATCH, configured, out, prepared, shown, slowest
+from benchmarks.setup import configured, out, prepared, shown, slowest
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.data.dataset import load
 from dpexp.models import architectures, optimizers
@@ -21,8 +22,8 @@ from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies import Ddp, SyncDataParallel
-from dpexp.strategies.buckets import ChunkSum
-from dpexp.strategies.sync_dp import spin_seconds
+from dpexp.strategies.core_sharing import spin_seconds
+from dpexp.strategies.reduce_scatter import ReduceScatter
 
 SIZES = [2**power for power in range(8, 25)]  # float32 elements: 1 KiB to 64 MiB
 MLP_ELEMENTS = 203_530
@@ -52,7 +53,7 @@ def run(rounds: int, folder: Path) -> None:
         row = [shown(geometric_mean([one[-1] for one in kept[name, w]]), 0, 1e-6) for w in (2, 4)]
         table.add_row(f"all-reduce: {name}", *row)
     table.add_row(
-        "sync_dp's update of the default MLP, less its product",
+        "sync_dp's update of the default MLP",
         *(shown(geometric_mean(steps[w][1:]), 0, 1e-6) for w in (2, 4)),
     )
     table.add_row("an SGD update of all parameters alone, 1 worker", *[shown(_sgd_seconds(), 0, 1e-6)] * 2)
@@ -121,12 +122,12 @@ def _one_all_reduce(rank: int, name: str, workers: int, elements: int, shared: A
     buffers = arena["gradients"].view(-1)[: workers * (arena["gradients"].numel() // workers)].view(workers, -1)
     buffers, total = buffers[:, :padded], arena["total"][:padded]
     if name == SHARDED:
-        place = slice(rank * padded // workers, (rank + 1) * padded // workers)
-        chunk, part = ChunkSum(buffers, rank, place, with_own=True), total[place]
+        reduction = ReduceScatter([nn.Parameter(torch.empty(padded))], total, buffers, rank)
 
         def sharded() -> None:
             seat.wait()  # all gradients are written
-            part.copy_(chunk.compute())
+            reduction.sum_chunk()
+            reduction.chunk.copy_(reduction.total)
             seat.wait()  # the sum is complete, for all to read
 
         return sharded
@@ -142,10 +143,7 @@ def _one_all_reduce(rank: int, name: str, workers: int, elements: int, shared: A
 
 
 def _update_seconds(workers: int) -> float:
-    """Seconds of one `SyncDataParallel.update` of the default model, but for the product that it makes on the way.
-
-    By torch's kernel: oneDNN's products are made before.
-    """
+    """Seconds of one `SyncDataParallel.update` of the default model."""
     config = configured(f"workers={workers}")
     work = prepared(config, load(config))
     shared = SyncDataParallel.share(config, work.initial)
@@ -161,34 +159,18 @@ def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:
     model = architectures.build(work.config.model, work.dataset.input_shape, work.dataset.classes)
     strategy = SyncDataParallel(work.config, rank, model, work.initial, shared)
     strategy.start()
-    weight, *rest = model.parameters()
-    (late,) = strategy.late.values()
-    gradient, inputs = torch.rand(BATCH, len(weight)), torch.rand(BATCH, weight[0].numel())
-    small, product = [torch.ones_like(parameter) for parameter in rest], torch.empty_like(weight)
-
-    def update() -> None:
-        strategy.begin_step()
-        late.keep(gradient, inputs)  # as backward leaves them
-        for parameter, own in zip(rest, small, strict=True):
-            parameter.grad = own
-        strategy.update()
-
-    def multiply() -> None:
-        late.keep(gradient, inputs)
-        late.write(product, None, adds=False)
-        late.clear()
-
-    differences = []
+    gradients = [(parameter, torch.ones_like(parameter)) for parameter in model.parameters()]
+    rounds = []
     for _ in range(11):
-        seconds = []
-        for action in (update, multiply):
-            strategy.barrier()
-            started = time.perf_counter()
-            for _ in range(50):
-                action()
-            seconds.append((time.perf_counter() - started) / 50)
-        differences.append(seconds[0] - seconds[1])
-    return statistics.median(differences[1:])
+        strategy.barrier()
+        started = time.perf_counter()
+        for _ in range(50):
+            strategy.begin_step()
+            for parameter, gradient in gradients:
+                parameter.grad = gradient  # as backward leaves it
+            strategy.update()
+        rounds.append((time.perf_counter() - started) / 50)
+    return statistics.median(rounds[1:])
 
 
 def _sgd_seconds() -> Any:

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from benchmarks import host_exchange
 from benchmarks.namespaces import HOSTS, linked, sent_bytes
-from benchmarks.setup import command, out, shown
-from dpexp.analysis.intervals import geometric_mean, paired_ratio
+from benchmarks.setup import command, out, paired_ratio, shown
+from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
 from dpexp.decision.links import Link

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -13,14 +14,16 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.setup import command, out, shown
+from dpexp.analysis.efficiency import phases_of_step
 from dpexp.analysis.intervals import geometric_mean
+from dpexp.analysis.ratios import step_seconds
 from dpexp.analysis.row import Row
-from dpexp.phases import PHASES
 from dpexp.results import storage
+from dpexp.results.schema import CANDIDATE
 
 PEER = "benchmarks/script_peer.py"
 LAUNCHED = f"torchrun --standalone --nproc-per-node={{workers}} {PEER}"
-JOB = ["strategy=script", "measurement.best_sequential=false", "measurement.precision=null"]
+JOB = ["strategy=script", "measurement.best_sequential=false", "measurement.max_seconds=30"]
 DELAY_SECONDS = 0.003
 WHERE = {"data": "the loading of data", "forward": "forward", "rank": "forward of rank 1 only"}
 EXAMPLES = {
@@ -46,7 +49,9 @@ def _examples(rounds: int) -> None:
     for head in ("2 workers, milliseconds of a step", "speedup", "step", *phases):
         table.add_column(head, justify="left" if "workers" in head else "right")
     for name, (text, batch) in EXAMPLES.items():
-        rows, _ = command(*JOB, f"strategy.command={text}", f"batch.size={batch}", f"measurement.repeats={rounds}")
+        rows, _ = command(
+            *JOB, f"strategy.command={text}", f"batch.size={batch}", f"measurement.max_seconds={15 * rounds}"
+        )
         (row,) = rows
         shares = {phase: getattr(row.phases, f"{phase}_seconds") for phase in phases}
         table.add_row(name, shown(row.speedup), *(f"{1e3 * seconds:.2f}" for seconds in _of_a_step(row, shares)))
@@ -93,19 +98,16 @@ def _phases(delay: str, rounds: int) -> list[dict[str, float]]:
     """The seconds of a step by phase of both ranks, as means over the blocks."""
     with tempfile.TemporaryDirectory() as folder:
         options = [f"strategy.command={LAUNCHED} --delay {delay}", "measurement.baseline=none"]
-        command(*JOB, *options, f"measurement.repeats={rounds}", folder=Path(folder))
-        result = storage.read(Path(folder) / storage.FILE_NAME)
-    steps = result.config.data.size / result.config.global_batch_size
-    workers = [[block.candidate.workers[rank] for block in result.kept()] for rank in (0, 1)]
-    return [
-        {name: statistics.fmean(one.phases[name].seconds for one in rank) / steps for name in PHASES}
-        for rank in workers
-    ]
+        command(*JOB, *options, "measurement.precision=null", f"measurement.repeats={rounds}", folder=Path(folder))
+        blocks = storage.read(Path(folder) / storage.FILE_NAME).kept()
+    step = step_seconds(blocks, CANDIDATE)
+    assert step is not None
+    return [dict(rank) for rank in phases_of_step(blocks, CANDIDATE, math.inf, math.exp(step.log))]
 
 
 def _like_ddp(rounds: int) -> None:
     """The same model by strategy=ddp and as a script, in turn."""
-    blocks = ["measurement.precision=null", f"measurement.repeats={rounds}", "measurement.best_sequential=false"]
+    blocks = ["measurement.best_sequential=false", f"measurement.max_seconds={15 * rounds}"]
     (ours,), _ = command("strategy=ddp", "data.size=20000", "linear_kernel=torch", *blocks)
     (theirs,), _ = command(*JOB, f"strategy.command={LAUNCHED}", f"strategy.baseline_command=python {PEER}", *blocks)
     out.print(f"2 workers, speedup by strategy=ddp {shown(ours.speedup)}, as a script {shown(theirs.speedup)}")

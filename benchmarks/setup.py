@@ -7,20 +7,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.loop_trainer import recorded
+from dpexp.measurement.loop_trainer import trained
 from dpexp.models import architectures, linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import fork_server, launch
@@ -42,13 +42,13 @@ def configured(*overrides: str) -> ExperimentConfig:
 def prepared(config: ExperimentConfig, dataset: Dataset) -> worker.Work:
     """What the workers of one training are told."""
     kernel = linear_kernels.choose(config, architectures.build(config.model, dataset.input_shape, dataset.classes))
-    return worker.Work(config, dataset, initial_state(config, dataset), kernel, evaluate=False, checkpoint=None)
+    return worker.Work(config, dataset, initial_state(config, dataset), kernel)
 
 
 def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:
     """One training by dpexp; the slowest worker's seconds."""
     work = prepared(configured(*overrides), dataset)
-    return lambda: recorded(work, LocalLauncher().run(work)).seconds
+    return lambda: trained(work, LocalLauncher().run(work)).seconds
 
 
 def slowest(target: fork_server.Target, arguments: list[tuple[Any, ...]]) -> float:
@@ -65,6 +65,11 @@ def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str,
             _progress.print(f"round {number} of {rounds}: {name}")
             seconds[name].append(contestants[name]())
     return {name: values[1:] for name, values in seconds.items()}
+
+
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
+    """The geometric mean of the ratios of rounds, with its interval."""
+    return geometric_mean([first / second for first, second in zip(numerators, denominators, strict=True)])
 
 
 def command(*overrides: str, folder: Path | None = None) -> tuple[list[Row], float]:

@@ -17,11 +17,12 @@ from benchmarks.setup import (
     interleaved,
     of_dpexp,
     out,
+    paired_ratio,
     prepared,
     shown,
     slowest,
 )
-from dpexp.analysis.intervals import geometric_mean, paired_ratio
+from dpexp.analysis.intervals import geometric_mean
 from dpexp.data.dataset import Dataset, load
 from dpexp.machine import environment
 from dpexp.models import linear_kernels
@@ -102,7 +103,7 @@ def _alone(rank: int, work: object, shared: None, notify: object) -> float:
     from dpexp.training import worker
 
     assert isinstance(work, worker.Work)
-    return sum(worker.run(0, work, shared, 0.0, None, lambda notice: None).turn_seconds)
+    return worker.run(0, work, shared, 0.0, None, lambda notice: None).seconds
 
 
 def _print_ratios(seconds: dict[str, list[float]]) -> None:

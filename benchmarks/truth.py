@@ -1,27 +1,20 @@
-"""Are the answers right and precise? Whole commands, repeated, half of them beside a program that disturbs them."""
+"""What repeated commands say of the same thing: do their intervals hold the truth, and how wide are they?"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks.setup import command, configured, out, prepared, shown
-from dpexp.analysis.intervals import geometric_mean, paired_ratio
+from benchmarks.setup import command, out
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.analysis.speedup import calm_seconds, ratio_of_times
-from dpexp.calibrate.bench import Arm, Bench
-from dpexp.calibrate.faults import Fault
-from dpexp.data.dataset import load
-from dpexp.launchers.local import CANDIDATE, LocalLauncher
-from dpexp.measurement.loop_trainer import recorded
-from dpexp.results.schema import Training
 
 STRESSOR = """
 import os, random, time
@@ -34,16 +27,20 @@ while os.getppid() == parent:  # a benchmark that is killed leaves none behind
 """
 JOB = ["data.size=20000", "measurement.best_sequential=false"]
 SWEEP = ["-m", "workers=1,2,4", "data.size=5000,10000,20000,40000"]
+SMALL_IMAGES = ["model=resnet18", "data=synthetic", "data.shape=[3,32,32]"]
+SCRIPT = "strategy.command=torchrun --standalone --nproc-per-node={workers} examples/ddp_train.py --loader-workers 0"
 
 
 def run(rounds: int) -> None:
     """Print all of it; the numbers of repetitions are multiples of `rounds`."""
-    _repeated("A/A: commands with workers=1", ["workers=1"], 20 * rounds, truth=1.0)
-    _repeated("commands with workers=2", ["workers=2"], 8 * rounds, truth=None)
-    for stressed in (False, True):
-        _in_one_piece_and_in_turns(rounds, stressed)
+    _long_steps()
+    _trainings(rounds)
     _sweeps()
-    _slower(2 * rounds)
+    _repeated("A/A: commands with workers=1", [*JOB, "workers=1"], 20 * rounds, truth=1.0)
+    _repeated("commands with workers=2", [*JOB, "workers=2"], 8 * rounds)
+    script = ["strategy=script", "measurement.best_sequential=false", SCRIPT]
+    _repeated("a DDP script against itself", [*script, "workers=1", "measurement.max_seconds=30"], 4 * rounds, truth=1)
+    _repeated("a DDP script, 2 workers", [*script, "workers=2", "measurement.max_seconds=60"], 4 * rounds)
 
 
 @contextlib.contextmanager
@@ -65,85 +62,75 @@ def _command(*overrides: str, seed: int | None = None) -> tuple[list[Row], float
         return command(*overrides)
 
 
-def _repeated(title: str, overrides: list[str], count: int, truth: float | None) -> None:
-    """How many intervals hold the truth, or the mean of the other commands."""
-    found: dict[bool, list[Row]] = {False: [], True: []}
-    for number in range(count):
-        rows, _ = _command(*JOB, *overrides, seed=number if number % 2 else None)
-        found[number % 2 == 1].append(rows[0])
-    every = [*found[False], *found[True]]
-    held = sum(row.speedup.low <= (truth or _mean_of_others(every, row)) <= row.speedup.high for row in every)
-    target = f"1 in {held}" if truth else f"the mean of the other settled ones in {held}"
-    out.print(f"{title}, every second one beside a stressor: the interval holds {target} of {count}")
-    for stressed, rows in found.items():
-        estimates = [row.speedup for row in rows if not row.is_unsettled]
-        if len(estimates) < 2:
-            continue
-        precision = np.median([estimate.precision for estimate in estimates])
-        spread = np.std(np.log([estimate.value for estimate in estimates]), ddof=1)
+def _long_steps() -> None:
+    """Jobs with steps of some hundred milliseconds: what they cost does not depend on the training's length."""
+    for length in (["data.size=2000", "epochs=1"], ["data.size=40000", "epochs=10"]):
+        (row,), seconds = command(*SMALL_IMAGES, *length, "workers=2")
         out.print(
-            f"  {'beside a stressor' if stressed else 'alone'}: {len(estimates)} of {len(rows)} settled, mean "
-            f"{math.exp(np.log([estimate.value for estimate in estimates]).mean()):.3f}, half-width "
-            f"{100 * precision:.1f} % (median), spread between commands {100 * spread:.1f} %"
+            f"resnet18, {' '.join(length)}: {seconds:.0f} s, speedup {_shown(row.speedup)}, half-width "
+            f"{100 * row.speedup.precision:.1f} %"
         )
-        if truth is None:
-            each = " ".join(f"{row.speedup.value:.3f}{'?' if row.is_unsettled else ''}" for row in rows)
-            out.print(f"    each (unsettled ones with ?): {each}")
 
 
-def _mean_of_others(every: list[Row], row: Row) -> float:
-    return math.exp(np.mean([math.log(one.speedup.value) for one in every if one is not row and not one.is_unsettled]))
-
-
-def _in_one_piece_and_in_turns(rounds: int, stressed: bool) -> None:
-    """The same two trainings as whole runs one after the other, and in turns, for as long."""
-    launcher, config = LocalLauncher(), configured("workers=2", *JOB, "epochs=2")
-    dataset = load(config)
-    work, baseline = prepared(config, dataset), prepared(config.baseline(), dataset)
-    one_piece: list[tuple[Training, Training]] = []
-    in_turns: list[tuple[Training, Training]] = []
-    with _stressor(0 if stressed else None):
+def _trainings(rounds: int) -> None:
+    """The time of a training as steps tell it, beside whole trainings by the same command."""
+    models = {"mlp": ["data.size=40000"], "cnn": ["model=cnn", "data.size=5000"]}
+    models["resnet18"] = [*SMALL_IMAGES, "data.size=1000", "epochs=1"]
+    for name, job in models.items():
+        ratios: list[list[float]] = [[], []]
         for _ in range(rounds):
-            for pairs in (one_piece, in_turns):
-                until = time.monotonic() + 2.0
-                while time.monotonic() < until:
-                    if pairs is one_piece:
-                        reports = {"baseline": launcher.run(baseline), CANDIDATE: launcher.run(work)}
-                    else:
-                        reports = launcher.run_in_turns({"baseline": baseline, CANDIDATE: work}, lambda done: None)
-                    pairs.append((recorded(baseline, reports["baseline"]), recorded(work, reports[CANDIDATE])))
-    where = "beside a stressor" if stressed else "alone"
-    seconds = [[training.seconds for training in side] for side in zip(*one_piece, strict=True)]
-    old, new = paired_ratio(seconds[0], seconds[1]), ratio_of_times(in_turns)
-    out.print(
-        f"2 workers in {2 * rounds} s {where}: in one piece {shown(old, 3)}, in turns {shown(new, 3)}; "
-        f"half-width {100 * old.precision:.1f} % and {100 * new.precision:.1f} %"
+            (row,), _ = command(*job, "workers=2", "measurement.whole_trainings=always")
+            ratios[0].append(row.baseline_overall_seconds / row.baseline_trained_seconds)
+            ratios[1].append(row.overall_seconds / row.trained_seconds)
+        shown = [f"{statistics.median(one):.3f} ({min(one):.3f} to {max(one):.3f})" for one in ratios]
+        out.print(f"{name}: time from steps / of whole trainings: one process {shown[0]}, 2 workers {shown[1]}")
+
+
+def _repeated(title: str, overrides: list[str], count: int, truth: float | None = None) -> None:
+    """How many intervals hold the truth, or the mean of the other commands; every second one beside a stressor."""
+    found: dict[bool, list[Row]] = {False: [], True: []}
+    took = []
+    for number in range(count):
+        rows, seconds = _command(*overrides, seed=number if number % 2 else None)
+        found[number % 2 == 1].append(rows[0])
+        took.append(seconds)
+    out.print(f"{title}, {count} in all, {statistics.median(took):.0f} s each:")
+    for name, column in (("as it is here", "overall_speedup"), ("undisturbed where told", "speedup")):
+        for stressed, rows in found.items():
+            estimates = [getattr(row, column) for row in rows]
+            if len(estimates) > 1:
+                out.print(f"  {name}, {'beside a stressor' if stressed else 'alone'}: {_summary(estimates, truth)}")
+    every = [row.speedup for rows in found.values() for row in rows]
+    out.print(f"  undisturbed where told, all together: {_summary(every, truth)}")
+
+
+def _summary(estimates: Sequence[Estimate], truth: float | None) -> str:
+    logs = np.log([estimate.value for estimate in estimates])
+    held = 0
+    for at, estimate in enumerate(estimates):
+        true = truth if truth is not None else math.exp(np.delete(logs, at).mean())
+        held += estimate.low <= true <= estimate.high
+    widths = [100 * estimate.precision for estimate in estimates]
+    return (
+        f"holds {truth if truth is not None else 'the mean of the others'} in {held} of {len(estimates)}; mean "
+        f"{math.exp(logs.mean()):.3f}, spread {100 * logs.std(ddof=1):.1f} %, half-width {np.median(widths):.1f} % "
+        f"(median), {max(widths):.1f} % (most)"
     )
-    for name, whole, side in zip(("sequential", "2 workers"), seconds, zip(*in_turns, strict=True), strict=True):
-        turns = geometric_mean(calm_seconds(side)).value
-        out.print(f"  {name}: time in turns / in one piece (median) {turns / float(np.median(whole)):.3f}")
 
 
 def _sweeps() -> None:
     table = Table(box=None)
-    for head in ("command", "seconds", "widest interval of rows without oversubscription"):
+    for head in ("command", "seconds", "undisturbed, half-width", "most", "as it is, half-width", "most"):
         table.add_column(head, justify="left" if head == "command" else "right")
-    for name, overrides, seed in (
-        ("the README's sweep", SWEEP, None),
-        ("the README's sweep beside a stressor", SWEEP, 1),
-        ("experiment=quick", ["experiment=quick"], None),
-    ):
-        rows, seconds = _command(*overrides, seed=seed)
-        widest = max(row.speedup.precision for row in rows if not row.oversubscribed)
-        table.add_row(name, f"{seconds:.0f}", f"+- {100 * widest:.1f} %")
+    for name, seed in (("the README's sweep", None), ("the same beside a stressor", 1)):
+        rows, seconds = _command(*SWEEP, seed=seed)
+        free = [row for row in rows if not row.oversubscribed]
+        shown = [100 * row.speedup.precision for row in free]
+        here = [100 * row.overall_speedup.precision for row in free]
+        cells = [f"{statistics.median(shown):.1f} %", f"{max(shown):.1f} %", f"{statistics.median(here):.1f} %"]
+        table.add_row(name, f"{seconds:.0f}", *cells, f"{max(here):.1f} %")
     out.print(table)
 
 
-def _slower(tries: int) -> None:
-    """How often a candidate that is 2 % slower is told from its control."""
-    bench, seen = Bench(), 0
-    sequential = bench.config("strategy=sequential", "workers=1")
-    for _ in range(tries):
-        ratio = bench.ratio(Arm(sequential, Fault(slowdown=1.02)), Arm(sequential, Fault(slowdown=1.0)), 12)
-        seen += ratio.low > 1
-    out.print(f"2 % slower: seen in {seen} of {tries} tries of 12 blocks")
+def _shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpexp import resume, runner
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary, aggregate
-from dpexp.config.arguments import parse
-from dpexp.config.compose import compose_planned
+from dpexp.config.compose import compose
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ConfigError
+from dpexp.machine.environment import describe
+from dpexp.machine.exclusive import exclusive
 from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import fork_server
+from dpexp.report import terminal
 from dpexp.report.writer import write_report
-from dpexp.results.command import planned
-from dpexp.session import Session
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +32,7 @@ def run(*overrides: str, folder: str | Path | None = None) -> Row:
 
     `folder` is where results go, by default below `outputs/runs`. Raises DpexpError.
     """
-    return _measured(overrides, folder, sweep=False).rows[0]
+    return _measured(overrides, folder, multirun=False).rows[0]
 
 
 def sweep(*overrides: str, folder: str | Path | None = None) -> pd.DataFrame:
@@ -38,7 +41,7 @@ def sweep(*overrides: str, folder: str | Path | None = None) -> pd.DataFrame:
     A job that fails is a row with its status. `folder` is where results and the report go, by default below
     `outputs/sweeps`. Raises DpexpError.
     """
-    return _measured(overrides, folder, sweep=True).table
+    return _measured(overrides, folder, multirun=True).table
 
 
 def load(*folders: str | Path) -> pd.DataFrame:
@@ -62,26 +65,29 @@ def plot(table: pd.DataFrame, name: FigureName = "speedup_by_workers", axes: Axe
 _imported: dict[str, str] = {}  # SHA-256 of the user's modules, as this process has imported them
 
 
-def _refuse_changed_modules(config: ExperimentConfig) -> None:
+def _refuse_changed_modules(config: ExperimentConfig, files: dict[str, str]) -> None:
     """Raise ConfigError for a model whose file was edited: this process would go on with what it has imported."""
-    for name, digest in fingerprint(config).items():
+    for name, digest in files.items():
         if name not in {"data.path", *config.script_words} and _imported.setdefault(name, digest) != digest:
             raise ConfigError(f"{name} has changed since this Python process imported it; restart it, or the notebook")
 
 
-def _measured(overrides: tuple[str, ...], folder: str | Path | None, sweep: bool) -> Summary:
-    request = parse(overrides)
-    default, jobs = compose_planned(request.overrides, sweep)
-    place = Path(folder) if folder is not None else default
-    session = Session(request, None, fork_server.SOMETIMES)
-    try:
-        for _, _, config in jobs:
-            session.check(config)
-            _refuse_changed_modules(config)
-        session.begin(planned(request.overrides, jobs, sweep), place)
-        session.run_planned()
-    finally:
-        session.end(0)
-    summary = write_report([place], place).summary if sweep else aggregate([place])
-    session.track(summary)
+def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: bool) -> Summary:
+    plan = compose(overrides, multirun)
+    if plan.sweep and not multirun:
+        raise ConfigError(f"{' '.join(overrides)}: it is a sweep; call dpexp.sweep")
+    place = Path(folder) if folder is not None else plan.folder
+    plan = replace(plan, folder=place)
+    for job in plan.jobs:
+        with runner.named(plan, job):
+            runner.check(job.config)
+    files = [fingerprint(job.config) for job in plan.jobs]
+    for job, own in zip(plan.jobs, files, strict=True):
+        _refuse_changed_modules(job.config, own)
+    with contextlib.closing(runner.claim(place)), exclusive(terminal.show_waiting):
+        resume.keep(plan)
+        none = [None] * len(plan.jobs)
+        done = list(runner.measured(plan, files, none, describe(), imports=fork_server.SOMETIMES))
+        summary = write_report([place], place).summary if multirun else aggregate([place])
+    runner.track(plan, summary, done)
     return summary

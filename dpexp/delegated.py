@@ -1,36 +1,105 @@
-"""A job of a sweep in a process that one of Hydra's launcher plugins has started, here or on another machine."""
+"""What Hydra does itself: show help and configurations, and run the jobs of launcher and sweeper plugins."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import multiprocessing
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from dpexp.config.experiment import ExperimentConfig
-from dpexp.errors import WorkerError
-from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.environment import describe
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from dpexp import resume, runner
+from dpexp.config.compose import Job, Plan, parse, task, to_experiment
+from dpexp.config.explain import explain
+from dpexp.config.yaml_files import config_folder
+from dpexp.errors import ConfigError, DpexpError, WorkerError, one_line
+from dpexp.machine.environment import describe, modified_environment
 from dpexp.machine.exclusive import exclusive
-from dpexp.measurement import job
 from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import signals
 from dpexp.report import terminal
-from dpexp.session import refuse_too_many_workers
+
+SHOWING = "--help -h --hydra-help --cfg -c --info -i --shell-completion -sc".split()
 
 
-def run(config: ExperimentConfig, folder: Path) -> float:
-    """Measure into `folder`; return the speedup. The command that started the sweep reports.
+def shows(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks Hydra to show something, and measures nothing."""
+    return bool({word.partition("=")[0] for word in arguments} & set(SHOWING))
+
+
+def show(arguments: Sequence[str]) -> int:
+    """Let Hydra show it; the exit status. Raises ConfigError."""
+    try:
+        _main(arguments)
+    except Exception as error:
+        raise ConfigError(explain(error)) from error
+    return 0
+
+
+def launched(plan: Plan, overrides: Sequence[str], config_dir: str | None) -> Iterator[runner.Done]:
+    """Let plugins run a sweep's jobs, of which the results tell how they ended. Raises DpexpError."""
+    own = [parse(text) for text in [*overrides, f"hydra.sweep.dir={plan.folder}"]]
+    added = ("model.arguments",)  # which take any key
+    words = [f"++{one.input_line}" if one.key_or_group.startswith(added) else str(one.input_line) for one in own]
+    try:
+        _main(["-m", *(["--config-dir", config_dir] if config_dir else []), *words])
+    except DpexpError:
+        raise
+    except Exception as error:
+        raise WorkerError(f"the launcher of the jobs failed: {one_line(error)}") from error
+    yield from (runner.Done(job) for job in plan.jobs)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    """Hydra's own command line. Raises what Hydra raises."""
+    run = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(measure)
+    before, sys.argv = sys.argv, ["dpexp", *arguments]
+    try:
+        with _help_as_text(), modified_environment(HYDRA_FULL_ERROR="1"):  # Hydra raises errors, and prints none
+            run()
+    finally:
+        sys.argv = before
+
+
+def measure(composed: DictConfig) -> float:
+    """Measure a job that a plugin has started, here or on another machine, into its folder; return the speedup.
 
     The launcher may start several on one machine: each waits until no other measures. Raises DpexpError.
     """
-    refuse_too_many_workers(config)
+    from dpexp.launchers.local import LocalLauncher  # imports torch
+    from dpexp.measurement import job as measurement
+
+    config, started = to_experiment(composed), HydraConfig.get()
+    folder = Path(started.runtime.output_dir)
+    runner.check(config)
+    resume.describe(folder, Job(".", task(started), config))
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which workers would not know
     try:
         with signals.raised(), exclusive(terminal.show_waiting):
             files = fingerprint(config)
-            job.run(
-                config, folder, lambda *progress: None, LocalLauncher(), describe(None), files, record_bad_input=True
-            )
+            measurement.run(config, folder, lambda *progress: None, LocalLauncher(), describe(None), files, True)
     except signals.Interrupted as stop:
         raise WorkerError(f"interrupted by {stop}") from stop
-    return job.speedup(folder).value
+    return measurement.speedup(folder).value
+
+
+@contextlib.contextmanager
+def _help_as_text() -> Iterator[None]:
+    """Within, parsers get help as text: Python 3.14 refuses the object that Hydra 1.3 gives for one of its flags."""
+    add: Callable[..., Any] = argparse.ArgumentParser.add_argument
+
+    def add_with_text(parser: argparse.ArgumentParser, *names: str, **options: Any) -> Any:
+        return add(parser, *names, **{name: str(value) if name == "help" else value for name, value in options.items()})
+
+    argparse.ArgumentParser.add_argument = add_with_text  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del argparse.ArgumentParser.add_argument

@@ -22,11 +22,13 @@ from dpexp.processes import fork_server
 
 os.environ["DPEXP_LOCK"] = ""  # tests run side by side
 
-# Small enough for milliseconds, odd enough to hit every uneven split: 4 batches of 24, then one of 5.
+# Small enough for milliseconds, odd enough to hit every uneven split: 4 batches of 24, then one of 5. A job measures
+# one block, of few rounds; tests that want whole trainings, too, ask for them.
 TINY = (
     "data=synthetic data.size=101 data.test_size=40 data.shape=[1,4,4] data.classes=3 model.hidden=[7] "
     "batch.size=24 batch.scope=global dtype=float64 measurement.repeats=1 "
-    "measurement.warmup=0 measurement.warmup_steps=2 measurement.best_sequential=false measurement.precision=null"
+    "measurement.warmup=0 measurement.warmup_steps=2 measurement.best_sequential=false measurement.precision=null "
+    "measurement.max_seconds=0.4 measurement.whole_trainings=never"
 ).split()
 
 

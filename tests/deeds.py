@@ -22,16 +22,17 @@ from dpexp.processes import heartbeat
 from dpexp.processes.heartbeat import STAGES, STARTING, TRAINING, WARMING_UP
 from dpexp.training import worker
 
-STEPS = {WARMING_UP: 2, TRAINING: 10}  # of the tiny job
+STEPS = {WARMING_UP: 2, TRAINING: 10}  # of the tiny job's whole training; a segment has no warm-up, and more steps
 
 
 @dataclass(frozen=True)
 class Place:
-    """A moment in a worker's life; the step counts from 1, the phase only where there are steps."""
+    """A moment in a worker's life; steps and visits count from 1, the phase only where there are steps."""
 
     stage: int
     phase: int = DATA
     step: int = 1
+    visit: int = 1  # to this moment: of a segment, each wait for a turn is one
 
     def __str__(self) -> str:
         if self.stage in STEPS:
@@ -115,6 +116,7 @@ def signal_all(number: int) -> None:
 class _Trap(heartbeat.Heartbeat):
     place: Place
     deed: Any
+    visits: int
 
     def enter(self, stage: int) -> None:
         super().enter(stage)
@@ -131,7 +133,9 @@ class _Trap(heartbeat.Heartbeat):
     def _look(self) -> None:
         stage, steps, phase, _ = self.state()
         if (stage, steps + 1, phase) == (self.place.stage, self.place.step, self.place.phase):
-            self.deed()
+            self.visits += 1
+            if self.visits == self.place.visit:
+                self.deed()
 
 
 def set_trap(place: Place, deed: Any) -> None:
@@ -140,6 +144,7 @@ def set_trap(place: Place, deed: Any) -> None:
         deed()
     heartbeat.heartbeat.__class__ = _Trap
     heartbeat.heartbeat.place, heartbeat.heartbeat.deed = place, deed  # type: ignore[attr-defined]
+    heartbeat.heartbeat.visits = 0  # type: ignore[attr-defined]
 
 
 def run_with_trap(place: Place, deed: Any, victim: int, rank: int, *arguments: Any) -> worker.WorkerReport:
@@ -170,22 +175,24 @@ def build(
     stage: int,
     phase: int,
     step: int,
+    visit: int,
     victim: int,
     training: int,
     counter: str,
 ) -> nn.Module:
-    """As a user's model in a config: in the worker that is the victim, in its n-th training, a deed at a place.
+    """As a user's model in a config: in the worker that is the victim, in its n-th program, a deed at a place.
 
-    The file `counter` gets a byte for each training that this worker starts.
+    A program is a segment or a whole training. The file `counter` gets a byte for each that this worker starts.
     """
     deeds = {"signal_main": partial(signal_main, number), "signal_all": partial(signal_all, number)}
     deeds["make_output_read_only"] = partial(make_read_only, Path(counter).parent / "out")
     deeds["remove_output"] = partial(shutil.rmtree, Path(counter).parent / "out")
     if multiprocessing.current_process().name == f"dpexp-{victim}":
-        with Path(counter).open("ab") as file:
+        with Path(counter).open("ab", buffering=0) as file:
             file.write(b".")
-        if Path(counter).stat().st_size == training:
-            set_trap(Place(stage, phase, step), deeds.get(deed) or globals()[deed])
+            number_of_program = file.tell()  # others may write at the same time
+        if number_of_program == training:
+            set_trap(Place(stage, phase, step, visit), deeds.get(deed) or globals()[deed])
     elif victim == -1 and multiprocessing.parent_process() is None:
         os.kill(os.getpid(), number)
     return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))

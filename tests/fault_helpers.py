@@ -19,14 +19,15 @@ from dpexp.machine.environment import describe
 from dpexp.measurement import job
 from dpexp.measurement.user_files import fingerprint
 from dpexp.phases import COMPUTE, PHASES, WAIT
-from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, STARTING, TRAINING, WARMING_UP
+from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, STARTING, TRAINING, WAITING, WARMING_UP
 from dpexp.training import worker
 
 ROOT = Path(__file__).resolve().parent.parent
+IN_ONE_PIECE = ["measurement.whole_trainings=always"]
 
 
 def places(seed: int, rank: int = 1) -> Iterator[Place]:
-    """Every kind of place in a rank's life, in a random step."""
+    """Every kind of place in a rank's life, in a random step of a whole training."""
     randomly = random.Random(seed)
     yield Place(STARTING)
     for stage, phase in (
@@ -41,15 +42,32 @@ def places(seed: int, rank: int = 1) -> Iterator[Place]:
     yield Place(REPORTING)
 
 
-class Faulty(LocalLauncher):
-    """Does the deed in one training of several workers, the first or a later one."""
+def segment_places(seed: int) -> Iterator[Place]:
+    """The same of a segment: before its first turn, in its untimed and timed steps, between turns, at its end."""
+    randomly = random.Random(seed)
+    yield Place(STARTING)
+    yield Place(WAITING)
+    yield Place(TRAINING, COMPUTE, 1)
+    for phase in range(len(PHASES)):
+        yield Place(TRAINING, phase, randomly.randint(2, 40))
+    yield Place(WAITING, visit=randomly.randint(2, 4))
+    yield Place(REPORTING)
 
-    def __init__(self, place: Place, deed: Any, victim: int, training: int = 0) -> None:
+
+def in_turns(place: Place) -> list[str]:
+    """The settings of a job that comes to this place of a segment, however slow the machine is."""
+    return ["measurement.whole_trainings=never", *(["measurement.max_seconds=60"] if place.stage != REPORTING else [])]
+
+
+class Faulty(LocalLauncher):
+    """Does the deed in one program of several workers: of the segments or of the whole trainings the n-th, from 0."""
+
+    def __init__(self, place: Place, deed: Any, victim: int, in_turns: bool = True, number: int = 0) -> None:
         self._fault = partial(run_with_trap, place, deed, victim)
-        self._left = training
+        self._in_turns, self._left = in_turns, number
 
     def target(self, name: str, work: worker.Work) -> Any:
-        if work.config.processes == 1:
+        if work.config.processes == 1 or work.in_turns is not self._in_turns:
             return super().target(name, work)
         self._left -= 1
         return self._fault if self._left == -1 else super().target(name, work)
@@ -79,7 +97,10 @@ def run_config(
 
 
 def faulty_model(folder: Path, deed: str, place: Place, victim: int, number: int = 0, training: int = 1) -> list[str]:
-    """The overrides that choose deeds.build; victim -1 is the main process, while it builds the model."""
+    """The overrides that choose deeds.build, as a fault in the n-th program of rank `victim`, from 1.
+
+    Victim -1 is the main process, while it builds the model.
+    """
     arguments = {"deed": deed, "number": number, "victim": victim, "training": training, **vars(place)}
     arguments["counter"] = folder / "counter"
     return [

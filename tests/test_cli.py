@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
 import pytest
 from conftest import TINY
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+
+from dpexp.config.yaml_files import config_folder
 
 BAD = {
     "workers 0": ["workers=0"],
@@ -99,9 +105,9 @@ def test_a_folder_in_which_nothing_was_measured_takes_the_corrected_command(dpex
 ANSWERS = {
     "nothing": ([""], "write key=value, such as workers=2"),
     "no value": (["workers"], "'workers': write key=value"),
-    "spaces in words": (["workers", "=", "2"], "write it without spaces, workers=2"),
-    "a comma too many": (["-m", "workers=1,"], "workers=1,: a value is missing beside a comma"),
-    "a control character": (["seed=\x01"], "a character that can't be printed"),
+    "spaces in words": (["workers", "=", "2"], "'workers': write key=value, such as workers=2, without spaces"),
+    "a comma too many": (["-m", "workers=1,"], "workers=1,: must be a whole number"),
+    "a control character": (["seed=\x01"], 'seed="\\u0001": must be a whole number'),
     "flags between": (["a=1", "-m", "b=2"], "a: no such key"),
     "lr": (["lr=0.1"], "did you mean optimizer.lr?"),
     "repeats": (["repeats=3"], "did you mean measurement.repeats?"),
@@ -142,6 +148,7 @@ ANSWERS = {
     "a number for a choice": (["data=5"], "data=5: no such choice; choose from arrays, "),
     "no choice": (["strategy="], "strategy=: no such choice; choose from ddp, "),
     "a choice by its name": (["model.name=cnn"], "model.name=cnn: write model=cnn"),
+    "no folder of files": (["--config-dir", "nowhere"], "--config-dir nowhere: no such folder"),
     "a plugin that is not installed": (
         ["-m", "hydra/sweeper=optuna", "seed=1,2"],
         "hydra/sweeper=optuna: no such choice",
@@ -149,10 +156,10 @@ ANSWERS = {
     "a quoted number": (["data.size='1000'"], "write data.size=1000, without quotes"),
     "half a list": (["model.hidden=[512"], "must be a list, such as [1, 2]"),
     "yes": (["checkpoint=yes"], "must be true or false"),
-    "a reference to nothing": (["workers=${nope}"], "workers: there is no key nope to take its value from"),
+    "a reference to nothing": (["workers=${nope}"], "workers: Interpolation key 'nope' not found"),
     "a letter from another alphabet": (["w\N{CYRILLIC SMALL LETTER O}rkers=2"], "did you mean workers?"),
     "dashes": (["--workers=2"], "settings have no dashes: workers=2"),
-    "a plus": (["+workers=3"], "it has a value already; write it without +"),
+    "a plus": (["+workers=3"], "already at 'workers'. Either remove + prefix: 'workers=3'"),
     "a sweep of nothing": (["-m", "workers=range(1,0)"], "this sweep has no job"),
     "a long value": (["workers=" + "[" * 500], "workers=...: must be a whole number"),
     "too few values": (["optimizer=adam", "optimizer.betas=[0.9]"], "optimizer.betas[1]: no value"),
@@ -176,9 +183,13 @@ USERS_FILES = {
     "an unknown key": (
         "experiment",
         "# @package _global_\nworkrs: 3\n",
-        "workrs: no such key; did you mean workers? (in ",
+        "workrs: no such key; did you mean workers? (with ",
     ),
-    "a wrong value": ("experiment", "# @package _global_\nworkers: two\n", "workers=two: must be a whole number (in "),
+    "a wrong value": (
+        "experiment",
+        "# @package _global_\nworkers: two\n",
+        "workers=two: must be a whole number (with ",
+    ),
     "an unknown key of a group": ("model", "name: cnn\nhiden: 3\nchannels: [2]\n", "did you mean model.hidden"),
     "no package": ("experiment", "workers: 3\n", "its file needs the first line  # @package _global_"),
 }
@@ -193,7 +204,7 @@ def test_a_mistake_in_a_users_yaml_names_the_file(dpexp, tmp_path, mistake):
     outcome = dpexp("--config-dir", str(tmp_path / "mine"), f"{group}=mine")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert answer in outcome.err
-    assert mistake == "no package" or str(path) in outcome.err
+    assert str(path) in outcome.err
 
 
 def test_infos_are_shown_once():
@@ -238,14 +249,35 @@ def test_data_below_the_home_folder_or_in_the_starting_folder_is_found(dpexp, tm
     assert dpexp(*others, *settings).status == 0
 
 
-def test_a_job_returns_its_speedup_to_hydra(tmp_path, monkeypatch):
-    from dpexp import app
+def test_a_job_returns_its_speedup_to_hydra(tmp_path):
+    from dpexp import delegated
 
-    returned = []
-    job = app._job
-    monkeypatch.setattr(app, "_job", lambda composed: returned.append(job(composed)) or returned[-1])
-    assert app.main([*TINY, f"hydra.run.dir={tmp_path}/out"]) == 0
-    assert returned[0] > 0
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        words = [*TINY, "workers=1", f"hydra.runtime.output_dir={tmp_path}"]
+        composed = compose("config", words, return_hydra_config=True)
+    HydraConfig.instance().set_config(composed)
+    assert delegated.measure(composed) > 0
+
+
+def test_python_3_14_checks_the_help_of_each_flag_and_takes_hydras(dpexp, monkeypatch):
+    """As its argparse does: a text is looked for in the help, which Hydra 1.3.8 gives as an object for one flag."""
+    add = argparse._ActionsContainer.add_argument
+
+    def add_and_check(container, *names, **options):
+        if options.get("help"):
+            try:
+                assert "%" not in options["help"]
+            except TypeError as error:
+                raise ValueError("badly formed help string") from error
+        return add(container, *names, **options)
+
+    monkeypatch.setattr(argparse._ActionsContainer, "add_argument", add_and_check)
+    with pytest.raises(ValueError, match="badly formed help string"):
+        get_args_parser()
+    assert "dpexp: how well does" in dpexp("--help").out
+    assert "--shell-completion" in dpexp("--hydra-help").out
+    assert "workers: 3" in dpexp("--cfg", "job", "workers=3").out
+    assert dpexp("workers=0").err == "dpexp: workers=0: must be greater than 0\n"
 
 
 def test_an_unknown_choice_gets_the_choices(dpexp):

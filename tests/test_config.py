@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 from conftest import composed
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dpexp.config.compose import compose_experiment, compose_jobs, to_experiment
-from dpexp.config.overrides import spelled
+from dpexp.config.compose import compose, compose_experiment, to_experiment, with_script
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError
 
@@ -40,11 +38,9 @@ def test_every_choice_of_every_group_composes(choice):
 
 @pytest.mark.parametrize("path", sorted(config_folder().glob("experiment/*.yaml")), ids=lambda path: path.stem)
 def test_every_job_of_every_experiment_composes(path):
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        whole = compose("config", overrides=[f"experiment={path.stem}"], return_hydra_config=True)
-        experiments = [to_experiment(job.composed) for job in compose_jobs(whole, "config")]
-    assert len(experiments) >= 2
-    assert len({experiment.workers for experiment in experiments}) >= 2
+    plan = compose([f"experiment={path.stem}"], multirun=False)
+    assert plan.sweep
+    assert len({job.config.workers for job in plan.jobs}) >= 2
 
 
 @pytest.mark.parametrize(
@@ -135,7 +131,6 @@ def test_choosing_sequential_brings_its_one_worker():
             ["batch.sync_batchnorm=true", "data.size=1281"],
             "the last batch has 1 of 1,281 samples, fewer than workers=2",
         ),
-        (["measurement.precision=0.01"], "it must be more than 2 x measurement.drift; choose more than 0.016"),
         (["optimizer.clip_norm=0"], "optimizer.clip_norm=0: must be greater than 0"),
     ],
 )
@@ -151,7 +146,21 @@ def test_a_config_without_a_value_is_refused():
         to_experiment(OmegaConf.create({}))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["torchrun", "--nproc-per-node={workers}", "train.py", "--help", "a,b", "x=${{HOME}}", "it's", "", "{{}}"],
+        ["my program"],
+        ["'quoted'", '"too"'],
+    ],
+)
+def test_a_command_after_two_dashes_keeps_its_words(words):
+    arguments = with_script(["workers=1", "batch.size=8", "--", *words])
+    expected = [word.replace("{workers}", "1").replace("{{", "{").replace("}}", "}") for word in words]
+    assert compose_experiment(*arguments).command == expected
+
+
 def test_a_backslash_of_a_command_stays_one():
     given = r"strategy.command=python my\ script.py --workers {workers}"
-    config = compose_experiment(*spelled(["strategy=script", "workers=1", given]))
+    config = compose_experiment("strategy=script", "workers=1", given)
     assert config.command == ["python", "my script.py", "--workers", "1"]

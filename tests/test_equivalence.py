@@ -65,7 +65,7 @@ IN_BUCKETS = ["strategy.hosts=2", "strategy.bucket_mb=0.0003"]  # of the tiny mo
     ids=lambda own: own[0],
 )
 @pytest.mark.parametrize(
-    "model", [["model=mlp"], ["model.hidden=[200]", "data.shape=[1,13,13]"]], ids=["small", "late"]
+    "model", [["model=mlp"], ["model.hidden=[200]", "data.shape=[1,13,13]"]], ids=["small", "large"]
 )
 def test_a_batch_in_parts_gives_the_update_of_the_whole_batch(sequential, tmp_path, strategy, model):
     config = tiny("workers=2", *model, f"strategy={strategy[0]}", *strategy[1:], "batch.accumulation=3")

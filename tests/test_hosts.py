@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from benchmarks.namespaces import HOSTS
 
 # Where the two hosts may be slow to be missed, that is done sooner; see test_torchrun.
 MAIN = (
-    "import sys; from dpexp import app; from dpexp.launchers import torchrun_store; "
-    "torchrun_store.SILENCE_SECONDS = 3.0; sys.exit(app.main(sys.argv[1:]))"
+    "import sys; from dpexp import app; from dpexp.launchers import torchrun_exchange; "
+    "torchrun_exchange.SILENCE_SECONDS = 3.0; sys.exit(app.main(sys.argv[1:]))"
 )
 
 
@@ -65,14 +66,19 @@ def said(folder: Path) -> list[str]:
 
 
 def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path):
-    running = hosts(2, "strategy=hybrid_dp", "strategy.bucket_mb=0.0003", "workers=4", "checkpoint=true")
+    settings = "strategy=hybrid_dp strategy.bucket_mb=0.0003 workers=4 checkpoint=true measurement.max_seconds=1"
+    running = hosts(2, *settings.split())
     assert [host.wait(timeout=120) for host in running] == [0, 0], said(tmp_path)
+    (block,) = json.loads((tmp_path / "out" / "result.json").read_text())["blocks"]
+    candidate = block["arms"]["candidate"]
+    assert [one["rank"] for one in candidate["processes"]] == [0, 1, 2, 3]
+    assert {len(processes) for steps in candidate["phases"].values() for processes in steps} == {4}
     expected = trained_state(tiny("strategy=sequential"), tmp_path)
     assert_same(torch.load(tmp_path / "out" / "model.pt", weights_only=True), expected, 1e-12)
 
 
 def test_a_lost_host_is_told_on_both(hosts, tmp_path):
-    running = hosts(1, "strategy=hybrid_dp", "workers=2", "epochs=100000")
+    running = hosts(1, "strategy=hybrid_dp", "workers=2", "measurement.max_seconds=600")
     begun = tmp_path / "out" / "result.json"  # written when the job starts
     assert wait_until(begun.exists, 60), said(tmp_path)
     subprocess.run(["ip", "-n", next(iter(HOSTS)), "link", "set", "eth0", "down"], check=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import tiny
 from torch import nn
+from torch.nn.utils import prune
 
 from dpexp.models import linear_kernels
 
@@ -48,6 +49,23 @@ def test_outputs_and_gradients_are_those_of_torch(build):
     inputs = torch.rand(5, WIDTH)
     torch.testing.assert_close(model(inputs), plain(inputs))
     torch.testing.assert_close(gradients(model, inputs), gradients(plain, inputs))
+
+
+def test_a_layer_is_replaced_under_each_of_its_names_and_the_state_stays_the_same():
+    model = nn.ModuleDict({"one": MODELS["two layers"]()})
+    model["other"] = model["one"][2]
+    before = dict(model.state_dict(keep_vars=True))
+    linear_kernels.use(model, "onednn")
+    assert all(type(layer) is linear_kernels.Linear for layer in (model["one"][0], model["one"][2], model["other"]))
+    after = model.state_dict(keep_vars=True)
+    assert list(after) == list(before)
+    assert all(after[name] is before[name] for name in before)
+
+
+def test_layers_whose_weight_is_computed_are_left_alone():
+    model = nn.Sequential(prune.random_unstructured(nn.Linear(WIDTH, WIDTH), "weight", 0.5))
+    linear_kernels.use(model, "onednn")
+    assert type(model[0]) is nn.Linear
 
 
 def test_small_layers_are_left_alone():

@@ -13,6 +13,7 @@ from conftest import TINY
 
 from dpexp.errors import PeerError, WorkerError
 from dpexp.processes import fork_server, launch
+from dpexp.processes.world import WorldSpec
 
 
 def report_rank(rank, word, notify):
@@ -75,6 +76,42 @@ def test_reports_come_by_rank_and_notices_from_rank_0():
     notices = []
     assert launch.launch(report_rank, [("a",), ("b",)], notices.append) == [(0, "a"), (1, "b")]
     assert notices == [(0, "a")]
+
+
+def test_several_worlds_live_together_and_any_of_their_ranks_may_notify():
+    notices = []
+    specs = [WorldSpec(report_rank, [(word,)] * 2) for word in ("a", "b")]
+    with launch.started(specs, lambda *notice: notices.append(notice)) as worlds:
+        assert worlds.reports() == [[(0, "a"), (1, "a")], [(0, "b"), (1, "b")]]
+    expected = [(world, rank, (rank, word)) for world, word in enumerate("ab") for rank in (0, 1)]
+    assert sorted(notices) == expected
+
+
+def test_what_is_waited_for_may_come_while_all_processes_go_on():
+    pids = []
+    before = len(workers())
+    with launch.started([WorldSpec(wait_for_a_signal, [()] * 2)], lambda *notice: pids.append(notice[2])) as worlds:
+        worlds.wait_until(lambda: len(pids) == 2)
+        assert {process.pid for process in workers()} >= set(pids)
+    assert len(workers()) == before
+
+
+def test_a_failure_in_one_world_ends_all_and_names_the_world():
+    before = len(workers())
+    specs = [WorldSpec(wait_for_a_signal, [()] * 2), WorldSpec(die_on_rank_1, [()] * 2, "baseline")]
+    with (
+        pytest.raises(WorkerError, match=r"^baseline: rank 1 was killed by SIGKILL, while starting$"),
+        launch.started(specs, lambda *notice: None) as worlds,
+    ):
+        worlds.reports()
+    assert len(workers()) == before
+
+
+def test_an_exception_within_ends_all_processes():
+    before = len(workers())
+    with pytest.raises(KeyError), launch.started([WorldSpec(wait_for_a_signal, [()] * 3)], lambda *notice: None):
+        raise KeyError
+    assert len(workers()) == before
 
 
 def test_workers_are_forked_with_everything_imported():

@@ -1,103 +1,366 @@
-"""What is timed and when: blocks, their order, the discarded ones, and failures."""
+"""What is measured and when: blocks, their order, the discarded ones, whole trainings, and failures."""
 
 from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import tiny
 from fault_helpers import run_config
 
-from dpexp.analysis.intervals import Estimate
+from dpexp.clock.training_clock import Clock
 from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement import best_sequential, blocks
-from dpexp.measurement.blocks import measure
+from dpexp.machine.environment import describe
+from dpexp.measurement import job
 from dpexp.measurement.loop_trainer import LoopTrainer
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
+from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
+from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT
+from dpexp.strategies import Sequential
+from dpexp.training import loop
+from dpexp.training.evaluation import parameters_sha256
+
+WHOLE = "measurement.whole_trainings=always"
+BRIEF = "measurement.max_seconds=0.01"  # a block of the fewest rounds
 
 
-def measured(*overrides, checkpoint=None):
-    config = tiny(*overrides)
-    dataset = load(config)
+def measured(folder, *overrides, resume=False):
+    """The result of a job."""
+    config = tiny(BRIEF, *overrides)
+    folder.mkdir(exist_ok=True)
+    run_config(config, folder, resume=resume)
+    return storage.read(folder / storage.FILE_NAME)
+
+
+# Blocks.
+
+
+def test_blocks_alternate_their_order_and_the_first_are_discarded(tmp_path):
+    result = measured(tmp_path, "measurement.repeats=2", "measurement.warmup=1")
+    assert [block.warmup for block in result.blocks] == [True, False, False]
+    assert [next(iter(block.arms)) for block in result.blocks] == [BASELINE, CANDIDATE, BASELINE]
+
+
+def test_without_a_baseline_none_is_run(tmp_path):
+    result = measured(tmp_path, "measurement.baseline=none", WHOLE)
+    assert list(result.blocks[0].arms) == list(result.trainings) == [CANDIDATE]
+
+
+def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for(tmp_path):
+    settings = ["measurement.precision=1e-9", "measurement.repeats=2", "measurement.baseline=none"]
+    assert len(measured(tmp_path, *settings).blocks) == 2
+
+
+def test_every_process_reports_its_threads_and_its_start(tmp_path):
+    (block,) = measured(tmp_path, "workers=2", "threads_per_worker=2").blocks
+    assert [process.rank for process in block.arms[CANDIDATE].processes] == [0, 1]
+    for arm in block.arms.values():
+        assert arm.threads == 2
+        assert arm.warmup_seconds > 0
+        for process in arm.processes:
+            assert process.threads == 2
+            assert process.startup_seconds > 0
+            assert process.process_cpu_seconds > 0
+
+
+def test_a_step_counts_the_samples_of_all_workers(tmp_path):
+    overrides = ["measurement.independent_copies=true", "workers=2", "data.size=100", "batch.size=10"]
+    (block,) = measured(tmp_path, *overrides, "batch.scope=per_worker").blocks
+    samples = {name: arm.samples_per_step for name, arm in block.arms.items()}
+    assert samples == {BASELINE: 10, CANDIDATE: 20, INDEPENDENT: 20}
+
+
+def test_the_phases_of_all_processes_are_kept(tmp_path):
+    (block,) = measured(tmp_path, "workers=3").blocks
+    for arm in block.arms.values():
+        (steps,) = {len(values) for values in arm.phases.values()}
+        assert steps == min(256, len(arm.step_seconds))
+        assert {len(step) for values in arm.phases.values() for step in values} == {len(arm.processes)}
+
+
+@pytest.mark.parametrize("strategy", ["sync_dp", "ddp"])
+def test_independent_copies_train_each_a_workers_share(tmp_path, strategy):
+    overrides = ["measurement.independent_copies=true", "workers=2", "data.size=100", "batch.size=10"]
+    (block,) = measured(tmp_path, f"strategy={strategy}", *overrides).blocks
+    assert [process.rank for process in block.arms[INDEPENDENT].processes] == [0, 1]
+    assert block.arms[INDEPENDENT].parameters_sha256 != block.arms[CANDIDATE].parameters_sha256
+
+
+def test_a_strategy_of_one_process_has_no_independent_copies(tmp_path):
+    (block,) = measured(tmp_path, "measurement.independent_copies=true", "workers=2", "strategy=emulated").blocks
+    assert INDEPENDENT not in block.arms
+
+
+def test_where_the_data_lie_changes_from_block_to_block(monkeypatch, tmp_path):
+    """It changes times by about a percent, which would be the same in all blocks otherwise."""
+    places = []
+    correct = LocalLauncher.segments
+
+    def segments(launcher, works):
+        places.append({id(work.dataset) for work in works.values()})
+        return correct(launcher, works)
+
+    monkeypatch.setattr(LocalLauncher, "segments", segments)
+    measured(tmp_path, "measurement.repeats=3")
+    assert [len(one) for one in places] == [1, 1, 1]
+    assert len(set.union(*places)) == 3
+
+
+def test_progress_runs_from_nothing_to_all_that_was_done(tmp_path):
     seen = []
-    initial = initial_state(config, dataset)
-    progress = lambda text, done: seen.append(done)  # noqa: E731
-    return list(measure(config, LoopTrainer(dataset, initial, LocalLauncher()), checkpoint, progress)), seen
+    config = tiny("measurement.repeats=2", WHOLE)
+    environment, launcher = describe(), LocalLauncher()
+    job.run(config, tmp_path, lambda text, done: seen.append((text, done)), launcher, environment, {}, True)
+    shares = [done for _, done in seen]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < shares[-1] <= 1
+    texts = list(dict.fromkeys(text for text, _ in seen))
+    assert texts == ["block 1", "block 2", "training as candidate, seed 0", "training as baseline, seed 0"]
 
 
-def test_blocks_alternate_their_order_and_the_first_are_discarded():
-    found, _ = measured("measurement.repeats=2", "measurement.warmup=1")
-    assert [block.warmup for block in found] == [True, False, False]
-    assert [block.order[0] for block in found] == ["baseline", "baseline", "candidate"]
+# The best sequential process.
 
 
-def test_every_block_repeats_the_same_training():
-    found, _ = measured("measurement.repeats=2", "workers=2")
-    assert len({block.candidate.parameters_sha256 for block in found}) == 1
-    assert len({block.baseline.parameters_sha256 for block in found}) == 1
+def test_of_two_numbers_of_threads_each_is_measured_in_every_block(monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "usable_cores", lambda: 2)
+    for threads, other in ((1, 2), (2, 1)):
+        overrides = ["measurement.best_sequential=true", "measurement.repeats=2", f"threads_per_worker={threads}"]
+        result = measured(tmp_path / str(threads), *overrides)
+        assert [block.arms[BEST_SEQUENTIAL].threads for block in result.blocks] == [other] * 2
+        assert [block.arms[BASELINE].threads for block in result.blocks] == [threads] * 2
 
 
-def test_with_one_worker_candidate_and_baseline_are_the_same_training():
-    (block,), _ = measured("workers=1")
-    assert block.candidate.parameters_sha256 == block.baseline.parameters_sha256
+def test_the_best_sequential_process_is_no_arm_where_it_has_the_baselines_threads(monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "best_threads", lambda config, trainer, on_progress: config.threads_per_worker)
+    (block,) = measured(tmp_path, "measurement.best_sequential=true").blocks
+    assert set(block.arms) == {BASELINE, CANDIDATE}
 
 
-def test_without_a_baseline_none_is_run():
-    (block,), _ = measured("measurement.baseline=none")
-    assert block.baseline is None
-    assert block.order == ["candidate"]
+def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "_best_threads", {})
+    monkeypatch.setattr(job, "usable_cores", lambda: 3)
+    monkeypatch.setattr(job, "PROBE_SECONDS", 0.0)
+    tried = []
+    correct = LoopTrainer.running
+
+    def count(trainer, variants):
+        tried.append({variant.config.threads_per_worker for variant in variants.values()})
+        return correct(trainer, variants)
+
+    monkeypatch.setattr(LoopTrainer, "running", count)
+    settings = ["measurement.best_sequential=true", "measurement.baseline=none"]
+    for number, overrides in enumerate((["workers=1"], ["workers=2", "epochs=3", "data.size=77"])):
+        result = measured(tmp_path / str(number), *settings, *overrides)
+        best = next(iter(job._best_threads.values()))
+        found = result.blocks[0].arms.get(BEST_SEQUENTIAL)
+        assert best == (1 if found is None else found.threads)
+        assert ({1, 2, 3} in tried) is (number == 0)
+        tried.clear()
 
 
-def test_every_worker_reports_its_threads_and_its_times_outside_the_timed_region():
-    (block,), _ = measured("workers=2", "threads_per_worker=2")
-    assert [worker.rank for worker in block.candidate.workers] == [0, 1]
-    for worker in block.candidate.workers + block.baseline.workers:
-        assert worker.threads == 2
-        assert worker.startup_seconds > 0
-        assert worker.warmup_seconds > 0
-        assert worker.evaluation_seconds >= 0
+# How long.
 
 
-def test_the_slowest_worker_counts():
-    (block,), _ = measured("workers=3")
-    assert block.candidate.seconds == max(worker.seconds for worker in block.candidate.workers)
+def test_blocks_are_added_until_the_speedup_is_precise(monkeypatch, tmp_path):
+    widths = iter([0.3, 0.01])
+    monkeypatch.setattr("dpexp.measurement.budget.Budget._precision", lambda budget, found: next(widths))
+    settings = ["measurement.precision=0.02", "measurement.repeats=3", "measurement.warmup=1"]
+    monkeypatch.setattr("dpexp.measurement.budget.Budget.block_is_long_enough", lambda *arguments: True)
+    result = measured(tmp_path, *settings, "measurement.max_seconds=1000")
+    assert [block.warmup for block in result.blocks] == [True] + [False] * 4
 
 
-def test_losses_of_all_workers_make_the_mean_over_the_training_samples():
-    (block,), _ = measured("workers=2", "batch.size=24")
+def test_a_block_of_the_fewest_rounds_is_made_when_there_is_no_time_at_all(tmp_path):
+    settings = ["measurement.precision=1e-9", "measurement.repeats=3", "measurement.max_seconds=0.001"]
+    (block,) = measured(tmp_path, *settings).blocks
+    assert {len(arm.turn_seconds) for arm in block.arms.values()} == {2}
+
+
+# Whole trainings.
+
+
+def test_with_one_worker_candidate_and_baseline_are_the_same_training(tmp_path):
+    trainings = measured(tmp_path, "workers=1", WHOLE).trainings
+    assert trainings[CANDIDATE][0].parameters_sha256 == trainings[BASELINE][0].parameters_sha256
+    assert trainings[CANDIDATE][0].epoch_losses == trainings[BASELINE][0].epoch_losses
+
+
+def test_losses_of_all_workers_make_the_mean_over_the_training_samples(tmp_path):
+    trainings = measured(tmp_path, "workers=2", "batch.size=24", WHOLE).trainings
+    (candidate,), (baseline,) = trainings[CANDIDATE], trainings[BASELINE]
     # The baseline makes the same updates from the same samples (global batch): the same losses.
-    assert block.candidate.epoch_losses == pytest.approx(block.baseline.epoch_losses, rel=1e-10)
-    assert block.candidate.epoch_losses[1] < block.candidate.epoch_losses[0]
+    assert candidate.epoch_losses == pytest.approx(baseline.epoch_losses, rel=1e-10)
+    assert candidate.epoch_losses[1] < candidate.epoch_losses[0]
+    assert 0 <= candidate.test_accuracy <= 1
+    assert candidate.test_accuracy == baseline.test_accuracy
+    assert candidate.epoch_accuracies == []
+    assert (candidate.seed, baseline.seed) == (0, 0)
+    assert candidate.seconds > 0
 
 
-def test_accuracy_comes_from_the_first_kept_block():
-    found, _ = measured("measurement.warmup=1", "measurement.repeats=2")
-    assert [block.candidate.test_accuracy is not None for block in found] == [False, True, False]
-    assert 0 <= found[1].baseline.test_accuracy <= 1
+def test_a_training_takes_as_long_as_its_slowest_worker(monkeypatch, tmp_path):
+    reports = []
+    correct = LocalLauncher.run
 
+    def run(launcher, work):
+        reports.append(correct(launcher, work))
+        return reports[-1]
 
-def test_progress_runs_from_nothing_to_all():
-    _, seen = measured("measurement.repeats=2")
-    assert seen == sorted(seen)
-    assert (seen[0], seen[-1]) == (0, 1)
+    monkeypatch.setattr(LocalLauncher, "run", run)
+    (candidate,) = measured(tmp_path, "workers=3", "measurement.baseline=none", WHOLE).trainings[CANDIDATE]
+    assert candidate.seconds == max(report.seconds for report in reports[0])
 
 
 def test_a_checkpoint_holds_the_trained_weights(tmp_path):
-    (block,), _ = measured("workers=2", checkpoint=tmp_path / "model.pt")
+    (trained,) = measured(tmp_path, "workers=2", "checkpoint=true").trainings[CANDIDATE]
     config = tiny()
     model = architectures.build(config.model, (1, 4, 4), 3).double()
     model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
-    from dpexp.training.evaluation import parameters_sha256
-
-    assert parameters_sha256(model) == block.candidate.parameters_sha256
+    assert parameters_sha256(model) == trained.parameters_sha256
 
 
-def test_ones_own_model_is_trained():
-    (block,), _ = measured("model=custom", "model.builder=user_models:own_model", "+model.arguments.width=5")
-    assert block.candidate.epoch_losses[-1] is not None
+@pytest.mark.parametrize(
+    ("overrides", "made"),
+    [
+        (["measurement.max_seconds=2"], True),
+        (["measurement.max_seconds=2", "epochs=100000"], False),
+        (["epochs=200", WHOLE], True),
+        (["measurement.max_seconds=2", "measurement.whole_trainings=never"], False),
+        (["measurement.whole_trainings=never", "checkpoint=true"], True),
+        (["measurement.whole_trainings=never", "target_accuracy=0.5"], True),
+    ],
+    ids=["short", "long", "always", "never", "for a checkpoint", "for a target"],
+)
+def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, overrides, made):
+    result = measured(tmp_path, "measurement.whole_trainings=auto", *overrides)
+    assert set(result.trainings) == ({CANDIDATE, BASELINE} if made else set())
+
+
+@pytest.mark.parametrize(
+    ("settings", "step_seconds", "reserved"),
+    [
+        ([], 0.01, 10 * (0.01 + 0.02) + 0.6),  # of both, with their starts
+        (["measurement.baseline=none"], 0.01, 10 * 0.01 + 0.3),
+        ([], 1.0, 0.0),  # too long
+        (["measurement.whole_trainings=never"], 0.01, 0.0),
+        ([WHOLE], 0.01, 0.0),  # on top of the budget
+        (["target_accuracy=0.5"], 0.01, 0.0),
+    ],
+)
+def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reserved):
+    plan = job._Trainings(tiny("measurement.whole_trainings=auto", *settings))
+    steps = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
+    assert plan.seconds(steps, budget_seconds=9.0) == pytest.approx(reserved)
+
+
+def test_a_target_accuracy_is_looked_for_with_several_seeds(tmp_path):
+    result = measured(tmp_path, "target_accuracy=0.5", "measurement.repeats=3", "workers=2", "epochs=3", "seed=7")
+    for trainings in result.trainings.values():
+        assert [training.seed for training in trainings] == [7, 8, 9]
+        assert len({training.parameters_sha256 for training in trainings}) == 3
+        for training in trainings:
+            assert len(training.epoch_accuracies) == 3
+            assert training.epoch_accuracies[-1] == training.test_accuracy
+
+
+def test_candidate_and_baseline_of_a_seed_start_alike(tmp_path):
+    trainings = measured(tmp_path, "target_accuracy=0.5", "measurement.repeats=2", "workers=1").trainings
+    pairs = zip(trainings[CANDIDATE], trainings[BASELINE], strict=True)
+    assert all(candidate.parameters_sha256 == baseline.parameters_sha256 for candidate, baseline in pairs)
+
+
+def test_whole_trainings_that_were_made_before_an_interruption_are_kept(tmp_path):
+    """A job that ended after the first of two seeds makes only the second."""
+    overrides = ["target_accuracy=0.5", "measurement.repeats=2", "workers=1"]
+    whole = measured(tmp_path, *overrides)
+    first = {name: trainings[:1] for name, trainings in whole.trainings.items()}
+    storage.write(dataclasses.replace(whole, status="unfinished", trainings=first), tmp_path)
+    again = measured(tmp_path, *overrides, resume=True)
+    assert again.blocks[: len(whole.blocks)] == whole.blocks
+    for name, trainings in again.trainings.items():
+        assert trainings[:1] == first[name]
+        assert [one.parameters_sha256 for one in trainings] == [one.parameters_sha256 for one in whole.trainings[name]]
+
+
+class Counting(Sequential):
+    """Counts its barriers: all processes start their clocks together."""
+
+    barriers = 0
+
+    def barrier(self) -> None:
+        self.barriers += 1
+
+
+def counting(config):
+    """One process, with its data."""
+    dataset = load(config)
+    model = architectures.build(config.model, dataset.input_shape, dataset.classes).double()
+    strategy = Counting(config, 0, model, SharedTensors.copy_of(model.state_dict()), None)
+    strategy.start()
+    return strategy, dataset
+
+
+def test_what_is_done_while_the_clock_is_paused_does_not_count(monkeypatch):
+    now = iter([10.0, 13.0, 50.0, 54.0])
+    monkeypatch.setattr("dpexp.clock.training_clock.time.perf_counter", lambda: next(now))
+    ranks, _ = counting(tiny())
+    clock = Clock(ranks)
+    assert list(clock.epochs(2)) == [0, 1]
+    assert clock.pause() == 3.0
+    clock.resume()
+    assert clock.pause() == clock.seconds == 7.0
+    assert ranks.barriers == 2
+
+
+def test_the_clock_is_paused_while_a_training_is_evaluated():
+    config = tiny("strategy=sequential", "epochs=3")
+    strategy, dataset = counting(config)
+    clock, seen = Clock(strategy), []
+
+    def evaluate():
+        seen.append((clock.seconds, strategy.barriers))
+
+    loop.train(config, dataset, strategy, clock, evaluate)
+    times = [seconds for seconds, _ in seen]
+    assert times == sorted(times)
+    assert 0 < times[0] < times[-1] <= clock.seconds
+    assert [barriers for _, barriers in seen] == [1, 2, 3]  # each epoch's part is started anew
+
+
+def test_training_visits_as_many_samples_as_the_config_says():
+    visited = []
+
+    class Recording(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(16, 3)
+
+        def forward(self, inputs):
+            visited.append(len(inputs))
+            return self.linear(inputs.flatten(1))
+
+    config = tiny("workers=2", "data.scope=per_worker", "data.size=48", "measurement.warmup_steps=0")
+    dataset = load(config)
+    baseline = config.baseline()
+    model = Recording().double()
+    strategy = Sequential(baseline, 0, model, SharedTensors.copy_of(model.state_dict()), None)
+    strategy.start()
+    loop.train(baseline, dataset, strategy, Clock(strategy))
+    assert sum(visited) == baseline.epochs * 48
+
+
+# Models of one's own, and failures.
+
+
+def test_ones_own_model_is_trained(tmp_path):
+    own = ["model=custom", "model.builder=user_models:own_model", "+model.arguments.width=5"]
+    assert measured(tmp_path, *own, WHOLE).trainings[CANDIDATE][0].epoch_losses[-1] is not None
 
 
 def test_a_model_of_the_wrong_shape_is_a_config_error():
@@ -122,148 +385,52 @@ def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
     assert "break_in_training" in recorded.details
 
 
-def test_a_diverged_training_is_marked(tmp_path):
+@pytest.mark.parametrize("whole", ["always", "never"])
+def test_a_diverged_training_is_marked(tmp_path, whole):
+    """Whether it is seen in its steps or in a whole training."""
     with pytest.raises(DivergedError, match="not a finite number"):
-        run_config(tiny("optimizer.lr=1e300"), tmp_path)
+        run_config(tiny("optimizer.lr=1e300", f"measurement.whole_trainings={whole}"), tmp_path)
     recorded = storage.read(tmp_path / storage.FILE_NAME)
     assert recorded.status == "diverged"
     assert "not a finite number" in recorded.error
 
 
-def test_training_visits_as_many_samples_as_the_config_says():
-    from dpexp.clock.recorder import NoRecorder
-    from dpexp.processes.shared_memory import SharedTensors
-    from dpexp.strategies import Sequential
-    from dpexp.training import loop
-    from dpexp.training.turns import Turns
+def test_a_training_that_diverges_in_its_last_epochs_is_marked(monkeypatch, tmp_path):
+    correct = LoopTrainer.train
 
-    visited = []
+    def train(trainer, config, checkpoint):
+        return dataclasses.replace(correct(trainer, config, checkpoint), epoch_losses=[1.0, None])
 
-    class Recording(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = torch.nn.Linear(16, 3)
-
-        def forward(self, inputs):
-            visited.append(len(inputs))
-            return self.linear(inputs.flatten(1))
-
-    config = tiny("workers=2", "data.scope=per_worker", "data.size=48", "measurement.warmup_steps=0")
-    dataset = load(config)
-    baseline = config.baseline()
-    model = Recording().double()
-    strategy = Sequential(baseline, 0, model, SharedTensors.copy_of(model.state_dict()), None)
-    strategy.start()
-    loop.train(baseline, dataset, strategy, Turns(strategy), NoRecorder())
-    assert sum(visited) == baseline.epochs * 48
+    monkeypatch.setattr(LoopTrainer, "train", train)
+    with pytest.raises(DivergedError):
+        run_config(tiny(WHOLE), tmp_path)
+    assert storage.read(tmp_path / storage.FILE_NAME).status == "diverged"
 
 
-def test_replicas_that_part_fail_the_run():
+LEAVING = ["workers=2", "model=custom", "model.builder=user_models:leave_the_group"]
+
+
+def test_replicas_that_part_fail_the_run(tmp_path):
     with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
-        measured("workers=2", "model=custom", "model.builder=user_models:leave_the_group")
+        measured(tmp_path, *LEAVING)
 
 
-def test_too_few_file_descriptors_are_a_worker_error():
+def test_replicas_that_part_fail_a_whole_training_too():
+    config = tiny(*LEAVING)
+    dataset = load(config)
+    trainer = LoopTrainer(config, dataset, initial_state(config, dataset), LocalLauncher(), "torch")
+    with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
+        trainer.train(config, None)
+
+
+def test_too_few_file_descriptors_are_a_worker_error(tmp_path):
     import resource
 
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    open_now = len(list(__import__("pathlib").Path("/proc/self/fd").iterdir()))
+    open_now = len(list(Path("/proc/self/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 20, limit[1]))
     try:
         with pytest.raises(WorkerError, match=r"workers=24 can't be started: Too many open files"):
-            measured("workers=24", "measurement.baseline=none")
+            measured(tmp_path, "workers=24", "measurement.baseline=none")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-
-
-def test_the_best_sequential_process_is_measured_where_it_has_other_threads(monkeypatch):
-    monkeypatch.setattr(blocks, "best_threads", lambda config, trainer, on_start: 2)
-    two, _ = measured("measurement.best_sequential=true", "measurement.repeats=2")
-    assert [[worker.threads for worker in block.best_sequential.workers] for block in two] == [[2], [2]]
-    assert two[0].best_sequential.parameters_sha256 == two[0].baseline.parameters_sha256
-    (same,), _ = measured("measurement.best_sequential=true", "threads_per_worker=2")
-    assert same.best_sequential is None
-
-
-def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(monkeypatch):
-    monkeypatch.setattr(best_sequential, "_found", {})
-    tried = []
-    correct = LoopTrainer.train_in_turns
-
-    def count(trainer, variants, *options):
-        tried.append({variant.config.threads_per_worker for variant in variants.values()})
-        return correct(trainer, variants, *options)
-
-    monkeypatch.setattr(LoopTrainer, "train_in_turns", count)
-    monkeypatch.setattr(best_sequential, "usable_cores", lambda: 3)
-    monkeypatch.setattr(best_sequential, "PROBE_UPDATES", 1)
-    measured("measurement.best_sequential=true", "workers=1", "measurement.baseline=none")
-    assert {1, 2, 3} in tried
-    tried.clear()
-    measured("measurement.best_sequential=true", "workers=2", "measurement.baseline=none")
-    assert {1, 2, 3} not in tried
-
-
-def test_blocks_are_added_until_the_speedup_is_precise(monkeypatch):
-    widths = iter([0.5, 0.3, 0.01])
-    monkeypatch.setattr(blocks, "_speedup", lambda config, found: Estimate(1.0, 1.0, (1 + next(widths)) ** 2))
-    monkeypatch.setattr(blocks, "_report", lambda *arguments: None)
-    settings = ["measurement.precision=0.02", "measurement.repeats=3", "measurement.warmup=1"]
-    found, _ = measured(*settings, "measurement.max_seconds=1000")
-    assert [block.warmup for block in found] == [True] + [False] * 5
-
-
-def test_blocks_end_when_the_time_is_spent():
-    settings = [
-        "measurement.precision=1e-9",
-        "measurement.drift=0",
-        "measurement.repeats=3",
-        "measurement.max_seconds=0.001",
-    ]
-    found, _ = measured(*settings)
-    assert len(found) == 3
-
-
-def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for():
-    settings = [
-        "measurement.precision=1e-9",
-        "measurement.drift=0",
-        "measurement.repeats=2",
-        "measurement.baseline=none",
-    ]
-    found, _ = measured(*settings)
-    assert len(found) == 2
-
-
-@pytest.mark.parametrize("strategy", ["sync_dp", "ddp"])
-def test_independent_copies_train_each_a_workers_share(strategy):
-    overrides = ["measurement.independent_copies=true", "workers=2", "data.size=100", "batch.size=10"]
-    (block,), _ = measured(f"strategy={strategy}", *overrides)
-    assert [worker.rank for worker in block.independent.workers] == [0, 1]
-    assert block.independent.parameters_sha256 != block.candidate.parameters_sha256
-
-
-def test_a_strategy_of_one_process_has_no_independent_copies():
-    (block,), _ = measured("measurement.independent_copies=true", "workers=2", "strategy=emulated")
-    assert block.independent is None
-
-
-def test_a_target_accuracy_is_looked_for_with_other_seeds_and_the_clock_stopped():
-    found, _ = measured("target_accuracy=0.5", "measurement.repeats=2", "workers=2", "epochs=3")
-    assert len({block.candidate.parameters_sha256 for block in found}) == 2
-    for block in found:
-        for training in (block.candidate, block.baseline):
-            assert len(training.epoch_accuracies) == 3
-            assert training.epoch_seconds == sorted(training.epoch_seconds)
-            assert training.epoch_seconds[-1] <= training.seconds
-
-
-def test_candidate_and_baseline_of_a_block_share_its_seed():
-    found, _ = measured("target_accuracy=0.5", "measurement.repeats=2", "workers=1")
-    assert all(block.candidate.parameters_sha256 == block.baseline.parameters_sha256 for block in found)
-
-
-def test_warnings_stand_in_the_result_itself(tmp_path):
-    run_config(tiny("measurement.repeats=1"), tmp_path)
-    written = storage.read(tmp_path / storage.FILE_NAME)
-    assert any(warning.kind == "one block" for warning in written.warnings)

@@ -1,64 +1,94 @@
-"""Where the time of a step went: nothing is lost, and nothing is kept that grows with the training."""
+"""Where the time of a step went: nothing is lost, and what is reported does not grow with the number of steps."""
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 from conftest import tiny
 
+from dpexp.clock.messages import Turn
+from dpexp.clock.recorder import NoRecorder, Recorder
+from dpexp.clock.training_clock import MOST_PHASE_STEPS
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.models.initial_state import initial_state
 from dpexp.phases import COMPUTE, DATA, PHASES, UPDATE
-from dpexp.clock.recorder import NoRecorder, Recorder
 from dpexp.training.worker import Work
 
+STEPS = 100
 
-def reports(*overrides):
-    config = tiny(*overrides)
+
+def segment(*overrides):
+    """The reports of a job's processes that made so many steps in turns, and the seconds of each."""
+    config = tiny("data.size=2400", *overrides)
     dataset = load(config)
-    initial = initial_state(config, dataset)
-    return config, LocalLauncher().run(Work(config, dataset, initial, "torch", False, None))
+    work = Work(config, dataset, initial_state(config, dataset), "torch", in_turns=True)
+    with LocalLauncher().segments({"candidate": work}) as programs:
+        programs.turn("candidate", Turn(0, 5, warmup=True))
+        seconds = [second for _ in range(4) for second in programs.turn("candidate", Turn(2, STEPS // 4))]
+        return programs.end()["candidate"], seconds
 
 
 @pytest.mark.parametrize("strategy", ["sequential", "sync_dp", "emulated", "ddp"])
-def test_the_phases_of_all_steps_make_up_the_timed_region(strategy):
+def test_the_phases_of_all_steps_make_up_the_timed_steps(strategy):
     workers = 1 if strategy == "sequential" else 2
-    _, own = reports(f"strategy={strategy}", f"workers={workers}", "epochs=20")
-    for report in own:
-        phases = sum(report.phases[name]["seconds"] for name in PHASES if name in report.phases)
-        assert phases == pytest.approx(report.phases["step"]["seconds"], rel=1e-4)
-        assert 0.8 * sum(report.turn_seconds) < phases <= sum(report.turn_seconds)
+    own, seconds = segment(f"strategy={strategy}", f"workers={workers}")
+    for rank, report in enumerate(own):
+        assert {len(values) for values in report.phases.values()} == {STEPS}
+        total = np.sum(list(report.phases.values()))
+        assert total > 0
+        if rank == 0:  # whose clock times the steps
+            assert 0.8 * sum(seconds) < total <= sum(seconds)
 
 
 def test_one_process_neither_waits_nor_communicates():
-    _, (own,) = reports("strategy=sequential", "workers=1")
-    assert own.phases["wait"]["seconds"] == own.phases["communicate"]["seconds"] == 0
-    assert own.phases["update"]["seconds"] > 0
+    (own,), _ = segment("strategy=sequential", "workers=1")
+    assert not any(own.phases["wait"] + own.phases["communicate"])
+    assert sum(own.phases["update"]) > 0
 
 
 def test_ddp_does_not_claim_to_tell_waiting_from_communicating():
-    _, own = reports("strategy=ddp", "workers=2")
+    own, _ = segment("strategy=ddp", "workers=2")
     assert "wait" not in own[0].phases
-    assert own[0].phases["communicate"]["seconds"] > 0
+    assert sum(own[0].phases["communicate"]) > 0
 
 
 def test_without_instruments_nothing_is_recorded():
-    _, own = reports("measurement.phases=false", "workers=2")
-    assert [report.phases for report in own] == [{}, {}]
+    own, seconds = segment("measurement.phases=false", "workers=2")
+    assert [{name: values for name, values in report.phases.items() if values} for report in own] == [{}, {}]
+    assert len(seconds) == STEPS
 
 
-def test_a_summary_has_the_same_size_whatever_the_number_of_steps():
-    sizes = set()
-    for steps in (1, 1000):
+@pytest.fixture
+def recorded(monkeypatch):
+    """A function: a recorder of so many steps; each one's data take as many seconds as its number, from 0."""
+
+    def record(steps):
+        now = itertools.accumulate(itertools.chain([0.0], *((number, 0.0) for number in range(steps))))
+        monkeypatch.setattr("dpexp.clock.recorder.time.perf_counter", lambda: next(now))
         recorder = Recorder()
         recorder.start()
         for _ in range(steps):
-            recorder.enter(DATA)
             recorder.enter(COMPUTE)
             recorder.end_step()
-        summary = recorder.summary(steps)
-        sizes.add((len(summary), len(summary["compute"])))
-    assert len(sizes) == 1
+        return recorder
+
+    return record
+
+
+def test_of_many_steps_an_even_choice_is_reported(recorded):
+    phases = recorded(1001).phases(MOST_PHASE_STEPS)
+    assert set(phases) == set(PHASES)
+    assert {len(values) for values in phases.values()} == {MOST_PHASE_STEPS}
+    assert (phases["data"][0], phases["data"][-1]) == (0, 1000)
+    assert set(np.diff(phases["data"])) == {3, 4}
+
+
+def test_of_few_steps_all_are_reported(recorded):
+    assert recorded(5).phases(MOST_PHASE_STEPS)["data"] == [0, 1, 2, 3, 4]
+    assert recorded(0).phases(MOST_PHASE_STEPS)["data"] == []
 
 
 def test_time_can_be_moved_from_one_phase_to_another():
@@ -69,15 +99,9 @@ def test_time_can_be_moved_from_one_phase_to_another():
     recorder.enter(DATA)
     recorder.move_since(started, COMPUTE, UPDATE)
     recorder.end_step()
-    summary = recorder.summary(1)
-    assert summary["compute"]["seconds"] == 0
-    assert summary["update"]["seconds"] > 0
-
-
-def test_percentiles_are_in_order():
-    _, own = reports("workers=2", "epochs=5")
-    for distribution in own[0].phases.values():
-        assert distribution["median"] <= distribution["p95"] <= distribution["p99"] <= distribution["seconds"]
+    phases = recorder.phases(1)
+    assert phases["compute"] == [0]
+    assert phases["update"][0] > 0
 
 
 def test_the_recorder_that_records_nothing_has_nothing():
@@ -85,4 +109,4 @@ def test_the_recorder_that_records_nothing_has_nothing():
     recorder.start()
     recorder.enter(DATA)
     recorder.end_step()
-    assert recorder.summary(1) == {}
+    assert not any(recorder.phases(1).values())

@@ -61,6 +61,15 @@ def test_jobs_of_joblib_take_turns_on_a_machine_and_are_reported_together(tmp_pa
     assert_turns(run(tmp_path, sweep(*launcher), PATH=ACTIVATED), tmp_path)
 
 
+def test_a_sweep_of_joblib_is_finished_by_this_process(tmp_path):
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
+    assert run(tmp_path, sweep(*launcher), PATH=ACTIVATED).returncode == 0
+    (tmp_path / "out" / "1" / "result.json").unlink()
+    done = run(tmp_path, ["python", "-m", "dpexp", "resume=out"], PATH=ACTIVATED)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 of 2 jobs had been measured before" in done.stdout
+
+
 def test_jobs_of_slurm_take_turns_on_a_node_and_are_reported_together(cluster, tmp_path):
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
     same_node = "+hydra.launcher.additional_parameters={nodelist: n1}"
@@ -105,7 +114,7 @@ def test_the_sbatch_file_measures_over_two_nodes(cluster, tmp_path):
     done = cluster.run(tmp_path, *submit(options=["--cpus-per-task=1", "--wait"]), PATH=ACTIVATED)
     assert done.returncode == 0, done.stderr + printed(tmp_path)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert [worker["rank"] for worker in result["blocks"][0]["candidate"]["workers"]] == [0, 1]
+    assert [worker["rank"] for worker in result["blocks"][0]["arms"]["candidate"]["processes"]] == [0, 1]
     assert result["environment"]["local_world_size"] == 1
 
 

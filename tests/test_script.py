@@ -19,14 +19,14 @@ from dpexp.analysis.table import aggregate
 from dpexp.errors import ConfigError
 from dpexp.measurement.user_files import fingerprint
 from dpexp.results import storage
-from dpexp.script import output, turns, world
+from dpexp.script import output, world
 from dpexp.script.descendants import Descendants
 
 ROOT = Path(__file__).parent.parent
 TRAIN = f"{ROOT}/tests/scripts/train.py"
 QUICK = (
     "strategy=script measurement.repeats=1 measurement.best_sequential=false measurement.precision=null "
-    "measurement.warmup_steps=3 strategy.training_seconds=0.1 measurement.baseline=none"
+    "measurement.warmup_steps=3 measurement.max_seconds=0.5 measurement.baseline=none"
 ).split()
 ONE = f"strategy.command=python {TRAIN} --batch {{local_batch_size}}"
 EXAMPLE = f"strategy.command=torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/ddp_train.py"
@@ -90,29 +90,6 @@ def test_a_resumed_job_runs_no_command_that_only_the_folder_names(dpexp, tmp_pat
     assert f"if you trust it, add '{command}'" in dpexp(resumed).err
     assert "nothere: No such file" in dpexp(resumed, command).err
     assert "start a new sweep for other settings" in dpexp(resumed, "strategy.command=other {workers}").err
-
-
-# Turns.
-
-
-def test_all_commands_train_on_as_many_samples_in_a_turn():
-    found = turns.plan([0.001, 0.004], [64, 256], 1.0)
-    assert found.timed_steps[0] * 64 == found.timed_steps[1] * 256
-    assert min(found.timed_steps) >= turns.LEAST_STEPS
-    assert min(found.lead_steps) >= 1
-
-
-def test_long_steps_have_few_turns_and_short_ones_many():
-    few, many = (turns.plan([seconds], [64], 2.0) for seconds in (10.0, 0.001))
-    assert few.turns == turns.LEAST_TURNS
-    assert many.turns * many.timed_steps[0] * 0.001 >= 2.0
-
-
-@pytest.mark.parametrize("count", [turns.LEAST_TURNS, 20])
-def test_traced_turns_do_not_count(count):
-    assert turns.kinds(count, traced=True).count(False) == count
-    assert True in turns.kinds(count, traced=True)
-    assert turns.kinds(count, traced=False) == [False] * count
 
 
 # What commands write.
@@ -214,14 +191,23 @@ def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp,
     assert outcome.status == 0, outcome.err
     result = storage.read(tmp_path / "out" / "result.json")
     block = result.blocks[0]
-    assert set(block.trainings) == {"baseline", "candidate", "independent"}
-    assert [worker.rank for worker in block.candidate.workers] == [0, 1]
-    for name, training in block.trainings.items():
-        for worker in training.workers:
-            phases = {phase: times.seconds for phase, times in worker.phases.items() if "step" not in phase}
-            assert sum(phases.values()) == pytest.approx(training.seconds), name
-            assert set(phases) == {"data", "compute", "wait", "communicate", "update"}
-    assert block.candidate.parameters_sha256 != block.baseline.parameters_sha256
+    assert set(block.arms) == {"baseline", "candidate", "independent"}
+    assert {name: arm.samples_per_step for name, arm in block.arms.items()} == {
+        "baseline": 64,
+        "candidate": 128,
+        "independent": 128,
+    }
+    for arm in block.arms.values():
+        assert [process.rank for process in arm.processes] == list(range(len(arm.processes)))
+        assert set(arm.phases) == {"data", "compute", "wait", "communicate", "update"}
+        for values in arm.phases.values():
+            assert {len(step) for step in values} == {len(arm.processes)}
+        assert len({len(values) for values in arm.phases.values()}) == 1
+        assert len(arm.turn_seconds) == len(arm.first_steps) >= 2
+        assert arm.between_epochs_seconds == 0
+    assert [len(arm.processes) for arm in block.arms.values()] == [1, 2, 2]
+    assert block.arms["candidate"].parameters_sha256 != block.arms["baseline"].parameters_sha256
+    assert not result.trainings
     (row,) = aggregate([tmp_path / "out"]).good
     assert row.samples_per_second == pytest.approx(10_240 / row.seconds.value)
     assert "accuracy" not in outcome.out
@@ -244,8 +230,9 @@ def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher):
     outcome = dpexp(*QUICK, f"strategy.command={LAUNCHED[launcher]}")
     assert outcome.status == 0, outcome.err
     (block,) = storage.read(tmp_path / "out" / "result.json").blocks
-    assert [worker.rank for worker in block.candidate.workers] == [0, 1]
-    assert all({"data", "compute", "update"} < worker.phases.keys() for worker in block.candidate.workers)
+    candidate = block.arms["candidate"]
+    assert [process.rank for process in candidate.processes] == [0, 1]
+    assert {"data", "compute", "update"} < candidate.phases.keys()
     assert not left()
 
 
@@ -254,6 +241,7 @@ FAULTS = {
     "no step": (ONE, "--fault 'no step'", 1, "before a torch optimizer had made a step: nothing to train"),
     "raise": (TORCHRUN, "--fault raise", 2, "it exited with status 1 after "),
     "stop": (ONE, "--fault stop", 1, "it exited with status 1 after 4 steps or more: the loss is NaN"),
+    "late end": (TORCHRUN, "--fault exit", 2, "it exited with status 1 after "),
     "uneven": (TORCHRUN, "--steps 40 --fault uneven", 2, "rank 1 came to its end after 35 steps, before the others"),
     "short": (ONE, "--steps 12", 1, "the script came to its end before it could be measured"),
     "hang": (ONE, "--fault hang", 1, "no step for 12 s after "),
@@ -278,10 +266,20 @@ def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, fault):
 
 
 @pytest.mark.slow
+def test_a_script_that_ends_keeps_its_rounds(dpexp, tmp_path, left):
+    """There is time for ten times as many steps as it makes."""
+    outcome = dpexp(*QUICK, f"{ONE} --steps 3000", "workers=1", "measurement.max_seconds=600")
+    assert outcome.status == 0, outcome.err
+    (block,) = storage.read(tmp_path / "out" / "result.json").blocks
+    assert 3 < sum(map(len, block.arms["candidate"].turn_seconds)) < 3000
+    assert not left()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_in_the_middle_of_turns_leaves_no_process(tmp_path, left, number):
     command = [sys.executable, "-m", "dpexp", *QUICK, ONE, "workers=1", f"hydra.run.dir={tmp_path}/out"]
-    process = subprocess.Popen([*command, "strategy.training_seconds=600"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "measurement.max_seconds=600"], cwd=ROOT, stderr=subprocess.DEVNULL)
     assert wait_until(lambda: any("stopped" in one for one in left()))
     process.send_signal(number)
     process.wait()

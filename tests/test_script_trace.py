@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dpexp.measurement.script_trainer import _phases, _split
-from dpexp.script.launcher import Measured
+from dpexp.measurement.script_trainer import MOST_PHASE_STEPS, _phases, _split
 from dpexp.script.world import STARTUP, Command
 
 
@@ -150,7 +149,28 @@ def test_a_process_of_its_own_meets_nobody():
 def test_where_waiting_is_mostly_unknown_it_stands_under_communicate(tmp_path):
     command = Command("two", ["x"], 2, 1, 1, 64, tmp_path / "x")
     matched, unmatched = traced([(5.0, 4.0)], [(8.0, 1.0)]), traced([(5.0, 4.0)], [])
-    measured = Measured(step_seconds=[[[10.0], [10.0]]], traces=[matched, unmatched], traced_step_seconds=[10.0])
-    phases = _phases(command, measured, 0, 100.0)
+    phases = _phases(command, [matched, unmatched])
     assert "wait" not in phases
-    assert phases["communicate"].seconds == pytest.approx(40)
+    assert phases["communicate"] == [[4.0, 1.0], [4.0, 0.0]]
+    assert phases["data"] == [[2.0, 2.0]] * 2
+
+
+def test_where_waiting_is_mostly_known_it_counts_as_none_in_the_other_steps(tmp_path):
+    command = Command("two", ["x"], 2, 1, 1, 64, tmp_path / "x")
+    matched, unmatched = traced([(5.0, 4.0)], [(8.0, 1.0)]), traced([(5.0, 4.0)], [])
+    phases = _phases(command, [matched] * 19 + [unmatched])
+    assert phases["wait"] == [[3.0, 0.0]] * 19 + [[0.0, 0.0]]
+    assert phases["communicate"] == [[1.0, 1.0]] * 19 + [[4.0, 0.0]]
+
+
+def test_copies_meet_only_those_of_their_own_copy(tmp_path):
+    command = Command("copies", ["x"], 1, 2, 1, 64, tmp_path / "x")
+    assert _phases(command, [traced([(5.0, 4.0)], [(8.0, 1.0)])])["wait"] == [[0.0, 0.0]]
+
+
+def test_of_many_traced_steps_an_even_choice_is_kept(tmp_path):
+    command = Command("one", ["x"], 1, 1, 1, 64, tmp_path / "x")
+    turns = [[[(float(number), 0.0, 0.0, [])]] for number in range(1001)]
+    data = _phases(command, turns)["data"]
+    assert (len(data), data[0], data[-1]) == (MOST_PHASE_STEPS, [0.0], [1000.0])
+    assert _phases(command, []) == {}

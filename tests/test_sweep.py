@@ -19,7 +19,7 @@ from dpexp import app
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["measurement.repeats=2", "measurement.precision=null", "measurement.warmup=1", "optimizer.lr=0.2"]
-SHORT += ["measurement.best_sequential=false"]  # to find it takes longer than all the rest
+SHORT += ["measurement.best_sequential=false", "measurement.max_seconds=3"]  # to find it takes longer than all the rest
 
 
 @pytest.mark.slow

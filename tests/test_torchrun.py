@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -19,21 +20,22 @@ import torch
 from conftest import TINY, Outcome, free_port, tiny, wait_until
 from training_helpers import assert_same, trained_state
 
-from dpexp.errors import ConfigError
-from dpexp.launchers import torchrun_agent, torchrun_controller
+from dpexp.errors import ConfigError, PeerError, WorkerError
+from dpexp.launchers import torchrun_agent, torchrun_controller, torchrun_exchange
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.processes import signals
 
 CONTRACT = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+PATH = f"{Path(__file__).parents[1]}:{Path(__file__).parent}"  # this dpexp, whichever is installed, and user_models
 MODEL = ["model=custom", "model.builder=user_models:mortal", "checkpoint=true"]
-SETTINGS = [override for override in TINY if not override.startswith("model.")] + MODEL
+OTHERS = [override for override in TINY if not override.startswith("model.")]
+SETTINGS = [*OTHERS, *MODEL, "measurement.max_seconds=0.5"]
 
 
 def together(commands: list[list[str]], folders: list[Path], variables: list[dict[str, str]]) -> list[tuple[int, str]]:
     """Run the commands at once, each in its own folder; their exit status and standard error."""
-    tests = str(Path(__file__).parent)
     running = [
-        subprocess.Popen(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": tests}, stderr=subprocess.PIPE)
+        subprocess.Popen(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": PATH}, stderr=subprocess.PIPE)
         for command, folder, own in zip(commands, folders, variables, strict=True)
     ]
     outcomes = [process.communicate(timeout=120)[1].decode() for process in running]
@@ -43,7 +45,7 @@ def together(commands: list[list[str]], folders: list[Path], variables: list[dic
 RANKS = """
 import json, os, sys
 from dpexp import app
-from dpexp.launchers import torchrun_agent, torchrun_controller, torchrun_store  # once for all: it takes long
+from dpexp.launchers import torchrun_agent, torchrun_controller, torchrun_exchange  # once for all: it takes long
 from dpexp.measurement import job
 
 def rank(variables, first, arguments, errors):
@@ -65,10 +67,10 @@ def forked(folder: Path, variables: list[dict[str, str]], arguments: list[list[s
         ({**local, **own}, before, words, str(path))
         for own, before, words, path in zip(variables, first or [""] * len(variables), arguments, errors, strict=True)
     ]
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path(__file__).parent}"}
+    environment = {**os.environ, "PYTHONPATH": PATH}
     command = [sys.executable, "-c", RANKS, json.dumps(each)]
     done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True, timeout=120)
-    statuses = json.loads(done.stdout)
+    statuses = json.loads(done.stdout.splitlines()[-1])  # behind what rank 0 says
     return [Outcome(status, "", path.read_text()) for status, path in zip(statuses, errors, strict=True)]
 
 
@@ -96,7 +98,8 @@ def test_a_rank_killed_on_the_other_machine_fails_the_job_by_name_and_the_next_j
         r"rank 1 was killed by SIGKILL(, probably out of memory .+)?, while .+, in step \d+, phase compute",
         failed["error"],
     )
-    assert (good["status"], [w["rank"] for w in good["blocks"][0]["candidate"]["workers"]]) == ("ok", [0, 1])
+    candidate = good["blocks"][0]["arms"]["candidate"]
+    assert (good["status"], [one["rank"] for one in candidate["processes"]]) == ("ok", [0, 1])
     assert all(status != 0 for status, _ in outcomes)
 
 
@@ -143,7 +146,7 @@ KILL = "kill = lambda *_: os.kill(os.getpid(), 9); "
 @pytest.mark.slow
 def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
     own = [{"RANK": rank, "LOCAL_RANK": "0"} for rank in "01"]
-    die = f"{KILL}torchrun_controller.TorchrunController._answers = kill"
+    die = f"{KILL}torchrun_controller.TorchrunController._reports = kill"
     killed, other = forked(tmp_path, own, [TRAINING] * 2, die, "")
     assert (killed.status, other.status) == (-signal.SIGKILL, 1)
     assert "rank 0 has ended before the other ranks" in other.err
@@ -155,7 +158,7 @@ def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
 @pytest.mark.parametrize("in_training", [False, True])
 def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_training):
     """A shell stands for torchrun, whose own death leaves its processes to nobody in the same way."""
-    command = [sys.executable, "-m", "dpexp", "strategy=hybrid_dp", "workers=2", *TINY, "epochs=100000"]
+    command = [sys.executable, "-m", "dpexp", "strategy=hybrid_dp", "workers=2", *TINY, "measurement.max_seconds=600"]
     local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     parent = ["sh", "-c", '"$@" & echo $! > process; wait', "sh"]
     running = []
@@ -209,12 +212,55 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
 )
 def test_a_wrong_number_of_hosts_is_told_on_each(tmp_path, world_sizes, told):
     own = [{"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": size} for rank, size in zip("01", world_sizes, strict=True)]
-    hurry = "torchrun_store.SILENCE_SECONDS = 2.0"
+    hurry = "torchrun_exchange.SILENCE_SECONDS = 2.0"
     outcomes = forked(tmp_path, own, [TRAINING] * 2, hurry, hurry)
     assert all(outcome.status in (1, 2) for outcome in outcomes)
     for outcome in outcomes:
         assert told in outcome.err
         assert "Traceback" not in outcome.err
+
+
+def ranks(world_size: int) -> list[TorchrunEnvironment]:
+    """Their environments, each as on a host of its own."""
+    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size)}
+    variables = [{**local, "RANK": str(rank), "LOCAL_RANK": "0"} for rank in range(world_size)]
+    return [TorchrunEnvironment.read(own) for own in variables]
+
+
+def test_what_an_agent_answers_is_the_cause_on_all_ranks(monkeypatch):
+    """Rank 2 has failed, and all others have lost it."""
+    first, *others = ranks(3)
+    controller = torchrun_controller.TorchrunController(first, [])
+
+    def fail(agent, task):
+        if agent._environment.rank == 2:
+            raise WorkerError("rank 2 failed", "its traceback")
+        raise PeerError("rank 1 has lost another rank")
+
+    monkeypatch.setattr(torchrun_agent._Agent, "_train", fail)
+    said = {1: [], 2: []}
+    with ThreadPoolExecutor(2) as pool:
+        agents = [pool.submit(torchrun_agent.serve, one, [], said[one.rank].append) for one in others]
+        controller.meet()
+        with pytest.raises(WorkerError, match=r"^rank 2 failed$") as failure, controller._task(kind="train"):
+            raise PeerError("rank 0 has lost another rank")
+        assert failure.value.details == "its traceback"
+        controller.end(7, "rank 2 failed (see error.log)")
+        assert [agent.result() for agent in agents] == [7, 7]
+    assert said == {1: ["rank 2 failed"], 2: ["rank 2 failed"]}  # once on each
+
+
+def test_a_rank_that_says_nothing_more_is_missed(monkeypatch):
+    """Its process is stopped, or stuck. The last round of its exchange stands for that."""
+    monkeypatch.setattr(torchrun_exchange, "SILENCE_SECONDS", 0.5)
+    for silent, other in ((0, 1), (1, 0)):
+        exchanges = [torchrun_exchange.Exchange(environment, []) for environment in ranks(2)]
+        exchanges[other].wait_until(lambda: silent in exchanges[other].seen)  # noqa: B023 - called here
+        monkeypatch.setattr(exchanges[silent], "_look", lambda store, number: [])
+        with pytest.raises(WorkerError, match=rf"^rank {silent} has not responded for 0 s$"):
+            exchanges[other].wait_until(lambda: False, 20)
+        for exchange in reversed(exchanges):  # rank 0 serves the store
+            exchange.close("")
 
 
 def test_a_rank_beyond_the_world_of_rank_zero_is_refused():
@@ -231,15 +277,14 @@ def test_a_rank_beyond_the_world_of_rank_zero_is_refused():
 
 def test_an_agent_that_was_interrupted_is_not_waited_for(monkeypatch):
     """It had the same signal as rank 0."""
-    local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    first, second = (TorchrunEnvironment.read({**local, "RANK": rank}) for rank in ("0", "1"))
+    first, second = ranks(2)
     controller = torchrun_controller.TorchrunController(first, [])
 
     def interrupted(*_):
         raise signals.Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr(torchrun_agent._Agent, "carry_out", interrupted)
-    controller._publish({"kind": "load"})
+    monkeypatch.setattr(torchrun_agent._Agent, "_answer", interrupted)
+    controller._publish(kind="load")
     with pytest.raises(signals.Interrupted):
         torchrun_agent.serve(second, [], print)
     monkeypatch.setattr(torchrun_controller, "END_SECONDS", math.inf)
@@ -293,7 +338,7 @@ def test_strategies_of_one_machine_name_the_one_for_several(strategy):
 def test_a_process_that_dies_silently_is_missed(tmp_path):
     """Rank 1's main process is killed while it loads: rank 0 must not wait forever."""
     own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    hurry = "torchrun_store.SILENCE_SECONDS, torchrun_controller.END_SECONDS = 2.0, 0.1"
+    hurry = "torchrun_exchange.SILENCE_SECONDS, torchrun_controller.END_SECONDS = 2.0, 0.1"
     waiting, killed = forked(tmp_path, own, [TRAINING] * 2, hurry, f"{KILL}torchrun_agent.load = kill; {hurry}")
     assert (waiting.status, killed.status) == (1, -signal.SIGKILL)
     assert "rank 1 has not responded for 2 s" in waiting.err

@@ -1,8 +1,9 @@
-"""Trainings that take turns are still whole trainings: only the clock stands in between."""
+"""Programs that take turns: a segment makes the steps of its training, and a round gives each arm a turn."""
 
 from __future__ import annotations
 
 import itertools
+import statistics
 import threading
 from multiprocessing import Pipe
 
@@ -10,111 +11,325 @@ import pytest
 import torch
 from conftest import tiny
 
+from dpexp.clock.messages import Steps, Turn
+from dpexp.clock.recorder import NoRecorder, Recorder
+from dpexp.clock.training_clock import SegmentClock
 from dpexp.data.dataset import load
-from dpexp.launchers import conductor
-from dpexp.launchers.conductor import Conductor
+from dpexp.errors import ScriptEnded
 from dpexp.launchers.local import LocalLauncher
+from dpexp.measurement import loop_trainer
+from dpexp.measurement.loop_trainer import OVERSUBSCRIBED_PACE, PACE, LoopTrainer
+from dpexp.measurement.rounds import JITTER, LEAST_ROUNDS, WARMUP_SECONDS, Rounds
+from dpexp.measurement.trainer import Pace
 from dpexp.models.initial_state import initial_state
 from dpexp.processes.threads import wait_until_idle
-from dpexp.training.turns import Plan, Waiting
 from dpexp.training.worker import Work
 
-SLOW = ["epochs=4", "batch.size=6"]  # 68 steps
+# Segments.
+
+WHOLE_BATCHES = ["data.size=96", "epochs=2"]  # 4 steps an epoch
 
 
-def works(*strategies, settings=()):
-    """A work for each strategy, beside the sequential baseline."""
-    config = tiny(*SLOW, *settings)
+def works(*overrides, in_turns=True, copies=None):
+    """A program of this job, beside its sequential baseline."""
+    config = tiny(*overrides)
     dataset = load(config)
     initial = initial_state(config, dataset)
-    configs = {"baseline": config.baseline()} | {
-        name: tiny(*SLOW, *settings, f"strategy={name}") for name in strategies
+    return {
+        name: Work(one, dataset, initial, "torch", copies=None if name == "baseline" else copies, in_turns=in_turns)
+        for name, one in (("baseline", config.baseline()), ("candidate", config))
     }
-    return {name: Work(one, dataset, initial, "torch", evaluate=True, checkpoint=None) for name, one in configs.items()}
+
+
+def in_turns(programs, *turns):
+    """What each program answered, and the reports of its processes; after each turn of one, the other has its own."""
+    answers = {name: [] for name in programs}
+    with LocalLauncher().segments(programs) as running:
+        for turn, name in itertools.product(turns, programs):
+            answers[name].append(running.turn(name, turn))
+        return answers, running.end()
+
+
+@pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "emulated", "hybrid_dp strategy.hosts=2"])
+def test_in_turns_and_in_one_piece_the_parameters_are_the_same(strategy):
+    overrides = [*WHOLE_BATCHES, "workers=2", *f"strategy={strategy}".split()]
+    _, reports = in_turns(works(*overrides), Turn(0, 1), Turn(2, 3), Turn(1, 1))
+    for name, work in works(*overrides, in_turns=False).items():
+        for turned, whole in zip(reports[name], LocalLauncher().run(work), strict=True):
+            assert turned.parameters_sha256 == whole.parameters_sha256
+            assert turned.initial_sha256 == whole.initial_sha256
+
+
+def test_turns_change_no_random_number_that_a_model_draws():
+    overrides = [*WHOLE_BATCHES, "workers=2", "model=custom", "model.builder=user_models:with_dropout"]
+    _, reports = in_turns(works(*overrides), Turn(3, 1), Turn(0, 4))
+    (whole, _) = LocalLauncher().run(works(*overrides, in_turns=False)["candidate"])
+    assert reports["candidate"][0].parameters_sha256 == whole.parameters_sha256
 
 
 @pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "emulated"])
-def test_in_turns_and_in_one_piece_the_parameters_are_the_same(monkeypatch, strategy):
-    monkeypatch.setattr(conductor, "TURN_SECONDS", 1e-3)
-    both = works(strategy, settings=["workers=2"])
-    in_turns = LocalLauncher().run_in_turns(both, lambda done: None)
-    for name, work in both.items():
-        in_one_piece = LocalLauncher().run(work)
-        assert in_turns[name][0].parameters_sha256 == in_one_piece[0].parameters_sha256
-        assert in_turns[name][0].epoch_loss_sums == in_one_piece[0].epoch_loss_sums
-        assert len(in_turns[name][0].turn_seconds) > 1
-        assert len(in_one_piece[0].turn_seconds) == 1
-        assert in_turns[name][0].handover_seconds > in_one_piece[0].handover_seconds == 0
+def test_a_training_begins_anew_when_it_is_over(strategy):
+    """Two epochs of four steps: after eleven steps it is where it was after three."""
+    programs = works(*WHOLE_BATCHES, "workers=2", f"strategy={strategy}")
+    (_, three), (_, eleven) = in_turns(programs, Turn(1, 2)), in_turns(programs, Turn(3, 4), Turn(0, 4))
+    for name in programs:
+        assert {tuple(one.parameters_sha256) for one in three[name]} == {
+            tuple(one.parameters_sha256) for one in eleven[name]
+        }
 
 
-def test_all_ranks_and_all_trainings_have_as_many_turns(monkeypatch):
-    monkeypatch.setattr(conductor, "TURN_SECONDS", 1e-3)
-    reports = LocalLauncher().run_in_turns(works("sync_dp", settings=["workers=3"]), lambda done: None)
-    assert len({len(report.turn_seconds) for ranks in reports.values() for report in ranks}) == 1
+def test_all_ranks_make_as_many_steps_and_only_timed_ones_are_reported():
+    answers, reports = in_turns(works("workers=3"), Turn(0, 2), Turn(5, 7), Turn(1, 20))
+    for name, ranks in reports.items():
+        assert [len(seconds) for seconds in answers[name]] == [2, 7, 20]
+        assert {len(report.phases["compute"]) for report in ranks} == {29}
+        assert len({sha256 for report in ranks for sha256 in report.parameters_sha256}) == 1
 
 
-def test_a_target_accuracy_is_evaluated_with_the_clock_stopped_in_turns_too(monkeypatch):
-    monkeypatch.setattr(conductor, "TURN_SECONDS", 1e-3)
-    settings = ["workers=2", "target_accuracy=0.5"]
-    (_, (report, _)) = LocalLauncher().run_in_turns(works("sync_dp", settings=settings), lambda done: None).values()
-    assert len(report.epoch_seconds) == len(report.epoch_accuracies) == 4
-    assert report.epoch_seconds == sorted(report.epoch_seconds)
-    assert report.epoch_seconds[-1] <= sum(report.turn_seconds) * (1 + 1e-9)
+def test_the_phases_of_timed_steps_lie_within_their_seconds():
+    answers, reports = in_turns(works("workers=1"), Turn(3, 10))
+    total = sum(sum(seconds) for seconds in reports["candidate"][0].phases.values())
+    assert 0 < total <= sum(answers["candidate"][0])
 
 
-def conducted(updates, step_seconds, oversubscribed=False):
-    """Which world got which message, when each sleeps again at once."""
-    pipes = [Pipe(duplex=False) for _ in updates]
-    done, granted = [], []
-    chief = Conductor(updates, [[sender] for _, sender in pipes], done.append, oversubscribed)
-    for world in range(len(updates)):
-        chief.on_notice(world, 0, Waiting())
-    while True:
-        ready = [world for world, (receiver, _) in enumerate(pipes) if receiver.poll()]
-        if not ready:
-            return granted, done
-        for world in ready:
-            granted.append((world, pipes[world][0].recv()))
-            chief.on_notice(world, 0, Waiting(step_seconds[world]))
+def test_copies_all_have_the_turn_and_their_mean_is_told():
+    answers, reports = in_turns(works("workers=1", copies=2), Turn(1, 4))
+    assert len(answers["candidate"][0]) == 4
+    assert [report.rank for report in reports["candidate"]] == [0, 1]
+    assert len({report.parameters_sha256[0] for report in reports["candidate"]}) == 1
 
 
-def plans_of(updates, step_seconds):
-    """The plan of each world."""
-    plans = {world: plan for world, plan in conducted(updates, step_seconds)[0] if plan is not None}
-    return [plans[world] for world in range(len(updates))]
+def test_the_time_between_epochs_is_known():
+    _, reports = in_turns(works(*WHOLE_BATCHES), Turn(0, 9))
+    for name in reports:
+        assert len(reports[name][0].between_epochs_seconds) == 3
+        assert min(reports[name][0].between_epochs_seconds) >= 0
 
 
-def test_each_world_warms_up_alone_and_then_their_turns_alternate():
-    granted, done = conducted([100, 100], [0.01, 0.005])
-    assert granted[:2] == [(0, None), (1, None)]
-    turns = [world for world, plan in granted if plan is not None]
-    assert turns[:6] == [0, 1, 1, 0, 0, 1]
-    assert turns.count(0) == turns.count(1) == granted[2][1].turns
-    assert granted[-2:] == [(0, None), (1, None)]
-    assert (done[0], done[-1]) == (0, 1)
+class Alone:
+    """The ranks of a clock: one process, which remembers how often it was started and synchronized."""
+
+    def __init__(self) -> None:
+        self.recorder: Recorder = NoRecorder()
+        self.starts = self.synchronizations = 0
+
+    def start(self) -> None:
+        self.starts += 1
+
+    def barrier(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        self.synchronizations += 1
+
+    def broadcast(self, numbers: list[int]) -> list[int]:
+        return numbers
 
 
-def test_the_slowest_world_decides_how_many_turns_there_are():
-    assert plans_of([1000, 500], [0.0003, 0.0004])[0].turns == 10
-    assert plans_of([30, 20], [0.1, 0.1])[0].turns == 20  # a turn has a step at least
+def clock_of(*turns):
+    """A clock, its ranks, and its answers; its turns stand at the gate."""
+    gate, sender = Pipe(duplex=False)
+    for turn in (*turns, None):
+        sender.send(turn)
+    ranks, answers = Alone(), []
+    return SegmentClock(ranks, Recorder(), gate, answers.append), ranks, answers
 
 
-def test_the_turns_of_a_much_faster_world_stay_long_enough_and_have_their_own_untimed_steps():
-    slow, fast = plans_of([300, 300], [0.01, 0.0005])
-    assert slow.turns == fast.turns == 10  # of 0.3 s, and of half of 30 ms
-    assert (slow.lead_steps, fast.lead_steps) == (0, 6)
+def make_steps(clock, ranks, batches_an_epoch, epochs):
+    """A training loop without training: whether each step was recorded."""
+    recorded = []
+    for _ in clock.epochs(epochs):
+        for _ in clock.batches(torch.arange(batches_an_epoch).split(1)):
+            recorded.append(not isinstance(ranks.recorder, NoRecorder))
+            ranks.recorder.end_step()
+            if not clock.goes_on():
+                return recorded
+    raise AssertionError("it ended by itself")
 
 
-def test_more_threads_than_cores_get_longer_turns():
-    plans = [conducted([1000, 1000], [0.001, 0.001], crowded)[0][2][1] for crowded in (False, True)]
-    assert plans[0].turns > plans[1].turns
-    assert plans[0].lead_steps < plans[1].lead_steps
+def test_the_first_steps_of_a_turn_are_not_timed():
+    clock, ranks, answers = clock_of(Turn(2, 3), Turn(0, 1), Turn(1, 1))
+    assert make_steps(clock, ranks, 4, 1) == [False, False, True, True, True, True, False, True]
+    assert answers[0] == Steps([])
+    assert [len(answer.seconds) for answer in answers] == [0, 3, 1, 1]
+    assert ranks.starts == 1
 
 
-def test_a_plan_covers_every_step_once():
-    bounds = Plan(turns=7, lead_steps=1).bounds(100)
-    assert (bounds[0], bounds[-1], len(bounds)) == (0, 100, 8)
-    assert {after - before for before, after in itertools.pairwise(bounds)} == {14, 15}
+def test_where_the_time_of_warm_up_steps_goes_is_not_recorded():
+    clock, ranks, answers = clock_of(Turn(0, 2, warmup=True), Turn(0, 3))
+    assert make_steps(clock, ranks, 100, 1) == [False] * 2 + [True] * 3
+    assert [len(answer.seconds) for answer in answers] == [0, 2, 3]
+
+
+def test_warm_up_turns_say_that_they_are():
+    arms = Arms(a=0.01, b=0.01)
+    made(arms, warmup_steps=5)
+    assert [turn.warmup for _, turn in arms.asked[:5]] == [True] * 4 + [False]
+
+
+def test_a_device_is_idle_where_timed_steps_begin_and_end():
+    clock, ranks, _ = clock_of(Turn(2, 5), Turn(0, 3))
+    make_steps(clock, ranks, 100, 1)
+    assert ranks.synchronizations == 3
+
+
+def test_partial_batches_are_left_out():
+    clock, _, _ = clock_of()
+    assert [len(batch) for batch in clock.batches(torch.arange(101).split(24))] == [24] * 4
+    assert [len(batch) for batch in clock.batches(torch.arange(96).split(24))] == [24] * 4
+    assert [len(batch) for batch in clock.batches(torch.arange(5).split(24))] == [5]
+
+
+def test_without_a_turn_no_step_is_made():
+    clock, ranks, answers = clock_of()
+    assert not list(clock.epochs(3))
+    assert (answers, ranks.starts) == ([Steps([])], 0)
+
+
+# Rounds.
+
+
+class Arms:
+    """Arms whose steps take exactly these seconds, and what was asked of them. One may end after so many steps."""
+
+    def __init__(self, ends_after=None, **step_seconds):
+        self.step_seconds, self.asked = step_seconds, []
+        self._ends_after, self._made = ends_after, 0
+
+    def turn(self, name, turn):
+        self.asked.append((name, turn))
+        self._made += turn.steps
+        if self._ends_after is not None and self._made > self._ends_after:
+            raise ScriptEnded(name)
+        return [] if turn.traced else [self.step_seconds[name]] * turn.timed_steps
+
+
+def made(arms, pace=PACE, rounds=8, warmup_steps=2, seed=0):
+    """So many rounds, and what was asked of the arms in them."""
+    found = Rounds(pace, list(arms.step_seconds), seed)
+    found.warm_up(arms, warmup_steps)
+    before = len(arms.asked)
+    found.make_until(arms, lambda seconds: found.made >= rounds)
+    return found, arms.asked[before:]
+
+
+def test_the_order_of_the_arms_alternates():
+    _, asked = made(Arms(a=0.01, b=0.005, c=0.001), rounds=4)
+    assert "".join(name for name, _ in asked) == "abccbaabccba"
+
+
+def test_a_turn_is_as_long_for_every_arm_whatever_its_steps_take():
+    found, _ = made(Arms(short=0.0002, long=0.002), rounds=400)
+    for timed in found.timed.values():
+        assert statistics.mean(sum(turn) for turn in timed.turn_seconds) == pytest.approx(PACE.turn_seconds, rel=0.05)
+
+
+def test_turns_differ_in_length_so_that_they_keep_in_step_with_nothing():
+    _, asked = made(Arms(a=0.0001, b=0.0001), rounds=200)
+    steps = [turn.timed_steps * 0.0001 / PACE.turn_seconds for _, turn in asked]
+    assert 1 - JITTER - 0.01 < min(steps) < 1 - 0.9 * JITTER
+    assert 1 + 0.9 * JITTER < max(steps) < 1 + JITTER + 0.01
+    assert len({turn.timed_steps for _, turn in asked}) > 50
+
+
+def test_the_same_block_asks_for_the_same_turns_and_another_for_others():
+    asked = [made(Arms(a=0.0001, b=0.0002), seed=seed)[1] for seed in (0, 0, 1)]
+    assert asked[0] == asked[1] != asked[2]
+
+
+def test_a_turn_begins_with_untimed_steps_unless_one_step_is_long():
+    _, asked = made(Arms(short=0.001, long=0.1))
+    assert {(name, turn.lead_steps) for name, turn in asked} == {("short", 3), ("long", 0)}
+    assert {turn.timed_steps for name, turn in asked if name == "long"} == {1}
+
+
+def test_more_threads_than_cores_get_longer_turns(monkeypatch):
+    config = tiny("workers=2")
+    paces = []
+    for cores in (1, 2):
+        monkeypatch.setattr(loop_trainer, "usable_cores", lambda cores=cores: cores)
+        dataset = load(config)
+        paces.append(LoopTrainer(config, dataset, initial_state(config, dataset), LocalLauncher()).pace)
+    assert paces == [OVERSUBSCRIBED_PACE, PACE]
+    turns = [made(Arms(a=0.001, b=0.001), pace)[1] for pace in paces]
+    longer, shorter = ([statistics.mean(getattr(turn, kind) for _, turn in asked) for kind in KINDS] for asked in turns)
+    assert all(more > less for more, less in zip(longer, shorter, strict=True))
+
+
+KINDS = ("lead_steps", "timed_steps")
+
+
+def test_an_arm_warms_up_for_as_many_steps_as_asked_fewer_where_they_are_long():
+    arms = Arms(short=0.001, long=0.2, endless=2 * WARMUP_SECONDS)
+    found, _ = made(arms, warmup_steps=10)
+    assert [timed.warmup_seconds for timed in found.timed.values()] == pytest.approx([0.01, 0.6, 2 * WARMUP_SECONDS])
+    assert found.least_step_seconds == arms.step_seconds
+
+
+def test_what_a_step_takes_is_learned_from_the_later_half_of_the_warm_up():
+    """The first ones are slow, as caches and libraries are cold."""
+    found = Rounds(PACE, ["a"], seed=0)
+    answers = iter([[0.5], [0.1]])
+    found.warm_up(type("Arms", (), {"turn": lambda self, name, turn: next(answers)})(), 2)
+    assert (found.timed["a"].step_seconds, found.timed["a"].steps) == (0.1, 2)
+
+
+def test_each_turn_knows_the_number_of_its_first_timed_step():
+    """What a program does every n steps can be told from chance by it."""
+    found, asked = made(Arms(a=0.001), rounds=5, warmup_steps=3)
+    turns = [turn for _, turn in asked]
+    before = [3, *itertools.accumulate((turn.steps for turn in turns), initial=3)][1:]
+    assert found.timed["a"].first_steps == [at + turn.lead_steps for at, turn in zip(before, turns, strict=False)]
+
+
+def test_a_traced_round_does_not_count():
+    arms = Arms(a=0.01, b=0.01)
+    found, asked = made(arms, Pace(0.06, 0.01, least_lead_steps=1, traced_every=4), rounds=9)
+    traced = [turn.traced for name, turn in asked if name == "a"]
+    assert traced == [False, True, False, False] * 3
+    assert found.made == 9
+    for timed in found.timed.values():
+        assert len(timed.turn_seconds) == len(timed.first_steps) == 9
+        assert all(timed.turn_seconds)
+    counting = "".join(name for name, turn in asked if not turn.traced)
+    assert counting == "abba" * 4 + "ab"  # a traced round doesn't turn the order of the others
+
+
+def test_the_shortest_block_has_a_traced_round_too():
+    arms = Arms(a=0.01)
+    found = Rounds(Pace(0.06, 0.01, least_lead_steps=1, traced_every=4), ["a"], seed=0)
+    found.warm_up(arms, 2)
+    found.make_until(arms, lambda seconds: True)
+    assert found.made == LEAST_ROUNDS
+    assert any(turn.traced for _, turn in arms.asked)
+
+
+def test_a_script_that_ends_keeps_its_rounds():
+    arms = Arms(a=0.01, b=0.01, ends_after=100)
+    found = Rounds(PACE, ["a", "b"], seed=0)
+    found.warm_up(arms, 2)
+    found.make_until(arms, lambda seconds: False)
+    assert found.made > LEAST_ROUNDS
+    assert {len(timed.turn_seconds) for timed in found.timed.values()} == {found.made}
+
+
+def test_a_script_that_ends_before_its_first_round_says_so():
+    arms = Arms(a=0.01, b=0.01, ends_after=6)
+    found = Rounds(PACE, ["a", "b"], seed=0)
+    found.warm_up(arms, 2)
+    with pytest.raises(ScriptEnded):
+        found.make_until(arms, lambda seconds: False)
+
+
+def test_there_are_rounds_enough_to_see_that_they_vary_whatever_the_budget_says():
+    found = Rounds(PACE, ["a"], seed=0)
+    arms = Arms(a=0.01)
+    found.warm_up(arms, 2)
+    found.make_until(arms, lambda seconds: True)
+    assert found.made == LEAST_ROUNDS
+
+
+# Between turns.
 
 
 def test_a_pool_that_spins_is_waited_for():

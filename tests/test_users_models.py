@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, composed, tiny
 from training_helpers import assert_same, trained_state
 
@@ -43,3 +44,18 @@ def test_ddp_names_the_setting_for_unused_parameters():
     work = Work(config, dataset, initial_state(config, dataset), "torch", evaluate=False, checkpoint=None)
     with pytest.raises(WorkerError, match=r"set strategy\.find_unused_parameters=true"):
         LocalLauncher().run(work)
+
+
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])
+def test_constants_keep_their_type(tmp_path, strategy):
+    model = ["model=custom", "model.builder=user_models:complex_numbers", "dtype=float32", "workers=2"]
+    state = trained_state(tiny(*model, f"strategy={strategy}"), tmp_path)
+    assert (state["turn"].dtype, state["precise"].dtype) == (torch.complex64, torch.float64)
+    assert state["turn"].equal(torch.polar(torch.ones(8), torch.arange(8.0)))
+
+
+def test_weights_of_another_type_than_the_gradients_are_refused_by_name():
+    model = ["model=custom", "model.builder=user_models:complex_numbers", "+model.arguments.trained=true"]
+    config = tiny(*model)
+    with pytest.raises(ConfigError, match="has the parameter turn of complex64: gradients are exchanged as float64"):
+        initial_state(config, load(config))

@@ -9,7 +9,7 @@ import torch
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.loop_trainer import recorded
+from dpexp.measurement.loop_trainer import trained
 from dpexp.models.initial_state import initial_state
 from dpexp.training import worker
 
@@ -20,7 +20,7 @@ def trained_state(config: ExperimentConfig, folder: Path, kernel: str = "torch")
     dataset = load(config)
     initial = initial_state(config, dataset)
     work = worker.Work(config, dataset, initial, kernel, evaluate=False, checkpoint=checkpoint)
-    recorded(work, LocalLauncher().run(work))
+    trained(work, LocalLauncher().run(work))
     return torch.load(checkpoint, weights_only=True)
 
 

@@ -188,3 +188,29 @@ def starts_with_nan(input_shape, classes):
 
 def raises_keyboard_interrupt(input_shape, classes):
     raise KeyboardInterrupt
+
+
+class Turned(nn.Module):
+    """Complex numbers as a constant or, with `trained`, as weights; and a constant of higher precision."""
+
+    def __init__(self, classes, trained):
+        super().__init__()
+        turn = torch.polar(torch.ones(8), torch.arange(8.0))
+        if trained:
+            self.turn = nn.Parameter(turn)
+        else:
+            self.register_buffer("turn", turn)
+        self.register_buffer("precise", torch.tensor(0.1, dtype=torch.float64))
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, inputs):
+        pairs = torch.view_as_complex(inputs.flatten(1).unflatten(1, (8, 2)).contiguous())
+        return self.head(torch.view_as_real(pairs * self.turn).flatten(1).to(inputs.dtype))
+
+
+def complex_numbers(input_shape, classes, trained=False):
+    return Turned(classes, trained)
+
+
+def with_dropout(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, classes))

@@ -38,10 +38,13 @@ class Row:
     baseline_updates: int | None = None
     repeats: int | None = None  # blocks that count
     seconds: Estimate = UNKNOWN  # of one training: its updates times the time of a step, and what belongs to epochs
-    trained_seconds: float = math.nan  # of whole trainings in one piece, as it was here: the mean
+    overall_seconds: float = math.nan  # the same, as it is here: with all time counted
+    trained_seconds: float = math.nan  # of whole trainings in one piece: the mean
     samples_per_second: float = math.nan
     baseline: str = ""  # what the speedup is over
     baseline_seconds: float = math.nan
+    baseline_overall_seconds: float = math.nan
+    baseline_trained_seconds: float = math.nan
     speedup: Estimate = UNKNOWN  # undisturbed where others slowed the machine down, else as it is
     overall_speedup: Estimate = UNKNOWN  # as it is here: with all time counted
     disturbed_share: float = math.nan  # of the steps of candidate or baseline that were left out of `speedup`

@@ -2,57 +2,48 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from dpexp import runner
 from dpexp.analysis.intervals import Estimate
 from dpexp.break_even.search import Search, search
-from dpexp.config.compose import compose_experiment
+from dpexp.cli import Parser, command
+from dpexp.config.compose import compose_experiment, with_script
 from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.config.explain import explain
-from dpexp.config.overrides import spelled
 from dpexp.config.strategies import ScriptConfig
-from dpexp.errors import ConfigError, DpexpError
+from dpexp.errors import ConfigError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
 from dpexp.machine.exclusive import exclusive
 from dpexp.measurement import job
 from dpexp.measurement.user_files import fingerprint
-from dpexp.processes import signals
 from dpexp.report import terminal
 from dpexp.results import storage
-from dpexp.session import refuse_too_many_workers, status_of
 from dpexp.words import counted
 
 MOST_TIMES = 256  # the first batch
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: list[str]) -> int:
     """Print the speedup at each measured batch, then the break-even batch; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dpexp.break_even",
         description="Find the batch size of a worker from which several workers beat one process.",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for python -m dpexp; at least workers=2")
     parser.add_argument("--output", type=Path, help="the folder of all results (default: outputs/break_even/<time>)")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(with_script(arguments))
     folder = options.output or Path("outputs/break_even") / time.strftime("%Y-%m-%d_%H-%M-%S")
-    with signals.raised():
-        try:
-            config = compose_experiment(*spelled(options.overrides))
-            _check(config)
-            with exclusive(terminal.show_waiting):
-                found = search(_Measurement(config, folder), config.batch.size, _most(config))
-        except DpexpError as error:
-            terminal.show_error(str(error))
-            return status_of(error)
-        except signals.Interrupted as stop:
-            return stop.status
+    config = compose_experiment(*options.overrides)
+    _check(config)
+    with exclusive(terminal.show_waiting):
+        found = search(_Measurement(config, folder), config.batch.size, _most(config))
     terminal.show_line(answer(config.workers, found))
     terminal.show_line(f"results are in {folder}")
     return 0
@@ -109,7 +100,7 @@ class _Measurement:
 
 def _check(config: ExperimentConfig) -> None:
     """Raise ConfigError where there is nothing to search for."""
-    refuse_too_many_workers(config)
+    runner.check(config)
     if config.workers == 1:
         raise ConfigError("workers=1: it is compared with one process; set workers=2 or more")
     if (config.batch.scope, config.measurement.baseline) != ("per_worker", "paired"):

@@ -94,6 +94,7 @@ def _measured(trainer: Trainer, variants: dict[str, Variant], seconds: float, bl
     config = next(iter(variants.values())).config
     settings = dataclasses.replace(config.measurement, max_seconds=seconds, precision=None if blocks else 1e-4)
     trainer.get_ready(config, ())
-    budget = Budget(settings, FIRST if len(variants) > 1 else None, list(variants)[-1])
+    first, *_, last = [*variants, *variants]
+    budget = Budget(settings, first if len(variants) > 1 else None, last)
     found = measure(trainer, variants, budget, settings.warmup_steps)
     return list(itertools.islice(found, blocks))

@@ -14,7 +14,7 @@ from dpexp.launchers.local import LocalLauncher
 from dpexp.models import architectures
 from dpexp.processes.fork_server import Target
 from dpexp.processes.heartbeat import heartbeat
-from dpexp.strategies.buckets import ChunkSum
+from dpexp.strategies.reduce_scatter import ReduceScatter
 from dpexp.training import worker
 from dpexp.training.worker import Work, WorkerReport
 
@@ -50,13 +50,13 @@ def _run_with_fault(fault: Fault, rank: int, *arguments: Any) -> WorkerReport:
     if fault.slowdown is not None:
         _before_each_forward(_Slowdown(fault.slowdown))
     if fault.communicate_seconds:
-        compute = ChunkSum.compute
+        sum_chunk = ReduceScatter.sum_chunk
 
-        def late(chunk: ChunkSum) -> Any:
+        def late(reduction: ReduceScatter) -> None:
             _spend(fault.communicate_seconds)
-            return compute(chunk)
+            sum_chunk(reduction)
 
-        ChunkSum.compute = late  # type: ignore
+        ReduceScatter.sum_chunk = late  # type: ignore[assignment]
     return worker.run(rank, *arguments)
 
 

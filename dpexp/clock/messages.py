@@ -15,7 +15,8 @@ class Turn:
 
     lead_steps: int
     timed_steps: int
-    traced: bool = False  # whether a script's hooks tell where the time of a step goes; our loop always does
+    traced: bool = False  # whether a script's hooks tell where the time of a step goes; our loop always does ...
+    warmup: bool = False  # ... but of the first steps, in which libraries and caches are cold
 
     @property
     def steps(self) -> int:

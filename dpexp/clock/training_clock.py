@@ -21,7 +21,7 @@ from dpexp.processes.heartbeat import TRAINING, WAITING, heartbeat
 from dpexp.processes.threads import wait_until_idle
 
 MOST_PHASE_STEPS = 256  # of a segment, whose phases are reported
-END = [0, 0]  # what rank 0 broadcasts at the end of a segment: a turn without steps
+END = [0, 0, 0]  # what rank 0 broadcasts at the end of a segment: a turn without steps
 
 
 class Ranks(Protocol):
@@ -86,7 +86,7 @@ class SegmentClock(Clock):
         self.epoch_seconds: list[float] = []  # between two epochs: what belongs to no step
         self._recorder, self._gate, self._notify = recorder, gate, notify
         self._seconds: list[float] = []  # of each step of this turn
-        self._left = self._timed = 0  # steps of this turn
+        self._left = self._timed = self._warmup = 0  # of this turn: its steps, and whether they are warm-up
         self._last = 0.0  # the end of the step before
 
     def epochs(self, configured: int) -> Iterable[int]:
@@ -128,8 +128,8 @@ class SegmentClock(Clock):
             if self._gate is not None:
                 self._notify(Steps(self._seconds[len(self._seconds) - self._timed :]))
                 turn: Turn | None = self._gate.recv()
-                numbers = END if turn is None else [turn.steps, turn.timed_steps]
-            self._left, self._timed = self._ranks.broadcast(numbers)  # the other ranks sleep here
+                numbers = END if turn is None else [turn.steps, turn.timed_steps, turn.warmup]
+            self._left, self._timed, self._warmup = self._ranks.broadcast(numbers)  # the other ranks sleep here
         self._seconds = []
         self._last = time.perf_counter()
         if self._left == self._timed:
@@ -137,8 +137,9 @@ class SegmentClock(Clock):
         return self._left > 0
 
     def _start_recording(self) -> None:
-        self._ranks.recorder = self._recorder
-        self._recorder.start()
+        if not self._warmup:
+            self._ranks.recorder = self._recorder
+            self._recorder.start()
 
 
 def first_batches(batches: tuple[torch.Tensor, ...], steps: int) -> Iterator[torch.Tensor]:

@@ -8,25 +8,24 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
+from dpexp import runner
+from dpexp.cli import Parser, command
 from dpexp.compare.cells import Cell, compare_folders
 from dpexp.config.compose import compose_experiment
-from dpexp.config.overrides import spelled
-from dpexp.errors import ConfigError, DpexpError
+from dpexp.errors import ConfigError
 from dpexp.machine.exclusive import exclusive
-from dpexp.processes import signals
 from dpexp.report import terminal
-from dpexp.session import refuse_too_many_workers, status_of
 from dpexp.words import counted
 
 SLOWER = 3  # the exit status of --fail-if-slower
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: list[str]) -> int:
     """Print how the time of a training changes; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dpexp.compare",
         description="Compare two folders of results, or measure two commands in turns.",
         epilog="example: python -m dpexp.compare 'strategy=ddp workers=2' 'strategy=sync_dp workers=2'",
@@ -38,18 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--fail-if-slower", metavar="5%", type=_share, help=f"exit with status {SLOWER} if AFTER is slower by more"
     )
     options = parser.parse_args(arguments)
-    with signals.raised():
-        try:
-            folders = [os.path.isdir(text) for text in (options.before, options.after)]  # noqa: PTH112 - of any text
-            if any(folders) and not all(folders):
-                raise ConfigError(f"{(options.before, options.after)[folders.index(False)]}: no such folder")
-            show = _show_folders if all(folders) else _show_commands
-            slower = show(options.before, options.after, options.fail_if_slower or 0.0)
-        except DpexpError as error:
-            terminal.show_error(str(error))
-            return status_of(error)
-        except signals.Interrupted as stop:
-            return stop.status
+    folders = [os.path.isdir(text) for text in (options.before, options.after)]  # noqa: PTH112 - of any text
+    if any(folders) and not all(folders):
+        raise ConfigError(f"{(options.before, options.after)[folders.index(False)]}: no such folder")
+    show = _show_folders if all(folders) else _show_commands
+    slower = show(options.before, options.after, options.fail_if_slower or 0.0)
     return SLOWER if slower and options.fail_if_slower is not None else 0
 
 
@@ -86,9 +78,9 @@ def _show_folders(before: str, after: str, share: float) -> bool:
 
 def _show_commands(before: str, after: str, share: float) -> bool:
     """Whether the second command is slower by more than `share`."""
-    first, second = (compose_experiment(*spelled(_overrides(text))) for text in (before, after))
+    first, second = (compose_experiment(*_overrides(text)) for text in (before, after))
     for config in (first, second):
-        refuse_too_many_workers(config)
+        runner.check(config)
     from dpexp.compare.commands import compare_commands  # imports torch
 
     display = terminal.Display()

@@ -1,117 +1,219 @@
-"""From Hydra's composition to one checked `ExperimentConfig`."""
+"""From the overrides of a command line to its jobs, each of one checked `ExperimentConfig`."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
+from pydantic import AfterValidator, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.config.explain import explain
-from dpexp.config.yaml_files import UsersFiles, config_folder
+from dpexp.config.yaml_files import close_matches, config_folder, config_groups
 from dpexp.errors import ConfigError
+
+COMMANDS = ("strategy.command", "strategy.baseline_command")  # whose commas and braces are the user's
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+_CONFIG = ConfigDict(extra="forbid")
+
+
+def _below(folder: str) -> str:
+    if Path(folder).is_absolute() or ".." in Path(folder).parts:
+        raise ValueError(f"{folder}: it must lie below the command's folder")
+    return folder
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Job:
+    """One job before it is measured."""
+
+    folder: Annotated[str, AfterValidator(_below)]  # the command's; "." for a single run
+    overrides: list[str]  # for people
+    config: ExperimentConfig
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Plan:
+    """All that one command does."""
+
+    folder: Path
+    sweep: bool
+    jobs: list[Job]  # none are known of a sweep whose sweeper chooses them as it goes
+    plugins: str = ""  # launcher and sweeper, where they are plugins of Hydra's, which start the jobs
+    version: Literal[5] = 5  # of `command.json`, which keeps it
+
+    def name(self, job: Job) -> str:
+        """What is particular to a job, in a few words."""
+        common = set.intersection(*(set(one.overrides) for one in self.jobs)) if len(self.jobs) > 1 else set()
+        return " ".join(text for text in job.overrides if text not in common)
+
+
+def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = None) -> Plan:
+    """What a command with these words does, each job composed once. Raises ConfigError.
+
+    `config_dir` is a folder of the user's YAML files, which come before ours.
+    """
+    with _hydra(config_dir):
+        parsed = [parse(text) for text in overrides]
+        swept = [one for one in parsed if one.is_sweep_override()]
+        whole = _composed([one for one in parsed if one not in swept])
+        if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
+            if swept:
+                raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
+            return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", task(whole.hydra), to_experiment(whole))])
+        if several := [one.input_line for one in swept if one.key_or_group == "experiment"]:
+            raise ConfigError(f"{several[0]}: each experiment is a sweep; run them one by one")
+        plugins = [str(whole.hydra[part]._target_) for part in ("launcher", "sweeper")]
+        basic = [name.rpartition(".")[2].startswith("Basic") for name in plugins]
+        jobs: list[Job] = []
+        if basic[1]:
+            given = [parse(f"{key}={value}") for key, value in (whole.hydra.sweeper.params or {}).items()]
+            jobs = list(_jobs([*given, *parsed]))
+            if not jobs:
+                raise ConfigError(f"{' '.join(overrides)}: this sweep has no job")
+        return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs, "" if all(basic) else " and ".join(plugins))
+
+
+def compose_experiment(*overrides: str) -> ExperimentConfig:
+    """The experiment of a single run with these overrides. Raises ConfigError."""
+    with _hydra(None):
+        return to_experiment(_composed([parse(text) for text in overrides]))
 
 
 def to_experiment(composed: DictConfig) -> ExperimentConfig:
     """Check a composed configuration, once. Raises ConfigError with one line for all mistakes."""
     try:
         experiment = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        values = OmegaConf.to_container(experiment, resolve=True, throw_on_missing=True)
-        _make_absolute(values)
-        return from_settings(cast(dict[str, Any], values))
+        values = cast(dict[str, Any], OmegaConf.to_container(experiment, resolve=True, throw_on_missing=True))
+        data = values.get("data")
+        if isinstance(data, dict) and isinstance(data.get("path"), str):  # relative to where the command was started
+            with contextlib.suppress(RuntimeError):  # of ~nobody: no such file
+                data["path"] = str(Path.cwd() / Path(data["path"]).expanduser())
+        return from_settings(values)
     except (OmegaConfBaseException, ValidationError, TypeError) as error:
-        raise ConfigError(explain(error, UsersFiles.of(composed))) from error
+        files = f" (with {', '.join(own)})" if (own := _users_files(composed)) else ""
+        raise ConfigError(f"{explain(error)}{files}") from error
 
 
-def _make_absolute(values: Any) -> None:
-    """A data.path is relative to where the command was started, also when Hydra changes the folder for each job."""
-    data = values.get("data") if isinstance(values, dict) else None
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        with contextlib.suppress(RuntimeError):  # of ~nobody: no such file
-            data["path"] = str(Path.cwd() / Path(data["path"]).expanduser())
+def parse(text: str) -> Override:
+    """One override, parsed by Hydra; a value that its grammar refuses is taken as a text. Raises ConfigError."""
+    key, sign, value = (part.strip() for part in text.partition("="))
+    name = key.lstrip("+~")
+    if not name or (not sign and not key.startswith("~")):
+        raise ConfigError(f"{text!r}: write key=value, such as workers=2, without spaces")
+    if name.endswith(".name") and name.removesuffix(".name") in config_groups():
+        group = name.removesuffix(".name")
+        raise ConfigError(f"{name}={value}: write {group}={value}, which brings its settings along")
+    if name in FOLDERS and not value:
+        raise ConfigError(f"{name}=: an empty name would write into the current folder; name another one")
+    parser = OverridesParser.create()
+    as_text = f"{key}={_quoted(value)}"
+    is_command = name in COMMANDS and value[:1] not in ("'", '"')
+    for spelling in (as_text,) if is_command else (f"{key}{sign}{value}", as_text):
+        with contextlib.suppress(HydraException, RecursionError):
+            parsed = parser.parse_override(spelling)
+            is_name = parsed.is_sweep_override() or isinstance(parsed.value(), str | list)
+            if name not in config_groups() or is_name:  # else a number, or null, which is no choice
+                return parsed
+    raise ConfigError(f"{name if name.isprintable() else repr(name)}: no such key{close_matches(name)}")
 
 
-def compose_experiment(*overrides: str) -> ExperimentConfig:
-    """The experiment that a command line with these overrides describes. Raises ConfigError."""
+def with_script(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line, where a script's command after `--` becomes the settings that stand for it."""
+    if "--" not in arguments:
+        return list(arguments)
+    at = list(arguments).index("--")
+    words = shlex.join(arguments[at + 1 :]).replace("${", "\\${")  # which is not OmegaConf's here
+    return [*arguments[:at], "strategy=script", f"strategy.command={_quoted(words)}"]
+
+
+def _quoted(value: str) -> str:
+    return str(QuotedString(value, Quote.single).with_quotes())
+
+
+def choices(override: Override) -> list[str]:
+    """The overrides of single jobs that one of a sweep stands for; any other stands for itself. Raises ConfigError."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{override.input_line}: only a sweeper plugin can make a sweep of this")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+@contextlib.contextmanager
+def _hydra(config_dir: str | None) -> Iterator[None]:
+    """Within, Hydra can compose, and whatever it raises is a ConfigError: to odd words it answers by any exception."""
     try:
-        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return to_experiment(hydra.compose("config", overrides=list(overrides)))
-    except HydraException as error:
+        with hydra.initialize_config_dir(str(config_folder()), "dpexp", version_base="1.3"):
+            if config_dir is not None:
+                path = Path(config_dir).expanduser().absolute()
+                if not path.is_dir():
+                    raise ConfigError(f"--config-dir {config_dir}: no such folder")
+                GlobalHydra.instance().config_loader().get_search_path().prepend("command-line", f"file://{path}")
+            yield
+    except ConfigError:
+        raise
+    except Exception as error:
         raise ConfigError(explain(error)) from error
 
 
-def compose_planned(
-    overrides: Sequence[str], sweep: bool
-) -> tuple[Path, list[tuple[str, list[str], ExperimentConfig]]]:
-    """What a command line with these overrides, with -m or without, would do: its output folder, and for each job the
-    folder below that, the overrides and the experiment. Raises ConfigError.
-    """
-    try:
-        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            parsed = OverridesParser.create().parse_overrides(list(overrides))
-            fixed = [str(one.input_line) for one in parsed if not (sweep and one.is_sweep_override())]
-            composed = hydra.compose("config", overrides=fixed, return_hydra_config=True)
-            if not sweep:
-                return Path(str(composed.hydra.run.dir)), [(".", list(overrides), to_experiment(composed))]
-            with open_dict(composed):
-                composed.hydra.overrides.task = [text for text in overrides if not text.startswith("hydra.")]
-            jobs = compose_jobs(composed, "config")
-            checked = [(job.folder, job.overrides, to_experiment(job.composed)) for job in jobs]
-            return Path(str(composed.hydra.sweep.dir)), checked
-    except HydraException as error:
-        raise ConfigError(explain(error)) from error
-
-
-@dataclass(frozen=True)
-class ComposedJob:
-    """One job of a sweep, composed by Hydra before the first one runs."""
-
-    folder: str  # below the sweep's
-    overrides: list[str]
-    composed: DictConfig
-
-
-def compose_jobs(config: DictConfig, config_name: str | None) -> list[ComposedJob]:
-    """The jobs of Hydra's basic sweeper, in its order; none for another sweeper. Raises ConfigError."""
-    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-        return []
-    try:
-        jobs = [_composed(number, job, config_name) for number, job in enumerate(_sweep_overrides(config))]
-    except Exception as error:  # Hydra would warn of it and go on
-        raise ConfigError(explain(error)) from error
-    if not jobs:
-        raise ConfigError(f"{' '.join(config.hydra.overrides.task)}: this sweep has no job")
-    return jobs
-
-
-def _composed(number: int, overrides: list[str], config_name: str | None) -> ComposedJob:
-    composed = hydra.compose(config_name, overrides=overrides, return_hydra_config=True)
+def _composed(overrides: Sequence[Override], number: int = 0) -> DictConfig:
+    """The configuration with these overrides. Keys that it doesn't have are for `to_experiment` to refuse."""
+    words = [f"++{one.input_line}" if _is_key(one) else str(one.input_line) for one in overrides]
+    words.append("hydra.searchpath=[]")  # unless there is another one: it makes Hydra read its search path again
+    composed = hydra.compose("config", words, return_hydra_config=True)
     with open_dict(composed):
-        composed.hydra.job.num, composed.hydra.job.id = number, str(number)
-    return ComposedJob(str(composed.hydra.sweep.subdir), overrides, composed)
+        job = composed.hydra.job
+        named = cast(dict[str, Any], OmegaConf.to_container(job, resolve=False))["override_dirname"]
+        job.num, job.id, job.override_dirname = number, str(number), named.replace("++", "")
+    return composed
 
 
-def _sweep_overrides(config: DictConfig) -> list[list[str]]:
-    overrides = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides += config.hydra.overrides.task
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    parsed = parser.parse_overrides(overrides)
-    return BasicSweeper.split_arguments(parsed, None)[0]
+def _is_key(one: Override) -> bool:
+    """Whether it sets a value of the experiment, and chooses no file."""
+    if one.type != OverrideType.CHANGE or one.is_hydra_override() or "/" in one.key_or_group or one.package:
+        return False
+    return one.key_or_group not in GlobalHydra.instance().config_loader().list_groups("")
 
 
-def changed(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
-    """The experiment with some settings replaced, given as key=value. Raises ConfigError."""
-    values = OmegaConf.merge(OmegaConf.create(config.settings), OmegaConf.from_dotlist(list(overrides)))
-    assert isinstance(values, DictConfig)
-    return to_experiment(values)
+def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
+    """Every combination of the values, in the order of Hydra's basic sweeper; of a key given twice the last counts."""
+    for one in overrides:
+        one.config_loader = GlobalHydra.instance().config_loader()  # for glob()
+    varied = {one.get_key_element(): choices(one) for one in overrides}
+    for number, words in enumerate(itertools.product(*varied.values())):
+        try:
+            composed = _composed([parse(word) for word in words], number)
+            yield Job(str(composed.hydra.sweep.subdir), task(composed.hydra), to_experiment(composed))
+        except Exception as error:
+            name = " ".join(word for word in words if not word.startswith("hydra"))
+            told = error if isinstance(error, ConfigError) else explain(error)
+            raise ConfigError(f"{told} (in the job {name})") from error
+
+
+def _users_files(composed: DictConfig) -> list[str]:
+    """The YAML files, other than ours, that a configuration was composed from."""
+    runtime = OmegaConf.select(composed, "hydra.runtime")
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"] if runtime else []
+    own = [folder for folder in folders if folder != config_folder()]
+    paths = [folder / group / f"{choice}.yaml" for folder in own for group, choice in runtime.choices.items()]
+    return [str(path) for path in paths if path.is_file()]
+
+
+def task(settings: Any) -> list[str]:
+    """The overrides of a job that are not for Hydra, as they were typed; of its settings for Hydra."""
+    typed = cast(list[str], OmegaConf.to_container(settings.overrides.task, resolve=False))
+    return [text.removeprefix("++").replace("\\:", ":") for text in typed]

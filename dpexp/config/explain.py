@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import textwrap
 from typing import Any
 
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from hydra.errors import MissingConfigException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from dpexp.config.yaml_files import UsersFiles, config_groups, known_keys
+from dpexp.config.yaml_files import close_matches, known_keys
 
 PLAIN = {"a valid integer": "a whole number", "a valid number": "a number", "a valid boolean": "true or false"}
 EXAMPLES = {  # of what has no default
@@ -21,63 +20,28 @@ EXAMPLES = {  # of what has no default
     "model.builder": "mine:build",
     "strategy.command": "'torchrun --standalone --nproc-per-node={workers} train.py'",
 }
-NO_FILES = UsersFiles([])
 
 
-def explain(error: Exception, files: UsersFiles = NO_FILES) -> str:
-    """One line for an error of Hydra, OmegaConf or pydantic: the value, the rule, the choices.
-
-    A mistake in one of the user's `files` is located there.
-    """
+def explain(error: Exception) -> str:
+    """One line for an error of Hydra, OmegaConf or pydantic: the value, the rule, the choices."""
     if isinstance(error, ValidationError):
-        return "; ".join(_explain_field(dict(item), files) for item in error.errors())
-    text = str(error).strip()
-    if isinstance(error, MissingConfigException):
-        missing = re.search(r"Could not find '([^']+)/([^/']*)'", text)
-        if missing and error.options is not None:
-            choices = ", ".join(error.options)
-            return f"{missing[1]}={missing[2]}: no such choice; choose from {choices}"
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    inner = re.search(r"Key '([^']+)' is not in struct", str(error.__cause__))
-    if unknown and inner and inner[1] not in unknown[1].split("."):
-        return f"{unknown[1]}: has no {inner[1]}; add it by +{unknown[1]}.{inner[1]}=..."
-    if unknown:
-        return f"{unknown[1]}: no such key{close_matches(unknown[1])}"
-    present = re.search(r"already at '([^']+)'|Multiple values for (\w+)", text)
-    if present:
-        return f"+{present[1] or present[2]}: it has a value already; write it without +"
-    if isinstance(error, InterpolationKeyError):
-        source = re.search(r"'([^']+)'", text)
-        return f"{error.full_key}: there is no key {source[1] if source else ''} to take its value from"
+        return "; ".join(_explain_field(dict(item)) for item in error.errors())
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice}: no such choice; choose from {', '.join(error.options)}"
     if isinstance(error, MissingMandatoryValue):
         example = EXAMPLES.get(str(error.full_key))
         return f"{error.full_key}: it has no default; set it{f', as in {error.full_key}={example}' if example else ''}"
-    several = re.search(r"Ambiguous value for argument '([^']+)'", text)
-    if several:
-        return f"{several[1]}: several values make a sweep, which needs -m"
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        return " ".join(f"{text.partition('See https')[0]}{cause}".split())
-    return " ".join(text.split())
+    cause = error.__cause__
+    if not str(error) and isinstance(cause, Exception):
+        return explain(cause)
+    text = str(error).partition("See https")[0].partition("full_key:")[0] or type(error).__name__
+    where = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
+    return " ".join(f"{where}{text}{f' ({cause})' if cause else ''}".split())
 
 
-def close_matches(key: str) -> str:
-    """What to append to "no such key"."""
-    keys = known_keys()
-    known = key if key in keys else key.rpartition(".")[0]
-    if known in keys and known.partition(".")[0] in config_groups():
-        return f" in this configuration: it belongs to {' and '.join(keys[known])}"
-    groups = {name.partition(".")[0] for name in keys}
-    matches = [known for known in keys if known.rpartition(".")[2] == key]
-    matches = matches or difflib.get_close_matches(key, {*keys, *groups}, n=3)
-    matches = matches or [known for known in keys if key in re.split(r"\W|_", known)]
-    if not matches and "." in key:
-        matches = [known for known in keys if known.startswith(key.split(".")[0] + ".")]
-    return f"; did you mean {', '.join(matches)}?" if matches else "; --help lists the keys"
-
-
-def _explain_field(item: dict[str, Any], files: UsersFiles) -> str:
-    message = str(item["msg"]).removeprefix("Value error, ")
+def _explain_field(item: dict[str, Any]) -> str:
+    message, value = str(item["msg"]).removeprefix("Value error, "), item["input"]
     # Pydantic names the chosen member of a union in the path: ('model', 'mlp', 'hidden').
     path = [str(part) for part in item["loc"]]
     if len(path) > 2 and path[0] in ("model", "data", "strategy", "optimizer", "tracker"):
@@ -85,19 +49,20 @@ def _explain_field(item: dict[str, Any], files: UsersFiles) -> str:
     if item["type"] == "value_error":
         return message
     key = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(path))
-    file = files.defining(".".join(path))
-    where = f" (in {file})" if file else ""
     if item["type"] == "union_tag_invalid":
         return f"{key}.name={item['ctx']['tag']}: choose from {item['ctx']['expected_tags']}"
     if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         if key == "experiment":
             return f"{key}: its file needs the first line  # @package _global_"
-        return f"{key}: no such key{close_matches(key)}{where}"
-    value = item["input"]
+        while isinstance(value, dict) and value:  # of an unknown group
+            inner, value = next(iter(value.items()))
+            key = f"{key}.{inner}"
+        return f"{key}: no such key{close_matches(key)}"
     if item["type"] in ("missing", "missing_argument"):
         return f"{key}: no value"
-    text = textwrap.shorten(value if isinstance(value, str) else json.dumps(value), 80, placeholder="...")
-    return f"{key}={text}: {_rule(key, value, message, item['type'])}{where}"
+    text = value if isinstance(value, str) and value.isprintable() else json.dumps(value)
+    shown = textwrap.shorten(text, 80, placeholder="...")
+    return f"{key}={shown}: {_rule(key, value, message, item['type'])}"
 
 
 def _rule(key: str, value: Any, message: str, kind: str) -> str:

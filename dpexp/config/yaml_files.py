@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass
+import difflib
+import re
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
 
 def config_folder() -> Path:
@@ -20,44 +19,6 @@ def config_folder() -> Path:
 def config_groups() -> list[str]:
     """The names of the config groups."""
     return [path.name for path in config_folder().iterdir() if path.is_dir() and path.name != "hydra"]
-
-
-def known_groups() -> set[str]:
-    """The first parts of all keys."""
-    return {name.partition(".")[0] for name in known_keys()}
-
-
-@dataclass(frozen=True)
-class UsersFiles:
-    """The YAML files, other than ours, that a configuration was composed from."""
-
-    paths: list[tuple[str, Path]]  # the config group of each
-
-    @classmethod
-    def of(cls, composed: DictConfig) -> UsersFiles:
-        """Those of a composition; none where it doesn't say."""
-        runtime = OmegaConf.select(composed, "hydra.runtime")
-        folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"] if runtime else []
-        return cls(
-            [
-                (group, path)
-                for folder in folders
-                if folder != config_folder()
-                for group, choice in runtime.choices.items()
-                if (path := folder / group / f"{choice}.yaml").is_file()
-            ]
-        )
-
-    def defining(self, key: str) -> Path | None:
-        """The file that sets a dotted key; of several, the last."""
-        found = None
-        for group, path in self.paths:
-            with contextlib.suppress(OmegaConfBaseException):
-                values = OmegaConf.load(path)
-                names = (key, key.removeprefix(f"{group}."))
-                if any(OmegaConf.select(values, name) is not None for name in names):
-                    found = path
-        return found
 
 
 def known_keys() -> dict[str, list[str]]:
@@ -76,3 +37,16 @@ def known_keys() -> dict[str, list[str]]:
                 name = ".".join(part for part in (group, str(key), inner) if part)
                 keys.setdefault(name, []).append(f"{group}={path.stem}" if group else "config")
     return keys
+
+
+def close_matches(key: str) -> str:
+    """What to append to "no such key"."""
+    keys = known_keys()
+    known = key if key in keys else key.rpartition(".")[0]
+    if known in keys and known.partition(".")[0] in config_groups():
+        return f" in this configuration: it belongs to {' and '.join(keys[known])}"
+    groups = {name.partition(".")[0] for name in keys}
+    matches = [known for known in keys if known.rpartition(".")[2] == key]
+    matches = matches or difflib.get_close_matches(key, {*keys, *groups}, n=3)
+    matches = matches or [known for known in keys if key in re.split(r"\W|_", known)]
+    return f"; did you mean {', '.join(matches)}?" if matches else "; --help lists the keys"

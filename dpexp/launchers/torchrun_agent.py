@@ -2,100 +2,117 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
+import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
-from dpexp.config.experiment import ExperimentConfig, from_settings
+from dpexp.config.experiment import from_settings
 from dpexp.data.dataset import Dataset, load
 from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
 from dpexp.launchers.local import start_errors
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
-from dpexp.launchers.torchrun_store import Store
-from dpexp.launchers.torchrun_worker import one_rank
+from dpexp.launchers.torchrun_exchange import Exchange
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import signals
-from dpexp.processes.launch import started
+from dpexp.processes.launch import REMOTE_CAUSE_SECONDS, started
+from dpexp.processes.world import RemoteRanks, WorldSpec
+from dpexp.strategies import strategy_class
+from dpexp.strategies.rendezvous import Rendezvous
+from dpexp.training import worker
 from dpexp.training.worker import Work
 
 
 def serve(environment: TorchrunEnvironment, arguments: Sequence[str], show_error: Callable[[str], None]) -> int:
     """Carry out rank 0's tasks until it ends; return its exit status.
 
-    Raises PeerError when it dies, ConfigError when rank 0's world has no such rank.
+    Raises WorkerError when it dies, ConfigError when it was started with another number of ranks.
 
     `show_error` is called with what went wrong, which the first rank of each machine shows.
     """
-    agent = _Agent(Store(environment), show_error)
-    agent.store.put(f"started/{environment.rank}", [environment.world_size, *arguments])
-    world_size = agent.store.get("started/0")
-    if environment.rank >= world_size:  # rank 0 doesn't know of this one
-        environment.check_world_size(0, world_size)
+    exchange = Exchange(environment, arguments)
+    why = f"rank {environment.rank} has ended; its output says why"
     try:
-        for number in itertools.count():
-            task = agent.store.get(f"task/{number}")
-            if task["kind"] == "end":
-                break
-            agent.carry_out(number, task)
+        return _Agent(environment, exchange, show_error).serve()
     except signals.Interrupted as stop:
-        agent.leave(number, f"was ended by {stop}")
+        why = f"rank {environment.rank} was ended by {stop}"
+        show_error(why)
         raise
-    if task["error"]:
-        show_error(task["error"])
-    agent.store.put(f"ended/{environment.rank}", True)
-    agent.store.put(f"left/{environment.rank}", True)
-    return int(task["status"])
+    finally:
+        exchange.close(why)
+
+
+def one_rank(
+    work: Work, environment: TorchrunEnvironment, task: int, gate: Connection | None, remote: RemoteRanks
+) -> WorldSpec:
+    """The one worker of a rank, in this task; it is ended when another rank's fails."""
+    prefix = f"dpexp/{environment.attempt}/world/{task}"
+    rendezvous = Rendezvous(environment.master_address, environment.master_port, prefix)
+    kind = strategy_class(work.config)
+    shared = kind.under_torchrun(rendezvous, environment.local_rank, environment.local_world_size)
+    return WorldSpec(worker.run, [(work, shared, time.monotonic(), gate)], remote=remote)
 
 
 class _Agent:
-    def __init__(self, store: Store, show_error: Callable[[str], None]) -> None:
-        self.store, self._show_error = store, show_error
+    def __init__(self, environment: TorchrunEnvironment, exchange: Exchange, show_error: Callable[[str], None]) -> None:
+        self._environment, self._exchange, self._show_error = environment, exchange, show_error
         self._dataset: Dataset | None = None
+        self._number = 0  # of the task that is carried out
 
-    def carry_out(self, number: int, task: dict[str, Any]) -> None:
-        """Answer one task; show the error that all ranks share, if there is one."""
-        answer: dict[str, Any] = {"reports": []}
+    def serve(self) -> int:
+        """Until rank 0 ends; its exit status."""
+        self._exchange.wait_until(lambda: 0 in self._exchange.seen)
+        self._environment.check_world_size(0, self._exchange.seen[0]["world_size"])
+        error = ""
+        while True:
+            self._exchange.wait_until(lambda: self._exchange.seen[0]["task"]["number"] > self._number)
+            task = self._exchange.seen[0]["task"]
+            self._number = task["number"]
+            if task["kind"] == "end":
+                if task["error"] and not (error and error in task["error"]):  # else it was shown
+                    self._show_error(task["error"])
+                return int(task["status"])
+            self._exchange.publish(answer={"number": self._number, **self._answer(task)})
+            self._exchange.wait_until(self._is_over)
+            self._exchange.publish(answer={"number": 0})  # nobody shall read it again and again
+            error = self._exchange.seen[0]["outcome"]["error"]
+            if error:
+                self._show_error(error)
+
+    def _is_over(self) -> bool:
+        """Whether rank 0 is done with this task."""
+        return bool(self._exchange.seen[0]["outcome"]["number"] >= self._number)
+
+    def _answer(self, task: dict[str, Any]) -> dict[str, Any]:
         try:
             if task["kind"] == "load":
-                self._load(from_settings(task["job"]))
-            else:
-                answer["reports"] = self._train(number, task)
+                self._dataset = None  # free the memory of the last one first
+                self._dataset = load(from_settings(task["job"]))
+                return {"reports": []}
+            return {"reports": self._train(task)}
         except Exception as error:  # whatever it is, rank 0 must know
-            answer["error"] = str(error) if isinstance(error, DpexpError) else one_line(error)
-            if task["kind"] == "train":
-                failure = error if isinstance(error, WorkerError) else WorkerError(self._named(answer["error"]))
-                self.store.report_failure(number, failure)
-        self.store.put(f"answer/{number}/{self.store.environment.rank}", answer)
-        if "error" in answer:
-            shared = str(self.store.failure(number)) if task["kind"] == "train" else self._named(answer["error"])
-            self._show_error(shared)
+            if isinstance(error, PeerError):  # who knows the cause answers first
+                self._exchange.wait_until(self._is_over, REMOTE_CAUSE_SECONDS)
+            if isinstance(error, WorkerError):  # which names the rank
+                return {"error": str(error), "details": error.details}
+            message = str(error) if isinstance(error, DpexpError) else one_line(error)
+            return {"error": f"rank {self._environment.rank}: {message}", "details": ""}
 
-    def leave(self, number: int, why: str) -> None:
-        """Let rank 0 know, which would else wait for this rank's answer to that task until it misses its beats."""
-        error = f"rank {self.store.environment.rank} {why}"
-        self._show_error(error)
-        with contextlib.suppress(PeerError):  # rank 0 has ended, too
-            self.store.report_failure(number, WorkerError(error))
-            self.store.put(f"answer/{number}/{self.store.environment.rank}", {"error": error, "left": True})
-            self.store.put(f"left/{self.store.environment.rank}", True)  # not as rank 0 asked
-
-    def _load(self, job: ExperimentConfig) -> Dataset:
-        self._dataset = None  # free the memory of the last one first
-        self._dataset = load(job)
-        return self._dataset
-
-    def _train(self, number: int, task: dict[str, Any]) -> list[dict[str, Any]]:
-        config = from_settings(task["config"])
-        dataset = self._dataset or self._load(from_settings(task["job"]))
+    def _train(self, task: dict[str, Any]) -> list[dict[str, Any]]:
+        config, dataset = from_settings(task["config"]), self._dataset
+        assert dataset is not None, "the first task is to load the data"
+        remote = RemoteRanks(self._environment.rank, self._exchange_progress, lambda: [])
         with initial_state(config, dataset) as initial:
             work = Work(config, dataset, initial, task["kernel"], task["evaluate"], in_turns=task["in_turns"])
-            with start_errors(work), self.store.remote_ranks(number) as remote:
-                spec = one_rank(work, self.store, number, None, remote)
-                with started([spec], lambda *notice: None, config.launch.timeout_seconds) as processes:
-                    (reports,) = processes.reports()
+            spec = one_rank(work, self._environment, self._number, None, remote)
+            with start_errors(work), started([spec], lambda *notice: None) as processes:  # rank 0 ends those that hang
+                (reports,) = processes.reports()
         return [dataclasses.asdict(report) for report in reports]
 
-    def _named(self, message: str) -> str:
-        return f"rank {self.store.environment.rank}: {message}"
+    def _exchange_progress(self, local: Any) -> None:
+        """Tell rank 0. Raises PeerError when the task is over, WorkerError when rank 0 is lost."""
+        self._exchange.publish(at_once=False, progress=local)
+        self._exchange.check()
+        if self._is_over():
+            raise PeerError(self._exchange.seen[0]["outcome"]["error"] or "rank 0 has ended this training")

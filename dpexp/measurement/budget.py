@@ -83,10 +83,11 @@ class Budget:
             return False
         if not measurement.is_adaptive:
             return len(blocks) >= measurement.repeats
-        if self._left_seconds() < 1.5 * self._overhead_seconds:
+        is_missing = len(blocks) < measurement.repeats
+        if self._left_seconds() < (1.0 if is_missing else 1.5) * self._overhead_seconds:
             return True
         assert measurement.precision is not None
-        return len(blocks) >= self._measurement.repeats and self._precision(blocks) <= measurement.precision
+        return not is_missing and self._precision(blocks) <= measurement.precision
 
     def _left_seconds(self) -> float:
         return self.seconds - self._reserved - (time.monotonic() - self._started)

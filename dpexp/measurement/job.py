@@ -126,16 +126,17 @@ class _Trainings:
         if config.measurement.baseline == "paired":
             self._arms[BASELINE] = config.baseline()
         asked = config.checkpoint or config.target_accuracy is not None
-        self._asked = asked or config.measurement.whole_trainings == "always"
-        self._made = self._asked
+        self._made = asked or config.measurement.whole_trainings == "always"
+        # In the job's time; those that are asked for come on top of it. None: not known yet.
+        self._seconds = None if config.measurement.whole_trainings == "auto" and not asked else 0.0
 
     def seconds(self, step_seconds: Mapping[str, float], budget_seconds: float) -> float:
-        """What is reserved for them in the job's time; those that are asked for come on top of it."""
-        if self._asked or self._config.measurement.whole_trainings == "never":
-            return 0.0
-        needed = sum(one.updates * step_seconds[name] + TRAINING_START_SECONDS for name, one in self._arms.items())
-        self._made = needed <= SHORT_SHARE * budget_seconds
-        return needed if self._made else 0.0
+        """What is reserved for them in the job's time, by the steps of the first block."""
+        if self._seconds is None:
+            needed = sum(one.updates * step_seconds[name] + TRAINING_START_SECONDS for name, one in self._arms.items())
+            self._made = needed <= SHORT_SHARE * budget_seconds
+            self._seconds = needed if self._made else 0.0
+        return self._seconds
 
     def configs(self) -> Iterator[tuple[str, ExperimentConfig]]:
         """Each, with the name of its arm: time to target depends on the seed, too."""

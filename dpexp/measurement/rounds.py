@@ -32,9 +32,9 @@ class Rounds:
     def warm_up(self, running: Running, steps: int) -> None:
         """Make so many untimed steps with each arm, fewer if they are long, and learn how long one takes."""
         for name, timed in self.timed.items():
-            (first,) = running.turn(name, Turn(0, 1))
+            (first,) = running.turn(name, Turn(0, 1, warmup=True))
             more = min(max(steps, LEAST_WARMUP_STEPS) - 1, int(WARMUP_SECONDS / first))
-            others = running.turn(name, Turn(0, more)) if more else []
+            others = running.turn(name, Turn(0, more, warmup=True)) if more else []
             timed.steps = 1 + more
             timed.warmup_seconds = first + sum(others)
             timed.least_step_seconds = min(others or [first])
@@ -54,8 +54,8 @@ class Rounds:
         """One round. Where a script ends in it, it doesn't count. Raises WorkerError, ScriptEnded."""
         self._number += 1
         every = self._pace.traced_every
-        traced = every is not None and self._number % every == 0
-        names = self._names if self._number % 2 else self._names[::-1]
+        traced = every is not None and self._number % every == every // 2  # the shortest block has one, too
+        names = self._names if self.made % 2 == 0 else self._names[::-1]
         turns = {name: self._turn(self.timed[name], traced) for name in names}
         found = {name: running.turn(name, turn) for name, turn in turns.items()}
         for name, turn in turns.items():

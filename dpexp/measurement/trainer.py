@@ -28,7 +28,7 @@ class Pace:
     turn_seconds: float
     lead_seconds: float
     least_lead_steps: int = 0
-    traced_every: int | None = None  # so many rounds, of which the last is traced and doesn't count
+    traced_every: int | None = None  # so many rounds, of which one is traced and doesn't count
 
 
 @dataclass

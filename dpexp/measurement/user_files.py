@@ -1,25 +1,25 @@
-"""The user's files that a job depends on, by SHA-256: data, the model's module and what that imports, scripts."""
+"""The user's files that a job depends on, by SHA-256: data, the model's module and what that imports, scripts.
+
+They are looked at again before results are added to, so that times of an edited model aren't mixed with the old one's.
+"""
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import hashlib
 import importlib.util
 import os
 import sysconfig
-from collections.abc import Iterator
+from modulefinder import ModuleFinder
 from pathlib import Path
 
-import dpexp
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import ArraysDataConfig, CustomModelConfig
 from dpexp.errors import ConfigError
 
 CHUNK_BYTES = 2**20
-LIBRARIES = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
-LIBRARIES.append(Path(dpexp.__file__).resolve().parent)
+LIBRARIES = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
 
 
 def fingerprint(config: ExperimentConfig) -> dict[str, str]:
@@ -27,20 +27,11 @@ def fingerprint(config: ExperimentConfig) -> dict[str, str]:
 
     Raises ConfigError where the model's module can't be found.
     """
-    files = {}
+    files = {word: Path(word) for word in config.script_words if os.path.isfile(word)}  # noqa: PTH113 - any text
     if isinstance(config.data, ArraysDataConfig):
         files["data.path"] = Path(config.data.path)
     if isinstance(config.model, CustomModelConfig):
-        module = config.model.builder.split(":")[0]
-        if (path := _source(module)) is None:
-            advice = "run dpexp in the folder that holds it, or add that to PYTHONPATH"
-            if module.endswith(".py"):
-                advice = f"write {config.model.builder.replace('.py:', ':')}"
-            raise ConfigError(
-                f"model.builder={config.model.builder}: no module {module} can be imported from {Path.cwd()}; {advice}"
-            )
-        files |= _with_imports(module, path)
-    files |= {word: Path(word) for word in config.script_words if os.path.isfile(word)}  # noqa: PTH113 - any text
+        files |= _modules(config.model.builder)
     digests = {}
     for name, path in files.items():
         with contextlib.suppress(OSError):  # loading it says why
@@ -71,45 +62,26 @@ def _sha256_of_folder(path: Path) -> str:
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
-def _with_imports(module: str, path: Path) -> dict[str, Path]:
-    """A module and the user's modules that it imports, directly or not, as import statements say."""
-    found, to_read = {module: path}, [module]
-    while to_read:
-        name = to_read.pop()
-        for imported in _imports(name, found[name]):
-            source = _source(imported) if imported not in found and _is_the_users(imported) else None
-            if source is not None:
-                found[imported] = source
-                to_read.append(imported)
-    return found
-
-
-def _imports(module: str, path: Path) -> Iterator[str]:
-    """The modules that a file's import statements may name."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    with contextlib.suppress(OSError, SyntaxError, ValueError):  # importing it says why
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                with contextlib.suppress(ImportError):
-                    base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-                    yield base
-                    source = _source(base) if _is_the_users(base) else None
-                    if source is not None and source.name == "__init__.py":
-                        yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-@functools.cache
-def _is_the_users(module: str) -> bool:
-    """Whether a module belongs to no library. To look for a submodule, Python would import the packages above it."""
-    source = _source(module.partition(".")[0])
-    return source is not None and not any(source.is_relative_to(folder) for folder in LIBRARIES)
-
-
-def _source(module: str) -> Path | None:
-    """The file of a module's source; None where there is none."""
-    spec = None
+def _modules(builder: str) -> dict[str, Path]:
+    """The module of a model's builder, and the modules beside it that it imports, directly or not."""
+    module, spec = builder.split(":")[0], None
     with contextlib.suppress(Exception):  # a package of the user's may raise anything
         spec = importlib.util.find_spec(module)
-    return Path(spec.origin).resolve() if spec is not None and spec.origin and spec.has_location else None
+    if spec is None or not spec.origin or not spec.has_location:
+        advice = "run dpexp in the folder that holds it, or add that to PYTHONPATH"
+        if module.endswith(".py"):
+            advice = f"write {builder.replace('.py:', ':')}"
+        raise ConfigError(f"model.builder={builder}: no module {module} can be imported from {Path.cwd()}; {advice}")
+    path = Path(spec.origin).resolve()
+    return {**_imports(module, path.parents[module.count(".") + (path.name == "__init__.py")]), module: path}
+
+
+@functools.cache  # a change of what is imported changes one of the files known already
+def _imports(module: str, folder: Path) -> dict[str, Path]:
+    """The modules below a folder that one of them imports, as the standard library finds them, without running any."""
+    finder = ModuleFinder([str(folder)], excludes=["dpexp"])
+    if not any(folder.is_relative_to(library) for library in LIBRARIES):
+        with contextlib.suppress(Exception):  # to import it says why
+            finder.import_hook(module)
+    files = {name: getattr(found, "__file__", None) for name, found in finder.modules.items()}
+    return {name: Path(file).resolve() for name, file in files.items() if file}

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import math
 
+import torch
 from torch import nn
 
 from dpexp.config.groups import CnnConfig, CustomModelConfig, MlpConfig, ModelConfig, ResNet18Config, ScriptModelConfig
@@ -25,6 +26,13 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn
             return _custom(config, input_shape, classes)
         case ScriptModelConfig():
             raise AssertionError("the model of a script is its own")
+
+
+def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The same model, what has torch's default dtype in another one; complex numbers, for example, stay as they are."""
+    default = torch.get_default_dtype()
+    converted: nn.Module = model._apply(lambda tensor: tensor.to(dtype) if tensor.dtype == default else tensor)
+    return converted
 
 
 def _mlp(config: MlpConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -11,7 +11,7 @@ from dpexp.data.dataset import Dataset
 from dpexp.data.sharding import shard
 from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
 from dpexp.models import sync_batchnorm
-from dpexp.models.architectures import build
+from dpexp.models.architectures import build, convert
 from dpexp.processes.shared_memory import SharedTensors
 
 
@@ -21,13 +21,20 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     Raises ConfigError when the model doesn't fit the data, or can't train on the smallest shard.
     """
     torch.manual_seed(config.seed)
-    model = build(config.model, dataset.input_shape, dataset.classes).to(getattr(torch, config.dtype))
+    dtype = getattr(torch, config.dtype)
+    model = convert(build(config.model, dataset.input_shape, dataset.classes), dtype)
     samples = _smallest_shard(config)
     name = f"model={config.model.name}"
     if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
         raise ConfigError(f"{name} has lazy layers; give each layer its input size")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"{name} has no parameter to train: all are frozen")
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype != dtype:
+            raise ConfigError(
+                f"{name} has the parameter {parameter_name} of {str(parameter.dtype).removeprefix('torch.')}: "
+                f"gradients are exchanged as {config.dtype}; keep it as a buffer, or measure a script that trains it"
+            )
     if any(not parameter.isfinite().all() for parameter in model.parameters()):
         raise ConfigError(f"{name} has parameters that are NaN or infinite before it is trained")
     if config.batch.sync_batchnorm:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import timeit
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,11 @@ ROUNDS, ROUND_SECONDS = 5, 2e-3
 class Linear(nn.Linear):
     """nn.Linear by oneDNN. It can be differentiated once: a gradient of a gradient raises torch's error."""
 
+    def __init__(self, layer: nn.Linear) -> None:
+        """The same layer: its parameters are those of `layer`."""
+        super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """As nn.Linear.forward."""
         if input.dim() != 2 or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
@@ -36,10 +41,14 @@ class Linear(nn.Linear):
 
 
 def use(model: nn.Module, kernel: str) -> None:
-    """Let the large linear layers of `model` multiply by `kernel`: "torch" or "onednn"."""
+    """Let the large linear layers of `model` multiply by `kernel`: "torch" or "onednn".
+
+    Each is replaced in its parent by another layer with the same parameters. Hooks of the layer are not taken over.
+    """
     if kernel != "torch":  # which they use already
-        for layer in large_layers(model):
-            layer.__class__ = Linear
+        for path, layer in list(model.named_modules(remove_duplicate=False)):
+            if path and _is_large(layer):
+                model.set_submodule(path, Linear(layer))
 
 
 def choose(config: ExperimentConfig, model: nn.Module) -> str:
@@ -53,7 +62,7 @@ def choose(config: ExperimentConfig, model: nn.Module) -> str:
         return "torch"
     if config.dtype != "float32" or config.device != "cpu" or not onednn_available():
         return "torch"
-    shapes = {(layer.out_features, layer.in_features) for layer in large_layers(model)}
+    shapes = {(layer.out_features, layer.in_features) for layer in model.modules() if _is_large(layer)}
     batches = {config.local_batch_size, config.baseline().local_batch_size}
     products = tuple(sorted((*shape, batch) for shape in shapes for batch in batches))
     return _fastest(products, config.threads_per_worker) if products else "torch"
@@ -89,11 +98,11 @@ def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
     return min(timeit.repeat(products, number=number, repeat=ROUNDS)) / number
 
 
-def large_layers(model: nn.Module) -> Iterator[nn.Linear]:
-    """The linear layers that are large enough to gain from another kernel."""
-    for module in model.modules():
-        if type(module) is nn.Linear and module.weight.numel() >= MIN_WEIGHTS:
-            yield module
+def _is_large(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether it is a linear layer that is large enough to gain from another kernel."""
+    if type(module) is not nn.Linear or module.weight.numel() < MIN_WEIGHTS:
+        return False
+    return isinstance(module.weight, nn.Parameter)  # and not computed by a hook, as torch.nn.utils.weight_norm does
 
 
 def _by_onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

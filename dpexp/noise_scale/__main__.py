@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 import sys
@@ -12,25 +11,25 @@ from pathlib import Path
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import measured_rows
+from dpexp.cli import Parser, command
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.strategies import ScriptConfig
 from dpexp.decision.verdict import at_most_samples
-from dpexp.errors import ConfigError, DpexpError, ResultError
+from dpexp.errors import ConfigError, ResultError
 from dpexp.machine.exclusive import exclusive
 from dpexp.measurement.user_files import differing, fingerprint
-from dpexp.processes import signals
 from dpexp.report import terminal
 from dpexp.results.jobs import read_jobs
-from dpexp.session import status_of
 from dpexp.words import counted
 
 PARTS = 4  # of a training whose noise scales are told: it grows as the loss falls
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: list[str]) -> int:
     """Print the noise scale, and what it makes of the measured speedups; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dpexp.noise_scale",
         description="Estimate the gradient noise scale of a measured model, and how much faster it learns by workers.",
     )
@@ -38,24 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=4, help="trainings to estimate it from (default: 4)")
     parser.add_argument("--builder", metavar="MODULE:FUNCTION", help="of a custom model: what the folder names, again")
     options = parser.parse_args(arguments)
-    with signals.raised():
-        try:
-            if options.seeds < 2:
-                raise ConfigError(f"--seeds {options.seeds}: at least 2, for an interval")
-            rows = at_most_samples(measured_rows(options.folder))
-            config, files = config_of(options.folder, rows)
-            _confirm(config, options.builder)
-            if names := differing(files, fingerprint(config)):
-                raise ConfigError(f"{', '.join(names)} changed since {options.folder} was measured; measure again")
-            with exclusive(terminal.show_waiting):
-                found = scales(config, options.seeds)
-            for line in lines(config, rows, found):
-                terminal.show_line(line)
-        except DpexpError as error:
-            terminal.show_error(str(error))
-            return status_of(error)
-        except signals.Interrupted as stop:
-            return stop.status
+    if options.seeds < 2:
+        raise ConfigError(f"--seeds {options.seeds}: at least 2, for an interval")
+    rows = at_most_samples(measured_rows(options.folder))
+    config, files = config_of(options.folder, rows)
+    _confirm(config, options.builder)
+    if names := differing(files, fingerprint(config)):
+        raise ConfigError(f"{', '.join(names)} changed since {options.folder} was measured; measure again")
+    with exclusive(terminal.show_waiting):
+        found = scales(config, options.seeds)
+    for line in lines(config, rows, found):
+        terminal.show_line(line)
     return 0
 
 

@@ -67,7 +67,7 @@ def observe(config: ExperimentConfig, dataset: Dataset) -> SquaredNorms:
     with initial_state(config, dataset) as initial:
         torch.manual_seed(config.seed)
         model = architectures.build(config.model, dataset.input_shape, dataset.classes)
-        model.to(getattr(torch, config.dtype))
+        architectures.convert(model, getattr(torch, config.dtype))
         strategy = _Observed(config, 0, model, initial, None)
         strategy.norms = []
         strategy.start()

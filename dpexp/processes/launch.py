@@ -15,6 +15,8 @@ from dpexp.processes.fork_server import Target
 from dpexp.processes.world import RemoteRanks, World, WorldSpec, hang
 
 CAUSE_SECONDS = 1.0  # how long a failure that has its cause in another rank waits for that rank's report
+REMOTE_CAUSE_SECONDS = 2 * CAUSE_SECONDS  # the same, where another launching process has to tell it
+REMOTE_POLL_SECONDS = 0.2
 
 OnNotice = Callable[[int, int, Any], None]
 """Receives the world's number, the rank's number in it, and what the worker passed to its `notify`."""
@@ -77,7 +79,6 @@ class Started:
         self._timeout_seconds = timeout_seconds
         self._patience = _Patience(worlds, timeout_seconds)
         self._reports: list[dict[int, Any]] = [{} for _ in worlds]
-        self._aborts = [world.spec.remote.abort for world in worlds if world.spec.remote is not None]
         self._running = {
             pipe: (at, number) for at, world in enumerate(worlds) for number, pipe in enumerate(world.pipes)
         }
@@ -86,10 +87,15 @@ class Started:
 
     def reports(self) -> list[list[Any]]:
         """Wait for the end of all processes; the reports of each world by rank. Raises WorkerError."""
-        self.wait_until(lambda: not self._running)
+        remotes = [world.spec.remote for world in self._worlds if world.spec.remote is not None]
+        self.wait_until(lambda: not self._running and all(remote.reports() is not None for remote in remotes))
         if self._secondary:
             raise self._secondary
-        return [[found[number] for number in range(len(found))] for found in self._reports]
+        reports = []
+        for world, found in zip(self._worlds, self._reports, strict=True):
+            local, remote = [found[number] for number in range(len(found))], world.spec.remote
+            reports.append(local if remote is None else local + (remote.reports() or []))
+        return reports
 
     def wait_until(self, done: Callable[[], bool]) -> None:
         """Pass on notices until `done`, which may only change by them.
@@ -99,9 +105,8 @@ class Started:
         """
         self._patience.restart()
         while not done():
-            patience = self._patience.poll_seconds
-            seconds = max(0.0, self._secondary_until - time.monotonic()) if self._secondary else patience
-            ready = connection.wait([*self._running, self._pending.reader, *self._aborts], seconds)
+            seconds = min(self._patience.poll_seconds, max(0.0, self._secondary_until - time.monotonic()))
+            ready = connection.wait([*self._running, self._pending.reader], seconds if seconds < math.inf else None)
             if self._pending.received:
                 raise _Interrupted
             if self._secondary and time.monotonic() >= self._secondary_until:
@@ -113,8 +118,6 @@ class Started:
                     self._pending.drain()
                     continue
                 assert isinstance(end, connection.Connection)
-                if end in self._aborts:
-                    raise WorkerError(end.recv())
                 self._receive(end)
 
     def _receive(self, pipe: connection.Connection) -> None:
@@ -143,7 +146,9 @@ class _Patience:
     """Measures how long no worker has made progress; time in which this process was itself held up doesn't count."""
 
     def __init__(self, worlds: list[World], timeout_seconds: float) -> None:
-        self.poll_seconds = min(1.0, timeout_seconds / 4) if timeout_seconds < math.inf else None
+        self.poll_seconds = min(1.0, timeout_seconds / 4) if timeout_seconds < math.inf else math.inf
+        if any(world.spec.remote is not None for world in worlds):
+            self.poll_seconds = min(self.poll_seconds, REMOTE_POLL_SECONDS)
         self._worlds, self._timeout_seconds = worlds, timeout_seconds
         self.restart()
 
@@ -152,8 +157,8 @@ class _Patience:
         self._last_state, self._last_check, self._idle_seconds = self._state(), time.monotonic(), 0.0
 
     def is_over(self) -> bool:
-        """Whether it has been too long."""
-        if self.poll_seconds is None:
+        """Whether it has been too long. Raises WorkerError where a remote rank has failed."""
+        if self.poll_seconds == math.inf:
             return False
         now, state = time.monotonic(), self._state()
         self._idle_seconds += min(now - self._last_check, 2 * self.poll_seconds)

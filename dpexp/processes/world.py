@@ -22,8 +22,9 @@ class RemoteRanks:
     """The ranks of a world that other launching processes start, here or on other machines."""
 
     first_local_rank: int  # of those that this launch starts
-    abort: connection.Connection  # a message there ends the launch
-    exchange_progress: Callable[[Any], Any]  # takes the local heartbeats; its value changes as remote ranks progress
+    exchange_progress: Callable[[Any], Any]
+    """Takes the local heartbeats; its value changes as remote ranks get on. Raises WorkerError where one has failed."""
+    reports: Callable[[], list[Any] | None]  # those that belong behind the local ones; None until all are there
 
 
 @dataclass(frozen=True)

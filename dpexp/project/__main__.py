@@ -10,21 +10,21 @@ from pathlib import Path
 
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import measured_rows
+from dpexp.cli import Parser, command
 from dpexp.config.groups import CustomModelConfig, ScriptModelConfig
 from dpexp.decision.links import Link
 from dpexp.decision.projection import Cluster, Projection, StepModel, knee, worst_error
 from dpexp.decision.verdict import at_most_samples
-from dpexp.errors import ConfigError, DpexpError, ResultError
-from dpexp.processes import signals
+from dpexp.errors import ConfigError, ResultError
 from dpexp.report import terminal
 from dpexp.results.jobs import read_jobs
-from dpexp.session import status_of
 from dpexp.words import counted
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: list[str]) -> int:
     """Print a projection for each number of workers; return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dpexp.project",
         description="Project the speedup of more workers than were measured, on hosts like the measured one.",
     )
@@ -36,19 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help="exchange hidden behind computation")
     parser.add_argument("--series", help="which one, of a folder with several; see results.csv")
     options = parser.parse_args(arguments)
-    try:
-        with signals.raised():
-            rows = _rows(options.folder, options.series)
-            cluster = _cluster(options, rows)
-            model = _model(rows)
-            checked = model.check()
-            error = worst_error(checked)
-            projections = [_projected(model, workers, cluster, error) for workers in options.workers]
-    except DpexpError as error:
-        terminal.show_error(str(error))
-        return status_of(error)
-    except signals.Interrupted as stop:
-        return stop.status
+    rows = _rows(options.folder, options.series)
+    cluster = _cluster(options, rows)
+    model = _model(rows)
+    checked = model.check()
+    error = worst_error(checked)
+    projections = [_projected(model, workers, cluster, error) for workers in options.workers]
     terminal.show_line("projected, not measured:")
     for projection in projections:
         terminal.show_line(sentence(projection))

@@ -20,7 +20,7 @@ from dpexp.phases import COMMUNICATE, COMPUTE
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.strategies.rendezvous import Rendezvous, explained
 
-MOST_NUMBERS = 2  # in a broadcast
+MOST_NUMBERS = 3  # in a broadcast
 
 
 @dataclass(frozen=True)

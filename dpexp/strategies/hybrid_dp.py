@@ -11,6 +11,7 @@ while backward goes on, as in torch's DistributedDataParallel (Li et al. 2020, "
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import secrets
 import socket
@@ -28,10 +29,11 @@ from dpexp.errors import PeerError, WorkerError, one_line
 from dpexp.phases import COMMUNICATE, COMPUTE
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.strategies.buckets import Bucket
-from dpexp.strategies.relay import Relay
+from dpexp.strategies.base import Strategy
+from dpexp.strategies.core_sharing import CoreTurn, spin_seconds
+from dpexp.strategies.reduce_scatter import ReduceScatter
 from dpexp.strategies.rendezvous import Rendezvous, broadcast, gather
-from dpexp.strategies.sync_dp import Shared, SyncDataParallel, arena_layout, spin_seconds
+from dpexp.strategies.sync_dp import Shared, SyncDataParallel, arena_layout
 
 MOST_DESCRIPTORS = 64  # of a rank's part in the shared memory and the barrier
 
@@ -56,7 +58,6 @@ class HybridDataParallel(SyncDataParallel):
 
     unmeasured_phases = ("wait",)
     wait_phase = COMMUNICATE
-    takes_turns = False
 
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Place
@@ -72,15 +73,16 @@ class HybridDataParallel(SyncDataParallel):
             group = groups[shared.local_rank]
             assert isinstance(group, dist.ProcessGroup)  # and no mark of ranks that don't belong to it
             self._group = group
+        self._buckets = in_buckets(self._reduction, bucket_bytes(config, config.workers // shared.local_size))
+        self._chunks = [bucket.chunk for bucket in self._buckets]
+        self._exchanged = 0  # buckets, in this step
         self._exchanges: list[dist.Work] = []  # between hosts, that were begun in this step
-        self._bucket_numbers: dict[torch.Tensor, int] = {
-            parameter: number for number, bucket in enumerate(self._buckets) for parameter in bucket.parameters
-        }
         self._missing = self._all_missing()  # of each bucket, gradients that backward has not computed
         self._accumulating = False
         if len(self._buckets) > 1:
-            for parameter in self._bucket_numbers:
-                parameter.register_post_accumulate_grad_hook(self._computed)
+            for number, bucket in enumerate(self._buckets):
+                for parameter in bucket.parameters:
+                    parameter.register_post_accumulate_grad_hook(functools.partial(self._computed, number))
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Place]:  # type: ignore[override]
@@ -91,8 +93,13 @@ class HybridDataParallel(SyncDataParallel):
         return [
             Place(rendezvous, shared.local_rank, size, shared)
             for _ in range(hosts)
-            for shared in Shared.create(config, initial, size, config.busy_threads, size, bucket_bytes(config, hosts))
+            for shared in Shared.create(config, initial, size, config.busy_threads, size)
         ]
+
+    @classmethod
+    def shares_cores(cls, config: ExperimentConfig) -> bool:
+        """No workers take turns here."""
+        return Strategy.shares_cores(config)
 
     @classmethod
     def under_torchrun(cls, rendezvous: Rendezvous, local_rank: int, local_size: int) -> Place:
@@ -108,31 +115,41 @@ class HybridDataParallel(SyncDataParallel):
         finally:
             self._accumulating = False
 
-    def _computed(self, parameter: torch.Tensor) -> None:
-        """Exchange what is complete, bucket after bucket: all ranks keep this order."""
-        if self._accumulating or len(self._buckets) == 1:
-            return
-        self._missing[self._bucket_numbers[parameter]] -= 1
-        while self._exchanged < len(self._buckets) and self._missing[self._exchanged] == 0:
-            self._exchange(self._buckets[self._exchanged])
-            self.recorder.enter(COMPUTE)
-        if self._missing[self._bucket_numbers[parameter]] < 0:
-            raise WorkerError("the model's backward computes a gradient twice in a step; set strategy.bucket_mb=null")
-
-    def _exchange(self, bucket: Bucket) -> None:
-        super()._exchange(bucket)
-        if self._group is not None and len(bucket.chunk):
-            exchange = dist.all_reduce(bucket.sum.total, group=self._group, async_op=True)
-            assert exchange is not None  # as this rank belongs to the group
-            self._exchanges.append(exchange)
-
-    def _update_chunks(self) -> None:
+    def update(self) -> None:
+        """Exchange what was not yet; each rank updates its chunks of its host's parameters."""
+        while self._exchanged < len(self._buckets):
+            self._exchange_next()
         self.recorder.enter(COMMUNICATE)
         for exchange in self._exchanges:
             exchange.wait()
         self._exchanges.clear()
-        self._missing = self._all_missing()
-        super()._update_chunks()
+        self._exchanged, self._missing = 0, self._all_missing()
+        self._update_chunks([bucket.total for bucket in self._buckets])
+
+    def _computed(self, number: int, parameter: torch.Tensor) -> None:
+        """Backward has computed a gradient of a bucket: exchange those that are complete, in the order of all ranks."""
+        if self._accumulating:
+            return
+        self._missing[number] -= 1
+        if self._missing[number] < 0:
+            raise WorkerError("the model's backward computes a gradient twice in a step; set strategy.bucket_mb=null")
+        while self._exchanged < len(self._buckets) and self._missing[self._exchanged] == 0:
+            self._exchange_next()
+            self.recorder.enter(COMPUTE)
+
+    def _exchange_next(self) -> None:
+        """Sum a bucket's gradients within the host, and begin to do so between hosts."""
+        bucket = self._buckets[self._exchanged]
+        self._exchanged += 1
+        self.recorder.enter(COMMUNICATE)
+        bucket.publish()
+        self._wait()  # all gradients are published
+        self.recorder.enter(COMMUNICATE)
+        bucket.sum_chunk()
+        if self._group is not None and len(bucket.chunk):
+            exchange = dist.all_reduce(bucket.total, group=self._group, async_op=True)
+            assert exchange is not None  # as this rank belongs to the group
+            self._exchanges.append(exchange)
 
     def _all_missing(self) -> list[int]:
         return [len(bucket.parameters) for bucket in self._buckets]
@@ -156,6 +173,19 @@ def bucket_bytes(config: ExperimentConfig, hosts: int) -> float:
     return math.inf if config.strategy.bucket_mb is None or hosts == 1 else 1e6 * config.strategy.bucket_mb
 
 
+def in_buckets(whole: ReduceScatter, bucket_bytes: float) -> list[ReduceScatter]:
+    """The parameters in parts, each but the last of at least `bucket_bytes`.
+
+    The last parameters come first, since backward ends with the first.
+    """
+    buckets, last = [], len(whole.parameters)
+    for first in range(last - 1, -1, -1):
+        if first == 0 or sum(parameter.nbytes for parameter in whole.parameters[first:last]) >= bucket_bytes:
+            buckets.append(whole.part(first, last))
+            last = first
+    return buckets
+
+
 def _met(place: Place, rank: int, store: Store, config: ExperimentConfig, initial: SharedTensors) -> Shared:
     """This rank's part in what the ranks of its host share. Raises PeerError when another one of them is lost."""
     try:
@@ -173,9 +203,8 @@ def _meet(place: Place, key: str, store: Store, config: ExperimentConfig, initia
     """
     ranks = place.local_size
     threads = ranks * config.threads_per_worker
-    bucket = bucket_bytes(config, config.workers // ranks)
     if place.local_rank == 0:
-        parts = Shared.create(config, initial, ranks, threads, ranks, bucket)
+        parts = Shared.create(config, initial, ranks, threads, ranks)
         with socket.socket(socket.AF_UNIX) as listener:
             name = f"\0dpexp/{secrets.token_hex(16)}"  # which only those learn who can read the store
             listener.bind(name)
@@ -193,4 +222,4 @@ def _meet(place: Place, key: str, store: Store, config: ExperimentConfig, initia
         _, (arena, *counters), _, _ = socket.recv_fds(connection, 1, MOST_DESCRIPTORS)
     member = BarrierMember.of_descriptors(counters, spin_seconds(threads))
     tensors = SharedTensors(arena, arena_layout(config, initial, ranks))
-    return Shared(place.local_rank, threads, member, tensors, Relay(place.local_rank), member, bucket)
+    return Shared(place.local_rank, threads, member, tensors, CoreTurn(place.local_rank), member)

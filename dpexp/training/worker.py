@@ -53,10 +53,7 @@ class WorkerReport:
     initial_sha256: list[str]  # the same, before the first
     seconds: float = 0.0  # of a whole training: of its steps and what lies between them, without evaluation
     epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a whole training; of a segment the last
-    epoch_seconds: list[float] = dataclasses.field(
-        default_factory=list
-    )  # until the end of each; with a target accuracy
-    epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # of the test split there; rank 0's
+    epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # of the test split, after each; rank 0's
     test_accuracy: float | None = None
     phases: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of a segment: of some steps, by name
     between_epochs_seconds: list[float] = dataclasses.field(default_factory=list)  # of a segment
@@ -82,7 +79,7 @@ def _run(
     _set_threads(config.threads_per_worker)
     torch.manual_seed(config.seed)
     model = architectures.build(config.model, work.dataset.input_shape, work.dataset.classes)
-    model.to(getattr(torch, config.dtype))
+    architectures.convert(model, getattr(torch, config.dtype))
     linear_kernels.use(model, work.linear_kernel)
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()

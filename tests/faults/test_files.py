@@ -29,7 +29,6 @@ from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.report.writer import write_report
 from dpexp.results import storage
-from dpexp.results.schema import VERSION
 
 BASE = [override for override in TINY if not override.startswith("model.")]
 
@@ -203,12 +202,13 @@ def test_damaged_older_and_newer_results_are_named_and_the_rest_is_shown(tmp_pat
     folder = write_sweep(tmp_path, good, *[replace(good)] * 3)
     texts = [path.read_text() for path in sorted(folder.glob("*/result.json"))]
     (folder / "1" / "result.json").write_text(texts[1][:-50])
-    (folder / "2" / "result.json").write_text(texts[2].replace(f'"version": {VERSION}', '"version": 4'))
-    (folder / "3" / "result.json").write_text(texts[3].replace(f'"version": {VERSION}', '"version": 99'))
+    now = f'"version": {storage.VERSION}'
+    (folder / "2" / "result.json").write_text(texts[2].replace(now, '"version": 4'))
+    (folder / "3" / "result.json").write_text(texts[3].replace(now, f'"version": {storage.VERSION + 1}'))
     table = write_report([folder], folder).summary.table
     assert sorted(table.status) == ["ok", "unreadable", "unreadable", "unreadable"]
     words = " ".join(table.warnings)
-    for word in ("damaged", "version 4, but this dpexp reads", "version 99, but this dpexp reads"):
+    for word in ("damaged", "version 4, but this dpexp reads", f"version {storage.VERSION + 1}, but this dpexp reads"):
         assert word in words
 
 

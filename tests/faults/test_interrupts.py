@@ -16,7 +16,7 @@ import psutil
 import pytest
 from conftest import TINY, wait_until
 from deeds import Place
-from fault_helpers import ROOT, children, faulty_model, marked, places
+from fault_helpers import IN_ONE_PIECE, ROOT, children, faulty_model, in_turns, marked, places, segment_places
 
 from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import STARTING, TRAINING
@@ -25,7 +25,13 @@ from dpexp.results import storage
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 BASE = [override for override in TINY if not override.startswith("model.")]
 SEVERAL = [*BASE, "workers=2", "measurement.repeats=2", "measurement.warmup=1"]
-MOMENTS = [pytest.param(number, place, id=f"{number.name}-{place}") for number in STATUS for place in places(seed=11)]
+SEGMENTS = 3  # of each arm of these
+MOMENTS = [
+    pytest.param(number, whole, place, id=f"{number.name}-{'in one piece' if whole else 'in turns'}-{place}-{at}")
+    for number in STATUS
+    for whole, several in ((False, segment_places(seed=11)), (True, places(seed=11)))
+    for at, place in enumerate(several)
+]
 
 
 def go_on(errors):
@@ -35,13 +41,17 @@ def go_on(errors):
     return words[3:]
 
 
-@pytest.mark.parametrize(("number", "place"), MOMENTS)
-def test_a_signal_at_any_moment_of_a_worker_ends_all_in_one_line(dpexp, tmp_path, number, place):
-    outcome = dpexp(*SEVERAL, *faulty_model(tmp_path, "signal_main", place, victim=1, number=number))
+@pytest.mark.parametrize(("number", "whole", "place"), MOMENTS)
+def test_a_signal_at_any_moment_of_a_worker_ends_all_in_one_line(dpexp, tmp_path, number, whole, place):
+    program = SEGMENTS + 1 if whole else 1
+    fault = faulty_model(tmp_path, "signal_main", place, victim=1, number=number, training=program)
+    outcome = dpexp(*SEVERAL, *(IN_ONE_PIECE if whole else in_turns(place)), *fault)
     assert outcome.status == STATUS[number]
     assert outcome.err.startswith(f"dpexp: interrupted by {number.name}; to finish, run: python -m dpexp resume=")
     assert outcome.err.count("\n") == 1
     assert not children()
+    if whole:
+        assert len(storage.read(tmp_path / "out" / "result.json").blocks) == SEGMENTS
 
 
 @pytest.mark.parametrize("number", STATUS)
@@ -63,12 +73,10 @@ def test_a_sweep_that_measured_nothing_claims_no_file(dpexp, tmp_path):
 def test_finished_jobs_and_blocks_stay_and_the_line_goes_on(dpexp, tmp_path, seed):
     """The first job is good; the second is interrupted in a random block, by a random signal."""
     randomly = random.Random(seed)
-    number, block = (
-        randomly.choice(list(STATUS)),
-        randomly.randint(1, 2),
-    )  # so many are finished, of three; each has two trainings
+    number, block = randomly.choice(list(STATUS)), randomly.randint(1, 2)  # so many are finished, of three
     place = Place(TRAINING, COMPUTE, 2)
-    model = faulty_model(tmp_path, "signal_main", place, victim=0, number=number, training=6 + 2 * block + 1)
+    program = SEGMENTS + block + 1
+    model = faulty_model(tmp_path, "signal_main", place, victim=1, number=number, training=program)
     stopped = dpexp("-m", *SEVERAL, *model, "seed=1,2")
     assert stopped.status == STATUS[number]
     assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "unfinished"]
@@ -121,7 +129,7 @@ def test_a_signal_to_the_whole_group_as_from_a_terminal_is_one_line(tmp_path, nu
 @pytest.mark.parametrize("seed", range(2))
 def test_when_the_main_process_is_killed_nobody_is_left_and_the_sweep_can_go_on(tmp_path, dpexp, seed):
     """The worker that kills it is stopped then, and the other one waits for it: the kernel has to end them."""
-    place = random.Random(seed).choice(list(places(seed)))
+    place = random.Random(seed).choice(list(segment_places(seed)))
     model = faulty_model(tmp_path, "kill_main_and_stop", place, victim=1, training=1 + seed)
     process, marker = started(tmp_path, "-m", *SEVERAL, *model, "seed=1,2")
     process.communicate(timeout=60)

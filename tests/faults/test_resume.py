@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy
 import pandas as pd
@@ -17,7 +18,7 @@ from conftest import TINY, composed, tiny
 from deeds import Place, kill
 from fault_helpers import Faulty, run_config, run_job
 
-from dpexp import app
+from dpexp import app, runner
 from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.files import Claim
 from dpexp.launchers.local import LocalLauncher
@@ -114,17 +115,17 @@ def test_what_a_timing_chose_for_the_first_blocks_is_kept_for_the_others(tmp_pat
     run_job(tmp_path, *settings)
     measured = storage.read(tmp_path / storage.FILE_NAME)
     block = measured.blocks[0]
-    other = [replace(worker, threads=2) for worker in block.baseline.workers]
-    changed = replace(
-        block,
-        candidate=replace(block.candidate, linear_kernel="onednn"),
-        best_sequential=replace(block.baseline, workers=other),
-        order=["baseline", "best_sequential", "candidate"],
-    )
+    baseline = block.arms["baseline"]
+    arms = {
+        "baseline": baseline,
+        "best_sequential": replace(baseline, processes=[replace(one, threads=3) for one in baseline.processes]),
+        "candidate": block.arms["candidate"],
+    }
+    changed = replace(block, arms={name: replace(arm, linear_kernel="onednn") for name, arm in arms.items()})
     storage.write(replace(measured, status="unfinished", blocks=[changed]), tmp_path)
     run_job(tmp_path, *settings, resume=True)
-    again = storage.read(tmp_path / storage.FILE_NAME).blocks[1]
-    assert (again.candidate.linear_kernel, again.best_sequential.threads) == ("onednn", 2)
+    again = storage.read(tmp_path / storage.FILE_NAME).blocks[1].arms
+    assert (again["candidate"].linear_kernel, again["best_sequential"].threads) == ("onednn", 3)
 
 
 def test_weights_that_are_gone_are_trained_again(tmp_path):
@@ -221,10 +222,10 @@ def test_the_flag_measures_again_what_depends_on_changed_files(dpexp, tmp_path, 
 @pytest.mark.parametrize("name", ["model_that_changes.py", "data.npz"])
 def test_a_file_edited_while_a_job_runs_fails_that_job(tmp_path, with_files, name):
     class EditingLauncher(LocalLauncher):
-        def run_in_turns(self, *arguments):
+        def segments(self, works):
             with (tmp_path / name).open("ab") as file:
                 file.write(b"\n")
-            return super().run_in_turns(*arguments)
+            return super().segments(works)
 
     folder = tmp_path / "out"
     folder.mkdir()
@@ -305,7 +306,7 @@ def test_two_processes_do_not_work_in_one_folder(dpexp, sweep):
 
 
 MISTAKES = {
-    "no folder": ("resume=nowhere", "no command.json can be read there"),
+    "no folder": ("resume=nowhere", "command.json is missing or not a regular file"),
     "nothing named": ("resume=", "name the folder of one sweep or run"),
     "another setting": ("resume=SWEEP workers=4", "workers=4 with resume="),
     "twice": ("resume=SWEEP resume=SWEEP", "name the folder of one sweep or run"),
@@ -342,7 +343,6 @@ def test_a_damaged_command_is_one_line(dpexp, sweep, content):
 def test_code_for_hydra_is_not_taken_from_the_folder(dpexp, sweep, code, monkeypatch):
     monkeypatch.chdir(sweep)
     command = json.loads((sweep / "command.json").read_text())
-    command["overrides"].append(code)
     command["jobs"][1]["overrides"].append(code)
     (sweep / "command.json").write_text(json.dumps(command))
     (sweep / "1" / "result.json").unlink()
@@ -399,7 +399,7 @@ def test_a_command_that_is_no_regular_file_is_one_line(dpexp, sweep):
 
 def test_the_command_of_an_older_version_is_named(dpexp, sweep):
     (sweep / "command.json").write_text('{"format": "dpexp-command", "version": 1}')
-    assert "format version 1, but this dpexp reads version 4" in dpexp(f"resume={sweep}").err
+    assert "command.json is damaged, or of another version of dpexp" in dpexp(f"resume={sweep}").err
 
 
 def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp_path):
@@ -441,3 +441,19 @@ def test_a_model_from_ones_own_yaml_is_resumed_by_naming_its_builder(dpexp, tmp_
 def test_the_typed_overrides_may_stand_beside_the_folder(dpexp, sweep):
     (sweep / "1" / "result.json").unlink()
     assert dpexp("-m", *SWEEP, f"resume={sweep}").status == 0
+
+
+def test_a_script_is_resumed_by_typing_its_command_again(dpexp, tmp_path, monkeypatch):
+    script = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "scripts" / "train.py"),
+        "--note=${{x}} it's",
+        "{workers}",
+    ]
+    monkeypatch.setattr(runner, "measured", lambda *arguments: iter(()))  # only the folder matters
+    settings = [f"hydra.run.dir={tmp_path / 'out'}", "workers=1", "batch.size=8"]
+    assert app.main([*settings, "--", *script]) == 1
+    assert "if you trust it, add 'strategy.command=" in dpexp(f"resume={tmp_path / 'out'}").err
+    assert "with resume=" in dpexp(f"resume={tmp_path / 'out'}", "--", *script, "--other").err
+    outcome = dpexp(f"resume={tmp_path / 'out'}", "--", *script)
+    assert (outcome.status, outcome.err) == (1, "")

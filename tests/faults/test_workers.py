@@ -5,76 +5,86 @@ from __future__ import annotations
 import gc
 import signal
 import time
-from multiprocessing import Pipe
 
+import fault_helpers
 import pytest
 from deeds import Place, ask_for_too_much, crash, fail, get_on, kill, kill_server, leave, spin, stand_still, stop
-from fault_helpers import Faulty, children, descriptors, places, run_job
+from fault_helpers import IN_ONE_PIECE, Faulty, children, descriptors, places, run_job, segment_places
 
 from benchmarks.endurance import shared_names
 from dpexp.errors import WorkerError
 from dpexp.phases import COMMUNICATE, COMPUTE, WAIT
 from dpexp.processes import launch
-from dpexp.processes.heartbeat import TRAINING
+from dpexp.processes.heartbeat import TRAINING, WAITING
 from dpexp.processes.world import RemoteRanks, World, WorldSpec
 from dpexp.results import storage
 from dpexp.strategies import sync_dp
 
+KINDS = {"in turns": True, "in one piece": False}
 MOMENTS = [
-    pytest.param(strategy, rank, place, id=f"{strategy}-rank {rank}-{place}")
+    pytest.param(strategy, rank, in_turns, place, id=f"{strategy}-rank {rank}-{kind}-{place}-{place.visit}")
     for strategy in ("sync_dp", "ddp")
     for rank in range(3)
-    for place in places(seed=rank, rank=rank)
+    for kind, in_turns in KINDS.items()
+    for place in (segment_places(seed=rank) if in_turns else places(seed=rank, rank=rank))
     if strategy == "sync_dp" or place.phase not in (WAIT, COMMUNICATE)  # which ddp can't tell from others
 ]
 
 
-def failure(folder, place, deed, victim, *overrides):
-    """The error of a job to whose worker something happens; it is what the result says, too."""
+def failure(folder, place, deed, victim, *overrides, in_turns=True):
+    """The error of a job to whose worker something happens; it is what the result says, too.
+
+    It happens in a segment, or else in the whole training that is made afterwards.
+    """
+    settings = fault_helpers.in_turns(place) if in_turns else IN_ONE_PIECE
     with pytest.raises(WorkerError) as caught:
-        run_job(folder, *overrides, launcher=Faulty(place, deed, victim))
+        run_job(folder, *overrides, *settings, launcher=Faulty(place, deed, victim, in_turns))
     recorded = storage.read(folder / storage.FILE_NAME)
     assert (recorded.status, recorded.error, recorded.details) == (
         "failed",
         str(caught.value),
         caught.value.details or None,
     )
+    assert len(recorded.blocks) == (0 if in_turns else 1)
     return caught.value
 
 
-@pytest.mark.parametrize(("strategy", "rank", "place"), MOMENTS)
-def test_a_killed_worker_is_named_with_signal_step_and_phase(tmp_path, monkeypatch, strategy, rank, place):
+@pytest.mark.parametrize(("strategy", "rank", "in_turns", "place"), MOMENTS)
+def test_a_killed_worker_is_named_with_signal_step_and_phase(tmp_path, monkeypatch, strategy, rank, in_turns, place):
     monkeypatch.setattr(sync_dp, "usable_cores", lambda: 3)  # each rank updates its share
-    error = failure(tmp_path, place, kill, rank, "workers=3", f"strategy={strategy}")
+    error = failure(tmp_path, place, kill, rank, "workers=3", f"strategy={strategy}", in_turns=in_turns)
     assert str(error) == f"rank {rank} was killed by SIGKILL, {place}"
 
 
+@pytest.mark.parametrize("in_turns", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("phase", [WAIT, COMPUTE, COMMUNICATE])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_worker_killed_while_others_wait_for_its_core_is_named(tmp_path, monkeypatch, rank, phase):
+def test_a_worker_killed_while_others_wait_for_its_core_is_named(tmp_path, monkeypatch, rank, phase, in_turns):
     monkeypatch.setattr(sync_dp, "usable_cores", lambda: 1)
     place = Place(TRAINING, phase, 4)
-    error = failure(tmp_path, place, kill, rank, "workers=2")
+    error = failure(tmp_path, place, kill, rank, "workers=2", in_turns=in_turns)
     assert str(error) == f"rank {rank} was killed by SIGKILL, {place}"
 
 
 def test_nothing_is_left_of_failed_jobs_and_the_next_one_runs(tmp_path):
-    run_job(tmp_path, "workers=2")  # what is made once is there
+    run_job(tmp_path, "workers=2", *IN_ONE_PIECE)  # what is made once is there
     gc.collect()
     before = descriptors(), shared_names(), children()
-    for number, place in enumerate(places(seed=7)):
-        failure(tmp_path, place, kill, number % 2, "workers=2")
+    for in_turns, some in ((True, segment_places(seed=7)), (False, places(seed=7))):
+        for number, place in enumerate(some):
+            failure(tmp_path, place, kill, number % 2, "workers=2", in_turns=in_turns)
     gc.collect()
     assert (descriptors(), shared_names(), children()) == (before[0], before[1], set())
     run_job(tmp_path, "workers=2")
     assert storage.read(tmp_path / storage.FILE_NAME).status == "ok"
 
 
+@pytest.mark.parametrize("in_turns", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("rank", [0, 1, 2])
 @pytest.mark.parametrize("strategy", ["sync_dp", "ddp"])
-def test_what_a_worker_raises_is_the_cause_whatever_others_say(tmp_path, rank, strategy):
+def test_what_a_worker_raises_is_the_cause_whatever_others_say(tmp_path, rank, strategy, in_turns):
     place = Place(TRAINING, COMPUTE, 3)
-    error = failure(tmp_path, place, fail, rank, "workers=3", f"strategy={strategy}")
+    error = failure(tmp_path, place, fail, rank, "workers=3", f"strategy={strategy}", in_turns=in_turns)
     assert str(error) == f"rank {rank} failed {place}: ValueError: no such luck in two lines"
     assert "in fail\n" in error.details
     assert (tmp_path / "error.log").read_text() == error.details
@@ -87,18 +97,30 @@ def test_memory_that_torch_cannot_have_is_the_cause(tmp_path):
     assert "in ask_for_too_much" in error.details
 
 
+@pytest.mark.parametrize("in_turns", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("deed", [stop, spin], ids=lambda deed: deed.__name__)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_hang_ends_with_the_stacks_of_all_workers(tmp_path, rank, deed):
+def test_a_hang_ends_with_the_stacks_of_all_workers(tmp_path, rank, deed, in_turns):
     place = Place(TRAINING, COMPUTE, 4)
-    error = failure(tmp_path, place, deed, rank, "workers=2", "launch.timeout_seconds=1")
+    error = failure(tmp_path, place, deed, rank, "workers=2", "launch.timeout_seconds=1", in_turns=in_turns)
     stopped = ", stopped by a signal" if deed is stop else ""
     assert f"rank {rank} {place}{stopped}" in str(error)
     assert f"rank {1 - rank} while training, in step 4, phase wait" in str(error)
+    assert ("baseline: rank 0 while waiting for its turn" in str(error)) is in_turns
     assert "launch.timeout_seconds" in str(error)
     victims, other = f"in {deed.__name__}\n", "barrier.py"
     assert victims in error.details, error.details
     assert other in error.details
+    assert not children()
+
+
+@pytest.mark.parametrize("deed", [stop, spin], ids=lambda deed: deed.__name__)
+def test_a_hang_between_turns_is_seen_when_its_next_turn_comes(tmp_path, deed):
+    place = Place(WAITING, visit=3)
+    error = failure(tmp_path, place, deed, 1, "workers=2", "launch.timeout_seconds=1")
+    stopped = ", stopped by a signal" if deed is stop else ""
+    assert f"rank 1 {place}{stopped}" in str(error)
+    assert f"in {deed.__name__}\n" in error.details
     assert not children()
 
 
@@ -114,13 +136,10 @@ def test_who_waits_for_a_rank_of_another_machine_that_gets_on_is_no_hang():
         exchanged.append(local)
         return min(len(exchanged), 10)
 
-    abort, keeps_open = Pipe(duplex=False)
-    remote = RemoteRanks(3, abort, exchange_progress)
+    remote = RemoteRanks(3, exchange_progress, lambda: [])
     with pytest.raises(WorkerError, match=r"no worker made progress for 0\.4 s: rank 3 while starting"):
         launch.launch(stand_still, [()], lambda notice: None, 0.4, remote)
     assert len(exchanged) > 10
-    keeps_open.close()
-    abort.close()
 
 
 def test_time_in_which_this_process_was_stopped_itself_is_no_hang(monkeypatch):
@@ -149,9 +168,18 @@ def test_blocks_finished_before_a_failure_are_kept(tmp_path):
             tmp_path,
             "workers=2",
             "measurement.repeats=3",
-            launcher=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, training=2),
+            launcher=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, number=2),
         )
     assert len(storage.read(tmp_path / storage.FILE_NAME).blocks) == 2
+
+
+def test_blocks_and_trainings_finished_before_a_failure_are_kept(tmp_path):
+    settings = ["workers=2", "measurement.repeats=2", "target_accuracy=0.5"]
+    with pytest.raises(WorkerError):
+        run_job(tmp_path, *settings, launcher=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, in_turns=False, number=1))
+    found = storage.read(tmp_path / storage.FILE_NAME)
+    assert len(found.blocks) == 2
+    assert {name: len(trainings) for name, trainings in found.trainings.items()} == {"candidate": 1, "baseline": 1}
 
 
 def test_when_the_fork_server_dies_in_the_middle_the_job_fails_and_the_next_one_runs(tmp_path):

@@ -1,0 +1,62 @@
+"""The boundary of every command: words in, an exit status out; an error is one line on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from dpexp.errors import ConfigError, DataError, DpexpError
+from dpexp.processes import signals
+from dpexp.report import terminal
+
+BAD_INPUT, FAILED = 2, 1  # exit statuses
+
+
+class Parser(argparse.ArgumentParser):
+    """Explains a mistake in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError, where argparse would print its usage and exit."""
+        raise ConfigError(f"{message}; --help lists what there is")
+
+
+def command(body: Callable[[list[str]], int]) -> Callable[..., int]:
+    """The `main(arguments)` of a command, by default with those of this process; it returns the exit status.
+
+    Within, Ctrl-C and SIGTERM raise signals.Interrupted, whose text may be completed on its way here.
+    """
+
+    @functools.wraps(body)
+    def main(arguments: Sequence[str] | None = None) -> int:
+        try:
+            with signals.raised():
+                return body(list(sys.argv[1:] if arguments is None else arguments))
+        except DpexpError as error:
+            if wants_traceback():
+                raise
+            terminal.show_error(str(error))
+            return status_of(error)
+        except signals.Interrupted as stop:
+            terminal.show_error(f"interrupted by {stop}")
+            return stop.status
+        except SystemExit as stop:  # of --help, of --version
+            return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
+        except BrokenPipeError:  # nobody reads any more: the results are on disk
+            sys.stdout = None  # Python would flush it at its end, and complain
+            return FAILED
+
+    return main
+
+
+def status_of(error: DpexpError) -> int:
+    """The exit status for an error."""
+    return BAD_INPUT if isinstance(error, ConfigError | DataError) else FAILED
+
+
+def wants_traceback() -> bool:
+    """Whether errors are to be shown as Python does."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"

@@ -1,0 +1,173 @@
+"""The jobs of a plan: each measured into its folder, then all reported together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpexp import resume, trackers
+from dpexp.cli import BAD_INPUT, FAILED, status_of
+from dpexp.config.compose import Job, Plan
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.strategies import ScriptConfig
+from dpexp.errors import ConfigError, DpexpError, ResultError, TrackerError, WorkerError
+from dpexp.files import Claim
+from dpexp.machine.environment import Environment, usable_cores
+from dpexp.processes import fork_server
+from dpexp.report import terminal
+
+if TYPE_CHECKING:
+    from dpexp.analysis.row import Row
+    from dpexp.analysis.table import Summary
+    from dpexp.launchers.local import LocalLauncher
+    from dpexp.results.schema import RunResult
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job that is over."""
+
+    job: Job
+    error: DpexpError | None = None
+    before: bool = False  # another command had measured it
+
+
+def claim(folder: Path) -> Claim:
+    """This process alone works in the folder until the claim is closed. Raises ConfigError, ResultError."""
+    try:
+        return Claim(folder)
+    except BlockingIOError as error:
+        raise ConfigError(f"{folder}: another dpexp is writing there; wait until it ends") from error
+    except OSError as error:
+        raise ResultError(f"can't write the output folder {folder}: {error.strerror}") from error
+
+
+def check(config: ExperimentConfig) -> None:
+    """Raise ConfigError for a job that can't be measured here."""
+    trackers.check(config.tracker)
+    cores, most = usable_cores(), config.launch.max_workers_per_core
+    for name, number in (("workers", config.processes), ("threads_per_worker", config.threads_per_worker)):
+        if number > most * cores:
+            raise ConfigError(
+                f"{name}={number} on {cores} usable cores: at most {most * cores} make sense; use fewer, "
+                "or set launch.max_workers_per_core"
+            )
+
+
+@contextlib.contextmanager
+def named(plan: Plan, job: Job) -> Iterator[None]:
+    """Within, a ConfigError says which job of a sweep it is about."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
+
+
+def measured(
+    plan: Plan,
+    user_files: Sequence[dict[str, str]],
+    earlier: Sequence[RunResult | None],
+    environment: Environment,
+    launcher: LocalLauncher | None = None,
+    imports: Iterable[str] = (),
+) -> Iterator[Done]:
+    """Measure one job after the other; of a sweep go on after an error, which is shown.
+
+    `earlier` are results to build on; those with status "ok" are done already. `imports` are what workers of later
+    plans may need, beside those of this one. Raises the error of a single run, and ResultError, after which no job
+    could be recorded.
+    """
+    if not all(isinstance(job.config.strategy, ScriptConfig) for job in plan.jobs):
+        slow = [*imports, *(name for job in plan.jobs for name in job.config.imports)]
+        fork_server.start_server(dict.fromkeys(slow))  # it imports torch while this process does
+    from dpexp.launchers.local import LocalLauncher
+    from dpexp.measurement import job as measurement
+
+    launcher = launcher or LocalLauncher()
+    display = terminal.Display(len(plan.jobs))
+    shown: set[str] = set()
+    try:
+        for number, job in enumerate(plan.jobs):
+            display.begin(number, plan.name(job))
+            before, folder, error = earlier[number], plan.folder / job.folder, None
+            if before is not None and before.status == "ok":
+                display.finish("measured before")
+                yield Done(job, before=True)
+                continue
+            try:
+                resume.describe(folder, job)
+                measurement.run(
+                    job.config, folder, display.update, launcher, environment, user_files[number], plan.sweep, before
+                )
+                display.finish("measured")
+            except ResultError:
+                raise
+            except DpexpError as failure:
+                see = f" (see {folder / 'error.log'})" if isinstance(failure, WorkerError) and failure.details else ""
+                error = type(failure)(f"{failure}{see}")  # a new one: the traceback of this one holds the job's data
+                if not plan.sweep:
+                    raise error from failure
+                if str(error) not in shown:  # a shared cause is shown once
+                    terminal.show_error(f"job {number} ({plan.name(job)}): {error}")
+                shown.add(str(error))
+            yield Done(job, error)
+    finally:
+        display.close()
+
+
+def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
+    """Show what was measured, of a sweep as table, figures and page in its folder; the exit status."""
+    errors = [one.error for one in done if one.error is not None]
+    if errors and len(errors) == len(plan.jobs) and all(status_of(error) == BAD_INPUT for error in errors):
+        return BAD_INPUT  # nothing was measured: nothing to report
+    if not done and not plan.plugins:
+        return FAILED  # interrupted in the first job
+    from dpexp.analysis.table import aggregate  # slow to import: --help and errors don't wait for these
+    from dpexp.report.writer import write_report
+    from dpexp.results.storage import FILE_NAME
+
+    before = sum(one.before for one in done)
+    if not plan.sweep:
+        summary = aggregate([plan.folder])
+        terminal.show_report(summary, [] if before else [plan.folder / FILE_NAME])
+        return FAILED if track(plan, summary, done) else 0
+    try:
+        written = write_report([plan.folder], plan.folder)
+    except DpexpError as error:
+        terminal.show_error(str(error))
+        return FAILED
+    terminal.show_report(written.summary, written.paths)
+    if before:
+        terminal.show_line(f"{before} of {len(plan.jobs)} jobs had been measured before")
+    jobs, failed = len(plan.jobs) or len(written.summary.rows), len(errors)
+    if plan.plugins:
+        failed = jobs - len(_good(written.summary))
+        done = [Done(job) for job in plan.jobs]
+    if failed:
+        terminal.show_error(f"{failed} of {jobs} jobs failed; {written.csv} lists them{how_to_finish}")
+    return FAILED if track(plan, written.summary, done) or failed else 0
+
+
+def track(plan: Plan, summary: Summary, done: Sequence[Done]) -> int:
+    """Log each new result with its job's tracker; show errors of trackers, and return how many there were.
+
+    Trackers are not waited for while something is timed.
+    """
+    missing, rows = 0, _good(summary)
+    for job in (one.job for one in done if not one.before):
+        folder = (plan.folder / job.folder).resolve()
+        if folder in rows:
+            try:
+                trackers.log(job.config, rows[folder], plan.folder / job.folder)
+            except TrackerError as error:
+                terminal.show_error(str(error))
+                missing += 1
+    return missing
+
+
+def _good(summary: Summary) -> dict[Path, Row]:
+    """The row of each job that was measured, by its folder."""
+    return {Path(name).resolve(): row for row in summary.good for name in row.job.split(" + ")}

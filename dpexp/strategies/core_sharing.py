@@ -1,0 +1,91 @@
+"""More workers than cores: the ranks of a core take turns in each step, so that its caches stay warm.
+
+The ranks of a core are a group. The first one computes its gradient and publishes it, then the next one, which adds to
+that; the last one has the gradient of the group, and exchanges it with the other groups.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+import torch
+
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.machine.environment import usable_cores
+from dpexp.processes.barrier import Counter
+
+SPIN_SECONDS = 200e-6  # some times what it costs to wake a sleeping process: a short delay puts nobody to sleep
+
+
+@dataclass(frozen=True)
+class CoreTurn:
+    """One rank's turn: after the rank before it in its group, and the first one's after the last one's."""
+
+    group: int
+    is_first: bool = True
+    is_last: bool = True
+    semaphores: tuple[Counter, Counter] | None = None  # of this turn and the next one; None for a rank without others
+
+    @classmethod
+    def create(cls, ranks: int, groups: int) -> list[CoreTurn]:
+        """Those of all ranks: rank r belongs to group r mod the number of groups."""
+        semaphores = [Counter.create() for _ in range(ranks)]
+        turns = []
+        for rank, own in enumerate(semaphores):
+            group, is_first, is_last = rank % groups, rank < groups, rank + groups >= ranks
+            following = semaphores[group if is_last else rank + groups]
+            turns.append(cls(group, is_first, is_last, None if is_first and is_last else (own, following)))
+            if is_first:
+                own.post()
+        return turns
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the group has other ranks; only then may it be waited for."""
+        return self.semaphores is not None
+
+    def wait(self) -> None:
+        """Return when it is this rank's turn."""
+        assert self.semaphores is not None
+        self.semaphores[0].wait(0.0)
+
+    def pass_on(self) -> None:
+        """It is the next rank's turn."""
+        assert self.semaphores is not None
+        self.semaphores[1].post()
+
+    def close(self) -> None:
+        """Close this process's descriptors of what this rank waits for."""
+        if self.semaphores is not None:
+            self.semaphores[0].close()
+
+
+def group_count(config: ExperimentConfig) -> int:
+    """A group for each core where workers take turns, which those of one thread do that don't meet within a step.
+
+    Elsewhere each worker is a group.
+    """
+    cores = usable_cores()
+    take_turns = config.workers > cores and config.threads_per_worker == 1 and not config.batch.sync_batchnorm
+    return cores if take_turns else config.workers
+
+
+def spin_seconds(threads: int) -> float:
+    """How long to spin before sleeping, where so many threads compute: not at all if another one needs the core."""
+    return 0.0 if threads > usable_cores() else SPIN_SECONDS
+
+
+def stay_on_a_core(number: int, threads: int) -> None:
+    """Where so many threads leave no core free, keep this process on one of them.
+
+    A worker that sleeps at a barrier is often woken on the core of the one that wakes it, where they then take turns
+    while another core is idle. Where a core is free, the scheduler uses that.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if threads >= len(cores) and torch.get_num_threads() == 1:
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            os.sched_setaffinity(0, {cores[number % len(cores)]})

@@ -1,0 +1,70 @@
+"""The sum of all ranks' gradients through shared memory, of which each rank computes a chunk: a reduce-scatter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from dpexp.processes.shared_memory import ALIGNMENT_BYTES
+
+
+class ReduceScatter:
+    """One rank's part in it. Each rank publishes its gradient in a row of its own, then sums its chunk of all rows."""
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], flat: torch.Tensor, gradients: torch.Tensor, rank: int
+    ) -> None:
+        """`flat` (n,) has the parameters one after another, and a row of `gradients` (ranks, n) a rank's gradients."""
+        self.parameters = parameters
+        self._flat, self._gradients, self._rank = flat, gradients, rank
+        self._published = views(parameters, gradients[rank])
+        bounds = chunk_bounds(flat, len(gradients))
+        chunk = slice(bounds[rank], bounds[rank + 1])
+        self.chunk = flat[chunk]  # of the parameters
+        # The sum is made in the own row: no other rank reads this chunk of it.
+        self.total, *self._others = [row[chunk] for row in (*gradients[rank:], *gradients[:rank])]
+
+    def part(self, first: int, last: int) -> ReduceScatter:
+        """That of the parameters from number `first` to before number `last` alone, in chunks of its own."""
+        start, stop = (sum(parameter.numel() for parameter in self.parameters[:end]) for end in (first, last))
+        own = slice(start, stop)
+        return ReduceScatter(self.parameters[first:last], self._flat[own], self._gradients[:, own], self._rank)
+
+    def publish(self, adds: bool = False) -> None:
+        """Write the gradient where all ranks read it, or add it to what is there; take it off the parameters."""
+        places, gradients = [], []
+        for parameter, place in zip(self.parameters, self._published, strict=True):
+            if parameter.grad is not None:
+                places.append(place)
+                gradients.append(parameter.grad)
+            elif not adds:
+                place.zero_()  # no sample of this rank used the parameter
+            parameter.grad = None
+        if places:
+            (torch._foreach_add_ if adds else torch._foreach_copy_)(places, gradients)
+
+    def sum_chunk(self) -> None:
+        """Let `total` be the sum, in a fixed order, once all ranks have published their gradients."""
+        for other in self._others:
+            self.total.add_(other)
+
+
+def move(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> None:
+    """Let the parameters lie in `flat`, one after the other."""
+    for parameter, place in zip(parameters, views(parameters, flat), strict=True):
+        parameter.data = place
+
+
+def views(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> list[torch.Tensor]:
+    """What follows one after the other in `flat`, in the parameters' shapes."""
+    sizes = [parameter.numel() for parameter in parameters]
+    return [part.view_as(like) for part, like in zip(flat.split(sizes), parameters, strict=True)]
+
+
+def chunk_bounds(flat: torch.Tensor, ranks: int) -> list[int]:
+    """Where each rank's chunk begins, and where the last one ends: as even as cache lines allow."""
+    line, elements = ALIGNMENT_BYTES // flat.itemsize, len(flat)
+    inner = [min(round(elements * rank / ranks / line) * line, elements) for rank in range(1, ranks)]
+    return [0, *inner, elements]
