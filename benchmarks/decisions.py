@@ -12,9 +12,9 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.setup import command, out
+from dpexp.analysis.decision.choice import Choice, choose
 from dpexp.analysis.row import Row
 from dpexp.compare.cells import compare_folders
-from dpexp.decision.choice import Choice, choose
 
 SETTINGS = {
     "sync_dp, batch 64": ["data.size=10000"],

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from rich.table import Table
 
 from benchmarks.setup import configured, out, prepared
-from dpexp import app
+from dpexp.cli import app
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import load
 from dpexp.errors import WorkerError

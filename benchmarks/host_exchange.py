@@ -16,7 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from benchmarks.namespaces import enter
 from benchmarks.setup import out
-from dpexp.decision.links import Exchange, Link, ring
+from dpexp.analysis.decision.links import Exchange, Link, ring
 from dpexp.processes import launch
 from dpexp.strategies.rendezvous import Rendezvous
 

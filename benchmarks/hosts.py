@@ -14,11 +14,11 @@ from rich.table import Table
 from benchmarks import host_exchange
 from benchmarks.namespaces import HOSTS, linked, sent_bytes
 from benchmarks.setup import command, out, paired_ratio, shown
+from dpexp.analysis.decision.links import Link
+from dpexp.analysis.decision.projection import Cluster, StepModel
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
-from dpexp.decision.links import Link
-from dpexp.decision.projection import Cluster, StepModel
 from dpexp.results import storage
 
 RATES = ("50Mbit", "200Mbit", "1Gbit")

@@ -16,11 +16,11 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.setup import out
+from dpexp.analysis.decision.contest import Scaling, contest
+from dpexp.analysis.decision.laws import Law, laws
 from dpexp.analysis.efficiency import PhaseTimes
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.decision.contest import Scaling, contest
-from dpexp.decision.laws import Law, laws
 
 COUNTS, AT, NOISE = (2, 3, 4, 6, 8, 12, 16, 24, 32), 64.0, 0.02
 TRUTHS = {

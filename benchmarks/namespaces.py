@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpexp.decision.links import Link
+from dpexp.analysis.decision.links import Link
 
 HOSTS = {f"dpexp{os.getpid()}-{number}": f"10.77.0.{number}" for number in (1, 2)}  # names and addresses
 CLONE_NEWNET = 0x40000000  # of Linux's setns

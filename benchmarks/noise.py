@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.setup import command, out
+from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.table import aggregate
-from dpexp.decision.verdict import at_most_samples
 from dpexp.noise_scale.__main__ import config_of, lines, scales
 
 JOB = ["data.size=20000", "target_accuracy=0.88", "epochs=12", "measurement.best_sequential=false"]

@@ -11,7 +11,7 @@ def run() -> None:
     """Run the command line and exit; Ctrl-C is no traceback even while this program is still being imported."""
     # Not by an exception: some libraries drop it, and Python itself takes one within exec() for the signal's death.
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
-    from dpexp.app import main
+    from dpexp.cli.app import main
 
     status = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: what is left is to clean up

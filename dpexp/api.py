@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpexp import resume, runner
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary, aggregate
+from dpexp.cli import resume, runner
 from dpexp.config.compose import compose
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ConfigError

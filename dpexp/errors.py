@@ -1,6 +1,14 @@
 """The errors that dpexp raises on purpose. Each message is one line: the value, the rule, the choices."""
 
+from __future__ import annotations
+
 FROM_USERS_CODE = (Exception, SystemExit, KeyboardInterrupt)  # Ctrl-C raises another one, see processes.signals
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, as messages and tables have it: 1 worker, 2 workers, 1,000 samples, 3 processes."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{plural if count != 1 else ''}"
 
 
 class DpexpError(Exception):

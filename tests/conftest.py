@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.namespaces import linked
-from dpexp import app
+from dpexp.cli import app
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes import fork_server

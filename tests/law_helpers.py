@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dpexp.analysis.decision.laws import Law, laws
 from dpexp.analysis.efficiency import PhaseTimes
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.decision.laws import Law, laws
 
 TRUTHS = {
     "Amdahl's law": [0.04],

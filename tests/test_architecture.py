@@ -127,7 +127,7 @@ def test_reading_results_needs_no_torch_no_processes_and_no_launchers(package):
     assert not [path for path in modules if any(one.split(".")[0] == "torch" for one in imports(path))]
 
 
-@pytest.mark.parametrize("module", ["dpexp.report.__main__", "dpexp.app"])
+@pytest.mark.parametrize("module", ["dpexp.report.__main__", "dpexp.cli.app"])
 def test_reading_results_and_composing_do_not_import_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

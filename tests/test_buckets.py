@@ -17,8 +17,8 @@ from dpexp.data.dataset import load
 from dpexp.errors import WorkerError
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
-from dpexp.phases import COMMUNICATE
 from dpexp.processes import launch
+from dpexp.results.phases import COMMUNICATE
 from dpexp.strategies import strategy_class
 from dpexp.strategies.core_sharing import CoreTurn
 from dpexp.strategies.hybrid_dp import in_buckets

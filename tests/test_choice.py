@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dpexp.analysis.decision.choice import choose
 from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.analysis.row import Row
-from dpexp.decision.choice import choose
 
 
 def row(workers, overall, share=0.02, over_best=None, **changes):

@@ -250,7 +250,7 @@ def test_data_below_the_home_folder_or_in_the_starting_folder_is_found(dpexp, tm
 
 
 def test_a_job_returns_its_speedup_to_hydra(tmp_path):
-    from dpexp import delegated
+    from dpexp.cli import delegated
 
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         words = [*TINY, "workers=1", f"hydra.runtime.output_dir={tmp_path}"]

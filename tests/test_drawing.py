@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from results_helpers import in_spells, result, write_sweep
 
 from dpexp.analysis.table import aggregate
-from dpexp.drawing import losses
-from dpexp.drawing.panels import Panels
-from dpexp.drawing.scales import ends
+from dpexp.report.drawing import losses
+from dpexp.report.drawing.panels import Panels
+from dpexp.report.drawing.scales import ends
 
 
 def row(computation, balance, communication, workers=2):

@@ -18,7 +18,7 @@ from benchmarks.namespaces import HOSTS
 
 # Where the two hosts may be slow to be missed, that is done sooner; see test_torchrun.
 MAIN = (
-    "import sys; from dpexp import app; from dpexp.launchers import torchrun_exchange; "
+    "import sys; from dpexp.cli import app; from dpexp.launchers import torchrun_exchange; "
     "torchrun_exchange.SILENCE_SECONDS = 3.0; sys.exit(app.main(sys.argv[1:]))"
 )
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from law_helpers import TRUTHS, law_named, simulated, truth
 
+from dpexp.analysis.decision.contest import Scaling, contest
 from dpexp.analysis.intervals import Estimate
-from dpexp.decision.contest import Scaling, contest
 
 COUNTS = (2, 4, 8, 16, 32)
 SWEEPS = 10  # simulated with each law

@@ -14,7 +14,7 @@ from dpexp.clock.training_clock import MOST_PHASE_STEPS
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.models.initial_state import initial_state
-from dpexp.phases import COMPUTE, DATA, PHASES, UPDATE
+from dpexp.results.phases import COMPUTE, DATA, PHASES, UPDATE
 from dpexp.training.worker import Work
 
 STEPS = 100

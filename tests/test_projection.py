@@ -7,11 +7,21 @@ import math
 import pytest
 from results_helpers import changed, result, with_phases, write_sweep
 
+from dpexp.analysis.decision.links import Link, ring
+from dpexp.analysis.decision.projection import (
+    BANDWIDTH,
+    LATENCY,
+    LOCAL,
+    SLOWER,
+    WAIT,
+    Cluster,
+    StepModel,
+    knee,
+    worst_error,
+)
 from dpexp.analysis.efficiency import PhaseTimes
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.decision.links import Link, ring
-from dpexp.decision.projection import BANDWIDTH, LATENCY, LOCAL, SLOWER, WAIT, Cluster, StepModel, knee, worst_error
 from dpexp.project.__main__ import main
 
 LINK = Link.parse("1Gbit/s,1ms")

@@ -16,8 +16,8 @@ from conftest import TINY, wait_until
 from deeds import Place
 from fault_helpers import faulty_model
 
-from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import TRAINING
+from dpexp.results.phases import COMPUTE
 
 pytestmark = pytest.mark.slow
 

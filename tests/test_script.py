@@ -17,10 +17,11 @@ from fault_helpers import marked
 
 from dpexp.analysis.table import aggregate
 from dpexp.errors import ConfigError
+from dpexp.launchers import command_output as output
+from dpexp.launchers import command_world as world
+from dpexp.launchers.descendants import Descendants
 from dpexp.measurement.user_files import fingerprint
 from dpexp.results import storage
-from dpexp.script import output, world
-from dpexp.script.descendants import Descendants
 
 ROOT = Path(__file__).parent.parent
 TRAIN = f"{ROOT}/tests/scripts/train.py"
@@ -156,7 +157,7 @@ def test_another_command_is_left_alone():
 
 
 def test_if_dpexp_is_killed_a_guard_ends_its_commands():
-    guarded = f"from dpexp.script.world import guard\nwith guard('mark-3.'): {SLEEPING}"
+    guarded = f"from dpexp.launchers.command_world import guard\nwith guard('mark-3.'): {SLEEPING}"
     with started(SLEEPING, mark="mark-3.0") as process, started(guarded) as dpexp:
         os.kill(process.pid, signal.SIGSTOP)
         dpexp.kill()

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from dpexp.launchers.command_world import STARTUP, Command
 from dpexp.measurement.script_trainer import MOST_PHASE_STEPS, _phases, _split
-from dpexp.script.world import STARTUP, Command
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from results_helpers import (
     write_sweep,
 )
 
+from dpexp.analysis.decision.contest import contest
+from dpexp.analysis.decision.projection import LOCAL, Projection
+from dpexp.analysis.decision.verdict import Verdict
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
-from dpexp.decision.contest import contest
-from dpexp.decision.projection import LOCAL, Projection
-from dpexp.decision.verdict import Verdict
 from dpexp.report.columns import columns_of, footnotes
 from dpexp.report.sentences import _more_workers, answer, details, reasons, targets, warnings
 from dpexp.results.schema import BASELINE, CANDIDATE

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from conftest import TINY, Outcome
 
-from dpexp import app
+from dpexp.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["measurement.repeats=2", "measurement.precision=null", "measurement.warmup=1", "optimizer.lr=0.2"]

@@ -44,7 +44,7 @@ def together(commands: list[list[str]], folders: list[Path], variables: list[dic
 
 RANKS = """
 import json, os, sys
-from dpexp import app
+from dpexp.cli import app
 from dpexp.launchers import torchrun_agent, torchrun_controller, torchrun_exchange  # once for all: it takes long
 from dpexp.measurement import job
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpexp.phases import PHASES, USEFUL
+from dpexp.results.phases import PHASES, USEFUL
 from dpexp.results.schema import Block
 
 Seconds = Mapping[str, float]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.analysis.ratios import Comparison, compare, step_seconds
-from dpexp.analysis.series import Member
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, Block, Training
+from dpexp.results.series import Member
 
 
 def speedup_of(blocks: Sequence[Block]) -> Estimate:

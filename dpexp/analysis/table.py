@@ -14,19 +14,19 @@ from typing import Any
 
 import pandas as pd
 
-from dpexp.analysis import series
 from dpexp.analysis.efficiency import PhaseTimes, Tree, phase_times, tree
 from dpexp.analysis.ratios import block_misfit, usual_misfit
 from dpexp.analysis.row import INTEGERS, Row
-from dpexp.analysis.series import Member
 from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import SingleWorkers, of_independent_copies, over_baseline, over_best_sequential
 from dpexp.analysis.time_to_target import Reached, TimeToTarget, time_to_target
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ResultError
+from dpexp.results import series
 from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
 from dpexp.results.schema import BASELINE, CANDIDATE
+from dpexp.results.series import Member
 
 
 @dataclass(frozen=True, eq=False)  # so that what is derived from one can be cached

@@ -10,9 +10,9 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Comparison, block_seconds
 from dpexp.analysis.side import Side
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.errors import counted
 from dpexp.machine.environment import Environment
 from dpexp.results.schema import CANDIDATE, Block, Warning
-from dpexp.words import counted
 
 # Thresholds: a severity of 1.
 DISTURBANCE = 0.03  # of the speedup

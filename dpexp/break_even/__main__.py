@@ -8,15 +8,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dpexp import runner
 from dpexp.analysis.intervals import Estimate
 from dpexp.break_even.search import Search, search
-from dpexp.cli import Parser, command
+from dpexp.cli import runner
+from dpexp.cli.boundary import Parser, command
 from dpexp.config.compose import compose_experiment, with_script
 from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.config.explain import explain
 from dpexp.config.strategies import ScriptConfig
-from dpexp.errors import ConfigError
+from dpexp.errors import ConfigError, counted
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
 from dpexp.machine.exclusive import exclusive
@@ -24,7 +24,6 @@ from dpexp.measurement import job
 from dpexp.measurement.user_files import fingerprint
 from dpexp.report import terminal
 from dpexp.results import storage
-from dpexp.words import counted
 
 MOST_TIMES = 256  # the first batch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from dpexp.calibrate.checks import checks
-from dpexp.cli import FAILED, Parser, command
+from dpexp.cli.boundary import FAILED, Parser, command
 from dpexp.machine import environment
 from dpexp.machine.exclusive import exclusive
 from dpexp.report import terminal

@@ -13,7 +13,7 @@ from dpexp.analysis.ratios import step_seconds
 from dpexp.calibrate.bench import Bench, Contender
 from dpexp.calibrate.faults import Fault
 from dpexp.clock.recorder import Recorder
-from dpexp.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
+from dpexp.results.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
 from dpexp.results.schema import Block
 
 DELAY_SECONDS = 5e-3

@@ -10,14 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dpexp import runner
-from dpexp.cli import Parser, command
+from dpexp.cli import runner
+from dpexp.cli.boundary import Parser, command
 from dpexp.compare.cells import Cell, compare_folders
 from dpexp.config.compose import compose_experiment
-from dpexp.errors import ConfigError
+from dpexp.errors import ConfigError, counted
 from dpexp.machine.exclusive import exclusive
 from dpexp.report import terminal
-from dpexp.words import counted
 
 SLOWER = 3  # the exit status of --fail-if-slower
 

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpexp.analysis import series
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Pooled, compare, step_seconds
-from dpexp.analysis.series import Member
-from dpexp.errors import ResultError
+from dpexp.errors import ResultError, counted
+from dpexp.results import series
 from dpexp.results.jobs import read_jobs
 from dpexp.results.schema import BASELINE, CANDIDATE
-from dpexp.words import counted
+from dpexp.results.series import Member
 
 LEVEL = 0.95  # for all cells together
 

@@ -12,8 +12,7 @@ import torch
 from dpexp.config.groups import ArraysDataConfig
 from dpexp.data.mapped import MappedInputs
 from dpexp.data.split import Split
-from dpexp.errors import DataError, first_line
-from dpexp.words import counted
+from dpexp.errors import DataError, counted, first_line
 
 NAMES = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 MAPPED = "train_inputs"

@@ -12,7 +12,7 @@ import torch
 
 from dpexp.data.split import Split
 from dpexp.errors import DataError, first_line
-from dpexp.files import write_atomically
+from dpexp.machine.files import write_atomically
 
 
 def torchvision_split(name: str, train: bool, cache: Path) -> Split:

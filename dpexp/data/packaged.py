@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.errors import DataError
-from dpexp.files import user_cache, write_atomically
+from dpexp.machine.files import user_cache, write_atomically
 
 log = logging.getLogger(__name__)
 

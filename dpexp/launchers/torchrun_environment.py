@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import strategies_where
-from dpexp.errors import ConfigError
-from dpexp.words import counted
+from dpexp.errors import ConfigError, counted
 
 REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")

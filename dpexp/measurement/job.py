@@ -15,7 +15,7 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.speedup import speedup_of
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import ScriptDataConfig
-from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError
+from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment, usable_cores
 from dpexp.measurement import loop_trainer, script_trainer
@@ -28,7 +28,6 @@ from dpexp.measurement.user_files import differing, fingerprint
 from dpexp.models import linear_kernels
 from dpexp.results import storage
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, Block, RunResult
-from dpexp.words import counted
 
 Prepare = Callable[[ExperimentConfig, Path, LocalLauncher], contextlib.AbstractContextManager[Trainer]]
 # Who trains, by what the data are; else, our loop does.

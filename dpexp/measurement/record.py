@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import DpexpError, WorkerError
-from dpexp.files import remove_leftovers, write_atomically
 from dpexp.machine.environment import Environment
+from dpexp.machine.files import remove_leftovers, write_atomically
 from dpexp.results import storage
 from dpexp.results.schema import Block, RunResult, Status, Training
 

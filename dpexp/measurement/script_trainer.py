@@ -12,14 +12,13 @@ import numpy as np
 
 from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.errors import ResultError, ScriptEnded, WorkerError
+from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
+from dpexp.launchers.command_world import Command
+from dpexp.launchers.commands import Commands, Last, Trace, started
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
-from dpexp.phases import PHASES
+from dpexp.results.phases import PHASES
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, Arm, Block, Process
-from dpexp.script.launcher import Commands, Last, Trace, started
-from dpexp.script.world import Command
-from dpexp.words import counted
 
 OUTPUT = "output"  # folder of what the commands write
 MOST_UNKNOWN = 0.1  # of the steps; where it is unknown in more of them who waits, waiting isn't told apart
@@ -96,7 +95,7 @@ class ScriptArms:
         return self._running.turn(name, turn)
 
     def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
-        """What a result keeps of each arm; where a script sets its threads itself, the best sequential process is none."""
+        """What a result keeps of each arm; if a script sets its threads itself, no best sequential process."""
         arms = {name: _arm(command, self._running.last(name), timed[name]) for name, command in self._commands.items()}
         if BASELINE in arms and BEST_SEQUENTIAL in arms and arms[BASELINE].threads == arms[BEST_SEQUENTIAL].threads:
             del arms[BEST_SEQUENTIAL]

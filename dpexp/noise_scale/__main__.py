@@ -8,20 +8,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import measured_rows
-from dpexp.cli import Parser, command
+from dpexp.cli.boundary import Parser, command
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.strategies import ScriptConfig
-from dpexp.decision.verdict import at_most_samples
-from dpexp.errors import ConfigError, ResultError
+from dpexp.errors import ConfigError, ResultError, counted
 from dpexp.machine.exclusive import exclusive
 from dpexp.measurement.user_files import differing, fingerprint
 from dpexp.report import terminal
 from dpexp.results.jobs import read_jobs
-from dpexp.words import counted
 
 PARTS = 4  # of a training whose noise scales are told: it grows as the loss falls
 

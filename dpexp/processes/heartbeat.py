@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from multiprocessing import reduction
 from typing import Any
 
-from dpexp.files import anonymous_file
-from dpexp.phases import DATA, PHASES
+from dpexp.machine.files import anonymous_file
+from dpexp.results.phases import DATA, PHASES
 
 STAGES = (
     "starting",

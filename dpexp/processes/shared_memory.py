@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from dpexp.errors import WorkerError
-from dpexp.files import anonymous_file
 from dpexp.machine.environment import available_memory_bytes
+from dpexp.machine.files import anonymous_file
 
 ALIGNMENT_BYTES = 64  # a cache line: tensors never share one
 # Fill the page table at once: else a training faults at each page that it reads first, for some percent of its time.

@@ -8,17 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dpexp.analysis.decision.links import Link
+from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, knee, worst_error
+from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import measured_rows
-from dpexp.cli import Parser, command
+from dpexp.cli.boundary import Parser, command
 from dpexp.config.groups import CustomModelConfig, ScriptModelConfig
-from dpexp.decision.links import Link
-from dpexp.decision.projection import Cluster, Projection, StepModel, knee, worst_error
-from dpexp.decision.verdict import at_most_samples
-from dpexp.errors import ConfigError, ResultError
+from dpexp.errors import ConfigError, ResultError, counted
 from dpexp.report import terminal
 from dpexp.results.jobs import read_jobs
-from dpexp.words import counted
 
 
 @command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dpexp.cli import Parser, command
+from dpexp.cli.boundary import Parser, command
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
 from dpexp.report.writer import write_report

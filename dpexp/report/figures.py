@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dpexp.analysis.table import Summary
-from dpexp.drawing.panels import Painter, Panels
-from dpexp.drawing.scales import sparse
-from dpexp.drawing.style import GREY, MATPLOTLIB
-from dpexp.files import write_atomically
+from dpexp.errors import counted
+from dpexp.machine.files import write_atomically
+from dpexp.report.drawing.panels import Painter, Panels
+from dpexp.report.drawing.scales import sparse
+from dpexp.report.drawing.style import GREY, MATPLOTLIB
 from dpexp.report.sentences import warnings
-from dpexp.words import counted
 
 # Inches: narrow enough for a column of a paper, or a telephone, to show the text large enough to read.
 WIDTH, LINES_HEIGHT, BAR_HEIGHT = 6.4, 3.2, 0.46

@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
+from dpexp.analysis.decision.choice import Choice
+from dpexp.analysis.decision.contest import Scaling
+from dpexp.analysis.decision.verdict import Verdict, at_most_samples, verdict
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
-from dpexp.decision.choice import Choice
-from dpexp.decision.contest import Scaling
-from dpexp.decision.verdict import Verdict, at_most_samples, verdict
-from dpexp.phases import PHASES, USEFUL
+from dpexp.errors import counted
+from dpexp.results.phases import PHASES, USEFUL
 from dpexp.results.schema import Warning
-from dpexp.words import counted
 
 MARKED = ("oversubscribed", "fewer updates")  # kinds of warnings that the table shows by a star and by brackets
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.errors import ResultError
-from dpexp.files import write_atomically
+from dpexp.machine.files import write_atomically
 from dpexp.report import figures, page
 from dpexp.report.figures import Drawn
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import Environment
-from dpexp.phases import PHASES
+from dpexp.results.phases import PHASES
 
 VERSION = 9
 CANDIDATE, BASELINE, BEST_SEQUENTIAL, INDEPENDENT = "candidate", "baseline", "best_sequential", "independent"

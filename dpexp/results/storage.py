@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ConfigError, ResultError, VersionError
-from dpexp.files import write_atomically
 from dpexp.machine.environment import Environment
+from dpexp.machine.files import write_atomically
 from dpexp.results.schema import VERSION, RunResult
 
 FILE_NAME = "result.json"

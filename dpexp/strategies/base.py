@@ -16,8 +16,8 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import usable_cores
 from dpexp.models import sync_batchnorm
 from dpexp.models.optimizers import Optimizer
-from dpexp.phases import COMMUNICATE, COMPUTE
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.results.phases import COMMUNICATE, COMPUTE
 from dpexp.strategies.rendezvous import Rendezvous, explained
 
 MOST_NUMBERS = 3  # in a broadcast

@@ -18,8 +18,8 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import DdpConfig
 from dpexp.errors import WorkerError
 from dpexp.models import optimizers
-from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.results.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.strategies.base import Replica, Strategy
 from dpexp.strategies.rendezvous import Rendezvous, broadcast, gather
 

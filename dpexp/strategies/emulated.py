@@ -12,8 +12,8 @@ from torch import nn
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.models import optimizers
-from dpexp.phases import COMMUNICATE, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.results.phases import COMMUNICATE, UPDATE
 from dpexp.strategies.base import Replica, Strategy
 
 

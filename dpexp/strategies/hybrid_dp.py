@@ -26,9 +26,9 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import HybridDpConfig
 from dpexp.errors import PeerError, WorkerError, one_line
-from dpexp.phases import COMMUNICATE, COMPUTE
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.results.phases import COMMUNICATE, COMPUTE
 from dpexp.strategies.base import Strategy
 from dpexp.strategies.core_sharing import CoreTurn, spin_seconds
 from dpexp.strategies.reduce_scatter import ReduceScatter

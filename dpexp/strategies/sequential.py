@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpexp.models import optimizers
-from dpexp.phases import UPDATE
+from dpexp.results.phases import UPDATE
 from dpexp.strategies.base import Strategy
 
 

@@ -19,9 +19,9 @@ from torch import nn
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.models import optimizers
-from dpexp.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
+from dpexp.results.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.strategies.base import MOST_NUMBERS, Strategy
 from dpexp.strategies.core_sharing import CoreTurn, group_count, spin_seconds, stay_on_a_core
 from dpexp.strategies.reduce_scatter import ReduceScatter, move

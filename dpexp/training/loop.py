@@ -14,8 +14,8 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.data.mapped import MappedInputs
 from dpexp.data.sharding import epoch_order, shard
-from dpexp.phases import COMPUTE, DATA
 from dpexp.processes.heartbeat import WARMING_UP, heartbeat
+from dpexp.results.phases import COMPUTE, DATA
 from dpexp.strategies import Strategy
 
 

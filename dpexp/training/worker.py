@@ -18,7 +18,7 @@ from dpexp.clock.training_clock import MOST_PHASE_STEPS, Clock, SegmentClock
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
-from dpexp.files import write_atomically
+from dpexp.machine.files import write_atomically
 from dpexp.models import architectures, linear_kernels
 from dpexp.processes.heartbeat import FINISHING, REPORTING, heartbeat
 from dpexp.processes.shared_memory import SharedTensors

@@ -24,11 +24,11 @@ from results_helpers import result, write_sweep
 
 from dpexp.analysis.table import aggregate
 from dpexp.errors import ResultError
-from dpexp.files import remove_leftovers, write_atomically
-from dpexp.phases import COMPUTE
+from dpexp.machine.files import remove_leftovers, write_atomically
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.report.writer import write_report
 from dpexp.results import storage
+from dpexp.results.phases import COMPUTE
 
 BASE = [override for override in TINY if not override.startswith("model.")]
 

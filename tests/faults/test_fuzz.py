@@ -10,7 +10,7 @@ from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpexp import app
+from dpexp.cli import app
 from dpexp.config.compose import compose
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.yaml_files import config_folder, known_keys

@@ -22,15 +22,15 @@ from conftest import TINY, tiny
 from deeds import Place
 from fault_helpers import ROOT, children, faulty_model, marked, run_job
 
-from dpexp import app
 from dpexp.analysis.warnings import OTHER_CORES
+from dpexp.cli import app
 from dpexp.data.dataset import load
 from dpexp.errors import DataError, WorkerError
 from dpexp.machine import environment
-from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
+from dpexp.results.phases import COMPUTE
 
 OWN = [override for override in TINY if not override.startswith("model.")]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
@@ -161,7 +161,7 @@ def test_a_disk_that_gets_full_stops_the_sweep_with_one_line(tmp_path):
 
 MANY = """
 import os, sys
-from dpexp import app
+from dpexp.cli import app
 from dpexp.launchers import local  # once for all: it takes longer than the runs
 from dpexp.measurement import job
 from dpexp.report import writer

@@ -18,14 +18,14 @@ from conftest import TINY, composed, tiny
 from deeds import Place, kill
 from fault_helpers import Faulty, run_config, run_job
 
-from dpexp import app, runner
+from dpexp.cli import app, runner
 from dpexp.errors import ConfigError, DataError, WorkerError
-from dpexp.files import Claim
 from dpexp.launchers.local import LocalLauncher
+from dpexp.machine.files import Claim
 from dpexp.measurement import job
-from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.results import storage
+from dpexp.results.phases import COMPUTE
 
 OWN = [override for override in TINY if not override.startswith("model.")]
 SWEEP = [*TINY, "workers=1,2", "measurement.baseline=none", "measurement.phases=false"]  # few figures to draw

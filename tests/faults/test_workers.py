@@ -13,11 +13,11 @@ from fault_helpers import IN_ONE_PIECE, Faulty, children, descriptors, places, r
 
 from benchmarks.endurance import shared_names
 from dpexp.errors import WorkerError
-from dpexp.phases import COMMUNICATE, COMPUTE, WAIT
 from dpexp.processes import launch
 from dpexp.processes.heartbeat import TRAINING, WAITING
 from dpexp.processes.world import RemoteRanks, World, WorldSpec
 from dpexp.results import storage
+from dpexp.results.phases import COMMUNICATE, COMPUTE, WAIT
 from dpexp.strategies import sync_dp
 
 KINDS = {"in turns": True, "in one piece": False}

@@ -6,11 +6,11 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dpexp.analysis.decision.choice import Choice, choose
+from dpexp.analysis.decision.contest import Scaling, contest
+from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, worst_error
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
-from dpexp.decision.choice import Choice, choose
-from dpexp.decision.contest import Scaling, contest
-from dpexp.decision.projection import Cluster, Projection, StepModel, worst_error
 
 MORE = 4  # times the most workers that were measured: what the report projects to
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.words import counted
+from dpexp.errors import counted
 
 DRAWS = 10_000
 LEAST_REGRET = 0.0005  # of the time, that is worth a word

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dpexp.analysis.decision.links import Exchange, Link, ring
 from dpexp.analysis.disturbance import FASTEST, LONGER
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.decision.links import Exchange, Link, ring
 
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",

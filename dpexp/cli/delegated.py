@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from dpexp import resume, runner
+from dpexp.cli import resume, runner
 from dpexp.config.compose import Job, Plan, parse, task, to_experiment
 from dpexp.config.explain import explain
 from dpexp.config.yaml_files import config_folder

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpexp import resume, trackers
-from dpexp.cli import BAD_INPUT, FAILED, status_of
+from dpexp.cli import resume
+from dpexp.cli.boundary import BAD_INPUT, FAILED, status_of
 from dpexp.config.compose import Job, Plan
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError, ResultError, TrackerError, WorkerError
-from dpexp.files import Claim
 from dpexp.machine.environment import Environment, usable_cores
+from dpexp.machine.files import Claim
 from dpexp.processes import fork_server
-from dpexp.report import terminal
+from dpexp.report import terminal, trackers
 
 if TYPE_CHECKING:
     from dpexp.analysis.row import Row

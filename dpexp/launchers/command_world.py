@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import dpexp.clock
-from dpexp.errors import ConfigError, WorkerError
+from dpexp.errors import ConfigError, WorkerError, counted
+from dpexp.launchers import command_output as output
+from dpexp.launchers import descendants
 from dpexp.machine.exclusive import VARIABLE as LOCK
-from dpexp.script import descendants, output
-from dpexp.words import counted
 
 STARTUP = Path(dpexp.clock.__file__).parent / "startup"
 SOCKET = "DPEXP_SCRIPT_SOCKET"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dpexp
-from dpexp import delegated, resume, runner
-from dpexp.cli import FAILED, Parser, command, status_of
+from dpexp.cli import delegated, resume, runner
+from dpexp.cli.boundary import FAILED, Parser, command, status_of
 from dpexp.config.compose import Plan, compose, with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from dpexp.drawing import losses
-from dpexp.drawing.scales import ends, logarithmic, ratio_ticks, seconds_ticks, sparse
-from dpexp.drawing.style import BAR, GREY, TEXT, Style, styles
-from dpexp.words import counted
+from dpexp.errors import counted
+from dpexp.report.drawing import losses
+from dpexp.report.drawing.scales import ends, logarithmic, ratio_ticks, seconds_ticks, sparse
+from dpexp.report.drawing.style import BAR, GREY, TEXT, Style, styles
 
 Painter = Callable[[Axes, pd.DataFrame], None]
 

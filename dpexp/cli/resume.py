@@ -17,8 +17,8 @@ from dpexp.config.explain import explain
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.strategies import ScriptConfig
 from dpexp.errors import ConfigError
-from dpexp.files import write_atomically
 from dpexp.machine.environment import Environment
+from dpexp.machine.files import write_atomically
 from dpexp.measurement.user_files import fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import RunResult

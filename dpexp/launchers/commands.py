@@ -12,9 +12,9 @@ import numpy as np
 
 from dpexp.clock.messages import Turn
 from dpexp.errors import ScriptEnded, WorkerError
+from dpexp.launchers.command_stage import Interrupted, Stage
+from dpexp.launchers.command_world import Command, Rank, World, guard, listen
 from dpexp.processes import signals
-from dpexp.script.stage import Interrupted, Stage
-from dpexp.script.world import Command, Rank, World, guard, listen
 
 Trace = tuple[float, float, float, list[tuple[float, float]]]
 """Of a step: seconds of data, compute and update; and of each meeting with others, the arrival and its seconds."""

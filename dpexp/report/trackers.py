@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpexp.analysis.series import flattened
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import MlflowConfig, TensorboardConfig, TrackerConfig, WandbConfig
 from dpexp.errors import ConfigError, TrackerError, one_line
+from dpexp.results.series import flattened
 
 if TYPE_CHECKING:
     from dpexp.analysis.row import Row

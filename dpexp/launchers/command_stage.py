@@ -10,10 +10,9 @@ from multiprocessing import connection
 from typing import Any
 
 from dpexp.clock.messages import Turn
-from dpexp.errors import ScriptEnded, WorkerError
+from dpexp.errors import ScriptEnded, WorkerError, counted
+from dpexp.launchers.command_world import World, accept
 from dpexp.processes import signals
-from dpexp.script.world import World, accept
-from dpexp.words import counted
 
 POLL_SECONDS = 0.2
 PATIENCE = 3.0  # times the expected seconds of a turn, beyond the timeout

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 from matplotlib.axes import Axes
 
-from dpexp.drawing.style import BAR, LOSS_COLORS, TEXT
+from dpexp.report.drawing.style import BAR, LOSS_COLORS, TEXT
 
 LEAST_SHARE = 0.05  # that has room for its number
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dpexp.analysis.decision.laws import Law, Points, laws
 from dpexp.analysis.row import Row
-from dpexp.decision.laws import Law, Points, laws
 
 LEAST_COUNTS = 3  # beside 1: to fit a law of one parameter to two, and to predict the third
 WORST_ERROR = 0.1  # of a held-out count that a law may have
