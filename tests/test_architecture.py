@@ -15,35 +15,27 @@ PACKAGE = Path(dpexp.__file__).parent
 
 # A package imports from those on lines above its own, and from itself; its __main__ is a program, above all packages.
 ORDER = """
-errors files phases words
+errors
 machine
 config
+results
 processes
 clock
 data
 models
 strategies
 training
-results
 launchers
 analysis
-decision
-trackers
-drawing
-script
 measurement
 report
 cli
 calibrate
-resume
-runner
-delegated
 api break_even compare noise_scale project
-app
 __main__
 """.strip().splitlines()
 LEVEL = {name: level for level, line in enumerate(ORDER) for name in line.split()}
-LIGHT = ("analysis", "decision", "drawing", "report", "results")  # read results without torch, processes or launchers
+LIGHT = ("analysis", "report", "results")  # read results without torch, processes or launchers
 MOST_FILES = 10
 
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or path.name != "__init__.py"]
@@ -107,7 +99,7 @@ def test_folders_stay_small():
 
 
 def test_hydra_is_known_at_the_edge_only():
-    edge = {"delegated", "config/compose", "config/explain", "config/yaml_files"}
+    edge = {"cli/delegated", "config/compose", "config/explain", "config/yaml_files"}
     assert users("hydra") | users("omegaconf") == edge
 
 
@@ -115,7 +107,7 @@ def test_only_figures_and_their_panels_know_matplotlib():
     assert users("matplotlib") == {
         "api",
         "report/figures",
-        *(f"drawing/{name}" for name in ("losses", "panels", "scales")),
+        *(f"report/drawing/{name}" for name in ("losses", "panels", "scales")),
     }
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dpexp.cli import trackers
 from dpexp.config.compose import compose_experiment
 from dpexp.errors import ConfigError
-from dpexp.report import trackers
 
 JOB = "workers=1 strategy=sequential data=synthetic data.size=256 epochs=1 measurement.precision=null".split()
 JOB += "measurement.repeats=1 measurement.warmup=0 model.hidden=[4] measurement.best_sequential=false".split()
