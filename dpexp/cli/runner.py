@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpexp.cli import resume
+from dpexp.cli import resume, trackers
 from dpexp.cli.boundary import BAD_INPUT, FAILED, status_of
 from dpexp.config.compose import Job, Plan
 from dpexp.config.experiment import ExperimentConfig
@@ -17,7 +17,7 @@ from dpexp.errors import ConfigError, DpexpError, ResultError, TrackerError, Wor
 from dpexp.machine.environment import Environment, usable_cores
 from dpexp.machine.files import Claim
 from dpexp.processes import fork_server
-from dpexp.report import terminal, trackers
+from dpexp.report import terminal
 
 if TYPE_CHECKING:
     from dpexp.analysis.row import Row
