@@ -106,10 +106,22 @@ def test_a_job_takes_as_long_as_it_may_at_most(clock, step, seconds, precision, 
     machine = Machine(clock, start, baseline=step, candidate=step / 1.7)
     settings = [f"measurement.precision={precision}", f"measurement.max_seconds={seconds}", "measurement.repeats=2"]
     blocks, took = measured(clock, machine, *settings)
-    assert len(blocks) >= 2
+    assert len(blocks) >= (1 if (step, seconds) == (0.1, 4) else 2)  # where starts and warm-ups take most of the time
     assert took <= 1.1 * seconds
     if precision < 1e-6:  # which is never reached
         assert took >= 0.8 * seconds
+
+
+@pytest.mark.parametrize("baseline", ["paired", "none"])
+def test_where_starts_are_so_dear_that_one_block_fits_it_has_all_the_time(clock, baseline):
+    """As where a script imports much on a busy machine."""
+    settings = [*ADAPTIVE, f"{MAX}=30", f"measurement.baseline={baseline}"]
+    blocks, took = measured(clock, Machine(clock, 16.0, baseline=0.04, candidate=0.04), *settings)
+    assert len(blocks) == (1 if baseline == "paired" else 2)  # without a pair, as many as asked for
+    assert took >= 0.8 * 30
+    if baseline == "paired":
+        assert took <= 1.1 * 30
+        assert len(blocks[0].arms["baseline"].turn_seconds) > 50
 
 
 def test_without_a_limit_a_job_of_short_steps_takes_the_usual_time(clock):

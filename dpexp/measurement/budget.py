@@ -15,6 +15,8 @@ from dpexp.results.schema import Block
 SHORT_SECONDS, LONG_SECONDS = 9.0, 36.0
 ROUNDS_OF_LONG_STEPS = 24
 LOOK_AGAIN_ROUNDS = 8
+LEAST_SHARE = 0.25  # of what a start costs, for the rounds of each block
+WORTH_A_START = 1.5  # times its cost: with so much time left, another block is made
 END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 
 
@@ -65,16 +67,22 @@ class Budget:
         if left <= 0:
             return True
         missing = max(self._measurement.repeats - len(blocks), 1)
-        # What is left, shared among the blocks that must still come, this one included.
-        share = (left + seconds - (missing - 1) * self._overhead_seconds) / missing
-        if seconds >= share:
+        while missing > 1 and self._share(left + seconds, missing) < LEAST_SHARE * self._overhead_seconds:
+            missing -= 1
+        if seconds >= self._share(left + seconds, missing):
             return True
         if rounds.made % LOOK_AGAIN_ROUNDS or self._over is None or not self._measurement.is_adaptive:
             return False
+        if left < WORTH_A_START * self._overhead_seconds:
+            return False  # nothing else can be done with it
         found = turns_ratio(rounds.timed[self._over].turn_seconds, rounds.timed[self._of].turn_seconds)
         assert found is not None
         variance = found.variance * seconds
         return seconds >= math.sqrt(self._overhead_seconds * variance) / START_DEVIATION
+
+    def _share(self, seconds: float, blocks: int) -> float:
+        """Of the time that is left, what so many blocks have for their rounds; the first has started."""
+        return (seconds - (blocks - 1) * self._overhead_seconds) / blocks
 
     def is_over(self, blocks: Sequence[Block]) -> bool:
         """Whether these blocks suffice: the ratio is known well enough, or another one takes too long."""
@@ -84,7 +92,7 @@ class Budget:
         if not measurement.is_adaptive:
             return len(blocks) >= measurement.repeats
         is_missing = len(blocks) < measurement.repeats
-        if self._left_seconds() < (1.0 if is_missing else 1.5) * self._overhead_seconds:
+        if self._left_seconds() < (1.0 if is_missing else WORTH_A_START) * self._overhead_seconds:
             return True
         assert measurement.precision is not None
         return not is_missing and self._precision(blocks) <= measurement.precision

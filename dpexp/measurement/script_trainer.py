@@ -95,7 +95,7 @@ class ScriptArms:
         return self._running.turn(name, turn)
 
     def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
-        """What a result keeps of each arm; if a script sets its threads itself, no best sequential process."""
+        """What a result keeps of each arm; a script that sets its threads has no best sequential process."""
         arms = {name: _arm(command, self._running.last(name), timed[name]) for name, command in self._commands.items()}
         if BASELINE in arms and BEST_SEQUENTIAL in arms and arms[BASELINE].threads == arms[BEST_SEQUENTIAL].threads:
             del arms[BEST_SEQUENTIAL]
