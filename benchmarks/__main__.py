@@ -10,6 +10,7 @@ from benchmarks import (
     costs,
     decisions,
     endurance,
+    example,
     exchange,
     hosts,
     laws,
@@ -37,6 +38,7 @@ PARTS = {
     "costs": lambda rounds: costs.run(rounds, HERE),
     "endurance": lambda rounds: endurance.run(),
     "notebook": lambda rounds: notebook.run(rounds),
+    "example": lambda rounds: example.run(),
 }
 
 
@@ -55,7 +57,7 @@ def main() -> None:
         out.print(f"{today}: {environment.describe().machine}\n")
         PARTS[name](arguments.rounds)
         out.print()
-        if arguments.write:
+        if arguments.write and name != "example":  # which writes into the project's README
             _write(name, out.export_text())
 
 

@@ -273,3 +273,13 @@ def test_a_law_of_scaling_is_told_with_how_well_it_predicts():
 
 def test_what_is_not_fitted_is_not_told():
     assert _more_workers(Verdict(None, None, None), Row("ok")) == []
+
+
+def test_the_phase_that_takes_longer_in_every_worker_is_named(tmp_path):
+    def loading(block):
+        alone = with_phases(block.arms[BASELINE], phases(1.0, 0.0, 0.0))
+        slower = {**phases(1.0, 0.0, 0.0), "data": 1.5}
+        return changed(block, candidate=with_phases(block.arms[CANDIDATE], slower, slower), baseline=alone)
+
+    (line,) = reasons(summary(tmp_path, change=loading))
+    assert "Most is lost in loading data, which takes longer in every worker." in line

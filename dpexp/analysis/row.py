@@ -41,6 +41,7 @@ class Row:
     overall_seconds: float = math.nan  # the same, as it is here: with all time counted
     trained_seconds: float = math.nan  # of whole trainings in one piece: the mean
     samples_per_second: float = math.nan
+    baseline_threads: int | None = None  # of its process; a script may set its own
     baseline: str = ""  # what the speedup is over
     baseline_seconds: float = math.nan
     baseline_overall_seconds: float = math.nan

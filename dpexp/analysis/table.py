@@ -117,12 +117,13 @@ def _row(members: list[Member], singles: SingleWorkers, label: str, misfit: floa
     samples = config.epochs * config.train_samples
     return Row(
         status="ok",
-        **_settings(config),
+        **_settings(config) | {"threads_per_worker": blocks[0].arms[CANDIDATE].threads},
         repeats=len(blocks),
         seconds=own.seconds,
         overall_seconds=own.seconds_as_it_is.value,
         trained_seconds=_mean([training.seconds for training in trainings]),
         samples_per_second=samples / own.seconds.value,
+        baseline_threads=baseline.blocks[0].arms[baseline.arm].threads if baseline.blocks else None,
         baseline=baseline.name,
         baseline_seconds=others[0].seconds.value if others else math.nan,
         baseline_overall_seconds=others[0].seconds_as_it_is.value if others else math.nan,

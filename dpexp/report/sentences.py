@@ -21,11 +21,16 @@ MARKED = ("oversubscribed", "fewer updates")  # kinds of warnings that the table
 LOSSES = {  # what takes the time, and what helps
     "load_balance": ("waiting for the slowest worker of each step", "look for what else runs on these cores"),
     "communication_efficiency": ("exchanging gradients", "larger batches exchange them less often"),
-    "computation_scaling": (
+}
+SLOWER = {  # the same of computation scaling, by the phase that takes more time than in one process
+    "data": ("loading data, which takes longer in every worker", "give the data loaders cores of their own"),
+    "compute": (
         "slower computation in every worker",
         "workers share cores, caches and memory; fewer threads or smaller batches may fit better",
     ),
+    "update": ("updating parameters, which takes longer in every worker", "their memory is shared or out of cache"),
 }
+FACTORS = ("load_balance", "communication_efficiency", "computation_scaling")
 LEAST_LOSS = 0.03  # that is named
 
 
@@ -102,10 +107,22 @@ def _help(row: Row, found: Verdict | None) -> list[str]:
     """What would make these workers faster, else what more of them would bring."""
     factors = _factors(row)
     worst = min(factors, key=lambda name: factors[name], default=None)
-    if worst in LOSSES and factors[worst] < 1 - LEAST_LOSS and not row.oversubscribed:
-        what, advice = LOSSES[worst]
+    if worst in FACTORS and factors[worst] < 1 - LEAST_LOSS and not row.oversubscribed:
+        what, advice = _loss(row, worst)
         return [f"Largest loss: {100 * (1 - factors[worst]):.0f} % in {what}; {advice}."]
     return _more_workers(found, row)
+
+
+def _loss(row: Row, factor: str) -> tuple[str, str]:
+    """What takes the time that this factor counts, and what helps."""
+    if factor in LOSSES:
+        return LOSSES[factor]
+    times = (row.workers or 1) if row.data_scope == "per_worker" else 1  # the baseline's samples
+    grown = {
+        phase: getattr(row.phases, f"{phase}_seconds") - times * getattr(row.phases, f"baseline_{phase}_seconds")
+        for phase in USEFUL
+    }
+    return SLOWER[max(grown, key=lambda phase: grown[phase])]
 
 
 def details(summary: Summary) -> list[str]:
@@ -179,7 +196,7 @@ def reasons(summary: Summary) -> list[str]:
 
 def _factors(row: Row) -> dict[str, float]:
     """Those of efficiency that are known, by name."""
-    names = list(LOSSES) if not math.isnan(row.tree.load_balance) else ["parallel_efficiency", "computation_scaling"]
+    names = list(FACTORS) if not math.isnan(row.tree.load_balance) else ["parallel_efficiency", "computation_scaling"]
     factors = {name: getattr(row.tree, name) for name in names}
     return {name: value for name, value in factors.items() if not math.isnan(value)}
 
@@ -190,7 +207,7 @@ def _product(row: Row, usable_cores: int | None) -> str:
     worst = min(factors, key=lambda name: factors[name])
     if row.oversubscribed:  # whatever the factors are, this is why
         return f"{_prefix(row)}{row.workers} workers on {usable_cores} cores take turns on a core: {product}."
-    lost = f" Most is lost in {LOSSES[worst][0]}." if worst in LOSSES and factors[worst] < 1 - LEAST_LOSS else ""
+    lost = f" Most is lost in {_loss(row, worst)[0]}." if worst in FACTORS and factors[worst] < 1 - LEAST_LOSS else ""
     return f"{_prefix(row)}{row.workers} workers: {product}.{lost}"
 
 

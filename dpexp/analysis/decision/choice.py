@@ -56,13 +56,13 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     several = [row for row in rows if row.workers != 1 and not math.isnan(row.overall_speedup.low)]
     if not several:
         return None
-    threads = several[0].threads_per_worker or 1
+    threads = several[0].baseline_threads or several[0].threads_per_worker or 1
     options = [_Option(_process(threads), None, threads, np.zeros(DRAWS))]
     best = min(several, key=lambda row: _width(row.overall_best_sequential_speedup))
     for row in several:
         draws = _draws(row.overall_speedup, generator)
         cores = 1 if row.strategy == "emulated" else row.workers or 1
-        options.append(_Option(counted(row.workers or 1, "worker"), row, cores * threads, draws))
+        options.append(_Option(counted(row.workers or 1, "worker"), row, cores * (row.threads_per_worker or 1), draws))
         best_threads = row.best_sequential_threads
         if (
             row is best
