@@ -23,7 +23,7 @@ from dpexp.measurement.budget import Budget
 from dpexp.measurement.measure import OnProgress, measure
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import Trainer, Variant
+from dpexp.measurement.trainer import Timed, Trainer, Variant
 from dpexp.measurement.user_files import differing, fingerprint
 from dpexp.models import linear_kernels
 from dpexp.results import storage
@@ -89,7 +89,7 @@ def run(
                 settings.warmup,
                 kept,
                 on_progress,
-                lambda step_seconds: plan.seconds(step_seconds, budget.seconds),
+                lambda warm: plan.seconds(warm, budget.seconds),
             ):
                 _check_unchanged(config, user_files)
                 record.add(block)
@@ -129,12 +129,18 @@ class _Trainings:
         # In the job's time; those that are asked for come on top of it. None: not known yet.
         self._seconds = None if config.measurement.whole_trainings == "auto" and not asked else 0.0
 
-    def seconds(self, step_seconds: Mapping[str, float], budget_seconds: float) -> float:
-        """What is reserved for them in the job's time, by the steps of the first block."""
+    def seconds(self, warm: Mapping[str, Timed], budget_seconds: float) -> float:
+        """What is reserved for them in the job's time, by the first block's arms after their warm-up.
+
+        Whether they are short follows from the shortest steps: others may have slowed the warm-up down.
+        """
         if self._seconds is None:
-            needed = sum(one.updates * step_seconds[name] + TRAINING_START_SECONDS for name, one in self._arms.items())
-            self._made = needed <= SHORT_SHARE * budget_seconds
-            self._seconds = needed if self._made else 0.0
+            arms = [(config.updates, warm[name]) for name, config in self._arms.items()]
+            starts = TRAINING_START_SECONDS * len(arms)
+            least = starts + sum(updates * arm.least_step_seconds for updates, arm in arms)
+            usual = starts + sum(updates * arm.step_seconds for updates, arm in arms)
+            self._made = least <= SHORT_SHARE * budget_seconds
+            self._seconds = min(usual, SHORT_SHARE * budget_seconds) if self._made else 0.0
         return self._seconds
 
     def configs(self) -> Iterator[tuple[str, ExperimentConfig]]:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.conditions import Watch
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import Trainer, Variant
+from dpexp.measurement.trainer import Timed, Trainer, Variant
 from dpexp.results.schema import Block
 
 OnProgress = Callable[[str, float], None]
 """Receives what is being done, in words, and the fraction of the job's time that is spent."""
 
-OnWarm = Callable[[Mapping[str, float]], float]
-"""Receives the seconds of the shortest step of each arm; returns those that the job needs after its last block."""
+OnWarm = Callable[[Mapping[str, Timed]], float]
+"""Receives the arms after their warm-up; returns the seconds that the job needs after its last block."""
 
 
 def measure(
@@ -26,7 +26,7 @@ def measure(
     warmup_blocks: int = 0,
     earlier: Sequence[Block] = (),
     on_progress: OnProgress = lambda text, done: None,
-    on_warm: OnWarm = lambda step_seconds: 0.0,
+    on_warm: OnWarm = lambda warm: 0.0,
 ) -> Iterator[Block]:
     """Each block of the arms, as soon as it is finished, the discarded ones first. Raises WorkerError.
 
@@ -43,7 +43,7 @@ def measure(
         with trainer.running({name: variants[name] for name in names}) as running:
             rounds = Rounds(trainer.pace, names, seed=len(kept))
             rounds.warm_up(running, warmup_steps)
-            budget.begin_rounds(rounds, on_warm(rounds.least_step_seconds))
+            budget.begin_rounds(rounds, on_warm(rounds.timed))
 
             def is_enough(seconds: float, rounds: Rounds = rounds) -> bool:
                 on_progress(f"block {len(kept) + 1}", budget.done_fraction)

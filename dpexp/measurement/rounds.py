@@ -41,11 +41,6 @@ class Rounds:
             timed.step_seconds = statistics.median((others or [first])[len(others) // 2 :])
 
     @property
-    def least_step_seconds(self) -> dict[str, float]:
-        """Of the shortest step of each arm in the warm-up."""
-        return {name: timed.least_step_seconds for name, timed in self.timed.items()}
-
-    @property
     def round_seconds(self) -> float:
         """Of one round, as expected."""
         return sum(self._turn(timed, False).steps * timed.step_seconds for timed in self.timed.values())
