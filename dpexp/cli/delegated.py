@@ -46,7 +46,10 @@ def launched(plan: Plan, overrides: Sequence[str], config_dir: str | None) -> It
     """Let plugins run a sweep's jobs, of which the results tell how they ended. Raises DpexpError."""
     own = [parse(text) for text in [*overrides, f"hydra.sweep.dir={plan.folder}"]]
     added = ("model.arguments",)  # which take any key
-    words = [f"++{one.input_line}" if one.key_or_group.startswith(added) else str(one.input_line) for one in own]
+    words = [
+        f"++{str(one.input_line).lstrip('+')}" if one.key_or_group.startswith(added) else str(one.input_line)
+        for one in own
+    ]
     try:
         _main(["-m", *(["--config-dir", config_dir] if config_dir else []), *words])
     except DpexpError:

@@ -99,7 +99,7 @@ def test_a_single_run_is_resumed_too(dpexp, tmp_path):
 def test_kept_blocks_count_and_new_ones_are_warmed_up_again(tmp_path):
     settings = ["workers=2", "measurement.repeats=3", "measurement.warmup=1"]
     with pytest.raises(WorkerError):
-        run_job(tmp_path, *settings, launcher=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, training=2))
+        run_job(tmp_path, *settings, launcher=Faulty(Place(TRAINING, COMPUTE, 2), kill, 1, number=2))
     first = storage.read(tmp_path / storage.FILE_NAME)
     assert [block.warmup for block in first.blocks] == [True, False]
     assert run_job(tmp_path, *settings, resume=True)

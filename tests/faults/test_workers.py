@@ -18,7 +18,7 @@ from dpexp.processes.heartbeat import TRAINING, WAITING
 from dpexp.processes.world import RemoteRanks, World, WorldSpec
 from dpexp.results import storage
 from dpexp.results.phases import COMMUNICATE, COMPUTE, WAIT
-from dpexp.strategies import sync_dp
+from dpexp.strategies import core_sharing
 
 KINDS = {"in turns": True, "in one piece": False}
 MOMENTS = [
@@ -51,7 +51,7 @@ def failure(folder, place, deed, victim, *overrides, in_turns=True):
 
 @pytest.mark.parametrize(("strategy", "rank", "in_turns", "place"), MOMENTS)
 def test_a_killed_worker_is_named_with_signal_step_and_phase(tmp_path, monkeypatch, strategy, rank, in_turns, place):
-    monkeypatch.setattr(sync_dp, "usable_cores", lambda: 3)  # each rank updates its share
+    monkeypatch.setattr(core_sharing, "usable_cores", lambda: 3)  # each rank updates its share
     error = failure(tmp_path, place, kill, rank, "workers=3", f"strategy={strategy}", in_turns=in_turns)
     assert str(error) == f"rank {rank} was killed by SIGKILL, {place}"
 
@@ -60,7 +60,7 @@ def test_a_killed_worker_is_named_with_signal_step_and_phase(tmp_path, monkeypat
 @pytest.mark.parametrize("phase", [WAIT, COMPUTE, COMMUNICATE])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_worker_killed_while_others_wait_for_its_core_is_named(tmp_path, monkeypatch, rank, phase, in_turns):
-    monkeypatch.setattr(sync_dp, "usable_cores", lambda: 1)
+    monkeypatch.setattr(core_sharing, "usable_cores", lambda: 1)
     place = Place(TRAINING, phase, 4)
     error = failure(tmp_path, place, kill, rank, "workers=2", in_turns=in_turns)
     assert str(error) == f"rank {rank} was killed by SIGKILL, {place}"
