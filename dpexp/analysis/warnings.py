@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+import numpy as np
+
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.ratios import Comparison, block_seconds
+from dpexp.analysis.ratios import Comparison
 from dpexp.analysis.side import Side
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import counted
@@ -19,7 +21,8 @@ DISTURBANCE = 0.03  # of the speedup
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
 CAUSE_CACHE = 0.02  # enough to explain an efficiency above 100 %
 LEAST_TURNS = 12  # of an arm, for an interval worth having
-EXTRAPOLATION, SURE = 0.1, 3.0  # of a training's time, and standard deviations
+EXTRAPOLATION = 0.1  # of a training's time, beyond what its turns tell
+USUAL_TURNS = (0.025, 0.975)  # quantiles
 
 
 def busy_threads(config: ExperimentConfig, environment: Environment) -> int:
@@ -112,21 +115,19 @@ def _about_precision(config: ExperimentConfig, blocks: Sequence[Block], found: C
 
 
 def _about_extrapolation(sides: Sequence[Side]) -> Iterator[Warning]:
-    """Whole trainings beside the time that follows from steps."""
+    """Whole trainings that took more or less time than any turns tell."""
     for side in sides:
-        times = [training.seconds for training in side.trainings]
-        if not times:
+        if not side.trainings:
             continue
-        seconds, expected = sum(times) / len(times), side.seconds_as_it_is.value
-        # What steps of so many seconds vary by, from what those of the blocks did.
-        arms = [block.arms[side.arm] for block in side.blocks]
-        rate = sum(arm.seconds * one.variance for arm in arms if (one := block_seconds(arm)) is not None) / len(arms)
-        off = abs(math.log(seconds / expected))
-        if off > max(EXTRAPOLATION, SURE * math.sqrt(rate / sum(times))):
+        seconds = sum(training.seconds for training in side.trainings) / len(side.trainings)
+        turns = [np.mean(turn) for block in side.blocks for turn in block.arms[side.arm].turn_seconds]
+        least, most = (side.steps * float(one) for one in np.quantile(turns, USUAL_TURNS))
+        off, told = max(math.log(least / seconds), math.log(seconds / most)), side.seconds_as_it_is.value
+        if off > EXTRAPOLATION:
             yield Warning(
                 "extrapolation",
                 off / EXTRAPOLATION,
-                f"whole trainings ({side.arm}) took {seconds:.3g} s, and their steps tell {expected:.3g} s",
+                f"whole trainings ({side.arm}) took {seconds:.3g} s, and their steps tell {told:.3g} s",
                 "the machine's speed has changed, or some of their time belongs to no step; measure again",
             )
 
