@@ -11,6 +11,7 @@ from benchmarks.setup import out
 
 ROOT = Path(__file__).parent.parent
 FOLDER = "outputs/example"
+MOST = 40_000  # samples of the rows that are shown
 SWEEP = ["-m", "workers=1,2,4", "data.size=5000,10000,20000,40000"]
 
 
@@ -19,7 +20,10 @@ def run() -> None:
     shutil.rmtree(ROOT / FOLDER, ignore_errors=True)
     command = [sys.executable, "-m", "dpexp", *SWEEP, f"hydra.sweep.dir={FOLDER}"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    shown = [line.rstrip() for line in printed.splitlines() if not line.startswith(("wrote ", "job "))]
+    headline, table, *_ = printed[printed.index("\nUse ") + 1 :].split("\n\n")
+    configuration, heads, rule, *rows = table.splitlines()
+    largest = [row for row in rows if f" {MOST:,} " in row]
+    shown = [line.rstrip() for line in (headline, "", configuration, heads, rule, *largest)]
     begin, end = "<!-- example -->\n", "<!-- end -->"
     text = (ROOT / "README.md").read_text()
     start = text.index(begin) + len(begin)

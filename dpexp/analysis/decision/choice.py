@@ -49,8 +49,8 @@ class _Option:
 def choose(rows: Sequence[Row]) -> Choice | None:
     """Of one series at one data size: which number of workers, or threads of one process, trains fastest here.
 
-    That counts all time, neighbours included. Each speedup is drawn from its interval (log-normal). None where there is
-    no row with several workers, or no interval.
+    That counts all time, neighbours included. Each speedup is drawn from its interval (log-normal). More threads than
+    cores are chosen only if that is surely the fastest. None where there is no row with several workers, or no interval.
     """
     generator = np.random.default_rng(0)
     several = [row for row in rows if row.workers != 1 and not math.isnan(row.overall_speedup.low)]
@@ -73,7 +73,10 @@ def choose(rows: Sequence[Row]) -> Choice | None:
             options.insert(1, _Option(_process(best_threads or 1), None, best_threads or 1, draws - over))
     speeds = np.array([option.log_speeds for option in options])
     fastest = speeds.max(0)
-    chosen = int(speeds.mean(1).argmax())  # the mean log: that little is known of an option is no reason to choose it
+    means = speeds.mean(1)  # of the log: that little is known of an option is no reason to choose it
+    wins = np.array([(speeds.argmax(0) == at).mean() for at in range(len(options))])
+    crowded = np.array([option.row is not None and bool(option.row.oversubscribed) for option in options])
+    chosen = int(np.where(crowded & (wins < SURE), -math.inf, means).argmax())
     enough = [(speeds[at] >= fastest - math.log1p(TOLERANCE)).mean() >= SURE for at in range(len(options))]
     fewer = [option for option, is_enough in zip(options, enough, strict=True) if is_enough]
     fewer = [option for option in fewer if option.threads < options[chosen].threads]
@@ -81,7 +84,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         name=options[chosen].name,
         row=options[chosen].row,
         options=[option.name for option in options],
-        probability=float((speeds.argmax(0) == chosen).mean()),
+        probability=float(wins[chosen]),
         regret=float(-np.expm1(speeds[chosen] - fastest).mean()),
         cheaper=min(fewer, key=lambda option: option.threads).name if fewer else None,
     )
