@@ -88,3 +88,12 @@ def test_the_choice_in_words_is_never_certain_and_names_what_was_compared():
     assert "; 2 workers, with fewer threads, is at most 5 % slower" in str(
         choose([row(2, 1.80, 0.001), row(4, 1.85, 0.001)])
     )
+
+
+def test_more_threads_than_cores_are_chosen_only_if_they_are_surely_the_fastest():
+    close = [row(2, 1.5), row(4, 1.52, oversubscribed=True)]
+    found = choose(close)
+    assert found.name == "2 workers"
+    assert "4 workers" not in found.options
+    assert "with more threads than cores, may be faster" in str(found)
+    assert choose([close[0], row(4, 2.5, oversubscribed=True)]).name == "4 workers"

@@ -27,6 +27,7 @@ class Choice:
     probability: float  # that it is the fastest
     regret: float  # the expected share of time that is lost because another one is
     cheaper: str | None  # needs fewer threads, and surely at most TOLERANCE more time
+    beyond: str = ""  # what has more threads than cores and may be faster, which is not compared
 
     def __str__(self) -> str:
         sure = f"{100 * self.probability:.0f} %" if self.probability < 0.995 else "more than 99 %"
@@ -35,6 +36,8 @@ class Choice:
             text += f"; if another is faster, that costs {100 * self.regret:.1f} % of the time on average"
         if self.cheaper is not None:
             text += f"; {self.cheaper}, with fewer threads, is at most {100 * TOLERANCE:.0f} % slower"
+        if self.beyond:
+            text += f"; {self.beyond}, with more threads than cores, may be faster"
         return text
 
 
@@ -49,8 +52,9 @@ class _Option:
 def choose(rows: Sequence[Row]) -> Choice | None:
     """Of one series at one data size: which number of workers, or threads of one process, trains fastest here.
 
-    That counts all time, neighbours included. Each speedup is drawn from its interval (log-normal). More threads than
-    cores are chosen only if that is surely the fastest. None where there is no row with several workers, or no interval.
+    That counts all time, neighbours included. Each speedup is drawn from its interval (log-normal). What has more
+    threads than cores is compared only if it surely is the fastest. None where there is no row with several workers, or
+    no interval.
     """
     generator = np.random.default_rng(0)
     several = [row for row in rows if row.workers != 1 and not math.isnan(row.overall_speedup.low)]
@@ -72,11 +76,14 @@ def choose(rows: Sequence[Row]) -> Choice | None:
             over = _draws(row.overall_best_sequential_speedup, generator)  # measured in pairs with it
             options.insert(1, _Option(_process(best_threads or 1), None, best_threads or 1, draws - over))
     speeds = np.array([option.log_speeds for option in options])
-    fastest = speeds.max(0)
-    means = speeds.mean(1)  # of the log: that little is known of an option is no reason to choose it
-    wins = np.array([(speeds.argmax(0) == at).mean() for at in range(len(options))])
+    wins = np.bincount(speeds.argmax(0), minlength=len(options)) / DRAWS
     crowded = np.array([option.row is not None and bool(option.row.oversubscribed) for option in options])
-    chosen = int(np.where(crowded & (wins < SURE), -math.inf, means).argmax())
+    apart = crowded & (wins < SURE) & ~crowded.all()
+    beyond = [f"{options[at].name} ({100 * wins[at]:.0f} %)" for at in np.flatnonzero(apart & (wins >= 1 - SURE))]
+    options = [option for option, is_apart in zip(options, apart, strict=True) if not is_apart]
+    speeds = speeds[~apart]
+    fastest = speeds.max(0)
+    chosen = int(speeds.mean(1).argmax())  # the mean log: that little is known of an option is no reason to choose it
     enough = [(speeds[at] >= fastest - math.log1p(TOLERANCE)).mean() >= SURE for at in range(len(options))]
     fewer = [option for option, is_enough in zip(options, enough, strict=True) if is_enough]
     fewer = [option for option in fewer if option.threads < options[chosen].threads]
@@ -84,9 +91,10 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         name=options[chosen].name,
         row=options[chosen].row,
         options=[option.name for option in options],
-        probability=float(wins[chosen]),
+        probability=float((speeds.argmax(0) == chosen).mean()),
         regret=float(-np.expm1(speeds[chosen] - fastest).mean()),
         cheaper=min(fewer, key=lambda option: option.threads).name if fewer else None,
+        beyond=" or ".join(beyond),
     )
 
 
