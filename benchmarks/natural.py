@@ -7,10 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.table import Table
 
 from benchmarks.setup import command, out
 
@@ -40,14 +39,9 @@ SCRIPTS = [
 
 def run(rounds: int) -> None:
     """So many commands of each."""
-    table = Table(box=None)
-    heads = "training, truth, speedup as it is, holds the truth, speedup shown, samples a second / plain, spells told"
-    for head in heads.split(", "):
-        table.add_column(head, justify="left" if head == "training" else "right")
     for script in SCRIPTS:
-        _add(table, script.name, rounds, lambda script=script: _of_script(script))
-    _add(table, "random depth (own model)", rounds, _of_random_depth)
-    out.print(table)
+        _show(script.name, [_of_script(script) for _ in range(rounds)])
+    _show("random depth (own model)", [_of_random_depth() for _ in range(rounds)])
 
 
 @dataclass(frozen=True)
@@ -66,19 +60,15 @@ class Outcome:
         return self.plain[1] / self.plain[0]
 
 
-def _add(table: Table, name: str, rounds: int, measure) -> None:  # type: ignore[no-untyped-def]
-    found = [measure() for _ in range(rounds)]
+def _show(name: str, found: Sequence[Outcome]) -> None:
     held = sum(one.here[1] <= one.truth <= one.here[2] for one in found)
-    rates = [one.samples_per_second / one.plain[1] for one in found]
-    table.add_row(
-        name,
-        " ".join(f"{one.truth:.2f}" for one in found),
-        " ".join(f"{one.here[0]:.2f} ({one.here[1]:.2f}-{one.here[2]:.2f})" for one in found),
-        f"{held} of {rounds}",
-        " ".join(f"{one.shown:.2f}" for one in found),
-        " ".join(f"{rate:.2f}" for rate in rates),
-        str(sum(one.tells_spells for one in found)),
-    )
+    out.print(f"{name}: the interval as it is holds the truth in {held} of {len(found)}")
+    for one in found:
+        value, low, high = one.here
+        out.print(
+            f"  truth {one.truth:.2f}; as it is {value:.2f} ({low:.2f} to {high:.2f}), shown {one.shown:.2f}; samples a "
+            f"second / plain {one.samples_per_second / one.plain[1]:.2f}{'; spells told' if one.tells_spells else ''}"
+        )
 
 
 def _of_script(script: Script) -> Outcome:
