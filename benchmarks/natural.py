@@ -66,8 +66,8 @@ def _show(name: str, found: Sequence[Outcome]) -> None:
     for one in found:
         value, low, high = one.here
         out.print(
-            f"  truth {one.truth:.2f}; as it is {value:.2f} ({low:.2f} to {high:.2f}), shown {one.shown:.2f}; samples a "
-            f"second / plain {one.samples_per_second / one.plain[1]:.2f}{'; spells told' if one.tells_spells else ''}"
+            f"  truth {one.truth:.2f}; as it is {value:.2f} ({low:.2f} to {high:.2f}), shown {one.shown:.2f}; "
+            f"samples a second / plain {one.samples_per_second / one.plain[1]:.2f}{'; spells told' if one.tells_spells else ''}"
         )
 
 
