@@ -65,9 +65,10 @@ def _show(name: str, found: Sequence[Outcome]) -> None:
     out.print(f"{name}: the interval as it is holds the truth in {held} of {len(found)}")
     for one in found:
         value, low, high = one.here
+        rate, told = one.samples_per_second / one.plain[1], "; spells told" if one.tells_spells else ""
         out.print(
             f"  truth {one.truth:.2f}; as it is {value:.2f} ({low:.2f} to {high:.2f}), shown {one.shown:.2f}; "
-            f"samples a second / plain {one.samples_per_second / one.plain[1]:.2f}{'; spells told' if one.tells_spells else ''}"
+            f"samples a second / plain {rate:.2f}{told}"
         )
 
 
