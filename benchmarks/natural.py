@@ -88,7 +88,7 @@ def _of_script(script: Script) -> Outcome:
 
 
 def _plain(script: Script) -> tuple[float, float]:
-    """Samples a second of one process, and of two, started as dpexp starts them: DDP costs one process something, too."""
+    """Samples a second of one process, and of two, started as dpexp starts them: DDP costs one process time, too."""
     words = [*f"{FOLDER}/{script.words} --batch {script.batch}".split(), "--steps", str(script.steps)]
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone"]
     found = []
