@@ -25,6 +25,7 @@ class Side:
     arm: str
     limit: float
     trainings: Sequence[Training]
+    every: Sequence[Block] = ()  # with blocks whose steps were too disturbed to count; none where that is no other
 
     @property
     def samples_per_step(self) -> int:
@@ -49,7 +50,7 @@ class Side:
     @property
     def seconds_as_it_is(self) -> Estimate:
         """The same, with all time counted."""
-        every = step_seconds(self.blocks, self.arm)
+        every = step_seconds(self.every or self.blocks, self.arm)
         assert every is not None
         return self._training(every)
 

@@ -109,11 +109,13 @@ def _row(members: list[Member], singles: SingleWorkers, label: str, misfit: floa
     baseline = over_baseline(members, singles, misfit)
     best_sequential = over_best_sequential(members, misfit)
     found = baseline.comparison
-    own = Side(config, found.blocks or blocks, CANDIDATE, found.limits[1], trainings)
+    own = Side(config, found.blocks or blocks, CANDIDATE, found.limits[1], trainings, blocks)
     others: list[Side] = []
     if baseline.blocks:
         of_arm = baseline.blocks if baseline.arm == CANDIDATE else found.blocks
-        others.append(Side(config.baseline(), of_arm, baseline.arm, found.limits[0], baseline.trainings))
+        others.append(
+            Side(config.baseline(), of_arm, baseline.arm, found.limits[0], baseline.trainings, baseline.blocks)
+        )
     samples = config.epochs * config.train_samples
     return Row(
         status="ok",

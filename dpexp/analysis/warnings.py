@@ -120,7 +120,7 @@ def _about_extrapolation(sides: Sequence[Side]) -> Iterator[Warning]:
         if not side.trainings:
             continue
         seconds = sum(training.seconds for training in side.trainings) / len(side.trainings)
-        turns = [np.mean(turn) for block in side.blocks for turn in block.arms[side.arm].turn_seconds]
+        turns = [np.mean(turn) for block in side.every or side.blocks for turn in block.arms[side.arm].turn_seconds]
         least, most = (side.steps * float(one) for one in np.quantile(turns, USUAL_TURNS))
         off, told = max(math.log(least / seconds), math.log(seconds / most)), side.seconds_as_it_is.value
         if off > EXTRAPOLATION:

@@ -64,11 +64,10 @@ class Clock:
         """Called after each step: whether the training does."""
         return True
 
-    def pause(self) -> float:
-        """Stop; the seconds so far."""
+    def pause(self) -> None:
+        """Stop."""
         self._ranks.synchronize()
         self.seconds += time.perf_counter() - self._started
-        return self.seconds
 
     def resume(self) -> None:
         """Start, when all ranks do."""
