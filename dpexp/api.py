@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +9,10 @@ from typing import TYPE_CHECKING
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.cli import resume, runner
-from dpexp.config.compose import compose
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError
-from dpexp.machine.environment import describe
-from dpexp.machine.exclusive import exclusive
-from dpexp.measurement.user_files import fingerprint
+from dpexp.measurement import user_files
 from dpexp.processes import fork_server
-from dpexp.report import terminal
 from dpexp.report.writer import write_report
 
 if TYPE_CHECKING:
@@ -65,29 +60,24 @@ def plot(table: pd.DataFrame, name: FigureName = "speedup_by_workers", axes: Axe
 _imported: dict[str, str] = {}  # SHA-256 of the user's modules, as this process has imported them
 
 
-def _refuse_changed_modules(config: ExperimentConfig, files: dict[str, str]) -> None:
+def _refuse_changed_modules(config: JobConfig) -> None:
     """Raise ConfigError for a model whose file was edited: this process would go on with what it has imported."""
-    for name, digest in files.items():
-        if name not in {"data.path", *config.script_words} and _imported.setdefault(name, digest) != digest:
+    for name, digest in user_files.modules(config).items():
+        if _imported.setdefault(name, digest) != digest:
             raise ConfigError(f"{name} has changed since this Python process imported it; restart it, or the notebook")
 
 
 def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: bool) -> Summary:
-    plan = compose(overrides, multirun)
+    words = resume.Words(list(overrides), multirun)
+    plan = words.compose()
     if plan.sweep and not multirun:
         raise ConfigError(f"{' '.join(overrides)}: it is a sweep; call dpexp.sweep")
-    place = Path(folder) if folder is not None else plan.folder
-    plan = replace(plan, folder=place)
+    if folder is not None:
+        plan = replace(plan, folder=Path(folder))
     for job in plan.jobs:
-        with runner.named(plan, job):
-            runner.check(job.config)
-    files = [fingerprint(job.config) for job in plan.jobs]
-    for job, own in zip(plan.jobs, files, strict=True):
-        _refuse_changed_modules(job.config, own)
-    with contextlib.closing(runner.claim(place)), exclusive(terminal.show_waiting):
-        resume.keep(plan)
-        none = [None] * len(plan.jobs)
-        done = list(runner.measured(plan, files, none, describe(), imports=fork_server.SOMETIMES))
-        summary = write_report([place], place).summary if multirun else aggregate([place])
+        _refuse_changed_modules(job.config)
+    with runner.started(plan, words, imports=fork_server.SOMETIMES) as jobs:
+        done = list(jobs)
+        summary = write_report([plan.folder], plan.folder).summary if multirun else aggregate([plan.folder])
     runner.track(plan, summary, done)
     return summary

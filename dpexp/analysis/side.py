@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dpexp.analysis.efficiency import Seconds, phases_of_step
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Pooled, step_seconds
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.results.schema import Block, Training
 
 
@@ -20,7 +20,7 @@ from dpexp.results.schema import Block, Training
 class Side:
     """An arm of some blocks, of whose steps those up to `limit` seconds count; and its whole trainings."""
 
-    config: ExperimentConfig
+    config: JobConfig
     blocks: Sequence[Block]
     arm: str
     limit: float

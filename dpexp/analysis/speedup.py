@@ -53,7 +53,8 @@ def over_baseline(members: Sequence[Member], singles: SingleWorkers, usual_misfi
     assert times[1] is not None
     samples = [side[0].arms[CANDIDATE].samples_per_step for side in (others, blocks)]
     ratio = times[0].less(times[1]).estimate().scaled(samples[1] / samples[0])
-    return Baseline(f"{single[0].config.strategy.name} workers=1 job", Comparison(ratio), others, CANDIDATE, trainings)
+    name = f"{single[0].config.names['strategy']} workers=1 job"
+    return Baseline(name, Comparison(ratio), others, CANDIDATE, trainings)
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,12 @@ class SingleWorkers:
         members: dict[str, list[Member]] = {}
         for member in good:
             if member.config.workers == 1:
-                members.setdefault(cls._key(member, member.config.strategy.name), []).append(member)
+                members.setdefault(cls._key(member, member.config.names["strategy"]), []).append(member)
         return cls(members)
 
     def matching(self, member: Member) -> list[Member]:
         """Those of the same configuration and strategy, else of the sequential one."""
-        names = (member.config.strategy.name, "sequential")
+        names = (member.config.names["strategy"], "sequential")
         return next((found for name in names if (found := self.members.get(self._key(member, name)))), [])
 
     @staticmethod

@@ -21,7 +21,7 @@ from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import SingleWorkers, of_independent_copies, over_baseline, over_best_sequential
 from dpexp.analysis.time_to_target import Reached, TimeToTarget, time_to_target
 from dpexp.analysis.warnings import busy_threads, warnings
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import ResultError
 from dpexp.results import series
 from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
@@ -153,7 +153,7 @@ def _row(members: list[Member], singles: SingleWorkers, label: str, misfit: floa
     )
 
 
-def _time_to_target(config: ExperimentConfig, own: Side, others: Sequence[Side]) -> TimeToTarget:
+def _time_to_target(config: JobConfig, own: Side, others: Sequence[Side]) -> TimeToTarget:
     if config.target_accuracy is None or not others:
         return TimeToTarget()
     candidate, baseline = (
@@ -163,7 +163,7 @@ def _time_to_target(config: ExperimentConfig, own: Side, others: Sequence[Side])
     return time_to_target(config.target_accuracy, candidate, baseline)
 
 
-def _tree(config: ExperimentConfig, own: Side, others: Sequence[Side]) -> Tree:
+def _tree(config: JobConfig, own: Side, others: Sequence[Side]) -> Tree:
     """One process that plays several workers has no parallel efficiency."""
     workers = own.phases if len(own.phases) == config.workers else []
     baseline = others[0].phases if others else []
@@ -182,15 +182,12 @@ def _mean(values: Sequence[float | None]) -> float:
     return statistics.fmean(known) if known else math.nan
 
 
-def _settings(config: ExperimentConfig) -> dict[str, Any]:
+def _settings(config: JobConfig) -> dict[str, Any]:
     return {
-        "strategy": config.strategy.name,
+        **config.names,
         "workers": config.workers,
         "threads_per_worker": config.threads_per_worker,
-        "model": config.model.name,
-        "data": config.data.name,
         "data_size": config.train_samples,
-        "data_scope": config.data.scope,
         "batch_scope": config.batch.scope,
         "local_batch_size": config.local_batch_size,
         "global_batch_size": config.global_batch_size,

@@ -11,7 +11,7 @@ import numpy as np
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Comparison
 from dpexp.analysis.side import Side
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import counted
 from dpexp.machine.environment import Environment
 from dpexp.results.schema import CANDIDATE, Block, Warning
@@ -25,13 +25,13 @@ EXTRAPOLATION = 0.1  # of a training's time, beyond what its turns tell
 USUAL_TURNS = (0.025, 0.975)  # quantiles
 
 
-def busy_threads(config: ExperimentConfig, environment: Environment) -> int:
+def busy_threads(config: JobConfig, environment: Environment) -> int:
     """Threads that compute at the same time on one machine."""
     return config.threads_per_worker * min(config.processes, environment.local_world_size or config.processes)
 
 
 def warnings(
-    config: ExperimentConfig,
+    config: JobConfig,
     environment: Environment,
     blocks: Sequence[Block],
     found: Comparison,
@@ -53,7 +53,7 @@ def warnings(
     return sorted(every, key=lambda warning: -warning.severity)
 
 
-def _about_settings(config: ExperimentConfig, environment: Environment, baseline: str) -> Iterator[Warning]:
+def _about_settings(config: JobConfig, environment: Environment, baseline: str) -> Iterator[Warning]:
     if baseline == "none":
         yield Warning("no baseline", 1.0, "no baseline", "add a workers=1 job, or set measurement.baseline=paired")
     threads, cores = busy_threads(config, environment), environment.usable_cores
@@ -82,7 +82,7 @@ def _about_settings(config: ExperimentConfig, environment: Environment, baseline
         )
 
 
-def _about_precision(config: ExperimentConfig, blocks: Sequence[Block], found: Comparison) -> Iterator[Warning]:
+def _about_precision(config: JobConfig, blocks: Sequence[Block], found: Comparison) -> Iterator[Warning]:
     settings = config.measurement
     turns = sum(len(block.arms[CANDIDATE].turn_seconds) for block in blocks)  # those of all other arms are as many
     if turns < LEAST_TURNS:
@@ -162,7 +162,7 @@ def _about_conditions(environment: Environment, kept: Sequence[Block]) -> Iterat
         )
 
 
-def _about_superlinear_speedup(config: ExperimentConfig, found: Comparison, sides: Sequence[Side]) -> Iterator[Warning]:
+def _about_superlinear_speedup(config: JobConfig, found: Comparison, sides: Sequence[Side]) -> Iterator[Warning]:
     """An efficiency above 100 %, with the verdict of each check for a cause."""
     efficiency = found.shown.low / config.workers
     if config.workers == 1 or len(sides) < 2 or not efficiency > 1:

@@ -12,10 +12,10 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.break_even.search import Search, search
 from dpexp.cli import runner
 from dpexp.cli.boundary import Parser, command
-from dpexp.config.compose import compose_experiment, with_script
-from dpexp.config.experiment import ExperimentConfig, from_settings
+from dpexp.config.compose import compose_job, with_script
 from dpexp.config.explain import explain
-from dpexp.config.strategies import ScriptConfig
+from dpexp.config.job import JobConfig, from_settings
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, counted
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, help="the folder of all results (default: outputs/break_even/<time>)")
     options = parser.parse_intermixed_args(with_script(arguments))
     folder = options.output or Path("outputs/break_even") / time.strftime("%Y-%m-%d_%H-%M-%S")
-    config = compose_experiment(*options.overrides)
+    config = compose_job(*options.overrides)
     _check(config)
     with exclusive(terminal.show_waiting):
         found = search(_Measurement(config, folder), config.batch.size, _most(config))
@@ -75,7 +75,7 @@ def answer(workers: int, found: Search) -> str:
 class _Measurement:
     """Measures the speedup at one batch after the other, each as a job in its own folder."""
 
-    def __init__(self, config: ExperimentConfig, folder: Path) -> None:
+    def __init__(self, config: JobConfig, folder: Path) -> None:
         self._config, self._folder = config, folder
         self._launcher, self._environment = LocalLauncher(), describe()
 
@@ -97,7 +97,7 @@ class _Measurement:
         return speedup
 
 
-def _check(config: ExperimentConfig) -> None:
+def _check(config: JobConfig) -> None:
     """Raise ConfigError where there is nothing to search for."""
     runner.check(config)
     if config.workers == 1:
@@ -106,28 +106,28 @@ def _check(config: ExperimentConfig) -> None:
         raise ConfigError("the break-even batch needs batch.scope=per_worker and measurement.baseline=paired")
     if config.measurement.repeats < 2:
         raise ConfigError("measurement.repeats=1: the break-even batch needs intervals; set 2 or more")
-    strategy = config.strategy
-    if isinstance(strategy, ScriptConfig):
+    if isinstance(config, ScriptConfig):
         other = _with_batch(config, config.batch.size + 1)
+        assert isinstance(other, ScriptConfig)
         for name, fixed in (
             ("command", other.command == config.command),
             ("baseline_command", other.baseline().command == config.baseline().command),
         ):
             if fixed:
                 raise ConfigError(
-                    f"strategy.{name}={getattr(strategy, name)}: the batch is always the same; write "
+                    f"script.{name}={getattr(config.script, name)}: the batch is always the same; write "
                     "{local_batch_size} where it belongs"
                 )
 
 
-def _with_batch(config: ExperimentConfig, batch: int) -> ExperimentConfig:
+def _with_batch(config: JobConfig, batch: int) -> JobConfig:
     """The same job with another batch; times of a script are for as many samples as its steps need.
 
     Raises ConfigError where the other settings don't go with it.
     """
     settings = config.settings
     settings["batch"]["size"] = batch
-    if isinstance(config.strategy, ScriptConfig):
+    if isinstance(config, ScriptConfig):
         settings["data"]["size"] = max(config.data.size, batch * config.workers)
     try:
         return from_settings(settings)
@@ -135,10 +135,10 @@ def _with_batch(config: ExperimentConfig, batch: int) -> ExperimentConfig:
         raise ConfigError(explain(error)) from error
 
 
-def _most(config: ExperimentConfig) -> int:
+def _most(config: JobConfig) -> int:
     """The largest batch to try; an epoch of dpexp's own trainings has at least one."""
     most = MOST_TIMES * config.batch.size
-    return most if isinstance(config.strategy, ScriptConfig) else min(most, config.data.size // config.workers)
+    return most if isinstance(config, ScriptConfig) else min(most, config.data.size // config.workers)
 
 
 if __name__ == "__main__":

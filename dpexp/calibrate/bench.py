@@ -13,8 +13,9 @@ from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.ratios import compare
 from dpexp.analysis.side import Side
 from dpexp.calibrate.faults import NONE, Fault, FaultyLauncher
-from dpexp.config.compose import compose_experiment
+from dpexp.config.compose import compose_experiment, compose_job
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.data.dataset import Dataset, load
 from dpexp.measurement import script_trainer
 from dpexp.measurement.budget import Budget
@@ -70,8 +71,9 @@ class Bench:
 
     def script_against_itself(self, seconds: float) -> Estimate:
         """A script of one process, measured from outside, twice."""
-        command = f"strategy.command='{sys.executable} {SCRIPT} {{workers}}'"
-        config = compose_experiment("strategy=script", "workers=1", "measurement.precision=0.002", command)
+        command = f"script.command='{sys.executable} {SCRIPT} {{workers}}'"
+        config = compose_job("workers=1", "measurement.precision=0.002", command)
+        assert isinstance(config, ScriptConfig)
         with tempfile.TemporaryDirectory() as folder:
             trainer = script_trainer.ScriptTrainer(config, Path(folder))
             blocks = _measured(trainer, {FIRST: Variant(config), SECOND: Variant(config)}, seconds)
@@ -95,6 +97,6 @@ def _measured(trainer: Trainer, variants: dict[str, Variant], seconds: float, bl
     settings = dataclasses.replace(config.measurement, max_seconds=seconds, precision=None if blocks else 1e-4)
     trainer.get_ready(config, ())
     first, *_, last = [*variants, *variants]
-    budget = Budget(settings, first if len(variants) > 1 else None, last)
+    budget = Budget(settings, config.usual_seconds, first if len(variants) > 1 else None, last)
     found = measure(trainer, variants, budget, settings.warmup_steps)
     return list(itertools.islice(found, blocks))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import signal
@@ -14,12 +13,9 @@ from typing import TYPE_CHECKING
 import dpexp
 from dpexp.cli import delegated, resume, runner
 from dpexp.cli.boundary import FAILED, Parser, command, status_of
-from dpexp.config.compose import Plan, compose, with_script
+from dpexp.config.compose import Plan, with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
-from dpexp.machine.environment import describe
-from dpexp.machine.exclusive import exclusive
-from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import signals
 from dpexp.report import terminal
 
@@ -75,42 +71,29 @@ def _run(arguments: list[str], controller: TorchrunController | None, local_worl
     """Do what the words say; the exit status. Raises DpexpError."""
     if delegated.shows(arguments):
         return delegated.show(arguments)
-    options = _parse(arguments)
-    if options.resume is None:
-        plan = compose(options.overrides, options.multirun, options.config_dir)
-    else:
-        plan = resume.planned(options.resume, options.overrides)
-    if controller is not None and (plan.plugins or options.resume):
-        raise ConfigError(f"{plan.plugins or 'resume='} under torchrun is not supported")
-    for job in plan.jobs:
-        with runner.named(plan, job):
-            if controller is not None:
+    words, folder, anew = _parse(arguments)
+    plan = words.compose() if folder is None else resume.planned(folder, words)
+    if controller is not None:
+        if plan.plugins or folder is not None:
+            raise ConfigError(f"{plan.plugins or 'resume='} under torchrun is not supported")
+        for job in plan.jobs:
+            with runner.named(plan, job):
                 controller.check(job.config)
-            if not plan.plugins:  # else it is checked where it runs
-                runner.check(job.config)
-    environment, files = describe(local_world_size), [fingerprint(job.config) for job in plan.jobs]
-    with contextlib.closing(runner.claim(plan.folder)):
-        if options.resume is None:
-            resume.keep(plan)
-        earlier = resume.earlier(plan, environment, options.anew) if options.resume else [None] * len(plan.jobs)
-        if plan.plugins:
-            jobs = delegated.launched(plan, options.overrides, options.config_dir)
-            return _measure(plan, jobs, contextlib.nullcontext(), "; jobs that the launcher has started may go on")
-        jobs = runner.measured(plan, files, earlier, environment, controller)
-        how_to_finish = "" if controller is not None else f"; to finish, run: {resume.hint(plan)}"
-        return _measure(plan, jobs, exclusive(terminal.show_waiting), how_to_finish)
+    kept, hint = None if folder is not None else words, f"; to finish, run: {resume.hint(plan)}"
+    if plan.plugins:
+        hint = "; jobs that the launcher has started may go on"
+        return _measure(plan, delegated.started(plan, words), hint)
+    started = runner.started(plan, kept, anew, controller, local_world_size)
+    return _measure(plan, started, "" if controller is not None else hint)
 
 
-def _measure(
-    plan: Plan, jobs: Iterator[runner.Done], lock: contextlib.AbstractContextManager[None], how_to_finish: str
-) -> int:
+def _measure(plan: Plan, started: contextlib.AbstractContextManager[Iterator[runner.Done]], how_to_finish: str) -> int:
     """Let the jobs run, and report what was measured, however that ends. Raises DpexpError."""
     done: list[runner.Done] = []
     with contextlib.ExitStack() as held:
+        jobs = held.enter_context(started)
         try:
-            held.enter_context(lock)
-            for one in jobs:
-                done.append(one)
+            done.extend(jobs)
         except ResultError as error:  # nor could a report be written
             raise ResultError(f"{error}{how_to_finish}") from error
         except BaseException as error:
@@ -121,8 +104,8 @@ def _measure(
         return runner.report(plan, done, how_to_finish)
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The flags, the overrides without resume= and anew=, and what these say. Raises ConfigError."""
+def _parse(arguments: list[str]) -> tuple[resume.Words, Path | None, bool]:
+    """The flags and overrides, and what resume= and anew= say. Raises ConfigError."""
     parser = Parser(prog="dpexp", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--multirun", "-m", action="store_true")
@@ -136,8 +119,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     folders = [text.removeprefix("resume=") for text in options.overrides if text.startswith("resume=")]
     if len(folders) > 1 or "" in folders:
         raise ConfigError(f"resume={','.join(folders)}: name the folder of one sweep or run")
-    options.resume = Path(folders[0]).expanduser() if folders else None
-    options.anew = bool(folders) and "anew=true" in options.overrides
-    for text in [f"resume={folder}" for folder in folders] + ["anew=true"] * options.anew:
-        options.overrides.remove(text)
-    return options
+    anew = bool(folders) and "anew=true" in options.overrides
+    about_resuming = {f"resume={folders[0]}", "anew=true"} if folders else set()
+    overrides = [text for text in options.overrides if text not in about_resuming]
+    folder = Path(folders[0]).expanduser() if folders else None
+    return resume.Words(overrides, options.multirun, options.config_dir), folder, anew

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dpexp.cli import resume, runner
-from dpexp.config.compose import Job, Plan, parse, task, to_experiment
+from dpexp.config.compose import Job, Plan, parse, task, to_job
 from dpexp.config.explain import explain
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError, DpexpError, WorkerError, one_line
@@ -42,16 +42,26 @@ def show(arguments: Sequence[str]) -> int:
     return 0
 
 
-def launched(plan: Plan, overrides: Sequence[str], config_dir: str | None) -> Iterator[runner.Done]:
-    """Let plugins run a sweep's jobs, of which the results tell how they ended. Raises DpexpError."""
-    own = [parse(text) for text in [*overrides, f"hydra.sweep.dir={plan.folder}"]]
+@contextlib.contextmanager
+def started(plan: Plan, words: resume.Words) -> Iterator[Iterator[runner.Done]]:
+    """Within, this process alone works in the plan's folder; plugins run the jobs. Raises DpexpError.
+
+    Each job is checked where it runs, and its result tells how it ended.
+    """
+    with runner.claimed(plan.folder):
+        resume.keep(plan.folder, words)
+        yield _launched(plan, words)
+
+
+def _launched(plan: Plan, words: resume.Words) -> Iterator[runner.Done]:
+    own = [parse(text) for text in [*words.overrides, f"hydra.sweep.dir={plan.folder}"]]
     added = ("model.arguments",)  # which take any key
-    words = [
+    overrides = [
         f"++{str(one.input_line).lstrip('+')}" if one.key_or_group.startswith(added) else str(one.input_line)
         for one in own
     ]
     try:
-        _main(["-m", *(["--config-dir", config_dir] if config_dir else []), *words])
+        _main(["-m", *(["--config-dir", words.config_dir] if words.config_dir else []), *overrides])
     except DpexpError:
         raise
     except Exception as error:
@@ -78,10 +88,11 @@ def measure(composed: DictConfig) -> float:
     from dpexp.launchers.local import LocalLauncher  # imports torch
     from dpexp.measurement import job as measurement
 
-    config, started = to_experiment(composed), HydraConfig.get()
-    folder = Path(started.runtime.output_dir)
+    hydra_settings = HydraConfig.get()
+    typed = task(hydra_settings)
+    config, folder = to_job(composed, typed), Path(hydra_settings.runtime.output_dir)
     runner.check(config)
-    resume.describe(folder, Job(".", task(started), config))
+    resume.describe(folder, Job(".", typed, config))
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which workers would not know
     try:

@@ -1,21 +1,23 @@
-"""`command.json`, which keeps the jobs of a command in its output folder, and `resume=FOLDER`, which finishes them."""
+"""`resume=FOLDER`: what an earlier command has measured there stays, and what is missing is measured.
+
+The folder keeps the words of its command, which are composed again. Nothing that only the folder names is run:
+functions that make custom models, and scripts, have to be typed again.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
-from dpexp.config.compose import Job, Plan, choices, parse
-from dpexp.config.experiment import ExperimentConfig, from_settings
-from dpexp.config.explain import explain
+from dpexp.config.compose import Job, Plan, choices, compose, parse
 from dpexp.config.groups import CustomModelConfig
-from dpexp.config.strategies import ScriptConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError
 from dpexp.machine.environment import Environment
 from dpexp.machine.files import write_atomically
@@ -25,33 +27,40 @@ from dpexp.results.schema import RunResult
 
 FILE_NAME = "command.json"
 CHANGEABLE = ("launch.", "data.cache=")  # they don't affect what is measured
-COMMANDS = ("strategy.command=", "strategy.baseline_command=")
 IGNORED = ("hydra.run.dir=", "hydra.sweep.dir=")  # the folder is named already
 
-_ADAPTER = TypeAdapter(Plan)
+
+@dataclass(frozen=True)
+class Words:
+    """Of a command line, without what is about resuming."""
+
+    overrides: list[str]
+    multirun: bool = False
+    config_dir: str | None = None
+
+    def compose(self) -> Plan:
+        """What they ask for. Raises ConfigError."""
+        return compose(self.overrides, self.multirun, self.config_dir)
 
 
-def keep(plan: Plan) -> None:
-    """Write a plan into its folder. Raises ConfigError where there are results of another, ResultError."""
-    if any(plan.folder.rglob(storage.FILE_NAME)):
+def keep(folder: Path, words: Words) -> None:
+    """Write the words of a command into its folder. Raises ConfigError where there are results, ResultError."""
+    if any(folder.rglob(storage.FILE_NAME)):
         raise ConfigError(
-            f"{plan.folder}: it holds the results of another command; finish that one with resume={plan.folder}, "
+            f"{folder}: it holds the results of another command; finish that one with resume={folder}, "
             "or choose a new folder"
         )
-    with storage.write_errors(plan.folder / FILE_NAME):
-        write_atomically(plan.folder / FILE_NAME, _ADAPTER.dump_json(plan, indent=1))
+    with storage.write_errors(folder / FILE_NAME):
+        write_atomically(folder / FILE_NAME, json.dumps(vars(words)))
 
 
-def planned(folder: Path, typed: Sequence[str]) -> Plan:
-    """The plan of a folder, with the changes that are typed beside it. Raises ConfigError.
-
-    Nothing that only the folder names is run: functions that make custom models, and scripts, have to be typed again.
-    """
-    plan = _read(folder)
-    code = code_of(plan)
-    changes = [text for text in typed if text.startswith(CHANGEABLE)]
-    known = {*code, *changes, *chain.from_iterable(job.overrides for job in plan.jobs)}
-    said = {text: _singles(text) for text in typed if not text.startswith(IGNORED)}
+def planned(folder: Path, typed: Words) -> Plan:
+    """The plan of the command that a folder keeps, with the changes that are typed beside it. Raises ConfigError."""
+    kept = _read(folder)
+    changes = [text for text in typed.overrides if text.startswith(CHANGEABLE)]
+    plan = replace(kept, overrides=[*kept.overrides, *changes]).compose()
+    code, said = code_of(plan), {text: _singles(text) for text in typed.overrides if not text.startswith(IGNORED)}
+    known = {*code, *changes, *chain.from_iterable(map(_singles, kept.overrides))}
     if others := [text for text, singles in said.items() if not known.issuperset(singles)]:
         raise ConfigError(
             f"{' '.join(others)} with resume={folder}: it finishes what was started there; "
@@ -62,7 +71,11 @@ def planned(folder: Path, typed: Sequence[str]) -> Plan:
             f"resume={folder}: it runs the code that {' and '.join(missing)} names; "
             f"if you trust it, add {shlex.join(missing)}"
         )
-    return replace(plan, jobs=[replace(job, config=_changed(job.config, changes)) for job in plan.jobs])
+    if not plan.jobs:
+        raise ConfigError(
+            f"resume={folder}: its sweeper chose the jobs as it went, so they can't be resumed; start anew"
+        )
+    return replace(plan, folder=folder, plugins="")  # finished here
 
 
 def earlier(plan: Plan, environment: Environment, anew: bool) -> list[RunResult | None]:
@@ -82,12 +95,12 @@ def earlier(plan: Plan, environment: Environment, anew: bool) -> list[RunResult 
 def code_of(plan: Plan) -> list[str]:
     """The settings that name the user's code: makers of custom models, commands of scripts."""
     found = set()
-    for model, strategy in ((job.config.model, job.config.strategy) for job in plan.jobs):
-        if isinstance(model, CustomModelConfig):
-            found.add(f"model.builder={model.builder}")
-        if isinstance(strategy, ScriptConfig):
-            found.add(f"strategy.command={strategy.command}")
-            found |= {f"strategy.baseline_command={text}" for text in [strategy.baseline_command] if text}
+    for config in (job.config for job in plan.jobs):
+        if isinstance(config, ScriptConfig):
+            commands = dataclasses.asdict(config.script)
+            found |= {f"script.{name}={command}" for name, command in commands.items() if command is not None}
+        elif isinstance(config.model, CustomModelConfig):
+            found.add(f"model.builder={config.model.builder}")
     return sorted(found)
 
 
@@ -104,40 +117,23 @@ def describe(folder: Path, job: Job) -> None:
             write_atomically(folder / ".hydra" / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False))
 
 
-def _read(folder: Path) -> Plan:
+def _read(folder: Path) -> Words:
     path = folder / FILE_NAME
-    try:
-        if not path.is_file():
-            raise ConfigError(
-                f"resume={folder}: {FILE_NAME} is missing or not a regular file; choose the folder of a sweep or run"
-            )
-        plan = replace(_ADAPTER.validate_json(path.read_bytes()), folder=folder, plugins="")  # finished here
-    except (OSError, ValidationError) as error:
+    if not path.is_file():
         raise ConfigError(
-            f"resume={folder}: {FILE_NAME} is damaged, or of another version of dpexp; start the sweep anew"
-        ) from error
-    if not plan.jobs:
-        raise ConfigError(
-            f"resume={folder}: its sweeper chose the jobs as it went, so they can't be resumed; start anew"
+            f"resume={folder}: {FILE_NAME} is missing or not a regular file; choose the folder of a sweep or run"
         )
-    return plan
-
-
-def _changed(config: ExperimentConfig, changes: Sequence[str]) -> ExperimentConfig:
-    """The experiment with some settings of its groups replaced. Raises ConfigError."""
-    settings = config.settings
-    for key, _, value in (text.partition("=") for text in changes):
-        group, _, name = key.partition(".")
-        settings[group][name] = yaml.safe_load(value)
     try:
-        return from_settings(settings)
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        return Words(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"resume={folder}: {FILE_NAME} is damaged, or of another version of dpexp; type the command again"
+        ) from error
 
 
 def _singles(text: str) -> list[str]:
-    """What a typed override says of single jobs; of code it may name several at once, as in a sweep."""
+    """What an override says of single jobs; of code it may name several at once, as in a sweep."""
     override = parse(text)
-    if text.startswith(COMMANDS):
-        return [f"{override.key_or_group}={override.value()}".replace("\\${", "${")]
-    return [one.replace("\\:", ":") for one in choices(override)]
+    if override.is_sweep_override():
+        return choices(override)
+    return [f"{override.key_or_group}={override.value()}".replace("\\${", "${")]

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from dpexp.cli import resume, trackers
 from dpexp.cli.boundary import BAD_INPUT, FAILED, status_of
 from dpexp.config.compose import Job, Plan
-from dpexp.config.experiment import ExperimentConfig
-from dpexp.config.strategies import ScriptConfig
+from dpexp.config.job import JobConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError, ResultError, TrackerError, WorkerError
-from dpexp.machine.environment import Environment, usable_cores
+from dpexp.machine.environment import Environment, describe, usable_cores
+from dpexp.machine.exclusive import exclusive
 from dpexp.machine.files import Claim
+from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import fork_server
 from dpexp.report import terminal
 
@@ -35,17 +37,7 @@ class Done:
     before: bool = False  # another command had measured it
 
 
-def claim(folder: Path) -> Claim:
-    """This process alone works in the folder until the claim is closed. Raises ConfigError, ResultError."""
-    try:
-        return Claim(folder)
-    except BlockingIOError as error:
-        raise ConfigError(f"{folder}: another dpexp is writing there; wait until it ends") from error
-    except OSError as error:
-        raise ResultError(f"can't write the output folder {folder}: {error.strerror}") from error
-
-
-def check(config: ExperimentConfig) -> None:
+def check(config: JobConfig) -> None:
     """Raise ConfigError for a job that can't be measured here."""
     trackers.check(config.tracker)
     cores, most = usable_cores(), config.launch.max_workers_per_core
@@ -66,21 +58,62 @@ def named(plan: Plan, job: Job) -> Iterator[None]:
         raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
 
 
+@contextlib.contextmanager
+def started(
+    plan: Plan,
+    words: resume.Words | None,
+    anew: bool = False,
+    launcher: LocalLauncher | None = None,
+    local_world_size: int | None = None,
+    imports: Iterable[str] = (),
+) -> Iterator[Iterator[Done]]:
+    """Within, this process alone works in the plan's folder, and measures alone on this machine; the jobs.
+
+    `words` are those of a new command, None of one that is resumed, where `anew` measures again what depends on files
+    that have changed. `imports` are what workers of later plans may need, beside those of this one. Raises ConfigError
+    for a job that can't be measured here, ResultError.
+    """
+    for job in plan.jobs:
+        with named(plan, job):
+            check(job.config)
+    environment, files = describe(local_world_size), [fingerprint(job.config) for job in plan.jobs]
+    with claimed(plan.folder):
+        earlier: Sequence[RunResult | None] = [None] * len(plan.jobs)
+        if words is None:
+            earlier = resume.earlier(plan, environment, anew)
+        else:
+            resume.keep(plan.folder, words)
+        with exclusive(terminal.show_waiting):
+            yield measured(plan, files, earlier, environment, launcher, imports)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Within, this process alone works in the folder. Raises ConfigError, ResultError."""
+    try:
+        claim = Claim(folder)
+    except BlockingIOError as error:
+        raise ConfigError(f"{folder}: another dpexp is writing there; wait until it ends") from error
+    except OSError as error:
+        raise ResultError(f"can't write the output folder {folder}: {error.strerror}") from error
+    with contextlib.closing(claim):
+        yield
+
+
 def measured(
     plan: Plan,
     user_files: Sequence[dict[str, str]],
     earlier: Sequence[RunResult | None],
     environment: Environment,
-    launcher: LocalLauncher | None = None,
-    imports: Iterable[str] = (),
+    launcher: LocalLauncher | None,
+    imports: Iterable[str],
 ) -> Iterator[Done]:
     """Measure one job after the other; of a sweep go on after an error, which is shown.
 
-    `earlier` are results to build on; those with status "ok" are done already. `imports` are what workers of later
-    plans may need, beside those of this one. Raises the error of a single run, and ResultError, after which no job
-    could be recorded.
+    `earlier` are results to build on; those with status "ok" are done already. Raises the error of a single run, and
+    ResultError, after which no job could be recorded.
     """
-    if not all(isinstance(job.config.strategy, ScriptConfig) for job in plan.jobs):
+    if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
         slow = [*imports, *(name for job in plan.jobs for name in job.config.imports)]
         fork_server.start_server(dict.fromkeys(slow))  # it imports torch while this process does
     from dpexp.launchers.local import LocalLauncher

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import MlflowConfig, TensorboardConfig, TrackerConfig, WandbConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, TrackerError, one_line
 from dpexp.results.series import flattened
 
@@ -37,7 +37,7 @@ def check(config: TrackerConfig) -> None:
         )
 
 
-def log(config: ExperimentConfig, row: Row, folder: Path) -> None:
+def log(config: JobConfig, row: Row, folder: Path) -> None:
     """Log the job of this folder with the configured tracker, if any. Raises TrackerError."""
     if config.tracker.name == "none":
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 from dpexp.cli import runner
 from dpexp.cli.boundary import Parser, command
 from dpexp.compare.cells import Cell, compare_folders
-from dpexp.config.compose import compose_experiment
+from dpexp.config.compose import compose_job
 from dpexp.errors import ConfigError, counted
 from dpexp.machine.exclusive import exclusive
 from dpexp.report import terminal
@@ -77,7 +77,7 @@ def _show_folders(before: str, after: str, share: float) -> bool:
 
 def _show_commands(before: str, after: str, share: float) -> bool:
     """Whether the second command is slower by more than `share`."""
-    first, second = (compose_experiment(*_overrides(text)) for text in (before, after))
+    first, second = (compose_job(*_overrides(text)) for text in (before, after))
     for config in (first, second):
         runner.check(config)
     from dpexp.compare.commands import compare_commands  # imports torch

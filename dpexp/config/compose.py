@@ -1,13 +1,15 @@
-"""From the overrides of a command line to its jobs, each of one checked `ExperimentConfig`."""
+"""From the overrides of a command line to its jobs, each of one checked `JobConfig`."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -17,35 +19,28 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, ConfigDict, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import ValidationError
 
 from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.config.explain import explain
+from dpexp.config.script import SETTINGS, ScriptConfig
 from dpexp.config.yaml_files import close_matches, config_folder, config_groups
 from dpexp.errors import ConfigError
 
-COMMANDS = ("strategy.command", "strategy.baseline_command")  # whose commas and braces are the user's
+COMMANDS = ("script.command", "script.baseline_command")  # whose commas and braces are the user's
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
-_CONFIG = ConfigDict(extra="forbid")
 
 
-def _below(folder: str) -> str:
-    if Path(folder).is_absolute() or ".." in Path(folder).parts:
-        raise ValueError(f"{folder}: it must lie below the command's folder")
-    return folder
-
-
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True)
 class Job:
     """One job before it is measured."""
 
-    folder: Annotated[str, AfterValidator(_below)]  # the command's; "." for a single run
+    folder: str  # below the command's; "." for a single run
     overrides: list[str]  # for people
-    config: ExperimentConfig
+    config: ExperimentConfig | ScriptConfig
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True)
 class Plan:
     """All that one command does."""
 
@@ -53,7 +48,6 @@ class Plan:
     sweep: bool
     jobs: list[Job]  # none are known of a sweep whose sweeper chooses them as it goes
     plugins: str = ""  # launcher and sweeper, where they are plugins of Hydra's, which start the jobs
-    version: Literal[5] = 5  # of `command.json`, which keeps it
 
     def name(self, job: Job) -> str:
         """What is particular to a job, in a few words."""
@@ -73,7 +67,8 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
         if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
             if swept:
                 raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
-            return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", task(whole.hydra), to_experiment(whole))])
+            typed = task(whole.hydra)
+            return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_job(whole, typed))])
         if several := [one.input_line for one in swept if one.key_or_group == "experiment"]:
             raise ConfigError(f"{several[0]}: each experiment is a sweep; run them one by one")
         plugins = [str(whole.hydra[part]._target_) for part in ("launcher", "sweeper")]
@@ -87,17 +82,26 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
         return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs, "" if all(basic) else " and ".join(plugins))
 
 
-def compose_experiment(*overrides: str) -> ExperimentConfig:
-    """The experiment of a single run with these overrides. Raises ConfigError."""
+def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
+    """The job of a single run with these overrides. Raises ConfigError."""
     with _hydra(None):
-        return to_experiment(_composed([parse(text) for text in overrides]))
+        composed = _composed([parse(text) for text in overrides])
+        return to_job(composed, task(composed.hydra))
 
 
-def to_experiment(composed: DictConfig) -> ExperimentConfig:
-    """Check a composed configuration, once. Raises ConfigError with one line for all mistakes."""
+def compose_experiment(*overrides: str) -> ExperimentConfig:
+    """The same, of a training by our own loop."""
+    config = compose_job(*overrides)
+    assert isinstance(config, ExperimentConfig)
+    return config
+
+
+def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
+    """Check a composed configuration, and what was `typed`, once. Raises ConfigError with one line for all mistakes."""
     try:
-        experiment = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        values = cast(dict[str, Any], OmegaConf.to_container(experiment, resolve=True, throw_on_missing=True))
+        if any(value is not None for value in (composed.get("script") or {}).values()):
+            return _of_script(composed, typed)
+        values = _values(composed, [str(key) for key in composed if key not in ("hydra", "script")])
         data = values.get("data")
         if isinstance(data, dict) and isinstance(data.get("path"), str):  # relative to where the command was started
             with contextlib.suppress(RuntimeError):  # of ~nobody: no such file
@@ -106,6 +110,22 @@ def to_experiment(composed: DictConfig) -> ExperimentConfig:
     except (OmegaConfBaseException, ValidationError, TypeError) as error:
         files = f" (with {', '.join(own)})" if (own := _users_files(composed)) else ""
         raise ConfigError(f"{explain(error)}{files}") from error
+
+
+def _of_script(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
+    for key in (text.lstrip("+~").partition("=")[0] for text in typed):
+        if key.partition(".")[0] not in ("script", "tracker", "experiment", *SETTINGS) and key not in SETTINGS:
+            raise ConfigError(f"{key}: the script has its own; leave {key} out")
+    values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
+    values |= {"epochs": 1, "checkpoint": False, "target_accuracy": None, "data": {"size": values["data"]["size"]}}
+    config = from_settings(values)
+    assert isinstance(config, ScriptConfig)
+    return config
+
+
+def _values(composed: DictConfig, names: list[str]) -> dict[str, Any]:
+    values = OmegaConf.to_container(OmegaConf.masked_copy(composed, names), resolve=True, throw_on_missing=True)
+    return cast(dict[str, Any], values)
 
 
 def parse(text: str) -> Override:
@@ -137,7 +157,7 @@ def with_script(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     at = list(arguments).index("--")
     words = shlex.join(arguments[at + 1 :]).replace("${", "\\${")  # which is not OmegaConf's here
-    return [*arguments[:at], "strategy=script", f"strategy.command={_quoted(words)}"]
+    return [*arguments[:at], f"script.command={_quoted(words)}"]
 
 
 def _quoted(value: str) -> str:
@@ -197,7 +217,8 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
     for number, words in enumerate(itertools.product(*varied.values())):
         try:
             composed = _composed([parse(word) for word in words], number)
-            yield Job(str(composed.hydra.sweep.subdir), task(composed.hydra), to_experiment(composed))
+            typed = task(composed.hydra)
+            yield Job(str(composed.hydra.sweep.subdir), typed, to_job(composed, typed))
         except Exception as error:
             name = " ".join(word for word in words if not word.startswith("hydra"))
             told = error if isinstance(error, ConfigError) else explain(error)

@@ -1,101 +1,48 @@
-"""One experiment: a frozen dataclass, checked once, when it is built.
-
-Values come from `conf/`; no field has a default here. Pydantic checks types and ranges, the methods
-named `_check_*` check rules between fields. Inside the package these objects are trusted.
-"""
+"""A training by our own loop: a frozen dataclass, checked once, when it is built."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, TypeAdapter, model_validator
+from pydantic import Discriminator, Tag, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from dpexp.config.groups import (
-    STRICT,
-    BatchConfig,
-    DataConfig,
-    LaunchConfig,
-    MeasurementConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ScriptOptimizerConfig,
-    TrackerConfig,
-)
-from dpexp.config.strategies import PLACEHOLDERS, ScriptConfig, StrategyConfig, strategies_where
+from dpexp.config.groups import STRICT, DataConfig, ModelConfig, OptimizerConfig
+from dpexp.config.job import JobConfig
+from dpexp.config.script import ScriptConfig
+from dpexp.config.strategies import SequentialConfig, StrategyConfig, strategies_where
 
 # Training samples in the data sets whose size is known before anything is loaded.
 KNOWN_TRAIN_SAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
 
 
 @dataclass(frozen=True, config=STRICT)
-class ExperimentConfig:
-    """One job: what is trained, on what, by how many workers, and how it is measured."""
+class ExperimentConfig(JobConfig):
+    """What is trained, on what, and how workers combine their gradients."""
 
-    workers: PositiveInt
-    threads_per_worker: PositiveInt
-    epochs: PositiveInt
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    data: DataConfig
     dtype: Literal["float32", "float64"]
     device: Literal["cpu", "cuda"]
     linear_kernel: Literal["auto", "torch", "onednn"]
-    checkpoint: bool
-    target_accuracy: Annotated[float, Field(gt=0, lt=1)] | None
     model: ModelConfig
-    data: DataConfig
     strategy: StrategyConfig
     optimizer: OptimizerConfig
-    batch: BatchConfig
-    measurement: MeasurementConfig
-    launch: LaunchConfig
-    tracker: TrackerConfig
+
+    usual_seconds: ClassVar[tuple[float, float]] = (9.0, 36.0)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """All values, nested as in the YAML files; a new dictionary at each call."""
-        return _ADAPTER.dump_python(self, mode="json")  # type: ignore[no-any-return]
-
-    @property
-    def sha256(self) -> str:
-        """The same for jobs that measure the same: watching, logging and caching don't count."""
-        settings = self.settings
-        del settings["launch"], settings["tracker"]
-        settings["data"].pop("cache", None)
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    def names(self) -> dict[str, str]:
+        """Of its strategy, model and data, and the scope of the data's size."""
+        scope = self.data.scope
+        return {"strategy": self.strategy.name, "model": self.model.name, "data": self.data.name, "data_scope": scope}
 
     @property
     def train_samples(self) -> int:
         """Samples of one epoch, all workers together."""
         return self.data.size * (self.workers if self.data.scope == "per_worker" else 1)
-
-    @property
-    def global_batch_size(self) -> int:
-        """Samples of one optimizer update, all workers together."""
-        return self.batch.size * (self.workers if self.batch.scope == "per_worker" else 1)
-
-    @property
-    def local_batch_size(self) -> int:
-        """Samples of one optimizer update, one worker."""
-        return self.global_batch_size // self.workers
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Optimizer updates of one epoch; the last may see a smaller batch."""
-        return -(-self.train_samples // self.global_batch_size)
-
-    @property
-    def updates(self) -> int:
-        """Optimizer updates of the whole training."""
-        return self.epochs * self.updates_per_epoch
-
-    @functools.cached_property
-    def work_ratio(self) -> float:
-        """Samples of an epoch over the sequential baseline's: 1, but in weak scaling."""
-        return self.train_samples / self.baseline().train_samples
 
     @property
     def processes(self) -> int:
@@ -108,17 +55,10 @@ class ExperimentConfig:
         return (*self.strategy.imports, *self.model.imports)
 
     @property
-    def busy_threads(self) -> int:
-        """Threads that compute at the same time, on all machines together."""
-        return self.processes * self.threads_per_worker
-
-    @property
     def variants(self) -> dict[str, ExperimentConfig]:
         """The trainings of each block, by name: the candidate, and the baseline where it is paired."""
-        variants = {"candidate": self}
-        if self.measurement.baseline == "paired":
-            variants["baseline"] = self.baseline()
-        return variants
+        paired = self.measurement.baseline == "paired"
+        return {"candidate": self} | ({"baseline": self.baseline()} if paired else {})
 
     def learning_rate(self, update: int) -> float:
         """The learning rate of update number `update`, from 0.
@@ -128,7 +68,6 @@ class ExperimentConfig:
         (Krizhevsky 2014, "One weird trick"). Over `lr_warmup_epochs` it rises in equal steps from `lr` to that.
         """
         optimizer = self.optimizer
-        assert not isinstance(optimizer, ScriptOptimizerConfig)
         if optimizer.lr_rule == "none":
             return optimizer.lr
         times = self.global_batch_size / self.batch.size
@@ -154,11 +93,10 @@ class ExperimentConfig:
 
     @functools.cached_property
     def _baseline(self) -> ExperimentConfig:
-        return dataclasses.replace(self, workers=1, strategy=self.strategy.sequential())
+        return dataclasses.replace(self, workers=1, strategy=SequentialConfig(name="sequential"))
 
     @model_validator(mode="after")
     def _check_together(self) -> ExperimentConfig:
-        self._check_script()
         most = self.strategy.most_workers
         if most is not None and self.workers > most:
             raise ValueError(
@@ -176,13 +114,7 @@ class ExperimentConfig:
                 f"linear_kernel=onednn with dtype={self.dtype} on device={self.device}: "
                 "it multiplies float32 on the cpu only; choose linear_kernel=auto"
             )
-        if self.global_batch_size % self.workers:
-            fewer = self.batch.size // self.workers * self.workers
-            choices = f"{fewer} or {fewer + self.workers}" if fewer else f"{self.workers}"
-            raise ValueError(
-                f"batch.size={self.batch.size} with batch.scope=global can't be split evenly over "
-                f"workers={self.workers}: choose a multiple of {self.workers}, such as {choices}"
-            )
+        self.check_batch()
         available = KNOWN_TRAIN_SAMPLES.get(self.data.name)
         if available is not None:
             check_size(self, available)
@@ -225,49 +157,21 @@ class ExperimentConfig:
                 f"workers={self.workers}; choose another data.size"
             )
 
-    @property
-    def command(self) -> list[str]:
-        """The words of a script's command, for this number of workers."""
-        assert isinstance(self.strategy, ScriptConfig)
-        return self.strategy.words({name: getattr(self, name) for name in PLACEHOLDERS})
 
-    @property
-    def script_words(self) -> set[str]:
-        """The words of a script's command and of its baseline's; none of a training by our loop."""
-        return {*self.command, *self.baseline().command} if isinstance(self.strategy, ScriptConfig) else set()
-
-    def _check_script(self) -> None:
-        """Raise ValueError where a script's settings are mixed with those of a training by our loop."""
-        for group in ScriptConfig.brings:
-            name, expected = getattr(self, group).name, group in self.strategy.brings
-            if expected and name != "script":
-                raise ValueError(f"{group}={name} with strategy=script: the script has its own; leave {group} out")
-            if name == "script" and not expected:
-                raise ValueError(f"{group}=script with strategy={self.strategy.name}: choose strategy=script")
-        if not isinstance(self.strategy, ScriptConfig):
-            return
-        for name in ("checkpoint", "target_accuracy"):
-            if value := getattr(self, name):
-                raise ValueError(f"{name}={value} with strategy=script: only the script knows its weights and accuracy")
-        if self.batch.accumulation > 1:
-            raise ValueError(
-                f"batch.accumulation={self.batch.accumulation} with strategy=script: the script has its own"
-            )
-        if self.batch.sync_batchnorm:
-            raise ValueError("batch.sync_batchnorm=true with strategy=script: only the script knows its model")
-        if self.workers > 1 and self.command == self.baseline().command:
-            raise ValueError(
-                f"strategy.command={self.strategy.command}: one worker and {self.workers} workers would run the same; "
-                "write {workers} where the number of processes belongs"
-            )
+def _kind(value: Any) -> str:
+    return "script" if "script" in (value if isinstance(value, dict) else vars(value)) else "loop"
 
 
-_ADAPTER = TypeAdapter(ExperimentConfig)
+AnyConfig = Annotated[
+    Annotated[ExperimentConfig, Tag("loop")] | Annotated[ScriptConfig, Tag("script")], Discriminator(_kind)
+]
 
 
-def from_settings(settings: dict[str, Any]) -> ExperimentConfig:
-    """The experiment of some `ExperimentConfig.settings`. Raises pydantic's ValidationError."""
-    return _ADAPTER.validate_json(json.dumps(settings))  # as JSON, where a list may become a tuple
+def from_settings(settings: dict[str, Any]) -> ExperimentConfig | ScriptConfig:
+    """The job of some `JobConfig.settings`. Raises pydantic's ValidationError."""
+    kind: Any = ScriptConfig if "script" in settings else ExperimentConfig
+    found: ExperimentConfig | ScriptConfig = TypeAdapter(kind).validate_json(json.dumps(settings))
+    return found  # from JSON, where a list may become a tuple
 
 
 def check_size(config: ExperimentConfig, available: int) -> None:

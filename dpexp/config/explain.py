@@ -18,7 +18,6 @@ EXAMPLES = {  # of what has no default
     "data.path": "mine.npz",
     "data.size": "10000",
     "model.builder": "mine:build",
-    "strategy.command": "'torchrun --standalone --nproc-per-node={workers} train.py'",
 }
 
 

@@ -59,34 +59,30 @@ class CustomModelConfig(Model):
     arguments: dict[str, Any]
 
 
-@dataclass(frozen=True, config=STRICT)
-class ScriptModelConfig(Model):
-    """The model of the user's script."""
-
-    name: Literal["script"]
-
-
-ModelConfig = Annotated[
-    MlpConfig | CnnConfig | ResNet18Config | CustomModelConfig | ScriptModelConfig, Field(discriminator="name")
-]
+ModelConfig = Annotated[MlpConfig | CnnConfig | ResNet18Config | CustomModelConfig, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, config=STRICT)
-class NamedDataConfig:
+class SizedConfig:
+    """Training samples of an epoch."""
+
+    size: PositiveInt
+
+
+@dataclass(frozen=True, config=STRICT)
+class NamedDataConfig(SizedConfig):
     """A well-known data set; `size` samples of its training split, all of its test split."""
 
     name: Literal["mnist", "fashion_mnist", "cifar10"]
-    size: PositiveInt
     scope: Scope
     cache: str | None
 
 
 @dataclass(frozen=True, config=STRICT)
-class SyntheticDataConfig:
+class SyntheticDataConfig(SizedConfig):
     """Seeded Gaussian classes: `separation` is the distance of class means in noise deviations."""
 
     name: Literal["synthetic"]
-    size: PositiveInt
     scope: Scope
     test_size: PositiveInt
     shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -95,28 +91,16 @@ class SyntheticDataConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ArraysDataConfig:
+class ArraysDataConfig(SizedConfig):
     """Data of the user's: train_inputs, train_labels, test_inputs and test_labels in an .npz file, or as .npy files."""
 
     name: Literal["arrays"]
-    size: PositiveInt
     scope: Scope
     path: str
     scale_uint8: bool
 
 
-@dataclass(frozen=True, config=STRICT)
-class ScriptDataConfig:
-    """The data of the user's script: times are for `size` samples."""
-
-    name: Literal["script"]
-    size: PositiveInt
-    scope: Literal["global"]
-
-
-DataConfig = Annotated[
-    NamedDataConfig | SyntheticDataConfig | ArraysDataConfig | ScriptDataConfig, Field(discriminator="name")
-]
+DataConfig = Annotated[NamedDataConfig | SyntheticDataConfig | ArraysDataConfig, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -153,14 +137,7 @@ class AdamConfig:
     weight_decay: NonNegativeFloat
 
 
-@dataclass(frozen=True, config=STRICT)
-class ScriptOptimizerConfig:
-    """The optimizer of the user's script."""
-
-    name: Literal["script"]
-
-
-OptimizerConfig = Annotated[SgdConfig | AdamConfig | ScriptOptimizerConfig, Field(discriminator="name")]
+OptimizerConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, config=STRICT)

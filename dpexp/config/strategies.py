@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shlex
-import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, PositiveFloat
@@ -22,12 +19,7 @@ class Capabilities:
     most_workers: ClassVar[int | None] = None
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     several_machines: ClassVar[bool] = False  # whether it runs under torchrun
-    brings: ClassVar[tuple[str, ...]] = ()  # config groups that say `script`, as the user's script has its own
     imports: ClassVar[tuple[str, ...]] = ()  # modules that are slow to import, beside torch
-
-    def sequential(self) -> StrategyConfig:
-        """The strategy of the baseline."""
-        return SequentialConfig(name="sequential")
 
     def check_workers(self, workers: int) -> None:
         """Raise ValueError for a number of workers that the settings don't allow."""
@@ -107,49 +99,8 @@ class HybridDpConfig(Capabilities):
                 )
 
 
-PLACEHOLDERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
-
-
-@dataclass(frozen=True, config=STRICT)
-class ScriptConfig(Capabilities):
-    """A command of the user's, which trains by itself; `baseline_command` (None: the same) runs with one worker."""
-
-    name: Literal["script"]
-    command: str
-    baseline_command: str | None
-
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
-    brings: ClassVar[tuple[str, ...]] = ("model", "data", "optimizer")
-
-    def sequential(self) -> ScriptConfig:
-        """The same, for the baseline's command."""
-        return dataclasses.replace(self, command=self.baseline_command or self.command, baseline_command=None)
-
-    def words(self, values: Mapping[str, object]) -> list[str]:
-        """The command with its placeholders filled from these values."""
-        return shlex.split(self.command.format(**{name: values[name] for name in PLACEHOLDERS}))
-
-    @model_validator(mode="after")
-    def _check_commands(self) -> ScriptConfig:
-        for name, command in (("command", self.command), ("baseline_command", self.baseline_command)):
-            if command is None:
-                continue
-            try:
-                words = shlex.split(command)
-                fields = {field for _, field, _, _ in string.Formatter().parse(command) if field is not None}
-            except ValueError as error:
-                raise ValueError(f"strategy.{name}={command}: {error}; a brace is written {{{{ or }}}}") from error
-            if not words:
-                raise ValueError(f"strategy.{name} is empty: write the command that starts the training")
-            if unknown := sorted(fields - set(PLACEHOLDERS)):
-                choices = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
-                raise ValueError(f"strategy.{name} has a placeholder {{{unknown[0]}}}: choose from {choices}")
-        return self
-
-
 StrategyConfig = Annotated[
-    SequentialConfig | SyncDpConfig | EmulatedConfig | DdpConfig | HybridDpConfig | ScriptConfig,
-    Field(discriminator="name"),
+    SequentialConfig | SyncDpConfig | EmulatedConfig | DdpConfig | HybridDpConfig, Field(discriminator="name")
 ]
 
 KINDS: dict[str, type[Capabilities]] = {
@@ -158,11 +109,10 @@ KINDS: dict[str, type[Capabilities]] = {
     "hybrid_dp": HybridDpConfig,
     "emulated": EmulatedConfig,
     "sequential": SequentialConfig,
-    "script": ScriptConfig,
 }
 
 
 def strategies_where(suitable: Callable[[type[Capabilities]], bool]) -> str:
-    """The names of the suitable strategies that train any model, for an error message."""
-    *others, last = [name for name, kind in KINDS.items() if suitable(kind) and not kind.brings]
+    """The names of the suitable strategies, for an error message."""
+    *others, last = [name for name, kind in KINDS.items() if suitable(kind)]
     return f"strategy={', '.join(others)} or {last}" if others else f"strategy={last}"

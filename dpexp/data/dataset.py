@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from dpexp.config.experiment import ExperimentConfig, check_size
-from dpexp.config.groups import ArraysDataConfig, NamedDataConfig, ScriptDataConfig, SyntheticDataConfig
+from dpexp.config.groups import ArraysDataConfig, NamedDataConfig, SyntheticDataConfig
 from dpexp.data.arrays import array_splits
 from dpexp.data.downloaded import torchvision_split
 from dpexp.data.mapped import MappedInputs
@@ -93,5 +93,3 @@ def _splits(config: ExperimentConfig) -> tuple[Split, Split]:
             return synthetic_splits(data, config.train_samples, config.seed)
         case ArraysDataConfig() as data:
             return array_splits(data)
-        case ScriptDataConfig():
-            raise AssertionError("the data of a script are its own")

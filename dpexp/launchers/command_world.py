@@ -89,7 +89,7 @@ class World:
                     )
                 except OSError as error:
                     raise ConfigError(
-                        f"strategy.command: {self.command.words[0]}: {error.strerror}; name a program that can be "
+                        f"script.command: {self.command.words[0]}: {error.strerror}; name a program that can be "
                         f"started from {Path.cwd()}"
                     ) from error
             self.roots.append(root)

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.launchers.torchrun_agent import one_rank
@@ -47,9 +48,10 @@ class TorchrunController(LocalLauncher):
                 )
         return len(self._exchange.seen) == self._environment.world_size - 1
 
-    def check(self, config: ExperimentConfig) -> None:
+    def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that the ranks, as they are spread over hosts, can't run."""
         self._environment.check(config)
+        assert isinstance(config, ExperimentConfig)
         first = (self._environment.local_rank, self._environment.local_world_size)
         others = [tuple(facts["place"]) for _, facts in sorted(self._exchange.seen.items())]
         try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.config.strategies import strategies_where
 from dpexp.errors import ConfigError, counted
 
@@ -68,8 +69,10 @@ class TorchrunEnvironment:
                 "host)"
             )
 
-    def check(self, config: ExperimentConfig) -> None:
+    def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that these processes can't run."""
+        if not isinstance(config, ExperimentConfig):
+            raise ConfigError("a script under torchrun: start dpexp alone, and torchrun by the script's command")
         if not config.strategy.several_machines:
             raise ConfigError(
                 f"strategy={config.strategy.name} under torchrun: it works within one process or one machine; "

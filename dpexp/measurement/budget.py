@@ -11,8 +11,6 @@ from dpexp.config.groups import MeasurementConfig
 from dpexp.measurement.rounds import Rounds
 from dpexp.results.schema import Block
 
-# Without measurement.max_seconds: for steps of milliseconds, and for long ones at most.
-SHORT_SECONDS, LONG_SECONDS = 9.0, 36.0
 ROUNDS_OF_LONG_STEPS = 24
 LOOK_AGAIN_ROUNDS = 8
 LEAST_SHARE = 0.25  # of what a start costs, for the rounds of each block
@@ -23,8 +21,12 @@ END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 class Budget:
     """The wall time of one job, from its start."""
 
-    def __init__(self, measurement: MeasurementConfig, over: str | None, of: str) -> None:
+    def __init__(
+        self, measurement: MeasurementConfig, usual_seconds: tuple[float, float], over: str | None, of: str
+    ) -> None:
+        """Without measurement.max_seconds it has `usual_seconds`: for short steps, and for long ones at most."""
         self._measurement, self._over, self._of = measurement, over, of
+        self._short_seconds, self._long_seconds = usual_seconds
         self._started = time.monotonic()
         self._reserved = 0.0  # for whole trainings, after the blocks
         self._seconds = measurement.max_seconds
@@ -34,7 +36,7 @@ class Budget:
     @property
     def seconds(self) -> float:
         """The wall time that the job may take."""
-        return SHORT_SECONDS if self._seconds is None else self._seconds
+        return self._short_seconds if self._seconds is None else self._seconds
 
     @property
     def done_fraction(self) -> float:
@@ -54,7 +56,7 @@ class Budget:
         self._overhead_seconds = time.monotonic() - self._block_started + END_SECONDS
         if self._seconds is None:
             needed = 2 * self._overhead_seconds + ROUNDS_OF_LONG_STEPS * rounds.round_seconds
-            self._seconds = min(max(SHORT_SECONDS, needed), LONG_SECONDS)
+            self._seconds = min(max(self._short_seconds, needed), self._long_seconds)
         self._reserved = reserved_seconds
 
     def block_is_long_enough(self, rounds: Rounds, blocks: Sequence[Block], seconds: float) -> bool:

@@ -6,15 +6,14 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import torch
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.speedup import speedup_of
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.config.groups import ScriptDataConfig
+from dpexp.config.job import JobConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment, usable_cores
@@ -25,28 +24,24 @@ from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.trainer import Timed, Trainer, Variant
 from dpexp.measurement.user_files import differing, fingerprint
-from dpexp.models import linear_kernels
 from dpexp.results import storage
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, Block, RunResult
-
-Prepare = Callable[[ExperimentConfig, Path, LocalLauncher], contextlib.AbstractContextManager[Trainer]]
-# Who trains, by what the data are; else, our loop does.
-_PREPARED: dict[type, Prepare] = {ScriptDataConfig: script_trainer.prepared}
 
 PROBE_SECONDS = 1.0  # for which the numbers of threads take turns
 SHORT_SHARE = 0.6  # of the job's time: whole trainings that take no longer are made without being asked for
 TRAINING_START_SECONDS = 0.3  # of the processes of a whole training, and its evaluation
 
 
-def prepared(
-    config: ExperimentConfig, folder: Path, launcher: LocalLauncher
-) -> contextlib.AbstractContextManager[Trainer]:
+def prepared(config: JobConfig, folder: Path, launcher: LocalLauncher) -> contextlib.AbstractContextManager[Trainer]:
     """What trains the variants of a job; `folder` receives what scripts write."""
-    return _PREPARED.get(type(config.data), loop_trainer.prepared)(config, folder, launcher)
+    if isinstance(config, ScriptConfig):
+        return script_trainer.prepared(config, folder)
+    assert isinstance(config, ExperimentConfig)
+    return loop_trainer.prepared(config, launcher)
 
 
 def run(
-    config: ExperimentConfig,
+    config: JobConfig,
     folder: Path,
     on_progress: OnProgress,
     launcher: LocalLauncher,
@@ -67,9 +62,8 @@ def run(
     record = Record(config, folder, environment, user_files, earlier)
     started = time.perf_counter()
     over = BASELINE if config.measurement.baseline == "paired" else None
-    budget = Budget(config.measurement, over, CANDIDATE)
+    budget = Budget(config.measurement, config.usual_seconds, over, CANDIDATE)
     try:
-        check_machine(config)
         _check_unchanged(config, user_files)
         with prepared(config, folder, launcher) as trainer:
             record.data_seconds = time.perf_counter() - started
@@ -119,11 +113,11 @@ def run(
 class _Trainings:
     """The whole trainings of a job: those that were asked for, or all that are short."""
 
-    def __init__(self, config: ExperimentConfig) -> None:
+    def __init__(self, config: JobConfig) -> None:
         self._config = config
-        self._arms = {CANDIDATE: config}
-        if config.measurement.baseline == "paired":
-            self._arms[BASELINE] = config.baseline()
+        self._arms: dict[str, JobConfig] = {}
+        if isinstance(config, ExperimentConfig):  # only its author knows how long a script's training is
+            self._arms = config.variants
         asked = config.checkpoint or config.target_accuracy is not None
         self._made = asked or config.measurement.whole_trainings == "always"
         # In the job's time; those that are asked for come on top of it. None: not known yet.
@@ -143,7 +137,7 @@ class _Trainings:
             self._seconds = min(usual, SHORT_SHARE * budget_seconds) if self._made else 0.0
         return self._seconds
 
-    def configs(self) -> Iterator[tuple[str, ExperimentConfig]]:
+    def configs(self) -> Iterator[tuple[str, JobConfig]]:
         """Each, with the name of its arm: time to target depends on the seed, too."""
         seeds = 1 if self._config.target_accuracy is None else self._config.measurement.repeats
         for seed in range(seeds if self._made else 0):
@@ -151,9 +145,7 @@ class _Trainings:
                 yield name, dataclasses.replace(config, seed=(config.seed + seed) % 2**32)
 
 
-def _variants(
-    config: ExperimentConfig, trainer: Trainer, earlier: list[Block], on_progress: OnProgress
-) -> dict[str, Variant]:
+def _variants(config: JobConfig, trainer: Trainer, earlier: list[Block], on_progress: OnProgress) -> dict[str, Variant]:
     """The arms of each block, by name."""
     variants = {CANDIDATE: Variant(config)}
     if config.measurement.baseline == "paired":
@@ -174,7 +166,7 @@ def _variants(
 _best_threads: dict[str, int] = {}  # by earlier jobs of this process that differ only in what doesn't matter
 
 
-def best_threads(config: ExperimentConfig, trainer: Trainer, on_progress: OnProgress) -> int:
+def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -> int:
     """The number of threads with which one process is likely fastest: of powers of two, and all usable cores, in turns.
 
     Where there are just two numbers, both are measured in each block, and the result tells. There is one answer for all
@@ -184,8 +176,8 @@ def best_threads(config: ExperimentConfig, trainer: Trainer, on_progress: OnProg
     counts = sorted({2**power for power in range(cores.bit_length())} | {cores, config.threads_per_worker})
     if len(counts) <= 2:
         return next((threads for threads in counts if threads != config.threads_per_worker), counts[0])
-    settings = config.baseline().settings
-    for name in ("threads_per_worker", "epochs", "seed", "checkpoint", "target_accuracy", "measurement"):
+    settings = config.baseline().identity
+    for name in ("threads_per_worker", "epochs", "seed", "target_accuracy"):
         del settings[name]
     del settings["data"]["size"]
     key = json.dumps([settings, trainer.input_shape, fingerprint(config)])
@@ -208,7 +200,7 @@ def speedup(folder: Path) -> Estimate:
 
 
 def find_earlier(
-    config: ExperimentConfig, folder: Path, environment: Environment, user_files: dict[str, str], anew: bool
+    config: JobConfig, folder: Path, environment: Environment, user_files: dict[str, str], anew: bool
 ) -> RunResult | None:
     """The result in `folder` that a resumed job can build on; with status "ok" nothing is left to measure.
 
@@ -227,17 +219,9 @@ def find_earlier(
     return earlier
 
 
-def _check_unchanged(config: ExperimentConfig, user_files: dict[str, str]) -> None:
+def _check_unchanged(config: JobConfig, user_files: dict[str, str]) -> None:
     """Raise DataError when a file was edited since the command started: each training loads the files again."""
     if names := differing(user_files, fingerprint(config)):
         raise DataError(
             f"{', '.join(names)} changed while this command was running; start it again, and edit copies meanwhile"
         )
-
-
-def check_machine(config: ExperimentConfig) -> None:
-    """Raise ConfigError for what torch can't do on this machine."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: torch finds no CUDA device; set device=cpu")
-    if config.linear_kernel == "onednn" and not linear_kernels.onednn_available():
-        raise ConfigError("linear_kernel=onednn: this build of torch has no oneDNN; set linear_kernel=auto")

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset, load
-from dpexp.errors import DivergedError, WorkerError
+from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.machine.environment import usable_cores
 from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
@@ -34,8 +35,12 @@ OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.1, lead_seconds=0.03)
 
 
 @contextlib.contextmanager
-def prepared(config: ExperimentConfig, folder: Path, launcher: LocalLauncher) -> Iterator[Trainer]:
+def prepared(config: ExperimentConfig, launcher: LocalLauncher) -> Iterator[Trainer]:
     """With the data and the initial weights of a job, in shared memory. Raises ConfigError, DataError."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch finds no CUDA device; set device=cpu")
+    if config.linear_kernel == "onednn" and not linear_kernels.onednn_available():
+        raise ConfigError("linear_kernel=onednn: this build of torch has no oneDNN; set linear_kernel=auto")
     dataset = load(config)
     with dataset.tensors, initial_state(config, dataset) as initial:
         yield LoopTrainer(config, dataset, initial, launcher)

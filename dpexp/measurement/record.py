@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import DpexpError, WorkerError
 from dpexp.machine.environment import Environment
 from dpexp.machine.files import remove_leftovers, write_atomically
@@ -20,7 +20,7 @@ class Record:
 
     def __init__(
         self,
-        config: ExperimentConfig,
+        config: JobConfig,
         folder: Path,
         environment: Environment,
         user_files: dict[str, str],

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.clock.messages import Turn
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
 from dpexp.launchers.command_world import Command
 from dpexp.launchers.commands import Commands, Last, Trace, started
-from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, Arm, Block, Process
@@ -28,7 +27,7 @@ TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 
 
 @contextlib.contextmanager
-def prepared(config: ExperimentConfig, folder: Path, launcher: LocalLauncher) -> Iterator[Trainer]:
+def prepared(config: ScriptConfig, folder: Path) -> Iterator[Trainer]:
     """With a folder for what the commands write. Raises ResultError."""
     try:
         (folder / OUTPUT).mkdir(parents=True, exist_ok=True)
@@ -42,16 +41,16 @@ class ScriptTrainer:
 
     input_shape: tuple[int, ...] = ()
 
-    def __init__(self, config: ExperimentConfig, folder: Path) -> None:
+    def __init__(self, config: ScriptConfig, folder: Path) -> None:
         self._folder, self._numbers = folder, itertools.count()
         self._timeout_seconds = config.launch.timeout_seconds
         traced = TRACED_EVERY if config.measurement.phases else None
         self.pace = Pace(TURN_SECONDS, LEAD_SECONDS, least_lead_steps=1, traced_every=traced)
 
-    def get_ready(self, config: ExperimentConfig, earlier: Sequence[Block]) -> None:
+    def get_ready(self, config: ScriptConfig, earlier: Sequence[Block]) -> None:
         """Nothing is kept from block to block."""
 
-    def train(self, config: ExperimentConfig, checkpoint: Path | None) -> None:
+    def train(self, config: ScriptConfig, checkpoint: Path | None) -> None:
         """Only the script knows how long its training is."""
 
     @contextlib.contextmanager
@@ -70,6 +69,7 @@ class ScriptTrainer:
 
     def _command(self, name: str, number: int, variant: Variant) -> Command:
         config, copies = variant.config, variant.copies or 1
+        assert isinstance(config, ScriptConfig)
         shown = name.replace("_", " ")
         if name == CANDIDATE:
             shown = counted(config.workers, "worker")

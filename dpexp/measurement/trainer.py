@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dpexp.clock.messages import Turn
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.results.schema import Arm, Block, Training
 
 
@@ -17,7 +17,7 @@ from dpexp.results.schema import Arm, Block, Training
 class Variant:
     """What an arm trains; with `copies`, as many independent processes at once."""
 
-    config: ExperimentConfig
+    config: JobConfig
     copies: int | None = None
 
 
@@ -62,11 +62,11 @@ class Trainer(Protocol):
     def input_shape(self) -> tuple[int, ...]:
         """Of a sample, where it is known; ()."""
 
-    def get_ready(self, config: ExperimentConfig, earlier: Sequence[Block]) -> None:
+    def get_ready(self, config: JobConfig, earlier: Sequence[Block]) -> None:
         """Before the first block; `earlier` are those that were measured before an interruption."""
 
     def running(self, variants: Mapping[str, Variant]) -> AbstractContextManager[Running]:
         """Within, an arm of each variant lives in fresh processes, started in this order. Raises WorkerError."""
 
-    def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training | None:
+    def train(self, config: JobConfig, checkpoint: Path | None) -> Training | None:
         """A whole training; None of a script, whose length only its author knows. Raises WorkerError."""

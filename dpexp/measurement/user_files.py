@@ -16,22 +16,34 @@ from pathlib import Path
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import ArraysDataConfig, CustomModelConfig
+from dpexp.config.job import JobConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError
 
 CHUNK_BYTES = 2**20
 LIBRARIES = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
 
 
-def fingerprint(config: ExperimentConfig) -> dict[str, str]:
+def fingerprint(config: JobConfig) -> dict[str, str]:
     """The SHA-256 of each file, by module name, `data.path`, or a script's word; unreadable files are left out.
 
     Raises ConfigError where the model's module can't be found.
     """
-    files = {word: Path(word) for word in config.script_words if os.path.isfile(word)}  # noqa: PTH113 - any text
+    files = _modules(config)
+    if isinstance(config, ScriptConfig):
+        words = {*config.command, *config.baseline().command}
+        files = {word: Path(word) for word in words if os.path.isfile(word)}  # noqa: PTH113 - any text
     if isinstance(config.data, ArraysDataConfig):
         files["data.path"] = Path(config.data.path)
-    if isinstance(config.model, CustomModelConfig):
-        files |= _modules(config.model.builder)
+    return _digests(files)
+
+
+def modules(config: JobConfig) -> dict[str, str]:
+    """The same of the model's modules alone."""
+    return _digests(_modules(config))
+
+
+def _digests(files: dict[str, Path]) -> dict[str, str]:
     digests = {}
     for name, path in files.items():
         with contextlib.suppress(OSError):  # loading it says why
@@ -62,8 +74,11 @@ def _sha256_of_folder(path: Path) -> str:
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
-def _modules(builder: str) -> dict[str, Path]:
+def _modules(config: JobConfig) -> dict[str, Path]:
     """The module of a model's builder, and the modules beside it that it imports, directly or not."""
+    if not isinstance(config, ExperimentConfig) or not isinstance(config.model, CustomModelConfig):
+        return {}
+    builder = config.model.builder
     module, spec = builder.split(":")[0], None
     with contextlib.suppress(Exception):  # a package of the user's may raise anything
         spec = importlib.util.find_spec(module)

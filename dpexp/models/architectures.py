@@ -9,7 +9,7 @@ import math
 import torch
 from torch import nn
 
-from dpexp.config.groups import CnnConfig, CustomModelConfig, MlpConfig, ModelConfig, ResNet18Config, ScriptModelConfig
+from dpexp.config.groups import CnnConfig, CustomModelConfig, MlpConfig, ModelConfig, ResNet18Config
 from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
 
 
@@ -24,8 +24,6 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn
             return _resnet18(config, input_shape, classes)
         case CustomModelConfig():
             return _custom(config, input_shape, classes)
-        case ScriptModelConfig():
-            raise AssertionError("the model of a script is its own")
 
 
 def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -100,10 +100,7 @@ class Adam(Optimizer):
 
 def build(config: OptimizerConfig, parameters: Sequence[torch.Tensor]) -> Optimizer:
     """The configured optimizer over `parameters`, its state fresh."""
-    if isinstance(config, SgdConfig):
-        return Sgd(config, parameters)
-    assert isinstance(config, AdamConfig), "the optimizer of a script is its own"
-    return Adam(config, parameters)
+    return Sgd(config, parameters) if isinstance(config, SgdConfig) else Adam(config, parameters)
 
 
 def squared_norms(gradients: list[torch.Tensor]) -> torch.Tensor:

@@ -13,9 +13,9 @@ from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import measured_rows
 from dpexp.cli.boundary import Parser, command
-from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
-from dpexp.config.strategies import ScriptConfig
+from dpexp.config.job import JobConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, ResultError, counted
 from dpexp.machine.exclusive import exclusive
 from dpexp.measurement.user_files import differing, fingerprint
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def lines(config: ExperimentConfig, rows: Sequence[Row], found: Sequence[Sequence[float]]) -> Iterator[str]:
+def lines(config: JobConfig, rows: Sequence[Row], found: Sequence[Sequence[float]]) -> Iterator[str]:
     """The answer; `found` is of each seed the noise scale of the whole training, then of its parts."""
     from dpexp.noise_scale.estimate import statistical_efficiency
 
@@ -102,7 +102,7 @@ def _samples(scale: Estimate) -> str:
     return f"{scale.value:,.0f} samples ({scale.low:,.0f} to {scale.high:,.0f})"
 
 
-def _confirm(config: ExperimentConfig, builder: str | None) -> None:
+def _confirm(config: JobConfig, builder: str | None) -> None:
     """Raise ConfigError unless the user wants the code to run that the folder names."""
     if isinstance(config.model, CustomModelConfig) and config.model.builder != builder:
         raise ConfigError(
@@ -111,7 +111,7 @@ def _confirm(config: ExperimentConfig, builder: str | None) -> None:
         )
 
 
-def config_of(folder: Path, rows: Sequence[Row]) -> tuple[ExperimentConfig, dict[str, str]]:
+def config_of(folder: Path, rows: Sequence[Row]) -> tuple[JobConfig, dict[str, str]]:
     """The measured configuration with the most workers, and its files' fingerprint. Raises ConfigError, ResultError."""
     if len({row.series for row in rows}) != 1:
         raise ResultError(f"{folder}: the noise scale is of one series, not of {len({row.series for row in rows})}")
@@ -119,8 +119,8 @@ def config_of(folder: Path, rows: Sequence[Row]) -> tuple[ExperimentConfig, dict
         raise ResultError(f"{folder}: speedups are unknown there; measure with measurement.baseline=paired")
     jobs = [(job.config, job.result.user_files) for job in read_jobs([folder])[0] if job.result.status == "ok"]
     config, files = max(jobs, key=lambda job: (job[0].data.size, job[0].workers))
-    if isinstance(config.strategy, ScriptConfig):
-        raise ConfigError("strategy=script: the gradients of a script are not known here")
+    if isinstance(config, ScriptConfig):
+        raise ConfigError("these results are of a script: its gradients are not known here")
     if config.batch.sync_batchnorm:
         raise ConfigError(
             "batch.sync_batchnorm=true: a worker's gradient depends on the samples of all, so it has no noise"
@@ -133,7 +133,7 @@ def config_of(folder: Path, rows: Sequence[Row]) -> tuple[ExperimentConfig, dict
     return config, files
 
 
-def scales(config: ExperimentConfig, seeds: int) -> list[list[float]]:
+def scales(config: JobConfig, seeds: int) -> list[list[float]]:
     """Of each seed the noise scale of the whole training, then of its parts. Raises DpexpError."""
     import torch  # slow
 

@@ -14,7 +14,8 @@ from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import measured_rows
 from dpexp.cli.boundary import Parser, command
-from dpexp.config.groups import CustomModelConfig, ScriptModelConfig
+from dpexp.config.groups import CustomModelConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, ResultError, counted
 from dpexp.report import terminal
 from dpexp.results.jobs import read_jobs
@@ -141,9 +142,9 @@ def _gradient_bytes(folder: Path, jobs: str) -> float:
     from dpexp.models.architectures import build
 
     config = next(job.config for job in read_jobs([folder])[0] if job.name in jobs.split(" + "))
-    if isinstance(config.model, ScriptModelConfig | CustomModelConfig):
+    if isinstance(config, ScriptConfig) or isinstance(config.model, CustomModelConfig):
         raise ConfigError(
-            f"model={config.model.name} is not known here: give the size of its gradients as --gradient-mb"
+            f"model={config.names['model']} is not known here: give the size of its gradients as --gradient-mb"
         )
     dataset = load(config)
     with dataset.tensors:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import yaml
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import ResultError
 from dpexp.results import storage
 from dpexp.results.schema import RunResult
@@ -23,7 +23,7 @@ class Job:
     result: RunResult
 
     @property
-    def config(self) -> ExperimentConfig:
+    def config(self) -> JobConfig:
         """The configuration of the job."""
         return self.result.config
 

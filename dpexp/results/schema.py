@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 from pydantic.dataclasses import dataclass
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.experiment import AnyConfig
 from dpexp.machine.environment import Environment
 from dpexp.results.phases import PHASES
 
@@ -130,7 +130,7 @@ class RunResult:
     started_at: str
     resumed_at: list[str]  # blocks were measured after each of these, too
     config_sha256: str  # see ExperimentConfig.sha256
-    config: ExperimentConfig
+    config: AnyConfig
     environment: Environment
     data_seconds: float  # loading the data set, in the parent
     blocks: list[Block]  # with those finished before a failure

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.results.jobs import Job
 
 Settings = Mapping[str, Any]
@@ -17,10 +17,6 @@ Settings = Mapping[str, Any]
 
 ALONG_A_CURVE = ("workers", "data.size")
 DATA_FILE, DIGITS = "data.path", 8
-WITHOUT_EFFECT = (  # on a block
-    "checkpoint launch tracker data.cache measurement.repeats measurement.warmup measurement.precision "
-    "measurement.max_seconds measurement.whole_trainings"
-).split()
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Member:
     job: Job
 
     @property
-    def config(self) -> ExperimentConfig:
+    def config(self) -> JobConfig:
         """The configuration of the job."""
         return self.job.config
 
@@ -57,13 +53,10 @@ class Member:
         return json.dumps([self.series_key, self.config.workers, self.config.data.size])
 
 
-def settings(config: ExperimentConfig) -> dict[str, Any]:
+def settings(config: JobConfig) -> dict[str, Any]:
     """All settings that one curve must share."""
-    values = config.settings
-    for path in (*ALONG_A_CURVE, *WITHOUT_EFFECT):
-        *group, name = path.split(".")
-        (values[group[0]] if group else values).pop(name, None)
-    return dict(sorted(flattened(values).items()))
+    values = flattened(config.identity)
+    return {name: values[name] for name in sorted(values) if name not in ALONG_A_CURVE}
 
 
 def key(series: Settings) -> str:

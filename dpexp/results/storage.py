@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, ResultError, VersionError
 from dpexp.machine.environment import Environment
 from dpexp.machine.files import write_atomically
@@ -57,7 +57,7 @@ def read(path: Path) -> RunResult:
         raise _explained(path, content, error) from error
 
 
-def read_earlier(folder: Path, config: ExperimentConfig, environment: Environment) -> RunResult | None:
+def read_earlier(folder: Path, config: JobConfig, environment: Environment) -> RunResult | None:
     """The earlier result in `folder` that a resumed job can build on: it measured the same configuration.
 
     None where there is none. Raises ConfigError for a result of another version or machine.

@@ -1,0 +1,120 @@
+"""What every job has, whoever trains: frozen, checked once, when it is built.
+
+Values come from `conf/`; no field has a default here. Pydantic checks types and ranges, the methods named `_check_*`
+check rules between fields. Inside the package these objects are trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import Field, PositiveInt, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig, TrackerConfig
+
+HOW = ("measurement", "launch", "tracker", "checkpoint")  # it is measured, watched and kept; all else is what
+
+Self = TypeVar("Self", bound="JobConfig")
+
+
+@dataclass(frozen=True, config=STRICT)
+class JobConfig:
+    """One job: how many workers, on which batches, and how it is measured."""
+
+    workers: PositiveInt
+    threads_per_worker: PositiveInt
+    epochs: PositiveInt
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    checkpoint: bool
+    target_accuracy: Annotated[float, Field(gt=0, lt=1)] | None
+    data: SizedConfig
+    batch: BatchConfig
+    measurement: MeasurementConfig
+    launch: LaunchConfig
+    tracker: TrackerConfig
+
+    usual_seconds: ClassVar[tuple[float, float]]  # of a job without measurement.max_seconds: of short, of long steps
+
+    @property
+    @abstractmethod
+    def names(self) -> dict[str, str]:
+        """Of its strategy, model and data, and the scope of the data's size."""
+
+    @property
+    @abstractmethod
+    def train_samples(self) -> int:
+        """Samples of one epoch, all workers together."""
+
+    @property
+    @abstractmethod
+    def imports(self) -> tuple[str, ...]:
+        """Modules of its workers that are slow to import, beside torch."""
+
+    @property
+    @abstractmethod
+    def processes(self) -> int:
+        """That train together."""
+
+    @abstractmethod
+    def baseline(self: Self, threads: int | None = None) -> Self:
+        """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
+
+    @abstractmethod
+    def worker_share(self: Self) -> Self:
+        """The sequential training of one worker's share of samples and batch."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All values, nested as in the YAML files; a new dictionary at each call."""
+        return TypeAdapter(type(self)).dump_python(self, mode="json")  # type: ignore[no-any-return]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that say what is measured: jobs that agree in them are measurements of the same."""
+        settings = {name: value for name, value in self.settings.items() if name not in HOW}
+        settings["data"].pop("cache", None)
+        return settings
+
+    @property
+    def sha256(self) -> str:
+        """Of the identity."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of one optimizer update, all workers together."""
+        return self.batch.size * (self.workers if self.batch.scope == "per_worker" else 1)
+
+    @property
+    def local_batch_size(self) -> int:
+        """Samples of one optimizer update, one worker."""
+        return self.global_batch_size // self.workers
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates of one epoch; the last may see a smaller batch."""
+        return -(-self.train_samples // self.global_batch_size)
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates of the whole training."""
+        return self.epochs * self.updates_per_epoch
+
+    @property
+    def busy_threads(self) -> int:
+        """Threads that compute at the same time, on all machines together."""
+        return self.processes * self.threads_per_worker
+
+    def check_batch(self) -> None:
+        """Raise ValueError where a batch can't be shared by the workers."""
+        if self.global_batch_size % self.workers:
+            fewer = self.batch.size // self.workers * self.workers
+            choices = f"{fewer} or {fewer + self.workers}" if fewer else f"{self.workers}"
+            raise ValueError(
+                f"batch.size={self.batch.size} with batch.scope=global can't be split evenly over "
+                f"workers={self.workers}: choose a multiple of {self.workers}, such as {choices}"
+            )

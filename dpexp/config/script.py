@@ -1,0 +1,99 @@
+"""A job whose training is a command of the user's: any program that trains with torch, unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import string
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
+from dpexp.config.groups import STRICT
+from dpexp.config.job import JobConfig
+
+PLACEHOLDERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
+# What can be said of such a job; all else belongs to the script.
+SETTINGS = ("workers", "threads_per_worker", "seed", "data.size", "batch.size", "batch.scope", "measurement", "launch")
+
+
+@dataclass(frozen=True, config=STRICT)
+class CommandConfig:
+    """How to start it; `baseline_command` (None: the same) runs with one worker."""
+
+    command: str
+    baseline_command: str | None
+
+    @model_validator(mode="after")
+    def _check_commands(self) -> CommandConfig:
+        for name, command in (("command", self.command), ("baseline_command", self.baseline_command)):
+            if command is None:
+                continue
+            try:
+                words = shlex.split(command)
+                fields = {field for _, field, _, _ in string.Formatter().parse(command) if field is not None}
+            except ValueError as error:
+                raise ValueError(f"script.{name}={command}: {error}; a brace is written {{{{ or }}}}") from error
+            if not words:
+                raise ValueError(f"script.{name} is empty: write the command that starts the training")
+            if unknown := sorted(fields - set(PLACEHOLDERS)):
+                choices = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
+                raise ValueError(
+                    f"script.{name} has a placeholder {{{unknown[0]}}}: choose from {choices}; a brace is written "
+                    "{{ or }}"
+                )
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class ScriptConfig(JobConfig):
+    """Times are for `data.size` samples, from the steps that are timed."""
+
+    epochs: Literal[1]
+    checkpoint: Literal[False]
+    target_accuracy: None
+    script: CommandConfig
+
+    usual_seconds: ClassVar[tuple[float, float]] = (60.0, 60.0)
+    names: ClassVar[dict[str, str]] = {  # type: ignore[misc]
+        **dict.fromkeys(("strategy", "model", "data"), "script"),
+        "data_scope": "global",
+    }
+    imports: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
+
+    @property
+    def train_samples(self) -> int:
+        """Samples that times are for."""
+        return self.data.size
+
+    @property
+    def processes(self) -> int:
+        """One for each worker."""
+        return self.workers
+
+    @property
+    def command(self) -> list[str]:
+        """The words of the command, for this number of workers."""
+        return shlex.split(self.script.command.format(**{name: getattr(self, name) for name in PLACEHOLDERS}))
+
+    def baseline(self, threads: int | None = None) -> ScriptConfig:
+        """The command of the baseline, with one worker."""
+        script = CommandConfig(self.script.baseline_command or self.script.command, None)
+        threads = self.threads_per_worker if threads is None else threads
+        return dataclasses.replace(self, workers=1, threads_per_worker=threads, script=script)
+
+    def worker_share(self) -> ScriptConfig:
+        """The baseline's command with the batch of one worker."""
+        batch = dataclasses.replace(self.batch, size=self.local_batch_size, scope="global")
+        return dataclasses.replace(self.baseline(), batch=batch)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> ScriptConfig:
+        self.check_batch()
+        if self.workers > 1 and self.command == self.baseline().command:
+            raise ValueError(
+                f"script.command={self.script.command}: one worker and {self.workers} workers would run the same; "
+                "write {workers} where the number of processes belongs"
+            )
+        return self
