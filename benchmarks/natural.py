@@ -75,11 +75,10 @@ def _show(name: str, found: Sequence[Outcome]) -> None:
 def _of_script(script: Script) -> Outcome:
     words = f"{FOLDER}/{script.words} --batch {{local_batch_size}}"
     dpexp = [
-        "strategy=script",
         "workers=2",
         f"batch.size={script.batch}",
         "measurement.best_sequential=false",
-        f"strategy.command=torchrun --standalone --nproc-per-node={{workers}} {words}",
+        f"script.command=torchrun --standalone --nproc-per-node={{workers}} {words}",
     ]
     before = _plain(script)
     row = command(*dpexp)[0][0]

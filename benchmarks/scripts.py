@@ -23,7 +23,7 @@ from dpexp.results.schema import CANDIDATE
 
 PEER = "benchmarks/script_peer.py"
 LAUNCHED = f"torchrun --standalone --nproc-per-node={{workers}} {PEER}"
-JOB = ["strategy=script", "measurement.best_sequential=false", "measurement.max_seconds=30"]
+JOB = ["measurement.best_sequential=false", "measurement.max_seconds=30"]
 DELAY_SECONDS = 0.003
 WHERE = {"data": "the loading of data", "forward": "forward", "rank": "forward of rank 1 only"}
 EXAMPLES = {
@@ -50,7 +50,7 @@ def _examples(rounds: int) -> None:
         table.add_column(head, justify="left" if "workers" in head else "right")
     for name, (text, batch) in EXAMPLES.items():
         rows, _ = command(
-            *JOB, f"strategy.command={text}", f"batch.size={batch}", f"measurement.max_seconds={15 * rounds}"
+            *JOB, f"script.command={text}", f"batch.size={batch}", f"measurement.max_seconds={15 * rounds}"
         )
         (row,) = rows
         shares = {phase: getattr(row.phases, f"{phase}_seconds") for phase in phases}
@@ -97,7 +97,7 @@ def _delays(rounds: int) -> None:
 def _phases(delay: str, rounds: int) -> list[dict[str, float]]:
     """The seconds of a step by phase of both ranks, as means over the blocks."""
     with tempfile.TemporaryDirectory() as folder:
-        options = [f"strategy.command={LAUNCHED} --delay {delay}", "measurement.baseline=none"]
+        options = [f"script.command={LAUNCHED} --delay {delay}", "measurement.baseline=none"]
         command(*JOB, *options, "measurement.precision=null", f"measurement.repeats={rounds}", folder=Path(folder))
         blocks = storage.read(Path(folder) / storage.FILE_NAME).kept()
     step = step_seconds(blocks, CANDIDATE)
@@ -109,13 +109,13 @@ def _like_ddp(rounds: int) -> None:
     """The same model by strategy=ddp and as a script, in turn."""
     blocks = ["measurement.best_sequential=false", f"measurement.max_seconds={15 * rounds}"]
     (ours,), _ = command("strategy=ddp", "data.size=20000", "linear_kernel=torch", *blocks)
-    (theirs,), _ = command(*JOB, f"strategy.command={LAUNCHED}", f"strategy.baseline_command=python {PEER}", *blocks)
+    (theirs,), _ = command(*JOB, f"script.command={LAUNCHED}", f"script.baseline_command=python {PEER}", *blocks)
     out.print(f"2 workers, speedup by strategy=ddp {shown(ours.speedup)}, as a script {shown(theirs.speedup)}")
 
 
 def _against_itself(commands: int) -> None:
     """One process of a script against the same."""
-    found = [command(*JOB, f"strategy.command=python {PEER}", "workers=1")[0][0].speedup for _ in range(commands)]
+    found = [command(*JOB, f"script.command=python {PEER}", "workers=1")[0][0].speedup for _ in range(commands)]
     held = sum(one.low <= 1 <= one.high for one in found)
     precision = statistics.median(one.precision for one in found)
     out.print(

@@ -28,7 +28,7 @@ while os.getppid() == parent:  # a benchmark that is killed leaves none behind
 JOB = ["data.size=20000", "measurement.best_sequential=false"]
 SWEEP = ["-m", "workers=1,2,4", "data.size=5000,10000,20000,40000"]
 SMALL_IMAGES = ["model=resnet18", "data=synthetic", "data.shape=[3,32,32]"]
-SCRIPT = "strategy.command=torchrun --standalone --nproc-per-node={workers} examples/ddp_train.py --loader-workers 0"
+SCRIPT = "script.command=torchrun --standalone --nproc-per-node={workers} examples/ddp_train.py --loader-workers 0"
 
 
 def run(rounds: int) -> None:
@@ -38,7 +38,7 @@ def run(rounds: int) -> None:
     _sweeps()
     _repeated("A/A: commands with workers=1", [*JOB, "workers=1"], 20 * rounds, truth=1.0)
     _repeated("commands with workers=2", [*JOB, "workers=2"], 8 * rounds)
-    script = ["strategy=script", "measurement.best_sequential=false", SCRIPT]
+    script = ["measurement.best_sequential=false", SCRIPT]
     _repeated("a DDP script against itself", [*script, "workers=1", "measurement.max_seconds=30"], 4 * rounds, truth=1)
     _repeated("a DDP script, 2 workers", [*script, "workers=2", "measurement.max_seconds=60"], 4 * rounds)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.cli import resume, runner
+from dpexp.config.compose import with_script
 from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError
 from dpexp.measurement import user_files
@@ -68,7 +69,7 @@ def _refuse_changed_modules(config: JobConfig) -> None:
 
 
 def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: bool) -> Summary:
-    words = resume.Words(list(overrides), multirun)
+    words = resume.Words(with_script(overrides), multirun)
     plan = words.compose()
     if plan.sweep and not multirun:
         raise ConfigError(f"{' '.join(overrides)}: it is a sweep; call dpexp.sweep")

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.namespaces import linked
 from dpexp.cli import app
-from dpexp.config.compose import compose_experiment
+from dpexp.config.compose import compose_job
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes import fork_server
 
@@ -71,7 +71,7 @@ def composed(*overrides: str) -> ExperimentConfig:
 @functools.cache
 def _composed(overrides: tuple[str, ...], folder: Path, cache: str | None) -> ExperimentConfig:
     """`folder` and `cache` are where data are looked for."""
-    return compose_experiment(*overrides)
+    return compose_job(*overrides)
 
 
 def tiny(*overrides: str) -> ExperimentConfig:

@@ -93,7 +93,7 @@ def test_a_vague_check_confirms_nothing():
 
 
 def test_a_scripts_batch_may_exceed_the_samples_that_times_are_for():
-    config = composed("strategy=script", "strategy.command='x {workers} {local_batch_size}'")
+    config = composed("script.command='x {workers} {local_batch_size}'")
     assert _with_batch(config, 100_000).local_batch_size == 100_000
 
 
@@ -110,10 +110,10 @@ def test_the_answer_gives_the_interval_and_the_check():
         (["batch.scope=global"], "needs batch.scope=per_worker"),
         (["measurement.baseline=none"], "measurement.baseline=paired"),
         (["measurement.repeats=1"], "needs intervals"),
-        (["strategy=script", "strategy.command=x {workers}"], "write {local_batch_size} where it belongs"),
+        (["script.command=x {workers}"], "write {local_batch_size} where it belongs"),
         (
-            ["strategy=script", "strategy.command=x {workers} {local_batch_size}", "strategy.baseline_command=y"],
-            "strategy.baseline_command=y: the batch is always the same",
+            ["script.command=x {workers} {local_batch_size}", "script.baseline_command=y"],
+            "script.baseline_command=y: the batch is always the same",
         ),
         (["workers=two"], "workers"),
     ],

@@ -6,7 +6,7 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
-from dpexp.config.compose import compose, compose_experiment, to_experiment, with_script
+from dpexp.config.compose import compose, compose_job, with_script
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError
 
@@ -15,12 +15,9 @@ CHOICES = sorted(
     for path in config_folder().glob("*/*.yaml")
     if path.parent.name not in ("experiment", "hydra")
 )
-COMMAND = "strategy.command='train --workers {workers}'"
 NEEDED = {
     "model=custom": ["model.builder=conftest:nothing"],
     "data=arrays": ["data.size=1000", "data.path=x.npz"],
-    "strategy=script": [COMMAND],
-    **{choice: ["strategy=script", COMMAND] for choice in ("model=script", "data=script", "optimizer=script")},
 }
 
 
@@ -143,7 +140,7 @@ def test_a_bad_value_is_named_with_its_rule(overrides, message):
 
 def test_a_config_without_a_value_is_refused():
     with pytest.raises(ConfigError, match="workers: no value"):
-        to_experiment(OmegaConf.create({}))
+        to_job(OmegaConf.create({}), [])
 
 
 @pytest.mark.parametrize(
@@ -157,10 +154,10 @@ def test_a_config_without_a_value_is_refused():
 def test_a_command_after_two_dashes_keeps_its_words(words):
     arguments = with_script(["workers=1", "batch.size=8", "--", *words])
     expected = [word.replace("{workers}", "1").replace("{{", "{").replace("}}", "}") for word in words]
-    assert compose_experiment(*arguments).command == expected
+    assert compose_job(*arguments).command == expected
 
 
 def test_a_backslash_of_a_command_stays_one():
-    given = r"strategy.command=python my\ script.py --workers {workers}"
-    config = compose_experiment("strategy=script", "workers=1", given)
+    given = r"script.command=python my\ script.py --workers {workers}"
+    config = compose_job("workers=1", given)
     assert config.command == ["python", "my script.py", "--workers", "1"]

@@ -1,4 +1,4 @@
-"""strategy=script: other people's commands, started, put to sleep, measured, and ended."""
+"""Other people's commands, started, put to sleep, measured, and ended."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from dpexp.results import storage
 ROOT = Path(__file__).parent.parent
 TRAIN = f"{ROOT}/tests/scripts/train.py"
 QUICK = (
-    "strategy=script measurement.repeats=1 measurement.best_sequential=false measurement.precision=null "
+    "measurement.repeats=1 measurement.best_sequential=false measurement.precision=null "
     "measurement.warmup_steps=3 measurement.max_seconds=0.5 measurement.baseline=none"
 ).split()
-ONE = f"strategy.command=python {TRAIN} --batch {{local_batch_size}}"
-EXAMPLE = f"strategy.command=torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/ddp_train.py"
-TORCHRUN = f"strategy.command=torchrun --standalone --nproc-per-node={{workers}} {TRAIN} --batch {{local_batch_size}}"
+ONE = f"script.command=python {TRAIN} --batch {{local_batch_size}}"
+EXAMPLE = f"script.command=torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/ddp_train.py"
+TORCHRUN = f"script.command=torchrun --standalone --nproc-per-node={{workers}} {TRAIN} --batch {{local_batch_size}}"
 
 
 @pytest.fixture
@@ -48,49 +48,49 @@ def left(monkeypatch) -> Callable[[], list[str]]:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["strategy.command='python x.py'"], "one worker and 2 workers would run the same"),
-        (["strategy.command='x {workers} {nodes}'"], "has a placeholder {nodes}: choose from {workers}"),
-        (["strategy.command='x {workers'"], "a brace is written {{ or }}"),
-        (["strategy.command=''"], "strategy.command is empty"),
-        (["strategy.command='x {workers}'", "model=cnn"], "the script has its own; leave model out"),
-        (["strategy.command='x {workers}'", "checkpoint=true"], "only the script knows its weights"),
-        ([], "strategy.command: it has no default; set it, as in"),
+        (["script.command='python x.py'"], "one worker and 2 workers would run the same"),
+        (["script.command='x {workers} {nodes}'"], "has a placeholder {nodes}: choose from {workers}"),
+        (["script.command='x {workers'"], "a brace is written {{ or }}"),
+        (["script.command=''"], "script.command is empty"),
+        (["script.command='x {workers}'", "model=cnn"], "the script has its own; leave model out"),
+        (["script.command='x {workers}'", "checkpoint=true"], "the script has its own; leave checkpoint out"),
+        (["script.baseline_command=x"], "script.command=null: must be a valid string"),
     ],
 )
 def test_a_command_that_cannot_be_measured_is_refused(overrides, said):
     with pytest.raises(ConfigError) as raised:
-        composed("strategy=script", *overrides)
+        composed(*overrides)
     assert said in str(raised.value)
 
 
 def test_placeholders_are_filled_for_the_candidate_and_for_the_baseline():
-    config = composed("strategy=script", "strategy.command='t -n {workers} -b {local_batch_size} \"a b\"'", "workers=4")
+    config = composed("script.command='t -n {workers} -b {local_batch_size} \"a b\"'", "workers=4")
     assert config.command == ["t", "-n", "4", "-b", "64", "a b"]
     assert config.baseline().command == ["t", "-n", "1", "-b", "64", "a b"]
 
 
 def test_the_baseline_may_have_its_own_command():
-    config = composed("strategy=script", "strategy.command='x 2'", "strategy.baseline_command='y {workers}'")
+    config = composed("script.command='x 2'", "script.baseline_command='y {workers}'")
     assert config.baseline().command == ["y", "1"]
 
 
 def test_a_command_needs_no_quotes_on_the_command_line(dpexp):
-    outcome = dpexp("strategy=script", "strategy.command=python x.py --sizes 1,2 {a=b}", "workers=1")
+    outcome = dpexp("script.command=python x.py --sizes 1,2 {a=b}", "workers=1")
     assert "has a placeholder {a=b}" in outcome.err
 
 
 def test_the_files_that_a_command_names_are_part_of_the_job():
-    config = composed("strategy=script", f"strategy.command='python {TRAIN} {{workers}}'")
+    config = composed(f"script.command='python {TRAIN} {{workers}}'")
     assert fingerprint(config).keys() == {TRAIN}
 
 
 def test_a_resumed_job_runs_no_command_that_only_the_folder_names(dpexp, tmp_path):
-    command = "strategy.command=nothere {workers}"
-    dpexp("strategy=script", command, "workers=2")
+    command = "script.command=nothere {workers}"
+    dpexp(command, "workers=2")
     resumed = f"resume={tmp_path / 'out'}"
     assert f"if you trust it, add '{command}'" in dpexp(resumed).err
     assert "nothere: No such file" in dpexp(resumed, command).err
-    assert "start a new sweep for other settings" in dpexp(resumed, "strategy.command=other {workers}").err
+    assert "start a new sweep for other settings" in dpexp(resumed, "script.command=other {workers}").err
 
 
 # What commands write.
@@ -186,7 +186,7 @@ def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp,
     outcome = dpexp(
         *quick,
         EXAMPLE,
-        f"strategy.baseline_command=python {ROOT}/examples/ddp_train.py",
+        f"script.baseline_command=python {ROOT}/examples/ddp_train.py",
         "measurement.independent_copies=true",
     )
     assert outcome.status == 0, outcome.err
@@ -228,7 +228,7 @@ LAUNCHED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHED)
 def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher):
-    outcome = dpexp(*QUICK, f"strategy.command={LAUNCHED[launcher]}")
+    outcome = dpexp(*QUICK, f"script.command={LAUNCHED[launcher]}")
     assert outcome.status == 0, outcome.err
     (block,) = storage.read(tmp_path / "out" / "result.json").blocks
     candidate = block.arms["candidate"]
@@ -247,7 +247,7 @@ FAULTS = {
     "short": (ONE, "--steps 12", 1, "the script came to its end before it could be measured"),
     "hang": (ONE, "--fault hang", 1, "no step for 12 s after "),
     "fewer": (ONE + " --steps 9{workers}", "", 2, "trains in a world of 1 process, not 2"),
-    "absent": ("strategy.command=nothere {workers}", "", 2, "strategy.command: nothere: No such file or directory"),
+    "absent": ("script.command=nothere {workers}", "", 2, "script.command: nothere: No such file or directory"),
 }
 
 
@@ -280,7 +280,7 @@ def test_the_threads_that_a_script_sets_itself_are_a_result(dpexp, tmp_path, lef
 def test_a_script_that_does_not_follow_has_no_other_best_sequential_process(dpexp, tmp_path):
     own = [text for text in QUICK if "baseline" not in text and "best_sequential" not in text]
     command = f"{TORCHRUN} --fault threads"
-    outcome = dpexp(*own, command, f"strategy.baseline_command=python {TRAIN} --fault threads", "workers=2")
+    outcome = dpexp(*own, command, f"script.baseline_command=python {TRAIN} --fault threads", "workers=2")
     assert outcome.status == 0, outcome.err
     (block,) = storage.read(tmp_path / "out" / "result.json").blocks
     assert {name: arm.threads for name, arm in block.arms.items()} == {"baseline": 2, "candidate": 2}

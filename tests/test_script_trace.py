@@ -6,6 +6,7 @@ import importlib
 import itertools
 import math
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -94,6 +95,75 @@ def test_a_collective_within_forward_is_no_computation(now, monkeypatch):
     training.forward_and_backward()
     training.end_step()
     assert training.trace.end() == [(2, 3, 1, [(5, 6), (11, 0)])]
+
+
+def test_modules_without_parameters_prepare_data(now, monkeypatch):
+    """As torchvision's transforms do."""
+    training = Training(now, monkeypatch)
+    transform = nn.ReLU()
+    transform.register_forward_hook(lambda *ignored: training.take(7))
+    transform(torch.ones(1))
+    training.forward_and_backward()
+    training.end_step()
+    assert training.trace.end()[0][:3] == (9, 3, 1)
+
+
+def test_what_another_thread_computes_is_no_part_of_the_step(now, monkeypatch):
+    """As an actor that asks the model what to do next."""
+    training = Training(now, monkeypatch)
+    actor = threading.Thread(target=training.forward_and_backward)
+    actor.start()
+    actor.join()  # 5 s
+    training.forward_and_backward()
+    training.end_step()
+    assert training.trace.end()[0][:3] == (7, 3, 1)
+
+
+def test_gradients_that_another_optimizer_updates_are_computed_too(now, monkeypatch):
+    """As those of a second network, or of a part whose state another process keeps."""
+    training = Training(now, monkeypatch)
+    other = nn.Linear(2, 2)
+    training.model = nn.Sequential(other, training.model)
+    other.weight.register_post_accumulate_grad_hook(lambda parameter: training.take(4))
+    training.forward_and_backward()
+    training.end_step()
+    assert [step[:3] for step in training.trace.end()] == [(2, 7, 1)]
+
+
+def test_waiting_for_an_exchange_that_was_begun_before_is_a_meeting(now, monkeypatch):
+    monkeypatch.setattr(torch.distributed.Work, "wait", lambda work: setattr(now, "seconds", now.seconds + 6))
+    training = Training(now, monkeypatch)
+    torch.distributed.Work.wait(None)
+    training.forward_and_backward()
+    training.end_step()
+    assert training.trace.end() == [(2, 3, 1, [(0, 6), (11, 0)])]
+
+
+@pytest.mark.parametrize(("calls", "rows"), [(1, 4), (2, 8)], ids=["a batch", "two parts of one"])
+def test_the_samples_of_a_step_are_the_rows_that_models_receive(now, calls, rows):
+    samples = now.module.Samples()
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    for _ in range(calls):
+        nn.ReLU()(torch.ones(9, 2))
+        model(torch.ones(4, 2))
+    samples.end()
+    model(torch.ones(4, 2))
+    assert samples.rows == rows
+
+
+def test_samples_that_a_model_receives_by_name_are_those_of_its_first_layer(now):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Embedding(5, 3)
+
+        def forward(self, ids):
+            return self.layer(ids)
+
+    samples = now.module.Samples()
+    Named()(ids=torch.zeros(6, 7, dtype=torch.int64))
+    samples.end()
+    assert samples.rows == 6
 
 
 def test_a_closure_within_the_optimizers_step_is_told_apart(now, monkeypatch):

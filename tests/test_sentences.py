@@ -88,7 +88,7 @@ def test_an_accuracy_that_nobody_trained_for_is_said_to_be_unknown(tmp_path):
     found = summary(tmp_path, trainings={})
     assert answer(found)[1] == "Accuracy: not trained; set measurement.whole_trainings=always to know it."
     assert columns_of(found)[1]["accuracy"] == ("not trained",)
-    script = ["strategy=script", "strategy.command='x {workers}'", "data.size=5000"]
+    script = ["script.command='x {workers}'", "data.size=5000"]
     one = result(*script, "workers=2", seconds=[9, 1, 1], baseline=[9, 1.5, 1.5], trainings={})
     found = aggregate([write_sweep(tmp_path / "script", one)])
     assert not any("ccuracy" in line for line in answer(found))

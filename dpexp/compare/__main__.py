@@ -13,7 +13,7 @@ from pathlib import Path
 from dpexp.cli import runner
 from dpexp.cli.boundary import Parser, command
 from dpexp.compare.cells import Cell, compare_folders
-from dpexp.config.compose import compose_job
+from dpexp.config.compose import compose_job, with_script
 from dpexp.errors import ConfigError, counted
 from dpexp.machine.exclusive import exclusive
 from dpexp.report import terminal
@@ -108,7 +108,7 @@ def _overrides(text: str) -> list[str]:
         raise ConfigError(f"{text}: {error}") from error
     if any("=" not in word for word in words):
         raise ConfigError(f"{text}: neither a folder nor settings such as 'strategy=ddp workers=2'")
-    return words
+    return with_script(words)
 
 
 def _sentence(cell: Cell) -> str:

@@ -113,9 +113,10 @@ def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | Scr
 
 
 def _of_script(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
-    for key in (text.lstrip("+~").partition("=")[0] for text in typed):
-        if key.partition(".")[0] not in ("script", "tracker", "experiment", *SETTINGS) and key not in SETTINGS:
-            raise ConfigError(f"{key}: the script has its own; leave {key} out")
+    for text in typed:
+        key = text.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] not in SETTINGS and key not in SETTINGS:
+            raise ConfigError(f"{text}: the script has its own; leave {key} out")
     values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
     values |= {"epochs": 1, "checkpoint": False, "target_accuracy": None, "data": {"size": values["data"]["size"]}}
     config = from_settings(values)
@@ -152,12 +153,18 @@ def parse(text: str) -> Override:
 
 
 def with_script(arguments: Sequence[str]) -> list[str]:
-    """The words of a command line, where a script's command after `--` becomes the settings that stand for it."""
-    if "--" not in arguments:
-        return list(arguments)
-    at = list(arguments).index("--")
-    words = shlex.join(arguments[at + 1 :]).replace("${", "\\${")  # which is not OmegaConf's here
-    return [*arguments[:at], f"script.command={_quoted(words)}"]
+    """The words of a command line, where a script's command after `--` becomes the setting that stands for it.
+
+    The spelling of earlier versions (strategy=script strategy.command=...) is understood, too.
+    """
+    at = list(arguments).index("--") if "--" in arguments else len(arguments)
+    words = [word.replace("strategy.command=", "script.command=", 1) for word in arguments[:at]]
+    words = [word.replace("strategy.baseline_command=", "script.baseline_command=", 1) for word in words]
+    words = [word for word in words if word != "strategy=script"]
+    if at == len(arguments):
+        return words
+    command = shlex.join(arguments[at + 1 :]).replace("${", "\\${")  # which is not OmegaConf's here
+    return [*words, f"script.command={_quoted(command)}"]
 
 
 def _quoted(value: str) -> str:

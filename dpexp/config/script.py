@@ -15,7 +15,9 @@ from dpexp.config.job import JobConfig
 
 PLACEHOLDERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
 # What can be said of such a job; all else belongs to the script.
-SETTINGS = ("workers", "threads_per_worker", "seed", "data.size", "batch.size", "batch.scope", "measurement", "launch")
+SETTINGS = (
+    "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch tracker experiment"
+).split()
 
 
 @dataclass(frozen=True, config=STRICT)

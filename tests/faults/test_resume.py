@@ -453,7 +453,7 @@ def test_a_script_is_resumed_by_typing_its_command_again(dpexp, tmp_path, monkey
     monkeypatch.setattr(runner, "measured", lambda *arguments: iter(()))  # only the folder matters
     settings = [f"hydra.run.dir={tmp_path / 'out'}", "workers=1", "batch.size=8"]
     assert app.main([*settings, "--", *script]) == 1
-    assert "if you trust it, add 'strategy.command=" in dpexp(f"resume={tmp_path / 'out'}").err
+    assert "if you trust it, add 'script.command=" in dpexp(f"resume={tmp_path / 'out'}").err
     assert "with resume=" in dpexp(f"resume={tmp_path / 'out'}", "--", *script, "--other").err
     outcome = dpexp(f"resume={tmp_path / 'out'}", "--", *script)
     assert (outcome.status, outcome.err) == (1, "")

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import os
 import socket
 import sys
+import threading
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,7 +22,7 @@ ADDRESS = "DPEXP_SCRIPT_SOCKET"
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 COLLECTIVES = (
     "all_gather all_gather_into_tensor all_gather_single all_gather_object all_reduce all_to_all all_to_all_single "
-    "barrier broadcast reduce reduce_scatter reduce_scatter_single reduce_scatter_tensor"
+    "barrier broadcast _broadcast_coalesced reduce reduce_scatter reduce_scatter_single reduce_scatter_tensor"
 ).split()
 MOST_OTHER_STEPS = 20  # of other optimizers after a step of the clock's; beyond, it has retired
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
@@ -35,6 +35,7 @@ class Clock:
         self._optimizer: Any = None
         self._connection: Connection | None = None
         self._trace: Trace | None = None
+        self._samples: Samples | None = None
         self._other_steps = 0  # since the last one of the clock's optimizer
         self._steps = 0  # before the last pause
         self._times: list[float] = []  # of the end of each step since the last pause, the first when that was over
@@ -55,6 +56,8 @@ class Clock:
             _synchronize()
         now = time.perf_counter()
         self._times.append(now)
+        if self._samples is not None and self._steps + number > 1:
+            self._samples.end()
         if self._trace is not None:
             self._trace.end_step(now)
         if number == self._until:
@@ -78,11 +81,13 @@ class Clock:
                 self._connection = _connect()
                 self._connection.send(_introduction())
                 atexit.register(self._say_goodbye)
+                self._samples = Samples()
             else:
                 self._connection.send((self._times, traced))
             message = self._connection.recv()
             if message == "fingerprint":
-                self._connection.send(_fingerprint(self._optimizer))
+                rows = 0 if self._samples is None else self._samples.rows
+                self._connection.send((_fingerprint(self._optimizer), time.process_time(), rows))
                 message = self._connection.recv()
             self._synchronized, self._until, trace = message
         except (OSError, EOFError):
@@ -107,13 +112,48 @@ class Clock:
             self._until = self._synchronized = 0  # never again
 
 
+class Samples:
+    """Counts the samples that models take in a step: the rows of the inputs in each call of one that is trained."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._thread, self._depth, self._asks = threading.get_ident(), 0, False
+        self.rows = 0
+        modules: Any = torch.nn.modules.module
+        self._handles = [
+            modules.register_module_forward_pre_hook(self._on_call),
+            modules.register_module_forward_hook(self._on_return),
+        ]
+
+    def _on_call(self, module: Any, inputs: Any) -> None:
+        if threading.get_ident() != self._thread or not (self._depth or (module.training and _trained(module))):
+            return
+        self._asks = self._asks or not self._depth
+        self._depth += 1
+        if self._asks and inputs and getattr(inputs[0], "ndim", 0):  # else, those of a module within
+            self._asks = False
+            self.rows += inputs[0].shape[0]
+
+    def _on_return(self, module: Any, inputs: Any, outputs: Any) -> None:
+        if self._depth and threading.get_ident() == self._thread:
+            self._depth -= 1
+
+    def end(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
 class Trace:
     """Where the time of each step goes.
 
-    Until the first call of any module it waits for data; until all gradients are there it computes; from there to the
-    return of `backward` it synchronizes (as DistributedDataParallel does), and so it does within calls of
-    `torch.distributed`'s collectives, wherever they are; the rest, up to the end of the step, is its update. With
-    gradient accumulation, all that happens several times in a step.
+    Until the first call of a module that is trained it waits for data; until all gradients are there it computes; from
+    there to the return of `backward` it synchronizes (as DistributedDataParallel does), and so it does within calls of
+    `torch.distributed`'s collectives, and where it waits for one, wherever they are; the rest, up to the end of the
+    step, is its update. With gradient accumulation, all that happens several times in a step. What other threads do
+    doesn't count.
     """
 
     def __init__(self, optimizer: Any, steps: list[Any] | None = None) -> None:
@@ -121,18 +161,22 @@ class Trace:
         import torch
 
         self._torch: Any = torch
+        self._thread = threading.get_ident()
         self._steps = steps or []
-        self._arming: Any = None
         self._backward: Any = torch.autograd.backward
         self._torch.autograd.backward = self._traced_backward
-        self._collectives: dict[str, Any] = {}
+        self._collectives: list[tuple[Any, str, Any]] = []
         if torch.distributed.is_available():
-            known = [name for name in COLLECTIVES if hasattr(torch.distributed, name)]
-            self._collectives = {name: getattr(torch.distributed, name) for name in known}
-        for name, function in self._collectives.items():
-            setattr(torch.distributed, name, functools.partial(self._traced_collective, function))
-        parameters = [one for group in optimizer.param_groups for one in group["params"] if one.requires_grad]
-        self._handles = [one.register_post_accumulate_grad_hook(self._on_gradient) for one in parameters]
+            places = [(torch.distributed, name) for name in COLLECTIVES] + [(torch.distributed.Work, "wait")]
+            self._collectives = [(place, name, getattr(place, name)) for place, name in places if hasattr(place, name)]
+        for place, name, function in self._collectives:
+            setattr(place, name, self._traced(function))
+        self._trained: dict[int, bool] = {}  # modules, by their ids
+        self._hooked: set[int] = set()  # ids of parameters
+        self._is_in_backward = False
+        # One hook until the end: to add and to remove hooks while another thread calls modules would disturb it.
+        self._handles = [torch.nn.modules.module.register_module_forward_pre_hook(self._on_forward)]
+        self._hook([one for group in optimizer.param_groups for one in group["params"]])
         self._last = time.perf_counter()
         self._begin_step()
 
@@ -140,44 +184,61 @@ class Trace:
         self._data = self._compute = self._update = 0.0
         self._gradient: float | None = None  # when the last one of a `backward` was there
         self._meetings: list[tuple[float, float]] = []  # with other processes: the arrival, and the seconds from there
-        self._arm()
+        self._waits_for_data = True
 
-    def _arm(self) -> None:
-        if self._arming is None:
-            module = self._torch.nn.modules.module
-            self._arming = module.register_module_forward_pre_hook(self._on_forward)
+    def _hook(self, parameters: list[Any]) -> None:
+        """Look for the gradients of these: other optimizers may update some of them."""
+        for one in parameters:
+            if id(one) not in self._hooked and one.requires_grad and one.is_leaf:
+                self._hooked.add(id(one))
+                self._handles.append(one.register_post_accumulate_grad_hook(self._on_gradient))
 
     def _on_forward(self, module: Any, args: Any) -> None:
-        """The first call of a module after a step, or after `backward`."""
-        self._arming.remove()
-        self._arming = None
-        now = time.perf_counter()
-        self._data += now - self._last
-        self._last = now
+        """The first call of a module that is trained, after a step, or after `backward`."""
+        if not self._waits_for_data or threading.get_ident() != self._thread:
+            return
+        if id(module) not in self._trained:
+            trained = _trained(module)
+            self._trained[id(module)] = bool(trained)
+            self._hook(trained)
+        if self._trained[id(module)]:
+            self._waits_for_data = False
+            now = time.perf_counter()
+            self._data += now - self._last
+            self._last = now
 
     def _on_gradient(self, parameter: Any) -> None:
         self._gradient = time.perf_counter()
 
     def _traced_backward(self, *args: Any, **kwargs: Any) -> None:
-        if self._arming is not None:
-            self._arming.remove()  # nothing called a module
-            self._arming = None
-        self._gradient = None
-        self._backward(*args, **kwargs)
+        if self._is_in_backward or threading.get_ident() != self._thread:  # as of activations that are computed again
+            self._backward(*args, **kwargs)
+            return
+        self._gradient, self._is_in_backward = None, True
+        try:
+            self._backward(*args, **kwargs)
+        finally:
+            self._is_in_backward = False
         now = time.perf_counter()
         ready = now if self._gradient is None else self._gradient
         self._meetings.append((ready, now - ready))
         self._compute += ready - self._last
         self._last = now
-        self._arm()
+        self._waits_for_data = True
 
-    def _traced_collective(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        result = function(*args, **kwargs)
-        seconds = time.perf_counter() - began
-        self._meetings.append((began, seconds))
-        self._last += seconds  # no part of what is going on
-        return result
+    def _traced(self, function: Any) -> Any:
+        """A collective, or the wait for one, as a meeting."""
+
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*args, **kwargs)
+            if threading.get_ident() == self._thread:
+                seconds = time.perf_counter() - began
+                self._meetings.append((began, seconds))
+                self._last += seconds  # no part of what is going on
+            return result
+
+        return traced
 
     def end_step(self, now: float) -> None:
         """The step has ended."""
@@ -188,14 +249,17 @@ class Trace:
 
     def end(self) -> list[Any]:
         """Remove all hooks; return for each step the seconds of data, compute and update, and its meetings."""
-        torch = self._torch
-        torch.autograd.backward = self._backward
-        for name, function in self._collectives.items():
-            setattr(torch.distributed, name, function)
-        for handle in [*self._handles, self._arming]:
-            if handle is not None:
-                handle.remove()
+        self._torch.autograd.backward = self._backward
+        for place, name, function in self._collectives:
+            setattr(place, name, function)
+        for handle in self._handles:
+            handle.remove()
         return self._steps
+
+
+def _trained(module: Any) -> list[Any]:
+    """Its parameters that are trained."""
+    return [one for one in module.parameters() if one.requires_grad]
 
 
 def _synchronize() -> None:
@@ -230,8 +294,8 @@ def _from_environment(names: tuple[str, ...]) -> int | None:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), None)
 
 
-def _fingerprint(optimizer: Any) -> tuple[str, float]:
-    """The SHA-256 of the parameters, as this process holds them, and the CPU seconds that it has used."""
+def _fingerprint(optimizer: Any) -> str:
+    """The SHA-256 of the parameters, as this process holds them."""
     import hashlib
 
     import torch
@@ -241,7 +305,7 @@ def _fingerprint(optimizer: Any) -> tuple[str, float]:
         for parameter in group["params"]:
             local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
             digest.update(local.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest(), time.process_time()
+    return digest.hexdigest()
 
 
 def install(optimizers: Any) -> None:
