@@ -6,7 +6,7 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
-from dpexp.config.compose import compose, compose_job, with_script
+from dpexp.config.compose import compose, compose_job, to_job, with_script
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+import psutil
+
 from dpexp.machine import cgroups
-from dpexp.machine.processor import busy_seconds, stolen_seconds
 from dpexp.processes import fork_server
 from dpexp.results.schema import Conditions
 
@@ -16,13 +17,13 @@ class Watch:
     def __init__(self) -> None:
         self._started, self._main_cpu = time.monotonic(), time.process_time()
         self._server_cpu = fork_server.cpu_seconds()
-        self._busy, self._stolen = busy_seconds(), stolen_seconds()
+        self._busy, self._stolen = _busy_and_stolen_seconds()
         self._throttled = cgroups.throttled_seconds()
 
     def conditions(self, workers_cpu_seconds: float) -> Conditions:
         """What was seen; `workers_cpu_seconds` is the CPU time that the workers here, now ended, reported."""
         wall = max(time.monotonic() - self._started, 1e-3)
-        busy, stolen = busy_seconds(), stolen_seconds()
+        busy, stolen = _busy_and_stolen_seconds()
         # The system knows better what workers used than they do: their start and end take time, too.
         workers = max(workers_cpu_seconds, fork_server.cpu_seconds() - self._server_cpu)
         ours = time.process_time() - self._main_cpu + workers
@@ -31,3 +32,10 @@ class Watch:
             stolen_cores=max(0.0, stolen - self._stolen) / wall,
             throttled_seconds=max(0.0, cgroups.throttled_seconds() - self._throttled),
         )
+
+
+def _busy_and_stolen_seconds() -> tuple[float, float]:
+    """Over all cores so far: in which any program ran, and in which a virtual machine's host ran something else."""
+    times = psutil.cpu_times()
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+    return busy, getattr(times, "steal", 0.0)
