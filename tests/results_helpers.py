@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +30,7 @@ from dpexp.results.storage import write
 
 MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
 QUIET = Conditions(0.0, 0.0, 0.0)
+_startup_seconds = itertools.count(1)  # no two measurements are alike in it
 TURNS, STEPS = 24, 4  # of an arm, and of each of its turns
 WOBBLE = 0.002  # by which a step is longer or shorter than the mean
 
@@ -45,7 +47,7 @@ def arm_of(turns: list[list[float]], samples_per_step: int = 64, processes: int 
         warmup_seconds=0.1,
         parameters_sha256="00",
         linear_kernel="torch",
-        processes=[Process(rank, threads, 1.0, 0.1) for rank in range(processes)],
+        processes=[Process(rank, threads, 1.0, next(_startup_seconds)) for rank in range(processes)],
     )
 
 

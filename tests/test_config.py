@@ -161,3 +161,19 @@ def test_a_backslash_of_a_command_stays_one():
     given = r"script.command=python my\ script.py --workers {workers}"
     config = compose_job("workers=1", given)
     assert config.command == ["python", "my script.py", "--workers", "1"]
+
+
+@pytest.mark.parametrize("setting", ["hydra.job.chdir=true", "+hydra.job.env_set.A=b"])
+def test_settings_for_hydras_own_jobs_are_refused_where_they_would_do_nothing(setting):
+    with pytest.raises(ConfigError, match="it has no effect on jobs that dpexp starts itself; leave it out"):
+        compose([setting], multirun=False)
+
+
+def test_values_that_are_no_plain_words_can_be_swept():
+    plan = compose(["data=arrays", "data.size=100", "data.path=a.npz,café.npz"], multirun=True)
+    assert [job.config.data.path.rpartition("/")[2] for job in plan.jobs] == ["a.npz", "café.npz"]
+
+
+def test_the_spelling_of_earlier_versions_names_a_script_too():
+    words = with_script(["strategy=script", "strategy.command=x {workers}", "workers=1"])
+    assert compose_job(*words).command == ["x", "1"]

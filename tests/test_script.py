@@ -52,6 +52,9 @@ def left(monkeypatch) -> Callable[[], list[str]]:
         (["script.command='x {workers} {nodes}'"], "has a placeholder {nodes}: choose from {workers}"),
         (["script.command='x {workers'"], "a brace is written {{ or }}"),
         (["script.command=''"], "script.command is empty"),
+        (["script.command='A=1 x {workers}'"], "no shell runs it; write env NAME=VALUE before a program"),
+        (["script.command='x {workers} | tee log'"], "no shell runs it"),
+        (["script.command='~/x {workers}'"], "no shell runs it"),
         (["script.command='x {workers}'", "model=cnn"], "the script has its own; leave model out"),
         (["script.command='x {workers}'", "checkpoint=true"], "the script has its own; leave checkpoint out"),
         (["script.baseline_command=x"], "script.command=null: must be a valid string"),
@@ -67,6 +70,11 @@ def test_placeholders_are_filled_for_the_candidate_and_for_the_baseline():
     config = composed("script.command='t -n {workers} -b {local_batch_size} \"a b\"'", "workers=4")
     assert config.command == ["t", "-n", "4", "-b", "64", "a b"]
     assert config.baseline().command == ["t", "-n", "1", "-b", "64", "a b"]
+
+
+def test_each_command_has_a_port_of_its_own():
+    config = composed("script.command='x --nodes {workers} --port {port}'")
+    assert config.words(29500)[-1] == "29500"
 
 
 def test_the_baseline_may_have_its_own_command():

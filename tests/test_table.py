@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from results_helpers import MACHINE, result, write_sweep
 
 from dpexp.analysis.table import aggregate
 from dpexp.errors import ResultError
+from dpexp.report.writer import write_report
 
 FIXED_COLUMNS = (
     "status strategy workers threads_per_worker model data data_size batch_scope local_batch_size global_batch_size "
@@ -139,6 +141,32 @@ def test_folders_aggregate_together_and_repeats_are_pooled(tmp_path):
     )
     table = aggregate([one, two]).table
     assert table[["workers", "repeats"]].values.tolist() == [[2, 4], [4, 2]]
+
+
+def test_a_copy_of_a_result_is_no_second_measurement(tmp_path):
+    write_sweep(tmp_path, *[result(seconds=[9, 1, 1], baseline=[9, 2, 2])] * 2)
+    assert aggregate([tmp_path]).table.repeats.tolist() == [2]
+
+
+def test_folders_behind_links_are_read_once(tmp_path):
+    sweep = write_sweep(tmp_path / "elsewhere", result(seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "sweep").symlink_to(sweep)
+    (tmp_path / "linked" / "circle").symlink_to(tmp_path / "linked")
+    assert [row.status for row in aggregate([tmp_path / "linked"]).rows] == ["ok"]
+
+
+def test_a_job_of_another_application_of_hydra_is_none_of_ours(tmp_path):
+    sweep = write_sweep(tmp_path, result(seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    (sweep / "other" / ".hydra").mkdir(parents=True)
+    (sweep / "other" / ".hydra" / "config.yaml").write_text("db: mysql\n")
+    assert [row.status for row in aggregate([sweep]).rows] == ["ok"]
+
+
+def test_a_folder_whose_name_is_no_text_is_named(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_sweep(folder, result(seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    assert "caf\\xe9" in write_report([folder], tmp_path / "report").csv.read_text()
 
 
 @pytest.mark.parametrize(

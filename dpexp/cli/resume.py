@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import yaml
+from pydantic.dataclasses import dataclass
 
 from dpexp.config.compose import Job, Plan, choices, compose, parse
 from dpexp.config.groups import CustomModelConfig
@@ -51,7 +52,7 @@ def keep(folder: Path, words: Words) -> None:
             "or choose a new folder"
         )
     with storage.write_errors(folder / FILE_NAME):
-        write_atomically(folder / FILE_NAME, json.dumps(vars(words)))
+        write_atomically(folder / FILE_NAME, json.dumps(dataclasses.asdict(words)))
 
 
 def planned(folder: Path, typed: Words) -> Plan:
@@ -127,7 +128,7 @@ def _read(folder: Path) -> Words:
         return Words(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"resume={folder}: {FILE_NAME} is damaged, or of another version of dpexp; type the command again"
+            f"resume={folder}: {FILE_NAME} is damaged, or of another version of dpexp; start the sweep anew"
         ) from error
 
 

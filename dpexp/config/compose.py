@@ -67,6 +67,7 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
         if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
             if swept:
                 raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
+            _refuse_what_has_no_effect(whole)
             typed = task(whole.hydra)
             return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_job(whole, typed))])
         if several := [one.input_line for one in swept if one.key_or_group == "experiment"]:
@@ -79,7 +80,17 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
             jobs = list(_jobs([*given, *parsed]))
             if not jobs:
                 raise ConfigError(f"{' '.join(overrides)}: this sweep has no job")
-        return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs, "" if all(basic) else " and ".join(plugins))
+        if all(basic):
+            _refuse_what_has_no_effect(whole)
+            plugins = []
+        return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs, " and ".join(plugins))
+
+
+def _refuse_what_has_no_effect(composed: DictConfig) -> None:
+    """Raise ConfigError for settings of Hydra's that matter only where Hydra starts jobs."""
+    for name in ("hydra.job.chdir", "hydra.job.env_set", "hydra.callbacks"):
+        if OmegaConf.select(composed, name):
+            raise ConfigError(f"{name}: it has no effect on jobs that dpexp starts itself; leave it out")
 
 
 def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
@@ -141,8 +152,8 @@ def parse(text: str) -> Override:
     if name in FOLDERS and not value:
         raise ConfigError(f"{name}=: an empty name would write into the current folder; name another one")
     parser = OverridesParser.create()
-    as_text = f"{key}={_quoted(value)}"
     is_command = name in COMMANDS and value[:1] not in ("'", '"')
+    as_text = f"{key}={_quoted(value) if is_command else ','.join(map(_quoted, value.split(',')))}"
     for spelling in (as_text,) if is_command else (f"{key}{sign}{value}", as_text):
         with contextlib.suppress(HydraException, RecursionError):
             parsed = parser.parse_override(spelling)
@@ -224,8 +235,10 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
     for number, words in enumerate(itertools.product(*varied.values())):
         try:
             composed = _composed([parse(word) for word in words], number)
-            typed = task(composed.hydra)
-            yield Job(str(composed.hydra.sweep.subdir), typed, to_job(composed, typed))
+            typed, folder = task(composed.hydra), str(composed.hydra.sweep.subdir)
+            if Path(folder).is_absolute() or ".." in Path(folder).parts:
+                raise ConfigError(f"hydra.sweep.subdir={folder}: it must lie below the command's folder")
+            yield Job(folder, typed, to_job(composed, typed))
         except Exception as error:
             name = " ".join(word for word in words if not word.startswith("hydra"))
             told = error if isinstance(error, ConfigError) else explain(error)

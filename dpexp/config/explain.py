@@ -79,7 +79,8 @@ def _rule(key: str, value: Any, message: str, kind: str) -> str:
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         return f"must be a whole number; write {key}={value:.0f}"
     if kind in ("int_type", "float_type") and isinstance(value, str) and value.isdecimal():
-        return f"must be a number, not a text; write {key}={value}, without quotes"
+        of_variable = f"or of a variable {key}='${{oc.decode:${{oc.env:NAME}}}}'"
+        return f"must be a number, not a text; write {key}={value} without quotes, {of_variable}"
     if kind == "dict_type":
         return f"must be names and values; write {key}.width=128, for example"
     length = re.search(r"at (?:most|least) \d+", message)

@@ -13,7 +13,9 @@ from pydantic.dataclasses import dataclass
 from dpexp.config.groups import STRICT
 from dpexp.config.job import JobConfig
 
-PLACEHOLDERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
+NUMBERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
+PLACEHOLDERS = (*NUMBERS, "port")
+SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that mean something to a shell alone
 # What can be said of such a job; all else belongs to the script.
 SETTINGS = (
     "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch tracker experiment"
@@ -39,6 +41,11 @@ class CommandConfig:
                 raise ValueError(f"script.{name}={command}: {error}; a brace is written {{{{ or }}}}") from error
             if not words:
                 raise ValueError(f"script.{name} is empty: write the command that starts the training")
+            if "=" in words[0] or SHELL & {*words} or any(word.startswith("~/") or "\n" in word for word in words):
+                raise ValueError(
+                    f"script.{name}={command}: no shell runs it; write env NAME=VALUE before a program, full names of "
+                    "folders, one line, and bash -c '...' for what needs a shell"
+                )
             if unknown := sorted(fields - set(PLACEHOLDERS)):
                 choices = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
                 raise ValueError(
@@ -74,10 +81,15 @@ class ScriptConfig(JobConfig):
         """One for each worker."""
         return self.workers
 
+    def words(self, port: int) -> list[str]:
+        """The words of the command for this number of workers, and a port that nobody else uses."""
+        numbers = {name: getattr(self, name) for name in NUMBERS}
+        return shlex.split(self.script.command.format(**numbers, port=port))
+
     @property
     def command(self) -> list[str]:
-        """The words of the command, for this number of workers."""
-        return shlex.split(self.script.command.format(**{name: getattr(self, name) for name in PLACEHOLDERS}))
+        """The same, whatever the port."""
+        return self.words(0)
 
     def baseline(self, threads: int | None = None) -> ScriptConfig:
         """The command of the baseline, with one worker."""

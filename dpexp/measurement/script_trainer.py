@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -75,13 +76,19 @@ class ScriptTrainer:
             shown = counted(config.workers, "worker")
         return Command(
             shown,
-            config.command,
+            config.words(_free_port()),
             config.workers,
             copies,
             config.threads_per_worker,
             copies * config.global_batch_size,
             self._folder / f"{number}-{name.replace(' ', '_')}",
         )
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 class ScriptArms:

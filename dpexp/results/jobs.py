@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from dpexp.config.job import JobConfig
 from dpexp.errors import ResultError
 from dpexp.results import storage
-from dpexp.results.schema import RunResult
+from dpexp.results.schema import CANDIDATE, RunResult
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,16 @@ def read_jobs(folders: Sequence[Path]) -> tuple[list[Job], list[Unreadable]]:
     for folder in _job_folders(folders):
         path = folder / storage.FILE_NAME
         if not path.exists():
-            others.append(Unreadable(str(folder), "missing", f"no {storage.FILE_NAME} ({_overrides(folder)})"))
+            overrides = " ".join(map(str, _settings(folder, "overrides"))) or "no overrides"
+            others.append(Unreadable(_name(folder), "missing", f"no {storage.FILE_NAME} ({overrides})"))
             continue
         try:
-            jobs.append(Job(str(folder), storage.read(path)))
+            result = storage.read(path)
         except ResultError as error:
-            others.append(Unreadable(str(folder), "unreadable", str(error)))
+            others.append(Unreadable(_name(folder), "unreadable", str(error)))
+            continue
+        if not any(_is_copy(result, job.result) for job in jobs):
+            jobs.append(Job(_name(folder), result))
     if not jobs and not others:
         raise ResultError(
             f"no job lies below {', '.join(map(str, folders))}: choose a folder that holds result.json files"
@@ -56,22 +61,48 @@ def read_jobs(folders: Sequence[Path]) -> tuple[list[Job], list[Unreadable]]:
     return jobs, others
 
 
+def _is_copy(one: RunResult, other: RunResult) -> bool:
+    """Whether one has the blocks of the other: a copy of a folder, perhaps resumed, is no second measurement."""
+    if (one.config_sha256, one.status) != (other.config_sha256, other.status) or not (one.blocks and other.blocks):
+        return False
+    first, second = (result.blocks[0].arms[CANDIDATE] for result in (one, other))
+    return first.turn_seconds == second.turn_seconds and first.processes == second.processes
+
+
 def _job_folders(folders: Sequence[Path]) -> list[Path]:
-    found: dict[Path, Path] = {}
+    """Those with a result, or with settings of a job of ours; each once, whatever links lead there."""
+    found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ResultError(f"{folder}: no such folder")
-        for path in [*folder.rglob(storage.FILE_NAME), *folder.rglob(".hydra")]:
-            found.setdefault(path.parent.resolve(), path.parent)
+        seen: set[str] = set()
+        for path, inner, files in os.walk(folder, followlinks=True):
+            place = os.path.realpath(path)
+            if place in seen:
+                inner.clear()
+            elif storage.FILE_NAME in files or (".hydra" in inner and _is_ours(Path(path))):
+                found.setdefault(place, Path(path))
+            seen.add(place)
     return sorted(found.values(), key=lambda path: [(len(part), part) for part in path.parts])
 
 
-def _overrides(folder: Path) -> str:
+def _is_ours(folder: Path) -> bool:
+    """Whether Hydra's files there may be of a job of dpexp."""
+    settings = _settings(folder)
+    return not settings or "threads_per_worker" in settings
+
+
+def _settings(folder: Path, name: str = "config") -> Any:
+    """What Hydra's files keep of a job; empty where they can't be read."""
     try:
-        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text())
-        return " ".join(map(str, overrides)) or "no overrides"
-    except (OSError, yaml.YAMLError, TypeError):
-        return "its overrides are unknown"
+        return yaml.safe_load((folder / ".hydra" / f"{name}.yaml").read_text()) or ()
+    except (OSError, ValueError, yaml.YAMLError):
+        return ()
+
+
+def _name(folder: Path) -> str:
+    """Of a folder, whatever its bytes."""
+    return os.fsencode(folder).decode(errors="backslashreplace")
 
 
 def refuse_mixed_machines(jobs: Sequence[Job]) -> None:

@@ -342,27 +342,19 @@ def test_a_damaged_command_is_one_line(dpexp, sweep, content):
 )
 def test_code_for_hydra_is_not_taken_from_the_folder(dpexp, sweep, code, monkeypatch):
     monkeypatch.chdir(sweep)
-    command = json.loads((sweep / "command.json").read_text())
-    command["jobs"][1]["overrides"].append(code)
-    (sweep / "command.json").write_text(json.dumps(command))
-    (sweep / "1" / "result.json").unlink()
-    assert dpexp(f"resume={sweep}").status == 0
+    change_words(sweep, [*SWEEP, code])
+    assert dpexp(f"resume={sweep}").status in (0, 2)
     assert not list(sweep.rglob("RUINS"))
 
 
-def change_command(sweep, **changes):
-    """Change the second job as it is kept in the folder."""
-    command = json.loads((sweep / "command.json").read_text())
-    command["jobs"][1] |= changes
-    (sweep / "command.json").write_text(json.dumps(command))
+def change_words(sweep, overrides):
+    """Change the words that the folder keeps; its second job is missing."""
+    (sweep / "command.json").write_text(json.dumps({"overrides": overrides, "multirun": True, "config_dir": None}))
     (sweep / "1" / "result.json").unlink()
-    return command["jobs"][1]["config"]
 
 
 def with_builder(sweep, builder):
-    config = json.loads((sweep / "command.json").read_text())["jobs"][1]["config"]
-    config["model"] = {"name": "custom", "builder": builder, "arguments": {}}
-    change_command(sweep, config=config)
+    change_words(sweep, [*OWN, "workers=1,2", "model=custom", f"model.builder={builder}"])
 
 
 @pytest.mark.parametrize("beside", [[], ["model.builder=deeds:build"], ["model.builder=deeds:make_ruins2"]])
@@ -382,11 +374,11 @@ def test_a_builder_that_the_user_names_is_run(dpexp, sweep):
 
 
 @pytest.mark.parametrize("folder", ["..", "../elsewhere", "/tmp/elsewhere"])
-def test_a_job_outside_the_folder_is_damage(dpexp, sweep, folder):
-    change_command(sweep, folder=folder)
+def test_no_job_lies_outside_the_folder(dpexp, sweep, folder):
+    change_words(sweep, [*SWEEP, f"hydra.sweep.subdir={folder}"])
     outcome = dpexp(f"resume={sweep}")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert "command.json is damaged" in outcome.err
+    assert f"hydra.sweep.subdir={folder}: it must lie below the command's folder" in outcome.err
 
 
 def test_a_command_that_is_no_regular_file_is_one_line(dpexp, sweep):

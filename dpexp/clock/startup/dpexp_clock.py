@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 ADDRESS = "DPEXP_SCRIPT_SOCKET"
@@ -31,7 +32,9 @@ WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
 class Clock:
     """Times the steps of one process."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_files: Any = set) -> None:
+        """`read_files` returns the files of settings that this process has read."""
+        self._read_files = read_files
         self._optimizer: Any = None
         self._connection: Connection | None = None
         self._trace: Trace | None = None
@@ -79,7 +82,7 @@ class Clock:
         try:
             if self._connection is None:
                 self._connection = _connect()
-                self._connection.send(_introduction())
+                self._connection.send({**_introduction(), "files": _own_files(self._read_files())})
                 atexit.register(self._say_goodbye)
                 self._samples = Samples()
             else:
@@ -308,9 +311,23 @@ def _fingerprint(optimizer: Any) -> str:
     return digest.hexdigest()
 
 
-def install(optimizers: Any) -> None:
+def _own_files(read: Any) -> list[str]:
+    """Of the modules that are imported and of these files those that belong to no library."""
+    libraries, here = Path(os.__file__).resolve().parent, Path(__file__).resolve().parent
+    found = {getattr(module, "__file__", None) for module in list(sys.modules.values())} | set(read)
+    paths = {Path(path).resolve() for path in found if isinstance(path, str)}
+    return sorted(
+        str(path)
+        for path in paths
+        if path.is_file()
+        and here not in path.parents
+        and not any(parent == libraries or parent.name.endswith("-packages") for parent in path.parents)
+    )
+
+
+def install(optimizers: Any, read_files: Any) -> None:
     """Once `torch.optim.optimizer` is imported."""
     if ADDRESS in os.environ:
-        clock = Clock()
+        clock = Clock(read_files)
         optimizers.register_optimizer_step_post_hook(clock.after_step)
         os.register_at_fork(after_in_child=clock.forget)

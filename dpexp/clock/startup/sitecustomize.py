@@ -15,10 +15,26 @@ from types import ModuleType
 from typing import Any
 
 OPTIMIZER = "torch.optim.optimizer"
+SETTINGS = (".yaml", ".yml", ".json", ".toml", ".ini", ".cfg")  # endings of files whose content a training depends on
 
 
 class _Watch(importlib.abc.MetaPathFinder):
-    """Waits for the import of torch's optimizers."""
+    """Waits for the import of torch's optimizers, and notes which files of settings are read until the first step."""
+
+    def __init__(self) -> None:
+        self._read: set[str] | None = set()
+        sys.addaudithook(self._on_event)
+
+    def _on_event(self, event: str, arguments: Any) -> None:
+        if event == "open" and self._read is not None:
+            path, mode = arguments[0], arguments[1] or ""
+            if isinstance(path, str) and path.endswith(SETTINGS) and mode.startswith("r") and "+" not in mode:
+                self._read.add(os.path.abspath(path))  # noqa: PTH100
+
+    def _end(self) -> set[str]:
+        """The files; no more are noted."""
+        read, self._read = self._read or set(), None
+        return read
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != OPTIMIZER:
@@ -33,7 +49,7 @@ class _Watch(importlib.abc.MetaPathFinder):
             execute(module)
             import dpexp_clock  # type: ignore[import-not-found] # beside this file
 
-            dpexp_clock.install(module)
+            dpexp_clock.install(module, self._end)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
