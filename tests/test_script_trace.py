@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from dpexp.clock.messages import MOST_PHASE_STEPS
 from dpexp.launchers.command_world import STARTUP, Command
-from dpexp.measurement.script_trainer import MOST_PHASE_STEPS, _phases, _split
+from dpexp.measurement.script_trainer import _phases, _split
 
 
 @pytest.fixture

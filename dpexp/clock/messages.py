@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_PHASE_STEPS = 256  # of an arm in a block, whose phases are kept
+
 
 @dataclass(frozen=True)
 class Turn:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpexp.clock.messages import Turn
+from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
 from dpexp.launchers.command_world import Command
@@ -22,7 +22,6 @@ from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, Arm, Bloc
 
 OUTPUT = "output"  # folder of what the commands write
 MOST_UNKNOWN = 0.1  # of the steps; where it is unknown in more of them who waits, waiting isn't told apart
-MOST_PHASE_STEPS = 256
 # Data loaders and libraries of any kind wake up at the beginning of a turn, so both are longer than in our loop.
 TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 

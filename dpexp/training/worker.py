@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpexp.clock.messages import MOST_PHASE_STEPS
 from dpexp.clock.recorder import NoRecorder, Recorder
-from dpexp.clock.training_clock import MOST_PHASE_STEPS, Clock, SegmentClock
+from dpexp.clock.training_clock import Clock, SegmentClock
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
