@@ -10,7 +10,7 @@ from conftest import tiny
 
 from dpexp.clock.messages import Turn
 from dpexp.clock.recorder import NoRecorder, Recorder
-from dpexp.clock.training_clock import MOST_PHASE_STEPS
+from dpexp.clock.messages import MOST_PHASE_STEPS
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.models.initial_state import initial_state

@@ -149,7 +149,7 @@ def test_the_samples_of_a_step_are_the_rows_that_models_receive(now, calls, rows
         model(torch.ones(4, 2))
     samples.end()
     model(torch.ones(4, 2))
-    assert samples.rows == rows
+    assert samples.seen == {"samples": rows, "exchanges": False}
 
 
 def test_samples_that_a_model_receives_by_name_are_those_of_its_first_layer(now):
@@ -164,7 +164,7 @@ def test_samples_that_a_model_receives_by_name_are_those_of_its_first_layer(now)
     samples = now.module.Samples()
     Named()(ids=torch.zeros(6, 7, dtype=torch.int64))
     samples.end()
-    assert samples.rows == 6
+    assert samples.seen["samples"] == 6
 
 
 def test_a_closure_within_the_optimizers_step_is_told_apart(now, monkeypatch):

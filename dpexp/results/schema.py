@@ -30,6 +30,8 @@ class Process:
     threads: int
     process_cpu_seconds: float
     startup_seconds: float
+    samples: int = 0  # that a script's model receives in a step; 0: unknown
+    exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
 
 
 @dataclass(frozen=True, config=_CONFIG)

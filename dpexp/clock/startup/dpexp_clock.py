@@ -89,8 +89,9 @@ class Clock:
                 self._connection.send((self._times, traced))
             message = self._connection.recv()
             if message == "fingerprint":
-                rows = 0 if self._samples is None else self._samples.rows
-                self._connection.send((_fingerprint(self._optimizer), time.process_time(), rows))
+                seen = {} if self._samples is None else self._samples.seen
+                answer = {"parameters_sha256": _fingerprint(self._optimizer), "cpu_seconds": time.process_time(), **seen}
+                self._connection.send(answer)
                 message = self._connection.recv()
             self._synchronized, self._until, trace = message
         except (OSError, EOFError):
@@ -122,7 +123,7 @@ class Samples:
         import torch
 
         self._thread, self._depth, self._asks = threading.get_ident(), 0, False
-        self.rows = 0
+        self.seen = {"samples": 0, "exchanges": False}  # whether a model is wrapped to exchange gradients
         modules: Any = torch.nn.modules.module
         self._handles = [
             modules.register_module_forward_pre_hook(self._on_call),
@@ -134,9 +135,10 @@ class Samples:
             return
         self._asks = self._asks or not self._depth
         self._depth += 1
+        self.seen["exchanges"] |= type(module).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel")
         if self._asks and inputs and getattr(inputs[0], "ndim", 0):  # else, those of a module within
             self._asks = False
-            self.rows += inputs[0].shape[0]
+            self.seen["samples"] += inputs[0].shape[0]
 
     def _on_return(self, module: Any, inputs: Any, outputs: Any) -> None:
         if self._depth and threading.get_ident() == self._thread:
