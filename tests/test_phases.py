@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from dpexp.clock.messages import Turn
+from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
 from dpexp.clock.recorder import NoRecorder, Recorder
-from dpexp.clock.messages import MOST_PHASE_STEPS
 from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.models.initial_state import initial_state

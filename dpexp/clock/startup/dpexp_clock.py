@@ -90,8 +90,8 @@ class Clock:
             message = self._connection.recv()
             if message == "fingerprint":
                 seen = {} if self._samples is None else self._samples.seen
-                answer = {"parameters_sha256": _fingerprint(self._optimizer), "cpu_seconds": time.process_time(), **seen}
-                self._connection.send(answer)
+                known = {"parameters_sha256": _fingerprint(self._optimizer), "cpu_seconds": time.process_time()}
+                self._connection.send({**known, **seen})
                 message = self._connection.recv()
             self._synchronized, self._until, trace = message
         except (OSError, EOFError):
