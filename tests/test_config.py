@@ -170,7 +170,7 @@ def test_settings_for_hydras_own_jobs_are_refused_where_they_would_do_nothing(se
 
 
 def test_values_that_are_no_plain_words_can_be_swept():
-    plan = compose(["data=arrays", "data.size=100", "data.path=a.npz,café.npz"], multirun=True)
+    plan = compose(["data=arrays", "data.size=1000", "data.path=a.npz,café.npz"], multirun=True)
     assert [job.config.data.path.rpartition("/")[2] for job in plan.jobs] == ["a.npz", "café.npz"]
 
 

@@ -79,12 +79,10 @@ def _run(arguments: list[str], controller: TorchrunController | None, local_worl
         for job in plan.jobs:
             with runner.named(plan, job):
                 controller.check(job.config)
-    kept, hint = None if folder is not None else words, f"; to finish, run: {resume.hint(plan)}"
     if plan.plugins:
-        hint = "; jobs that the launcher has started may go on"
-        return _measure(plan, delegated.started(plan, words), hint)
-    started = runner.started(plan, kept, anew, controller, local_world_size)
-    return _measure(plan, started, "" if controller is not None else hint)
+        return _measure(plan, delegated.started(plan, words), "; jobs that the launcher has started may go on")
+    started = runner.started(plan, words if folder is None else None, anew, controller, local_world_size)
+    return _measure(plan, started, "" if controller is not None else f"; to finish, run: {resume.hint(plan, words)}")
 
 
 def _measure(plan: Plan, started: contextlib.AbstractContextManager[Iterator[runner.Done]], how_to_finish: str) -> int:

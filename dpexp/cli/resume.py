@@ -1,7 +1,7 @@
 """`resume=FOLDER`: what an earlier command has measured there stays, and what is missing is measured.
 
-The folder keeps the words of its command, which are composed again. Nothing that only the folder names is run:
-functions that make custom models, and scripts, have to be typed again.
+The folder keeps the words of its command, which are composed again. No code of the user's that only the folder names is
+run: a command with a script, or with a function that makes a custom model, has to be typed again.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import dataclasses
 import json
 import shlex
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import yaml
 from pydantic.dataclasses import dataclass
 
-from dpexp.config.compose import Job, Plan, choices, compose, parse
+from dpexp.config.compose import Job, Plan, compose
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError
@@ -59,18 +58,16 @@ def planned(folder: Path, typed: Words) -> Plan:
     """The plan of the command that a folder keeps, with the changes that are typed beside it. Raises ConfigError."""
     kept = _read(folder)
     changes = [text for text in typed.overrides if text.startswith(CHANGEABLE)]
-    plan = replace(kept, overrides=[*kept.overrides, *changes]).compose()
-    code, said = code_of(plan), {text: _singles(text) for text in typed.overrides if not text.startswith(IGNORED)}
-    known = {*code, *changes, *chain.from_iterable(map(_singles, kept.overrides))}
-    if others := [text for text, singles in said.items() if not known.issuperset(singles)]:
+    again, whole = _what(typed), _what(kept)
+    if again and again != whole:
         raise ConfigError(
-            f"{' '.join(others)} with resume={folder}: it finishes what was started there; "
+            f"{shlex.join(again)} with resume={folder}: it finishes what was started there ({shlex.join(whole)}); "
             "start a new sweep for other settings"
         )
-    if missing := sorted(set(code).difference(*said.values())):
+    plan = replace(kept, overrides=[*kept.overrides, *changes]).compose()
+    if not again and _runs_code(plan):
         raise ConfigError(
-            f"resume={folder}: it runs the code that {' and '.join(missing)} names; "
-            f"if you trust it, add {shlex.join(missing)}"
+            f"resume={folder}: it runs code of yours; if you trust it, type {hint(replace(plan, folder=folder), kept)}"
         )
     if not plan.jobs:
         raise ConfigError(
@@ -93,21 +90,10 @@ def earlier(plan: Plan, environment: Environment, anew: bool) -> list[RunResult 
     ]
 
 
-def code_of(plan: Plan) -> list[str]:
-    """The settings that name the user's code: makers of custom models, commands of scripts."""
-    found = set()
-    for config in (job.config for job in plan.jobs):
-        if isinstance(config, ScriptConfig):
-            commands = dataclasses.asdict(config.script)
-            found |= {f"script.{name}={command}" for name, command in commands.items() if command is not None}
-        elif isinstance(config.model, CustomModelConfig):
-            found.add(f"model.builder={config.model.builder}")
-    return sorted(found)
-
-
-def hint(plan: Plan) -> str:
+def hint(plan: Plan, words: Words) -> str:
     """The command line that measures what the folder of a plan lacks."""
-    return shlex.join(["python", "-m", "dpexp", f"resume={plan.folder}", *code_of(plan)])
+    again = _what(words) if _runs_code(plan) else []
+    return shlex.join(["python", "-m", "dpexp", *again, f"resume={plan.folder}"])
 
 
 def describe(folder: Path, job: Job) -> None:
@@ -132,9 +118,12 @@ def _read(folder: Path) -> Words:
         ) from error
 
 
-def _singles(text: str) -> list[str]:
-    """What an override says of single jobs; of code it may name several at once, as in a sweep."""
-    override = parse(text)
-    if override.is_sweep_override():
-        return choices(override)
-    return [f"{override.key_or_group}={override.value()}".replace("\\${", "${")]
+def _what(words: Words) -> list[str]:
+    """The settings that matter, in some order."""
+    return sorted(text for text in words.overrides if not text.startswith((*CHANGEABLE, *IGNORED)))
+
+
+def _runs_code(plan: Plan) -> bool:
+    """Whether it runs code of the user's: functions that make custom models, scripts."""
+    configs = [job.config for job in plan.jobs]
+    return any(isinstance(one, ScriptConfig) or isinstance(one.model, CustomModelConfig) for one in configs)

@@ -153,7 +153,8 @@ def parse(text: str) -> Override:
         raise ConfigError(f"{name}=: an empty name would write into the current folder; name another one")
     parser = OverridesParser.create()
     is_command = name in COMMANDS and value[:1] not in ("'", '"')
-    as_text = f"{key}={_quoted(value) if is_command else ','.join(map(_quoted, value.split(',')))}"
+    parts = [value] if is_command or not all(value.split(",")) else value.split(",")
+    as_text = f"{key}={','.join(map(_quoted, parts))}"
     for spelling in (as_text,) if is_command else (f"{key}{sign}{value}", as_text):
         with contextlib.suppress(HydraException, RecursionError):
             parsed = parser.parse_override(spelling)

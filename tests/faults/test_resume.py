@@ -204,7 +204,7 @@ def test_a_builder_that_is_not_importable_here_is_refused(dpexp, tmp_path, with_
     good = {path: path.read_bytes() for path in tmp_path.glob("out/*/result.json")}
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
     sys.modules.pop("model_that_changes")
-    outcome = dpexp(f"resume={tmp_path / 'out'}", "model.builder=model_that_changes:build")
+    outcome = dpexp(f"resume={tmp_path / 'out'}", *with_files, "workers=1,2")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "no module model_that_changes can be imported from" in outcome.err
     assert {path: path.read_bytes() for path in tmp_path.glob("out/*/result.json")} == good
@@ -213,7 +213,7 @@ def test_a_builder_that_is_not_importable_here_is_refused(dpexp, tmp_path, with_
 def test_the_flag_measures_again_what_depends_on_changed_files(dpexp, tmp_path, with_files):
     assert dpexp("-m", *with_files, "workers=1,2").status == 0
     (tmp_path / "helper_that_changes.py").write_text("# other\n")
-    again = [f"resume={tmp_path / 'out'}", "model.builder=model_that_changes:build"]
+    again = [f"resume={tmp_path / 'out'}", *with_files, "workers=1,2"]
     assert "helper_that_changes changed since" in dpexp(*again).err
     assert dpexp(*again, "anew=true").status == 0
     assert statuses(tmp_path / "out") == ["ok", "ok"]
@@ -353,23 +353,27 @@ def change_words(sweep, overrides):
     (sweep / "1" / "result.json").unlink()
 
 
+def words_with_builder(builder):
+    return [*OWN, "workers=1,2", "model=custom", f"model.builder={builder}"]
+
+
 def with_builder(sweep, builder):
-    change_words(sweep, [*OWN, "workers=1,2", "model=custom", f"model.builder={builder}"])
+    change_words(sweep, words_with_builder(builder))
 
 
-@pytest.mark.parametrize("beside", [[], ["model.builder=deeds:build"], ["model.builder=deeds:make_ruins2"]])
+@pytest.mark.parametrize("beside", [[], ["deeds:build"], ["deeds:make_ruins2"]])
 def test_a_builder_is_not_taken_from_the_folder(dpexp, sweep, beside, monkeypatch):
     monkeypatch.chdir(sweep)
     with_builder(sweep, "deeds:make_ruins")
-    outcome = dpexp(f"resume={sweep}", *beside)
+    outcome = dpexp(f"resume={sweep}", *[word for builder in beside for word in words_with_builder(builder)])
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert "if you trust it, add model.builder=deeds:make_ruins" in outcome.err or beside
+    assert "it runs code of yours; if you trust it, type python -m dpexp" in outcome.err or beside
     assert not list(sweep.rglob("RUINS"))
 
 
 def test_a_builder_that_the_user_names_is_run(dpexp, sweep):
     with_builder(sweep, "user_models:linear")
-    assert dpexp(f"resume={sweep}", "model.builder=user_models:linear").status == 0
+    assert dpexp(f"resume={sweep}", *words_with_builder("user_models:linear")).status == 0
     assert storage.read(sweep / "1" / "result.json").config.model.builder == "user_models:linear"
 
 
@@ -418,15 +422,15 @@ def test_where_data_is_cached_is_no_other_setting(dpexp, tmp_path, monkeypatch, 
     assert (tmp_path / "out" / "result.json").read_bytes() == good
 
 
-def test_a_model_from_ones_own_yaml_is_resumed_by_naming_its_builder(dpexp, tmp_path):
+def test_a_model_from_ones_own_yaml_is_resumed_by_typing_the_command_again(dpexp, tmp_path):
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "mine.yaml").write_text("name: custom\nbuilder: user_models:linear\narguments: {}\n")
     flags = ["--config-dir", str(tmp_path / "mine")]
     assert dpexp("-m", *flags, *OWN, "model=mine", "workers=1,2").status == 0
     folder = tmp_path / "out"
     (folder / "1" / "result.json").unlink()
-    assert "add model.builder=user_models:linear" in dpexp(f"resume={folder}").err
-    assert dpexp(f"resume={folder}", "model.builder=user_models:linear").status == 0
+    assert "it runs code of yours" in dpexp(f"resume={folder}").err
+    assert dpexp(f"resume={folder}", *OWN, "model=mine", "workers=1,2").status == 0
     assert statuses(folder) == ["ok", "ok"]
 
 
@@ -443,9 +447,9 @@ def test_a_script_is_resumed_by_typing_its_command_again(dpexp, tmp_path, monkey
         "{workers}",
     ]
     monkeypatch.setattr(runner, "measured", lambda *arguments: iter(()))  # only the folder matters
-    settings = [f"hydra.run.dir={tmp_path / 'out'}", "workers=1", "batch.size=8"]
-    assert app.main([*settings, "--", *script]) == 1
-    assert "if you trust it, add 'script.command=" in dpexp(f"resume={tmp_path / 'out'}").err
-    assert "with resume=" in dpexp(f"resume={tmp_path / 'out'}", "--", *script, "--other").err
-    outcome = dpexp(f"resume={tmp_path / 'out'}", "--", *script)
+    settings = [f"resume={tmp_path / 'out'}", "workers=1", "batch.size=8"]
+    assert app.main([f"hydra.run.dir={tmp_path / 'out'}", *settings[1:], "--", *script]) == 1
+    assert "if you trust it, type python -m dpexp batch.size=8 'script.command=" in dpexp(settings[0]).err
+    assert "with resume=" in dpexp(*settings, "--", *script, "--other").err
+    outcome = dpexp(*settings, "--", *script)
     assert (outcome.status, outcome.err) == (1, "")

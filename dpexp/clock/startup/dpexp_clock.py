@@ -82,7 +82,7 @@ class Clock:
         try:
             if self._connection is None:
                 self._connection = _connect()
-                self._connection.send({**_introduction(), "files": _own_files(self._read_files())})
+                self._connection.send(_introduction(self._read_files()))
                 atexit.register(self._say_goodbye)
                 self._samples = Samples()
             else:
@@ -281,7 +281,7 @@ def _connect() -> Connection:
     return Connection(end.detach())
 
 
-def _introduction() -> dict[str, Any]:
+def _introduction(read: Any) -> dict[str, Any]:
     import torch
 
     rank, world_size = _from_environment(RANKS), _from_environment(WORLD_SIZES)
@@ -292,6 +292,7 @@ def _introduction() -> dict[str, Any]:
         "rank": rank or 0,
         "world_size": world_size or 1,
         "threads": torch.get_num_threads(),
+        "files": _own_files(read),
     }
 
 
