@@ -153,7 +153,7 @@ ANSWERS = {
         ["-m", "hydra/sweeper=optuna", "seed=1,2"],
         "hydra/sweeper=optuna: no such choice",
     ),
-    "a quoted number": (["data.size='1000'"], "write data.size=1000, without quotes"),
+    "a quoted number": (["data.size='1000'"], "write data.size=1000 without quotes"),
     "half a list": (["model.hidden=[512"], "must be a list, such as [1, 2]"),
     "yes": (["checkpoint=yes"], "must be true or false"),
     "a reference to nothing": (["workers=${nope}"], "workers: Interpolation key 'nope' not found"),
@@ -245,7 +245,7 @@ def test_data_below_the_home_folder_or_in_the_starting_folder_is_found(dpexp, tm
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     others = [text for text in TINY if not text.startswith("data")]
-    settings = ["data=arrays", "data.size=101", f"data.path={path}", "hydra.job.chdir=true"]
+    settings = ["data=arrays", "data.size=101", f"data.path={path}"]
     assert dpexp(*others, *settings).status == 0
 
 
@@ -295,5 +295,5 @@ def test_help_names_knobs_groups_and_examples(dpexp):
     assert outcome.status == 0
     for word in ("workers", "threads_per_worker", "batch.scope", "measurement.repeats"):
         assert word in outcome.out
-    assert "strategy: ddp, emulated, hybrid_dp, script, sequential, sync_dp" in outcome.out
+    assert "strategy: ddp, emulated, hybrid_dp, sequential, sync_dp" in outcome.out
     assert sum(line.strip().startswith("python -m dpexp") for line in outcome.out.splitlines()) >= 5

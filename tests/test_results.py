@@ -25,8 +25,9 @@ def test_a_result_comes_back_as_written(tmp_path):
 
 
 def test_discarded_blocks_are_kept_raw_but_do_not_count():
-    assert [block.warmup for block in some().blocks] == [True, False, False]
-    assert some().kept() == some().blocks[1:]
+    one = some()
+    assert [block.warmup for block in one.blocks] == [True, False, False]
+    assert one.kept() == one.blocks[1:]
 
 
 @pytest.mark.parametrize(
@@ -61,11 +62,12 @@ def test_a_folder_that_is_no_folder_is_an_error(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_result(tmp_path, monkeypatch):
-    path = write(some(), tmp_path)
+    one = some()
+    path = write(one, tmp_path)
     monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(ResultError, match="No space left"):
         write(result(seconds=[1.0, 5.0], baseline=None), tmp_path)
-    assert read(path) == some()
+    assert read(path) == one
     assert [entry.name for entry in tmp_path.iterdir()] == [storage.FILE_NAME]
 
 

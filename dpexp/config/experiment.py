@@ -158,12 +158,15 @@ class ExperimentConfig(JobConfig):
             )
 
 
+LOOP = "loop"  # the kind of job of our own loop, where a result may be of either
+
+
 def _kind(value: Any) -> str:
-    return "script" if "script" in (value if isinstance(value, dict) else vars(value)) else "loop"
+    return "script" if "script" in (value if isinstance(value, dict) else vars(value)) else LOOP
 
 
 AnyConfig = Annotated[
-    Annotated[ExperimentConfig, Tag("loop")] | Annotated[ScriptConfig, Tag("script")], Discriminator(_kind)
+    Annotated[ExperimentConfig, Tag(LOOP)] | Annotated[ScriptConfig, Tag("script")], Discriminator(_kind)
 ]
 
 

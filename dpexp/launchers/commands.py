@@ -7,6 +7,7 @@ import itertools
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +27,8 @@ class Last:
 
     ranks: list[Rank]
     traces: list[list[list[Trace]]]  # of each traced turn, process and step
-    cpu_seconds: list[float]  # of each process, the first with those of all helpers
-    parameters_sha256: str  # of rank 0's
+    answers: list[dict[str, Any]]  # of each process; empty where it has ended
+    cpu_seconds: float  # of all processes, helpers included
 
 
 @dataclass
@@ -59,14 +60,13 @@ class Commands:
         """Ask for what only the processes know; some may have ended."""
         world = self.worlds[name]
         ranks = [world.ranks[number] for number in sorted(world.ranks)]
-        cpu_seconds, parameters_sha256 = [0.0] * len(ranks), ""
+        answers: list[dict[str, Any]] = [{}] * len(ranks)
         with contextlib.suppress(ScriptEnded, OSError, WorkerError):
             answers = self.stage.ask(world, "fingerprint")
-            parameters_sha256 = answers[0][0]
-            cpu_seconds = [seconds for _, seconds in answers]
         world.sleep()
-        cpu_seconds[0] += max(0.0, world.descendants.cpu_seconds() - sum(cpu_seconds)) + world.ended_cpu_seconds
-        return Last(ranks, self.traces.get(name, []), cpu_seconds, parameters_sha256)
+        return Last(
+            ranks, self.traces.get(name, []), answers, world.descendants.cpu_seconds() + world.ended_cpu_seconds
+        )
 
 
 @contextlib.contextmanager

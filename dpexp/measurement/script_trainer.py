@@ -116,12 +116,24 @@ def _arm(command: Command, last: Last, timed: Timed) -> Arm:
         phases=_phases(command, last.traces),
         between_epochs_seconds=0.0,
         warmup_seconds=timed.warmup_seconds,
-        parameters_sha256=last.parameters_sha256,
+        parameters_sha256=last.answers[0].get("parameters_sha256", ""),
         linear_kernel="script",
-        processes=[
-            Process(rank.number, rank.threads, seconds, rank.startup_seconds)
-            for rank, seconds in zip(last.ranks, last.cpu_seconds, strict=True)
-        ],
+        processes=[_process(last, number) for number in range(len(last.ranks))],
+    )
+
+
+def _process(last: Last, number: int) -> Process:
+    """One of the command's; the first has the CPU time of all helpers, too."""
+    rank, answer = last.ranks[number], last.answers[number]
+    own = [one.get("cpu_seconds", 0.0) for one in last.answers]
+    helpers = max(0.0, last.cpu_seconds - sum(own)) if number == 0 else 0.0
+    return Process(
+        rank=rank.number,
+        threads=rank.threads,
+        process_cpu_seconds=own[number] + helpers,
+        startup_seconds=rank.startup_seconds,
+        samples=answer.get("samples", 0),
+        exchanges=answer.get("exchanges", False),
     )
 
 

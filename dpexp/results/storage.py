@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from dpexp.config.experiment import LOOP
 from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, ResultError, VersionError
 from dpexp.machine.environment import Environment
@@ -102,4 +103,5 @@ def _explained(path: Path, content: bytes, error: ValidationError) -> ResultErro
     if isinstance(values.get("version"), int) and values["version"] != VERSION:
         return VersionError(f"{path}: format version {values['version']}, but this dpexp reads version {VERSION}")
     first = error.errors()[0]
-    return ResultError(f"{path}: damaged ({'.'.join(str(part) for part in first['loc'])}: {first['msg']})")
+    place = [str(part) for part in first["loc"] if part != LOOP]
+    return ResultError(f"{path}: damaged ({'.'.join(place)}: {first['msg']})")
