@@ -218,7 +218,7 @@ def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp,
     assert block.arms["candidate"].parameters_sha256 != block.arms["baseline"].parameters_sha256
     assert not result.trainings
     (row,) = aggregate([tmp_path / "out"]).good
-    assert row.samples_per_second == pytest.approx(10_240 / row.seconds.value)
+    assert row.samples_per_second == pytest.approx(10_000 / row.seconds.value)
     assert "accuracy" not in outcome.out
     assert {path.suffix for path in (tmp_path / "out" / "output").iterdir()} == {".out", ".err"}
     assert not left()

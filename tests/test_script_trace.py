@@ -24,9 +24,11 @@ def now(monkeypatch):
     monkeypatch.syspath_prepend(STARTUP)
     module = importlib.import_module("dpexp_clock")
     state = SimpleNamespace(seconds=0.0, module=module)
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: state.seconds))
+    for one in (module, importlib.import_module("dpexp_trace")):
+        monkeypatch.setattr(one, "time", SimpleNamespace(perf_counter=lambda: state.seconds))
     yield state
-    sys.modules.pop("dpexp_clock")
+    for name in ("dpexp_clock", "dpexp_trace"):
+        sys.modules.pop(name)
 
 
 class Training:
@@ -316,7 +318,13 @@ def test_copies_meet_only_those_of_their_own_copy(tmp_path):
 
 def test_of_many_traced_steps_an_even_choice_is_kept(tmp_path):
     command = Command("one", ["x"], 1, 1, 1, 64, tmp_path / "x")
-    turns = [[[(float(number), 0.0, 0.0, [])]] for number in range(1001)]
+    turns = [[[(float(number), 50.0, 0.0, [])]] for number in range(1001)]
     data = _phases(command, turns)["data"]
     assert (len(data), data[0], data[-1]) == (MOST_PHASE_STEPS, [0.0], [1000.0])
     assert _phases(command, []) == {}
+
+
+def test_without_backward_nothing_is_told_apart(tmp_path):
+    """As with torch.func, whose gradients are no tensors' own."""
+    command = Command("one", ["x"], 1, 1, 1, 64, tmp_path / "x")
+    assert _phases(command, [[[(0.1, 0.0, 9.0, [])]]]) == {}

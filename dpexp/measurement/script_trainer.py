@@ -21,6 +21,7 @@ from dpexp.results.phases import PHASES
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, Arm, Block, Process
 
 OUTPUT = "output"  # folder of what the commands write
+LEAST_COMPUTING = 0.01  # of a step, where phases are told apart
 MOST_UNKNOWN = 0.1  # of the steps; where it is unknown in more of them who waits, waiting isn't told apart
 # Data loaders and libraries of any kind wake up at the beginning of a turn, so both are longer than in our loop.
 TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
@@ -147,6 +148,8 @@ def _phases(command: Command, traces: Sequence[Sequence[Sequence[Trace]]]) -> di
     together = [range(rank - rank % command.ranks, rank - rank % command.ranks + command.ranks) for rank in ranks]
     split = [[_split(steps[at][0], steps[at][1], rank, together[rank]) for rank in ranks] for at in chosen]
     values = {name: np.array([[one[name] for one in step] for step in split]) for name in PHASES}
+    if values["compute"].sum() < LEAST_COMPUTING * sum(np.nansum(each) for each in values.values()):
+        return {}  # no `backward` was seen, so nothing is told apart
     if np.isnan(values["wait"]).mean() > MOST_UNKNOWN:
         values["communicate"] += np.nan_to_num(values.pop("wait"))
     return {name: np.nan_to_num(each).tolist() for name, each in values.items()}

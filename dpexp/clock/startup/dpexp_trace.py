@@ -1,0 +1,166 @@
+"""In the processes of a measured script: what its models receive in a step, and where a step's time goes.
+
+Needs no other module of dpexp, and nothing new of Python, like dpexp_clock, which uses it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+COLLECTIVES = (
+    "all_gather all_gather_into_tensor all_gather_single all_gather_object all_reduce all_to_all all_to_all_single "
+    "barrier broadcast _broadcast_coalesced reduce reduce_scatter reduce_scatter_single reduce_scatter_tensor"
+).split()
+
+
+class Samples:
+    """Counts the samples that models take in a step: the rows of the inputs in each call of one that is trained."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._thread, self._depth, self._asks = threading.get_ident(), 0, False
+        self.seen = {"samples": 0, "exchanges": False}  # whether a model is wrapped to exchange gradients
+        modules: Any = torch.nn.modules.module
+        self._handles = [
+            modules.register_module_forward_pre_hook(self._on_call),
+            modules.register_module_forward_hook(self._on_return),
+        ]
+
+    def _on_call(self, module: Any, inputs: Any) -> None:
+        if threading.get_ident() != self._thread or not (self._depth or (module.training and _trained(module))):
+            return
+        self._asks = self._asks or not self._depth
+        self._depth += 1
+        self.seen["exchanges"] |= type(module).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel")
+        if self._asks and inputs and getattr(inputs[0], "ndim", 0):  # else, those of a module within
+            self._asks = False
+            self.seen["samples"] += inputs[0].shape[0]
+
+    def _on_return(self, module: Any, inputs: Any, outputs: Any) -> None:
+        if self._depth and threading.get_ident() == self._thread:
+            self._depth -= 1
+
+    def end(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+class Trace:
+    """Where the time of each step goes.
+
+    Until the first call of a module that is trained it waits for data; until all gradients are there it computes; from
+    there to the return of `backward` it synchronizes (as DistributedDataParallel does), and so it does within calls of
+    `torch.distributed`'s collectives, and where it waits for one, wherever they are; the rest, up to the end of the
+    step, is its update. With gradient accumulation, all that happens several times in a step. What other threads do
+    doesn't count.
+    """
+
+    def __init__(self, optimizer: Any, steps: list[Any] | None = None) -> None:
+        """`steps` are those that were traced before with another optimizer."""
+        import torch
+
+        self._torch: Any = torch
+        self._thread = threading.get_ident()
+        self._steps = steps or []
+        self._backward: Any = torch.autograd.backward
+        self._torch.autograd.backward = self._traced_backward
+        self._collectives: list[tuple[Any, str, Any]] = []
+        if torch.distributed.is_available():
+            places = [(torch.distributed, name) for name in COLLECTIVES] + [(torch.distributed.Work, "wait")]
+            self._collectives = [(place, name, getattr(place, name)) for place, name in places if hasattr(place, name)]
+        for place, name, function in self._collectives:
+            setattr(place, name, self._traced(function))
+        self._trained: dict[int, bool] = {}  # modules, by their ids
+        self._hooked: set[int] = set()  # ids of parameters
+        self._is_in_backward = False
+        # One hook until the end: to add and to remove hooks while another thread calls modules would disturb it.
+        self._handles = [torch.nn.modules.module.register_module_forward_pre_hook(self._on_forward)]
+        self._hook([one for group in optimizer.param_groups for one in group["params"]])
+        self._last = time.perf_counter()
+        self._begin_step()
+
+    def _begin_step(self) -> None:
+        self._data = self._compute = self._update = 0.0
+        self._gradient: float | None = None  # when the last one of a `backward` was there
+        self._meetings: list[tuple[float, float]] = []  # with other processes: the arrival, and the seconds from there
+        self._waits_for_data = True
+
+    def _hook(self, parameters: list[Any]) -> None:
+        """Look for the gradients of these: other optimizers may update some of them."""
+        for one in parameters:
+            if id(one) not in self._hooked and one.requires_grad and one.is_leaf:
+                self._hooked.add(id(one))
+                self._handles.append(one.register_post_accumulate_grad_hook(self._on_gradient))
+
+    def _on_forward(self, module: Any, args: Any) -> None:
+        """The first call of a module that is trained, after a step, or after `backward`."""
+        if not self._waits_for_data or threading.get_ident() != self._thread:
+            return
+        if id(module) not in self._trained:
+            trained = _trained(module)
+            self._trained[id(module)] = bool(trained)
+            self._hook(trained)
+        if self._trained[id(module)]:
+            self._waits_for_data = False
+            now = time.perf_counter()
+            self._data += now - self._last
+            self._last = now
+
+    def _on_gradient(self, parameter: Any) -> None:
+        self._gradient = time.perf_counter()
+
+    def _traced_backward(self, *args: Any, **kwargs: Any) -> None:
+        if self._is_in_backward or threading.get_ident() != self._thread:  # as of activations that are computed again
+            self._backward(*args, **kwargs)
+            return
+        self._gradient, self._is_in_backward = None, True
+        try:
+            self._backward(*args, **kwargs)
+        finally:
+            self._is_in_backward = False
+        now = time.perf_counter()
+        ready = now if self._gradient is None else self._gradient
+        self._meetings.append((ready, now - ready))
+        self._compute += ready - self._last
+        self._last = now
+        self._waits_for_data = True
+
+    def _traced(self, function: Any) -> Any:
+        """A collective, or the wait for one, as a meeting."""
+
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*args, **kwargs)
+            if threading.get_ident() == self._thread:
+                seconds = time.perf_counter() - began
+                self._meetings.append((began, seconds))
+                self._last += seconds  # no part of what is going on
+            return result
+
+        return traced
+
+    def end_step(self, now: float) -> None:
+        """The step has ended."""
+        self._update += now - self._last
+        self._last = now
+        self._steps.append((self._data, self._compute, self._update, self._meetings))
+        self._begin_step()
+
+    def end(self) -> list[Any]:
+        """Remove all hooks; return for each step the seconds of data, compute and update, and its meetings."""
+        self._torch.autograd.backward = self._backward
+        for place, name, function in self._collectives:
+            setattr(place, name, function)
+        for handle in self._handles:
+            handle.remove()
+        return self._steps
+
+
+def _trained(module: Any) -> list[Any]:
+    """Its parameters that are trained."""
+    return [one for one in module.parameters() if one.requires_grad]
