@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.speedup import speedup_of
+from dpexp.analysis.ratios import compare
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import ScriptDataConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
@@ -204,7 +204,7 @@ def best_threads(config: ExperimentConfig, trainer: Trainer, on_progress: OnProg
 
 def speedup(folder: Path) -> Estimate:
     """The speedup of a finished job; unknown without a paired baseline."""
-    return speedup_of(storage.read(folder / storage.FILE_NAME).kept())
+    return compare([storage.read(folder / storage.FILE_NAME).kept()], BASELINE, CANDIDATE).shown
 
 
 def find_earlier(
