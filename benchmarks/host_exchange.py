@@ -16,7 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from benchmarks.namespaces import enter
 from benchmarks.setup import out
-from dpexp.analysis.decision.links import Exchange, Link, ring
+from dpexp.analysis.decision.links import Link, ring
 from dpexp.processes import launch
 from dpexp.strategies.rendezvous import Rendezvous
 
@@ -61,9 +61,9 @@ def _all_reduces(
     return found
 
 
-def predicted(way: str, size: float, link: Link) -> Exchange:
-    """A ring of all workers, or of the hosts, each with the sum of its workers."""
-    return ring(2 * LOCAL_SIZE if way == "ddp" else 2, size, link)
+def predicted(way: str, size: float, link: Link) -> float:
+    """Seconds of a ring of all workers, or of the hosts, each with the sum of its workers."""
+    return sum(ring(2 * LOCAL_SIZE if way == "ddp" else 2, size, link))
 
 
 def show(found: dict[str, tuple[Link, dict[str, list[list[float]]]]], gradient_bytes: int, path: Path) -> None:
@@ -78,7 +78,7 @@ def show(found: dict[str, tuple[Link, dict[str, list[list[float]]]]], gradient_b
         cells = []
         for way, rounds in ways.items():
             low, middle, high = (1e3 * pick([r[-1] for r in rounds]) for pick in (min, statistics.median, max))
-            model = predicted(way, gradient_bytes, link).seconds
+            model = predicted(way, gradient_bytes, link)
             cells += [f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{1e3 * model:.2f}"]
         table.add_row(name, *cells)
     out.print(table)
@@ -95,7 +95,7 @@ def _draw(found: dict[str, tuple[Link, dict[str, list[list[float]]]]], gradient_
             reach = [[m - min(c) for m, c in zip(middle, columns, strict=True)],
                      [max(c) - m for m, c in zip(middle, columns, strict=True)]]  # fmt: skip
             axes.errorbar(kibibytes, middle, reach, color=COLORS[way], fmt="o", markersize=4, label=f"{way}, measured")
-            model = [1e3 * predicted(way, size, link).seconds for size in SIZES]
+            model = [1e3 * predicted(way, size, link) for size in SIZES]
             axes.plot(kibibytes, model, color=COLORS[way], linewidth=1.2, label=f"{way}, predicted")
         axes.axvline(gradient_bytes / 1024, color="0.7", linewidth=1, zorder=0)
         axes.set(xscale="log", yscale="log", xlabel="gradients (KiB)", title=name)

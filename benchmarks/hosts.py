@@ -53,7 +53,7 @@ def _latency_seconds() -> float:
     """Of a link without a delay."""
     with linked(None):
         tiny = statistics.median(host_exchange.seconds("hybrid_dp", HOSTS, [8])[0] for _ in range(3))
-    return tiny / host_exchange.predicted("hybrid_dp", 0.0, Link(1.0, 1.0)).seconds
+    return tiny / host_exchange.predicted("hybrid_dp", 0.0, Link(1.0, 1.0))
 
 
 def _projections(latency: float) -> None:

@@ -18,7 +18,6 @@ from rich.table import Table
 from benchmarks.setup import out
 from dpexp.analysis.decision.contest import Scaling, contest
 from dpexp.analysis.decision.laws import Law, laws
-from dpexp.analysis.efficiency import PhaseTimes
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 
@@ -65,11 +64,8 @@ def truth(name: str, workers: Sequence[float]) -> np.ndarray:
 
 def simulated(name: str, seed: int = 0, counts: Sequence[int] = COUNTS, noise: float = NOISE) -> list[Row]:
     """Rows whose speedups follow the law, each with noise, and with intervals that know how much."""
-    generator, half, law = np.random.default_rng(seed), math.exp(1.96 * noise), law_named(name)
+    generator, half = np.random.default_rng(seed), math.exp(1.96 * noise)
     speedups = truth(name, counts) * np.exp(generator.normal(0, noise, len(counts)))
-    shares = np.full(len(counts), np.nan)
-    if law.exchange_share is not None:
-        shares = law.exchange_share(np.array(counts, dtype=float), np.array(TRUTHS[name]))
     return [
         Row(
             "ok",
@@ -77,9 +73,8 @@ def simulated(name: str, seed: int = 0, counts: Sequence[int] = COUNTS, noise: f
             speedup=Estimate(speedup, speedup / half, speedup * half),
             oversubscribed=False,
             batch_scope="per_worker",
-            phases=PhaseTimes(0.0, 1 - share, 0.0, share, 0.0),
         )
-        for count, speedup, share in zip(counts, speedups.tolist(), shares.tolist(), strict=True)
+        for count, speedup in zip(counts, speedups.tolist(), strict=True)
     ]
 
 

@@ -11,32 +11,33 @@ from matplotlib.figure import Figure
 from results_helpers import in_spells, result, write_sweep
 
 from dpexp.analysis.table import aggregate
-from dpexp.report.drawing import losses
-from dpexp.report.drawing.panels import Panels
-from dpexp.report.drawing.scales import ends
+from dpexp.report.panels import Panels, shares
+from dpexp.report.style import ends
 
 
-def row(computation, balance, communication, workers=2):
+def rows(computation, balance, communication):
     factors = {"load_balance": balance, "communication_efficiency": communication, "computation_scaling": computation}
-    return pd.Series({"workers": workers} | factors)
+    return pd.DataFrame([factors])
 
 
 def test_what_is_reached_and_what_is_lost_add_up_to_the_ideal():
-    shares = losses.shares(row(0.9, 0.8, 0.7))
-    assert shares["reached"] == pytest.approx(0.9 * 0.8 * 0.7)
-    assert sum(shares.values()) == pytest.approx(1)
+    found = shares(rows(0.9, 0.8, 0.7))
+    assert found["reached"][0] == pytest.approx(0.9 * 0.8 * 0.7)
+    assert sum(found.values())[0] == pytest.approx(1)
 
 
 def test_computation_that_gets_faster_loses_nothing():
-    shares = losses.shares(row(1.2, 1.0, 1.0))
-    assert shares["lost in slower computation"] == 0
-    assert shares["reached"] == pytest.approx(1.2)
+    found = shares(rows(1.2, 1.0, 1.0))
+    assert found["lost in slower computation"][0] == 0
+    assert found["reached"][0] == pytest.approx(1.2)
 
 
-def test_a_bar_names_only_shares_with_room_for_a_number():
+def test_a_bar_names_only_shares_with_room_for_a_number(tmp_path):
+    table = aggregate([write_sweep(tmp_path, result("workers=2", seconds=[9, 1, 1], baseline=[9, 1.8, 1.8]))]).table
+    table = table.assign(**rows(0.98, 0.97, 0.8).iloc[0])
     axes = Figure().subplots()
-    losses.paint(axes, pd.DataFrame([row(0.98, 0.97, 0.8)]), [2])
-    assert [text.get_text() for text in axes.texts] == ["76 %", "19 %"]
+    Panels(table).losses(axes, table)
+    assert [text.get_text() for text in axes.texts if text.get_text()] == ["76 %", "19 %"]
 
 
 def test_both_speedups_are_drawn_where_others_slowed_the_machine_down(tmp_path):
@@ -45,7 +46,7 @@ def test_both_speedups_are_drawn_where_others_slowed_the_machine_down(tmp_path):
     for number, blocks in enumerate((one.blocks, [one.blocks[0], *in_spells(one.blocks[1:], "candidate")])):
         table = aggregate([write_sweep(tmp_path / str(number), replace(one, blocks=blocks))]).table
         axes = Figure().subplots()
-        Panels(table).by_workers(axes, table)
+        Panels(table).speedup_by_workers(axes, table)
         names.append(axes.get_legend_handles_labels()[1])
     best = "best sequential process: 1.00"
     assert names == [

@@ -157,13 +157,13 @@ def test_the_knee_is_where_speedup_times_efficiency_is_greatest():
 
 
 def test_every_message_around_a_ring_takes_the_receivers_notice_and_a_part_of_the_bytes():
-    exchange = ring(4, 1e8, LINK)  # 125 MB/s, 1 ms
-    assert exchange.latency_seconds == pytest.approx(6 * 2e-3)
-    assert exchange.bandwidth_seconds == pytest.approx(6 * 1e8 / 4 / 1.25e8)
+    latency_seconds, bandwidth_seconds = ring(4, 1e8, LINK)  # 125 MB/s, 1 ms
+    assert latency_seconds == pytest.approx(6 * 2e-3)
+    assert bandwidth_seconds == pytest.approx(6 * 1e8 / 4 / 1.25e8)
 
 
 def test_one_host_exchanges_with_no_other():
-    assert ring(1, 1e9, LINK).seconds == 0
+    assert sum(ring(1, 1e9, LINK)) == 0
 
 
 @pytest.mark.parametrize("text", ["fast", "10Gbit/s", "0Gbit/s,1ms", "1Gbit/s,1.2.3ms", "10GB/s,1us"])

@@ -24,10 +24,10 @@ from dpexp.analysis.decision.contest import contest
 from dpexp.analysis.decision.projection import LOCAL, Projection
 from dpexp.analysis.decision.verdict import Verdict
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
+from dpexp.report.answer import answer, details, more_workers
 from dpexp.report.columns import columns_of, footnotes
-from dpexp.report.sentences import _more_workers, answer, details, reasons, targets, warnings
+from dpexp.report.sentences import reasons, targets, warnings
 from dpexp.results.schema import BASELINE, CANDIDATE
 
 TWO = ["workers=2", "data.size=5000", "epochs=4"]
@@ -182,7 +182,7 @@ def test_where_the_best_has_the_same_threads_both_speedups_are_equal(tmp_path):
 
 
 def test_a_measurement_that_did_not_look_for_the_best_does_not_claim_it(tmp_path):
-    assert not summary(tmp_path, "measurement.best_sequential=false").rows[0].best_sequential_speedup.known
+    assert not summary(tmp_path, "measurement.best_sequential=false").rows[0].best_sequential_speedup.is_known
 
 
 def test_independent_copies_show_the_limit_of_the_machine(tmp_path):
@@ -256,8 +256,7 @@ def test_the_worst_quota_is_the_smallest(tmp_path):
 
 
 def test_more_workers_are_projected_where_no_law_can_be_fitted():
-    (line,) = _more_workers(Verdict(None, None, PROJECTED), Row("ok", threads_per_worker=2))
-    assert line == (
+    assert more_workers(Verdict(None, None, PROJECTED), threads=2) == (
         "Projected, not measured: 8 workers on 16 cores like these would be 4.0 to 6.0 times as fast as one process; "
         "the largest loss would be exchanging within a host."
     )
@@ -265,14 +264,14 @@ def test_more_workers_are_projected_where_no_law_can_be_fitted():
 
 def test_a_law_of_scaling_is_told_with_how_well_it_predicts():
     scaling = contest(simulated("Amdahl's law", noise=0.002))
-    (line,) = _more_workers(Verdict(None, scaling, PROJECTED), Row("ok"))
-    assert line.startswith("By Amdahl's law, not measured: 64 workers would be 18.")
-    assert "Parameters: serial share 0.0" in line
-    assert "A worker count left out of the fit is predicted to 0." in line
+    line = more_workers(Verdict(None, scaling, PROJECTED), threads=1)
+    assert line.startswith("Projected by Amdahl's law, not measured: 64 workers would be 18.")
+    assert "The law was off by 0." in line
+    assert "Its parameters: serial share 0.0" in line
 
 
 def test_what_is_not_fitted_is_not_told():
-    assert _more_workers(Verdict(None, None, None), Row("ok")) == []
+    assert more_workers(Verdict(None, None, None), threads=1) == ""
 
 
 def test_the_phase_that_takes_longer_in_every_worker_is_named(tmp_path):

@@ -12,6 +12,7 @@ ratio depends on that limit, there is no plateau of undisturbed steps, and all t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,8 +57,11 @@ def find(blocks: Sequence[Block], over: str, of: str) -> Undisturbed | None:
         return None
     calm = [
         block
-        for block, arms in zip(blocks, zip(*sides, strict=True), strict=True)
-        if all(disturbed_share([arm], limit) <= 1 - LEAST_CALM for arm, limit in zip(arms, limits, strict=True))
+        for block in blocks
+        if all(
+            disturbed_share([block.arms[name]], limit) <= 1 - LEAST_CALM
+            for name, limit in zip((over, of), limits, strict=True)
+        )
     ]
     if len(calm) < LEAST_STARTS or _change(calm, over, of, limits) > MOST_CHANGE:
         return None
@@ -93,21 +97,20 @@ def _matters(arms: Sequence[Arm], limit: float) -> bool:
 def _in_spells(arms: Sequence[Arm], limit: float) -> bool:
     """Whether long steps come in spells, the much longer ones by themselves, and not at the same numbers each time."""
     much = limit / LONGER * MUCH_LONGER
-    return (
-        _is_clustered(arms, limit)
-        and (not _matters(arms, much) or _is_clustered(arms, much))
-        and not _repeats(arms, limit)
-    )
+    if not _is_clustered(arms, limit) or (_matters(arms, much) and not _is_clustered(arms, much)):
+        return False
+    return not _repeats(arms, limit)
 
 
 def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
     """Whether steps above the limit gather in some windows (index of dispersion, against that of a binomial)."""
-    counts, sizes = [], []
-    for turn in (np.asarray(turn) for arm in arms for turn in arm.turn_seconds):
-        for window in np.array_split(turn > limit, max(1, round(len(turn) / WINDOW))):
-            counts.append(float(window.sum()))
-            sizes.append(len(window))
-    number, size = np.array(counts), np.array(sizes)
+    windows = [
+        window
+        for arm in arms
+        for turn in arm.turn_seconds
+        for window in np.array_split(np.asarray(turn) > limit, max(1, round(len(turn) / WINDOW)))
+    ]
+    number, size = np.array([[window.sum(), len(window)] for window in windows]).T
     share = number.sum() / size.sum()
     if share == 1:
         return False
@@ -117,24 +120,17 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
 
 def _repeats(arms: Sequence[Arm], limit: float) -> bool:
     """Whether steps of the same number are long together in different starts: then the work is like that."""
-    marked = []
-    for arm in arms:
-        numbers = np.concatenate(
-            [np.arange(first, first + len(turn)) for first, turn in zip(arm.first_steps, arm.turn_seconds, strict=True)]
-        )
-        long_ones = np.full(int(numbers[-1]) + 1, np.nan)
-        long_ones[numbers] = arm.step_seconds > limit
-        marked.append(long_ones)
+    most = max(first + len(turn) for arm in arms for first, turn in zip(arm.first_steps, arm.turn_seconds, strict=True))
+    starts = np.full((len(arms), most), np.nan)  # by number, whether it was long; NaN where it was not timed
+    for start, arm in zip(starts, arms, strict=True):
+        for first, turn in zip(arm.first_steps, arm.turn_seconds, strict=True):
+            start[first : first + len(turn)] = np.asarray(turn) > limit
     correlations, counts = [], []
-    for number, first in enumerate(marked):
-        for second in marked[number + 1 :]:
-            shared = min(len(first), len(second))
-            both = ~np.isnan(first[:shared]) & ~np.isnan(second[:shared])
-            one, other = first[:shared][both], second[:shared][both]
-            if both.sum() > 1 and one.std() and other.std():
-                correlations.append(float(np.corrcoef(one, other)[0, 1]))
-                counts.append(int(both.sum()))
+    for one, other in itertools.combinations(starts, 2):
+        both = ~np.isnan(one) & ~np.isnan(other)
+        if both.sum() > 1 and one[both].std() and other[both].std():
+            correlations.append(np.corrcoef(one[both], other[both])[0, 1])
+            counts.append(int(both.sum()))
     if not counts:
         return False
-    mean = float(np.average(correlations, weights=counts))
-    return mean > max(REPEATED, SURE / math.sqrt(sum(counts)))
+    return float(np.average(correlations, weights=counts)) > max(REPEATED, SURE / math.sqrt(sum(counts)))

@@ -53,19 +53,14 @@ class PhaseTimes:
     step_p99_seconds: float = math.nan
 
     @property
-    def total_seconds(self) -> float:
-        """Of all phases of the candidate's processes; NaN where one is unknown."""
-        return sum(float(getattr(self, f"{name}_seconds")) for name in PHASES)
+    def of_workers(self) -> Seconds:
+        """Of all processes of the candidate together; NaN where one is unknown."""
+        return {phase: getattr(self, f"{phase}_seconds") for phase in PHASES}
 
     @property
-    def baseline_total_seconds(self) -> float:
+    def of_baseline(self) -> Seconds:
         """Of the baseline's process; NaN where one is unknown."""
-        return sum(float(getattr(self, f"baseline_{name}_seconds")) for name in USEFUL)
-
-    @property
-    def useful_seconds(self) -> float:
-        """Of those that a sequential process has, too."""
-        return sum(float(getattr(self, f"{name}_seconds")) for name in USEFUL)
+        return {phase: getattr(self, f"baseline_{phase}_seconds") for phase in USEFUL}
 
 
 def phases_of_step(blocks: Sequence[Block], name: str, limit: float, step_seconds: float) -> list[Seconds]:
@@ -105,25 +100,5 @@ def tree(step_seconds: float, workers: Sequence[Seconds], baseline: Sequence[Sec
 
 
 def useful_seconds(process: Seconds) -> float:
-    """The work of one process that a sequential process has to do, too."""
+    """The work that a sequential process has to do, too."""
     return sum(process[phase] for phase in USEFUL)
-
-
-def phase_times(
-    blocks: Sequence[Block],
-    name: str,
-    workers: Sequence[Seconds],
-    steps: float,
-    baseline: Sequence[Seconds],
-    baseline_steps: float,
-) -> PhaseTimes:
-    """The seconds of a training of so many steps, from the phases of one; of the arm `name` the spread of its steps."""
-    found = {
-        f"{phase}_seconds": steps * sum(worker.get(phase, math.nan) for worker in workers) if workers else math.nan
-        for phase in PHASES
-    }
-    for phase in USEFUL:
-        found[f"baseline_{phase}_seconds"] = baseline_steps * baseline[0][phase] if baseline else math.nan
-    every = np.concatenate([block.arms[name].step_seconds for block in blocks])
-    quantiles = zip(("median", "p95", "p99"), np.percentile(every, (50, 95, 99)).tolist(), strict=True)
-    return PhaseTimes(**found, **{f"step_{quantile}_seconds": value for quantile, value in quantiles})

@@ -11,7 +11,6 @@ weight depends on how many steps it has and not on how much they vary, or calm b
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpexp.analysis import disturbance
-from dpexp.analysis.intervals import UNKNOWN, Estimate, t_quantile
-from dpexp.results.schema import Arm, Block
+from dpexp.analysis.intervals import UNKNOWN, Estimate, from_log, t_quantile
+from dpexp.results.schema import Block
 
 GROUPS = 20  # of consecutive rounds, at most
 MOST_ALIKE = 0.9  # correlation of neighbouring groups
@@ -44,72 +43,52 @@ class LogRatio:
     steps: float  # that it comes from, as of one arm
     groups: int  # that have such steps
 
-    @functools.cached_property
+    @property
     def variance(self) -> float:
         """As far as its own data can tell."""
-        return Spread.of([self]).variance_of_step / self.steps
+        return variance_of_step([self])[0] / self.steps
 
 
-@dataclass(frozen=True)
-class Spread:
-    """What the rounds of some blocks show about the variance within a block."""
+def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
+    """What the rounds of some blocks show: the variance of the log over one step, and its freedom.
 
-    variance_of_step: float  # of the log: over n steps, it is the n-th part
-    freedom: float
-
-    @classmethod
-    def of(cls, blocks: Sequence[LogRatio]) -> Spread:
-        """Groups are long, but spells may be longer: neighbours that are alike say that there are fewer groups."""
-        known = [block for block in blocks if block.groups > 1]
-        if not known:
-            return cls(UNKNOWN_DEVIATION**2 * max(block.steps for block in blocks), 1.0)
-        squares = [float(block.shifts @ block.shifts) for block in known]
-        products = sum(float(block.shifts[1:] @ block.shifts[:-1]) for block in known)
-        groups = sum(block.groups for block in known)
-        # Shifts add up to 0, which makes neighbours a bit unlike.
-        alike = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MOST_ALIKE)
-        fewer = (1 - alike) / (1 + alike)
-        of_step = [
-            square * block.groups / (block.groups - 1) * block.steps
-            for square, block in zip(squares, known, strict=True)
-        ]
-        return cls(float(np.mean(of_step)) / fewer, groups * fewer)
-
-
-def block_ratio(over: Arm, of: Arm, limits: tuple[float, float] = NO_LIMITS) -> LogRatio | None:
-    """Seconds a sample of `over` over those of `of`; only steps up to the limits count, in seconds.
-
-    None where an arm has none.
+    Over n steps it is the n-th part. Groups are long, but spells may be longer: neighbours that are alike say that
+    there are fewer groups.
     """
-    found = turns_ratio(over.turn_seconds, of.turn_seconds, limits)
-    if found is None:
-        return None
-    return dataclasses.replace(found, log=found.log + math.log(of.samples_per_step / over.samples_per_step))
+    known = [block for block in blocks if block.groups > 1]
+    if not known:
+        return UNKNOWN_DEVIATION**2 * max(block.steps for block in blocks), 1.0
+    squares = [float(block.shifts @ block.shifts) for block in known]
+    products = sum(float(block.shifts[1:] @ block.shifts[:-1]) for block in known)
+    groups = sum(block.groups for block in known)
+    # Shifts add up to 0, which makes neighbours a bit unlike.
+    alike = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MOST_ALIKE)
+    fewer = (1 - alike) / (1 + alike)
+    of_step = [
+        square * block.groups / (block.groups - 1) * block.steps for square, block in zip(squares, known, strict=True)
+    ]
+    return float(np.mean(of_step)) / fewer, groups * fewer
 
 
 def turns_ratio(over: Turns, of: Turns, limits: tuple[float, float] = NO_LIMITS) -> LogRatio | None:
-    """The same of seconds a step."""
-    first, second = (_log_seconds(turns, limit) for turns, limit in zip((over, of), limits, strict=True))
+    """Seconds a step of `over` over those of `of`; only steps up to the limits count, in seconds.
+
+    None where an arm has none.
+    """
+    first, second = (log_seconds(turns, limit) for turns, limit in zip((over, of), limits, strict=True))
     if first is None or second is None:
         return None
     steps = 2 / (1 / first.steps + 1 / second.steps)
     return LogRatio(first.log - second.log, first.shifts - second.shifts, steps, min(first.groups, second.groups))
 
 
-def block_seconds(arm: Arm, limit: float = math.inf) -> LogRatio | None:
+def log_seconds(turns: Turns, limit: float = math.inf) -> LogRatio | None:
     """Seconds of a step of one arm; None where it has no step up to the limit."""
-    return _log_seconds(arm.turn_seconds, limit)
-
-
-def _log_seconds(turns: Turns, limit: float) -> LogRatio | None:
-    """Of a step up to the limit."""
     every = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
     groups = np.arange(len(turns)) * min(GROUPS, len(turns)) // len(turns)
     of_steps = np.repeat(groups, [len(turn) for turn in turns])
     kept = every <= limit
-    seconds, steps = (
-        np.bincount(of_steps, values, groups[-1] + 1) for values in (np.where(kept, every, 0.0), kept.astype(float))
-    )
+    seconds, steps = (np.bincount(of_steps, values, groups[-1] + 1) for values in (np.where(kept, every, 0.0), kept))
     if not steps.sum():
         return None
     mean = seconds.sum() / steps.sum()
@@ -122,12 +101,8 @@ def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) ->
 
     No other arm took turns with it: what commands differ by is not seen in these blocks, and added.
     """
-    found = [block_seconds(block.arms[name], limit) for block in blocks if name in block.arms]
-    known = [one for one in found if one is not None]
-    if not known:
-        return None
-    mean = pooled_blocks(known)
-    return dataclasses.replace(mean, variance=mean.variance + COMMAND_DEVIATION**2)
+    mean = _pooled_known([log_seconds(block.arms[name].turn_seconds, limit) for block in blocks if name in block.arms])
+    return mean and dataclasses.replace(mean, variance=mean.variance + COMMAND_DEVIATION**2)
 
 
 @dataclass(frozen=True)
@@ -146,8 +121,7 @@ class Pooled:
 
     def estimate(self, level: float = 0.95) -> Estimate:
         """The ratio with its interval."""
-        half = t_quantile(level, self.freedom) * math.sqrt(self.variance)
-        return Estimate(math.exp(self.log), math.exp(self.log - half), math.exp(self.log + half))
+        return from_log(self.log, t_quantile(level, self.freedom) * math.sqrt(self.variance))
 
 
 def pooled_blocks(ratios: Sequence[LogRatio], usual_misfit: float = 1.0) -> Pooled:
@@ -155,11 +129,16 @@ def pooled_blocks(ratios: Sequence[LogRatio], usual_misfit: float = 1.0) -> Pool
 
     `usual_misfit` is a deviation's square over what is expected, as seen in other jobs of a sweep.
     """
-    spread = Spread.of(ratios)
-    within = np.array([spread.variance_of_step / one.steps for one in ratios])
+    variance, freedom = variance_of_step(ratios)
+    within = np.array([variance / one.steps for one in ratios])
     found = _pooled([one.log for one in ratios], within, START_DEVIATION, usual_misfit)
     share = float(within.mean() / (within.mean() + START_DEVIATION**2))  # of the variance, that rounds tell
-    return dataclasses.replace(found, freedom=1 / (1 / found.freedom + share**2 / spread.freedom))
+    return dataclasses.replace(found, freedom=1 / (1 / found.freedom + share**2 / freedom))
+
+
+def _pooled_known(ratios: Sequence[LogRatio | None], usual_misfit: float = 1.0) -> Pooled | None:
+    known = [one for one in ratios if one is not None]
+    return pooled_blocks(known, usual_misfit) if known else None
 
 
 def pooled_jobs(jobs: Sequence[Pooled], deviation: float) -> Pooled:
@@ -207,16 +186,15 @@ class Comparison:
 def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, level: float = 0.95, usual: float = 1.0) -> Comparison:
     """Of all blocks of jobs of the same configuration that have both arms; unknown where none has."""
     having = [[block for block in blocks if {over, of} <= block.arms.keys()] for blocks in jobs]
-    having = [blocks for blocks in having if blocks]
-    if not having:
-        return Comparison()
     every = [block for blocks in having for block in blocks]
+    if not every:
+        return Comparison()
     here = _over_jobs(having, over, of, NO_LIMITS, usual)
     calm = disturbance.find(every, over, of)
     if calm is None:
         return Comparison(here.estimate(level), blocks=every, shown_log=here)
     kept = [[block for block in blocks if block in calm.blocks] for blocks in having]
-    found = _over_jobs([blocks for blocks in kept if blocks], over, of, calm.limits, usual)
+    found = _over_jobs(kept, over, of, calm.limits, usual)
     shares = [
         disturbance.disturbed_share([block.arms[name] for block in every], limit)
         for name, limit in zip((over, of), calm.limits, strict=True)
@@ -224,21 +202,25 @@ def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, level: float = 
     return Comparison(here.estimate(level), found.estimate(level), calm.limits, max(shares), calm.blocks, found)
 
 
-def block_misfit(blocks: Sequence[Block], over: str, of: str) -> Pooled | None:
-    """How much the blocks of one job differ; None where they don't have both arms."""
-    found = [block_ratio(block.arms[over], block.arms[of]) for block in blocks if {over, of} <= block.arms.keys()]
-    ratios = [one for one in found if one is not None]
-    return pooled_blocks(ratios) if ratios else None
-
-
 def _over_jobs(
     jobs: Sequence[Sequence[Block]], over: str, of: str, limits: tuple[float, float], usual: float
 ) -> Pooled:
-    """Blocks make a job's ratio, and jobs the ratio."""
-    found = []
-    for blocks in jobs:
-        ratios = [block_ratio(block.arms[over], block.arms[of], limits) for block in blocks]
-        found.append(pooled_blocks([one for one in ratios if one is not None], usual))
-    arms = [jobs[0][0].arms[name] for name in (over, of)]
-    deviation = COMMAND_DEVIATION if max(len(arm.processes) * arm.threads for arm in arms) > 1 else 0.0
-    return pooled_jobs(found, deviation)
+    """Blocks make a job's ratio of seconds a step, and jobs that of seconds a sample."""
+    found = [job_ratio(blocks, over, of, limits, usual) for blocks in jobs]
+    first, second = (next(block for blocks in jobs for block in blocks).arms[name] for name in (over, of))
+    several = max(len(arm.processes) * arm.threads for arm in (first, second)) > 1
+    pooled = pooled_jobs([one for one in found if one is not None], COMMAND_DEVIATION if several else 0.0)
+    return dataclasses.replace(pooled, log=pooled.log + math.log(second.samples_per_step / first.samples_per_step))
+
+
+def job_ratio(
+    blocks: Sequence[Block],
+    over: str,
+    of: str,
+    limits: tuple[float, float] = NO_LIMITS,
+    usual_misfit: float = 1.0,
+) -> Pooled | None:
+    """Seconds a step over those of another arm in the blocks of one job; None where none has both."""
+    both = [block.arms for block in blocks if {over, of} <= block.arms.keys()]
+    ratios = [turns_ratio(arms[over].turn_seconds, arms[of].turn_seconds, limits) for arms in both]
+    return _pooled_known(ratios, usual_misfit)

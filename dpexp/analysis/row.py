@@ -9,7 +9,7 @@ from typing import Any
 
 from dpexp.analysis.efficiency import PhaseTimes, Tree
 from dpexp.analysis.intervals import UNKNOWN, Estimate
-from dpexp.analysis.time_to_target import TimeToTarget
+from dpexp.analysis.speedup import TimeToTarget
 from dpexp.results.schema import Warning
 
 
@@ -70,6 +70,11 @@ class Row:
     baseline_compute: tuple[float, ...] = ()  # seconds of a step, of which projections draw; no column
 
     @property
+    def is_script(self) -> bool:
+        """Whether a command of the user was measured: only its author knows its accuracy."""
+        return self.data == "script"
+
+    @property
     def step_seconds(self) -> float:
         """Of a step with a whole batch."""
         return self.seconds.value * (self.global_batch_size or 0) / ((self.epochs or 1) * (self.data_size or 1))
@@ -93,8 +98,7 @@ INTEGERS = [column.name for column in dataclasses.fields(Row) if column.type == 
 
 def _flattened(part: Any) -> dict[str, Any]:
     columns: dict[str, Any] = {}
-    for name in (column.name for column in dataclasses.fields(part)):
-        value = getattr(part, name)
+    for name, value in vars(part).items():
         if isinstance(value, Estimate):
             columns |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         elif dataclasses.is_dataclass(value):

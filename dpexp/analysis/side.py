@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import statistics
@@ -33,31 +32,55 @@ class Side:
         return self.blocks[0].arms[self.arm].samples_per_step
 
     @property
+    def threads(self) -> int:
+        """Of each process; a script may set its own."""
+        return self.blocks[0].arms[self.arm].threads
+
+    @property
+    def samples(self) -> float:
+        """That the model of a script's process receives in a step, as a mean over processes; 0 where unknown."""
+        found = [process.samples for block in self.blocks for process in block.arms[self.arm].processes]
+        return statistics.fmean(found) if all(found) else 0.0
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether a script's model is wrapped to exchange gradients."""
+        return any(process.exchanges for block in self.blocks for process in block.arms[self.arm].processes)
+
+    @property
     def steps(self) -> float:
         """Of a training: its samples over those of a step. A smaller last batch counts as a part of one."""
         return self.config.epochs * self.config.train_samples / self.samples_per_step
 
+    @functools.cached_property
+    def step(self) -> Pooled:
+        """The log of a step's seconds."""
+        return self._step(self.blocks, self.limit)
+
     @property
     def step_seconds(self) -> float:
         """Of a step."""
-        return math.exp(self._step.log)
+        return math.exp(self.step.log)
 
     @property
     def seconds(self) -> Estimate:
         """Of a training: its steps, and what lies between epochs."""
-        return self._training(self._step)
+        return self._training(self.step)
 
     @property
     def seconds_as_it_is(self) -> Estimate:
         """The same, with all time counted."""
-        every = step_seconds(self.every or self.blocks, self.arm)
-        assert every is not None
-        return self._training(every)
+        return self._training(self._step(self.every or self.blocks, math.inf))
 
     @property
-    def threads(self) -> set[int]:
-        """Of its processes."""
-        return {process.threads for block in self.blocks for process in block.arms[self.arm].processes}
+    def trained_seconds(self) -> float:
+        """Of whole trainings in one piece: the mean; NaN where there is none."""
+        return mean_of_known([training.seconds for training in self.trainings])
+
+    @property
+    def test_accuracy(self) -> float:
+        """Of whole trainings: the mean; NaN where there is none."""
+        return mean_of_known([training.test_accuracy for training in self.trainings])
 
     @functools.cached_property
     def phases(self) -> list[Seconds]:
@@ -70,15 +93,18 @@ class Side:
         found = [block.arms[self.arm].phases.get("compute", []) for block in self.blocks]
         return tuple(step[0] for steps in found for step in steps)
 
-    @functools.cached_property
-    def _step(self) -> Pooled:
-        found = step_seconds(self.blocks, self.arm, self.limit)
+    def _step(self, blocks: Sequence[Block], limit: float) -> Pooled:
+        found = step_seconds(blocks, self.arm, limit)
         assert found is not None
         return found
 
     def _training(self, step: Pooled) -> Estimate:
         between = statistics.median(block.arms[self.arm].between_epochs_seconds for block in self.blocks)
-        value, low, high = (
-            self.steps * seconds + self.config.epochs * between for seconds in dataclasses.astuple(step.estimate())
-        )
-        return Estimate(value, low, high)
+        one, rest = step.estimate(), self.config.epochs * between
+        return Estimate(self.steps * one.value + rest, self.steps * one.low + rest, self.steps * one.high + rest)
+
+
+def mean_of_known(values: Sequence[float | None]) -> float:
+    """The mean of those that are not None; NaN where none is."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else math.nan

@@ -1,123 +1,139 @@
-"""Speedups: over the paired baseline, over the workers=1 jobs of a sweep, over the best sequential process."""
+"""Speedups: over the paired baseline, the workers=1 jobs of a sweep, or the best sequential process; to an accuracy."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from dpexp.analysis.intervals import UNKNOWN, Estimate
-from dpexp.analysis.ratios import Comparison, compare, step_seconds
+from dpexp.analysis.ratios import Comparison, compare
+from dpexp.analysis.side import Side
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, Block, Training
 from dpexp.results.series import Member
 
 
-def speedup_of(blocks: Sequence[Block]) -> Estimate:
-    """Of one job over its paired baseline; unknown without one."""
-    return compare([blocks], BASELINE, CANDIDATE).shown
-
-
 @dataclass(frozen=True)
-class Baseline:
-    """What a configuration's speedup is relative to. The speedup is the ratio of throughputs.
+class Speedup:
+    """Of a configuration over its baseline: the ratio of throughputs.
 
     For equal samples that is T(sequential) / T(w); in weak scaling, where w workers train on w times the baseline's
     samples, it is w T(1) / T(w) (Gustafson 1988).
     """
 
-    name: str
+    over: str  # what; "none" where there is no baseline
     comparison: Comparison
-    blocks: list[Block]
-    arm: str  # of these blocks
-    trainings: list[Training]
+    candidate: Side
+    baseline: Side | None
 
 
-def over_baseline(members: Sequence[Member], singles: SingleWorkers, usual_misfit: float) -> Baseline:
-    """The speedup over the sequential arm of the same blocks, else over the workers=1 jobs of the same series."""
-    jobs = [member.job.result.kept() for member in members]
-    blocks = [block for job in jobs for block in job]
-    if all(BASELINE in block.arms for block in blocks):
-        found = compare(jobs, BASELINE, CANDIDATE, usual=usual_misfit)
-        trainings = [one for member in members for one in member.job.result.trainings.get(BASELINE, [])]
-        return Baseline("sequential in the same blocks", found, blocks, BASELINE, trainings)
-    single = singles.matching(members[0])
-    others = [block for member in single for block in member.job.result.kept()]
-    trainings = [one for member in single for one in member.job.result.trainings.get(CANDIDATE, [])]
-    if not single:
-        return Baseline("none", Comparison(), [], CANDIDATE, trainings)
+def over_baseline(members: Sequence[Member], singles: Mapping[str, Sequence[Member]], usual_misfit: float) -> Speedup:
+    """Over the sequential arm of the same blocks, else over the workers=1 jobs of the same series and strategy.
+
+    Where that strategy has none, they are those of the sequential one; `singles` has them all.
+    """
+    config, blocks = members[0].config, _blocks(members)
+    if any(BASELINE in block.arms for block in blocks):
+        return _paired(members, BASELINE, usual_misfit, "sequential in the same blocks")
+    own = Side(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE))
+    keys = [_key(members[0], strategy) for strategy in (config.names["strategy"], "sequential")]
+    single = next((singles[key] for key in keys if key in singles), None)
+    if single is None:
+        return Speedup("none", Comparison(), own, None)
+    other = Side(config.baseline(), _blocks(single), CANDIDATE, math.inf, _trainings(single, CANDIDATE))
     if single[0].key == members[0].key:
-        return Baseline("itself", Comparison(Estimate(1.0, math.nan, math.nan)), others, CANDIDATE, trainings)
-    times = [step_seconds(side, CANDIDATE) for side in (others, blocks)]
-    assert times[0] is not None
-    assert times[1] is not None
-    samples = [side[0].arms[CANDIDATE].samples_per_step for side in (others, blocks)]
-    ratio = times[0].less(times[1]).estimate().scaled(samples[1] / samples[0])
-    name = f"{single[0].config.names['strategy']} workers=1 job"
-    return Baseline(name, Comparison(ratio), others, CANDIDATE, trainings)
+        return Speedup("itself", Comparison(Estimate(1.0, math.nan, math.nan)), own, other)
+    ratio = other.step.less(own.step).estimate().scaled(own.samples_per_step / other.samples_per_step)
+    return Speedup(f"{single[0].config.names['strategy']} workers=1 job", Comparison(ratio), own, other)
 
 
-@dataclass(frozen=True)
-class BestSequential:
-    """The sequential process with the best number of threads; None and unknown where it was not looked for."""
-
-    threads: int | None = None
-    seconds_per_sample: float = math.nan
-    comparison: Comparison = field(default_factory=Comparison)
-
-
-def over_best_sequential(members: Sequence[Member], usual_misfit: float) -> BestSequential:
-    """The speedup over the best sequential process, which is what a user gains."""
-    jobs = [member.job.result.kept() for member in members]
-    blocks = [block for job in jobs for block in job]
-    if not members[0].config.measurement.best_sequential:
-        return BestSequential()
-    arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if all(name in block.arms for block in blocks)]
-    if not arms:
-        return BestSequential()
-    arm = min(arms, key=lambda name: _seconds_per_sample(blocks, name))
-    found = compare(jobs, arm, CANDIDATE, usual=usual_misfit)
-    seconds = step_seconds(found.blocks, arm, found.limits[0])
-    assert seconds is not None
-    best = blocks[0].arms[arm]
-    return BestSequential(best.threads, math.exp(seconds.log) / best.samples_per_step, found)
-
-
-def _seconds_per_sample(blocks: Sequence[Block], arm: str) -> float:
-    seconds = step_seconds(blocks, arm)
-    assert seconds is not None
-    return seconds.log - math.log(blocks[0].arms[arm].samples_per_step)
+def over_best_sequential(members: Sequence[Member], usual_misfit: float) -> Speedup | None:
+    """Over the sequential process with the best number of threads, which is what a user gains; None if not measured."""
+    config, blocks = members[0].config, _blocks(members)
+    arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if any(name in block.arms for block in blocks)]
+    if not arms or not config.measurement.best_sequential:
+        return None
+    sides = [Side(config.baseline(), blocks, name, math.inf, ()) for name in arms]
+    best = min(sides, key=lambda side: side.step_seconds / side.samples_per_step)
+    return _paired(members, best.arm, usual_misfit, "best sequential process")
 
 
 def of_independent_copies(members: Sequence[Member]) -> Estimate:
     """The speedup of processes that exchange nothing, which the machine itself allows; unknown where not measured."""
-    jobs = [member.job.result.kept() for member in members]
-    if not all(INDEPENDENT in block.arms for job in jobs for block in job):
+    if not all(INDEPENDENT in block.arms for block in _blocks(members)):
         return UNKNOWN
-    return compare(jobs, BASELINE, INDEPENDENT).shown
+    return compare([member.job.result.kept() for member in members], BASELINE, INDEPENDENT).shown
+
+
+def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:
+    """The workers=1 jobs among these, to be found by all other settings."""
+    singles: dict[str, list[Member]] = {}
+    for member in good:
+        if member.config.workers == 1:
+            singles.setdefault(_key(member, member.config.names["strategy"]), []).append(member)
+    return singles
 
 
 @dataclass(frozen=True)
-class SingleWorkers:
-    """The good workers=1 jobs, found by all settings but the strategy."""
+class TimeToTarget:
+    """Of the median seed; NaN where that did not reach the target, or there is none.
 
-    members: dict[str, list[Member]]
+    The split is exact, because seconds are samples / throughput:
+    target_speedup = target_throughput_ratio x target_samples_ratio.
+    """
 
-    @classmethod
-    def among(cls, good: Sequence[Member]) -> SingleWorkers:
-        """Those of the given jobs."""
-        members: dict[str, list[Member]] = {}
-        for member in good:
-            if member.config.workers == 1:
-                members.setdefault(cls._key(member, member.config.names["strategy"]), []).append(member)
-        return cls(members)
+    target_accuracy: float = math.nan
+    target_seconds: float = math.nan
+    target_samples: float = math.nan
+    baseline_target_seconds: float = math.nan
+    target_speedup: float = math.nan
+    target_throughput_ratio: float = math.nan
+    target_samples_ratio: float = math.nan  # the baseline's samples over the candidate's
 
-    def matching(self, member: Member) -> list[Member]:
-        """Those of the same configuration and strategy, else of the sequential one."""
-        names = (member.config.names["strategy"], "sequential")
-        return next((found for name in names if (found := self.members.get(self._key(member, name)))), [])
 
-    @staticmethod
-    def _key(member: Member, strategy: str) -> str:
-        settings = {name: value for name, value in member.settings.items() if not name.startswith("strategy.")}
-        return json.dumps([settings, member.config.data.size, strategy])
+def time_to_target(target: float, candidate: Side, baseline: Side) -> TimeToTarget:
+    """Of the candidate, and beside it of the baseline."""
+    (seconds, samples), (baseline_seconds, baseline_samples) = (_needed(side, target) for side in (candidate, baseline))
+    return TimeToTarget(
+        target_accuracy=target,
+        target_seconds=seconds,
+        target_samples=samples,
+        baseline_target_seconds=baseline_seconds,
+        target_speedup=baseline_seconds / seconds,
+        target_throughput_ratio=(samples / seconds) / (baseline_samples / baseline_seconds),
+        target_samples_ratio=baseline_samples / samples,
+    )
+
+
+def _needed(side: Side, target: float) -> tuple[float, float]:
+    """Seconds and samples of the median training, the slower of the middle two; NaN where it fell short."""
+    reached = []
+    for training in side.trainings:
+        epochs = [epoch for epoch, accuracy in enumerate(training.epoch_accuracies, 1) if accuracy >= target]
+        reached += epochs[:1]
+    middle = len(side.trainings) // 2
+    needed = sorted(reached)[middle] if middle < len(reached) else math.nan
+    return needed * side.seconds.value / side.config.epochs, needed * side.config.train_samples
+
+
+def _paired(members: Sequence[Member], arm: str, usual_misfit: float, over: str) -> Speedup:
+    """Over an arm that all blocks have."""
+    config, blocks = members[0].config, _blocks(members)
+    found = compare([member.job.result.kept() for member in members], arm, CANDIDATE, usual=usual_misfit)
+    candidate = Side(config, found.blocks, CANDIDATE, found.limits[1], _trainings(members, CANDIDATE), blocks)
+    baseline = Side(config.baseline(), found.blocks, arm, found.limits[0], _trainings(members, arm), blocks)
+    return Speedup(over, found, candidate, baseline)
+
+
+def _blocks(members: Sequence[Member]) -> list[Block]:
+    return [block for member in members for block in member.job.result.kept()]
+
+
+def _trainings(members: Sequence[Member], arm: str) -> list[Training]:
+    return [training for member in members for training in member.job.result.trainings.get(arm, [])]
+
+
+def _key(member: Member, strategy: str) -> str:
+    settings = {name: value for name, value in member.settings.items() if not name.startswith("strategy.")}
+    return json.dumps([settings, member.config.data.size, strategy])

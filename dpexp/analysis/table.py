@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import math
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from dpexp.analysis.efficiency import PhaseTimes, Tree, phase_times, tree
-from dpexp.analysis.ratios import block_misfit, usual_misfit
+from dpexp.analysis.efficiency import PhaseTimes, Tree, tree
+from dpexp.analysis.ratios import job_ratio, usual_misfit
 from dpexp.analysis.row import INTEGERS, Row
-from dpexp.analysis.side import Side
-from dpexp.analysis.speedup import SingleWorkers, of_independent_copies, over_baseline, over_best_sequential
-from dpexp.analysis.time_to_target import Reached, TimeToTarget, time_to_target
+from dpexp.analysis.side import Side, mean_of_known
+from dpexp.analysis.speedup import (
+    Speedup,
+    TimeToTarget,
+    of_independent_copies,
+    over_baseline,
+    over_best_sequential,
+    single_workers,
+    time_to_target,
+)
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.job import JobConfig
 from dpexp.errors import ResultError
 from dpexp.results import series
-from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
+from dpexp.results.jobs import Unreadable, read_jobs, refuse_mixed_machines
+from dpexp.results.phases import PHASES, USEFUL
 from dpexp.results.schema import BASELINE, CANDIDATE
 from dpexp.results.series import Member
 
@@ -59,40 +66,17 @@ def measured_rows(folder: Path) -> list[Row]:
     return summary.good
 
 
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """While many objects are made that all stay: collections would visit them again and again, in vain."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_no_garbage_collection()
 def aggregate(folders: Sequence[Path]) -> Summary:
     """Read all jobs below `folders`. Raises ResultError when there is none, or machines are mixed."""
-    jobs, unreadable = read_jobs(folders)
-    good = [Member(job) for job in jobs if job.result.status == "ok"]
-    refuse_mixed_machines([member.job for member in good])
-    failed = [Member(job) for job in jobs if job.result.status != "ok"]
-    labels = series.labels([member.settings for member in good])
-    all_labels = series.labels([member.settings for member in (*good, *failed)])
-
-    singles = SingleWorkers.among(good)
-    configurations: dict[str, list[Member]] = {}
-    for member in good:
-        configurations.setdefault(member.key, []).append(member)
-    spreads = [block_misfit(member.job.result.kept(), BASELINE, CANDIDATE) for member in good]
-    misfit = usual_misfit([spread for spread in spreads if spread is not None])
-    rows = [_row(members, singles, labels[members[0].series_key], misfit) for members in configurations.values()]
-    rows.sort(key=lambda row: (row.series, row.data_size, row.workers, row.job))
-    rows += sorted(
-        (_failed_row(member.job, all_labels[member.series_key]) for member in failed), key=lambda row: row.job
-    )
-    rows += sorted((_unreadable_row(job) for job in unreadable), key=lambda row: row.job)
+    gc.disable()  # many objects are made, which all stay: collections would visit them again and again, in vain
+    try:
+        jobs, unreadable = read_jobs(folders)
+        good = [Member(job) for job in jobs if job.result.status == "ok"]
+        refuse_mixed_machines([member.job for member in good])
+        failed = [Member(job) for job in jobs if job.result.status != "ok"]
+        rows = [*_good_rows(good), *_failed_rows(good, failed, unreadable)]
+    finally:
+        gc.enable()
     environment = good[0].job.result.environment if good else None
     return Summary(
         rows,
@@ -101,85 +85,108 @@ def aggregate(folders: Sequence[Path]) -> Summary:
     )
 
 
-def _row(members: list[Member], singles: SingleWorkers, label: str, misfit: float) -> Row:
+def _good_rows(good: Sequence[Member]) -> list[Row]:
+    labels = series.labels([member.settings for member in good])
+    singles = single_workers(good)
+    spreads = [job_ratio(member.job.result.kept(), BASELINE, CANDIDATE) for member in good]
+    misfit = usual_misfit([spread for spread in spreads if spread is not None])
+    configurations: dict[str, list[Member]] = {}
+    for member in good:
+        configurations.setdefault(member.key, []).append(member)
+    rows = [_row(members, singles, labels[members[0].series_key], misfit) for members in configurations.values()]
+    return sorted(rows, key=lambda row: (row.series, row.data_size, row.workers, row.job))
+
+
+def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: Sequence[Unreadable]) -> list[Row]:
+    """Jobs without a good result; the label of each says in what it differs from all others, good or not."""
+    labels = series.labels([member.settings for member in (*good, *failed)])
+    rows = []
+    for member in sorted(failed, key=lambda member: member.job.name):
+        result, label = member.job.result, labels[member.series_key]
+        problem = result.error or f"interrupted after {len(result.kept())} of its blocks; resume it to finish"
+        settings = _settings(member.config)
+        rows.append(Row(status=result.status, **settings, problem=problem, job=member.job.name, series=label))
+    for job in sorted(unreadable, key=lambda job: job.name):
+        rows.append(Row(status=job.status, problem=job.reason, job=job.name))
+    return rows
+
+
+def _row(members: list[Member], singles: dict[str, list[Member]], label: str, misfit: float) -> Row:
     """One configuration; the blocks of several jobs of it are pooled."""
     config, environment = members[0].config, members[0].job.result.environment
-    blocks = [block for member in members for block in member.job.result.kept()]
-    trainings = [one for member in members for one in member.job.result.trainings.get(CANDIDATE, [])]
-    baseline = over_baseline(members, singles, misfit)
-    best_sequential = over_best_sequential(members, misfit)
-    found = baseline.comparison
-    own = Side(config, found.blocks or blocks, CANDIDATE, found.limits[1], trainings, blocks)
-    others: list[Side] = []
-    if baseline.blocks:
-        of_arm = baseline.blocks if baseline.arm == CANDIDATE else found.blocks
-        others.append(
-            Side(config.baseline(), of_arm, baseline.arm, found.limits[0], baseline.trainings, baseline.blocks)
-        )
-    samples = config.epochs * config.train_samples
+    speedup = over_baseline(members, singles, misfit)
+    own, found = speedup.candidate, speedup.comparison
     return Row(
         status="ok",
-        **_settings(config) | {"threads_per_worker": blocks[0].arms[CANDIDATE].threads},
-        repeats=len(blocks),
+        **_settings(config) | {"threads_per_worker": own.threads},
+        repeats=sum(len(member.job.result.kept()) for member in members),
         seconds=own.seconds,
         overall_seconds=own.seconds_as_it_is.value,
-        trained_seconds=_mean([training.seconds for training in trainings]),
-        samples_per_second=samples / own.seconds.value,
-        baseline_threads=baseline.blocks[0].arms[baseline.arm].threads if baseline.blocks else None,
-        baseline=baseline.name,
-        baseline_seconds=others[0].seconds.value if others else math.nan,
-        baseline_overall_seconds=others[0].seconds_as_it_is.value if others else math.nan,
-        baseline_trained_seconds=_mean([training.seconds for training in baseline.trainings]),
+        trained_seconds=own.trained_seconds,
+        samples_per_second=config.epochs * config.train_samples / own.seconds.value,
+        baseline=speedup.over,
+        **(_of_baseline(own, speedup.baseline) if speedup.baseline else {}),
         speedup=found.shown,
         overall_speedup=found.here,
         disturbed_share=found.disturbed_share,
         efficiency=found.shown.scaled(1 / config.workers),
-        best_sequential_threads=best_sequential.threads,
-        best_sequential_seconds=best_sequential.seconds_per_sample * config.epochs * config.baseline().train_samples,
-        best_sequential_speedup=best_sequential.comparison.shown,
-        overall_best_sequential_speedup=best_sequential.comparison.here,
+        **_of_best_sequential(over_best_sequential(members, misfit)),
         independent_speedup=of_independent_copies(members),
-        target=_time_to_target(config, own, others),
-        tree=_tree(config, own, others),
-        phases=_phase_times(own, others),
-        train_loss=_mean([training.epoch_losses[-1] for training in trainings]),
-        test_accuracy=_mean([training.test_accuracy for training in trainings]),
-        baseline_test_accuracy=_mean([training.test_accuracy for training in baseline.trainings]),
+        tree=_tree(own, speedup.baseline),
+        phases=_phase_times(own, speedup.baseline),
+        train_loss=mean_of_known([training.epoch_losses[-1] for training in own.trainings]),
+        test_accuracy=own.test_accuracy,
         oversubscribed=busy_threads(config, environment) > environment.usable_cores,
-        warnings=tuple(warnings(config, environment, blocks, found, [own, *others], baseline.name)),
+        warnings=tuple(warnings(environment, speedup)),
         job=" + ".join(member.job.name for member in members),
         series=label,
-        baseline_compute=others[0].compute_seconds if others else (),
     )
 
 
-def _time_to_target(config: JobConfig, own: Side, others: Sequence[Side]) -> TimeToTarget:
-    if config.target_accuracy is None or not others:
-        return TimeToTarget()
-    candidate, baseline = (
-        Reached(side.trainings, side.config.train_samples, side.seconds.value / side.config.epochs)
-        for side in (own, others[0])
-    )
-    return time_to_target(config.target_accuracy, candidate, baseline)
+def _of_baseline(own: Side, baseline: Side) -> dict[str, Any]:
+    target = own.config.target_accuracy
+    return {
+        "baseline_threads": baseline.threads,
+        "baseline_seconds": baseline.seconds.value,
+        "baseline_overall_seconds": baseline.seconds_as_it_is.value,
+        "baseline_trained_seconds": baseline.trained_seconds,
+        "baseline_test_accuracy": baseline.test_accuracy,
+        "baseline_compute": baseline.compute_seconds,
+        "target": TimeToTarget() if target is None else time_to_target(target, own, baseline),
+    }
 
 
-def _tree(config: JobConfig, own: Side, others: Sequence[Side]) -> Tree:
+def _of_best_sequential(speedup: Speedup | None) -> dict[str, Any]:
+    if speedup is None or speedup.baseline is None:
+        return {}
+    return {
+        "best_sequential_threads": speedup.baseline.threads,
+        "best_sequential_seconds": speedup.baseline.steps * speedup.baseline.step_seconds,
+        "best_sequential_speedup": speedup.comparison.shown,
+        "overall_best_sequential_speedup": speedup.comparison.here,
+    }
+
+
+def _tree(own: Side, baseline: Side | None) -> Tree:
     """One process that plays several workers has no parallel efficiency."""
-    workers = own.phases if len(own.phases) == config.workers else []
-    baseline = others[0].phases if others else []
-    ratio = own.samples_per_step / others[0].samples_per_step if others else math.nan
-    return tree(own.step_seconds, workers, baseline, ratio)
+    workers = own.phases if len(own.phases) == own.config.workers else []
+    ratio = own.samples_per_step / baseline.samples_per_step if baseline else math.nan
+    return tree(own.step_seconds, workers, baseline.phases if baseline else [], ratio)
 
 
-def _phase_times(own: Side, others: Sequence[Side]) -> PhaseTimes:
-    baseline, steps = (others[0].phases, others[0].steps) if others else ([], math.nan)
-    return phase_times(own.blocks, own.arm, own.phases, own.steps, baseline, steps)
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    """The mean of those that are known."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else math.nan
+def _phase_times(own: Side, baseline: Side | None) -> PhaseTimes:
+    """Of whole trainings, from the phases of a step; and the spread of the candidate's steps."""
+    found = {}
+    if own.phases:
+        for phase in PHASES:
+            found[f"{phase}_seconds"] = own.steps * sum(worker.get(phase, math.nan) for worker in own.phases)
+    if baseline and baseline.phases:
+        for phase in USEFUL:
+            found[f"baseline_{phase}_seconds"] = baseline.steps * baseline.phases[0][phase]
+    steps = np.concatenate([block.arms[own.arm].step_seconds for block in own.blocks])
+    for name, value in zip(("median", "p95", "p99"), np.percentile(steps, (50, 95, 99)).tolist(), strict=True):
+        found[f"step_{name}_seconds"] = value
+    return PhaseTimes(**found)
 
 
 def _settings(config: JobConfig) -> dict[str, Any]:
@@ -197,14 +204,3 @@ def _settings(config: JobConfig) -> dict[str, Any]:
         "baseline_updates": config.baseline().updates,
         "configured_size": config.data.size,
     }
-
-
-def _failed_row(job: Job, label: str) -> Row:
-    """A job without a good result; its label says in what it differs from all others, good or not."""
-    unfinished = f"interrupted after {len(job.result.kept())} of its blocks; resume it to finish"
-    problem = job.result.error or unfinished
-    return Row(status=job.result.status, **_settings(job.config), problem=problem, job=job.name, series=label)
-
-
-def _unreadable_row(job: Unreadable) -> Row:
-    return Row(status=job.status, problem=job.reason, job=job.name)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.speedup import speedup_of
+from dpexp.analysis.ratios import compare
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
@@ -196,7 +196,7 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
 
 def speedup(folder: Path) -> Estimate:
     """The speedup of a finished job; unknown without a paired baseline."""
-    return speedup_of(storage.read(folder / storage.FILE_NAME).kept())
+    return compare([storage.read(folder / storage.FILE_NAME).kept()], BASELINE, CANDIDATE).shown
 
 
 def find_earlier(

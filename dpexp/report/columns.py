@@ -14,14 +14,14 @@ FOOTNOTES = {
     "speedup": "speedup: over one process with as many threads as a worker, without such steps, too",
     "as it is here": "as it is here: the same, with all time counted",
     "over best sequential": "over best sequential: over one process with the best number of threads",
-    "accuracy": "accuracy: on the test split after a whole training, in square brackets that of one process",
+    "accuracy": "accuracy: on the test split after a whole training; in square brackets that of one process",
 }
 
 
 def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     """What all good rows have in common, in words, and the columns by head in which they differ or have numbers."""
-    rows = [_cells(row) for row in summary.good]
-    columns = {head: tuple(cells[head] for cells in rows) for head in (rows[0] if rows else ())}
+    rows = [cells(row) for row in summary.good]
+    columns = {head: tuple(row[head] for row in rows) for head in (rows[0] if rows else ())}
     common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
     text = "; ".join(f"{head}: {columns.pop(head)[0]}" for head in common)
     for head, nothing in (("warnings", ""), ("over best sequential", "-"), ("accuracy", "-")):
@@ -34,15 +34,20 @@ def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
 
 def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     """What the shown columns mean."""
-    star = summary.good and any(row.oversubscribed for row in summary.good)
+    star = any(row.oversubscribed for row in summary.good)
     notes = [f"* more threads than the {summary.usable_cores} usable cores"] if star else []
     notes += [note for head, note in FOOTNOTES.items() if head in heads]
     return [*notes, "intervals: 95 %"] if heads else []
 
 
-def _cells(row: Row) -> dict[str, str]:
+def cells(row: Row) -> dict[str, str]:
     """One good row of the table as text, by head; what was not measured is a dash."""
     batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in all"
+    accuracy = percent(row.test_accuracy)
+    if not math.isnan(row.baseline_test_accuracy):
+        accuracy += f" [{percent(row.baseline_test_accuracy)}]"
+    if math.isnan(row.test_accuracy):
+        accuracy = "-" if row.is_script else "not trained"
     return {
         "configuration": row.series or ", ".join(dict.fromkeys([f"{row.strategy}", f"{row.model}", f"{row.data}"])),
         "workers": f"{row.workers}{'*' if row.oversubscribed else ''}",
@@ -54,23 +59,13 @@ def _cells(row: Row) -> dict[str, str]:
         "speedup": _with_interval(row.speedup),
         "as it is here": _with_interval(row.overall_speedup),
         "over best sequential": _with_interval(row.best_sequential_speedup),
-        "efficiency": "-" if not row.efficiency.known else f"{100 * row.efficiency.value:.0f} %",
-        "accuracy": _accuracy(row),
+        "efficiency": f"{100 * row.efficiency.value:.0f} %" if row.efficiency.is_known else "-",
+        "accuracy": accuracy,
         "warnings": "; ".join(warning.text for warning in row.warnings if warning.kind not in MARKED),
     }
 
 
 def _with_interval(estimate: Estimate) -> str:
-    if not estimate.known:
-        return "-"
     if math.isnan(estimate.low):
-        return f"{estimate.value:.2f}"
+        return f"{estimate.value:.2f}" if estimate.is_known else "-"
     return f"{estimate.value:.2f} ({estimate.low:.2f}–{estimate.high:.2f})"
-
-
-def _accuracy(row: Row) -> str:
-    if math.isnan(row.test_accuracy):
-        return "-" if row.data == "script" else "not trained"
-    if math.isnan(row.baseline_test_accuracy):
-        return percent(row.test_accuracy)
-    return f"{percent(row.test_accuracy)} [{percent(row.baseline_test_accuracy)}]"

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ WIDTH_IN_NOTEBOOK = 80  # rich's 115 columns make the cell scroll
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
 TELL_SECONDS = 15.0  # after so long, a job that has no terminal says where it is
 
+STYLES = {"details": "", "reasons": "dim", "warnings": "yellow", "failures": "red"}  # of what stands below the table
 # Columns that a narrow terminal does without, in this order: results.csv has all.
 LEAST_NEEDED = (
     "samples/s, batch, updates, warnings, accuracy, efficiency, as it is here, over best sequential, seconds"
@@ -78,23 +80,18 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
 
 
 def _show_report(summary: Summary, paths: Sequence[Path]) -> None:
-    from dpexp.report import sentences  # pandas is slow to import: errors don't wait for it
+    from dpexp.report.answer import sections  # pandas is slow to import: errors don't wait for it
 
-    console = _console()
+    console, said = _console(), sections(summary)
     if not console.is_terminal:
         console.width = WIDTH_WITHOUT_TERMINAL
-    for number, line in enumerate(sentences.answer(summary)):
+    for number, line in enumerate(said["answer"]):
         console.print(line, soft_wrap=True, style="" if number else "bold")
     console.print()
     _show_table(console, summary)
-    for line in sentences.first([*sentences.details(summary), *sentences.targets(summary)]):
-        console.print(line, soft_wrap=True)
-    for line in sentences.first(sentences.reasons(summary)):
-        console.print(line, soft_wrap=True, style="dim")
-    for line in sentences.first(sentences.warnings(summary)):
-        console.print(f"warning: {line}", soft_wrap=True, style="yellow")
-    for line in sentences.first(sentences.failures(summary)):
-        console.print(line, soft_wrap=True, style="red")
+    for section, style in STYLES.items():
+        for line in said[section]:
+            console.print(f"warning: {line}" if section == "warnings" else line, soft_wrap=True, style=style)
     for path in paths:
         console.print(f"wrote {path}", soft_wrap=True)
 
@@ -127,11 +124,6 @@ def _show_table(console: Console, summary: Summary) -> None:
     console.print()
 
 
-def _has_widgets(console: Console) -> bool:
-    """Whether it is a notebook that can show progress."""
-    return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-
-
 class Display:
     """One progress bar for all jobs of a command, on standard error.
 
@@ -143,6 +135,7 @@ class Display:
         self._job, self._name = 0, ""
         self._started = self._job_started = self._drawn = time.monotonic()
         self._console = _console(stderr=True)
+        has_widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         if self._console.is_jupyter:
             self._console.width = WIDTH_IN_NOTEBOOK
         self._bar = Progress(
@@ -153,13 +146,13 @@ class Display:
             console=self._console,
             auto_refresh=False,
             transient=True,
-            disable=not (self._console.is_terminal or _has_widgets(self._console)),
+            disable=not (self._console.is_terminal or has_widgets),
         )
         self._task = self._bar.add_task("starting", total=1.0, left="")
 
     def begin(self, job: int, name: str) -> None:
         """Job `job` (from 0) starts; `name` says what is particular to it."""
-        self._job, self._name, self._job_started = job, name, time.monotonic()
+        self._job, self._name, self._job_started = job, name or "defaults", time.monotonic()
         self._bar.start()
         self._redraw("loading", 0.0)
 
@@ -168,17 +161,14 @@ class Display:
         silent = time.monotonic() - self._drawn
         if self._bar.disable and silent >= TELL_SECONDS:
             self._drawn = time.monotonic()
-            with contextlib.suppress(OSError):
-                show_line(f"{self._of_jobs()}{self._name or 'defaults'}: {100 * done_fraction:.0f} %, {text}")
+            self._tell(f"{100 * done_fraction:.0f} %, {text}")
         elif not self._bar.disable and silent >= REDRAW_SECONDS:
             self._redraw(text, done_fraction)
 
     def finish(self, outcome: str) -> None:
         """The current job is over."""
         if not self._console.is_terminal and self._jobs > 1:
-            seconds = time.monotonic() - self._job_started
-            with contextlib.suppress(OSError):
-                show_line(f"{self._of_jobs()}{self._name or 'defaults'}: {outcome}, {seconds:.1f} s")
+            self._tell(f"{outcome}, {time.monotonic() - self._job_started:.1f} s")
 
     def close(self) -> None:
         """Remove the bar."""
@@ -187,15 +177,14 @@ class Display:
     def _of_jobs(self) -> str:
         return f"job {self._job + 1} of {self._jobs}: " if self._jobs > 1 else ""
 
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # an output that is gone is no reason to end a job
+            show_line(f"{self._of_jobs()}{self._name}: {text}")
+
     def _redraw(self, text: str, job_fraction: float) -> None:
         self._drawn = time.monotonic()
         done = min(1.0, (self._job + job_fraction) / self._jobs)
-        elapsed = time.monotonic() - self._started
-        left = f"{_duration(elapsed * (1 - done) / done)} left" if done > 0.01 else ""
-        with contextlib.suppress(OSError):  # a terminal that is gone is no reason to end a job
+        seconds_left = (self._drawn - self._started) * (1 - done) / done if done > 0.01 else 0.0
+        left = f"{timedelta(seconds=round(seconds_left))} left" if seconds_left else ""
+        with contextlib.suppress(OSError):
             self._bar.update(self._task, completed=done, description=self._of_jobs() + text, left=left, refresh=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02d}"

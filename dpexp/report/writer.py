@@ -1,16 +1,26 @@
-"""Write the report of some folders: the table as CSV, the figures, and one HTML page."""
+"""Write the report of some folders: the table as CSV, the figures, and one HTML page that needs no other file."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
+
+from dpexp.analysis.decision.verdict import largest_of_each_series
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.errors import ResultError
 from dpexp.machine.files import write_atomically
-from dpexp.report import figures, page
+from dpexp.report import figures
+from dpexp.report.answer import sections
+from dpexp.report.columns import cells, columns_of, footnotes
 from dpexp.report.figures import Drawn
+from dpexp.report.sentences import label, workers_of
+
+MOST_ROWS = 1000
+MOST_TOLD = 12  # rows, in a picture's alternative text
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,48 @@ def write_report(folders: Sequence[Path], output: Path) -> Written:
         drawn = figures.draw(summary, output / "figures")
         csv_path, page_path = output / "results.csv", output / "report.html"
         write_atomically(csv_path, summary.table.to_csv(index=False, float_format="%.6g"))
-        write_atomically(page_path, page.render(summary, drawn))
+        write_atomically(page_path, _page(summary, drawn))
     except OSError as error:
         raise ResultError(f"can't write into {output}: {error.strerror}") from error
     return Written(summary, csv_path, page_path, drawn)
+
+
+def _page(summary: Summary, drawn: Sequence[Drawn]) -> str:
+    """The HTML: answer, figures in their order, and table."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dpexp.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    common, columns = columns_of(summary)
+    rows = list(zip(*columns.values(), strict=True))
+    said = sections(summary)
+    for lines in said.values():  # none breaks before a percent sign
+        lines[:] = [line.replace(" %", "\N{NO-BREAK SPACE}%") for line in lines]
+    headline, *answer = said.pop("answer") or ["No usable result"]
+    return environment.get_template("page.html.j2").render(
+        common=common,
+        machine=summary.machine,
+        headline=headline,
+        answer=answer,
+        **said,
+        heads=list(columns),
+        footnotes=footnotes(summary, list(columns)),
+        rows=rows[:MOST_ROWS],
+        more_rows=max(0, len(rows) - MOST_ROWS),
+        figures=[_picture(summary, figure) for figure in drawn],
+    )
+
+
+def _picture(summary: Summary, figure: Drawn) -> dict[str, str]:
+    """A figure, and what it shows in numbers, for those who can't see it."""
+    rows = [row for row in summary.good if figure.path.stem == f"time_{row.data_size}"]
+    told = []
+    for row in rows or largest_of_each_series(summary.good):
+        text = cells(row)
+        numbers = f"speedup {text['speedup']}, efficiency {text['efficiency']}, {text['seconds']} s"
+        told.append(f"{label(row)}{workers_of(row)}, {text['samples']} samples: {numbers}")
+    return {
+        "name": figure.path.stem,
+        "title": figure.title,
+        "alternative": f"{figure.title}. {'; '.join(told[:MOST_TOLD])}",
+        "svg": base64.b64encode(figure.path.with_suffix(".svg").read_bytes()).decode(),
+    }

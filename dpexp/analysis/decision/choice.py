@@ -41,7 +41,7 @@ class Choice:
         return text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Option:
     name: str
     row: Row | None
@@ -56,56 +56,62 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     threads than cores is compared only if it surely is the fastest. None where there is no row with several workers, or
     no interval.
     """
-    generator = np.random.default_rng(0)
     several = [row for row in rows if row.workers != 1 and not math.isnan(row.overall_speedup.low)]
     if not several:
         return None
-    threads = several[0].baseline_threads or several[0].threads_per_worker or 1
-    options = [_Option(_process(threads), None, threads, np.zeros(DRAWS))]
-    best = min(several, key=lambda row: _width(row.overall_best_sequential_speedup))
-    for row in several:
-        draws = _draws(row.overall_speedup, generator)
-        cores = 1 if row.strategy == "emulated" else row.workers or 1
-        options.append(_Option(counted(row.workers or 1, "worker"), row, cores * (row.threads_per_worker or 1), draws))
-        best_threads = row.best_sequential_threads
-        if (
-            row is best
-            and best_threads not in (None, threads)
-            and not math.isnan(row.overall_best_sequential_speedup.low)
-        ):
-            over = _draws(row.overall_best_sequential_speedup, generator)  # measured in pairs with it
-            options.insert(1, _Option(_process(best_threads or 1), None, best_threads or 1, draws - over))
-    speeds = np.array([option.log_speeds for option in options])
-    wins = np.bincount(speeds.argmax(0), minlength=len(options)) / DRAWS
-    crowded = np.array([option.row is not None and bool(option.row.oversubscribed) for option in options])
-    apart = crowded & (wins < SURE) & ~crowded.all()
-    beyond = [f"{options[at].name} ({100 * wins[at]:.0f} %)" for at in np.flatnonzero(apart & (wins >= 1 - SURE))]
-    options = [option for option, is_apart in zip(options, apart, strict=True) if not is_apart]
-    speeds = speeds[~apart]
-    fastest = speeds.max(0)
-    chosen = int(speeds.mean(1).argmax())  # the mean log: that little is known of an option is no reason to choose it
-    enough = [(speeds[at] >= fastest - math.log1p(TOLERANCE)).mean() >= SURE for at in range(len(options))]
-    fewer = [option for option, is_enough in zip(options, enough, strict=True) if is_enough]
-    fewer = [option for option in fewer if option.threads < options[chosen].threads]
+    options = _options(several)
+    wins = np.bincount(np.argmax([option.log_speeds for option in options], 0), minlength=len(options)) / DRAWS
+    crowded = {
+        option: win
+        for option, win in zip(options, wins, strict=True)
+        if option.row is not None and option.row.oversubscribed and win < SURE
+    }
+    beyond = [f"{option.name} ({100 * win:.0f} %)" for option, win in crowded.items() if win >= 1 - SURE]
+    options = [option for option in options if option not in crowded]
+    # By the mean log: that little is known of an option is no reason to choose it.
+    chosen = max(options, key=lambda option: float(option.log_speeds.mean()))
+    fastest = np.max([option.log_speeds for option in options], 0)
+    behind = {option: fastest - option.log_speeds for option in options}
+    cheaper = [
+        option
+        for option in options
+        if option.threads < chosen.threads and (behind[option] <= math.log1p(TOLERANCE)).mean() >= SURE
+    ]
     return Choice(
-        name=options[chosen].name,
-        row=options[chosen].row,
+        name=chosen.name,
+        row=chosen.row,
         options=[option.name for option in options],
-        probability=float((speeds.argmax(0) == chosen).mean()),
-        regret=float(-np.expm1(speeds[chosen] - fastest).mean()),
-        cheaper=min(fewer, key=lambda option: option.threads).name if fewer else None,
+        probability=float((behind[chosen] == 0).mean()),
+        regret=float(-np.expm1(-behind[chosen]).mean()),
+        cheaper=min(cheaper, key=lambda option: option.threads).name if cheaper else None,
         beyond=" or ".join(beyond),
     )
+
+
+def _options(several: Sequence[Row]) -> list[_Option]:
+    """One process, that with the best number of threads where it is another, and each number of workers."""
+    generator = np.random.default_rng(0)
+    threads = several[0].baseline_threads or several[0].threads_per_worker or 1
+    options = [_Option(_process(threads), None, threads, np.zeros(DRAWS))]
+    drawn = [_draws(row.overall_speedup, generator) for row in several]
+    known = [at for at, row in enumerate(several) if not math.isnan(row.overall_best_sequential_speedup.low)]
+    if known:
+        best = min(known, key=lambda at: several[at].overall_best_sequential_speedup.precision)
+        best_threads = several[best].best_sequential_threads or threads
+        if best_threads != threads:
+            over = _draws(several[best].overall_best_sequential_speedup, generator)  # measured in pairs with it
+            options.append(_Option(_process(best_threads), None, best_threads, drawn[best] - over))
+    for row, log_speeds in zip(several, drawn, strict=True):
+        workers = row.workers or 1
+        busy = (1 if row.strategy == "emulated" else workers) * (row.threads_per_worker or 1)
+        options.append(_Option(counted(workers, "worker"), row, busy, log_speeds))
+    return options
 
 
 def _process(threads: int) -> str:
     return f"one process with {counted(threads, 'thread')}"
 
 
-def _width(estimate: Estimate) -> float:
-    return math.inf if math.isnan(estimate.low) else estimate.high / estimate.low
-
-
 def _draws(estimate: Estimate, generator: np.random.Generator) -> np.ndarray:
-    low, value, high = (math.log(one) for one in (estimate.low, estimate.value, estimate.high))
-    return generator.normal(value, (high - low) / 2 / 1.96, DRAWS)
+    half = (math.log(estimate.high) - math.log(estimate.low)) / 2
+    return generator.normal(math.log(estimate.value), half / 1.96, DRAWS)

@@ -18,37 +18,32 @@ DRAWS = 100
 
 
 @dataclass(frozen=True)
+class Fit:
+    """A law with the parameters (k,) that fit best, and others (DRAWS, k) that the measurements' intervals allow."""
+
+    law: Law
+    parameters: np.ndarray
+    draws: np.ndarray
+    held_out_error: float  # the root mean square of log errors
+
+
+@dataclass(frozen=True)
 class Scaling:
-    """The laws that the measurements allow, the best one first."""
+    """The laws that the measurements allow, the chosen one first."""
 
-    laws: list[Law]
-    parameters: list[np.ndarray]  # of each law
-    held_out_errors: dict[str, float]  # of every law that competed: the root mean square of log errors
-    draws: list[np.ndarray]  # of each law the parameters (DRAWS, k) that the measurements' intervals allow
+    fits: list[Fit]
     most_workers: int  # measured
-
-    @property
-    def law(self) -> Law:
-        """The one that is chosen."""
-        return self.laws[0]
 
     def curve(self, workers: Sequence[float]) -> np.ndarray:
         """Speedups (3, n): of the chosen law, and the least and the most of the 95 % intervals of all of them."""
         counts = np.asarray(workers, dtype=float)
-        middle = self.law.speedup(counts, self.parameters[0])
+        chosen = self.fits[0]
+        middle = chosen.law.speedup(counts, chosen.parameters)
         ends = []
-        for law, draws in zip(self.laws, self.draws, strict=True):
-            ends.append(np.percentile([law.speedup(counts, draw) for draw in draws], [2.5, 97.5], axis=0))
+        for fit in self.fits:
+            ends.append(np.percentile([fit.law.speedup(counts, draw) for draw in fit.draws], [2.5, 97.5], axis=0))
         low, high = np.min(ends, axis=(0, 1)), np.max(ends, axis=(0, 1))
         return np.array([middle, np.minimum(low, middle), np.maximum(high, middle)])
-
-    def intervals(self) -> dict[str, tuple[float, float, float]]:
-        """Of the chosen law each parameter with the ends of its 95 % interval."""
-        low, high = np.percentile(self.draws[0], [2.5, 97.5], axis=0)
-        return {
-            name: (float(value), float(least), float(most))
-            for name, value, least, most in zip(self.law.bounds, self.parameters[0], low, high, strict=True)
-        }
 
 
 def contest(rows: Sequence[Row]) -> Scaling | None:
@@ -64,9 +59,7 @@ def contest(rows: Sequence[Row]) -> Scaling | None:
     points = _points(rows)
     if len(points) < LEAST_COUNTS:
         return None
-    known = not np.isnan(points.exchange_shares).any()
-    competing = [law for law in laws(rows[0].batch_scope or "") if known or law.exchange_share is None]
-    competing = [law for law in competing if law.least_points < len(points)]
+    competing = [law for law in laws(rows[0].batch_scope or "") if len(law.bounds) < len(points)]
     errors = {law.name: _held_out_error(law, points) for law in competing}
     best = min(errors.values())
     if best > WORST_ERROR:
@@ -74,36 +67,26 @@ def contest(rows: Sequence[Row]) -> Scaling | None:
     noise = float(np.sqrt(np.mean(points.errors**2)))
     good = [law for law in competing if errors[law.name] <= best + noise]
     chosen = min(good, key=lambda law: (len(law.bounds), errors[law.name]))
-    fits = {law.name: law.fit(points) for law in competing}
-    allowed = [law for law in competing if law is not chosen and law.misfit(points, fits[law.name]) >= CONTRADICTED]
-    kept = [chosen, *sorted(allowed, key=lambda law: errors[law.name])]
+    found = {law.name: law.fit(points) for law in competing}
+    allowed = [law for law in competing if law is not chosen and law.misfit(points, found[law.name]) >= CONTRADICTED]
     generator = np.random.default_rng(0)
     drawn = [_drawn(points, max(noise, best) / noise, generator) for _ in range(DRAWS)]
-    return Scaling(
-        laws=kept,
-        parameters=[fits[law.name] for law in kept],
-        held_out_errors=errors,
-        draws=[np.array([law.fit(draw, fits[law.name]) for draw in drawn]) for law in kept],
-        most_workers=int(points.workers.max()),
-    )
+    fits = []
+    for law in (chosen, *allowed):
+        parameters = found[law.name]
+        draws = np.array([law.fit(draw, parameters) for draw in drawn])
+        fits.append(Fit(law, parameters, draws, errors[law.name]))
+    return Scaling(fits, int(points.workers.max()))
 
 
 def _points(rows: Sequence[Row]) -> Points:
-    good = [
-        row
-        for row in rows
-        if row.workers not in (None, 1)
-        and not (row.oversubscribed or row.strategy == "emulated" or math.isnan(row.speedup.low))
-    ]
+    good = [row for row in rows if row.workers not in (None, 1) and not math.isnan(row.speedup.low)]
+    good = [row for row in good if not row.oversubscribed and row.strategy != "emulated"]
     good.sort(key=lambda row: row.workers or 0)
-    phases = [row.phases for row in good]
-    shares = [one.communicate_seconds / one.total_seconds for one in phases]
-    return Points(
-        workers=np.array([row.workers for row in good], dtype=float),
-        speedups=np.array([row.speedup.value for row in good]),
-        errors=np.array([max(math.log(row.speedup.high / row.speedup.low) / 2 / 1.96, 1e-4) for row in good]),
-        exchange_shares=np.array(shares),
-    )
+    workers, speedups = [float(row.workers or 0) for row in good], [row.speedup.value for row in good]
+    errors = [max(math.log(row.speedup.high / row.speedup.low) / 2 / 1.96, 1e-4) for row in good]
+    columns = [(name, float) for name in ("workers", "speedups", "errors")]
+    return np.rec.fromarrays([workers, speedups, errors], dtype=columns)
 
 
 def _held_out_error(law: Law, points: Points) -> float:
@@ -117,5 +100,6 @@ def _held_out_error(law: Law, points: Points) -> float:
 
 
 def _drawn(points: Points, wider: float, generator: np.random.Generator) -> Points:
-    speedups = points.speedups * np.exp(generator.normal(0, wider * points.errors))
-    return Points(points.workers, speedups, points.errors, points.exchange_shares)
+    drawn: Points = points.copy()
+    drawn.speedups *= np.exp(generator.normal(0, wider * points.errors))
+    return drawn

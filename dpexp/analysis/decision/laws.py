@@ -6,7 +6,7 @@
   Karp and Flatt's serial fraction (1990), if that grows in a line with the workers: contention + coherence x workers.
 - goodput's throughput (Pollux, Qiao et al. 2021; AdaptDL): computing and exchanging overlap in part.
 - alpha-beta (Hockney 1994; ring of Patarasuk and Yuan 2009): an exchange takes rounds with a latency each, and the
-  gradient's way over each link; it is fitted to the measured share of exchanging, too.
+  gradient's way over each link.
 
 The last two know steps: times are in units of the step of one process. With a global batch of fixed size a worker
 computes a share of a step that falls with the number of workers, towards a rest that doesn't.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import chdtrc
@@ -24,20 +25,8 @@ Curve = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From numbers of workers (n,) and a law's parameters (k,) to values (n,)."""
 
 
-@dataclass(frozen=True)
-class Points:
-    """Measured numbers of workers, with their speedups; all arrays (n,)."""
-
-    workers: np.ndarray
-    speedups: np.ndarray
-    errors: np.ndarray  # standard errors of log speedups
-    exchange_shares: np.ndarray  # of a step; NaN where unknown
-
-    def __getitem__(self, chosen: np.ndarray) -> Points:
-        return Points(*(values[chosen] for values in vars(self).values()))
-
-    def __len__(self) -> int:
-        return len(self.workers)
+Points = np.recarray[Any, Any]
+"""Measured numbers of `workers` with their `speedups`, and the standard `errors` of the logs of these."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +36,11 @@ class Law:
     name: str
     bounds: dict[str, tuple[float, float, float]]
     speedup: Curve
-    exchange_share: Curve | None = None  # fitted, too
-
-    @property
-    def least_points(self) -> int:
-        """The numbers of workers, beside 1, that its parameters can be told from."""
-        return len(self.bounds) if self.exchange_share is None else -(-len(self.bounds) // 2)
 
     def misfit(self, points: Points, parameters: np.ndarray) -> float:
         """The probability of log speedups this far from the law, or farther, if it were true (chi-squared)."""
         off = self._off(points, parameters) / points.errors
-        told = len(self.bounds) if self.exchange_share is None else 1  # the rest, by the shares of exchanging
-        return float(chdtrc(max(1, len(points) - told), float((off**2).sum())))
-
-    def _off(self, points: Points, parameters: np.ndarray) -> np.ndarray:
-        """Log speedups by the law, less the measured ones."""
-        off: np.ndarray = np.log(np.maximum(self.speedup(points.workers, parameters), 1e-9) / points.speedups)
-        return off
+        return float(chdtrc(max(1, len(points) - len(self.bounds)), float((off**2).sum())))
 
     def fit(self, points: Points, near: np.ndarray | None = None) -> np.ndarray:
         """The parameters (k,) with the least squares of log speedups, by their errors, within their bounds.
@@ -76,17 +53,17 @@ class Law:
         begin = start if near is None else np.clip(near, lower + 1e-9, upper - 1e-9)
         tolerance = 1e-6 if near is None else 1e-4
         weights = np.median(points.errors) / points.errors
-        known = ~np.isnan(points.exchange_shares)
 
         def residuals(parameters: np.ndarray) -> np.ndarray:
-            off = self._off(points, parameters)
-            if self.exchange_share is not None:
-                shares = self.exchange_share(points.workers, parameters)
-                off = np.concatenate([off, (shares - points.exchange_shares)[known]])
-            return np.asarray(off * np.concatenate([weights, weights[known]])[: len(off)])
+            return np.asarray(self._off(points, parameters) * weights)
 
         found = least_squares(residuals, begin, bounds=(lower, upper), x_scale=start, xtol=tolerance, ftol=tolerance)
         return np.asarray(found.x)
+
+    def _off(self, points: Points, parameters: np.ndarray) -> np.ndarray:
+        """Log speedups by the law, less the measured ones."""
+        off: np.ndarray = np.log(np.maximum(self.speedup(points.workers, parameters), 1e-9) / points.speedups)
+        return off
 
 
 def laws(batch_scope: str) -> list[Law]:
@@ -99,12 +76,9 @@ def laws(batch_scope: str) -> list[Law]:
     def of_step(workers: np.ndarray, step: np.ndarray) -> np.ndarray:
         return np.asarray((1.0 if fixed else workers) / step)
 
-    def ring(workers: np.ndarray, p: np.ndarray) -> np.ndarray:
-        return np.asarray(2 * (workers - 1) * (p[1] + p[2] / workers))
-
     def alpha_beta(workers: np.ndarray, p: np.ndarray) -> np.ndarray:
         slower = np.where(workers > 1, p[0], 1.0)
-        return np.asarray(slower * computing(workers, p) + ring(workers, p))
+        return np.asarray(slower * computing(workers, p) + 2 * (workers - 1) * (p[1] + p[2] / workers))
 
     def overlapped(workers: np.ndarray, p: np.ndarray) -> np.ndarray:
         exchange = np.where(workers > 1, p[0] + p[1] * np.maximum(workers - 2, 0), 0.0)
@@ -129,6 +103,5 @@ def laws(batch_scope: str) -> list[Law]:
             "the alpha-beta model",
             {"slowdown": (0.5, 1.05, 10.0), "alpha": (0.0, 0.005, 10.0), "beta": time} | fixed,
             lambda w, p: of_step(w, alpha_beta(w, p)),
-            lambda w, p: ring(w, p) / alpha_beta(w, p),
         ),
     ]

@@ -9,13 +9,14 @@ single one, anything between staying the same and growing with the other workers
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dpexp.analysis.decision.links import Exchange, Link, ring
+from dpexp.analysis.decision.links import Link, ring
 from dpexp.analysis.disturbance import FASTEST, LONGER
+from dpexp.analysis.efficiency import useful_seconds
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 
@@ -37,14 +38,6 @@ class Cluster:
     link: Link | None = None
     gradient_bytes: float = math.nan
     overlap: float = 0.0  # the share of the exchange between hosts that computation hides
-
-    def hosts(self, workers: int) -> int:
-        """How many are needed."""
-        return 1 if self.workers_per_host is None else math.ceil(workers / self.workers_per_host)
-
-    def exchange(self, hosts: int) -> Exchange:
-        """The all-reduce of so many, each for all of its workers."""
-        return Exchange(0.0, 0.0) if self.link is None else ring(hosts, self.gradient_bytes, self.link)
 
 
 @dataclass(frozen=True)
@@ -74,72 +67,61 @@ class StepModel:
     def __init__(self, rows: Sequence[Row]) -> None:
         """Raises ValueError where they don't tell."""
         good = [row for row in rows if row.status == "ok" and not row.oversubscribed and row.strategy != "emulated"]
-        self._rows = {
-            row.workers or 0: row for row in good if row.workers == 1 or not math.isnan(row.phases.total_seconds)
-        }
-        several = [row for workers, row in sorted(self._rows.items()) if workers > 1]
-        first = next(iter([*several, *self._rows.values()]), None)
-        if first is None or not first.baseline_compute or math.isnan(first.phases.baseline_total_seconds):
+        known = {row.workers or 0: row for row in sorted(good, key=lambda row: row.workers or 0)}
+        several = {workers: _parts(row) for workers, row in known.items() if workers > 1}
+        self._parts = {workers: parts for workers, parts in several.items() if not math.isnan(parts["compute"])}
+        self._rows = {workers: row for workers, row in known.items() if workers == 1 or workers in self._parts}
+        first = next((self._rows[workers] for workers in [*self._parts, *self._rows]), None)
+        alone = math.nan if first is None else sum(first.phases.of_baseline.values())
+        if first is None or not first.baseline_compute or math.isnan(alone):
             raise ValueError(
                 "no row tells what the steps of one process and of workers are made of, without oversubscription"
             )
         self._compute = np.sort(first.baseline_compute)
         self._is_disturbed = first.disturbed_share > 0
-        self.baseline_step = first.baseline_step_seconds
-        self._computed_share = first.phases.baseline_compute_seconds / first.phases.baseline_total_seconds
+        self._step = first.baseline_step_seconds
+        self._computed_share = first.phases.baseline_compute_seconds / alone
         self._same_batch = first.batch_scope == "global"
-        self._baseline_batch = (first.local_batch_size or 1) * ((first.workers or 1) if self._same_batch else 1)
 
     @property
     def counts(self) -> list[int]:
         """The measured worker counts that are used."""
-        return sorted(self._rows)
-
-    def without(self, workers: int) -> StepModel:
-        """The model of the rows with fewer workers. Raises ValueError."""
-        return StepModel([row for count, row in self._rows.items() if count < workers])
+        return list(self._rows)
 
     def project(self, workers: int, cluster: Cluster, error: float = 0.0) -> Projection:
         """The speedup of so many workers; `error` is the log error of earlier projections. Raises ValueError."""
-        hosts = cluster.hosts(workers)
         on_host = min(workers, cluster.workers_per_host or workers)
+        hosts = math.ceil(workers / on_host)
         own = self._own(workers, on_host)
         waits = [wait + self._unexplained_wait(workers) for wait in self._waits(workers, own)]
         local = self._local_exchange(on_host)
-        between = cluster.exchange(hosts)
-        shown = 1 - cluster.overlap
-        outside = shown * between.seconds
-        steps = [own + waits[side] + local[side] + outside for side in (0, 1)]
+        between = (0.0, 0.0) if cluster.link is None else ring(hosts, cluster.gradient_bytes, cluster.link)
+        latency, bandwidth = ((1 - cluster.overlap) * seconds for seconds in between)
+        steps = [own + waits[side] + local[side] + latency + bandwidth for side in (0, 1)]
         spread = math.exp(error) * self._precision(on_host)
-        gained = self.baseline_step * (1 if self._same_batch else workers)
-        best, worst = (gained / seconds for seconds in steps)
-        ideal = min(own, self.baseline_step / (workers if self._same_batch else 1))
+        best, worst = (self._step * (1 if self._same_batch else workers) / seconds for seconds in steps)
+        ideal = min(own, self._step / (workers if self._same_batch else 1))
         parts = {
             OWN: ideal,
             SLOWER: own - ideal,
             WAIT: sum(waits) / 2,
             LOCAL: sum(local) / 2,
-            LATENCY: shown * between.latency_seconds,
-            BANDWIDTH: shown * between.bandwidth_seconds,
+            LATENCY: latency,
+            BANDWIDTH: bandwidth,
         }
-        return Projection(
-            workers=workers,
-            hosts=hosts,
-            speedup=Estimate(math.sqrt(best * worst), worst / spread, best * spread),
-            step_seconds=sum(steps) / 2,
-            parts=parts,
-        )
+        speedup = Estimate(math.sqrt(best * worst), worst / spread, best * spread)
+        return Projection(workers, hosts, speedup, sum(steps) / 2, parts)
 
     def check(self) -> dict[int, tuple[float, float]]:
         """Of each measured count that smaller ones can project: the projected and the measured speedup."""
         found = {}
-        for workers in self.counts:
-            if workers > 1:
-                try:
-                    projected = self.without(workers).project(workers, Cluster())
-                except ValueError:  # the exchange is not known from one worker
-                    continue
-                found[workers] = (projected.speedup.value, self._rows[workers].speedup.value)
+        for workers in self._parts:
+            try:
+                smaller = StepModel([row for count, row in self._rows.items() if count < workers])
+                projected = smaller.project(workers, Cluster()).speedup.value
+            except ValueError:  # the exchange is not known from one worker
+                continue
+            found[workers] = (projected, self._rows[workers].speedup.value)
         return found
 
     def _waits(self, workers: int, own: float) -> tuple[float, float]:
@@ -152,54 +134,44 @@ class StepModel:
 
     def _unexplained_wait(self, workers: int) -> float:
         """What the nearest measured count waited beyond that, as for barriers; it is carried on."""
-        near = max((count for count in self.counts if 1 < count <= workers), default=None)
+        near = max((count for count in self._parts if count <= workers), default=None)
         if near is None:
             return 0.0
-        row = self._rows[near]
-        calm, _ = self._waits(near, _per_step(row, row.phases.useful_seconds))
-        return max(0.0, _per_step(row, row.phases.wait_seconds) - calm)
+        calm, _ = self._waits(near, useful_seconds(self._parts[near]))
+        return max(0.0, self._parts[near]["wait"] - calm)
 
     def _own(self, workers: int, on_host: int) -> float:
         """The useful seconds of a worker in a step."""
-        measured = {count: _per_step(row, row.phases.useful_seconds) for count, row in self._rows.items() if count > 1}
+        measured = {1: self._step} | {count: useful_seconds(parts) for count, parts in self._parts.items()}
         if not self._same_batch:
-            near = [count for count in measured if count <= on_host]
-            return measured[max(near)] if near else self.baseline_step
+            return measured[max(count for count in measured if count <= on_host)]
         if workers in measured:
             return measured[workers]
-        points = {1: self.baseline_step} | measured
-        design = np.array([[1.0, self._baseline_batch / count] for count in points])
-        parts = _not_negative(design, list(points.values()))
-        return float(parts[0] + parts[1] * self._baseline_batch / workers)
+        return _line({1 / count: seconds for count, seconds in measured.items()}, 1 / workers)
 
     def _local_exchange(self, on_host: int) -> tuple[float, float]:
         """The least and the most seconds of a step that exchanging within a host may take."""
         if on_host == 1:
             return 0.0, 0.0
-        known = {
-            count: _per_step(row, row.phases.communicate_seconds) for count, row in self._rows.items() if count > 1
-        }
-        if on_host in known:
-            return known[on_host], known[on_host]
+        known = {count: parts["communicate"] for count, parts in self._parts.items()}
         if not known:
             raise ValueError(
                 "no row tells what an exchange within a host takes: measure workers=2, too, with a strategy that tells "
                 "waiting from exchanging, such as sync_dp"
             )
-        if len(known) == 1:
+        if len(known) == 1 and on_host not in known:
             ((count, seconds),) = known.items()
-            ends = sorted((seconds, seconds * (on_host - 1) / (count - 1)))
-            return ends[0], ends[1]
-        design = np.array([[1.0, count - 1.0] for count in known])
-        line = _not_negative(design, list(known.values()))
-        seconds = float(line[0] + line[1] * (on_host - 1))
+            least, most = sorted((seconds, seconds * (on_host - 1) / (count - 1)))
+            return least, most
+        others = {count - 1.0: seconds for count, seconds in known.items()}
+        seconds = known[on_host] if on_host in known else _line(others, on_host - 1.0)
         return seconds, seconds
 
     def _precision(self, on_host: int) -> float:
         """The factor that the measured speedup next to this may be off by."""
-        near = [count for count in self.counts if 1 < count <= on_host]
-        speedup = self._rows[max(near)].speedup if near else self._rows[min(self.counts)].speedup
-        return 1.0 if math.isnan(speedup.low) else math.sqrt(speedup.high / speedup.low)
+        near = max((count for count in self._parts if count <= on_host), default=min(self._rows))
+        speedup = self._rows[near].speedup
+        return 1.0 if math.isnan(speedup.low) else 1 + speedup.precision
 
 
 def mean_of_slowest(workers: int, seconds: np.ndarray) -> float:
@@ -222,13 +194,15 @@ def knee(projections: Sequence[Projection]) -> Projection:
     return max(projections, key=lambda one: one.speedup.value * one.efficiency.value)
 
 
-def _not_negative(design: np.ndarray, values: list[float]) -> np.ndarray:
-    """The least squares of design @ parameters - values, without negative parameters."""
+def _line(points: Mapping[float, float], at: float) -> float:
+    """The value of a line through points, by least squares, that neither starts below 0 nor falls."""
     from scipy.optimize import nnls  # slow to import: few commands have the counts for it
 
-    return np.asarray(nnls(design, np.array(values))[0])
+    start, slope = nnls(np.array([[1.0, place] for place in points]), np.array(list(points.values())))[0]
+    return float(start + slope * at)
 
 
-def _per_step(row: Row, seconds_of_phases: float) -> float:
-    """What these phases take of a step, in seconds of one worker."""
-    return row.step_seconds * seconds_of_phases / row.phases.total_seconds
+def _parts(row: Row) -> dict[str, float]:
+    """The phases of a step, in seconds of one worker."""
+    total = sum(row.phases.of_workers.values())
+    return {phase: row.step_seconds * seconds / total for phase, seconds in row.phases.of_workers.items()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from dpexp.analysis.decision.choice import Choice, choose
 from dpexp.analysis.decision.contest import Scaling, contest
@@ -37,6 +38,12 @@ def at_most_samples(rows: Sequence[Row]) -> list[Row]:
     """The rows at the largest data size."""
     largest = max((row.configured_size or 0 for row in rows), default=0)
     return [row for row in rows if row.configured_size == largest]
+
+
+def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
+    """Of each series the rows with several workers, at its largest data size."""
+    several = [row for row in rows if row.workers != 1]
+    return [row for _, of_one in groupby(several, lambda row: row.series) for row in at_most_samples(list(of_one))]
 
 
 def _projection(rows: Sequence[Row]) -> Projection | None:

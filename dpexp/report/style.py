@@ -1,16 +1,34 @@
-"""The scales of figures: which range they show, and which numbers stand beside them."""
+"""How figures look: colours and markers, scales, and the numbers beside these.
+
+Colours can be told apart without full colour vision, and markers without any.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+# Okabe and Ito's palette; what looks alike in grey has another marker.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LOSS_COLORS = ("#D55E00", "#E69F00", "#CC79A7")
+TEXT, GREY, BAR = "#1c1c1c", "#767676", "#7fb2d6"
 
 MOST_TICKS = 8
+
+Style = tuple[str, str]
+"""A colour and a marker."""
+
+
+def styles(values: pd.Series) -> dict[Any, Style]:
+    """A colour and a marker for each value, the same in all figures."""
+    found = enumerate(sorted(values.unique()))
+    return {value: (COLORS[at % len(COLORS)], MARKERS[at % len(MARKERS)]) for at, value in found}
 
 
 def ends(table: pd.DataFrame, column: str) -> tuple[float, float]:
@@ -22,10 +40,10 @@ def ends(table: pd.DataFrame, column: str) -> tuple[float, float]:
 def logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Sequence[float]) -> None:
     """A logarithmic scale of base 2 from `low` to `high` with numbers at `ticks` alone."""
     getattr(axes, f"set_{which}scale")("log", base=2)
-    getattr(axes, f"set_{which}lim")(low, high)
     axis: Axis = getattr(axes, f"{which}axis")
     axis.set_ticks(ticks, labels=[f"{tick:,.10g}" for tick in ticks])
     axis.set_minor_locator(NullLocator())
+    getattr(axes, f"set_{which}lim")(low, high)  # the last: ticks beyond them would widen them
 
 
 def sparse(values: Sequence[int], most: int = MOST_TICKS) -> list[int]:
@@ -36,22 +54,12 @@ def sparse(values: Sequence[int], most: int = MOST_TICKS) -> list[int]:
 
 
 def ratio_ticks(low: float, high: float) -> list[float]:
-    """Powers of two, and round numbers between them where the range is small."""
-    doublings = math.log2(high / low)
-    if doublings < 2:
-        return _within(
-            low, high, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8]
-        )
-    parts = (1, 1.5) if doublings < 4 else (1,)
-    return _within(low, high, [2.0**power * part for power in range(-20, 21) for part in parts])
+    """Powers of two, or round numbers where the range is small."""
+    if high / low < 4:
+        return [float(tick) for tick in MaxNLocator(MOST_TICKS).tick_values(low, high)]
+    return [2.0**power for power in range(-20, 21)]
 
 
 def seconds_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten, fewer where the range is large."""
-    parts = (1, 2, 5) if high / low < 2000 else (1,)
-    ticks = [10.0**power * part for power in range(-9, 10) for part in parts]
-    return _within(low / 1.25, high * 1.25, ticks)
-
-
-def _within(low: float, high: float, ticks: Sequence[float]) -> list[float]:
-    return [tick for tick in ticks if low <= tick <= high]
+    return [10.0**power * part for power in range(-9, 10) for part in ((1, 2, 5) if high / low < 2000 else (1,))]

@@ -8,13 +8,46 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
 from dpexp.errors import counted
-from dpexp.report.drawing import losses
-from dpexp.report.drawing.scales import ends, logarithmic, ratio_ticks, seconds_ticks, sparse
-from dpexp.report.drawing.style import BAR, GREY, TEXT, Style, styles
+from dpexp.report.style import (
+    BAR,
+    GREY,
+    LOSS_COLORS,
+    TEXT,
+    Style,
+    ends,
+    logarithmic,
+    ratio_ticks,
+    seconds_ticks,
+    sparse,
+    styles,
+)
 
 Painter = Callable[[Axes, pd.DataFrame], None]
+SEQUENTIAL = (  # columns that are marked beside the time of workers, and how
+    ("baseline_seconds", "one process", "-"),
+    ("best_sequential_seconds", "best sequential process", ":"),
+)
+LEAST_SHARE = 0.05  # that has room for its number
+
+
+def shares(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """The efficiency tree as shares of the ideal speedup: what is reached, and what each factor takes, the last first.
+
+    Of what `computation_scaling` leaves, waiting takes its part, and of what that leaves, exchanging. Computation that
+    gets faster with more workers makes the sum more than 1.
+    """
+    after_computation = rows.computation_scaling
+    after_waiting = after_computation * rows.load_balance
+    reached = after_waiting * rows.communication_efficiency
+    return {
+        "reached": reached,
+        "lost exchanging gradients": after_waiting - reached,
+        "lost waiting for other workers": after_computation - after_waiting,
+        "lost in slower computation": (1 - after_computation).clip(lower=0),
+    }
 
 
 class Panels:
@@ -23,41 +56,29 @@ class Panels:
     def __init__(self, table: pd.DataFrame) -> None:
         self.counts = sorted(table.workers.unique().tolist())
         self.sizes = sorted(table.data_size.unique().tolist())
-        self._table = table
         self._workers, self._configured_sizes = styles(table.workers), styles(table.configured_size)
         columns = ("seconds", "speedup", "overall_speedup", "efficiency")
         self._ends = {column: ends(table, column) for column in columns}
+        self._longest = table[["seconds_high", "seconds", *(name for name, _, _ in SEQUENTIAL)]].max(axis=None)
         self._each = " per worker" if (table.data_scope == "per_worker").all() else ""
         self._best_sequential = table.baseline_seconds / table.best_sequential_seconds
 
-    def bars(self, size: int) -> Painter:
-        """Time by workers, a bar each, with what one process takes as marks across it."""
-        of_size = self._table[self._table.data_size == size]
-        counts = sorted(of_size.workers.unique().tolist())
-        columns = ["seconds", "seconds_high", "baseline_seconds", "best_sequential_seconds"]
-        limit = 1.04 * of_size[columns].max(axis=None)
-
-        def paint(axes: Axes, rows: pd.DataFrame) -> None:
-            rows = rows[rows.data_size == size]
-            for _, row in rows.iterrows():
-                place = counts.index(row.workers)
-                hatch = "///" if row.oversubscribed else None
-                axes.barh(place, row.seconds, 0.6, color=BAR, hatch=hatch, edgecolor="white", lw=0)
-                interval = [[row.seconds - row.seconds_low], [row.seconds_high - row.seconds]]
-                axes.errorbar(row.seconds, place, xerr=interval, color=TEXT, capsize=4)
-                marks = [("best sequential process", row.best_sequential_seconds, ":")]
-                if row.baseline.startswith("sequential"):
-                    marks.insert(0, ("one sequential process", row.baseline_seconds, "-"))
-                for name, seconds, line in marks:
-                    if not math.isnan(seconds):
-                        axes.vlines(seconds, place - 0.4, place + 0.4, color=TEXT, lw=2, ls=line, label=name, zorder=4)
-                beside = axes.get_yaxis_transform()
-                axes.text(1.01, place, f"{_digits(row.seconds)} s", va="center", transform=beside)
-            _worker_rows(axes, counts, rows)
-            axes.set_xlim(0, limit)
-            axes.set_xlabel("seconds")
-
-        return paint
+    def bars(self, axes: Axes, rows: pd.DataFrame) -> None:
+        """Time by workers, a bar each, at one data size, with what one process takes as marks across it."""
+        for _, row in rows.iterrows():
+            place = self.counts.index(row.workers)
+            hatch = "///" if row.oversubscribed else None
+            axes.barh(place, row.seconds, 0.6, color=BAR, hatch=hatch, edgecolor="white", lw=0)
+            interval = [[row.seconds - row.seconds_low], [row.seconds_high - row.seconds]]
+            axes.errorbar(row.seconds, place, xerr=interval, color=TEXT, capsize=4)
+            for column, name, line in SEQUENTIAL:
+                if not math.isnan(row[column]):
+                    axes.vlines(row[column], place - 0.4, place + 0.4, color=TEXT, lw=2, ls=line, label=name, zorder=4)
+            digits = f"{row.seconds:,.0f}" if row.seconds >= 100 else f"{row.seconds:#.3g}"
+            axes.text(1.01, place, f"{digits} s", va="center", transform=axes.get_yaxis_transform())
+        _worker_rows(axes, self.counts, rows)
+        axes.set_xlim(0, 1.04 * self._longest)
+        axes.set_xlabel("seconds")
 
     def time(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Time against data size, a line for each worker count."""
@@ -76,10 +97,10 @@ class Panels:
         self._over_sizes(axes, rows, "efficiency")
         axes.axhline(1, color=GREY, lw=1, zorder=1)
         axes.set_ylim(0, 1.06 * max(1.0, self._ends["efficiency"][1]))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         axes.set_ylabel("efficiency")
 
-    def by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
+    def speedup_by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Speedup against workers with the ideal line, a line for each data size; numbers for the largest."""
         low, high = self.counts[0] / 1.3, self.counts[-1] * 1.45
         lines = _groups(rows, "configured_size")
@@ -103,10 +124,19 @@ class Panels:
         self._speedup_scale(axes)
 
     def losses(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """The efficiency tree of each worker count, at the most samples."""
+        """Of the ideal speedup of each worker count, what is reached and what takes the rest, at the most samples."""
         size, counts = int(rows.configured_size.max()), [count for count in self.counts if count > 1]
-        known = rows[(rows.configured_size == size) & (rows.workers > 1) & rows.load_balance.notna()]
-        losses.paint(axes, known, counts)
+        known = rows[(rows.configured_size == size) & (rows.workers > 1)]
+        known = known[known.load_balance.notna() & known.computation_scaling.notna()]
+        places, left = [counts.index(workers) for workers in known.workers], 0.0 * known.load_balance
+        for color, (name, share) in zip((BAR, *LOSS_COLORS), shares(known).items(), strict=True):
+            bars = axes.barh(places, share, 0.62, left, color=color, edgecolor="white", lw=0.8, label=name)
+            numbers = [f"{100 * one:.0f} %" if one >= LEAST_SHARE else "" for one in share]
+            axes.bar_label(bars, numbers, label_type="center", color=TEXT)
+            left += share
+        axes.axvline(1, color=TEXT, lw=1.2)
+        axes.set_xlim(0, 1.02 * max(1.0, left.max()))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         _worker_rows(axes, counts, rows)
         axes.set_xlabel(f"share of the ideal speedup, {counted(size, 'sample')}{self._each}")
 
@@ -155,10 +185,6 @@ def _worker_rows(axes: Axes, counts: list[int], rows: pd.DataFrame) -> None:
 def _groups(rows: pd.DataFrame, column: str) -> list[tuple[int, pd.DataFrame]]:
     """The rows of each value of a column, in its order."""
     return [(int(value), rows[rows[column] == value]) for value in sorted(rows[column].unique())]
-
-
-def _digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _shifts(count: int) -> list[float]:

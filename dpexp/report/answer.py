@@ -1,0 +1,135 @@
+"""The answer: what to do, with one number; how sure that is, and what more workers would bring; then all the rest."""
+
+from __future__ import annotations
+
+import math
+
+from dpexp.analysis.decision.choice import Choice
+from dpexp.analysis.decision.contest import Scaling
+from dpexp.analysis.decision.verdict import Verdict, at_most_samples, largest_of_each_series, verdict
+from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.row import Row
+from dpexp.analysis.table import Summary
+from dpexp.analysis.warnings import BATCH
+from dpexp.errors import counted
+from dpexp.report.sentences import failures, label, largest_loss, percent, reasons, targets, times, warnings, workers_of
+
+MOST_LINES = 20  # of a section
+
+
+def sections(summary: Summary) -> dict[str, list[str]]:
+    """All sentences, by section; of very many, the first and how many more there are."""
+    found = {
+        "answer": answer(summary),
+        "details": [*details(summary), *targets(summary)],
+        "reasons": reasons(summary),
+        "warnings": warnings(summary),
+        "failures": failures(summary),
+    }
+    for lines in found.values():
+        if len(lines) > MOST_LINES:
+            lines[MOST_LINES:] = [f"... and {len(lines) - MOST_LINES:,} more like these: results.csv has all"]
+    return found
+
+
+def answer(summary: Summary) -> list[str]:
+    """The headline: what to do, with one number, as it is here; then what it costs, and what would help."""
+    rows = [row for row in largest_of_each_series(summary.good) if row.overall_speedup.is_known]
+    if not rows:
+        return [
+            f"{workers_of(row)}: {row.seconds.value:.3g} s ({row.seconds.low:.3g} to {row.seconds.high:.3g}) for "
+            f"{row.data_size:,} samples"
+            for row in at_most_samples(summary.good)[:1]
+        ]
+    if wrong := [warning for row in rows for warning in row.warnings if warning.kind == BATCH]:
+        return [f"No speedup is known: {wrong[0]}"]
+    found = verdict(summary)
+    choice = found.choice if found else None
+    row = choice.row if choice and choice.row else max(rows, key=lambda row: row.overall_speedup.value)
+    over_best = row.overall_best_sequential_speedup.is_known
+    what = "the best single process" if over_best else "one process"
+    if row.data_scope == "per_worker":
+        what = f"the throughput of {what}"
+    here = row.overall_best_sequential_speedup if over_best else row.overall_speedup
+    undisturbed = row.best_sequential_speedup if over_best else row.speedup
+    lines = [_headline(row, choice, here, what), *_accuracy(row)]
+    if here.low <= 1 <= here.high:
+        lines.append("The interval includes 1: neither is shown to be faster.")
+    if undisturbed != here:
+        lines.append(
+            f"Undisturbed, {workers_of(row)} would be {times(undisturbed)} {what}; here, others slowed down "
+            f"{100 * row.disturbed_share:.0f} % of the steps."
+        )
+    loss, where, advice = largest_loss(row)
+    if loss and not row.oversubscribed:
+        lines.append(f"Largest loss: {100 * loss:.0f} % in {where}; {advice}.")
+    return lines
+
+
+def _headline(row: Row, choice: Choice | None, number: Estimate, what: str) -> str:
+    if choice is None:
+        return f"Largest speedup: {label(row)}{workers_of(row)}, {times(number)} {what}"
+    if choice.row is None:
+        return f"Use {choice.name}: {workers_of(row)} reach {times(number)} its speed"
+    return f"Use {choice.name}: {times(number)} {what}"
+
+
+def _accuracy(row: Row) -> list[str]:
+    if row.is_script:
+        return []
+    if math.isnan(row.test_accuracy):
+        return ["Accuracy: not trained; set measurement.whole_trainings=always to know it."]
+    text = f"{percent(row.test_accuracy)} after {row.updates:,} updates"
+    if math.isnan(row.baseline_test_accuracy):
+        return [f"Test accuracy: {text}."]
+    points = 100 * (row.test_accuracy - row.baseline_test_accuracy)
+    change = f"{abs(points):.1f} points {'lower' if points < 0 else 'higher'}" if abs(points) >= 0.05 else "the same"
+    other = f"{percent(row.baseline_test_accuracy)} after {row.baseline_updates:,} in one process"
+    return [f"Test accuracy is {change}: {text}, {other}."]
+
+
+def details(summary: Summary) -> list[str]:
+    """How sure the choice is, and what more workers would bring; of several series, a line for each."""
+    found, largest = verdict(summary), largest_of_each_series(summary.good)
+    if found is not None:
+        sure = f"Fastest for {largest[0].data_size:,} samples, as it is here: {found.choice}." if found.choice else ""
+        return [line for line in (sure, more_workers(found, largest[0].threads_per_worker or 1)) if line]
+    known = [row for row in largest if row.overall_speedup.is_known]
+    best: dict[str, Row] = {}
+    for row in sorted(known, key=lambda row: -row.overall_speedup.value):
+        best.setdefault(row.series, row)
+    return [
+        f"{label(row)}{workers_of(row)}, {times(row.overall_speedup)} as fast as one process, "
+        f"test accuracy {percent(row.test_accuracy)}"
+        for row in best.values()
+        if len(best) > 1
+    ]
+
+
+def more_workers(found: Verdict, threads: int) -> str:
+    """By the law of scaling where there is one, else by a projection; "" where there is neither."""
+    if found.scaling is not None:
+        return _law(found.scaling)
+    if found.projection is None:
+        return ""
+    workers, speedup = found.projection.workers, found.projection.speedup
+    return (
+        f"Projected, not measured: {workers} workers on {counted(workers * threads, 'core')} like these would be "
+        f"{speedup.low:.1f} to {speedup.high:.1f} times as fast as one process; the largest loss would be "
+        f"{found.projection.bottleneck}."
+    )
+
+
+def _law(scaling: Scaling) -> str:
+    """What the chosen law says of twice the workers, and how well it predicts counts that it has not seen."""
+    workers, chosen = 2 * scaling.most_workers, scaling.fits[0]
+    speedup = Estimate(*scaling.curve([workers])[:, 0])
+    names = [name.replace("_", " ") for name in chosen.law.bounds]
+    parameters = ", ".join(f"{name} {value:.3g}" for name, value in zip(names, chosen.parameters, strict=True))
+    others = len(scaling.fits) - 1
+    alike = f" The interval allows for {counted(others, 'other law')} that may hold as well." if others else ""
+    return (
+        f"Projected by {chosen.law.name}, not measured: {workers} workers would be {times(speedup)} as fast as one "
+        f"process.{alike} The law was off by {100 * chosen.held_out_error:.1f} % at worker counts that it was not "
+        f"fitted to. Its parameters: {parameters}."
+    )
