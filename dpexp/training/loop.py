@@ -11,8 +11,7 @@ import torch.nn.functional as F
 
 from dpexp.clock.training_clock import Clock, first_batches
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import Dataset
-from dpexp.data.mapped import MappedInputs
+from dpexp.data.dataset import Dataset, MappedInputs
 from dpexp.data.sharding import epoch_order, shard
 from dpexp.processes.heartbeat import WARMING_UP, heartbeat
 from dpexp.results.phases import COMPUTE, DATA
