@@ -103,10 +103,8 @@ def _segment(work: Work, strategy: Strategy, gate: Connection | None, notify: Ca
     epoch_loss_sums = train(work.config, work.dataset, strategy, clock)
     heartbeat.enter(REPORTING)
     phases = recorder.phases(MOST_PHASE_STEPS)
-    if strategy.wait_phase != WAIT:
-        del phases[PHASES[WAIT]]  # it can't be told
     return {
-        "phases": phases,
+        "phases": {name: phases[name] for name in phases if name != PHASES[WAIT] or strategy.wait_phase == WAIT},
         "epoch_loss_sums": epoch_loss_sums[-1:],
         "between_epochs_seconds": clock.epoch_seconds,
     }
