@@ -41,7 +41,7 @@ def test_a_subset_is_seeded_and_nested():
 
 
 def test_images_and_labels_of_a_subset_belong_together():
-    images, labels = mnist_split("train", sources.cache_folder(composed().data.cache))
+    images, labels = mnist_split("train", Path(composed().data.cache))
     chosen = subset(60_000, 500, seed=0)
     dataset = load(composed("data.size=500"))
     assert torch.equal(dataset.tensors["train_labels"], torch.tensor(labels)[chosen].long())

@@ -326,11 +326,10 @@ def test_the_clock_is_paused_while_a_training_is_evaluated():
     config = tiny("strategy=sequential", "epochs=3")
     strategy, dataset = counting(config)
     clock, seen = Clock(strategy), []
-
-    def evaluate():
+    for _ in loop.train(config, dataset, strategy, clock):
+        clock.pause()
         seen.append((clock.seconds, strategy.barriers))
-
-    loop.train(config, dataset, strategy, clock, evaluate)
+        clock.resume()
     times = [seconds for seconds, _ in seen]
     assert times == sorted(times)
     assert 0 < times[0] < times[-1] <= clock.seconds
@@ -355,7 +354,7 @@ def test_training_visits_as_many_samples_as_the_config_says():
     model = Recording().double()
     strategy = Strategy(baseline, 0, model, SharedTensors.copy_of(model.state_dict()), None)
     strategy.start()
-    loop.train(baseline, dataset, strategy, Clock(strategy))
+    list(loop.train(baseline, dataset, strategy, Clock(strategy)))
     assert sum(visited) == baseline.epochs * 48
 
 

@@ -12,6 +12,7 @@ from dpexp.config.groups import ArraysDataConfig
 from dpexp.errors import DataError, counted, first_line
 
 NAMES = ("train_inputs", "train_labels", "test_inputs", "test_labels")
+GREY = "grey levels of uint8"
 
 
 def array_splits(config: ArraysDataConfig) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -29,7 +30,7 @@ def array_splits(config: ArraysDataConfig) -> list[tuple[np.ndarray, np.ndarray]
 def kind(inputs: np.ndarray, scale_uint8: bool) -> str:
     """What the numbers are: grey levels, integers such as token ids, or fractions."""
     if inputs.dtype == np.uint8 and scale_uint8:
-        return "grey levels"
+        return GREY
     return "integers" if inputs.dtype.kind in "ui" else "fractions"
 
 

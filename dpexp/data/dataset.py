@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,11 @@ import torch
 
 from dpexp.config.experiment import ExperimentConfig, check_size
 from dpexp.config.groups import ArraysDataConfig, NamedDataConfig, ScriptDataConfig, SyntheticDataConfig
-from dpexp.data.arrays import array_splits, kind
+from dpexp.data.arrays import GREY, array_splits, kind
 from dpexp.data.sharding import subset
-from dpexp.data.sources import cache_folder, mnist_split, synthetic_splits, torchvision_split
+from dpexp.data.sources import mnist_split, synthetic_splits, torchvision_split
 from dpexp.errors import ConfigError, DataError, counted
+from dpexp.machine.files import user_cache
 from dpexp.processes.shared_memory import SharedTensors
 
 MOST_COPIED_BYTES = 2**29
@@ -96,19 +96,20 @@ def load(config: ExperimentConfig) -> Dataset:
                 f"data={config.data.name}: {name} is NaN or infinite in {counted(broken, 'place')}, as {config.dtype}; "
                 "correct them, or set dtype=float64 for larger numbers"
             )
-        if numbers == "grey levels" and name.endswith("inputs"):
+        if numbers == GREY and name.endswith("inputs"):
             tensors[name].div_(255)  # to [0, 1], as torchvision's ToTensor does
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     return Dataset(config, tensors, max(classes, getattr(config.data, "classes", 0)), file)
 
 
-def _splits(config: ExperimentConfig) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+def _splits(config: ExperimentConfig) -> list[tuple[np.ndarray, np.ndarray]]:
     """Inputs (n, *shape) and labels (n,) of the training and of the test split, as they come from their source."""
     match config.data:
-        case NamedDataConfig(name="mnist") as data:
-            return [mnist_split(name, cache_folder(data.cache)) for name in ("train", "t10k")]
-        case NamedDataConfig() as data:
-            return [torchvision_split(data.name, train, cache_folder(data.cache)) for train in (True, False)]
+        case NamedDataConfig(name=name) as data:
+            cache = Path(data.cache).expanduser() if data.cache else user_cache()
+            if name == "mnist":
+                return [mnist_split(split, cache) for split in ("train", "t10k")]
+            return [torchvision_split(name, train, cache) for train in (True, False)]
         case SyntheticDataConfig() as data:
             return synthetic_splits(data, config.train_samples, config.seed)
         case ArraysDataConfig() as data:

@@ -17,7 +17,7 @@ import torch
 from dpexp.config.groups import SyntheticDataConfig
 from dpexp.errors import DataError, first_line
 from dpexp.machine.environment import available_memory_bytes
-from dpexp.machine.files import user_cache, write_atomically
+from dpexp.machine.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +30,11 @@ SHA256 = {
 }
 
 
-def cache_folder(configured: str | None) -> Path:
-    """The folder for decoded and downloaded data: as configured, else the user's cache folder."""
-    return Path(configured).expanduser() if configured else user_cache()
-
-
 def mnist_split(split: str, cache: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 1, 28, 28) and labels (n,) of "train" or "t10k", both uint8. Raises DataError."""
-    images = _content(f"{split}-images-idx3-ubyte", cache)
-    labels = _content(f"{split}-labels-idx1-ubyte", cache)
-    return (
-        np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28),
-        np.frombuffer(labels, np.uint8, offset=8),
-    )
+    images = np.frombuffer(_content(f"{split}-images-idx3-ubyte", cache), np.uint8, offset=16)
+    labels = np.frombuffer(_content(f"{split}-labels-idx1-ubyte", cache), np.uint8, offset=8)
+    return images.reshape(-1, 1, 28, 28), labels
 
 
 def _content(name: str, cache: Path) -> bytes:

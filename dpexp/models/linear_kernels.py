@@ -8,20 +8,19 @@ model is measured as it is, with torch's kernel, unless the configuration names 
 from __future__ import annotations
 
 import functools
+import timeit
 from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils import benchmark
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
 
-KERNELS = ("torch", "onednn")
 MIN_WEIGHTS = 2**15  # below, the detour through Python costs more than it gains
 CLEARLY_FASTER = 1.15  # so that noise doesn't choose: results of the two differ in their last bits
-ROUNDS_SECONDS = 10e-3
+ROUNDS, ROUND_SECONDS = 5, 2e-3
 
 
 def use(model: nn.Module, kernel: str) -> None:
@@ -63,21 +62,24 @@ def onednn_available() -> bool:
 
 @functools.cache  # one choice for all jobs of a sweep
 def _fastest(layers: tuple[tuple[int, int, int], ...], threads: int) -> str:
-    torch_seconds, onednn_seconds = (sum(_step_seconds(name, threads, *one) for one in layers) for name in KERNELS)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch_seconds, onednn_seconds = (sum(_step_seconds(name, *one) for one in layers) for name in ("torch", "onednn"))
+    torch.set_num_threads(before)
     return "onednn" if onednn_seconds * CLEARLY_FASTER < torch_seconds else "torch"
 
 
-def _step_seconds(kernel: str, threads: int, outputs: int, inputs: int, batch: int) -> float:
+def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
     """The least time, over some rounds, of a layer's forward and backward pass."""
     layer, x, gradient = nn.Linear(inputs, outputs), torch.rand(batch, inputs), torch.rand(batch, outputs)
     use(layer, kernel)
+    x.requires_grad_()
 
     def step() -> None:
         torch.autograd.grad(layer(x), (x, *layer.parameters()), gradient)
 
-    x.requires_grad_()
-    timer = benchmark.Timer("step()", globals={"step": step}, num_threads=threads)
-    return min(timer.blocked_autorange(min_run_time=ROUNDS_SECONDS).times)
+    number = max(1, int(ROUND_SECONDS / min(timeit.repeat(step, number=1, repeat=2))))
+    return min(timeit.repeat(step, number=number, repeat=ROUNDS)) / number
 
 
 def _is_large(module: nn.Module) -> TypeGuard[nn.Linear]:

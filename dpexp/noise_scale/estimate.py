@@ -71,7 +71,7 @@ def observe(config: ExperimentConfig, dataset: Dataset) -> SquaredNorms:
         strategy = _Observed(config, 0, model, initial, None)
         strategy.norms = []
         strategy.start()
-        train(config, dataset, strategy, Clock(strategy))
+        list(train(config, dataset, strategy, Clock(strategy)))
     per_epoch = config.train_samples // config.global_batch_size
     whole_batches = [
         pair for number, pair in enumerate(strategy.norms) if number % config.updates_per_epoch < per_epoch

@@ -51,7 +51,7 @@ class Strategy:
         self.recorder: Recorder = NoRecorder()  # of the time in each phase; `update` enters its phases
         self._config, self._models, self._initial = config, [model], initial
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._updated: list[Sequence[torch.Tensor]] = [self._parameters]  # by each of this process's optimizers
+        self._updated: Sequence[Sequence[torch.Tensor]] = [self._parameters]  # by each of this process's optimizers
         if config.batch.sync_batchnorm and config.workers > 1:
             sync_batchnorm.synchronize(model, self._gather_while_computing)
         self._connect(shared)
@@ -113,11 +113,6 @@ class Strategy:
         """Rank 0's numbers. All processes call it together."""
         return [int(number) for number in self.gather(torch.tensor(numbers, device=self.device))[0]]
 
-    def set_learning_rate(self, lr: float) -> None:
-        """The learning rate of the next update."""
-        for optimizer in self.optimizers:
-            optimizer.lr = lr
-
 
 class Emulated(Strategy):
     """One process plays all workers in turn, each with a replica and an optimizer, with data parallelism's mathematics.
@@ -128,8 +123,7 @@ class Emulated(Strategy):
     def _connect(self, shared: Any) -> None:
         self._models += [copy.deepcopy(self._models[0]) for _ in range(self._config.workers - 1)]
         self.replicas = tuple(Replica(rank, model) for rank, model in enumerate(self._models))
-        self.trained = [[p for p in model.parameters() if p.requires_grad] for model in self._models]
-        self._updated = [*self.trained]
+        self._updated = self.trained = [[p for p in model.parameters() if p.requires_grad] for model in self._models]
 
     def update(self) -> None:
         """Sum the gradients in rank order; each replica's optimizer gets a copy."""

@@ -138,13 +138,11 @@ class HybridDataParallel(Distributed, SyncDataParallel):
         self.recorder.enter(COMMUNICATE)
         bucket.sum_chunk()
         if self._group is not None and len(bucket.chunk):
-            exchange = dist.all_reduce(bucket.total, group=self._group, async_op=True)
-            assert exchange is not None  # as this rank belongs to the group
-            self._exchanges.append(exchange)
+            self._exchanges.append(dist.all_reduce(bucket.total, group=self._group, async_op=True))
 
     def _forget_exchanges(self) -> None:
         self._exchanged = 0  # buckets, in this step
-        self._exchanges: list[dist.Work] = []  # between hosts, that were begun in this step
+        self._exchanges: list[Any] = []  # between hosts, that were begun in this step
         self._missing = [len(bucket.parameters) for bucket in self._buckets]  # gradients that backward has not computed
 
 

@@ -71,7 +71,11 @@ def run(
     `launched_seconds` is the parent's monotonic clock at the launch.
     """
     config = work.config
-    _set_threads(config.threads_per_worker)
+    torch.set_num_threads(config.threads_per_worker)
+    if (threads := torch.get_num_threads()) != config.threads_per_worker:
+        raise WorkerError(
+            f"threads_per_worker={config.threads_per_worker}: torch uses {threads} threads regardless; set that number"
+        )
     torch.manual_seed(config.seed)
     model = architectures.build(config.model, work.dataset.input_shape, work.dataset.classes)
     architectures.convert(model, getattr(torch, config.dtype))
@@ -100,7 +104,7 @@ def _segment(work: Work, strategy: Strategy, gate: Connection | None, notify: Ca
     """Steps in turns, until rank 0 is told to end."""
     recorder = Recorder() if work.config.measurement.phases else NoRecorder()
     clock = SegmentClock(strategy, recorder, gate, notify)
-    epoch_loss_sums = train(work.config, work.dataset, strategy, clock)
+    epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
     heartbeat.enter(REPORTING)
     phases = recorder.phases(MOST_PHASE_STEPS)
     return {
@@ -112,15 +116,14 @@ def _segment(work: Work, strategy: Strategy, gate: Connection | None, notify: Ca
 
 def _whole(work: Work, strategy: Strategy, rank: int, model: nn.Module) -> dict[str, Any]:
     """A whole training in one piece; `model` is this rank's, as it was built."""
-    epoch_accuracies: list[float] = []
-
-    def evaluate_epoch() -> None:
-        if rank == 0:
-            epoch_accuracies.append(evaluate(model, work.dataset))
-
-    clock = Clock(strategy)
-    evaluated = None if work.config.target_accuracy is None else evaluate_epoch
-    epoch_loss_sums = train(work.config, work.dataset, strategy, clock, evaluated)
+    clock, epoch_loss_sums, epoch_accuracies = Clock(strategy), [], []
+    for loss_sum in train(work.config, work.dataset, strategy, clock):
+        epoch_loss_sums.append(loss_sum)
+        if work.config.target_accuracy is not None:
+            clock.pause()
+            if rank == 0:
+                epoch_accuracies.append(evaluate(model, work.dataset))
+            clock.resume()
     heartbeat.enter(FINISHING)
     strategy.barrier()
     test_accuracy = evaluate(model, work.dataset) if rank == 0 else None
@@ -139,14 +142,6 @@ def _whole(work: Work, strategy: Strategy, rank: int, model: nn.Module) -> dict[
 
 def _hashes(strategy: Strategy) -> list[str]:
     return [parameters_sha256(replica.model) for replica in strategy.replicas]
-
-
-def _set_threads(threads: int) -> None:
-    torch.set_num_threads(threads)
-    if torch.get_num_threads() != threads:
-        raise WorkerError(
-            f"threads_per_worker={threads}: torch uses {torch.get_num_threads()} threads regardless; set that number"
-        )
 
 
 @torch.no_grad()
