@@ -66,6 +66,18 @@ def test_a_layer_changes_under_each_of_its_names_and_the_state_stays_the_same():
     assert all(after[name] is before[name] for name in before)
 
 
+@needs_onednn
+def test_a_copy_of_a_model_multiplies_by_its_own_weights():
+    """As where one process plays all workers."""
+    model, inputs = MODELS["two layers"](), torch.rand(5, WIDTH)
+    linear_kernels.use(model, "onednn")
+    other, before = copy.deepcopy(model), model(inputs)
+    for parameter in other.parameters():
+        nn.init.zeros_(parameter)
+    assert not other(inputs).any()
+    torch.testing.assert_close(model(inputs), before)
+
+
 def test_layers_whose_weight_is_computed_are_left_alone():
     model = nn.Sequential(prune.random_unstructured(nn.Linear(WIDTH, WIDTH), "weight", 0.5))
     linear_kernels.use(model, "onednn")
