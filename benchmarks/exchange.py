@@ -17,7 +17,8 @@ from benchmarks import peers
 from benchmarks.setup import configured, out, prepared, shown, slowest
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.data.dataset import load
-from dpexp.models import architectures, optimizers
+from dpexp.models import architectures
+from dpexp.models.optimizers import Optimizer
 from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
@@ -177,7 +178,7 @@ def _sgd_seconds() -> Any:
     """What the update alone costs one process, without anybody to exchange with."""
     config = configured()
     parameters = [torch.zeros(MLP_ELEMENTS)]
-    optimizer, gradient = optimizers.build(config.optimizer, parameters), torch.ones(MLP_ELEMENTS)
+    optimizer, gradient = Optimizer(config.optimizer, parameters), torch.ones(MLP_ELEMENTS)
     torch.set_num_threads(1)
     rounds = []
     for _ in range(6):

@@ -16,14 +16,14 @@ from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
 from dpexp.strategies import strategy_class
 from dpexp.strategies.rendezvous import Rendezvous
-from dpexp.training import evaluation, loop
+from dpexp.training import loop, worker
 
 
 def play(rank, script, config, dataset, initial, shared, notify):
     """In each process of a group: build the strategy as a worker does, then run a script of this file."""
     torch.set_num_threads(1)
     if isinstance(shared, OnHost):
-        shared = shared.enter(config)
+        shared = shared.enter()
     model = architectures.build(config.model, dataset.input_shape, dataset.classes)
     architectures.convert(model, getattr(torch, config.dtype))
     strategy = strategy_class(config)(config, rank, model, initial, shared)
@@ -40,13 +40,12 @@ class OnHost:
     local_size: int
     serves_store: bool
 
-    def enter(self, config):
+    def enter(self):
         """What its rank receives, as from torchrun's launcher."""
         enter(self.namespace)
         address, port = next(iter(HOSTS.values())), 29512
         server = TCPStore(address, port, is_master=True, wait_for_workers=False) if self.serves_store else None
-        rendezvous = Rendezvous(address, port, "group", server)
-        return strategy_class(config).under_torchrun(rendezvous, self.local_rank, self.local_size)
+        return Rendezvous(address, port, "group", self.local_rank, self.local_size, server)
 
 
 def steps(config, dataset, strategy, count):
@@ -61,11 +60,11 @@ def ranks_played(config, dataset, strategy):
 
 
 def hashes_around_training(config, dataset, strategy):
-    before = [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
+    before = [worker.parameters_sha256(replica.model) for replica in strategy.replicas]
     steps(config, dataset, strategy, 3)
-    after = [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
+    after = [worker.parameters_sha256(replica.model) for replica in strategy.replicas]
     strategy.start()
-    return before, after, [evaluation.parameters_sha256(replica.model) for replica in strategy.replicas]
+    return before, after, [worker.parameters_sha256(replica.model) for replica in strategy.replicas]
 
 
 def gradients_left(config, dataset, strategy):

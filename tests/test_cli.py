@@ -86,10 +86,10 @@ def test_a_key_of_another_choice_is_placed(dpexp):
 
 
 def test_a_damaged_packaged_file_is_one_line_and_status_2(dpexp, tmp_path, monkeypatch):
-    from dpexp.data import packaged
+    from dpexp.data import sources
 
     monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(packaged.SHA256, "train-images-idx3-ubyte", "0" * 64)
+    monkeypatch.setitem(sources.SHA256, "train-images-idx3-ubyte", "0" * 64)
     outcome = dpexp("data.size=200")
     assert outcome.status == 2
     assert outcome.err.count("\n") == 1
@@ -166,7 +166,7 @@ ANSWERS = {
     "too many values": (["optimizer=adam", "optimizer.betas=[0.9,0.9,0.9]"], "must have at most 2 values"),
     "nobody's home": (["data=arrays", "data.size=1000", "data.path=~no_such_user/x.npz"], "No such file"),
     "lazy layers": (["model=custom", "model.builder=user_models:lazy"], "lazy layers"),
-    "all frozen": (["model=custom", "model.builder=user_models:frozen"], "no parameter to train: all are frozen"),
+    "all frozen": (["model=custom", "model.builder=user_models:frozen"], "or are all frozen?"),
 }
 
 

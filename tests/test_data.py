@@ -15,10 +15,10 @@ import torch
 from conftest import composed, tiny
 from training_helpers import assert_same, trained_state
 
-from dpexp.data import packaged
+from dpexp.data import sources
 from dpexp.data.dataset import load
-from dpexp.data.packaged import SHA256, read_split
 from dpexp.data.sharding import subset
+from dpexp.data.sources import SHA256, mnist_split
 from dpexp.errors import ConfigError, DataError
 
 LABELS = "t10k-labels-idx1-ubyte"
@@ -41,25 +41,25 @@ def test_a_subset_is_seeded_and_nested():
 
 
 def test_images_and_labels_of_a_subset_belong_together():
-    images, labels = read_split("train", packaged.cache_folder(composed().data.cache))
+    images, labels = mnist_split("train", Path(composed().data.cache))
     chosen = subset(60_000, 500, seed=0)
     dataset = load(composed("data.size=500"))
     assert torch.equal(dataset.tensors["train_labels"], torch.tensor(labels)[chosen].long())
     expected = torch.tensor(images)[chosen].float() / 255
-    torch.testing.assert_close(dataset.tensors["train_inputs"].squeeze(1), expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(dataset.tensors["train_inputs"], expected, rtol=0, atol=1e-7)
 
 
 def test_the_cache_is_used(tmp_path, monkeypatch):
-    read_split("t10k", tmp_path)
-    monkeypatch.setattr(packaged, "_decode", lambda name: pytest.fail("decoded again"))
-    read_split("t10k", tmp_path)
+    mnist_split("t10k", tmp_path)
+    monkeypatch.setattr(sources, "_decode", lambda name: pytest.fail("decoded again"))
+    mnist_split("t10k", tmp_path)
 
 
 def test_a_damaged_cache_is_said_and_rebuilt(tmp_path, caplog):
-    read_split("t10k", tmp_path)
+    mnist_split("t10k", tmp_path)
     cached = tmp_path / "mnist" / LABELS
     cached.write_bytes(cached.read_bytes()[:-1] + b"\xff")
-    _, labels = read_split("t10k", tmp_path)
+    _, labels = mnist_split("t10k", tmp_path)
     assert hashlib.sha256(cached.read_bytes()).hexdigest() == SHA256[LABELS]
     assert labels[:3].tolist() == [7, 2, 1]
     assert "damaged" in caplog.text
@@ -67,30 +67,30 @@ def test_a_damaged_cache_is_said_and_rebuilt(tmp_path, caplog):
 
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"not xz at all"])
 def test_a_damaged_packaged_file_is_an_error(tmp_path, monkeypatch, damage):
-    source = Path(packaged.__file__).parent / "mnist"
+    source = Path(sources.__file__).parent / "mnist"
     for file in source.glob("*.xz"):
         (tmp_path / "mnist").mkdir(exist_ok=True)
         (tmp_path / "mnist" / file.name).write_bytes(damage(file.read_bytes()))
-    monkeypatch.setattr(packaged.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(sources.resources, "files", lambda _: tmp_path)
     with pytest.raises(DataError, match=r"packaged file .* is damaged.*install dpexp again"):
-        read_split("t10k", tmp_path / "cache")
+        mnist_split("t10k", tmp_path / "cache")
 
 
 def test_an_unwritable_cache_is_an_error(tmp_path):
     (tmp_path / "mnist").write_text("a file where the folder should go")
     with pytest.raises(DataError, match="data cache"):
-        read_split("t10k", tmp_path)
+        mnist_split("t10k", tmp_path)
 
 
 def test_a_leftover_of_a_process_that_died_half_way_is_ignored(tmp_path):
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist" / f".{LABELS}.1234.part").write_bytes(b"half a fi")
-    _, labels = read_split("t10k", tmp_path)
+    _, labels = mnist_split("t10k", tmp_path)
     assert len(labels) == 10_000
 
 
 def _read(folder: Path) -> None:
-    read_split("t10k", folder)
+    mnist_split("t10k", folder)
 
 
 def test_two_processes_may_decode_at_once(tmp_path):
@@ -207,15 +207,24 @@ def test_ones_own_arrays(tmp_path):
         ({"train_labels": np.arange(100) + 1}, "100 different values from 1 to 100"),
         ({"train_labels": np.arange(100) * 10}, "100 different values from 0 to 990"),
         ({"train_labels": np.zeros(100, int)}, "1 different value from 0 to 0"),
-        ({"train_inputs": np.full((100, 2, 3), np.nan)}, "train_inputs is NaN or infinite in 600 places"),
+        ({"train_inputs": np.full((100, 2, 3), np.nan)}, "train_inputs is NaN or infinite in 540 places, as float32"),
         ({"test_inputs": np.zeros((10, 4), np.float32)}, "one shape"),
-        ({"test_inputs": np.zeros((10, 2, 3), np.uint8)}, "only one of train_inputs and test_inputs is uint8"),
-        ({"test_inputs": np.zeros((10, 2, 3), np.int64)}, "test_inputs torch.int64; give both the same type"),
+        (
+            {"test_inputs": np.zeros((10, 2, 3), np.uint8)},
+            "train_inputs are fractions, test_inputs grey levels; give both",
+        ),
+        (
+            {"test_inputs": np.zeros((10, 2, 3), np.int64)},
+            "train_inputs are fractions, test_inputs integers; give both the same type",
+        ),
         (
             {"train_inputs": np.full((100, 2, 3), 2**63, np.uint64)},
             r"has 9,223,372,036,854,775,808; torch's integers end",
         ),
-        ({"train_inputs": np.full((100, 2, 3), 1e300)}, "has values beyond float32; set dtype=float64"),
+        (
+            {"train_inputs": np.full((100, 2, 3), 1e300)},
+            "train_inputs is NaN or infinite in 540 places, as float32; .*, or set dtype=float64",
+        ),
     ],
 )
 def test_bad_arrays_are_named(tmp_path, changes, message):
@@ -260,7 +269,7 @@ def test_missing_arrays_are_named(tmp_path):
 
 def test_a_pickle_in_disguise_is_not_run(tmp_path):
     np.savez(tmp_path / "mine.npz", **arrays(train_labels=np.array([object()] * 100)))
-    with pytest.raises(DataError, match=r"can't be read as .npz"):
+    with pytest.raises(DataError, match=r"can't be read as an \.npz file"):
         load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=90", "batch.size=10"))
 
 
@@ -305,7 +314,7 @@ def test_a_folder_of_arrays_trains_on_the_same_samples_as_one_file(tmp_path, kin
     mapped = load(of_file(tmp_path, f"data.scale_uint8={scale}", "data.size=90", as_folder(tmp_path / "d", **content)))
     assert "train_inputs" not in mapped.tensors
     batch = torch.tensor([3, 1, 88])
-    read = pickle.loads(pickle.dumps(mapped.train_inputs)).index_select(0, batch)
+    read = mapped.train_inputs.index_select(0, batch)
     assert (read.dtype, mapped.input_shape) == (whole.train_inputs.dtype, whole.input_shape)
     assert torch.equal(read, whole.train_inputs.index_select(0, batch))
     assert torch.equal(mapped.tensors["train_labels"], whole.tensors["train_labels"])
@@ -322,7 +331,7 @@ def test_workers_train_from_a_folder_as_from_memory(tmp_path):
 def test_a_damaged_file_in_a_folder_is_named_by_its_folder(tmp_path):
     path = as_folder(tmp_path / "d", **arrays())
     (tmp_path / "d" / "train_inputs.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(DataError, match=r"a \.npy file there can't be read: it is damaged"):
+    with pytest.raises(DataError, match=r"can't be read as its \.npy files: damaged"):
         load(of_file(tmp_path, path))
 
 

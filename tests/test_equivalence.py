@@ -212,7 +212,7 @@ class TestSeededBugs:
 
         self.unequal_start(monkeypatch)
         dataset = load(self.config)
-        work = worker.Work(self.config, dataset, initial_state(self.config, dataset), "torch", False, None)
+        work = worker.Work(self.config, dataset, initial_state(self.config, dataset), "torch")
         report = worker.run(0, work, None, 0.0, None, lambda notice: None)
         with pytest.raises(WorkerError, match=r"replicas differ at the start: ranks \[1\]"):
             _check_replicas([report])

@@ -23,9 +23,9 @@ from dpexp.models.initial_state import initial_state
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT
-from dpexp.strategies import Sequential
+from dpexp.strategies import Strategy
 from dpexp.training import loop
-from dpexp.training.evaluation import parameters_sha256
+from dpexp.training.worker import parameters_sha256
 
 WHOLE = "measurement.whole_trainings=always"
 BRIEF = "measurement.max_seconds=0.01"  # a block of the fewest rounds
@@ -290,7 +290,7 @@ def test_whole_trainings_that_were_made_before_an_interruption_are_kept(tmp_path
         assert [one.parameters_sha256 for one in trainings] == [one.parameters_sha256 for one in whole.trainings[name]]
 
 
-class Counting(Sequential):
+class Counting(Strategy):
     """Counts its barriers: all processes start their clocks together."""
 
     barriers = 0
@@ -326,11 +326,10 @@ def test_the_clock_is_paused_while_a_training_is_evaluated():
     config = tiny("strategy=sequential", "epochs=3")
     strategy, dataset = counting(config)
     clock, seen = Clock(strategy), []
-
-    def evaluate():
+    for _ in loop.train(config, dataset, strategy, clock):
+        clock.pause()
         seen.append((clock.seconds, strategy.barriers))
-
-    loop.train(config, dataset, strategy, clock, evaluate)
+        clock.resume()
     times = [seconds for seconds, _ in seen]
     assert times == sorted(times)
     assert 0 < times[0] < times[-1] <= clock.seconds
@@ -353,9 +352,9 @@ def test_training_visits_as_many_samples_as_the_config_says():
     dataset = load(config)
     baseline = config.baseline()
     model = Recording().double()
-    strategy = Sequential(baseline, 0, model, SharedTensors.copy_of(model.state_dict()), None)
+    strategy = Strategy(baseline, 0, model, SharedTensors.copy_of(model.state_dict()), None)
     strategy.start()
-    loop.train(baseline, dataset, strategy, Clock(strategy))
+    list(loop.train(baseline, dataset, strategy, Clock(strategy)))
     assert sum(visited) == baseline.epochs * 48
 
 

@@ -28,7 +28,7 @@ def test_ten_updates_equal_torchs(overrides, kind, settings):
     generator = torch.Generator().manual_seed(0)
     parameters = [torch.rand(size, generator=generator, dtype=torch.float64) for size in (7, 30, 1)]
     theirs = [torch.nn.Parameter(parameter.clone()) for parameter in parameters]
-    ours, reference = optimizers.build(config, parameters), kind(theirs, lr=0.05, **settings)
+    ours, reference = optimizers.Optimizer(config, parameters), kind(theirs, lr=0.05, **settings)
     for _ in range(10):
         gradients = [torch.randn(len(p), generator=generator, dtype=torch.float64) for p in parameters]
         ours.step(gradients)
@@ -47,7 +47,8 @@ def test_clipping_equals_torchs(length):
     for parameter, gradient in zip(theirs, gradients, strict=True):
         parameter.grad = gradient.clone()
     torch.nn.utils.clip_grad_norm_(theirs, 1.0)
-    optimizers.build(tiny("optimizer.lr=1", "optimizer.clip_norm=1").optimizer, parameters).step(gradients)
+    config = tiny("optimizer.lr=1", "optimizer.clip_norm=1").optimizer
+    optimizers.Optimizer(config, parameters).step(gradients)
     for mine, parameter in zip(parameters, theirs, strict=True):
         torch.testing.assert_close(-mine, parameter.grad)
 

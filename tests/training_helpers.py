@@ -19,7 +19,7 @@ def trained_state(config: ExperimentConfig, folder: Path, kernel: str = "torch")
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
     initial = initial_state(config, dataset)
-    work = worker.Work(config, dataset, initial, kernel, evaluate=False, checkpoint=checkpoint)
+    work = worker.Work(config, dataset, initial, kernel, checkpoint=checkpoint)
     trained(work, LocalLauncher().run(work))
     return torch.load(checkpoint, weights_only=True)
 
@@ -29,7 +29,7 @@ def trained_here(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tens
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
     initial = initial_state(config, dataset)
-    work = worker.Work(config, dataset, initial, "torch", evaluate=False, checkpoint=checkpoint)
+    work = worker.Work(config, dataset, initial, "torch", checkpoint=checkpoint)
     worker.run(0, work, None, 0.0, None, lambda notice: None)
     return torch.load(checkpoint, weights_only=True)
 

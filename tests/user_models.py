@@ -120,7 +120,7 @@ def lazy(input_shape, classes):
 
 
 def frozen(input_shape, classes):
-    return linear(input_shape, classes).requires_grad_(False)
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes)).requires_grad_(False)
 
 
 def sometimes_unused(input_shape, classes):

@@ -1,1 +1,0 @@
-"""Data sets as shared tensors, and the order in which they are visited."""

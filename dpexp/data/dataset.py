@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from dpexp.config.experiment import ExperimentConfig, check_size
 from dpexp.config.groups import ArraysDataConfig, NamedDataConfig, SyntheticDataConfig
-from dpexp.data.arrays import array_splits
-from dpexp.data.downloaded import torchvision_split
-from dpexp.data.mapped import MappedInputs
-from dpexp.data.packaged import cache_folder, read_split
+from dpexp.data.arrays import GREY, array_splits, kind
 from dpexp.data.sharding import subset
-from dpexp.data.split import Split
-from dpexp.data.synthetic import synthetic_splits
-from dpexp.errors import ConfigError, DataError
+from dpexp.data.sources import mnist_split, synthetic_splits, torchvision_split
+from dpexp.errors import ConfigError, DataError, counted
+from dpexp.machine.files import user_cache
 from dpexp.processes.shared_memory import SharedTensors
 
 MOST_COPIED_BYTES = 2**29
+
+
+@dataclasses.dataclass(frozen=True)
+class MappedInputs:
+    """Rows of a .npy file that stays on disk, with the part of a tensor's interface that a training needs.
+
+    All workers read them through the system's page cache.
+    """
+
+    array: np.ndarray  # the whole file, mapped
+    rows: torch.Tensor  # of the file, int64 (n,)
+    dtype: np.dtype  # that they are read as; fractions, for grey levels of uint8
+
+    def to(self, device: torch.device) -> MappedInputs:
+        """Itself: it is on no device."""
+        return self
+
+    def index_select(self, dim: int, index: torch.Tensor) -> torch.Tensor:
+        """The samples of these indices (k,), read from the file."""
+        assert dim == 0
+        inputs = torch.from_numpy(self.array[self.rows[index].numpy()].astype(self.dtype, copy=False))
+        return inputs.div_(255) if self.array.dtype == np.uint8 and self.dtype.kind == "f" else inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +49,15 @@ class Dataset:
     source: ExperimentConfig  # the job that it was loaded for
     tensors: SharedTensors  # all but training inputs that stay on disk
     classes: int
-    mapped: MappedInputs | None = None
+    file: Path | None = None  # of training inputs that stay on disk; `train_rows` are this job's
 
     @property
     def train_inputs(self) -> torch.Tensor | MappedInputs:
         """In memory or on disk."""
-        if self.mapped is None:
+        if self.file is None:
             return self.tensors["train_inputs"]
-        return dataclasses.replace(self.mapped, rows=self.tensors["train_rows"])
+        array = np.load(self.file, mmap_mode="r")
+        return MappedInputs(array, self.tensors["train_rows"], self.tensors["test_inputs"].numpy().dtype)
 
     def placed_anew(self) -> Dataset:
         """A copy in other memory, as far as that is cheap; else this one."""
@@ -45,7 +67,7 @@ class Dataset:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of one sample."""
-        return tuple(self.train_inputs.shape[1:])
+        return tuple(self.tensors["test_inputs"].shape[1:])
 
 
 def load(config: ExperimentConfig) -> Dataset:
@@ -55,40 +77,39 @@ def load(config: ExperimentConfig) -> Dataset:
         check_size(config, len(train_inputs))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    chosen = subset(len(train_inputs), config.train_samples, config.seed)
-    # Integers are token ids, and stay what they are; uint8 are grey levels.
-    dtype = torch.int64 if train_inputs.dtype == torch.int64 else getattr(torch, config.dtype)
-    mapped = train_inputs.as_type(dtype) if isinstance(train_inputs, MappedInputs) else None
-    assert isinstance(test_inputs, torch.Tensor)
-    parts = {
-        "train_labels": (train_labels[chosen], torch.int64),
-        "test_inputs": (test_inputs, dtype),
-        "test_labels": (test_labels, torch.int64),
-    }
-    if isinstance(train_inputs, torch.Tensor):
-        parts["train_inputs"] = (train_inputs[chosen], dtype)
+    chosen = subset(len(train_inputs), config.train_samples, config.seed).numpy()
+    numbers = kind(train_inputs, getattr(config.data, "scale_uint8", True))
+    dtype = torch.int64 if numbers == "integers" else getattr(torch, config.dtype)
+    arrays = {"train_labels": train_labels[chosen], "test_inputs": test_inputs, "test_labels": test_labels}
+    file = None
+    if isinstance(train_inputs, np.memmap):
+        arrays["train_rows"], file = chosen, Path(str(train_inputs.filename))
     else:
-        parts["train_rows"] = (chosen, torch.int64)
-    tensors = SharedTensors.allocate({name: (tuple(t.shape), kind) for name, (t, kind) in parts.items()})
-    for name, (tensor, _) in parts.items():
-        tensors[name].copy_(tensor)
-        if tensor.dtype == torch.float64 and not tensors[name].isfinite().all():
-            raise DataError(f"data={config.data.name}: {name} has values beyond float32; set dtype=float64")
-        if tensor.dtype == torch.uint8 and name.endswith("inputs"):
-            tensors[name].div_(255)  # grey levels to [0, 1], as torchvision's ToTensor does
+        arrays["train_inputs"] = train_inputs[chosen]
+    layout = {name: (a.shape, dtype if name.endswith("inputs") else torch.int64) for name, a in arrays.items()}
+    tensors = SharedTensors.allocate(layout)
+    for name, array in arrays.items():
+        with np.errstate(over="ignore"):  # it is looked for
+            np.copyto(tensors[name].numpy(), array, casting="unsafe")
+        if array.dtype.kind == "f" and (broken := int((~tensors[name].isfinite()).sum())):
+            raise DataError(
+                f"data={config.data.name}: {name} is NaN or infinite in {counted(broken, 'place')}, as {config.dtype}; "
+                "correct them, or set dtype=float64 for larger numbers"
+            )
+        if numbers == GREY and name.endswith("inputs"):
+            tensors[name].div_(255)  # to [0, 1], as torchvision's ToTensor does
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    return Dataset(config, tensors, max(classes, getattr(config.data, "classes", 0)), mapped)
+    return Dataset(config, tensors, max(classes, getattr(config.data, "classes", 0)), file)
 
 
-def _splits(config: ExperimentConfig) -> tuple[Split, Split]:
+def _splits(config: ExperimentConfig) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Inputs (n, *shape) and labels (n,) of the training and of the test split, as they come from their source."""
     match config.data:
-        case NamedDataConfig(name="mnist") as data:
-            splits = [read_split(name, cache_folder(data.cache)) for name in ("train", "t10k")]
-            train, test = (Split(torch.tensor(images).unsqueeze(1), torch.tensor(labels)) for images, labels in splits)
-            return train, test
-        case NamedDataConfig() as data:
-            cache = cache_folder(data.cache)
-            return torchvision_split(data.name, True, cache), torchvision_split(data.name, False, cache)
+        case NamedDataConfig(name=name) as data:
+            cache = Path(data.cache).expanduser() if data.cache else user_cache()
+            if name == "mnist":
+                return [mnist_split(split, cache) for split in ("train", "t10k")]
+            return [torchvision_split(name, train, cache) for train in (True, False)]
         case SyntheticDataConfig() as data:
             return synthetic_splits(data, config.train_samples, config.seed)
         case ArraysDataConfig() as data:

@@ -18,7 +18,6 @@ from dpexp.models.initial_state import initial_state
 from dpexp.processes import signals
 from dpexp.processes.launch import REMOTE_CAUSE_SECONDS, started
 from dpexp.processes.world import RemoteRanks, WorldSpec
-from dpexp.strategies import strategy_class
 from dpexp.strategies.rendezvous import Rendezvous
 from dpexp.training import worker
 from dpexp.training.worker import Work
@@ -48,10 +47,9 @@ def one_rank(
 ) -> WorldSpec:
     """The one worker of a rank, in this task; it is ended when another rank's fails."""
     prefix = f"dpexp/{environment.attempt}/world/{task}"
-    rendezvous = Rendezvous(environment.master_address, environment.master_port, prefix)
-    kind = strategy_class(work.config)
-    shared = kind.under_torchrun(rendezvous, environment.local_rank, environment.local_world_size)
-    return WorldSpec(worker.run, [(work, shared, time.monotonic(), gate)], remote=remote)
+    place = environment.local_rank, environment.local_world_size
+    rendezvous = Rendezvous(environment.master_address, environment.master_port, prefix, *place)
+    return WorldSpec(worker.run, [(work, rendezvous, time.monotonic(), gate)], remote=remote)
 
 
 class _Agent:
@@ -104,7 +102,7 @@ class _Agent:
         assert dataset is not None, "the first task is to load the data"
         remote = RemoteRanks(self._environment.rank, self._exchange_progress, lambda: [])
         with initial_state(config, dataset) as initial:
-            work = Work(config, dataset, initial, task["kernel"], task["evaluate"], in_turns=task["in_turns"])
+            work = Work(config, dataset, initial, task["kernel"], in_turns=task["in_turns"])
             spec = one_rank(work, self._environment, self._number, None, remote)
             with start_errors(work), started([spec], lambda *notice: None) as processes:  # rank 0 ends those that hang
                 (reports,) = processes.reports()

@@ -89,7 +89,7 @@ class TorchrunController(LocalLauncher):
             with self._task(kind="load", job=job):
                 self._wait_for_answers()
             self._loaded = job
-        what = {"config": work.config.settings, "kernel": work.linear_kernel, "evaluate": work.evaluate}
+        what = {"config": work.config.settings, "kernel": work.linear_kernel}
         with self._task(kind="train", in_turns=work.in_turns, **what):
             yield
 

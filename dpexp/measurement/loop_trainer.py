@@ -90,19 +90,17 @@ class LoopTrainer:
 
     def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training:
         """A whole training, with its evaluation. Raises WorkerError."""
-        work = self._work(Variant(config), evaluate=True, checkpoint=checkpoint)
+        work = self._work(Variant(config), checkpoint=checkpoint)
         if config.seed == self._dataset.source.seed:
             return trained(work, self._launcher.run(work))
         with initial_state(config, self._dataset) as initial:
             work = dataclasses.replace(work, initial=initial)
             return trained(work, self._launcher.run(work))
 
-    def _work(
-        self, variant: Variant, evaluate: bool = False, checkpoint: Path | None = None, in_turns: bool = False
-    ) -> Work:
+    def _work(self, variant: Variant, checkpoint: Path | None = None, in_turns: bool = False) -> Work:
         assert self._linear_kernel is not None
         data, initial, kernel = self._placed, self._initial, self._linear_kernel
-        return Work(variant.config, data, initial, kernel, evaluate, checkpoint, variant.copies, in_turns)
+        return Work(variant.config, data, initial, kernel, checkpoint, variant.copies, in_turns)
 
 
 class LoopArms:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
+import pkgutil
 
 import torch
 from torch import nn
@@ -73,15 +73,8 @@ def _resnet18(config: ResNet18Config, input_shape: tuple[int, ...], classes: int
 
 
 def _custom(config: CustomModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    module, function = config.builder.split(":")
     try:
-        builder = getattr(importlib.import_module(module), function)
-    except FROM_USERS_CODE as error:
-        raise ConfigError(
-            f"model.builder={config.builder}: {one_line(error)}; it must be module:function, importable from here"
-        ) from error
-    try:
-        model = builder(input_shape, classes, **config.arguments)
+        model = pkgutil.resolve_name(config.builder)(input_shape, classes, **config.arguments)
     except FROM_USERS_CODE as error:
         raise ConfigError(
             f"model.builder={config.builder}: {one_line(error)} "

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.data.dataset import Dataset
-from dpexp.data.sharding import shard
 from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
 from dpexp.models import sync_batchnorm
 from dpexp.models.architectures import build, convert
@@ -25,10 +24,8 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     model = convert(build(config.model, dataset.input_shape, dataset.classes), dtype)
     samples = _smallest_shard(config)
     name = f"model={config.model.name}"
-    if any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters()):
+    if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ConfigError(f"{name} has lazy layers; give each layer its input size")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError(f"{name} has no parameter to train: all are frozen")
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != dtype:
             raise ConfigError(
@@ -39,7 +36,7 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
         raise ConfigError(f"{name} has parameters that are NaN or infinite before it is trained")
     if config.batch.sync_batchnorm:
         sync_batchnorm.check(model)
-    inputs = dataset.train_inputs[:samples]
+    inputs = dataset.train_inputs.index_select(0, torch.arange(samples))
     try:
         state = SharedTensors.copy_of(model.state_dict())
         logits = model(inputs)
@@ -53,7 +50,9 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
         raise ConfigError(f"{name} returns {found}; it must be logits of shape {expected}")
     if not logits.requires_grad:
-        raise ConfigError(f"{name} returns logits that don't depend on its parameters; has it a torch.no_grad()?")
+        raise ConfigError(
+            f"{name} returns logits that don't depend on its parameters; has it a torch.no_grad(), or are all frozen?"
+        )
     F.cross_entropy(logits, dataset.tensors["train_labels"][:samples]).backward()
     if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in model.parameters()):
         raise ConfigError(f"{name} has sparse gradients; build its embeddings with sparse=False")
@@ -68,6 +67,5 @@ def _smallest_shard(config: ExperimentConfig) -> int:
     sizes = []
     for variant in config.variants.values():
         tail = variant.train_samples % variant.global_batch_size or variant.global_batch_size
-        shards = 1 if variant.batch.sync_batchnorm else variant.workers
-        sizes += [len(shard(torch.empty(tail), number, shards)) for number in range(shards)]
-    return min(size for size in sizes if size)
+        sizes.append(max(1, tail // (1 if variant.batch.sync_batchnorm else variant.workers)))
+    return min(sizes)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import timeit
-from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch
@@ -24,31 +23,20 @@ CLEARLY_FASTER = 1.15  # so that noise doesn't choose: results of the two differ
 ROUNDS, ROUND_SECONDS = 5, 2e-3
 
 
-class Linear(nn.Linear):
-    """nn.Linear by oneDNN. It can be differentiated once: a gradient of a gradient raises torch's error."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        """The same layer: its parameters are those of `layer`."""
-        super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        self.weight, self.bias = layer.weight, layer.bias
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """As nn.Linear.forward."""
-        if input.dim() != 2 or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-            return F.linear(input, self.weight, self.bias)
-        output: torch.Tensor = _Product.apply(input, self.weight, self.bias)
-        return output
-
-
 def use(model: nn.Module, kernel: str) -> None:
-    """Let the large linear layers of `model` multiply by `kernel`: "torch" or "onednn".
-
-    Each is replaced in its parent by another layer with the same parameters. Hooks of the layer are not taken over.
-    """
+    """Let the large linear layers of `model` multiply by `kernel`: "torch" or "onednn"."""
     if kernel != "torch":  # which they use already
-        for path, layer in list(model.named_modules(remove_duplicate=False)):
-            if path and _is_large(layer):
-                model.set_submodule(path, Linear(layer))
+        for layer in model.modules():
+            if _is_large(layer):
+                layer.forward = functools.partial(_forward, layer)  # type: ignore[method-assign]
+
+
+def _forward(layer: nn.Linear, input: torch.Tensor) -> torch.Tensor:
+    """As nn.Linear.forward. It can be differentiated once: a gradient of a gradient raises torch's error."""
+    if input.dim() != 2 or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return F.linear(input, layer.weight, layer.bias)
+    output: torch.Tensor = _Product.apply(input, layer.weight, layer.bias)
+    return output
 
 
 def choose(config: ExperimentConfig, model: nn.Module) -> str:
@@ -58,14 +46,13 @@ def choose(config: ExperimentConfig, model: nn.Module) -> str:
     """
     if config.linear_kernel != "auto":
         return config.linear_kernel
-    if isinstance(config.model, CustomModelConfig):
-        return "torch"
-    if config.dtype != "float32" or config.device != "cpu" or not onednn_available():
+    is_own = isinstance(config.model, CustomModelConfig)
+    if is_own or config.dtype != "float32" or config.device != "cpu" or not onednn_available():
         return "torch"
     shapes = {(layer.out_features, layer.in_features) for layer in model.modules() if _is_large(layer)}
     batches = {config.local_batch_size, config.baseline().local_batch_size}
-    products = tuple(sorted((*shape, batch) for shape in shapes for batch in batches))
-    return _fastest(products, config.threads_per_worker) if products else "torch"
+    layers = tuple(sorted((*shape, batch) for shape in shapes for batch in batches))
+    return _fastest(layers, config.threads_per_worker) if layers else "torch"
 
 
 def onednn_available() -> bool:
@@ -74,28 +61,25 @@ def onednn_available() -> bool:
 
 
 @functools.cache  # one choice for all jobs of a sweep
-def _fastest(products: tuple[tuple[int, int, int], ...], threads: int) -> str:
+def _fastest(layers: tuple[tuple[int, int, int], ...], threads: int) -> str:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try:
-        seconds = {kernel: sum(_step_seconds(kernel, *sizes) for sizes in products) for kernel in _PRODUCTS}
-    finally:
-        torch.set_num_threads(before)
-    return "onednn" if seconds["onednn"] * CLEARLY_FASTER < seconds["torch"] else "torch"
+    torch_seconds, onednn_seconds = (sum(_step_seconds(name, *one) for one in layers) for name in ("torch", "onednn"))
+    torch.set_num_threads(before)
+    return "onednn" if onednn_seconds * CLEARLY_FASTER < torch_seconds else "torch"
 
 
 def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
-    """The least time, over some rounds, of one layer's three products in a step."""
-    multiply = _PRODUCTS[kernel]
-    x, weight, gradient = torch.rand(batch, inputs), torch.rand(outputs, inputs), torch.rand(batch, outputs)
+    """The least time, over some rounds, of a layer's forward and backward pass."""
+    layer, x, gradient = nn.Linear(inputs, outputs), torch.rand(batch, inputs), torch.rand(batch, outputs)
+    use(layer, kernel)
+    x.requires_grad_()
 
-    def products() -> None:
-        multiply(x, weight)
-        multiply(gradient.t(), x.t())
-        multiply(gradient, weight.t())
+    def step() -> None:
+        torch.autograd.grad(layer(x), (x, *layer.parameters()), gradient)
 
-    number = max(1, int(ROUND_SECONDS / min(timeit.repeat(products, number=1, repeat=2))))
-    return min(timeit.repeat(products, number=number, repeat=ROUNDS)) / number
+    number = max(1, int(ROUND_SECONDS / min(timeit.repeat(step, number=1, repeat=2))))
+    return min(timeit.repeat(step, number=number, repeat=ROUNDS)) / number
 
 
 def _is_large(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -108,13 +92,6 @@ def _is_large(module: nn.Module) -> TypeGuard[nn.Linear]:
 def _by_onednn(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
     return product
-
-
-# left (n, k) times the transpose of right (m, k)
-_PRODUCTS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "torch": F.linear,
-    "onednn": _by_onednn,
-}
 
 
 class _Product(torch.autograd.Function):

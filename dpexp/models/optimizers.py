@@ -7,8 +7,8 @@ parameters.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.optim.adam import adam
@@ -17,17 +17,18 @@ from torch.optim.sgd import sgd
 from dpexp.config.groups import AdamConfig, OptimizerConfig, SgdConfig
 
 
-class Optimizer(ABC):
-    """Updates `parameters` in place; equal to the torch.optim class of the same name.
+class Optimizer:
+    """Updates `parameters` in place, from a fresh state; equal to the configured class of torch.optim.
 
     A parameter that no sample used has a gradient of zeros here, as in any flat layout of gradients:
     momentum and weight decay go on. (torch.optim skips a parameter whose gradient is None.)
     """
 
-    def __init__(self, config: SgdConfig | AdamConfig, parameters: Sequence[torch.Tensor]) -> None:
+    def __init__(self, config: OptimizerConfig, parameters: Sequence[torch.Tensor]) -> None:
         self.lr = config.lr  # of the next update
-        self.parameters = [parameter.detach() for parameter in parameters]
         self.clip_norm = config.clip_norm
+        own = [parameter.detach() for parameter in parameters]
+        self._update = _sgd(config, own) if isinstance(config, SgdConfig) else _adam(config, own)
 
     def step(self, gradients: list[torch.Tensor], squared_norm: torch.Tensor | None = None) -> None:
         """One update, from a gradient for each parameter. `squared_norm` (), that of all gradients, where these are a
@@ -38,69 +39,40 @@ class Optimizer(ABC):
         if self.clip_norm is not None:
             norm = (squared_norms(gradients) if squared_norm is None else squared_norm).sqrt()
             torch._foreach_mul_(gradients, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        self._update(gradients)
-
-    @abstractmethod
-    def _update(self, gradients: list[torch.Tensor]) -> None:
-        """The same, of gradients that are clipped."""
+        self._update(gradients, lr=self.lr)
 
 
-class Sgd(Optimizer):
-    """torch.optim.SGD."""
-
-    def __init__(self, config: SgdConfig, parameters: Sequence[torch.Tensor]) -> None:
-        super().__init__(config, parameters)
-        self._config = config
-        self._momentum_buffers: list[torch.Tensor | None] = [None] * len(parameters)
-
-    def _update(self, gradients: list[torch.Tensor]) -> None:
-        sgd(
-            self.parameters,
-            gradients,
-            self._momentum_buffers,
-            foreach=False,
-            lr=self.lr,
-            momentum=self._config.momentum,
-            dampening=0.0,
-            weight_decay=self._config.weight_decay,
-            nesterov=self._config.nesterov,
-            maximize=False,
-        )
+def _sgd(config: SgdConfig, parameters: list[torch.Tensor]) -> Callable[..., None]:
+    return functools.partial(
+        sgd,
+        parameters,
+        momentum_buffer_list=[None] * len(parameters),
+        foreach=False,
+        momentum=config.momentum,
+        dampening=0.0,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+        maximize=False,
+    )
 
 
-class Adam(Optimizer):
-    """torch.optim.Adam, or AdamW."""
-
-    def __init__(self, config: AdamConfig, parameters: Sequence[torch.Tensor]) -> None:
-        super().__init__(config, parameters)
-        self._config = config
-        self._means = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self._squares = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self._steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in self.parameters]
-
-    def _update(self, gradients: list[torch.Tensor]) -> None:
-        adam(
-            self.parameters,
-            gradients,
-            self._means,
-            self._squares,
-            [],
-            self._steps,
-            fused=True,
-            lr=self.lr,
-            beta1=self._config.betas[0],
-            beta2=self._config.betas[1],
-            eps=self._config.eps,
-            weight_decay=self._config.weight_decay,
-            decoupled_weight_decay=self._config.name == "adamw",
-            amsgrad=False,
-            maximize=False,
-        )
-
-
-def build(config: OptimizerConfig, parameters: Sequence[torch.Tensor]) -> Optimizer:
-    """The configured optimizer over `parameters`, its state fresh."""
-    return Sgd(config, parameters) if isinstance(config, SgdConfig) else Adam(config, parameters)
+def _adam(config: AdamConfig, parameters: list[torch.Tensor]) -> Callable[..., None]:
+    return functools.partial(
+        adam,
+        parameters,
+        exp_avgs=[torch.zeros_like(parameter) for parameter in parameters],
+        exp_avg_sqs=[torch.zeros_like(parameter) for parameter in parameters],
+        max_exp_avg_sqs=[],
+        state_steps=[torch.zeros((), dtype=torch.float32, device=parameter.device) for parameter in parameters],
+        fused=True,
+        beta1=config.betas[0],
+        beta2=config.betas[1],
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        decoupled_weight_decay=config.name == "adamw",
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def squared_norms(gradients: list[torch.Tensor]) -> torch.Tensor:

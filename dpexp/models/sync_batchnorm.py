@@ -45,7 +45,10 @@ def _forward(layer: _BatchNorm, gather: Gather, input: torch.Tensor) -> torch.Te
     """As the layer's own forward, with statistics of all ranks' samples (n, channels, ...) while it trains."""
     if not layer.training:  # one rank alone evaluates
         return type(layer).forward(layer, input)
-    output, mean, variance, count = _Normalize.apply(input, layer.weight, layer.bias, layer.eps, gather)
+    channels = input.shape[1]
+    weight = input.new_ones(channels) if layer.weight is None else layer.weight
+    bias = input.new_zeros(channels) if layer.bias is None else layer.bias
+    output, mean, variance, count = _Normalize.apply(input, weight, bias, layer.eps, gather)
     if layer.track_running_stats and layer.running_mean is not None:
         assert layer.running_var is not None
         share = layer.momentum
@@ -63,12 +66,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        input: torch.Tensor,
-        weight: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        eps: float,
-        gather: Gather,
+        ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, gather: Gather
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         channels, across = input.shape[1], _across(input)
         mean = input.mean(across)
@@ -80,14 +78,10 @@ class _Normalize(torch.autograd.Function):
         variance = (squares + counts * (means - mean).square()).sum(0) / total
         inverse = torch.rsqrt(variance + eps)
         normal = (input - _broad(mean, input)) * _broad(inverse, input)
-        scale = inverse if weight is None else inverse * weight
-        ctx.save_for_backward(normal, scale, total)
-        ctx.gather, ctx.has_weight, ctx.has_bias = gather, weight is not None, bias is not None
-        # A copy, since what comes next may work in place.
-        output = normal.clone() if weight is None else normal * _broad(weight, input)
-        output = output if bias is None else output + _broad(bias, input)
+        ctx.save_for_backward(normal, inverse * weight, total)
+        ctx.gather = gather
         ctx.mark_non_differentiable(mean, variance, total)
-        return output, mean, variance, total
+        return torch.addcmul(_broad(bias, input), normal, _broad(weight, input)), mean, variance, total
 
     @staticmethod
     @once_differentiable
@@ -98,13 +92,7 @@ class _Normalize(torch.autograd.Function):
         of_bias, of_weight = gradient.sum(across), (gradient * normal).sum(across)
         through_mean, through_variance = ctx.gather(torch.cat([of_bias, of_weight])).sum(0).div(total).chunk(2)
         of_input = gradient - _broad(through_mean, normal) - normal * _broad(through_variance, normal)
-        return (
-            of_input * _broad(scale, normal),
-            of_weight if ctx.has_weight else None,
-            of_bias if ctx.has_bias else None,
-            None,
-            None,
-        )
+        return of_input * _broad(scale, normal), of_weight, of_bias, None, None
 
 
 def _across(input: torch.Tensor) -> list[int]:

@@ -20,7 +20,7 @@ from dpexp.config.strategies import EmulatedConfig
 from dpexp.data.dataset import Dataset
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
-from dpexp.strategies.emulated import Emulated
+from dpexp.strategies import Emulated
 from dpexp.training.loop import train
 
 
@@ -52,7 +52,7 @@ class _Observed(Emulated):
     def update(self) -> None:
         """See Emulated."""
         gradients = [
-            [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters] for parameters in self._parameters
+            [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters] for parameters in self.trained
         ]
         local = sum(float(gradient.square().sum()) for one in gradients for gradient in one)
         whole = sum(float(sum(each).square().sum()) for each in zip(*gradients, strict=True))
@@ -71,7 +71,7 @@ def observe(config: ExperimentConfig, dataset: Dataset) -> SquaredNorms:
         strategy = _Observed(config, 0, model, initial, None)
         strategy.norms = []
         strategy.start()
-        train(config, dataset, strategy, Clock(strategy))
+        list(train(config, dataset, strategy, Clock(strategy)))
     per_epoch = config.train_samples // config.global_batch_size
     whole_batches = [
         pair for number, pair in enumerate(strategy.norms) if number % config.updates_per_epoch < per_epoch

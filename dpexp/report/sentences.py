@@ -15,6 +15,7 @@ from dpexp.results.schema import Warning
 MARKED = ("oversubscribed", "fewer updates")  # kinds of warnings that the table shows by a star and by brackets
 
 LEAST_LOSS = 0.03  # that is named
+MOST_SCALING = 1.2  # of computation, where the phases of a script are what they seem
 LOSSES = {  # by factor of efficiency, what takes the time, and what helps
     "load_balance": ("waiting for the slowest worker of each step", "look for what else runs on these cores"),
     "communication_efficiency": ("exchanging gradients", "larger batches exchange them less often"),
@@ -51,6 +52,8 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
     factors = _factors(row)
     worst = min(factors, key=lambda name: factors[name], default="")
     loss = 1 - factors.get(worst, 1.0)
+    if row.is_script and factors.get("computation_scaling", 1.0) > MOST_SCALING:
+        return 0.0, "", ""  # what looks like computation is something else, too
     if worst == "computation_scaling":
         more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # samples than the baseline
         of_workers, of_baseline = row.phases.of_workers, row.phases.of_baseline

@@ -1,24 +1,21 @@
 """How workers combine their gradients; `strategy_class` is the registry."""
 
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.strategies.base import Replica, Strategy
+from dpexp.strategies.base import Emulated, Replica, Strategy
 from dpexp.strategies.ddp import Ddp
-from dpexp.strategies.emulated import Emulated
 from dpexp.strategies.hybrid_dp import HybridDataParallel
-from dpexp.strategies.sequential import Sequential
 from dpexp.strategies.sync_dp import SyncDataParallel
 
-__all__ = ["Ddp", "Emulated", "Replica", "Sequential", "Strategy", "SyncDataParallel", "strategy_class"]
+__all__ = ["Ddp", "Emulated", "Replica", "Strategy", "SyncDataParallel", "strategy_class"]
 
 CLASSES: dict[str, type[Strategy]] = {
     "sync_dp": SyncDataParallel,
     "ddp": Ddp,
     "hybrid_dp": HybridDataParallel,
     "emulated": Emulated,
-    "sequential": Sequential,
 }
 
 
 def strategy_class(config: ExperimentConfig) -> type[Strategy]:
     """The implementation of the configured strategy. A single worker has nothing to combine, whatever the strategy."""
-    return Sequential if config.workers == 1 else CLASSES[config.strategy.name]
+    return Strategy if config.workers == 1 else CLASSES[config.strategy.name]

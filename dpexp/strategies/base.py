@@ -1,9 +1,11 @@
-"""The interface of a strategy, the only part of a training that knows that other workers exist."""
+"""What a strategy is, the only part of a training that knows that other workers exist; and those of one process."""
 
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
+import copy
+import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,14 +15,10 @@ from torch import nn
 
 from dpexp.clock.recorder import NoRecorder, Recorder
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.machine.environment import usable_cores
 from dpexp.models import sync_batchnorm
-from dpexp.models.optimizers import Optimizer
+from dpexp.models.optimizers import Optimizer, take_gradients
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.results.phases import COMMUNICATE, COMPUTE
-from dpexp.strategies.rendezvous import Rendezvous, explained
-
-MOST_NUMBERS = 3  # in a broadcast
+from dpexp.results.phases import COMMUNICATE, COMPUTE, UPDATE, WAIT
 
 
 @dataclass(frozen=True)
@@ -31,15 +29,15 @@ class Replica:
     model: nn.Module
 
 
-class Strategy(ABC):
-    """How the gradients of all replicas become one update of all replicas.
+class Strategy:
+    """How the gradients of all replicas become one update of all replicas. This one is that of a single worker.
 
     The loss of every shard is summed and divided by the size of the whole global batch. So the sum of
     the gradients over replicas is the gradient of the mean loss, whatever the split, and a strategy
     only ever adds. One object lives in each process.
     """
 
-    unmeasured_phases: ClassVar[tuple[str, ...]] = ()  # that the recorder can't tell apart from others
+    wait_phase: ClassVar[int] = WAIT  # COMMUNICATE, where waiting can't be told from that
     optimizers: list[Optimizer]  # made by `start`
     replicas: tuple[Replica, ...]  # those in this process: one, or all
 
@@ -47,19 +45,19 @@ class Strategy(ABC):
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any
     ) -> None:
         """In the process of rank `rank`; `shared` is its part of what `share` returned."""
-        self.device = self.choose_device(config, rank)
+        self.device = torch.device("cpu" if config.device == "cpu" else f"cuda:{os.environ.get('LOCAL_RANK', rank)}")
         model.to(self.device)
         self.replicas = (Replica(rank, model),)
         self.recorder: Recorder = NoRecorder()  # of the time in each phase; `update` enters its phases
-        self._config = config
-        self._initial = initial
+        self._config, self._models, self._initial = config, [model], initial
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._updated: Sequence[Sequence[torch.Tensor]] = [self._parameters]  # by each of this process's optimizers
         if config.batch.sync_batchnorm and config.workers > 1:
             sync_batchnorm.synchronize(model, self._gather_while_computing)
+        self._connect(shared)
 
-    @classmethod
-    def choose_device(cls, config: ExperimentConfig, rank: int) -> torch.device:
-        """The device of rank `rank`."""
-        return torch.device(config.device)
+    def _connect(self, shared: Any) -> None:
+        """Reach the other processes, or make further replicas in this one. All processes call it together."""
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
@@ -70,35 +68,27 @@ class Strategy(ABC):
         """
         return [None] * config.processes
 
-    @classmethod
-    def shares_cores(cls, config: ExperimentConfig) -> bool:
-        """Whether more threads compute at the same time than this machine has cores."""
-        return config.busy_threads > usable_cores()
-
-    @classmethod
-    def under_torchrun(cls, rendezvous: Rendezvous, local_rank: int, local_size: int) -> Any:
-        """What a rank receives where torchrun started it, as number `local_rank` of `local_size` on its host."""
-        return rendezvous
-
-    @abstractmethod
     def start(self) -> None:
         """Give every replica the initial state and a fresh optimizer. All processes call it together."""
+        for model in self._models:
+            model.load_state_dict(self._initial)
+        self.optimizers = [Optimizer(self._config.optimizer, own) for own in self._updated]
 
     def begin_step(self) -> None:
         """Before a step's data: return when it is this process's turn and the parameters are up to date."""
-        return  # at once, where processes don't take turns
 
     def accumulating(self) -> AbstractContextManager[Any]:
         """Within it, a backward pass leaves its gradients to be added to by the next one."""
         return contextlib.nullcontext()
 
-    @abstractmethod
     def update(self) -> None:
         """Add up the replicas' gradients, make one optimizer update everywhere, clear the gradients.
 
         The parameters may be read after the next `begin_step` or `barrier`. Enters the recorder's phases wait,
         communicate and update.
         """
+        self.recorder.enter(UPDATE)
+        self.optimizers[0].step(take_gradients(self._parameters))
 
     def synchronize(self) -> None:
         """Return when this process's GPU, if any, has finished its work."""
@@ -109,26 +99,39 @@ class Strategy(ABC):
         """Return when every process of the world has called it, and its GPU has finished its work."""
         self.synchronize()
 
-    def broadcast(self, numbers: list[int]) -> list[int]:
-        """Rank 0's numbers, of which there are MOST_NUMBERS at most. All processes call it together."""
-        return numbers
-
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """All ranks' values (w, n), in rank order; `values` are (n,). All processes call it together."""
         return values[None]
 
     def _gather_while_computing(self, values: torch.Tensor) -> torch.Tensor:
-        self.recorder.enter(COMMUNICATE)
+        self.recorder.enter(self.wait_phase)
         gathered = self.gather(values)
         self.recorder.enter(COMPUTE)
         return gathered
 
-    def set_learning_rate(self, lr: float) -> None:
-        """The learning rate of the next update."""
-        for optimizer in self.optimizers:
-            optimizer.lr = lr
+    def broadcast(self, numbers: list[int]) -> list[int]:
+        """Rank 0's numbers. All processes call it together."""
+        return [int(number) for number in self.gather(torch.tensor(numbers, device=self.device))[0]]
 
-    @classmethod
-    def explained(cls, error: RuntimeError) -> Exception:
-        """The error to raise for one while training: another one where the cause lies with another rank."""
-        return explained(error)
+
+class Emulated(Strategy):
+    """One process plays all workers in turn, each with a replica and an optimizer, with data parallelism's mathematics.
+
+    Its parameters are what synchronous data parallelism must give; its time is the cost without parallelism.
+    """
+
+    def _connect(self, shared: Any) -> None:
+        self._models += [copy.deepcopy(self._models[0]) for _ in range(self._config.workers - 1)]
+        self.replicas = tuple(Replica(rank, model) for rank, model in enumerate(self._models))
+        self._updated = self.trained = [[p for p in model.parameters() if p.requires_grad] for model in self._models]
+
+    def update(self) -> None:
+        """Sum the gradients in rank order; each replica's optimizer gets a copy."""
+        self.recorder.enter(COMMUNICATE)
+        totals, *others = [take_gradients(parameters) for parameters in self.trained]
+        for gradients in others:
+            for total, gradient in zip(totals, gradients, strict=True):
+                total += gradient
+        self.recorder.enter(UPDATE)
+        for optimizer in self.optimizers:
+            optimizer.step([total.clone() for total in totals])

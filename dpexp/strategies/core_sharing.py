@@ -24,42 +24,33 @@ class CoreTurn:
     """One rank's turn: after the rank before it in its group, and the first one's after the last one's."""
 
     group: int
-    is_first: bool = True
-    is_last: bool = True
-    semaphores: tuple[Counter, Counter] | None = None  # of this turn and the next one; None for a rank without others
+    is_first: bool
+    is_last: bool
+    own: Counter
+    following: Counter  # the next rank's
 
     @classmethod
     def create(cls, ranks: int, groups: int) -> list[CoreTurn]:
         """Those of all ranks: rank r belongs to group r mod the number of groups."""
-        semaphores = [Counter.create() for _ in range(ranks)]
-        turns = []
-        for rank, own in enumerate(semaphores):
+        counters, turns = [Counter.create() for _ in range(ranks)], []
+        for rank, own in enumerate(counters):
             group, is_first, is_last = rank % groups, rank < groups, rank + groups >= ranks
-            following = semaphores[group if is_last else rank + groups]
-            turns.append(cls(group, is_first, is_last, None if is_first and is_last else (own, following)))
+            turns.append(cls(group, is_first, is_last, own, counters[group if is_last else rank + groups]))
             if is_first:
                 own.post()
         return turns
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether the group has other ranks; only then may it be waited for."""
-        return self.semaphores is not None
-
     def wait(self) -> None:
         """Return when it is this rank's turn."""
-        assert self.semaphores is not None
-        self.semaphores[0].wait(0.0)
+        self.own.wait(0.0)
 
     def pass_on(self) -> None:
         """It is the next rank's turn."""
-        assert self.semaphores is not None
-        self.semaphores[1].post()
+        self.following.post()
 
     def close(self) -> None:
         """Close this process's descriptors of what this rank waits for."""
-        if self.semaphores is not None:
-            self.semaphores[0].close()
+        self.own.close()
 
 
 def group_count(config: ExperimentConfig) -> int:
@@ -83,8 +74,6 @@ def stay_on_a_core(number: int, threads: int) -> None:
     A worker that sleeps at a barrier is often woken on the core of the one that wakes it, where they then take turns
     while another core is idle. Where a core is free, the scheduler uses that.
     """
-    if not hasattr(os, "sched_setaffinity"):
-        return
     cores = sorted(os.sched_getaffinity(0))
     if threads >= len(cores) and torch.get_num_threads() == 1:
         with contextlib.suppress(OSError):  # a sandbox may forbid it

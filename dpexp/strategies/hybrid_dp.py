@@ -16,12 +16,10 @@ import math
 import secrets
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed import Store  # type: ignore[attr-defined]
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import HybridDpConfig
@@ -29,91 +27,85 @@ from dpexp.errors import PeerError, WorkerError, one_line
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, COMPUTE
-from dpexp.strategies.base import Strategy
-from dpexp.strategies.core_sharing import CoreTurn, spin_seconds
+from dpexp.strategies.core_sharing import spin_seconds
 from dpexp.strategies.reduce_scatter import ReduceScatter
-from dpexp.strategies.rendezvous import Rendezvous, broadcast, gather
+from dpexp.strategies.rendezvous import Distributed, Rendezvous
 from dpexp.strategies.sync_dp import Shared, SyncDataParallel, arena_layout
 
 MOST_DESCRIPTORS = 64  # of a rank's part in the shared memory and the barrier
 
 
-@dataclass(frozen=True)
-class Place:
-    """What one rank receives. `shared` is None under torchrun: there, the ranks of a host have to meet."""
-
-    rendezvous: Rendezvous
-    local_rank: int
-    local_size: int
-    shared: Shared | None
-
-    def close(self) -> None:
-        """Close the parent's descriptors."""
-        if self.shared is not None:
-            self.shared.close()
-
-
-class HybridDataParallel(SyncDataParallel):
+class HybridDataParallel(Distributed, SyncDataParallel):
     """One process a worker. Waiting for other hosts can't be told from exchanging with them."""
 
-    unmeasured_phases = ("wait",)
     wait_phase = COMMUNICATE
 
-    def __init__(
-        self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Place
-    ) -> None:
-        store = shared.rendezvous.join("gloo", rank, config.workers)
-        super().__init__(config, rank, model, initial, shared.shared or _met(shared, rank, store, config, initial))
-        self._group: dist.ProcessGroup | None = None  # of the ranks that have the same chunk, one a host
+    def _connect(self, shared: Rendezvous) -> None:  # type: ignore[override]
+        config = self._config
+        assert isinstance(config.strategy, HybridDpConfig)
+        super()._connect(self._meet(shared, config.strategy.hosts is not None))
+        self._group: Any = None  # of the ranks that have the same chunk, one a host
+        bucket_mb = None  # a single host exchanges all gradients at once
         if shared.local_size < config.workers:
-            groups = [  # each rank takes part in making each
-                dist.new_group(range(local_rank, config.workers, shared.local_size))
-                for local_rank in range(shared.local_size)
-            ]
-            group = groups[shared.local_rank]
-            assert isinstance(group, dist.ProcessGroup)  # and no mark of ranks that don't belong to it
-            self._group = group
-        self._buckets = in_buckets(self._reduction, bucket_bytes(config, config.workers // shared.local_size))
-        self._chunks = [bucket.chunk for bucket in self._buckets]
-        self._exchanged = 0  # buckets, in this step
-        self._exchanges: list[dist.Work] = []  # between hosts, that were begun in this step
-        self._missing = self._all_missing()  # of each bucket, gradients that backward has not computed
+            groups = [list(range(first, config.workers, shared.local_size)) for first in range(shared.local_size)]
+            self._group, _ = dist.new_subgroups_by_enumeration(groups)
+            bucket_mb = config.strategy.bucket_mb
+        self._buckets = in_buckets(self._reduction, math.inf if bucket_mb is None else 1e6 * bucket_mb)
+        self._updated = [[bucket.chunk for bucket in self._buckets]]
         self._accumulating = False
+        self._forget_exchanges()
         if len(self._buckets) > 1:
             for number, bucket in enumerate(self._buckets):
                 for parameter in bucket.parameters:
                     parameter.register_post_accumulate_grad_hook(functools.partial(self._computed, number))
 
+    def _meet(self, place: Rendezvous, acts_hosts: bool) -> Shared:
+        """This rank's part in what the ranks of its host share. Raises PeerError when another one of them is lost.
+
+        The first rank makes all parts; the others receive theirs. Descriptors pass through a socket in Linux's abstract
+        namespace, which leaves no file behind.
+        """
+        config, initial, rank, ranks = self._config, self._initial, self.replicas[0].rank, place.local_size
+        threads = config.busy_threads if acts_hosts else ranks * config.threads_per_worker  # of this machine
+        store, key = place.join("gloo", rank, config.workers), f"host/{rank - place.local_rank}"
+        try:
+            if place.local_rank == 0:
+                parts = Shared.create(config, initial, ranks, threads, ranks)
+                with socket.socket(socket.AF_UNIX) as listener:
+                    name = f"\0dpexp/{secrets.token_hex(16)}"  # which only those learn who can read the store
+                    listener.bind(name)
+                    listener.listen(ranks)
+                    store.set(key, name)
+                    for _ in range(ranks - 1):
+                        connection, _ = listener.accept()
+                        with connection:
+                            part = parts[int(connection.recv(16))]
+                            socket.send_fds(connection, [b"."], [part.arena.descriptor, *part.barrier.descriptors])
+                return parts[0]
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(store.get(key).decode())
+                connection.send(str(place.local_rank).encode())
+                _, (arena, *counters), _, _ = socket.recv_fds(connection, 1, MOST_DESCRIPTORS)
+            member = BarrierMember.of_descriptors(counters, spin_seconds(threads))
+            tensors = SharedTensors(arena, arena_layout(config, initial, ranks))
+            return Shared(place.local_rank, threads, tensors, member, member)
+        except (OSError, ValueError) as error:
+            raise PeerError(
+                f"the ranks of a host can't share memory: {one_line(error)}; they need one network namespace of Linux"
+            ) from error
+
     @classmethod
-    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Place]:  # type: ignore[override]
-        """The rendezvous of all, and the shared memory and the barrier of each host that is acted."""
+    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Rendezvous]:
+        """The rendezvous of all ranks. Those of a host, acted or not, meet for what they share."""
         assert isinstance(config.strategy, HybridDpConfig)
-        hosts = config.strategy.hosts or 1
-        size, rendezvous = config.workers // hosts, Rendezvous.here()
-        return [
-            Place(rendezvous, shared.local_rank, size, shared)
-            for _ in range(hosts)
-            for shared in Shared.create(config, initial, size, config.busy_threads, size)
-        ]
-
-    @classmethod
-    def shares_cores(cls, config: ExperimentConfig) -> bool:
-        """No workers take turns here."""
-        return Strategy.shares_cores(config)
-
-    @classmethod
-    def under_torchrun(cls, rendezvous: Rendezvous, local_rank: int, local_size: int) -> Place:
-        """What a rank receives."""
-        return Place(rendezvous, local_rank, local_size, None)
+        return Rendezvous.here(config.workers, config.strategy.hosts or 1)
 
     @contextlib.contextmanager
     def accumulating(self) -> Iterator[None]:
         """Without an exchange."""
         self._accumulating = True
-        try:
-            yield
-        finally:
-            self._accumulating = False
+        yield
+        self._accumulating = False
 
     def update(self) -> None:
         """Exchange what was not yet; each rank updates its chunks of its host's parameters."""
@@ -122,8 +114,7 @@ class HybridDataParallel(SyncDataParallel):
         self.recorder.enter(COMMUNICATE)
         for exchange in self._exchanges:
             exchange.wait()
-        self._exchanges.clear()
-        self._exchanged, self._missing = 0, self._all_missing()
+        self._forget_exchanges()
         self._update_chunks([bucket.total for bucket in self._buckets])
 
     def _computed(self, number: int, parameter: torch.Tensor) -> None:
@@ -147,30 +138,12 @@ class HybridDataParallel(SyncDataParallel):
         self.recorder.enter(COMMUNICATE)
         bucket.sum_chunk()
         if self._group is not None and len(bucket.chunk):
-            exchange = dist.all_reduce(bucket.total, group=self._group, async_op=True)
-            assert exchange is not None  # as this rank belongs to the group
-            self._exchanges.append(exchange)
+            self._exchanges.append(dist.all_reduce(bucket.total, group=self._group, async_op=True))
 
-    def _all_missing(self) -> list[int]:
-        return [len(bucket.parameters) for bucket in self._buckets]
-
-    def barrier(self) -> None:
-        """Return when every rank of every host has called it."""
-        dist.barrier()
-
-    def broadcast(self, numbers: list[int]) -> list[int]:
-        """Rank 0's numbers."""
-        return broadcast(numbers, self.device)
-
-    def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """All ranks' values."""
-        return gather(values, self._config.workers)
-
-
-def bucket_bytes(config: ExperimentConfig, hosts: int) -> float:
-    """Of gradients: a single host exchanges them all at once."""
-    assert isinstance(config.strategy, HybridDpConfig)
-    return math.inf if config.strategy.bucket_mb is None or hosts == 1 else 1e6 * config.strategy.bucket_mb
+    def _forget_exchanges(self) -> None:
+        self._exchanged = 0  # buckets, in this step
+        self._exchanges: list[Any] = []  # between hosts, that were begun in this step
+        self._missing = [len(bucket.parameters) for bucket in self._buckets]  # gradients that backward has not computed
 
 
 def in_buckets(whole: ReduceScatter, bucket_bytes: float) -> list[ReduceScatter]:
@@ -184,42 +157,3 @@ def in_buckets(whole: ReduceScatter, bucket_bytes: float) -> list[ReduceScatter]
             buckets.append(whole.part(first, last))
             last = first
     return buckets
-
-
-def _met(place: Place, rank: int, store: Store, config: ExperimentConfig, initial: SharedTensors) -> Shared:
-    """This rank's part in what the ranks of its host share. Raises PeerError when another one of them is lost."""
-    try:
-        return _meet(place, f"host/{rank - place.local_rank}", store, config, initial)
-    except (OSError, ValueError) as error:
-        raise PeerError(
-            f"the ranks of a host can't share memory: {one_line(error)}; they need one network namespace of Linux"
-        ) from error
-
-
-def _meet(place: Place, key: str, store: Store, config: ExperimentConfig, initial: SharedTensors) -> Shared:
-    """The first rank makes all parts; the others receive theirs.
-
-    Descriptors pass through a socket in Linux's abstract namespace, which leaves no file behind.
-    """
-    ranks = place.local_size
-    threads = ranks * config.threads_per_worker
-    if place.local_rank == 0:
-        parts = Shared.create(config, initial, ranks, threads, ranks)
-        with socket.socket(socket.AF_UNIX) as listener:
-            name = f"\0dpexp/{secrets.token_hex(16)}"  # which only those learn who can read the store
-            listener.bind(name)
-            listener.listen(ranks)
-            store.set(key, name)
-            for _ in range(ranks - 1):
-                connection, _ = listener.accept()
-                with connection:
-                    part = parts[int(connection.recv(16))]
-                    socket.send_fds(connection, [b"."], [part.arena.descriptor, *part.barrier.descriptors])
-        return parts[0]
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(store.get(key).decode())
-        connection.send(str(place.local_rank).encode())
-        _, (arena, *counters), _, _ = socket.recv_fds(connection, 1, MOST_DESCRIPTORS)
-    member = BarrierMember.of_descriptors(counters, spin_seconds(threads))
-    tensors = SharedTensors(arena, arena_layout(config, initial, ranks))
-    return Shared(place.local_rank, threads, member, tensors, CoreTurn(place.local_rank), member)

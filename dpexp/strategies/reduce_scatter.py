@@ -14,36 +14,39 @@ class ReduceScatter:
     """One rank's part in it. Each rank publishes its gradient in a row of its own, then sums its chunk of all rows."""
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], flat: torch.Tensor, gradients: torch.Tensor, rank: int
+        self, parameters: list[nn.Parameter], flat: torch.Tensor, gradients: torch.Tensor, row: int, adds: bool = False
     ) -> None:
-        """`flat` (n,) has the parameters one after another, and a row of `gradients` (ranks, n) a rank's gradients."""
+        """`flat` (n,) has the parameters one after another, `gradients` (rows, n) the ranks' gradients in that order.
+
+        Where ranks share a row, all but the first to publish in a step are those that add to it.
+        """
         self.parameters = parameters
-        self._flat, self._gradients, self._rank = flat, gradients, rank
-        self._published = views(parameters, gradients[rank])
+        self._flat, self._gradients, self._row, self._adds = flat, gradients, row, adds
+        self._published = views(parameters, gradients[row])
         bounds = chunk_bounds(flat, len(gradients))
-        chunk = slice(bounds[rank], bounds[rank + 1])
+        chunk = slice(bounds[row], bounds[row + 1])
         self.chunk = flat[chunk]  # of the parameters
         # The sum is made in the own row: no other rank reads this chunk of it.
-        self.total, *self._others = [row[chunk] for row in (*gradients[rank:], *gradients[:rank])]
+        self.total, *self._others = [one[chunk] for one in (*gradients[row:], *gradients[:row])]
 
     def part(self, first: int, last: int) -> ReduceScatter:
         """That of the parameters from number `first` to before number `last` alone, in chunks of its own."""
         start, stop = (sum(parameter.numel() for parameter in self.parameters[:end]) for end in (first, last))
-        own = slice(start, stop)
-        return ReduceScatter(self.parameters[first:last], self._flat[own], self._gradients[:, own], self._rank)
+        flat, gradients = self._flat[start:stop], self._gradients[:, start:stop]
+        return ReduceScatter(self.parameters[first:last], flat, gradients, self._row, self._adds)
 
-    def publish(self, adds: bool = False) -> None:
+    def publish(self) -> None:
         """Write the gradient where all ranks read it, or add it to what is there; take it off the parameters."""
         places, gradients = [], []
         for parameter, place in zip(self.parameters, self._published, strict=True):
             if parameter.grad is not None:
                 places.append(place)
                 gradients.append(parameter.grad)
-            elif not adds:
+            elif not self._adds:
                 place.zero_()  # no sample of this rank used the parameter
             parameter.grad = None
         if places:
-            (torch._foreach_add_ if adds else torch._foreach_copy_)(places, gradients)
+            (torch._foreach_add_ if self._adds else torch._foreach_copy_)(places, gradients)
 
     def sum_chunk(self) -> None:
         """Let `total` be the sum, in a fixed order, once all ranks have published their gradients."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,54 +12,66 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from dpexp.errors import PeerError, one_line
+from dpexp.errors import PeerError, WorkerError, one_line
+from dpexp.strategies.base import Strategy
 
 LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Keys below `prefix` in a store at `host`:`port`."""
+    """What one rank receives: where the store is, and its own place among the ranks of its host."""
 
     host: str
     port: int
-    prefix: str
+    prefix: str  # of the keys
+    local_rank: int = 0
+    local_size: int = 1
     server: Any = None  # the store, in the parent, which keeps it until the training is over
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Rendezvous, (self.host, self.port, self.prefix)
+        return Rendezvous, (self.host, self.port, self.prefix, self.local_rank, self.local_size)
 
     @classmethod
-    def here(cls) -> Rendezvous:
-        """A new store, on a free port of this machine."""
-        server = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
-        return cls(LOOPBACK, server.port, "group", server)
+    def here(cls, ranks: int, hosts: int = 1) -> list[Rendezvous]:
+        """Of all ranks, at a new store on a free port of this machine, which acts so many hosts."""
+        server, size = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False), ranks // hosts
+        return [cls(LOOPBACK, server.port, "group", rank % size, size, server) for rank in range(ranks)]
 
     def join(self, backend: str, rank: int, world_size: int) -> PrefixStore:
         """Make this process a member of torch's default process group; returns the store."""
         if self.host == LOOPBACK:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store = PrefixStore(self.prefix, TCPStore(self.host, self.port, is_master=False))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         return store
 
 
-def broadcast(numbers: list[int], device: torch.device) -> list[int]:
-    """Rank 0's numbers. All ranks call it together."""
-    tensor = torch.tensor(numbers, device=device)
-    dist.broadcast(tensor, 0)
-    return [int(number) for number in tensor]
+class Distributed(Strategy):
+    """A strategy whose processes have joined torch's default process group."""
+
+    def barrier(self) -> None:
+        """Return when every rank has called it."""
+        self.synchronize()
+        dist.barrier()
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """All ranks' values."""
+        gathered = [torch.empty_like(values) for _ in range(self._config.workers)]
+        dist.all_gather(gathered, values)
+        return torch.stack(gathered)
 
 
-def gather(values: torch.Tensor, world_size: int) -> torch.Tensor:
-    """All ranks' values (w, n), in rank order. All ranks call it together."""
-    gathered = [torch.empty_like(values) for _ in range(world_size)]
-    dist.all_gather(gathered, values)
-    return torch.stack(gathered)
-
-
-def explained(error: RuntimeError) -> Exception:
-    """gloo and the store raise a RuntimeError when a peer is gone."""
-    if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
-        return PeerError(f"lost another rank ({one_line(error)})")
-    return error
+@contextlib.contextmanager
+def explained_errors() -> Iterator[None]:
+    """Raise torch's errors as a PeerError where another rank is gone, or as a WorkerError that says what to set."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Expected to have finished reduction" in str(error):  # of DistributedDataParallel
+            raise WorkerError(
+                "the model left a parameter unused in a step; set strategy.find_unused_parameters=true"
+            ) from error
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+            raise PeerError(f"lost another rank ({one_line(error)})") from error
+        raise

@@ -12,33 +12,32 @@ the rest, as one rank; see core_sharing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import torch
-from torch import nn
 
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.models import optimizers
+from dpexp.models.optimizers import squared_norms
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
 from dpexp.results.phases import COMMUNICATE, UPDATE, WAIT
-from dpexp.strategies.base import MOST_NUMBERS, Strategy
+from dpexp.strategies.base import Strategy
 from dpexp.strategies.core_sharing import CoreTurn, group_count, spin_seconds, stay_on_a_core
 from dpexp.strategies.reduce_scatter import ReduceScatter, move
 
-GATHERED_AT_ONCE = 4096  # numbers of a rank
+GATHERED_AT_ONCE = 2048  # numbers of a rank
 
 
 @dataclass(frozen=True)
 class Shared:
     """What one rank of a machine receives: its part of the barriers, and the memory that all share."""
 
-    local_rank: int
+    row: int  # of the gradients: the rank's, or that of its group of ranks that share a core
     threads: int  # that compute on this machine, of all ranks together
-    barrier: BarrierMember  # of all ranks
     arena: SharedTensors  # see arena_layout
-    turn: CoreTurn
-    groups_barrier: BarrierMember  # of the last rank of each group that shares a core
+    barrier: BarrierMember  # of all ranks
+    update_barrier: BarrierMember  # of the ranks that update parameters: one of each row
+    turn: CoreTurn | None = None  # where ranks share cores
 
     @classmethod
     def create(
@@ -47,30 +46,32 @@ class Shared:
         """The parts of so many ranks with so many threads in so many groups, all on one machine."""
         arena = SharedTensors.allocate(arena_layout(config, initial, groups))
         members = BarrierMember.create(ranks, spin_seconds(threads))
-        of_groups = members if groups == ranks else BarrierMember.create(groups, spin_seconds(groups))
+        if groups == ranks:
+            return [cls(rank, threads, arena, member, member) for rank, member in enumerate(members)]
+        updating = BarrierMember.create(groups, spin_seconds(groups))
         return [
-            cls(rank, threads, members[rank], arena, turn, of_groups[turn.group])
-            for rank, turn in enumerate(CoreTurn.create(ranks, groups))
+            cls(turn.group, threads, arena, member, updating[turn.group], turn)
+            for member, turn in zip(members, CoreTurn.create(ranks, groups), strict=True)
         ]
 
     def close(self) -> None:
         """Close the parent's descriptors."""
-        for part in (self.barrier, self.arena, self.turn, self.groups_barrier):
-            part.close()
+        for part in (self.arena, self.barrier, self.update_barrier, self.turn):
+            if part is not None:
+                part.close()
 
 
-def arena_layout(config: ExperimentConfig, initial: SharedTensors, groups: int) -> Layout:
-    """The tensors that so many groups share."""
+def arena_layout(config: ExperimentConfig, initial: SharedTensors, rows: int) -> Layout:
+    """The tensors that the ranks of a machine share, with so many rows of gradients."""
     dtype = getattr(torch, config.dtype)
     # All of the state: a bound on the trainable parameters that needs no model here.
     line = ALIGNMENT_BYTES // dtype.itemsize
     elements = -(-sum(t.numel() for t in initial.values()) // line) * line
     return {
         "parameters": ((elements,), dtype),
-        "gradients": ((groups, elements), dtype),
-        "numbers": ((MOST_NUMBERS,), torch.int64),
-        "squared_norms": ((groups,), dtype),
-        "gathered": ((2, groups, GATHERED_AT_ONCE if config.batch.sync_batchnorm else 0), dtype),
+        "gradients": ((rows, elements), dtype),
+        "squared_norms": ((rows,), dtype),
+        "gathered": ((2, config.workers, GATHERED_AT_ONCE), torch.float64),
     }
 
 
@@ -80,66 +81,53 @@ class SyncDataParallel(Strategy):
     Replicas are equal by construction, as long as each model keeps using the shared parameters.
     """
 
-    wait_phase: ClassVar[int] = WAIT
-
-    def __init__(
-        self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Shared
-    ) -> None:
-        super().__init__(config, rank, model, initial, shared)
-        self._turn = shared.turn
-        stay_on_a_core(self._turn.group if self._turn.is_shared else rank, shared.threads)
-        self._barrier, self._groups_barrier = shared.barrier, shared.groups_barrier
-        self._numbers = shared.arena["numbers"]
-        self._squared_norms = shared.arena["squared_norms"]  # (groups,), of each group's chunks of the summed gradient
+    def _connect(self, shared: Shared) -> None:
+        stay_on_a_core(self.replicas[0].rank if shared.turn is None else shared.row, shared.threads)
+        self._barrier, self._update_barrier, self._turn = shared.barrier, shared.update_barrier, shared.turn
+        self._squared_norms, self._row = shared.arena["squared_norms"], shared.row
         self._gathered, self._gathers = shared.arena["gathered"], 0
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        elements = sum(parameter.numel() for parameter in parameters)
+        elements = sum(parameter.numel() for parameter in self._parameters)
         flat, gradients = shared.arena["parameters"][:elements], shared.arena["gradients"][:, :elements]
-        move(parameters, flat)
-        self._reduction = ReduceScatter(parameters, flat, gradients, self._turn.group)
-        self._chunks = [self._reduction.chunk]  # of the parameters, that this rank's group updates
+        move(self._parameters, flat)
+        adds = shared.turn is not None and not shared.turn.is_first
+        self._reduction = ReduceScatter(self._parameters, flat, gradients, shared.row, adds)
+        self._updated = [[self._reduction.chunk]]
 
     @classmethod
-    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
+    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
         """The shared memory and the barriers."""
         return Shared.create(config, initial, config.workers, config.busy_threads, group_count(config))
-
-    @classmethod
-    def shares_cores(cls, config: ExperimentConfig) -> bool:
-        """Not where workers take turns."""
-        return super().shares_cores(config) and group_count(config) == config.workers
 
     def start(self) -> None:
         """Each rank loads all of the initial state, the same values."""
         self.barrier()  # no rank still reads or updates
-        self.replicas[0].model.load_state_dict(self._initial)
-        self.optimizers = [optimizers.build(self._config.optimizer, self._chunks)]
+        super().start()
         self.barrier()
 
     def begin_step(self) -> None:
         """Wait for this rank's turn on its core; then all parameters are updated."""
-        if self._turn.is_shared:
+        if self._turn is not None:
             self.recorder.enter(WAIT)
             self._turn.wait()
 
     def update(self) -> None:
-        """Publish the gradient; the last rank of a group sums a chunk of all gradients and updates it."""
+        """Publish the gradient, sum a chunk of all gradients and update that: of ranks that share a core, the last."""
         self.recorder.enter(COMMUNICATE)
-        self._reduction.publish(adds=not self._turn.is_first)
-        if self._turn.is_last:
+        self._reduction.publish()
+        if self._turn is None or self._turn.is_last:
             self._wait()  # all gradients are published
             self.recorder.enter(COMMUNICATE)
             self._reduction.sum_chunk()
             self._update_chunks([self._reduction.total])
-        if self._turn.is_shared:
+        if self._turn is not None:
             self.recorder.enter(WAIT)  # who wakes the next one on this core may not go on before that sleeps
             self._turn.pass_on()
 
     def _update_chunks(self, gradients: list[torch.Tensor]) -> None:
-        """Update this group's chunks of the parameters by their summed gradients."""
+        """Update this row's chunks of the parameters by their summed gradients."""
         optimizer, squared_norm = self.optimizers[0], None
         if optimizer.clip_norm is not None:
-            self._squared_norms[self._turn.group] = optimizers.squared_norms(gradients)
+            self._squared_norms[self._row] = squared_norms(gradients)
             self._wait()  # all norms are written
             squared_norm = self._squared_norms.sum()
         self.recorder.enter(UPDATE)
@@ -147,23 +135,13 @@ class SyncDataParallel(Strategy):
         self._wait()  # all parameters are updated, all gradients read
 
     def _wait(self) -> None:
-        """For all groups."""
+        """For the ranks that update the other chunks."""
         self.recorder.enter(self.wait_phase)
-        self._groups_barrier.wait()
+        self._update_barrier.wait()
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
-        super().barrier()
         self._barrier.wait()
-
-    def broadcast(self, numbers: list[int]) -> list[int]:
-        """Rank 0's numbers."""
-        if self.replicas[0].rank == 0:
-            self._numbers[: len(numbers)] = torch.tensor(numbers)
-        self.barrier()
-        received = [int(number) for number in self._numbers[: len(numbers)]]
-        self.barrier()  # before it is written again
-        return received
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """All ranks' values."""
@@ -173,7 +151,5 @@ class SyncDataParallel(Strategy):
         places = self._gathered[self._gathers % 2, :, : len(values)]
         self._gathers += 1  # there are two buffers: a rank that gathers again doesn't disturb one that still reads
         places[self.replicas[0].rank] = values
-        self.recorder.enter(self.wait_phase)
-        self._barrier.wait()
-        self.recorder.enter(COMMUNICATE)
-        return places.clone()
+        self.barrier()
+        return places.to(values.dtype, copy=True)

@@ -4,51 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
 from dpexp.clock.training_clock import Clock, first_batches
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import Dataset
-from dpexp.data.mapped import MappedInputs
+from dpexp.data.dataset import Dataset, MappedInputs
 from dpexp.data.sharding import epoch_order, shard
 from dpexp.processes.heartbeat import WARMING_UP, heartbeat
 from dpexp.results.phases import COMPUTE, DATA
 from dpexp.strategies import Strategy
 
 
-def train(
-    config: ExperimentConfig,
-    dataset: Dataset,
-    strategy: Strategy,
-    clock: Clock,
-    evaluate: Callable[[], None] | None = None,
-) -> list[float]:
+def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock: Clock) -> Iterator[float]:
     """Train on the first `train_samples` of the data set (weak scaling's baseline: not all), as long as `clock` says.
 
-    `evaluate` is called at the end of each epoch, with the clock stopped. Returns the summed losses of each epoch, over
-    the samples of the replicas in this process.
+    Yields the summed losses of each epoch, over the samples of the replicas in this process, when the epoch ends.
     """
     inputs, labels = dataset.train_inputs.to(strategy.device), dataset.tensors["train_labels"].to(strategy.device)
-    epoch_loss_sums: list[float] = []
     for epoch in clock.epochs(config.epochs):
         loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype), device=strategy.device)
         order = epoch_order(config.train_samples, config.seed, epoch).to(strategy.device)
         batches = clock.batches(order.split(config.global_batch_size))
         for number, batch in enumerate(batches, epoch * config.updates_per_epoch):
-            strategy.set_learning_rate(config.learning_rate(number))
+            for optimizer in strategy.optimizers:
+                optimizer.lr = config.learning_rate(number)
             step(config, strategy, inputs, labels, batch, loss_sum)
             if not clock.goes_on():
-                return epoch_loss_sums
-        epoch_loss_sums.append(loss_sum.item())
-        if evaluate is not None:
-            clock.pause()
-            evaluate()
-            clock.resume()
+                return
+        yield loss_sum.item()
     clock.pause()
-    return epoch_loss_sums
 
 
 def step(

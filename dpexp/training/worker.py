@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import time
 from collections.abc import Callable
@@ -21,11 +22,14 @@ from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
 from dpexp.machine.files import write_atomically
 from dpexp.models import architectures, linear_kernels
-from dpexp.processes.heartbeat import FINISHING, REPORTING, heartbeat
+from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, heartbeat
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.results.phases import PHASES, WAIT
 from dpexp.strategies import Strategy, strategy_class
-from dpexp.training.evaluation import evaluate, parameters_sha256
+from dpexp.strategies.rendezvous import explained_errors
 from dpexp.training.loop import train, warm_up
+
+EVALUATED_AT_ONCE = 1000  # samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,6 @@ class Work:
     dataset: Dataset
     initial: SharedTensors
     linear_kernel: str
-    evaluate: bool = False
     checkpoint: Path | None = None
     copies: int | None = None  # so many independent trainings at once
     in_turns: bool = False
@@ -60,6 +63,7 @@ class WorkerReport:
     between_epochs_seconds: list[float] = dataclasses.field(default_factory=list)  # of a segment
 
 
+@explained_errors()
 def run(
     rank: int, work: Work, shared: Any, launched_seconds: float, gate: Connection | None, notify: Callable[[Any], None]
 ) -> WorkerReport:
@@ -67,17 +71,12 @@ def run(
 
     `launched_seconds` is the parent's monotonic clock at the launch.
     """
-    try:
-        return _run(rank, work, shared, launched_seconds, gate, notify)
-    except RuntimeError as error:
-        raise strategy_class(work.config).explained(error) from error
-
-
-def _run(
-    rank: int, work: Work, shared: Any, launched_seconds: float, gate: Connection | None, notify: Callable[[Any], None]
-) -> WorkerReport:
     config = work.config
-    _set_threads(config.threads_per_worker)
+    torch.set_num_threads(config.threads_per_worker)
+    if (threads := torch.get_num_threads()) != config.threads_per_worker:
+        raise WorkerError(
+            f"threads_per_worker={config.threads_per_worker}: torch uses {threads} threads regardless; set that number"
+        )
     torch.manual_seed(config.seed)
     model = architectures.build(config.model, work.dataset.input_shape, work.dataset.classes)
     architectures.convert(model, getattr(torch, config.dtype))
@@ -85,62 +84,56 @@ def _run(
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()
     startup_seconds = time.monotonic() - launched_seconds
-    found = _segment(work, strategy, rank, gate, notify) if work.in_turns else _whole(work, strategy, rank, model)
+    if not work.in_turns:
+        warm_up(config, work.dataset, strategy)
+        strategy.start()
+    initial_sha256 = _hashes(strategy)
+    torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank, whatever the warm-up drew
+    found = _segment(work, strategy, gate, notify) if work.in_turns else _whole(work, strategy, rank, model)
     return WorkerReport(
         rank=rank,
         threads=torch.get_num_threads(),
         process_cpu_seconds=time.process_time(),
         startup_seconds=startup_seconds,
         parameters_sha256=_hashes(strategy),
+        initial_sha256=initial_sha256,
         **found,
     )
 
 
-def _segment(
-    work: Work, strategy: Strategy, rank: int, gate: Connection | None, notify: Callable[[Any], None]
-) -> dict[str, Any]:
+def _segment(work: Work, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]) -> dict[str, Any]:
     """Steps in turns, until rank 0 is told to end."""
     recorder = Recorder() if work.config.measurement.phases else NoRecorder()
-    initial = _hashes(strategy)
-    torch.manual_seed(work.config.seed + rank)  # dropout masks that differ by rank
     clock = SegmentClock(strategy, recorder, gate, notify)
-    epoch_loss_sums = train(work.config, work.dataset, strategy, clock)
+    epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
     heartbeat.enter(REPORTING)
     phases = recorder.phases(MOST_PHASE_STEPS)
     return {
-        "initial_sha256": initial,
-        "phases": {name: phases[name] for name in phases if name not in strategy.unmeasured_phases},
+        "phases": {name: phases[name] for name in phases if name != PHASES[WAIT] or strategy.wait_phase == WAIT},
         "epoch_loss_sums": epoch_loss_sums[-1:],
         "between_epochs_seconds": clock.epoch_seconds,
     }
 
 
 def _whole(work: Work, strategy: Strategy, rank: int, model: nn.Module) -> dict[str, Any]:
-    """A whole training in one piece, after a warm-up that leaves no trace; `model` is this rank's, as it was built."""
-    config = work.config
-    warm_up(config, work.dataset, strategy)
-    strategy.start()
-    initial = _hashes(strategy)
-    torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank, whatever the warm-up drew
-    epoch_accuracies: list[float] = []
-
-    def evaluate_epoch() -> None:
-        if rank == 0:
-            epoch_accuracies.append(evaluate(model, work.dataset))
-
-    clock = Clock(strategy)
-    evaluated = None if config.target_accuracy is None else evaluate_epoch
-    epoch_loss_sums = train(config, work.dataset, strategy, clock, evaluated)
+    """A whole training in one piece; `model` is this rank's, as it was built."""
+    clock, epoch_loss_sums, epoch_accuracies = Clock(strategy), [], []
+    for loss_sum in train(work.config, work.dataset, strategy, clock):
+        epoch_loss_sums.append(loss_sum)
+        if work.config.target_accuracy is not None:
+            clock.pause()
+            if rank == 0:
+                epoch_accuracies.append(evaluate(model, work.dataset))
+            clock.resume()
     heartbeat.enter(FINISHING)
     strategy.barrier()
-    test_accuracy = evaluate(model, work.dataset) if work.evaluate and rank == 0 else None
+    test_accuracy = evaluate(model, work.dataset) if rank == 0 else None
     heartbeat.enter(REPORTING)
     if work.checkpoint is not None and rank == 0:
         buffer = io.BytesIO()
         torch.save({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}, buffer)
         write_atomically(work.checkpoint, buffer.getvalue())
     return {
-        "initial_sha256": initial,
         "seconds": clock.seconds,
         "epoch_loss_sums": epoch_loss_sums,
         "epoch_accuracies": epoch_accuracies,
@@ -152,9 +145,25 @@ def _hashes(strategy: Strategy) -> list[str]:
     return [parameters_sha256(replica.model) for replica in strategy.replicas]
 
 
-def _set_threads(threads: int) -> None:
-    torch.set_num_threads(threads)
-    if torch.get_num_threads() != threads:
-        raise WorkerError(
-            f"threads_per_worker={threads}: torch uses {torch.get_num_threads()} threads regardless; set that number"
-        )
+@torch.no_grad()
+def evaluate(model: nn.Module, dataset: Dataset) -> float:
+    """The accuracy (a fraction) on the whole test split."""
+    model.eval()
+    device = next(model.parameters()).device
+    inputs, labels = (dataset.tensors[name].to(device) for name in ("test_inputs", "test_labels"))
+    correct = 0
+    with heartbeat.within(EVALUATING):
+        batches = zip(inputs.split(EVALUATED_AT_ONCE), labels.split(EVALUATED_AT_ONCE), strict=True)
+        for batch_inputs, batch_labels in batches:
+            correct += int((model(batch_inputs).argmax(1) == batch_labels).sum())
+            heartbeat.step()
+    model.train()
+    return correct / len(labels)
+
+
+def parameters_sha256(model: nn.Module) -> str:
+    """A fingerprint of all parameters, to the bit."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,132 @@
+"""Data sets that dpexp knows: MNIST travels with the package, torchvision downloads others, and one is made."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import lzma
+import math
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dpexp.config.groups import SyntheticDataConfig
+from dpexp.errors import DataError, first_line
+from dpexp.machine.environment import available_memory_bytes
+from dpexp.machine.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+# Of MNIST's four original IDX files, byte for byte (LeCun, Cortes and Burges; see mnist/LICENSE.md).
+SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+def mnist_split(split: str, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, 1, 28, 28) and labels (n,) of "train" or "t10k", both uint8. Raises DataError."""
+    images = np.frombuffer(_content(f"{split}-images-idx3-ubyte", cache), np.uint8, offset=16)
+    labels = np.frombuffer(_content(f"{split}-labels-idx1-ubyte", cache), np.uint8, offset=8)
+    return images.reshape(-1, 1, 28, 28), labels
+
+
+def _content(name: str, cache: Path) -> bytes:
+    """The checked content of one IDX file, from the cache, or decoded and cached."""
+    cached = cache / "mnist" / name
+    try:
+        if cached.exists():
+            content = cached.read_bytes()
+            if hashlib.sha256(content).hexdigest() == SHA256[name]:
+                return content
+            log.warning("%s is damaged (its SHA-256 is wrong): decoding it again", cached)
+        content = _decode(name)
+        # Written beside and renamed: a second process, or a death half-way, never leaves half a file.
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cached, content)
+    except OSError as error:
+        raise DataError(
+            f"can't use the data cache {cached}: {error.strerror}; set data.cache to a writable folder"
+        ) from error
+    return content
+
+
+def _decode(name: str) -> bytes:
+    packed = resources.files("dpexp.data") / "mnist" / f"{name}.xz"
+    try:
+        content = lzma.decompress(packed.read_bytes())
+    except (OSError, lzma.LZMAError) as error:
+        raise DataError(f"the packaged file {packed} is damaged: {error}; install dpexp again") from error
+    if hashlib.sha256(content).hexdigest() != SHA256[name]:
+        raise DataError(f"the packaged file {packed} is damaged: wrong SHA-256; install dpexp again")
+    return content
+
+
+def torchvision_split(name: str, train: bool, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (n, channels, height, width), uint8, and labels (n,) of one split of fashion_mnist or cifar10.
+
+    Downloads it when it isn't there. Raises DataError.
+    """
+    from torchvision import datasets
+
+    source = {"fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[name]
+    folder = cache / "torchvision"
+    problems = (OSError, RuntimeError, EOFError, ValueError)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            split = source(str(folder), train=train, download=False)
+        except problems as error:
+            if "not found" not in str(error):
+                raise DataError(f"data={name} in {folder} is damaged ({first_line(error)}): delete it") from error
+            try:
+                split = source(str(folder), train=train, download=True)
+            except problems as error:
+                raise DataError(
+                    f"data={name} is not in {folder} and could not be downloaded ({first_line(error)}); "
+                    "data=mnist and data=synthetic need no network"
+                ) from error
+    inputs, labels = np.asarray(split.data), np.asarray(split.targets, dtype=np.int64)
+    _check_pinned(folder / f"{name}-{'train' if train else 'test'}.sha256", inputs, labels)
+    return inputs.transpose(0, 3, 1, 2) if inputs.ndim == 4 else inputs[:, None], labels
+
+
+def _check_pinned(pin: Path, inputs: np.ndarray, labels: np.ndarray) -> None:
+    """Hold a split to the checksum that it had when it was first read: not all of torchvision's files have one."""
+    digest = hashlib.sha256(np.ascontiguousarray(inputs).data)
+    digest.update(labels.data)
+    try:
+        if not pin.exists():
+            write_atomically(pin, digest.hexdigest())
+        elif pin.read_text() != digest.hexdigest():
+            raise DataError(f"{pin.stem} in {pin.parent} is damaged: its SHA-256 isn't the one of {pin}; delete both")
+    except OSError as error:
+        raise DataError(f"can't write the data cache {pin}: {error.strerror}; set data.cache") from error
+
+
+def synthetic_splits(config: SyntheticDataConfig, train_samples: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Gaussian classes with seeded means: training and test samples, float32, labels uniform at random."""
+    samples = train_samples + config.test_size
+    needed, available = 4 * samples * math.prod(config.shape), available_memory_bytes()
+    if needed > available:
+        raise DataError(
+            f"data.size={config.size} samples of shape {config.shape} take {needed / 2**20:,.0f} MiB, and "
+            f"{available / 2**20:,.0f} MiB of memory are available: choose fewer"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(config.classes, *config.shape, generator=generator)
+    # Two random unit-variance means lie sqrt(2 d) apart in d dimensions: scale them to the separation.
+    means *= config.separation / (2 * means[0].numel()) ** 0.5
+
+    def split(samples: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = torch.randint(config.classes, (samples,), generator=generator)
+        inputs = torch.randn(samples, *config.shape, generator=generator)
+        return inputs.add_(means[labels]).numpy(), labels.numpy()
+
+    test = split(config.test_size)
+    return [split(train_samples), test]
