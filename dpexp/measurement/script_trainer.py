@@ -13,8 +13,8 @@ import numpy as np
 from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
-from dpexp.launchers.command_world import Command
-from dpexp.launchers.commands import Commands, Last, Trace, started
+from dpexp.launchers.command_world import Command, Trace, World
+from dpexp.launchers.commands import started
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
 from dpexp.results.phases import PHASES
@@ -60,8 +60,8 @@ class ScriptTrainer:
         number = next(self._numbers)
         commands = {name: self._command(name, number, variant) for name, variant in variants.items()}
         try:
-            with started(commands, self._timeout_seconds) as running:
-                yield ScriptArms(running, commands)
+            with started(commands, self._timeout_seconds) as worlds:
+                yield ScriptArms(worlds)
         except ScriptEnded as ended:
             raise WorkerError(
                 f"{ended}: the script came to its end before it could be measured; let it train for more steps, "
@@ -87,34 +87,35 @@ class ScriptTrainer:
 class ScriptArms:
     """Commands, as arms."""
 
-    def __init__(self, running: Commands, commands: Mapping[str, Command]) -> None:
-        self._running, self._commands = running, commands
+    def __init__(self, worlds: Mapping[str, World]) -> None:
+        self._worlds = worlds
 
     def turn(self, name: str, turn: Turn) -> list[float]:
         """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
-        return self._running.turn(name, turn)
+        return self._worlds[name].turn(turn)
 
     def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
         """What a result keeps of each arm; a script that sets its threads has no best sequential process."""
-        arms = {name: _arm(command, self._running.last(name), timed[name]) for name, command in self._commands.items()}
+        arms = {name: _arm(world, timed[name]) for name, world in self._worlds.items()}
         if BASELINE in arms and BEST_SEQUENTIAL in arms and arms[BASELINE].threads == arms[BEST_SEQUENTIAL].threads:
             del arms[BEST_SEQUENTIAL]
         return arms
 
 
-def _arm(command: Command, last: Last, timed: Timed) -> Arm:
+def _arm(world: World, timed: Timed) -> Arm:
+    world.finish()
     return Arm(
-        samples_per_step=command.global_batch_size,
+        samples_per_step=world.command.global_batch_size,
         turn_seconds=timed.turn_seconds,
         first_steps=timed.first_steps,
-        phases=_phases(command, last.traces),
+        phases=_phases(world.command, world.traces),
         between_epochs_seconds=0.0,
         warmup_seconds=timed.warmup_seconds,
-        parameters_sha256=last.parameters_sha256,
+        parameters_sha256=world.parameters_sha256,
         linear_kernel="script",
         processes=[
-            Process(rank.number, rank.threads, seconds, rank.startup_seconds)
-            for rank, seconds in zip(last.ranks, last.cpu_seconds, strict=True)
+            Process(rank.number, rank.threads, world.cpu_seconds / len(world.ranks), rank.startup_seconds)
+            for rank in world.ranks
         ],
     )
 

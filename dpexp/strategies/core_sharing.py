@@ -31,7 +31,7 @@ class CoreTurn:
     @classmethod
     def create(cls, ranks: int, groups: int) -> list[CoreTurn]:
         """Those of all ranks: rank r belongs to group r mod the number of groups."""
-        semaphores = [Counter.create() for _ in range(ranks)]
+        semaphores = [Counter() for _ in range(ranks)]
         turns = []
         for rank, own in enumerate(semaphores):
             group, is_first, is_last = rank % groups, rank < groups, rank + groups >= ranks

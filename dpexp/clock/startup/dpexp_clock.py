@@ -230,8 +230,8 @@ def _from_environment(names: tuple[str, ...]) -> int | None:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), None)
 
 
-def _fingerprint(optimizer: Any) -> tuple[str, float]:
-    """The SHA-256 of the parameters, as this process holds them, and the CPU seconds that it has used."""
+def _fingerprint(optimizer: Any) -> str:
+    """The SHA-256 of the parameters, as this process holds them."""
     import hashlib
 
     import torch
@@ -241,7 +241,7 @@ def _fingerprint(optimizer: Any) -> tuple[str, float]:
         for parameter in group["params"]:
             local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
             digest.update(local.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest(), time.process_time()
+    return digest.hexdigest()
 
 
 def install(optimizers: Any) -> None:
