@@ -15,6 +15,7 @@ from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember
+from dpexp.processes.world import WorldSpec
 from dpexp.strategies import strategy_class
 
 SIZES = (5_000, 10_000, 20_000, 40_000, 60_000)
@@ -54,20 +55,18 @@ def _memory() -> None:
         config = configured("data.size=60000", f"workers={workers}", "batch.scope=per_worker", "epochs=1")
         work = prepared(config, dataset)
         shared = strategy_class(config).share(config, work.initial)
-        together: list[int] = []
         seats = BarrierMember.create(workers, 0.0)
         arguments = [(work, own, seat) for own, seat in zip(shared, seats, strict=True)]
-
-        def look(notice: object, together: list[int] = together) -> None:
-            together.append(_group_bytes())
-
-        private = launch.launch(memory_probe.after_training, arguments, look)
+        with launch.started([WorldSpec(memory_probe.after_training, arguments)]) as running:
+            running.notices(0, workers)
+            together = _group_bytes()
+            (private,) = running.reports()
         for own in shared:
             if hasattr(own, "close"):
                 own.close()
-        more = f"{(together[0] - before) / MIB:.0f}" if before else ""
-        table.add_row(f"sync_dp, {workers} workers", f"{max(private) / MIB:.0f}", f"{together[0] / MIB:.0f}", more)
-        before = together[0]
+        more = f"{(together - before) / MIB:.0f}" if before else ""
+        table.add_row(f"sync_dp, {workers} workers", f"{max(private) / MIB:.0f}", f"{together / MIB:.0f}", more)
+        before = together
     out.print(
         f"memory (proportional set size) when a worker has trained on 60,000 samples, with the parent and the fork "
         f"server; the data set takes {data_bytes / MIB:.0f} MiB, the gradients of a worker "

@@ -22,6 +22,7 @@ from dpexp.models.optimizers import Optimizer
 from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.processes.world import WorldSpec
 from dpexp.strategies import Ddp, SyncDataParallel
 from dpexp.strategies.core_sharing import spin_seconds
 from dpexp.strategies.reduce_scatter import ReduceScatter
@@ -84,7 +85,7 @@ def _time(name: str, workers: int, sizes: list[int]) -> list[float]:
             (seat, arena) for seat in BarrierMember.create(workers, spin_seconds(workers * config.threads_per_worker))
         ]
     arguments = [(name, workers, sizes, own) for own in shared]
-    reports = launch.launch(_all_reduces, arguments, lambda notice: None)
+    reports = launch.launch(WorldSpec(_all_reduces, arguments))
     return [max(times) for times in zip(*reports, strict=True)]
 
 

@@ -18,6 +18,7 @@ from benchmarks.namespaces import enter
 from benchmarks.setup import out
 from dpexp.analysis.decision.links import Link, ring
 from dpexp.processes import launch
+from dpexp.processes.world import WorldSpec
 from dpexp.strategies.rendezvous import Rendezvous
 
 LOCAL_SIZE = 2
@@ -30,7 +31,7 @@ def seconds(way: str, hosts: dict[str, str], sizes: Sequence[int]) -> list[float
     """Of one all-reduce of each size (bytes) by two workers on each host: the slowest worker's mean."""
     names = [name for name in hosts for _ in range(LOCAL_SIZE)]
     rendezvous = Rendezvous(next(iter(hosts.values())), next(_ports), "group")
-    reports = launch.launch(_all_reduces, [(way, name, rendezvous, sizes) for name in names], lambda notice: None)
+    reports = launch.launch(WorldSpec(_all_reduces, [(way, name, rendezvous, sizes) for name in names]))
     return [max(times) for times in zip(*reports, strict=True)]
 
 

@@ -24,6 +24,7 @@ from dpexp.measurement.loop_trainer import trained
 from dpexp.models import architectures, linear_kernels
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import fork_server, launch
+from dpexp.processes.world import WorldSpec
 from dpexp.training import worker
 
 SAMPLES, EPOCHS, BATCH = 40_000, 1, 64
@@ -53,7 +54,7 @@ def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:
 
 def slowest(target: fork_server.Target, arguments: list[tuple[Any, ...]]) -> float:
     """Run `target` in a group of processes; the most seconds that one reports."""
-    return float(max(launch.launch(target, arguments, lambda notice: None)))
+    return float(max(launch.launch(WorldSpec(target, arguments))))
 
 
 def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:

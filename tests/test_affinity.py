@@ -13,6 +13,7 @@ from dpexp.data.dataset import load
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import launch
+from dpexp.processes.world import WorldSpec
 from dpexp.strategies import strategy_class
 
 COUNT = len(os.sched_getaffinity(0))
@@ -33,7 +34,7 @@ def cores(workers: int, *overrides: str) -> list[list[int]]:
     shared = strategy_class(config).share(config, initial)
     try:
         arguments = [(config, dataset, initial, part) for part in shared]
-        return launch.launch(cores_of_a_worker, arguments, lambda notice: None)
+        return launch.launch(WorldSpec(cores_of_a_worker, arguments))
     finally:
         for part in shared:
             if hasattr(part, "close"):

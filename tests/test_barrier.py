@@ -8,6 +8,7 @@ import torch
 from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.processes.world import WorldSpec
 
 ROUNDS = 200
 
@@ -29,6 +30,6 @@ def count_together(rank, seat, shared, notify):
 def test_all_have_come_when_one_passes(world_size, spin_seconds):
     seats = BarrierMember.create(world_size, spin_seconds)
     with SharedTensors.allocate({"counts": ((world_size,), torch.int64)}) as shared:
-        assert all(launch.launch(count_together, [(seat, shared) for seat in seats], lambda notice: None))
+        assert all(launch.launch(WorldSpec(count_together, [(seat, shared) for seat in seats])))
     for seat in seats:
         seat.close()

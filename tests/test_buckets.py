@@ -18,6 +18,7 @@ from dpexp.errors import WorkerError
 from dpexp.models import architectures
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import launch
+from dpexp.processes.world import WorldSpec
 from dpexp.results.phases import COMMUNICATE
 from dpexp.strategies import strategy_class
 from dpexp.strategies.core_sharing import CoreTurn
@@ -129,7 +130,7 @@ def by_all_workers(config, program):
     shared = strategy_class(config).share(config, initial)
     try:
         arguments = [(config, dataset, initial, own) for own in shared]
-        return launch.launch(program, arguments, lambda notice: None)
+        return launch.launch(WorldSpec(program, arguments))
     finally:
         for own in shared:
             if hasattr(own, "close"):

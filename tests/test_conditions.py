@@ -9,6 +9,7 @@ from deeds import use_cpu
 
 from dpexp.measurement.conditions import Watch
 from dpexp.processes import fork_server, launch
+from dpexp.processes.world import WorldSpec
 
 TICK_SECONDS = 0.02  # the system counts in hundredths, rounded
 
@@ -27,5 +28,5 @@ def test_a_program_of_somebody_else_is_seen_and_ones_own_work_is_not():
 
 def test_what_a_worker_used_is_known_when_it_has_ended():
     before = fork_server.cpu_seconds()
-    launch.launch(use_cpu, [(0.2,)], lambda notice: None)
+    launch.launch(WorldSpec(use_cpu, [(0.2,)]))
     assert fork_server.cpu_seconds() >= before + 0.2 - TICK_SECONDS

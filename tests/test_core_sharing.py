@@ -9,6 +9,7 @@ from training_helpers import assert_same, trained_state
 
 from dpexp.processes import launch
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.processes.world import WorldSpec
 from dpexp.strategies import core_sharing
 from dpexp.strategies.core_sharing import CoreTurn
 
@@ -30,7 +31,7 @@ def take_turns(rank, turn, shared, notify):
 def test_the_ranks_of_a_group_go_one_after_the_other(ranks, groups):
     turns = CoreTurn.create(ranks, groups)
     with SharedTensors.allocate({"taken": ((groups, 1 + ranks * ROUNDS), torch.int64)}) as shared:
-        launch.launch(take_turns, [(turn, shared) for turn in turns], lambda notice: None)
+        launch.launch(WorldSpec(take_turns, [(turn, shared) for turn in turns]))
         for group in range(groups):
             members = list(range(group, ranks, groups))
             assert shared["taken"][group, 1 : 1 + len(members) * ROUNDS].tolist() == members * ROUNDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import signal
 from multiprocessing import forkserver
@@ -12,7 +13,7 @@ import pytest
 from conftest import TINY
 
 from dpexp.errors import PeerError, WorkerError
-from dpexp.processes import fork_server, launch
+from dpexp.processes import launch, signals
 from dpexp.processes.world import WorldSpec
 
 
@@ -22,7 +23,9 @@ def report_rank(rank, word, notify):
 
 
 def forked_from_the_importer(rank, notify):
-    return os.getppid() == fork_server.IMPORTED_BY
+    from dpexp.processes import freeze  # by the fork server, where the preload worked
+
+    return os.getppid() == freeze.server
 
 
 def objects_out_of_collection(rank, notify):
@@ -64,34 +67,31 @@ def wait_for_a_signal(rank, notify):
     signal.pause()
 
 
+def signal_parent(rank, number, notify):
+    if rank == 1:
+        os.kill(multiprocessing.parent_process().pid, number)
+    signal.pause()
+
+
 def workers() -> list[psutil.Process]:
     return [child for child in psutil.Process().children(recursive=True) if "forkserver" in " ".join(child.cmdline())]
 
 
-def nothing(notice):
-    pass
-
-
-def test_reports_come_by_rank_and_notices_from_rank_0():
-    notices = []
-    assert launch.launch(report_rank, [("a",), ("b",)], notices.append) == [(0, "a"), (1, "b")]
-    assert notices == [(0, "a")]
+def test_reports_come_by_rank():
+    assert launch.launch(WorldSpec(report_rank, [("a",), ("b",)])) == [(0, "a"), (1, "b")]
 
 
 def test_several_worlds_live_together_and_any_of_their_ranks_may_notify():
-    notices = []
     specs = [WorldSpec(report_rank, [(word,)] * 2) for word in ("a", "b")]
-    with launch.started(specs, lambda *notice: notices.append(notice)) as worlds:
+    with launch.started(specs) as worlds:
+        assert [sorted(worlds.notices(world, 2)) for world in (1, 0)] == [[(0, "b"), (1, "b")], [(0, "a"), (1, "a")]]
         assert worlds.reports() == [[(0, "a"), (1, "a")], [(0, "b"), (1, "b")]]
-    expected = [(world, rank, (rank, word)) for world, word in enumerate("ab") for rank in (0, 1)]
-    assert sorted(notices) == expected
 
 
 def test_what_is_waited_for_may_come_while_all_processes_go_on():
-    pids = []
     before = len(workers())
-    with launch.started([WorldSpec(wait_for_a_signal, [()] * 2)], lambda *notice: pids.append(notice[2])) as worlds:
-        worlds.wait_until(lambda: len(pids) == 2)
+    with launch.started([WorldSpec(wait_for_a_signal, [()] * 2)]) as worlds:
+        pids = worlds.notices(0, 2)
         assert {process.pid for process in workers()} >= set(pids)
     assert len(workers()) == before
 
@@ -101,7 +101,7 @@ def test_a_failure_in_one_world_ends_all_and_names_the_world():
     specs = [WorldSpec(wait_for_a_signal, [()] * 2), WorldSpec(die_on_rank_1, [()] * 2, "baseline")]
     with (
         pytest.raises(WorkerError, match=r"^baseline: rank 1 was killed by SIGKILL, while starting$"),
-        launch.started(specs, lambda *notice: None) as worlds,
+        launch.started(specs) as worlds,
     ):
         worlds.reports()
     assert len(workers()) == before
@@ -109,13 +109,13 @@ def test_a_failure_in_one_world_ends_all_and_names_the_world():
 
 def test_an_exception_within_ends_all_processes():
     before = len(workers())
-    with pytest.raises(KeyError), launch.started([WorldSpec(wait_for_a_signal, [()] * 3)], lambda *notice: None):
+    with pytest.raises(KeyError), launch.started([WorldSpec(wait_for_a_signal, [()] * 3)]):
         raise KeyError
     assert len(workers()) == before
 
 
 def test_workers_are_forked_with_everything_imported():
-    assert launch.launch(forked_from_the_importer, [()], nothing) == [True]
+    assert launch.launch(WorldSpec(forked_from_the_importer, [()])) == [True]
 
 
 @pytest.mark.parametrize(("strategies", "needed"), [("sync_dp", False), ("sync_dp,ddp", True)])
@@ -135,28 +135,44 @@ def test_a_command_has_imported_for_its_workers_what_one_of_its_jobs_needs(dpexp
     ],
 )
 def test_the_first_failure_ends_the_group_and_is_named(target, message):
-    launch.launch(report_rank, [("the server",)], nothing)
+    launch.launch(WorldSpec(report_rank, [("the server",)]))
     before = len(workers())
     with pytest.raises(WorkerError, match=message):
-        launch.launch(target, [()] * 3, nothing)
+        launch.launch(WorldSpec(target, [()] * 3))
     assert len(workers()) == before
 
 
 def test_a_failures_traceback_is_kept():
     with pytest.raises(WorkerError) as caught:
-        launch.launch(fail_on_rank_1, [()] * 2, nothing)
+        launch.launch(WorldSpec(fail_on_rank_1, [()] * 2))
     assert "in fail_on_rank_1" in caught.value.details
 
 
-def test_an_interrupt_in_the_parent_ends_the_group():
-    launch.launch(report_rank, [("the server",)], nothing)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_parent_ends_the_group_while_it_waits_or_works(number):
     before = len(workers())
+    with (
+        pytest.raises(signals.Interrupted),
+        signals.raised(),
+        launch.started([WorldSpec(signal_parent, [(number,)] * 3)]) as worlds,
+    ):
+        worlds.reports()
+    assert len(workers()) == before
+    finished = []
+    with (
+        pytest.raises(signals.Interrupted),
+        signals.raised(),
+        launch.started([WorldSpec(wait_for_a_signal, [()] * 3)]) as worlds,
+    ):
+        finished.append(signal.raise_signal(number))
+    assert finished
+    assert len(workers()) == before
 
-    def interrupt(notice):
-        raise KeyboardInterrupt
 
+def test_ctrl_c_in_a_notebook_is_a_keyboard_interrupt():
+    before = len(workers())
     with pytest.raises(KeyboardInterrupt):
-        launch.launch(wait_for_a_signal, [()] * 3, interrupt)
+        launch.launch(WorldSpec(signal_parent, [(signal.SIGINT,)] * 3))
     assert len(workers()) == before
 
 
@@ -168,7 +184,10 @@ def test_workers_die_with_the_main_process(tmp_path):
         "import sys; sys.path.insert(0, 'tests')\n"
         "import test_launch\n"
         "from dpexp.processes import launch\n"
-        "launch.launch(test_launch.wait_for_a_signal, [()] * 2, lambda pid: print(pid, flush=True))\n"
+        "from dpexp.processes.world import WorldSpec\n"
+        "with launch.started([WorldSpec(test_launch.wait_for_a_signal, [()] * 2)]) as worlds:\n"
+        "    print(worlds.notices(0, 2)[0], flush=True)\n"
+        "    worlds.reports()\n"
     )
     main = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert main.stdout is not None
@@ -181,14 +200,14 @@ def test_workers_die_with_the_main_process(tmp_path):
 
 
 def test_what_was_imported_stays_shared_when_a_worker_collects_garbage():
-    assert launch.launch(objects_out_of_collection, [()], nothing)[0] > 100_000
+    assert launch.launch(WorldSpec(objects_out_of_collection, [()]))[0] > 100_000
 
 
 def test_who_only_lost_a_peer_does_not_hide_the_peers_own_death():
     with pytest.raises(WorkerError, match=r"^rank 1 was killed by SIGKILL, while starting$"):
-        launch.launch(lose_rank_1, [(), ()], nothing)
+        launch.launch(WorldSpec(lose_rank_1, [(), ()]))
 
 
 def test_a_loss_that_nobody_explains_is_told():
     with pytest.raises(PeerError, match=r"^rank 0 failed while starting: lost another rank$"):
-        launch.launch(lose_a_rank_that_lives, [(), ()], nothing)
+        launch.launch(WorldSpec(lose_a_rank_that_lives, [(), ()]))

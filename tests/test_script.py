@@ -117,7 +117,7 @@ def test_a_resumed_job_runs_no_command_that_only_the_folder_names(dpexp, tmp_pat
 )
 def test_the_line_that_says_why_is_found(tmp_path, text, line):
     (tmp_path / "err").write_text(text)
-    assert output.last_line(tmp_path / "err") == line
+    assert output.cause(output.last_lines(tmp_path / "err")) == line
 
 
 # Processes.
@@ -165,7 +165,7 @@ def test_another_command_is_left_alone():
 
 
 def test_if_dpexp_is_killed_a_guard_ends_its_commands():
-    guarded = f"from dpexp.launchers.command_world import guard\nwith guard('mark-3.'): {SLEEPING}"
+    guarded = f"from dpexp.launchers.commands import guard\nwith guard('mark-3.'): {SLEEPING}"
     with started(SLEEPING, mark="mark-3.0") as process, started(guarded) as dpexp:
         os.kill(process.pid, signal.SIGSTOP)
         dpexp.kill()

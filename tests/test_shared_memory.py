@@ -14,7 +14,8 @@ import torch
 
 from dpexp.errors import WorkerError
 from dpexp.processes import launch
-from dpexp.processes.shared_memory import ALIGNMENT_BYTES, MAP_POPULATE, SharedTensors
+from dpexp.processes.shared_memory import ALIGNMENT_BYTES, SharedTensors
+from dpexp.processes.world import WorldSpec
 
 
 def write_rank(rank, shared, notify):
@@ -23,7 +24,7 @@ def write_rank(rank, shared, notify):
 
 def test_what_one_process_writes_another_sees():
     with SharedTensors.allocate({"values": ((3,), torch.float32)}) as shared:
-        launch.launch(write_rank, [(shared,)] * 3, lambda notice: None)
+        launch.launch(WorldSpec(write_rank, [(shared,)] * 3))
         assert shared["values"].tolist() == [1, 2, 3]
 
 
@@ -46,11 +47,10 @@ def page_faults_of_reading(rank, shared, notify):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-@pytest.mark.skipif(not MAP_POPULATE, reason="this system can't fill a page table at once")
 def test_a_training_meets_no_page_fault_where_it_first_reads_a_sample():
     pages = 10_000
     with SharedTensors.allocate({"values": ((pages * mmap.PAGESIZE,), torch.int8)}) as shared:
-        (faults,) = launch.launch(page_faults_of_reading, [(shared,)], lambda notice: None)
+        (faults,) = launch.launch(WorldSpec(page_faults_of_reading, [(shared,)]))
     assert faults < pages / 20
 
 

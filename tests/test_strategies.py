@@ -13,6 +13,7 @@ from benchmarks.namespaces import HOSTS
 from dpexp.data.dataset import load
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import launch
+from dpexp.processes.world import WorldSpec
 from dpexp.strategies import strategy_class
 
 
@@ -65,7 +66,7 @@ def played(case, request):
         shared = _over_the_link(config) if case.namespaces else strategy_class(config).share(config, initial)
         try:
             arguments = [(script, config, dataset, initial, own) for own in shared]
-            return launch.launch(contract.play, arguments, lambda notice: None)
+            return launch.launch(WorldSpec(contract.play, arguments))
         finally:
             for own in shared:
                 if hasattr(own, "close"):

@@ -22,7 +22,7 @@ from dpexp.measurement.loop_trainer import OVERSUBSCRIBED_PACE, PACE, LoopTraine
 from dpexp.measurement.rounds import JITTER, LEAST_ROUNDS, WARMUP_SECONDS, Rounds
 from dpexp.measurement.trainer import Pace
 from dpexp.models.initial_state import initial_state
-from dpexp.processes.threads import wait_until_idle
+from dpexp.processes.waiting import wait_until_idle
 from dpexp.training.worker import Work
 
 # Segments.

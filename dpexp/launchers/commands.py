@@ -3,74 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import os
 import secrets
+import socket
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from multiprocessing.connection import Connection
 
-import numpy as np
-
-from dpexp.clock.messages import Turn
-from dpexp.errors import ScriptEnded, WorkerError
-from dpexp.launchers.command_stage import Interrupted, Stage
-from dpexp.launchers.command_world import Command, Rank, World, guard, listen
+from dpexp.launchers import descendants
+from dpexp.launchers.command_world import Command, World
 from dpexp.processes import signals
-
-Trace = tuple[float, float, float, list[tuple[float, float]]]
-"""Of a step: seconds of data, compute and update; and of each meeting with others, the arrival and its seconds."""
-
-
-@dataclass(frozen=True)
-class Last:
-    """What is known of a command when its last turn is over."""
-
-    ranks: list[Rank]
-    traces: list[list[list[Trace]]]  # of each traced turn, process and step
-    answers: list[dict[str, Any]]  # of each process; empty where it has ended
-    cpu_seconds: float  # of all processes, helpers included
-
-
-@dataclass
-class Commands:
-    """Commands that run, by name: one trains, the others are stopped."""
-
-    stage: Stage
-    worlds: dict[str, World]
-    traces: dict[str, list[list[list[Trace]]]] = field(default_factory=dict)
-
-    def turn(self, name: str, turn: Turn) -> list[float]:
-        """Let one make some steps; the wall seconds of each timed one by its slowest process, of copies the means.
-
-        None of a traced turn, whose hooks take time. Raises WorkerError, ScriptEnded.
-        """
-        world = self.worlds[name]
-        reports = self.stage.turn(world, turn)
-        if turn.traced:
-            self.traces.setdefault(name, []).append([trace[turn.lead_steps :] for _, trace in reports])
-            return []
-        steps = [_differences(times)[turn.lead_steps :] for times, _ in reports]
-        copies = [
-            max(steps[first : first + world.command.ranks], key=sum)
-            for first in range(0, len(steps), world.command.ranks)
-        ]
-        return np.mean(copies, axis=0).tolist()  # type: ignore[no-any-return]
-
-    def last(self, name: str) -> Last:
-        """Ask for what only the processes know; some may have ended."""
-        world = self.worlds[name]
-        ranks = [world.ranks[number] for number in sorted(world.ranks)]
-        answers: list[dict[str, Any]] = [{}] * len(ranks)
-        with contextlib.suppress(ScriptEnded, OSError, WorkerError):
-            answers = self.stage.ask(world, "fingerprint")
-        world.sleep()
-        return Last(
-            ranks, self.traces.get(name, []), answers, world.descendants.cpu_seconds() + world.ended_cpu_seconds
-        )
+from dpexp.processes.waiting import wait_until
 
 
 @contextlib.contextmanager
-def started(commands: Mapping[str, Command], timeout_seconds: float) -> Iterator[Commands]:
+def started(commands: Mapping[str, Command], timeout_seconds: float) -> Iterator[dict[str, World]]:
     """Within, all commands run, and wait at the end of their first step.
 
     However this ends, no process that it started outlives it. Raises WorkerError, and ConfigError where a program can't
@@ -78,22 +27,60 @@ def started(commands: Mapping[str, Command], timeout_seconds: float) -> Iterator
     """
     signals.check()
     token = f"dpexp-{secrets.token_hex(8)}"
-    with signals.postponed() as pending, guard(token), contextlib.closing(listen(token)) as listener:
-        worlds = {name: World(command, f"{token}.{number}.") for number, (name, command) in enumerate(commands.items())}
-        stage = Stage(list(worlds.values()), listener, pending, timeout_seconds)
+    marks = {name: f"{token}.{number}." for number, name in enumerate(commands)}
+    worlds = {name: World(command, marks[name], timeout_seconds) for name, command in commands.items()}
+    with signals.postponed(), guard(token), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0{token}")  # it has no file, and so can't leave one behind
+        listener.listen(128)
         try:
             for world in worlds.values():
                 world.start(token)
-            stage.wait_for_first_steps()
-            yield Commands(stage, worlds)
-            return
-        except Interrupted:
-            pass
+            _wait_for_first_steps(list(worlds.values()), listener, timeout_seconds)
+            yield worlds
         finally:
             for world in worlds.values():
                 world.end()
-    raise WorkerError("interrupted")  # by a signal whose handler didn't raise
 
 
-def _differences(times: Sequence[float]) -> list[float]:
-    return [later - earlier for earlier, later in itertools.pairwise(times)]
+def _wait_for_first_steps(worlds: Sequence[World], listener: socket.socket, timeout_seconds: float) -> None:
+    """Until each process of each command waits at the end of its first step. Raises WorkerError."""
+
+    def introduce(listener: socket.socket) -> None:
+        end = _accept(listener)
+        if end is not None and signals.wait([end], timeout_seconds):
+            with contextlib.suppress(EOFError, OSError):  # it has died, as its command's end will tell
+                introduction = end.recv()
+                _, number, copy = introduction["world"].split(".")
+                worlds[int(number)].introduce(end, int(copy), introduction)
+
+    def missing() -> list[int]:
+        for world in worlds:
+            world.check_start()
+        return [world.missing for world in worlds]
+
+    if not wait_until(lambda: not any(missing()), timeout_seconds, lambda: [listener], introduce, missing):
+        raise next(world for world in worlds if world.missing).no_progress()
+
+
+def _accept(listener: socket.socket) -> Connection | None:
+    """The next connection; None where it is another user's."""
+    end, _ = listener.accept()
+    credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    if struct.unpack("3i", credentials)[1] != os.getuid():
+        end.close()
+        return None
+    return Connection(end.detach())
+
+
+@contextlib.contextmanager
+def guard(mark: str) -> Iterator[None]:
+    """Within, another process ends all that bear this mark if this one dies, whatever kills it."""
+    program = subprocess.Popen(
+        [sys.executable, "-I", "-S", descendants.__file__, mark], stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert program.stdin is not None
+    try:
+        yield
+    finally:
+        program.stdin.close()
+        program.wait()

@@ -26,16 +26,16 @@ class Descendants:
 
     def refresh(self) -> None:
         """Look for those that are alive."""
-        found = set()
-        for name in os.listdir("/proc"):  # noqa: PTH208 - many times a second
-            process = int(name) if name.isdigit() else 0
-            if process and process not in self._others:
-                state, parent = _state(process)
-                if process in self.processes or parent in self.processes or parent in found or self._is_marked(process):
-                    if state not in "ZX":
-                        found.add(process)
-                elif state not in "X":
-                    self._others.add(process)
+        found: set[int] = set()
+        for process in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - many times a second
+            if process in self._others or not (fields := _fields(process)):
+                continue
+            state, parent = fields[0], int(fields[1])
+            if process in self.processes or parent in self.processes or parent in found or self._is_marked(process):
+                if state not in "ZX":
+                    found.add(process)
+            else:
+                self._others.add(process)
         self.processes = found
 
     def send(self, number: int) -> None:
@@ -68,12 +68,6 @@ class Descendants:
                 return any(entry.startswith(self._mark) for entry in file.read().split(b"\0"))
         except OSError:  # somebody else's, or it has ended
             return False
-
-
-def _state(process: int) -> tuple[str, int]:
-    """The state of a process (X: it is gone), and the number of its parent."""
-    state, parent, *_ = _fields(process) or ("X", "0")
-    return state, int(parent)
 
 
 def _fields(process: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import Pipe
@@ -15,7 +16,7 @@ import numpy as np
 from dpexp.clock.messages import Steps, Turn
 from dpexp.errors import WorkerError
 from dpexp.processes.fork_server import Target
-from dpexp.processes.launch import Started, started
+from dpexp.processes.launch import Started, launch, started
 from dpexp.processes.world import WorldSpec
 from dpexp.results.schema import CANDIDATE
 from dpexp.strategies import strategy_class
@@ -26,41 +27,29 @@ from dpexp.training.worker import Work, WorkerReport
 class Programs:
     """Segments whose processes run, by name. Errors name all but the candidate."""
 
-    def __init__(self, names: Sequence[str], gates: Sequence[Sequence[Connection]]) -> None:
-        self._gates = dict(zip(names, gates, strict=True))
-        self._answers: dict[str, dict[int, list[float]]] = {name: {} for name in names}
-        self._started: Started | None = None
-
-    def watch(self, processes: Started) -> None:
-        """All are started: wait until each sleeps before its first turn. Raises WorkerError."""
-        self._started = processes
-        processes.wait_until(lambda: all(self._has_answered(name) for name in self._gates))
-
-    def on_notice(self, world: int, rank: int, notice: Any) -> None:
-        """A process that waits at a gate has told the steps of its last turn."""
-        assert isinstance(notice, Steps)
-        self._answers[list(self._answers)[world]][rank] = notice.seconds
+    def __init__(self, processes: Started, gates: Mapping[str, Sequence[Connection]]) -> None:
+        """Wait until each sleeps before its first turn. Raises WorkerError."""
+        self._processes, self._gates = processes, gates
+        for name in gates:
+            self._answers(name)
 
     def turn(self, name: str, turn: Turn) -> list[float]:
         """Let one make some steps; the wall seconds of each timed one, of copies the means. Raises WorkerError."""
-        assert self._started is not None
-        self._answers[name] = {}
         for gate in self._gates[name]:
             gate.send(turn)
-        self._started.wait_until(lambda: self._has_answered(name))
-        answers = list(self._answers[name].values())
-        return answers[0] if len(answers) == 1 else np.mean(answers, axis=0).tolist()
+        return np.mean(self._answers(name), axis=0).tolist()  # type: ignore[no-any-return]
 
     def end(self) -> dict[str, list[WorkerReport]]:
         """Let all end; the reports of each by rank. Raises WorkerError."""
-        assert self._started is not None
         for gates in self._gates.values():
             for gate in gates:
                 gate.send(None)
-        return dict(zip(self._gates, self._started.reports(), strict=True))
+        return dict(zip(self._gates, self._processes.reports(), strict=True))
 
-    def _has_answered(self, name: str) -> bool:
-        return len(self._answers[name]) == len(self._gates[name])
+    def _answers(self, name: str) -> list[list[float]]:
+        """The seconds of the steps of its last turn, from each of its processes that waits at a gate."""
+        notices: list[Steps] = self._processes.notices(list(self._gates).index(name), len(self._gates[name]))
+        return [steps.seconds for steps in notices]
 
 
 class LocalLauncher:
@@ -69,26 +58,22 @@ class LocalLauncher:
     def run(self, work: Work) -> list[WorkerReport]:
         """One whole training; the reports of all processes by rank. Raises WorkerError."""
         with start_errors(work), contextlib.ExitStack() as cleanup:
-            spec = self._world(cleanup, CANDIDATE, work, [None])
-            with started([spec], lambda *notice: None, work.config.launch.timeout_seconds) as processes:
-                return processes.reports()[0]
+            return launch(self._world(cleanup, CANDIDATE, work, [None]), work.config.launch.timeout_seconds)
 
     @contextlib.contextmanager
     def segments(self, works: Mapping[str, Work]) -> Iterator[Programs]:
         """Within, the processes of all segments live, and take turns. Raises WorkerError."""
         first = next(iter(works.values()))
         with start_errors(first), contextlib.ExitStack() as cleanup:
-            gates, specs = [], []
+            gates, specs = {}, []
             for name, work in works.items():
                 ends = [Pipe(duplex=False) for _ in range(work.copies or 1)]
-                for end in (end for pair in ends for end in pair):
+                for end in itertools.chain(*ends):
                     cleanup.callback(end.close)
-                gates.append([sender for _, sender in ends])
+                gates[name] = [sender for _, sender in ends]
                 specs.append(self._world(cleanup, name, work, [receiver for receiver, _ in ends]))
-            programs = Programs(list(works), gates)
-            with started(specs, programs.on_notice, first.config.launch.timeout_seconds) as processes:
-                programs.watch(processes)
-                yield programs
+            with started(specs, first.config.launch.timeout_seconds) as processes:
+                yield Programs(processes, gates)
 
     def end(self, status: int, error: str = "") -> None:
         """After everything is written. `status` and `error` are how this command ends."""

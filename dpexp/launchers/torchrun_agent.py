@@ -16,7 +16,7 @@ from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_exchange import Exchange
 from dpexp.models.initial_state import initial_state
 from dpexp.processes import signals
-from dpexp.processes.launch import REMOTE_CAUSE_SECONDS, started
+from dpexp.processes.launch import REMOTE_CAUSE_SECONDS, launch
 from dpexp.processes.world import RemoteRanks, WorldSpec
 from dpexp.strategies.rendezvous import Rendezvous
 from dpexp.training import worker
@@ -104,8 +104,8 @@ class _Agent:
         with initial_state(config, dataset) as initial:
             work = Work(config, dataset, initial, task["kernel"], in_turns=task["in_turns"])
             spec = one_rank(work, self._environment, self._number, None, remote)
-            with start_errors(work), started([spec], lambda *notice: None) as processes:  # rank 0 ends those that hang
-                (reports,) = processes.reports()
+            with start_errors(work):
+                reports = launch(spec)  # rank 0 ends those that hang
         return [dataclasses.asdict(report) for report in reports]
 
     def _exchange_progress(self, local: Any) -> None:

@@ -1,10 +1,9 @@
-"""Files: written so that a reader finds the old one or the new one, never half of one; claimed; anonymous."""
+"""Files: written so that a reader finds the old one or the new one, never half of one; claimed."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 import uuid
 from pathlib import Path
 
@@ -54,11 +53,3 @@ class Claim:
     def close(self) -> None:
         """Let others work there."""
         os.close(self._descriptor)
-
-
-def anonymous_file() -> int:
-    """A descriptor of a new file without a name, in memory where the system has such (Linux)."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("dpexp")  # not in /dev/shm, so its size limit doesn't apply
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())

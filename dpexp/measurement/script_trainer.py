@@ -14,8 +14,8 @@ import numpy as np
 from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
-from dpexp.launchers.command_world import Command
-from dpexp.launchers.commands import Commands, Last, Trace, started
+from dpexp.launchers.command_world import Command, Trace, World
+from dpexp.launchers.commands import started
 from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, Arm, Block, Process
@@ -61,7 +61,7 @@ class ScriptTrainer:
         commands = {name: self._command(name, number, variant) for name, variant in variants.items()}
         try:
             with started(commands, self._timeout_seconds) as running:
-                yield ScriptArms(running, commands)
+                yield ScriptArms(running)
         except ScriptEnded as ended:
             raise WorkerError(
                 f"{ended}: the script came to its end before it could be measured; let it train for more steps, "
@@ -94,47 +94,43 @@ def _free_port() -> int:
 class ScriptArms:
     """Commands, as arms."""
 
-    def __init__(self, running: Commands, commands: Mapping[str, Command]) -> None:
-        self._running, self._commands = running, commands
+    def __init__(self, worlds: Mapping[str, World]) -> None:
+        self._worlds = worlds
 
     def turn(self, name: str, turn: Turn) -> list[float]:
         """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
-        return self._running.turn(name, turn)
+        return self._worlds[name].turn(turn)
 
     def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
         """What a result keeps of each arm; a script that sets its threads has no best sequential process."""
-        arms = {name: _arm(command, self._running.last(name), timed[name]) for name, command in self._commands.items()}
+        arms = {name: _arm(world, timed[name]) for name, world in self._worlds.items()}
         if BASELINE in arms and BEST_SEQUENTIAL in arms and arms[BASELINE].threads == arms[BEST_SEQUENTIAL].threads:
             del arms[BEST_SEQUENTIAL]
         return arms
 
 
-def _arm(command: Command, last: Last, timed: Timed) -> Arm:
+def _arm(world: World, timed: Timed) -> Arm:
+    world.finish()
     return Arm(
-        samples_per_step=command.global_batch_size,
+        samples_per_step=world.command.global_batch_size,
         turn_seconds=timed.turn_seconds,
         first_steps=timed.first_steps,
-        phases=_phases(command, last.traces),
+        phases=_phases(world.command, world.traces),
         between_epochs_seconds=0.0,
         warmup_seconds=timed.warmup_seconds,
-        parameters_sha256=last.answers[0].get("parameters_sha256", ""),
+        parameters_sha256=world.ranks[0].facts.get("parameters_sha256", ""),
         linear_kernel="script",
-        processes=[_process(last, number) for number in range(len(last.ranks))],
-    )
-
-
-def _process(last: Last, number: int) -> Process:
-    """One of the command's; the first has the CPU time of all helpers, too."""
-    rank, answer = last.ranks[number], last.answers[number]
-    own = [one.get("cpu_seconds", 0.0) for one in last.answers]
-    helpers = max(0.0, last.cpu_seconds - sum(own)) if number == 0 else 0.0
-    return Process(
-        rank=rank.number,
-        threads=rank.threads,
-        process_cpu_seconds=own[number] + helpers,
-        startup_seconds=rank.startup_seconds,
-        samples=answer.get("samples", 0),
-        exchanges=answer.get("exchanges", False),
+        processes=[
+            Process(
+                rank=rank.number,
+                threads=rank.threads,
+                process_cpu_seconds=world.cpu_seconds / len(world.ranks),
+                startup_seconds=rank.startup_seconds,
+                samples=rank.facts.get("samples", 0),
+                exchanges=rank.facts.get("exchanges", False),
+            )
+            for rank in world.ranks
+        ],
     )
 
 

@@ -5,69 +5,38 @@ from __future__ import annotations
 import os
 import select
 import time
-from multiprocessing import reduction
-from typing import Any
 
-_INCREMENT = (1).to_bytes(8, "little")
+from dpexp.processes.descriptors import Descriptor
+
+FLAGS = os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
-class Counter:
-    """A semaphore between processes: an eventfd where there is one (Linux), else a pipe.
+class Counter(Descriptor):
+    """A semaphore between processes: an eventfd, at zero if it is new.
 
     The kernel's locks order memory: what was written before `post` is seen after `wait`.
     """
 
-    def __init__(self, reader: int, writer: int) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(self, number: int | None = None) -> None:
+        super().__init__(os.eventfd(0, FLAGS) if number is None else number)
         self._poll = select.poll()
-        self._poll.register(reader, select.POLLIN)
-
-    @classmethod
-    def create(cls) -> Counter:
-        """A counter at zero."""
-        if hasattr(os, "eventfd"):
-            descriptor = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            return cls(descriptor, descriptor)
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        return cls(reader, writer)
+        self._poll.register(self.number, select.POLLIN)
 
     def post(self) -> None:
         """Add one."""
-        os.write(self._writer, _INCREMENT)
+        os.eventfd_write(self.number, 1)
 
     def wait(self, spin_seconds: float) -> None:
         """Take one; when there is none, look again for `spin_seconds`, then sleep until there is."""
         deadline = time.perf_counter() + spin_seconds
         while True:
             try:
-                os.read(self._reader, 8)
+                os.eventfd_read(self.number)
             except BlockingIOError:
                 if time.perf_counter() >= deadline:
                     self._poll.poll()
             else:
                 return
-
-    @property
-    def descriptors(self) -> tuple[int, int]:
-        """To read from and to write to."""
-        return self._reader, self._writer
-
-    def close(self) -> None:
-        """Close this process's descriptors."""
-        for descriptor in {self._reader, self._writer} - {-1}:
-            os.close(descriptor)
-        self._reader = self._writer = -1
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_counter, (reduction.DupFd(self._reader), reduction.DupFd(self._writer))
-
-
-def _rebuild_counter(reader: Any, writer: Any) -> Counter:
-    return Counter(reader.detach(), writer.detach())
 
 
 class BarrierMember:
@@ -86,7 +55,7 @@ class BarrierMember:
     def create(cls, world_size: int, spin_seconds: float) -> list[BarrierMember]:
         """The members of a new barrier, one a rank."""
         rounds = range((world_size - 1).bit_length())
-        counters = [[Counter.create() for _ in rounds] for _ in range(world_size)]
+        counters = [[Counter() for _ in rounds] for _ in range(world_size)]
         return [
             cls([(counters[(rank + 2**k) % world_size][k], counters[rank][k]) for k in rounds], spin_seconds)
             for rank in range(world_size)
@@ -95,12 +64,12 @@ class BarrierMember:
     @property
     def descriptors(self) -> list[int]:
         """From which `of_descriptors` makes the same member, in another process."""
-        return [number for pair in self._rounds for counter in pair for number in counter.descriptors]
+        return [counter.number for pair in self._rounds for counter in pair]
 
     @classmethod
     def of_descriptors(cls, numbers: list[int], spin_seconds: float) -> BarrierMember:
         """The member with these descriptors, which belong to it from now on."""
-        counters = [Counter(*ends) for ends in zip(numbers[::2], numbers[1::2], strict=True)]
+        counters = [Counter(number) for number in numbers]
         return cls(list(zip(counters[::2], counters[1::2], strict=True)), spin_seconds)
 
     def wait(self) -> None:

@@ -9,11 +9,11 @@ import atexit
 import gc
 import os
 
-_server = os.getpid()
+server = os.getpid()
 
 
 def _exit_at_once() -> None:
-    if os.getpid() == _server:  # and not in a worker
+    if os.getpid() == server:  # and not in a worker
         os._exit(0)
 
 

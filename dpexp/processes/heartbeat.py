@@ -8,12 +8,10 @@ import faulthandler
 import mmap
 import os
 import signal
-import time
-from collections.abc import Iterator, Sequence
-from multiprocessing import reduction
+from collections.abc import Iterator
 from typing import Any
 
-from dpexp.machine.files import anonymous_file
+from dpexp.processes.descriptors import Descriptor
 from dpexp.results.phases import DATA, PHASES
 
 STAGES = (
@@ -27,8 +25,7 @@ STAGES = (
 )
 STARTING, WARMING_UP, WAITING, TRAINING, FINISHING, EVALUATING, REPORTING = range(len(STAGES))
 
-CELLS = 8  # of 8 bytes: a cache line, so that workers don't disturb each other
-STACK_SECONDS, STACK_POLL_SECONDS = 3.0, 0.05
+CELL_BYTES = 8
 
 
 class Heartbeat:
@@ -37,12 +34,12 @@ class Heartbeat:
     Each value is a word of its own. A reader may see one change before another; it never sees half of one.
     """
 
-    def __init__(self, cells: memoryview | None = None) -> None:
-        self._cells = memoryview(bytearray(8 * CELLS)).cast("q") if cells is None else cells
+    def __init__(self, memory: bytearray | mmap.mmap | None = None) -> None:
+        self.move_to(memory or bytearray(4 * CELL_BYTES))
 
-    def share(self, cells: memoryview) -> None:
-        """Write into these cells from now on."""
-        self._cells = cells
+    def move_to(self, memory: bytearray | mmap.mmap) -> None:
+        """It is in this memory from now on."""
+        self._cells = memoryview(memory).cast("q")
 
     def enter(self, stage: int) -> None:
         """A stage begins."""
@@ -87,79 +84,42 @@ class Heartbeat:
 heartbeat = Heartbeat()  # of this process
 
 
-class Slot:
-    """What a worker receives to publish its heartbeat, and its stacks on request."""
+class Monitor:
+    """One worker's heartbeat and its stacks, in memory that its parent shares with it when it starts."""
 
-    def __init__(self, cells: int, stacks: int, number: int) -> None:
-        self._cells, self._stacks, self._number = cells, stacks, number
-
-    def take(self) -> None:
-        """In the worker. From now on its stacks are written when it crashes, and on SIGUSR1 even if it hangs."""
-        faulthandler.enable(self._stacks)
-        faulthandler.register(signal.SIGUSR1, self._stacks)
-        cells = memoryview(mmap.mmap(self._cells, 0)).cast("q")
-        os.close(self._cells)
-        heartbeat.share(cells[self._number * CELLS : (self._number + 1) * CELLS])
+    def __init__(self, file: Descriptor | None = None) -> None:
+        if file is None:
+            file = Descriptor(os.memfd_create("dpexp"))  # not in /dev/shm, so its size limit doesn't apply
+            os.ftruncate(file.number, mmap.PAGESIZE)
+            os.lseek(file.number, 0, os.SEEK_END)  # in all processes: where stacks are written, behind the heartbeat
+        self._file = file
+        self._memory = mmap.mmap(file.number, mmap.PAGESIZE)
+        self.heartbeat = Heartbeat(self._memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (reduction.DupFd(self._cells), reduction.DupFd(self._stacks), self._number)
+        return Monitor, (self._file,)
 
+    def publish(self) -> None:
+        """In the worker: from now on its heartbeat is seen, and its stacks when it crashes, or is asked for them."""
+        faulthandler.enable(self._file.number)
+        faulthandler.register(signal.SIGUSR1, self._file.number)
+        heartbeat.move_to(self._memory)
 
-def _rebuild(cells: Any, stacks: Any, number: int) -> Slot:
-    return Slot(cells.detach(), stacks.detach(), number)
+    def stacks(self) -> str:
+        """The Python stacks that the worker has written, of all its threads; "" for none."""
+        size = os.fstat(self._file.number).st_size
+        return os.pread(self._file.number, size - mmap.PAGESIZE, mmap.PAGESIZE).decode(errors="replace")
 
-
-def _signal_main_thread(process: int, number: int) -> None:
-    """Where this is possible (Linux): a stopped process then shows where it stopped, before it does anything else."""
-    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
-    if tgkill is None:
-        os.kill(process, number)
-    else:
-        tgkill(process, process, number)  # the main thread has the number of its process
-
-
-class Monitor:
-    """In the parent: the heartbeats and stacks of all workers of one launch."""
-
-    def __init__(self, workers: int) -> None:
-        self._descriptors: list[int] = []
-        try:
-            self._descriptors.append(anonymous_file())
-            os.ftruncate(self._descriptors[0], workers * CELLS * 8)
-            self._cells = memoryview(mmap.mmap(self._descriptors[0], 0)).cast("q")
-            for _ in range(workers):
-                self._descriptors.append(anonymous_file())
-        except OSError:
-            self.close()
-            raise
-        self.heartbeats = [Heartbeat(self._cells[at * CELLS : (at + 1) * CELLS]) for at in range(workers)]
-        self.slots = [Slot(self._descriptors[0], stacks, at) for at, stacks in enumerate(self._descriptors[1:])]
-
-    def state(self) -> list[tuple[int, ...]]:
-        """Changes whenever any worker makes progress."""
-        return [worker.state() for worker in self.heartbeats]
-
-    def stacks(self) -> list[str]:
-        """The Python stacks that each worker has written, of all its threads; "" for none."""
-        return [os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace") for file in self._descriptors[1:]]
-
-    def ask_for_stacks(self, processes: Sequence[int | None]) -> list[str]:
-        """Have these processes write their stacks, stopped ones too; wait until they have, or for some seconds."""
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if process is not None:
-                    _signal_main_thread(process, signal.SIGUSR1)
-                    os.kill(process, signal.SIGCONT)
-        deadline = time.monotonic() + STACK_SECONDS
-        seen: list[str] = []
-        asked = [number for number, process in enumerate(processes) if process is not None]
-        while time.monotonic() < deadline and (not seen or seen != self.stacks() or not all(seen[at] for at in asked)):
-            seen = self.stacks()
-            time.sleep(STACK_POLL_SECONDS)
-        return self.stacks()
+    def ask_for_stacks(self, process: int) -> None:
+        """Have the worker with this number of a process write them, a stopped one, too, which then goes on."""
+        with contextlib.suppress(ProcessLookupError):
+            # To the main thread, which has the number of its process: it shows where it stopped before it goes on.
+            if (tgkill := getattr(ctypes.CDLL(None), "tgkill", None)) is not None:
+                tgkill(process, process, signal.SIGUSR1)
+            else:  # before glibc 2.30
+                os.kill(process, signal.SIGUSR1)
+            os.kill(process, signal.SIGCONT)
 
     def close(self) -> None:
-        """Close the parent's descriptors."""
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._descriptors = []
+        """Close the parent's descriptor."""
+        self._file.close()

@@ -5,179 +5,114 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing import connection
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
-from dpexp.errors import PeerError, WorkerError
+from dpexp.errors import PeerError
 from dpexp.processes import signals
-from dpexp.processes.fork_server import Target
-from dpexp.processes.world import RemoteRanks, World, WorldSpec, hang
+from dpexp.processes.fork_server import start_server
+from dpexp.processes.waiting import wait_until
+from dpexp.processes.world import Worker, WorldSpec, hang
 
 CAUSE_SECONDS = 1.0  # how long a failure that has its cause in another rank waits for that rank's report
 REMOTE_CAUSE_SECONDS = 2 * CAUSE_SECONDS  # the same, where another launching process has to tell it
-REMOTE_POLL_SECONDS = 0.2
-
-OnNotice = Callable[[int, int, Any], None]
-"""Receives the world's number, the rank's number in it, and what the worker passed to its `notify`."""
 
 
-class _Interrupted(Exception):  # noqa: N818 - it is no error
-    """A signal asks for an end; it is raised again when no process is left."""
-
-
-def launch(
-    target: Target,
-    arguments: list[tuple[Any, ...]],
-    on_notice: Callable[[Any], None],
-    timeout_seconds: float = math.inf,
-    remote: RemoteRanks | None = None,
-) -> list[Any]:
-    """One world; the reports of its processes by rank. `on_notice` receives what rank 0 passes to its `notify`."""
-    spec = WorldSpec(target, arguments, remote=remote)
-
-    def of_rank_0(world: int, number: int, notice: Any) -> None:
-        if number == 0:
-            on_notice(notice)
-
-    with started([spec], of_rank_0, timeout_seconds) as worlds:
-        return worlds.reports()[0]
+def launch(spec: WorldSpec, timeout_seconds: float = math.inf) -> list[Any]:
+    """One world, of whose notices nobody hears; the reports of its processes by rank. Raises WorkerError."""
+    with started([spec], timeout_seconds) as running:
+        return running.reports()[0]
 
 
 @contextlib.contextmanager
-def started(specs: list[WorldSpec], on_notice: OnNotice, timeout_seconds: float = math.inf) -> Iterator[Started]:
+def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> Iterator[Started]:
     """Within, the processes of all worlds live; however this ends, no process that it started outlives it.
 
-    Raises WorkerError, also when a signal arrives whose handler doesn't raise.
+    Raises WorkerError.
     """
     signals.check()
-    with signals.postponed() as pending:  # no half-sent request and no worker may be left
-        worlds: list[World] = []
+    with signals.postponed():  # no half-sent request and no worker may be left
+        workers: list[Worker] = []
         try:
-            for spec in specs:
-                worlds.append(World(spec))
-                worlds[-1].start()
-            yield Started(worlds, on_notice, timeout_seconds, pending)
-            return
-        except _Interrupted:
-            pass
+            start_server()
+            for world, spec in enumerate(specs):
+                for number in range(len(spec.arguments)):
+                    workers.append(Worker(spec, world, number))
+            yield Started(specs, workers, timeout_seconds)
         finally:
-            for world in worlds:
-                world.kill()
-            for world in worlds:
-                world.close()
-    raise WorkerError("interrupted")
+            for worker in workers:
+                worker.kill()
+            for worker in workers:
+                worker.close()
 
 
 class Started:
     """Worlds whose processes run."""
 
-    def __init__(
-        self, worlds: list[World], on_notice: OnNotice, timeout_seconds: float, pending: signals.Pending
-    ) -> None:
-        self._worlds, self._on_notice, self._pending = worlds, on_notice, pending
-        self._timeout_seconds = timeout_seconds
-        self._patience = _Patience(worlds, timeout_seconds)
-        self._reports: list[dict[int, Any]] = [{} for _ in worlds]
-        self._running = {
-            pipe: (at, number) for at, world in enumerate(worlds) for number, pipe in enumerate(world.pipes)
-        }
-        self._secondary: WorkerError | None = None  # of a rank that only lost another one
-        self._secondary_until = math.inf
+    def __init__(self, specs: Sequence[WorldSpec], workers: Sequence[Worker], timeout_seconds: float) -> None:
+        self._timeout_seconds, self._workers = timeout_seconds, workers
+        self._worlds = [(spec, [one for one in workers if one.world == world]) for world, spec in enumerate(specs)]
+        self._running = {worker.pipe: worker for worker in workers}
+        self._has_lost_peer = False
+
+    def notices(self, world: int, count: int) -> list[Any]:
+        """What so many processes of one world pass to `notify` next. Raises WorkerError, as soon as any one fails."""
+        _, workers = self._worlds[world]
+        self._wait_until(lambda: sum(len(worker.notices) for worker in workers) == count)
+        return [worker.notices.pop() for worker in workers if worker.notices]
 
     def reports(self) -> list[list[Any]]:
         """Wait for the end of all processes; the reports of each world by rank. Raises WorkerError."""
-        remotes = [world.spec.remote for world in self._worlds if world.spec.remote is not None]
-        self.wait_until(lambda: not self._running and all(remote.reports() is not None for remote in remotes))
-        if self._secondary:
-            raise self._secondary
-        reports = []
-        for world, found in zip(self._worlds, self._reports, strict=True):
-            local, remote = [found[number] for number in range(len(found))], world.spec.remote
-            reports.append(local if remote is None else local + (remote.reports() or []))
-        return reports
+        remotes = [spec.remote for spec, _ in self._worlds if spec.remote is not None]
+        self._wait_until(lambda: not self._running and all(remote.reports() is not None for remote in remotes))
+        return [
+            [worker.report for worker in workers] + ([] if spec.remote is None else spec.remote.reports() or [])
+            for spec, workers in self._worlds
+        ]
 
-    def wait_until(self, done: Callable[[], bool]) -> None:
-        """Pass on notices until `done`, which may only change by them.
+    def _wait_until(self, done: Callable[[], bool]) -> None:
+        """Receive messages until `done`.
 
-        Raises WorkerError with the root cause as soon as any process fails, or when none makes progress for
-        `timeout_seconds`.
+        Raises WorkerError with the root cause as soon as any process fails, or when none makes progress for too long.
         """
-        self._patience.restart()
-        while not done():
-            seconds = min(self._patience.poll_seconds, max(0.0, self._secondary_until - time.monotonic()))
-            ready = connection.wait([*self._running, self._pending.reader], seconds if seconds < math.inf else None)
-            if self._pending.received:
-                raise _Interrupted
-            if self._secondary and time.monotonic() >= self._secondary_until:
-                raise self._secondary
-            if self._patience.is_over():
-                raise hang(self._worlds, self._timeout_seconds)
-            for end in ready:
-                if end == self._pending.reader:
-                    self._pending.drain()
-                    continue
-                assert isinstance(end, connection.Connection)
-                self._receive(end)
+        if not wait_until(done, self._timeout_seconds, lambda: self._running, self._receive, self._progress):
+            raise hang(self._workers, self._timeout_seconds)
 
-    def _receive(self, pipe: connection.Connection) -> None:
-        at, number = self._running[pipe]
-        world = self._worlds[at]
+    def _receive(self, pipe: Connection) -> None:
+        worker = self._running[pipe]
         try:
             kind, value = pipe.recv()
         except (EOFError, OSError):
-            raise world.death(number) from None
+            raise worker.death() from None
         if kind == "notice":
-            self._on_notice(at, number, value)
+            worker.notices.append(value)
             return
         del self._running[pipe]
         if kind == "report":
-            self._reports[at][number] = value
+            worker.report = value
             return
-        failure = f"{world.rank_in_words(number)} failed {world.monitor.heartbeats[number]}: {value.message}"
-        if not value.secondary:
-            raise WorkerError(failure, value.details)
-        if self._secondary is None:
-            self._secondary = PeerError(failure, value.details)
-            self._secondary_until = time.monotonic() + CAUSE_SECONDS
+        failure = type(value)(f"{worker.name} failed {worker.heartbeat}: {value}", value.details)
+        if not isinstance(failure, PeerError):
+            raise failure
+        if not self._has_lost_peer:
+            self._has_lost_peer = True
+            until = time.monotonic() + CAUSE_SECONDS
+            self._wait_until(lambda: not self._running or time.monotonic() > until)  # which may raise the root cause
+            raise failure
 
-
-class _Patience:
-    """Measures how long no worker has made progress; time in which this process was itself held up doesn't count."""
-
-    def __init__(self, worlds: list[World], timeout_seconds: float) -> None:
-        self.poll_seconds = min(1.0, timeout_seconds / 4) if timeout_seconds < math.inf else math.inf
-        if any(world.spec.remote is not None for world in worlds):
-            self.poll_seconds = min(self.poll_seconds, REMOTE_POLL_SECONDS)
-        self._worlds, self._timeout_seconds = worlds, timeout_seconds
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew: until now, nobody waited."""
-        self._last_state, self._last_check, self._idle_seconds = self._state(), time.monotonic(), 0.0
-
-    def is_over(self) -> bool:
-        """Whether it has been too long. Raises WorkerError where a remote rank has failed."""
-        if self.poll_seconds == math.inf:
-            return False
-        now, state = time.monotonic(), self._state()
-        self._idle_seconds += min(now - self._last_check, 2 * self.poll_seconds)
-        if state != self._last_state:
-            self._last_state, self._idle_seconds = state, 0.0
-        self._last_check = now
-        return self._idle_seconds > self._timeout_seconds
-
-    def _state(self) -> Any:
-        states = []
-        for world in self._worlds:
-            local, remote = world.monitor.state(), world.spec.remote
-            states.append(local if remote is None else (local, remote.exchange_progress(local)))
+    def _progress(self) -> list[Any]:
+        """Changes whenever any process makes progress. Raises WorkerError where a remote rank has failed."""
+        states: list[Any] = []
+        for spec, workers in self._worlds:
+            local = [worker.heartbeat.state() for worker in workers]
+            states.append(local if spec.remote is None else (local, spec.remote.exchange_progress(local)))
         return states
 
 
 def wait_for_server() -> None:
     """Return when the fork server has imported everything and starts workers at once."""
-    launch(_nothing, [()], lambda notice: None)
+    launch(WorldSpec(_nothing, [()]))
 
 
 def _nothing(rank: int, notify: Any) -> None:

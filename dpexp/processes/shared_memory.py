@@ -5,61 +5,51 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
-from multiprocessing import reduction
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from dpexp.errors import WorkerError
 from dpexp.machine.environment import available_memory_bytes
-from dpexp.machine.files import anonymous_file
+from dpexp.processes.descriptors import Descriptor
 
 ALIGNMENT_BYTES = 64  # a cache line: tensors never share one
 # Fill the page table at once: else a training faults at each page that it reads first, for some percent of its time.
-MAP_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+FLAGS = mmap.MAP_SHARED | mmap.MAP_POPULATE
 
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-class SharedTensors(Mapping[str, torch.Tensor]):
-    """Tensors that every process sees in the same memory pages.
+class SharedTensors(dict[str, torch.Tensor]):
+    """Tensors that every process sees in the same memory pages, which the constructor maps from a file.
 
-    Pickling passes a file descriptor, so it works only while a worker process is being started.
+    Pickling passes that, so it works only while a worker process is being started.
     The memory is freed by the kernel when the last process that maps it is gone.
     """
 
-    _descriptor = -1  # as long as it isn't open, or not ours to close
-
-    def __init__(self, descriptor: int, layout: Layout) -> None:
-        self._layout = dict(layout)
+    def __init__(self, file: Descriptor, layout: Layout) -> None:
+        self.file, self._layout = file, dict(layout)
         offsets, total_bytes = _place(layout)
-        mapping = mmap.mmap(descriptor, total_bytes, flags=mmap.MAP_SHARED | MAP_POPULATE)
-        self._tensors = {name: _view(mapping, offsets[name], shape, dtype) for name, (shape, dtype) in layout.items()}
-        self._descriptor = descriptor  # last: where the mapping fails, it stays the caller's to close
+        mapping = mmap.mmap(file.number, total_bytes, flags=FLAGS)
+        super().__init__({name: _view(mapping, offsets[name], *shaped) for name, shaped in layout.items()})
 
     @classmethod
     def allocate(cls, layout: Layout) -> SharedTensors:
         """Zeroed tensors of the given shapes and dtypes. Raises WorkerError when memory is short."""
         _, total_bytes = _place(layout)
         available = available_memory_bytes()
-        if total_bytes > available:  # the kernel would rather kill somebody than say so
-            raise WorkerError(
-                f"no room for {total_bytes / 2**20:,.0f} MiB of shared memory: {available / 2**20:,.0f} MiB are "
-                "available; choose a smaller data.size or model, or free memory"
-            )
-        descriptor = anonymous_file()
         try:
+            if total_bytes > available:  # the kernel would rather kill somebody than say so
+                raise MemoryError(f"{available / 2**20:,.0f} MiB are available")
+            file = Descriptor(os.memfd_create("dpexp"))  # not in /dev/shm, so its size limit doesn't apply
             # Reserve the pages now: a shortage is an error here, and would be SIGBUS at first touch.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(descriptor, 0, total_bytes)
-            else:
-                os.ftruncate(descriptor, total_bytes)
-            return cls(descriptor, layout)
-        except OSError as error:
-            os.close(descriptor)
+            os.posix_fallocate(file.number, 0, total_bytes)
+            return cls(file, layout)
+        except (OSError, MemoryError) as error:
             raise WorkerError(
-                f"no room for {total_bytes / 2**20:,.0f} MiB of shared memory: {error.strerror}; "
+                f"no room for {total_bytes / 2**20:,.0f} MiB of shared memory: "
+                f"{error.strerror if isinstance(error, OSError) else error}; "
                 "choose a smaller data.size or model, or free memory"
             ) from error
 
@@ -71,28 +61,9 @@ class SharedTensors(Mapping[str, torch.Tensor]):
             shared[name].copy_(tensor)
         return shared
 
-    @property
-    def descriptor(self) -> int:
-        """Of the memory, from which the constructor maps the same tensors in another process."""
-        return self._descriptor
-
     def close(self) -> None:
-        """Close the file descriptor; tensors stay usable as long as something refers to them."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+        """Close the file; tensors stay usable as long as something refers to them."""
+        self.file.close()
 
     def __enter__(self) -> SharedTensors:
         return self
@@ -101,8 +72,7 @@ class SharedTensors(Mapping[str, torch.Tensor]):
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        assert self._descriptor >= 0, "pickled after close"
-        return _rebuild, (reduction.DupFd(self._descriptor), self._layout)
+        return SharedTensors, (self.file, self._layout)
 
 
 def _view(mapping: mmap.mmap, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -110,12 +80,6 @@ def _view(mapping: mmap.mmap, offset: int, shape: tuple[int, ...], dtype: torch.
     if count == 0:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(mapping, dtype=dtype, count=count, offset=offset).view(shape)
-
-
-def _rebuild(duplicate: Any, layout: Layout) -> SharedTensors:
-    shared = SharedTensors(duplicate.detach(), layout)
-    shared.close()  # the mapping stays
-    return shared
 
 
 def _place(layout: Layout) -> tuple[dict[str, int], int]:

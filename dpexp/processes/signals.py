@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from multiprocessing import connection
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # exit statuses as shells have them
 
 _received: list[int] = []
+_postponed: list[int] = []
+_waits = False  # whether `wait` runs
 
 
 class Interrupted(BaseException):
@@ -30,13 +31,10 @@ class Interrupted(BaseException):
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Within, both signals raise Interrupted in the main thread."""
-    _received.clear()
-    before = {number: signal.signal(number, _interrupt) for number in STATUS}
     try:
-        yield
+        with _handled_by(_interrupt):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         _received.clear()
 
 
@@ -46,51 +44,35 @@ def check() -> None:
         raise Interrupted(_received[0])
 
 
-class Pending:
-    """Signals held back; `reader` is a descriptor that becomes readable when one arrives."""
-
-    def __init__(self) -> None:
-        self.received: list[int] = []
-        self.reader, self.writer = os.pipe()
-        for end in (self.reader, self.writer):
-            os.set_blocking(end, False)
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        self.received.append(number)
-
-    def drain(self) -> None:
-        """Empty `reader`, where any signal writes, not only these two."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.reader, 4096)
-
-    def close(self) -> None:
-        """Close the descriptors."""
-        os.close(self.reader)
-        os.close(self.writer)
-
-
 @contextlib.contextmanager
-def postponed() -> Iterator[Pending]:
-    """Within, both signals are held back until the end, so that nothing is left half done."""
-    pending = Pending()
+def postponed() -> Iterator[None]:
+    """Within, both signals are held back until the end or the next `wait`, so that nothing is left half done."""
     if threading.current_thread() is not threading.main_thread():  # signals interrupt the main thread only
-        try:
-            yield pending
-        finally:
-            pending.close()
+        yield
         return
-    before = {number: signal.signal(number, pending.receive) for number in STATUS}
-    wakeup = signal.set_wakeup_fd(pending.writer, warn_on_full_buffer=False)
     try:
-        yield pending
+        with _handled_by(_postpone):
+            yield
     finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        pending.close()
-        if pending.received:
-            signal.raise_signal(pending.received[0])
+        if _postponed:
+            number = _postponed[0]
+            _postponed.clear()
+            signal.raise_signal(number)
+
+
+def wait(ends: Iterable[Any], seconds: float) -> list[Any]:
+    """Those of `ends` that can be read, as soon as there are any; none after so many seconds.
+
+    Raises Interrupted when a signal comes that was postponed.
+    """
+    global _waits
+    _waits = True
+    try:
+        if _postponed:
+            raise Interrupted(_postponed[0])
+        return connection.wait(list(ends), seconds)
+    finally:
+        _waits = False
 
 
 @contextlib.contextmanager
@@ -104,11 +86,28 @@ def blocked() -> Iterator[None]:
 
 
 def receive_when_parent_ends(number: int) -> None:
-    """On Linux: this process receives the signal when the one that started it ends, however it does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    """This process receives the signal when the one that started it ends, however it does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Any) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in STATUS}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     _received.append(number)
     raise Interrupted(number)
+
+
+def _postpone(number: int, frame: FrameType | None) -> None:
+    global _waits
+    _postponed.append(number)
+    if _waits:
+        _waits = False  # once: what ends the processes now must not be interrupted
+        raise Interrupted(number)

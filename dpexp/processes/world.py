@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from multiprocessing import connection
-from multiprocessing.context import ForkServerProcess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
 from dpexp.errors import WorkerError
 from dpexp.machine import cgroups
-from dpexp.processes.fork_server import Target, start_process, start_server
+from dpexp.processes.fork_server import Target, start_process
 from dpexp.processes.heartbeat import Monitor
+
+STACK_SECONDS, STACK_POLL_SECONDS = 3.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -37,51 +38,37 @@ class WorldSpec:
     remote: RemoteRanks | None = None
 
 
-@dataclass
-class World:
-    """The local processes of one training, and what is known of them."""
+class Worker:
+    """One process of a world, as its parent sees it."""
 
-    spec: WorldSpec
-    processes: list[ForkServerProcess] = field(default_factory=list)
-    pipes: list[connection.Connection] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.monitor = Monitor(len(self.spec.arguments))
+    def __init__(self, spec: WorldSpec, world: int, number: int) -> None:
+        """Start the process with this number in the world with that number. Raises OSError, WorkerError."""
+        self.world = world
+        self.notices: list[Any] = []
+        self.report: Any = None
+        rank = number + (0 if spec.remote is None else spec.remote.first_local_rank)
+        self.name = f"{spec.name}{': ' if spec.name else ''}rank {rank}"  # in errors
         self._memory_kills = cgroups.memory_kills()
-
-    def start(self) -> None:
-        """Start every process. Raises OSError, WorkerError."""
-        context = start_server()
-        for number, arguments in enumerate(self.spec.arguments):
-            slot = self.monitor.slots[number]
-            process, pipe = start_process(context, self._rank(number), self.spec.target, arguments, slot)
-            self.processes.append(process)
-            self.pipes.append(pipe)
+        self._monitor = Monitor()
+        self.heartbeat, self.stacks = self._monitor.heartbeat, self._monitor.stacks
+        self._process, self.pipe = start_process(spec.target, rank, spec.arguments[number], self._monitor)
 
     def kill(self) -> None:
-        """End every process that is still alive, at once."""
-        for process in self.processes:
-            if process.exitcode is None:
-                process.kill()
+        """End it at once, if it is still alive."""
+        if self._process.exitcode is None:
+            self._process.kill()
 
     def close(self) -> None:
-        """Reap the processes, and release what belonged to them."""
-        for process in self.processes:
-            process.join()
-            process.close()
-        for pipe in self.pipes:
-            pipe.close()
-        self.monitor.close()
+        """Reap the process, and release what belonged to it."""
+        self._process.join()
+        self._process.close()
+        self.pipe.close()
+        self._monitor.close()
 
-    def rank_in_words(self, number: int) -> str:
-        """The name of one process in an error message."""
-        return f"{self.spec.name}{': ' if self.spec.name else ''}rank {self._rank(number)}"
-
-    def death(self, number: int) -> WorkerError:
-        """The error for a process that closed its pipe without a report."""
-        process = self.processes[number]
-        process.join(timeout=1)
-        code = process.exitcode
+    def death(self) -> WorkerError:
+        """The error when it has closed its pipe without a report."""
+        self._process.join(timeout=1)
+        code = self._process.exitcode
         if code is None:
             how = "closed its connection without a report"
         elif code < 0:
@@ -91,45 +78,45 @@ class World:
         lost_server = 255  # what multiprocessing says when nobody saw the end
         if code in (-signal.SIGKILL, lost_server) and cgroups.memory_kills() > self._memory_kills:
             how += f", probably out of memory ({_memory_in_words()})"
-        message = f"{self.rank_in_words(number)} {how}, {self.monitor.heartbeats[number]}"
-        return WorkerError(message, self.monitor.stacks()[number])
+        return WorkerError(f"{self.name} {how}, {self.heartbeat}", self.stacks())
 
-    def states(self) -> list[str]:
-        """Where each process is, in words."""
-        return [
-            f"{self.rank_in_words(number)} {worker}" + (", stopped by a signal" if self._is_stopped(number) else "")
-            for number, worker in enumerate(self.monitor.heartbeats)
-        ]
-
-    def ask_for_stacks(self, stopped: bool) -> None:
-        """Have the processes write their stacks, those that a signal has stopped or the others."""
-        alive = [process.pid if process.exitcode is None else None for process in self.processes]
-        wanted = [self._is_stopped(number) == stopped for number in range(len(self.processes))]
-        self.monitor.ask_for_stacks([pid if ask else None for pid, ask in zip(alive, wanted, strict=True)])
-
-    def _rank(self, number: int) -> int:
-        return number + (0 if self.spec.remote is None else self.spec.remote.first_local_rank)
-
-    def _is_stopped(self, number: int) -> bool:
+    def is_stopped(self) -> bool:
+        """Whether a signal has stopped it."""
         try:
-            return psutil.Process(self.processes[number].pid).status() == psutil.STATUS_STOPPED
+            return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
         except psutil.Error:
             return False
 
+    def ask_for_stacks(self) -> None:
+        """Have it write its stacks, if it lives."""
+        if self._process.exitcode is None and self._process.pid is not None:
+            self._monitor.ask_for_stacks(self._process.pid)
 
-def hang(worlds: list[World], seconds: float) -> WorkerError:
-    """The error when no process of any world has made progress for `seconds`, with the stacks of all."""
-    states = [state for world in worlds for state in world.states()]
-    for stopped in (False, True):  # the stopped ones last: asking makes them continue, and others with them
-        for world in worlds:
-            world.ask_for_stacks(stopped)
-    stacks = [stack for world in worlds for stack in world.monitor.stacks()]
-    details = [f"{state}:\n{stack or 'wrote no stack'}" for state, stack in zip(states, stacks, strict=True)]
+
+def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
+    """The error when none of the processes has made progress for `seconds`, with the stacks of all."""
+    stopped = [worker for worker in workers if worker.is_stopped()]
+    states = [f"{one.name} {one.heartbeat}{', stopped by a signal' if one in stopped else ''}" for one in workers]
+    # The stopped ones last: asking makes them continue, and others with them.
+    for asked in ([worker for worker in workers if worker not in stopped], stopped):
+        for worker in asked:
+            worker.ask_for_stacks()
+        _wait_for_stacks(asked)
+    details = [f"{state}:\n{one.stacks() or 'wrote no stack'}" for state, one in zip(states, workers, strict=True)]
     return WorkerError(
         f"no worker made progress for {seconds:g} s: {'; '.join(states)}; "
         "if they are only slow, increase launch.timeout_seconds",
         "\n".join(details),
     )
+
+
+def _wait_for_stacks(workers: Sequence[Worker]) -> None:
+    """Until all have written them completely, but not longer than some seconds."""
+    deadline = time.monotonic() + STACK_SECONDS
+    seen: list[str] = []
+    while time.monotonic() < deadline and not (all(seen) and seen == [worker.stacks() for worker in workers]):
+        seen = [worker.stacks() for worker in workers]
+        time.sleep(STACK_POLL_SECONDS)
 
 
 def _memory_in_words() -> str:

@@ -32,7 +32,7 @@ class CoreTurn:
     @classmethod
     def create(cls, ranks: int, groups: int) -> list[CoreTurn]:
         """Those of all ranks: rank r belongs to group r mod the number of groups."""
-        counters, turns = [Counter.create() for _ in range(ranks)], []
+        counters, turns = [Counter() for _ in range(ranks)], []
         for rank, own in enumerate(counters):
             group, is_first, is_last = rank % groups, rank < groups, rank + groups >= ranks
             turns.append(cls(group, is_first, is_last, own, counters[group if is_last else rank + groups]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import signal
 import time
 
@@ -13,9 +14,9 @@ from fault_helpers import IN_ONE_PIECE, Faulty, children, descriptors, places, r
 
 from benchmarks.endurance import shared_names
 from dpexp.errors import WorkerError
-from dpexp.processes import launch
+from dpexp.processes import launch, waiting
 from dpexp.processes.heartbeat import TRAINING, WAITING
-from dpexp.processes.world import RemoteRanks, World, WorldSpec
+from dpexp.processes.world import RemoteRanks, WorldSpec
 from dpexp.results import storage
 from dpexp.results.phases import COMMUNICATE, COMPUTE, WAIT
 from dpexp.strategies import core_sharing
@@ -125,7 +126,7 @@ def test_a_hang_between_turns_is_seen_when_its_next_turn_comes(tmp_path, deed):
 
 
 def test_a_worker_that_gets_on_slowly_is_no_hang():
-    launch.launch(get_on, [(1.5,)] * 2, lambda notice: None, timeout_seconds=0.5)
+    launch.launch(WorldSpec(get_on, [(1.5,)] * 2), timeout_seconds=0.5)
 
 
 def test_who_waits_for_a_rank_of_another_machine_that_gets_on_is_no_hang():
@@ -138,17 +139,14 @@ def test_who_waits_for_a_rank_of_another_machine_that_gets_on_is_no_hang():
 
     remote = RemoteRanks(3, exchange_progress, lambda: [])
     with pytest.raises(WorkerError, match=r"no worker made progress for 0\.4 s: rank 3 while starting"):
-        launch.launch(stand_still, [()], lambda notice: None, 0.4, remote)
+        launch.launch(WorldSpec(stand_still, [()], remote=remote), timeout_seconds=0.4)
     assert len(exchanged) > 10
 
 
 def test_time_in_which_this_process_was_stopped_itself_is_no_hang(monkeypatch):
-    world = World(WorldSpec(stand_still, [()]))
-    patience = launch._Patience([world], timeout_seconds=100.0)
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 10_000)
-    assert not patience.is_over()
-    world.close()
+    looks, hours = itertools.count(), itertools.count(step=3600)
+    monkeypatch.setattr(time, "monotonic", lambda: next(hours))
+    assert waiting.wait_until(lambda: next(looks) == 10, seconds=100.0)
 
 
 def test_a_crash_in_native_code_shows_where_python_was(tmp_path):

@@ -1,0 +1,56 @@
+"""Waiting: for what other processes say, as long as they get on; for the other threads of this one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from dpexp.processes import signals
+
+POLL_SECONDS = 0.2
+IDLE_POLL_SECONDS, MOST_IDLE_SECONDS = 1e-3, 0.05
+
+
+def wait_until(
+    done: Callable[[], bool],
+    seconds: float,
+    ends: Callable[[], Iterable[Any]] = tuple,
+    receive: Callable[[Any], None] = lambda end: None,
+    progress: Callable[[], Any] = lambda: None,
+) -> bool:
+    """Pass each of `ends()` that can be read to `receive` until `done()`; whether it is.
+
+    It isn't when `progress()` has been the same for so many seconds. Time in which this process was itself held up
+    doesn't count. Raises signals.Interrupted, and what the functions raise.
+    """
+    poll_seconds = min(POLL_SECONDS, seconds / 4)
+    state, unchanged_seconds, checked = progress(), 0.0, time.monotonic()
+    while not done():
+        if unchanged_seconds > seconds:
+            return False
+        for end in signals.wait(ends(), poll_seconds):
+            receive(end)
+        now, last, state = time.monotonic(), state, progress()
+        unchanged_seconds = 0.0 if state != last else unchanged_seconds + min(now - checked, 2 * poll_seconds)
+        checked = now
+    return True
+
+
+def wait_until_idle() -> None:
+    """Return when all other threads sleep, or after MOST_IDLE_SECONDS: a library's pool spins after its last work."""
+    deadline = time.monotonic() + MOST_IDLE_SECONDS
+    while time.monotonic() < deadline and _any_running():
+        time.sleep(IDLE_POLL_SECONDS)
+
+
+def _any_running() -> bool:
+    this = str(threading.get_native_id())
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            if task.name != this and (task / "stat").read_text().rpartition(") ")[2].startswith("R"):
+                return True
+    return False
