@@ -71,9 +71,10 @@ def aggregate(folders: Sequence[Path]) -> Summary:
     gc.disable()  # many objects are made, which all stay: collections would visit them again and again, in vain
     try:
         jobs, unreadable = read_jobs(folders)
-        good = [Member(job) for job in jobs if job.result.status == "ok"]
+        members = series.members(jobs)
+        good = [member for member in members if member.job.result.status == "ok"]
         refuse_mixed_machines([member.job for member in good])
-        failed = [Member(job) for job in jobs if job.result.status != "ok"]
+        failed = [member for member in members if member.job.result.status != "ok"]
         rows = [*_good_rows(good), *_failed_rows(good, failed, unreadable)]
     finally:
         gc.enable()

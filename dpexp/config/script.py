@@ -65,11 +65,11 @@ class ScriptConfig(JobConfig):
     script: CommandConfig
 
     usual_seconds: ClassVar[tuple[float, float]] = (60.0, 60.0)
-    names: ClassVar[dict[str, str]] = {  # type: ignore[misc]
+    names: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("strategy", "model", "data"), "script"),
         "data_scope": "global",
     }
-    imports: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
+    imports: ClassVar[tuple[str, ...]] = ()
 
     @property
     def train_samples(self) -> int:

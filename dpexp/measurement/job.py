@@ -23,7 +23,7 @@ from dpexp.measurement.measure import OnProgress, measure
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.trainer import Timed, Trainer, Variant
-from dpexp.measurement.user_files import differing, fingerprint
+from dpexp.measurement.user_files import differing, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, Block, RunResult
 
@@ -69,7 +69,7 @@ def run(
             record.data_seconds = time.perf_counter() - started
             record.write("unfinished")  # a folder that can't be written is found before anything is measured
             started = time.perf_counter()
-            trainer.get_ready(config, record.blocks)
+            trainer.get_ready(record.blocks)
             budget.start_after(time.perf_counter() - started)
             variants = _variants(config, trainer, record.blocks, on_progress)
             settings = config.measurement
@@ -86,7 +86,7 @@ def run(
                 lambda warm: plan.seconds(warm, budget.seconds),
             ):
                 _check_unchanged(config, user_files)
-                record.add(block)
+                record.add(block, digests_of(trainer.files))
             checkpoint = folder / CHECKPOINT if config.checkpoint else None
             for name, one in plan.configs():
                 if len(record.trainings.get(name, [])) > one.seed - config.seed:
@@ -115,9 +115,8 @@ class _Trainings:
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
-        self._arms: dict[str, JobConfig] = {}
-        if isinstance(config, ExperimentConfig):  # only its author knows how long a script's training is
-            self._arms = config.variants
+        # Only its author knows how long a script's training is.
+        self._arms = config.variants if isinstance(config, ExperimentConfig) else {}
         asked = config.checkpoint or config.target_accuracy is not None
         self._made = asked or config.measurement.whole_trainings == "always"
         # In the job's time; those that are asked for come on top of it. None: not known yet.
@@ -137,7 +136,7 @@ class _Trainings:
             self._seconds = min(usual, SHORT_SHARE * budget_seconds) if self._made else 0.0
         return self._seconds
 
-    def configs(self) -> Iterator[tuple[str, JobConfig]]:
+    def configs(self) -> Iterator[tuple[str, ExperimentConfig]]:
         """Each, with the name of its arm: time to target depends on the seed, too."""
         seeds = 1 if self._config.target_accuracy is None else self._config.measurement.repeats
         for seed in range(seeds if self._made else 0):
@@ -209,7 +208,8 @@ def find_earlier(
     earlier = storage.read_earlier(folder, config, environment)
     if earlier is None or (config.checkpoint and not (folder / CHECKPOINT).exists()):
         return None  # also when the weights, which were to be kept with it, are gone
-    if names := differing(earlier.user_files, user_files):
+    now = digests_of(earlier.user_files.keys() - user_files.keys()) | user_files
+    if names := differing(earlier.user_files, now):
         if anew:
             return None
         raise ConfigError(

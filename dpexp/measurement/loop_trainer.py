@@ -57,23 +57,25 @@ class LoopTrainer:
         launcher: LocalLauncher,
         linear_kernel: str | None = None,
     ) -> None:
-        self._dataset, self._initial, self._launcher = dataset, initial, launcher
+        self._config, self._dataset, self._initial, self._launcher = config, dataset, initial, launcher
         self._linear_kernel, self._placed = linear_kernel, dataset
         self.pace = OVERSUBSCRIBED_PACE if config.busy_threads > usable_cores() else PACE
+
+    files: frozenset[str] = frozenset()  # all are known beforehand
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of a sample."""
         return self._dataset.input_shape
 
-    def get_ready(self, config: ExperimentConfig, earlier: Sequence[Block]) -> None:
+    def get_ready(self, earlier: Sequence[Block]) -> None:
         """Choose the kernel of linear layers, unless it is known."""
         wait_for_server()  # which would disturb the timing while it starts
         if earlier:
             self._linear_kernel = next(iter(earlier[0].arms.values())).linear_kernel
         elif self._linear_kernel is None:
-            model = architectures.build(config.model, self._dataset.input_shape, self._dataset.classes)
-            self._linear_kernel = linear_kernels.choose(config, model)
+            model = architectures.build(self._config.model, self._dataset.input_shape, self._dataset.classes)
+            self._linear_kernel = linear_kernels.choose(self._config, model)
 
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, Variant]) -> Iterator[LoopArms]:
@@ -99,6 +101,7 @@ class LoopTrainer:
 
     def _work(self, variant: Variant, checkpoint: Path | None = None, in_turns: bool = False) -> Work:
         assert self._linear_kernel is not None
+        assert isinstance(variant.config, ExperimentConfig)
         data, initial, kernel = self._placed, self._initial, self._linear_kernel
         return Work(variant.config, data, initial, kernel, checkpoint, variant.copies, in_turns)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import cast
 
+from dpexp.config.experiment import AnyConfig
 from dpexp.config.job import JobConfig
-from dpexp.errors import DpexpError, WorkerError
+from dpexp.errors import DataError, DpexpError, WorkerError
 from dpexp.machine.environment import Environment
 from dpexp.machine.files import remove_leftovers, write_atomically
+from dpexp.measurement.user_files import differing
 from dpexp.results import storage
 from dpexp.results.schema import Block, RunResult, Status, Training
 
 CHECKPOINT, ERROR_LOG = "model.pt", "error.log"
+OTHER_EACH_TIME = "other in each start"  # in the place of a SHA-256: a script has written its settings itself
 
 
 class Record:
@@ -38,8 +42,16 @@ class Record:
             remove_leftovers(folder)
             (folder / ERROR_LOG).unlink(missing_ok=True)
 
-    def add(self, block: Block) -> None:
-        """Write with another finished block. Raises ResultError."""
+    def add(self, block: Block, files: dict[str, str]) -> None:
+        """Write with another finished block, and the SHA-256 of the user's files that it depends on.
+
+        Raises DataError for a program that has changed, ResultError.
+        """
+        for name in differing({name: self._user_files.get(name, files[name]) for name in files}, files):
+            if name.endswith(".py"):
+                raise DataError(f"{name} changed while this command was running; start it again, and edit copies")
+            files = {**files, name: OTHER_EACH_TIME}
+        self._user_files = self._user_files | files
         self.blocks.append(block)
         self.write("unfinished")
 
@@ -71,7 +83,7 @@ class Record:
             started_at=self._started_at,
             resumed_at=self._resumed_at,
             config_sha256=self._config.sha256,
-            config=self._config,
+            config=cast(AnyConfig, self._config),
             environment=self._environment,
             data_seconds=self.data_seconds,
             blocks=self.blocks,

@@ -44,11 +44,12 @@ class ScriptTrainer:
 
     def __init__(self, config: ScriptConfig, folder: Path) -> None:
         self._folder, self._numbers = folder, itertools.count()
+        self.files: set[str] = set()  # that the commands' processes depend on
         self._timeout_seconds = config.launch.timeout_seconds
         traced = TRACED_EVERY if config.measurement.phases else None
         self.pace = Pace(TURN_SECONDS, LEAD_SECONDS, least_lead_steps=1, traced_every=traced)
 
-    def get_ready(self, config: ScriptConfig, earlier: Sequence[Block]) -> None:
+    def get_ready(self, earlier: Sequence[Block]) -> None:
         """Nothing is kept from block to block."""
 
     def train(self, config: ScriptConfig, checkpoint: Path | None) -> None:
@@ -61,6 +62,7 @@ class ScriptTrainer:
         commands = {name: self._command(name, number, variant) for name, variant in variants.items()}
         try:
             with started(commands, self._timeout_seconds) as running:
+                self.files |= {name for world in running.values() for name in world.files}
                 yield ScriptArms(running)
         except ScriptEnded as ended:
             raise WorkerError(

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import sysconfig
+from collections.abc import Iterable
 from modulefinder import ModuleFinder
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def fingerprint(config: JobConfig) -> dict[str, str]:
 def modules(config: JobConfig) -> dict[str, str]:
     """The same of the model's modules alone."""
     return _digests(_modules(config))
+
+
+def digests_of(names: Iterable[str]) -> dict[str, str]:
+    """The same of files by their paths, as they are now; those in the current folder are named from there."""
+    paths = {name: Path(name) for name in names}
+    here = Path.cwd()
+    return _digests(
+        {str(path.relative_to(here)) if path.is_relative_to(here) else name: path for name, path in paths.items()}
+    )
 
 
 def _digests(files: dict[str, Path]) -> dict[str, str]:

@@ -40,7 +40,8 @@ class Unreadable:
 
 def read_jobs(folders: Sequence[Path]) -> tuple[list[Job], list[Unreadable]]:
     """All jobs below `folders`: those with a result, and the others. Raises ResultError when there is no job."""
-    jobs, others = [], []
+    jobs: list[Job] = []
+    others = []
     for folder in _job_folders(folders):
         path = folder / storage.FILE_NAME
         if not path.exists():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +23,7 @@ class Member:
     """A job, and the series that it belongs to."""
 
     job: Job
+    differing: frozenset[str] = frozenset()  # files whose content differs between jobs
 
     @property
     def config(self) -> JobConfig:
@@ -32,15 +32,13 @@ class Member:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that all jobs of the series share, with the beginnings of SHA-256 of data, model and code."""
+        """The settings that all jobs of the series share; of code and differing files the beginnings of their SHA-256."""
         files = self.job.result.user_files
-        modules = sorted((name, sha256) for name, sha256 in files.items() if name != DATA_FILE)
-        digests = {"dpexp.code": self.job.result.environment.code_sha256}
-        if DATA_FILE in files:
-            digests["data.sha256"] = files[DATA_FILE]
-        if modules:
-            digests["model.sha256"] = hashlib.sha256(json.dumps(modules).encode()).hexdigest()
-        return settings(self.config) | {name: sha256[:DIGITS] for name, sha256 in digests.items()}
+        digests = {name: files[name] for name in self.differing & files.keys()}
+        digests["dpexp.code"] = self.job.result.environment.code_sha256
+        if DATA_FILE in digests:
+            digests["data.sha256"] = digests.pop(DATA_FILE)
+        return settings(self.config) | {name: digests[name][:DIGITS] for name in sorted(digests)}
 
     @cached_property
     def series_key(self) -> str:
@@ -51,6 +49,16 @@ class Member:
     def key(self) -> str:
         """The same for measurements of the same configuration."""
         return json.dumps([self.series_key, self.config.workers, self.config.data.size])
+
+
+def members(jobs: Sequence[Job]) -> list[Member]:
+    """These jobs; those that differ in the content of a file of the user's belong to different series."""
+    found: dict[str, set[str]] = {}
+    for job in jobs:
+        for name, sha256 in job.result.user_files.items():
+            found.setdefault(name, set()).add(sha256)
+    differing = frozenset(name for name, contents in found.items() if len(contents) > 1)
+    return [Member(job, differing) for job in jobs]
 
 
 def settings(config: JobConfig) -> dict[str, Any]:
