@@ -27,6 +27,7 @@ from dpexp.results.schema import RunResult
 
 FILE_NAME = "command.json"
 CHANGEABLE = ("launch.", "data.cache=")  # they don't affect what is measured
+CODE = ("script.", "model.builder=")  # they name code of the user's
 IGNORED = ("hydra.run.dir=", "hydra.sweep.dir=")  # the folder is named already
 
 
@@ -59,13 +60,14 @@ def planned(folder: Path, typed: Words) -> Plan:
     kept = _read(folder)
     changes = [text for text in typed.overrides if text.startswith(CHANGEABLE)]
     again, whole = _what(typed), _what(kept)
-    if again and again != whole:
+    if not set(again) <= set(whole):
         raise ConfigError(
             f"{shlex.join(again)} with resume={folder}: it finishes what was started there ({shlex.join(whole)}); "
             "start a new sweep for other settings"
         )
     plan = replace(kept, overrides=[*kept.overrides, *changes]).compose()
-    if not again and _runs_code(plan):
+    named = {text for text in whole if text.startswith(CODE)}
+    if _runs_code(plan) and again != whole and not (named and named <= set(again)):
         raise ConfigError(
             f"resume={folder}: it runs code of yours; if you trust it, type {hint(replace(plan, folder=folder), kept)}"
         )

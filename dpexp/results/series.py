@@ -32,7 +32,7 @@ class Member:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that all jobs of the series share; of code and differing files the beginnings of their SHA-256."""
+        """The settings that all jobs of the series share; of code and differing files how their SHA-256 begin."""
         files = self.job.result.user_files
         digests = {name: files[name] for name in self.differing & files.keys()}
         digests["dpexp.code"] = self.job.result.environment.code_sha256
