@@ -112,7 +112,7 @@ def test_both_speedups_are_in_the_table_where_they_differ(tmp_path):
 def test_without_several_workers_the_answer_is_what_a_training_takes(tmp_path):
     one = result("workers=1", "measurement.baseline=none", seconds=[9, 2, 2], baseline=None)
     (line,) = answer(aggregate([write_sweep(tmp_path, one)]))
-    assert re.fullmatch(r"1 worker: 2 s \(1\.9\d to 2\.0\d\) for 10,000 samples", line)
+    assert re.fullmatch(r"1 worker: 2 \(1\.9\d to 2\.0\d\) seconds for 10,000 samples", line)
 
 
 def test_of_several_series_the_largest_speedup_is_named(tmp_path):

@@ -7,12 +7,14 @@ import re
 from dataclasses import replace
 
 import pytest
-from results_helpers import MACHINE, QUIET, TURNS, arm, changed, in_spells, result, training
+from results_helpers import MACHINE, QUIET, TURNS, arm, changed, in_spells, result, training, write_sweep
 
 from dpexp.analysis.ratios import compare
 from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import Speedup
+from dpexp.analysis.table import aggregate
 from dpexp.analysis.warnings import LEAST_TURNS, warnings
+from dpexp.report.answer import answer
 from dpexp.results.schema import BASELINE, CANDIDATE
 
 CALM = ["workers=2", "batch.scope=global", "batch.size=128", "data.size=5000"]
@@ -173,3 +175,41 @@ def test_jobs_that_looked_for_the_best_sequential_process_count_beside_those_tha
 
 def test_enough_turns_are_no_reason_for_doubt():
     assert TURNS > LEAST_TURNS
+
+
+def of_script(samples, exchanges=False, scope="per_worker"):
+    """Two workers, and one process, whose model receives so many samples in a step."""
+
+    def receiving(block):
+        arms = {}
+        for name, own in block.arms.items():
+            process = replace(own.processes[0], samples=samples[name], exchanges=exchanges)
+            arms[name] = replace(own, processes=[process] * len(own.processes))
+        return changed(block, **arms)
+
+    script = ["script.command='x {workers}'", "workers=2", f"batch.scope={scope}"]
+    return result(*script, seconds=SECONDS, baseline=BASES, change=receiving, trainings={})
+
+
+SAMPLES = {"halves": {CANDIDATE: 32, BASELINE: 64}, "the same": {CANDIDATE: 64, BASELINE: 64}}
+
+
+@pytest.mark.parametrize(
+    ("samples", "scope", "is_told"),
+    [
+        ("halves", "per_worker", True),
+        ("halves", "global", False),
+        ("the same", "per_worker", False),
+        ("the same", "global", True),
+    ],
+)
+def test_a_batch_that_is_not_as_said_comes_before_all_else(tmp_path, samples, scope, is_told):
+    found = aggregate([write_sweep(tmp_path, of_script(SAMPLES[samples], scope=scope))])
+    other = {"per_worker": "global", "global": "per_worker"}[scope]
+    assert any(f"set batch.scope={other}" in str(warning) for warning in found.good[0].warnings) == is_told
+    assert answer(found)[0].startswith("No speedup is known: the model of each of 2 workers receives") == is_told
+
+
+def test_a_baseline_that_exchanges_gradients_with_nobody_is_told(tmp_path):
+    found = aggregate([write_sweep(tmp_path, of_script(SAMPLES["the same"], exchanges=True))])
+    assert "set script.baseline_command to a plain command" in str(found.good[0].warnings[0])

@@ -24,8 +24,9 @@ class Estimate:
     high: float
 
     def __format__(self, spec: str) -> str:
-        """The value and its interval, each as `spec` says: 1.02 (0.98 to 1.06)."""
-        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+        """The value and its interval, if it has one, each as `spec` says: 1.02 (0.98 to 1.06)."""
+        interval = "" if math.isnan(self.low) else f" ({self.low:{spec}} to {self.high:{spec}})"
+        return f"{self.value:{spec}}{interval}"
 
     def scaled(self, factor: float) -> Estimate:
         """The estimate of `factor` times the quantity."""

@@ -13,19 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dpexp.analysis import speedup
 from dpexp.analysis.efficiency import PhaseTimes, Tree, tree
 from dpexp.analysis.ratios import job_ratio, usual_misfit
 from dpexp.analysis.row import INTEGERS, Row
 from dpexp.analysis.side import Side, mean_of_known
-from dpexp.analysis.speedup import (
-    Speedup,
-    TimeToTarget,
-    of_independent_copies,
-    over_baseline,
-    over_best_sequential,
-    single_workers,
-    time_to_target,
-)
+from dpexp.analysis.speedup import Speedup, TimeToTarget
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.job import JobConfig
 from dpexp.errors import ResultError
@@ -78,17 +71,15 @@ def aggregate(folders: Sequence[Path]) -> Summary:
         rows = [*_good_rows(good), *_failed_rows(good, failed, unreadable)]
     finally:
         gc.enable()
-    environment = good[0].job.result.environment if good else None
-    return Summary(
-        rows,
-        environment.machine if environment else None,
-        environment.usable_cores if environment else None,
-    )
+    if not good:
+        return Summary(rows, None, None)
+    environment = good[0].job.result.environment
+    return Summary(rows, environment.machine, environment.usable_cores)
 
 
 def _good_rows(good: Sequence[Member]) -> list[Row]:
     labels = series.labels([member.settings for member in good])
-    singles = single_workers(good)
+    singles = speedup.single_workers(good)
     spreads = [job_ratio(member.job.result.kept(), BASELINE, CANDIDATE) for member in good]
     misfit = usual_misfit([spread for spread in spreads if spread is not None])
     configurations: dict[str, list[Member]] = {}
@@ -115,8 +106,8 @@ def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: S
 def _row(members: list[Member], singles: dict[str, list[Member]], label: str, misfit: float) -> Row:
     """One configuration; the blocks of several jobs of it are pooled."""
     config, environment = members[0].config, members[0].job.result.environment
-    speedup = over_baseline(members, singles, misfit)
-    own, found = speedup.candidate, speedup.comparison
+    found = speedup.over_baseline(members, singles, misfit)
+    own, ratio = found.candidate, found.comparison
     return Row(
         status="ok",
         **_settings(config) | {"threads_per_worker": own.threads},
@@ -125,20 +116,20 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         overall_seconds=own.seconds_as_it_is.value,
         trained_seconds=own.trained_seconds,
         samples_per_second=config.epochs * config.train_samples / own.seconds.value,
-        baseline=speedup.over,
-        **(_of_baseline(own, speedup.baseline) if speedup.baseline else {}),
-        speedup=found.shown,
-        overall_speedup=found.here,
-        disturbed_share=found.disturbed_share,
-        efficiency=found.shown.scaled(1 / config.workers),
-        **_of_best_sequential(over_best_sequential(members, misfit)),
-        independent_speedup=of_independent_copies(members),
-        tree=_tree(own, speedup.baseline),
-        phases=_phase_times(own, speedup.baseline),
+        baseline=found.over,
+        **(_of_baseline(own, found.baseline) if found.baseline else {}),
+        speedup=ratio.shown,
+        overall_speedup=ratio.here,
+        disturbed_share=ratio.disturbed_share,
+        efficiency=ratio.shown.scaled(1 / config.workers),
+        **_of_best_sequential(speedup.over_best_sequential(members, misfit)),
+        independent_speedup=speedup.of_independent_copies(members),
+        tree=_tree(own, found.baseline),
+        phases=_phase_times(own, found.baseline),
         train_loss=mean_of_known([training.epoch_losses[-1] for training in own.trainings]),
         test_accuracy=own.test_accuracy,
         oversubscribed=busy_threads(config, environment) > environment.usable_cores,
-        warnings=tuple(warnings(environment, speedup)),
+        warnings=tuple(warnings(environment, found)),
         job=" + ".join(member.job.name for member in members),
         series=label,
     )
@@ -153,18 +144,18 @@ def _of_baseline(own: Side, baseline: Side) -> dict[str, Any]:
         "baseline_trained_seconds": baseline.trained_seconds,
         "baseline_test_accuracy": baseline.test_accuracy,
         "baseline_compute": baseline.compute_seconds,
-        "target": TimeToTarget() if target is None else time_to_target(target, own, baseline),
+        "target": TimeToTarget() if target is None else speedup.time_to_target(target, own, baseline),
     }
 
 
-def _of_best_sequential(speedup: Speedup | None) -> dict[str, Any]:
-    if speedup is None or speedup.baseline is None:
+def _of_best_sequential(found: Speedup | None) -> dict[str, Any]:
+    if found is None or found.baseline is None:
         return {}
     return {
-        "best_sequential_threads": speedup.baseline.threads,
-        "best_sequential_seconds": speedup.baseline.steps * speedup.baseline.step_seconds,
-        "best_sequential_speedup": speedup.comparison.shown,
-        "overall_best_sequential_speedup": speedup.comparison.here,
+        "best_sequential_threads": found.baseline.threads,
+        "best_sequential_seconds": found.baseline.steps * found.baseline.step_seconds,
+        "best_sequential_speedup": found.comparison.shown,
+        "overall_best_sequential_speedup": found.comparison.here,
     }
 
 

@@ -22,6 +22,7 @@ BATCH = "batch"  # the kind of warning after which no speedup is one
 DISTURBANCE = 0.03  # of the speedup
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
 LEAST_TURNS = 12  # of an arm, for an interval worth having
+BEFORE_ALL_OTHERS = 1e6  # a severity
 OTHER_BATCH = 1.25  # times as many samples, or fewer, as said
 EXTRAPOLATION = 0.1  # of a training's time, beyond what its turns tell
 USUAL_TURNS = (0.025, 0.975)  # quantiles
@@ -147,8 +148,8 @@ def _about_samples(speedup: Speedup) -> Iterator[Warning]:
     other = "global" if scope == "per_worker" else "per_worker"
     advice = f"set batch.scope={other}, or pass another placeholder to the script"
     if off > math.log(OTHER_BATCH):
-        yield Warning(BATCH, math.inf, what, advice)  # before all others
-    if baseline.exchanges:
+        yield Warning(BATCH, BEFORE_ALL_OTHERS, what, advice)
+    if baseline.exchanges and workers > 1:
         what = "the one process of the baseline trains with DistributedDataParallel, which costs it time"
         advice = "set script.baseline_command to a plain command, to see what workers gain over that"
         yield Warning("baseline exchanges", 1.0, what, advice)

@@ -34,13 +34,10 @@ def sections(summary: Summary) -> dict[str, list[str]]:
 
 def answer(summary: Summary) -> list[str]:
     """The headline: what to do, with one number, as it is here; then what it costs, and what would help."""
-    rows = [row for row in largest_of_each_series(summary.good) if row.overall_speedup.is_known]
+    rows = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
     if not rows:
-        return [
-            f"{workers_of(row)}: {row.seconds.value:.3g} s ({row.seconds.low:.3g} to {row.seconds.high:.3g}) for "
-            f"{row.data_size:,} samples"
-            for row in at_most_samples(summary.good)[:1]
-        ]
+        rows = at_most_samples(summary.good)[:1]
+        return [f"{workers_of(row)}: {row.seconds:.3g} seconds for {row.data_size:,} samples" for row in rows]
     if wrong := [warning for row in rows for warning in row.warnings if warning.kind == BATCH]:
         return [f"No speedup is known: {wrong[0]}"]
     found = verdict(summary)
@@ -90,11 +87,12 @@ def _accuracy(row: Row) -> list[str]:
 
 def details(summary: Summary) -> list[str]:
     """How sure the choice is, and what more workers would bring; of several series, a line for each."""
-    found, largest = verdict(summary), largest_of_each_series(summary.good)
+    found = verdict(summary)
     if found is not None:
-        sure = f"Fastest for {largest[0].data_size:,} samples, as it is here: {found.choice}." if found.choice else ""
-        return [line for line in (sure, more_workers(found, largest[0].threads_per_worker or 1)) if line]
-    known = [row for row in largest if row.overall_speedup.is_known]
+        row = at_most_samples(summary.good)[0]
+        sure = f"Fastest for {row.data_size:,} samples, as it is here: {found.choice}." if found.choice else ""
+        return [line for line in (sure, more_workers(found, row.threads_per_worker or 1)) if line]
+    known = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
     best: dict[str, Row] = {}
     for row in sorted(known, key=lambda row: -row.overall_speedup.value):
         best.setdefault(row.series, row)

@@ -11,9 +11,9 @@ from dpexp.report.sentences import MARKED, percent
 
 FOOTNOTES = {
     "seconds": "seconds: of a training: its updates times the time of a step, without steps that others slowed down",
-    "speedup": "speedup: over one process with as many threads as a worker, without such steps, too",
+    "speedup": "speedup: over one process with as many threads as a worker; such steps are left out here, too",
     "as it is here": "as it is here: the same, with all time counted",
-    "over best sequential": "over best sequential: over one process with the best number of threads",
+    "over best sequential": "over best sequential: over one process with the number of threads that makes it fastest",
     "accuracy": "accuracy: on the test split after a whole training; in square brackets that of one process",
 }
 
@@ -66,6 +66,4 @@ def cells(row: Row) -> dict[str, str]:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    if math.isnan(estimate.low):
-        return f"{estimate.value:.2f}" if estimate.is_known else "-"
-    return f"{estimate.value:.2f} ({estimate.low:.2f}–{estimate.high:.2f})"
+    return f"{estimate:.2f}" if estimate.is_known else "-"

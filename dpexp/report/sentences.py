@@ -37,7 +37,7 @@ def reasons(summary: Summary) -> list[str]:
         _, what, _ = largest_loss(row)
         who, lost = f"{label(row)}{row.workers} workers", f" Most is lost in {what}." if what else ""
         if row.oversubscribed:  # whatever the factors are, this is why
-            who, lost = f"{who} on {summary.usable_cores} cores take turns on a core", ""
+            who, lost = f"{who}, with more threads than the {summary.usable_cores} cores", ""
         lines.append(f"{who}: {product}.{lost} {_step(row)}")
         if row.independent_speedup.is_known:
             lines.append(

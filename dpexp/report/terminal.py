@@ -104,8 +104,6 @@ def _show_table(console: Console, summary: Summary) -> None:
         console.print(common, style="bold", soft_wrap=True)
     if not columns:
         return
-    if not "–".encode(console.encoding, "ignore"):
-        columns = {head: tuple(cell.replace("–", "-") for cell in cells) for head, cells in columns.items()}
     for head in LEAST_NEEDED:
         if sum(3 + max(map(len, (name, *cells))) for name, cells in columns.items()) > console.width:
             columns.pop(head, None)
