@@ -12,6 +12,7 @@ from dpexp.analysis.ratios import Comparison
 from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import Speedup
 from dpexp.config.job import JobConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import counted
 from dpexp.machine.environment import Environment
 from dpexp.results.schema import CANDIDATE, Block, Warning
@@ -64,7 +65,8 @@ def _about_settings(config: JobConfig, environment: Environment, speedup: Speedu
     updates, baseline_updates = config.updates, config.baseline().updates
     what = f"fewer updates than the baseline ({updates:,} against {baseline_updates:,})"
     advice = "compare the accuracies, too, or set batch.scope=global"
-    yield from _above(updates, baseline_updates, "fewer updates", what, advice)
+    if not isinstance(config, ScriptConfig):  # whose updates only its author knows
+        yield from _above(updates, baseline_updates, "fewer updates", what, advice)
     quota = environment.cgroup_cpu_quota
     if quota is not None:
         what = f"the cgroup allows {quota:g} CPUs for {counted(threads, 'thread')}"
