@@ -112,6 +112,26 @@ def test_a_resumed_job_runs_no_command_that_only_the_folder_names(dpexp, tmp_pat
         ("KeyError: 'x'\ntorch.distributed.errors.ChildFailedError: \n", "KeyError: 'x'"),
         ("torch.cuda.OutOfMemoryError: no memory\n", "torch.cuda.OutOfMemoryError: no memory"),
         ("no data here\n\n", "no data here"),
+        (
+            "python: can't open file 'trian.py': [Errno 2] No such file\nTraceback (most recent call last):\n"
+            "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n  exitcode  : 2\n",
+            "python: can't open file 'trian.py': [Errno 2] No such file",
+        ),
+        (
+            "usage: train.py\ntrain.py: error: unrecognized arguments: --btach\nTraceback (most recent call last):\n"
+            "x.ChildFailedError:\n",
+            "train.py: error: unrecognized arguments: --btach",
+        ),
+        (
+            "Traceback (most recent call last):\nOSError: file server\n[rank1]: Traceback (most recent call last):\n"
+            "[rank1]: RuntimeError: Gloo connectFullMesh failed\nTraceback (most recent call last):\nKeyError: 1\n",
+            "OSError: file server",
+        ),
+        (
+            "Traceback (most recent call last):\nKeyError: 1\n\nDuring handling of the above exception, another "
+            "exception occurred:\n\nTraceback (most recent call last):\nValueError: no such key\n",
+            "ValueError: no such key",
+        ),
         ("", ""),
     ],
 )

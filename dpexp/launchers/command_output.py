@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 TAIL_BYTES = 2**16
 
-_ERROR = re.compile(r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*)$")
+_RANK = re.compile(r"^\[rank\d+\]:\s*")
+_ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*")
+_REFUSED = re.compile(r"\S+: (?:error: |can't open file ).*")  # by argparse, by Python
+_CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 # What launchers say when a process of theirs has failed, and processes when another one has.
-_SECONDARY = ("ChildFailedError", "CalledProcessError", "Connection closed by peer", "Connection reset by peer")
+_SECONDARY = re.compile(
+    "ChildFailedError|CalledProcessError|SignalException|Connection (closed|reset) by peer|connectFullMesh"
+)
 
 
 def cause(lines: Iterable[str]) -> str:
-    """The last error in these lines that no other one has caused; else the last line with words; else ""."""
-    lines = [line.strip() for line in lines]
-    errors = [found.group(1) for line in lines if (found := _ERROR.match(line))]
-    causes = [error for error in errors if not any(sign in error for sign in _SECONDARY)]
-    words = [line for line in lines if re.search(r"\w", line)]
-    return next((found[-1] for found in (causes, errors, words) if found), "")
+    """The first error that ended a process and that no other one caused; else the last of any kind; else the last line."""
+    texts = [text for text in (_RANK.sub("", line.strip()) for line in lines) if re.search(r"\w", text)]
+    deaths, errors, in_traceback = [], [], False
+    for text, following in itertools.pairwise([*texts, ""]):
+        in_traceback |= text.startswith("Traceback (most recent call last)")
+        if _REFUSED.match(text) or (_ERROR.match(text) and not following.startswith(_CHAINED)):
+            errors.append(text)
+            if in_traceback or _REFUSED.match(text):
+                deaths.append(text)
+            in_traceback = False
+    causes, others = ([text for text in found if not _SECONDARY.search(text)] for found in (deaths, errors))
+    return next(iter([*causes, *others[-1:], *errors[-1:], *texts[-1:]]), "")
 
 
 def last_lines(path: Path) -> list[str]:

@@ -241,6 +241,8 @@ class World:
         files = [self._file(copy, kind) for copy in range(self.command.copies) for kind in ("err", "out")]
         lines = {file: output.last_lines(file) for file in files}
         line = next(filter(None, map(output.cause, lines.values())), "it wrote nothing")
+        if "address already in use" in line.lower():
+            line += "; write {port} where the command has a port: each has another one"
         details = "\n".join(f"{file}:\n" + "\n".join(own[-MOST_LINES:]) for file, own in lines.items())
         return WorkerError(f"{self.command.name}: {what}: {line}", details)
 

@@ -182,7 +182,9 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
     key = json.dumps([settings, trainer.input_shape, fingerprint(config)])
     if key not in _best_threads:
         on_progress("looking for the best number of threads", 0.0)
-        variants = {counted(threads, "thread"): Variant(config.baseline(threads)) for threads in counts}
+        variants = {
+            f"one process with {counted(threads, 'thread')}": Variant(config.baseline(threads)) for threads in counts
+        }
         with trainer.running(variants) as running:
             rounds = Rounds(trainer.pace, list(variants), seed=0)
             rounds.warm_up(running, config.measurement.warmup_steps)
