@@ -20,7 +20,7 @@ _SECONDARY = re.compile(
 
 
 def cause(lines: Iterable[str]) -> str:
-    """The first error that ended a process and that no other one caused; else the last of any kind; else the last line."""
+    """The first error that ended a process and that no other caused; else the last of any kind; else the last line."""
     texts = [text for text in (_RANK.sub("", line.strip()) for line in lines) if re.search(r"\w", text)]
     deaths, errors, in_traceback = [], [], False
     for text, following in itertools.pairwise([*texts, ""]):
