@@ -23,6 +23,10 @@ class Estimate:
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """The value and its interval, each as `spec` says: 1.02 (0.98 to 1.06)."""
+        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
     def scaled(self, factor: float) -> Estimate:
         """The estimate of `factor` times the quantity."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor)

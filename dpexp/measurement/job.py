@@ -116,6 +116,29 @@ def run(
     record.write("ok")
 
 
+def measure_in_turns(
+    configs: Mapping[str, ExperimentConfig],
+    folder: Path,
+    launcher: LocalLauncher,
+    on_progress: OnProgress = lambda text, done: None,
+) -> list[Block]:
+    """The blocks of these trainings, at least two, on the data of the first, measured as its settings say.
+
+    What has to be precise is the ratio of the last to the first. `folder` receives what scripts write. Raises
+    ConfigError, DataError, WorkerError, DivergedError.
+    """
+    for config in configs.values():
+        check_machine(config)
+    first, *_, last = configs
+    settings = configs[first].measurement
+    with prepared(configs[first], folder, launcher) as trainer:
+        trainer.get_ready(configs[first], ())
+        variants = {name: Variant(config) for name, config in configs.items()}
+        budget = Budget(settings, over=last, of=first)
+        blocks = measure(trainer, variants, budget, settings.warmup_steps, settings.warmup, on_progress=on_progress)
+        return [block for block in blocks if not block.warmup]
+
+
 class _Trainings:
     """The whole trainings of a job: those that were asked for, or all that are short."""
 
