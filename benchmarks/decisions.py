@@ -12,9 +12,9 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.setup import command, out
+from dpexp.analysis.decision.changes import FASTER, SLOWER, compare_folders
 from dpexp.analysis.decision.choice import Choice, choose
 from dpexp.analysis.row import Row
-from dpexp.compare.cells import compare_folders
 
 SETTINGS = {
     "sync_dp, batch 64": ["data.size=10000"],
@@ -85,7 +85,7 @@ def _alarms(folders: Sequence[Path]) -> str:
     """How many pairs of sweeps of the same code are told apart, and how many would fail a limit of 5 %."""
     pairs = list(itertools.combinations(folders, 2))
     alarms = sum(
-        any(cell.is_slower or cell.is_faster for cell in compare_folders(before, after).cells)
+        any(cell.verdict in (SLOWER, FASTER) for cell in compare_folders(before, after).cells)
         for before, after in pairs
     )
     failures = sum(compare_folders(before, after).is_slower(0.05) for before, after in pairs)

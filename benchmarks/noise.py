@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.setup import command, out
 from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.table import aggregate
-from dpexp.noise_scale.__main__ import config_of, lines, scales
+from dpexp.noise_scale import largest_job, lines, scales
 
 JOB = ["data.size=20000", "target_accuracy=0.88", "epochs=12", "measurement.best_sequential=false"]
 RULES = ("none", "linear")
@@ -22,7 +22,7 @@ def run(rounds: int) -> None:
             learning = [f"optimizer.lr_rule={rule}", f"measurement.repeats={2 * rounds}", "measurement.precision=null"]
             command("-m", "workers=1,2,4", *JOB, *learning, folder=folder)
             rows = at_most_samples(aggregate([folder]).good)
-            config, _ = config_of(folder, rows)
+            config = largest_job(folder, rows).config
             out.print(f"optimizer.lr_rule={rule}:")
             for line in lines(config, rows, scales(config, 4)):
                 out.print(f"  {line}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from conftest import tiny
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.calibrate import checks
-from dpexp.calibrate.checks import Step
+from dpexp.calibrate import __main__ as checks
 from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.clock.messages import Turn
 from dpexp.data.dataset import load
@@ -22,7 +23,7 @@ def step(*workers):
     names = ("compute", "wait", "communicate")
     phases = [{name: value / 1e3 for name, value in zip(names, each, strict=True)} for each in workers]
     seconds = max(sum(each) for each in workers) / 1e3
-    return Step(seconds, [{"data": 0.0, **each, "update": 0.0} for each in phases])
+    return SimpleNamespace(step_seconds=seconds, phases=[{"data": 0.0, **each, "update": 0.0} for each in phases])
 
 
 PLAIN = step((2.0, 0.1, 0.2), (2.1, 0.0, 0.2))
@@ -48,23 +49,31 @@ def test_the_instruments_own_cost_must_be_small(value, share, passed):
     assert checks.check_cost(Estimate(value, value - 0.02, value + 0.02), share).passed is passed
 
 
+def check_working(delayed):
+    return checks.check_delay("computation on rank 1", PLAIN, delayed, waiting=0.5, communicating=0.0)
+
+
 def test_a_delay_on_one_rank_must_be_load_balance():
-    assert checks.check_imbalance(PLAIN, step((2.0, 5.1, 0.2), (7.1, 0.0, 0.2))).passed
+    assert check_working(step((2.0, 5.1, 0.2), (7.1, 0.0, 0.2))).passed
     blamed_on_communication = step((2.0, 0.1, 5.2), (7.1, 0.0, 0.2))
-    assert not checks.check_imbalance(PLAIN, blamed_on_communication).passed
+    assert not check_working(blamed_on_communication).passed
+
+
+def check_late(delayed):
+    return checks.check_delay("communication", PLAIN, delayed, waiting=0.0, communicating=1.0)
 
 
 def test_a_delay_in_communication_must_be_communication():
-    assert checks.check_communication(PLAIN, step((2.0, 0.1, 5.2), (2.1, 0.0, 5.2))).passed
+    assert check_late(step((2.0, 0.1, 5.2), (2.1, 0.0, 5.2))).passed
     blamed_on_balance = step((2.0, 5.1, 0.2), (2.1, 5.0, 0.2))
-    assert not checks.check_communication(PLAIN, blamed_on_balance).passed
+    assert not check_late(blamed_on_balance).passed
 
 
 def test_faults_reach_the_workers_they_are_for_and_change_no_result():
     config = tiny("workers=2")
     dataset = load(config)
     work = Work(config, dataset, initial_state(config, dataset), "torch", in_turns=True)
-    fault = Fault(compute_seconds=DELAY, compute_rank=1, communicate_seconds=DELAY, slowdown=1.01)
+    fault = Fault(compute_seconds=DELAY, communicate_seconds=DELAY, slowdown=1.01)
     with FaultyLauncher({"late": fault}).segments({"late": work, "plain": work}) as programs:
         for name in ("late", "plain"):
             assert len(programs.turn(name, Turn(1, 5))) == 5

@@ -8,8 +8,7 @@ from conftest import composed
 from results_helpers import result, write_sweep
 
 from dpexp.data.dataset import load
-from dpexp.noise_scale.__main__ import main
-from dpexp.noise_scale.estimate import SquaredNorms, observe, statistical_efficiency
+from dpexp.noise_scale import main, noise_scale, scales, squared_norms, statistical_efficiency
 
 
 def norms_of(scale, local_batch=16, workers=4, steps=4000):
@@ -19,33 +18,38 @@ def norms_of(scale, local_batch=16, workers=4, steps=4000):
     mean[0] = 1.0
     noise = generator.normal(0, np.sqrt(scale / 50 / local_batch), (steps, workers, 50))
     local = mean + noise
-    return SquaredNorms((local**2).sum(2).mean(1), (local.mean(1) ** 2).sum(1), local_batch, workers)
+    return np.stack([(local**2).sum(2).mean(1), (local.mean(1) ** 2).sum(1)], 1)
 
 
 @pytest.mark.parametrize("scale", [4.0, 60.0, 1000.0])
 def test_a_known_noise_scale_is_found(scale):
-    assert norms_of(scale).noise_scale() == pytest.approx(scale, rel=0.1)
+    assert noise_scale(norms_of(scale), 16, 4) == pytest.approx(scale, rel=0.1)
 
 
 def test_without_noise_it_is_zero():
-    assert norms_of(0.0).noise_scale() == pytest.approx(0, abs=1e-9)
+    assert noise_scale(norms_of(0.0), 16, 4) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_gradient_that_drowns_in_noise_has_none():
-    local = np.full(10, 1.0)
-    assert SquaredNorms(local, local / 8, 16, 4).noise_scale() == float("inf")
+    assert noise_scale(np.array([[1.0, 1 / 8]] * 10), 16, 4) == float("inf")
 
 
-def test_two_steps_suffice_for_a_part():
-    two = SquaredNorms(np.array([2.0, 3.0]), np.array([1.8, 2.0]), 16, 4)
-    assert np.isfinite([two.noise_scale(part / 4, (part + 1) / 4) for part in range(4)]).all()
-
-
-def test_parts_of_a_training_are_told_apart():
+def test_parts_of_a_training_are_told_apart(monkeypatch):
     early, late = norms_of(4.0), norms_of(60.0)
-    both = SquaredNorms(np.concatenate([early.local, late.local]), np.concatenate([early.whole, late.whole]), 16, 4)
-    assert both.noise_scale(0, 0.5) == pytest.approx(4, rel=0.1)
-    assert both.noise_scale(0.5, 1) == pytest.approx(60, rel=0.1)
+    found = noise_scales_of(np.concatenate([early, late]), monkeypatch)
+    assert found == pytest.approx([found[0], 4, 4, 60, 60], rel=0.15)
+
+
+def test_two_steps_suffice_for_parts(monkeypatch):
+    assert np.isfinite(noise_scales_of(np.array([[2.0, 1.8], [3.0, 2.0]]), monkeypatch)).all()
+
+
+def noise_scales_of(norms, monkeypatch):
+    """Of a training with these squared norms: of the whole, and of its parts."""
+    config = composed("workers=4", "data=synthetic", "data.size=64", "batch.size=16")
+    monkeypatch.setattr("dpexp.noise_scale.squared_norms", lambda config, dataset: norms)
+    (found,) = scales(config, 1)
+    return found
 
 
 def test_a_batch_of_the_noise_scale_teaches_half_as_much_a_sample_as_a_tiny_one():
@@ -63,7 +67,7 @@ def test_the_squared_norms_are_those_of_the_gradients_of_mean_losses():
 
     config = composed("workers=2", "data=synthetic", "data.size=128", "epochs=1", "batch.size=64", "model.hidden=[8]")
     dataset = load(config)
-    seen = observe(config, dataset)
+    seen = squared_norms(config, dataset)
     model = build(config.model, dataset.input_shape, dataset.classes)
     with initial_state(config, dataset) as initial:
         model.load_state_dict(initial)
@@ -75,8 +79,8 @@ def test_the_squared_norms_are_those_of_the_gradients_of_mean_losses():
         F.cross_entropy(model(inputs[samples]), labels[samples]).backward()
         return sum(float(parameter.grad.square().sum()) for parameter in model.parameters())
 
-    assert seen.local[0] == pytest.approx((squared(order[:64]) + squared(order[64:])) / 2, rel=1e-4)
-    assert seen.whole[0] == pytest.approx(squared(order), rel=1e-4)
+    assert seen[0, 0] == pytest.approx((squared(order[:64]) + squared(order[64:])) / 2, rel=1e-4)
+    assert seen[0, 1] == pytest.approx(squared(order), rel=1e-4)
 
 
 def measured(tmp_path, *overrides):

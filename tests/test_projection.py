@@ -22,7 +22,7 @@ from dpexp.analysis.decision.projection import (
 from dpexp.analysis.efficiency import PhaseTimes
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
-from dpexp.project.__main__ import main
+from dpexp.project import main
 
 LINK = Link.parse("1Gbit/s,1ms")
 STEADY = ((1.0, 100),)

@@ -1,32 +1,186 @@
-"""`python -m dpexp.calibrate`: does dpexp measure correctly on this machine?"""
+"""`python -m dpexp.calibrate`: does dpexp measure correctly on this machine?
+
+It is checked against known truths: faults are injected into real workers, and must be found.
+"""
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from dpexp.calibrate.checks import checks
+from dpexp.analysis.disturbance import LONGER, fastest
+from dpexp.analysis.intervals import Estimate, geometric_mean
+from dpexp.analysis.ratios import compare
+from dpexp.analysis.side import Side
+from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.cli.boundary import FAILED, Parser, command
-from dpexp.machine import environment
+from dpexp.clock.recorder import Recorder
+from dpexp.config.compose import compose_job
+from dpexp.config.job import JobConfig
+from dpexp.launchers.local import LocalLauncher
+from dpexp.machine.environment import describe
 from dpexp.machine.exclusive import exclusive
+from dpexp.measurement import job
 from dpexp.report import terminal
+from dpexp.results import storage
+from dpexp.results.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
+from dpexp.results.schema import CANDIDATE, Block
+
+JOB = ("data.size=20000", "measurement.best_sequential=false")
+SCRIPT = ("workers=1", f"script.command='{sys.executable} {Path(__file__).parent / 'script.py'}'")
+PAIRS = 6  # of steps in turns and a whole training
+LEVEL = 0.99  # of intervals: of so many checks, hardly one shall fail by chance
+
+DELAY_SECONDS = 5e-3
+SLOWDOWN = 1.02
+TOLERANCE = 0.15  # of a delay, for the noise of the machine
+MOST_COST = 0.02  # of a step
+MOST_OFF = 0.03  # of a training's time, from steps
 
 
 @command
 def main(arguments: list[str]) -> int:
     """Print a line for each check; the exit status is 0 when all passed."""
     Parser(prog="python -m dpexp.calibrate", description=__doc__).parse_args(arguments)
-    terminal.show_line(environment.describe().machine)
+    terminal.show_line(describe().machine)
     failed = 0
     with exclusive(terminal.show_waiting):
         for check in checks():
             terminal.show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
             failed += not check.passed
-    terminal.show_line(
-        f"{failed} of the checks failed: do not trust measurements on this machine now"
-        if failed
-        else "all checks passed"
-    )
+    problem = f"{failed} of the checks failed: do not trust measurements on this machine now"
+    terminal.show_line(problem if failed else "all checks passed")
     return FAILED if failed else 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check."""
+
+    passed: bool
+    text: str
+
+
+def checks() -> Iterator[Check]:
+    """Each check as soon as it is done; about two minutes in all."""
+    one, two = ("strategy=sequential", "workers=1"), ("workers=2",)
+    for who, workers, seconds in (("one process", one, 10), ("2 workers", two, 16)):
+        config = _composed(seconds, *workers)
+        yield check_same(who, _ratio(config, config))
+        yield check_segments(who, _steps_over_trainings(*workers))
+        slower, control = Fault(slowdown=SLOWDOWN), Fault(slowdown=1.0)
+        yield check_slower(who, _ratio(config, config, first=slower, second=control))
+    script = _composed(20, *SCRIPT)
+    yield check_same("a script", _ratio(script, script))
+    config = _composed(12, *two)
+    cost = _ratio(config, _composed(12, *two, "measurement.phases=false"))
+    faults = {"working": Fault(compute_seconds=DELAY_SECONDS), "late": Fault(communicate_seconds=DELAY_SECONDS)}
+    blocks = _blocks(dict.fromkeys(("plain", *faults), config), faults)
+    plain, working, late = (_undisturbed(config, blocks, name) for name in ("plain", *faults))
+    yield check_cost(cost, _recording_seconds() / plain.step_seconds)
+    yield check_delay("computation on rank 1", plain, working, waiting=0.5, communicating=0.0)
+    yield check_delay("communication", plain, late, waiting=0.0, communicating=1.0)
+
+
+def _composed(seconds: float, *overrides: str) -> JobConfig:
+    """The job, which is measured for so long: a precision as high as this is never reached."""
+    return compose_job(*JOB, "measurement.precision=0.0001", f"measurement.max_seconds={seconds}", *overrides)
+
+
+def _blocks(configs: Mapping[str, JobConfig], faults: Mapping[str, Fault]) -> list[Block]:
+    """Blocks of these arms, some with faults."""
+    with tempfile.TemporaryDirectory() as folder:
+        return job.measure_in_turns(configs, Path(folder), FaultyLauncher(faults))
+
+
+def _ratio(first: JobConfig, second: JobConfig, /, **faults: Fault) -> Estimate:
+    """Time of the first over time of the second."""
+    return compare([_blocks({"first": first, "second": second}, faults)], "first", "second", LEVEL).shown
+
+
+def _steps_over_trainings(*overrides: str) -> Estimate:
+    """The time of a training as steps in turns tell it, over that of whole trainings, in turn."""
+    once = ("measurement.baseline=none", "measurement.repeats=1", "measurement.whole_trainings=always")
+    config = _composed(1.5, *overrides, *once)
+    ratios = []
+    for _ in range(PAIRS):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            job.run(config, folder, lambda *progress: None, LocalLauncher(), describe(), {}, record_bad_input=False)
+            result = storage.read(folder / storage.FILE_NAME)
+        steps = Side(config, result.kept(), CANDIDATE, math.inf, ())
+        ratios.append(steps.seconds.value / result.trainings[CANDIDATE][0].seconds)
+    return geometric_mean(ratios, LEVEL)
+
+
+def _recording_seconds(steps: int = 20_000) -> float:
+    """The time that recording one step of sync_dp takes."""
+    recorder = Recorder()
+    recorder.start()
+    started = time.perf_counter()
+    for _ in range(steps):
+        for phase in (DATA, COMPUTE, COMMUNICATE, WAIT, COMMUNICATE, UPDATE, COMMUNICATE):
+            recorder.enter(phase)
+        recorder.end_step()
+    return (time.perf_counter() - started) / steps
+
+
+def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> Side:
+    """The undisturbed steps of an arm."""
+    return Side(config, blocks, name, LONGER * fastest([block.arms[name] for block in blocks]), ())
+
+
+def check_same(who: str, ratio: Estimate) -> Check:
+    """A/A."""
+    return Check(ratio.low <= 1 <= ratio.high, f"{who} against itself (A/A): ratio {ratio:.3f}; should include 1")
+
+
+def check_segments(who: str, ratio: Estimate) -> Check:
+    """Times from steps in turns must be those of whole trainings."""
+    return Check(
+        abs(ratio.value - 1) < MOST_OFF or ratio.low <= 1 <= ratio.high,
+        f"{who}: time of a training, from steps in turns / of whole trainings {ratio:.3f}; should be 1 +- {MOST_OFF}",
+    )
+
+
+def check_slower(who: str, ratio: Estimate) -> Check:
+    """A candidate that is a little slower must be seen."""
+    return Check(
+        ratio.low > 1 and ratio.low <= SLOWDOWN <= ratio.high,
+        f"{who}, {100 * (SLOWDOWN - 1):.0f} % slower: ratio {ratio:.3f}; should include {SLOWDOWN:.2f}, and not 1",
+    )
+
+
+def check_cost(ratio: Estimate, share: float) -> Check:
+    """The recording of a step is also timed by itself, since a restless machine may hide it."""
+    return Check(
+        ratio.low < 1 + MOST_COST and share < MOST_COST,
+        f"cost of recording phases: {100 * share:.2f} % of a step, should be below {100 * MOST_COST:.0f} %; "
+        f"time with / without recording {ratio:.3f}",
+    )
+
+
+def check_delay(what: str, plain: Side, delayed: Side, waiting: float, communicating: float) -> Check:
+    """DELAY_SECONDS more of `what` in each step must be found as these shares of it, in the means over workers."""
+    waits, communicates = (_mean(delayed, phase) - _mean(plain, phase) for phase in ("wait", "communicate"))
+    off = abs(waits - waiting * DELAY_SECONDS), abs(communicates - communicating * DELAY_SECONDS)
+    delay = 1e3 * DELAY_SECONDS
+    return Check(
+        max(off) < TOLERANCE * DELAY_SECONDS,
+        f"{delay:.0f} ms more {what} a step: {1e3 * waits:+.2f} ms waiting a worker, should be {waiting * delay:.1f}; "
+        f"{1e3 * communicates:+.2f} ms communicating, should be {communicating * delay:.1f}",
+    )
+
+
+def _mean(side: Side, phase: str) -> float:
+    """Seconds of a phase in a step, as the mean over workers."""
+    return statistics.fmean(worker[phase] for worker in side.phases)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
 
 from dpexp.launchers.local import LocalLauncher
-from dpexp.models import architectures
 from dpexp.processes.fork_server import Target
-from dpexp.processes.heartbeat import heartbeat
 from dpexp.strategies.reduce_scatter import ReduceScatter
 from dpexp.training import worker
 from dpexp.training.worker import Work, WorkerReport
@@ -21,15 +19,21 @@ from dpexp.training.worker import Work, WorkerReport
 
 @dataclass(frozen=True)
 class Fault:
-    """Useless work that workers do in every step."""
+    """Useless work that workers do in every step. Called in a worker process, it is `worker.run` with that."""
 
-    compute_seconds: float = 0.0
-    compute_rank: int = 0
+    compute_seconds: float = 0.0  # on rank 1
     communicate_seconds: float = 0.0  # on all ranks
     slowdown: float | None = None  # every step takes so many times as long as it did, whatever the machine's speed
 
-
-NONE = Fault()
+    def __call__(self, rank: int, *arguments: Any) -> WorkerReport:
+        """Train, and return the report."""
+        if self.compute_seconds and rank == 1:
+            _before(F, "cross_entropy", lambda: _spend(self.compute_seconds))
+        if self.slowdown is not None:
+            _before(F, "cross_entropy", _slowdown(self.slowdown))
+        if self.communicate_seconds:
+            _before(ReduceScatter, "sum_chunk", lambda: _spend(self.communicate_seconds))
+        return worker.run(rank, *arguments)
 
 
 class FaultyLauncher(LocalLauncher):
@@ -40,49 +44,30 @@ class FaultyLauncher(LocalLauncher):
 
     def target(self, name: str, work: Work) -> Target:
         """The worker, with its fault."""
-        return partial(_run_with_fault, self._faults.get(name, NONE))
+        return self._faults.get(name, worker.run)
 
 
-def _run_with_fault(fault: Fault, rank: int, *arguments: Any) -> WorkerReport:
-    """In a worker process: `worker.run`, with delays where the fault wants them."""
-    if fault.compute_seconds and rank == fault.compute_rank:
-        _before_each_forward(lambda: _spend(fault.compute_seconds))
-    if fault.slowdown is not None:
-        _before_each_forward(_Slowdown(fault.slowdown))
-    if fault.communicate_seconds:
-        sum_chunk = ReduceScatter.sum_chunk
+def _before(owner: Any, name: str, work: Callable[[], None]) -> None:
+    """From now on this process does `work` before each call of a function, which has the same name."""
+    function = getattr(owner, name)
 
-        def late(reduction: ReduceScatter) -> None:
-            _spend(fault.communicate_seconds)
-            sum_chunk(reduction)
+    def after_work(*arguments: Any, **options: Any) -> Any:
+        work()
+        return function(*arguments, **options)
 
-        ReduceScatter.sum_chunk = late  # type: ignore[assignment]
-    return worker.run(rank, *arguments)
+    setattr(owner, name, after_work)
 
 
-def _before_each_forward(work: Callable[[], None]) -> None:
-    """The model that this worker builds does `work` first."""
-    build = architectures.build
-
-    def build_hooked(*arguments: Any) -> nn.Module:
-        model = build(*arguments)
-        model.register_forward_pre_hook(lambda *_: work())
-        return model
-
-    architectures.build = build_hooked  # type: ignore[assignment]
-
-
-class _Slowdown:
+def _slowdown(times: float) -> Callable[[], None]:
     """Spends a share of the time that has passed since it was called last: of one step."""
+    left = math.inf  # the time before the first step belongs to none
 
-    def __init__(self, slowdown: float) -> None:
-        self._share = slowdown - 1
-        self._left = 0.0
+    def spend_share() -> None:
+        nonlocal left
+        _spend((times - 1) * (time.perf_counter() - left))
+        left = time.perf_counter()
 
-    def __call__(self) -> None:
-        if heartbeat.steps:  # the time before the first step belongs to none
-            _spend(self._share * (time.perf_counter() - self._left))
-        self._left = time.perf_counter()
+    return spend_share
 
 
 def _spend(seconds: float) -> None:

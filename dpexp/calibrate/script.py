@@ -1,22 +1,15 @@
-"""A training script as anybody would write it, for the instrument to measure from outside."""
+"""A training script as anybody would write it, for the instrument to measure from outside. It trains until ended."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-def main() -> None:
-    """Train until somebody ends it."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    inputs, labels = torch.rand(6400, 784), torch.randint(10, (6400,))
-    while True:
-        for batch in torch.randperm(len(inputs)).split(64):
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[batch]), labels[batch]).backward()
-            optimizer.step()
-
-
-if __name__ == "__main__":
-    main()
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+inputs, labels = torch.rand(6400, 784), torch.randint(10, (6400,))
+while True:
+    for batch in torch.randperm(len(inputs)).split(64):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs[batch]), labels[batch]).backward()
+        optimizer.step()

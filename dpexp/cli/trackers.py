@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +16,10 @@ from dpexp.results.series import flattened
 if TYPE_CHECKING:
     from dpexp.analysis.row import Row
 
-
-@dataclass(frozen=True)
-class Logged:
-    """What a tracker logs of a job."""
-
-    name: str  # the last two parts of the job's folder
-    settings: dict[str, str | int | float | bool]  # by dotted name
-    figures: dict[str, float]  # the columns of results.csv that are known numbers
+Settings = dict[str, str | int | float | bool]
+"""Of a job, by dotted name."""
+Figures = dict[str, float]
+"""The columns of results.csv that are known numbers."""
 
 
 def check(config: TrackerConfig) -> None:
@@ -39,39 +35,29 @@ def check(config: TrackerConfig) -> None:
 
 def log(config: JobConfig, row: Row, folder: Path) -> None:
     """Log the job of this folder with the configured tracker, if any. Raises TrackerError."""
-    if config.tracker.name == "none":
-        return
-    settings = flattened(config.settings)
-    logged = Logged(
-        "/".join(folder.parts[-2:]),
-        {name: value if isinstance(value, str | int | float) else str(value) for name, value in settings.items()},
-        {
-            name: float(value)
-            for name, value in row.columns().items()
-            if isinstance(value, int | float) and math.isfinite(value)
-        },
-    )
+    name = "/".join(folder.parts[-2:])
+    settings: Settings = {
+        key: value if isinstance(value, str | int | float) else str(value)
+        for key, value in flattened(config.settings).items()
+    }
+    known = {key: value for key, value in row.columns().items() if isinstance(value, int | float)}
+    figures = {key: float(value) for key, value in known.items() if math.isfinite(value)}
     try:
-        match config.tracker:
-            case TensorboardConfig() as tracker:
-                _tensorboard(tracker, logged)
-            case MlflowConfig() as tracker:
-                _mlflow(tracker, logged)
-            case WandbConfig() as tracker:
-                _wandb(tracker, logged)
+        if config.tracker.name != "none":
+            _LOGGERS[config.tracker.name](config.tracker, name, settings, figures)
     except Exception as error:  # of somebody else's library, of its server
         raise TrackerError(f"tracker={config.tracker.name} did not log {folder}: {one_line(error)}") from error
 
 
-def _tensorboard(config: TensorboardConfig, logged: Logged) -> None:
+def _tensorboard(config: TensorboardConfig, name: str, settings: Settings, figures: Figures) -> None:
     """Hyperparameters and scalars, in an event file of their own."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(Path(config.folder) / logged.name.replace("/", "_"))) as writer:
-        writer.add_hparams(logged.settings, logged.figures, run_name=".")
+    with SummaryWriter(str(Path(config.folder) / name.replace("/", "_"))) as writer:
+        writer.add_hparams(settings, figures, run_name=".")
 
 
-def _mlflow(config: MlflowConfig, logged: Logged) -> None:
+def _mlflow(config: MlflowConfig, name: str, settings: Settings, figures: Figures) -> None:
     """A finished run, beside any that the calling program has."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
@@ -81,26 +67,24 @@ def _mlflow(config: MlflowConfig, logged: Logged) -> None:
     client = MlflowClient(config.uri)
     experiment = client.get_experiment_by_name(config.experiment)
     number = client.create_experiment(config.experiment) if experiment is None else experiment.experiment_id
-    run = client.create_run(number, run_name=logged.name)
+    run = client.create_run(number, run_name=name)
     client.log_batch(
         run.info.run_id,
-        metrics=[Metric(name, value, run.info.start_time, 0) for name, value in logged.figures.items()],
-        params=[Param(name, str(value)) for name, value in logged.settings.items()],
+        metrics=[Metric(key, value, run.info.start_time, 0) for key, value in figures.items()],
+        params=[Param(key, str(value)) for key, value in settings.items()],
     )
     client.set_terminated(run.info.run_id)
 
 
-def _wandb(config: WandbConfig, logged: Logged) -> None:
+def _wandb(config: WandbConfig, name: str, settings: Settings, figures: Figures) -> None:
     """A finished run, beside any that the calling program has."""
     import wandb
 
     Path(config.folder).mkdir(parents=True, exist_ok=True)
-    with wandb.init(
-        project=config.project,
-        name=logged.name,
-        dir=config.folder,
-        mode="offline",
-        config=logged.settings,
-        settings=wandb.Settings(silent=True, reinit="create_new"),
-    ) as run:
-        run.summary.update(logged.figures)
+    project, folder = config.project, config.folder
+    quiet = wandb.Settings(silent=True, reinit="create_new")
+    with wandb.init(project=project, name=name, dir=folder, mode="offline", config=settings, settings=quiet) as run:
+        run.summary.update(figures)
+
+
+_LOGGERS: dict[str, Callable[..., None]] = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}

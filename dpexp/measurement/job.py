@@ -110,6 +110,27 @@ def run(
     record.write("ok")
 
 
+def measure_in_turns(
+    configs: Mapping[str, JobConfig],
+    folder: Path,
+    launcher: LocalLauncher,
+    on_progress: OnProgress = lambda text, done: None,
+) -> list[Block]:
+    """The blocks of these trainings, at least two, on the data of the first, measured as its settings say.
+
+    What has to be precise is the ratio of the last to the first. `folder` receives what scripts write. Raises
+    ConfigError, DataError, WorkerError, DivergedError.
+    """
+    first, *_, last = configs
+    settings = configs[first].measurement
+    with prepared(configs[first], folder, launcher) as trainer:
+        trainer.get_ready(())
+        variants = {name: Variant(config) for name, config in configs.items()}
+        budget = Budget(settings, configs[first].usual_seconds, over=last, of=first)
+        blocks = measure(trainer, variants, budget, settings.warmup_steps, settings.warmup, on_progress=on_progress)
+        return [block for block in blocks if not block.warmup]
+
+
 class _Trainings:
     """The whole trainings of a job: those that were asked for, or all that are short."""
 

@@ -1,11 +1,15 @@
-"""Beyond this machine: `python -m dpexp.project FOLDER --workers 8,64 --link 25Gbit/s,10us --workers-per-host 8`."""
+"""Project the speedup of more workers than were measured, on hosts like the measured one.
+
+As in `python -m dpexp.project FOLDER --workers 8,64 --link 25Gbit/s,10us --workers-per-host 8`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dpexp.analysis.decision.links import Link
@@ -24,10 +28,7 @@ from dpexp.results.jobs import read_jobs
 @command
 def main(arguments: list[str]) -> int:
     """Print a projection for each number of workers; return the exit status."""
-    parser = Parser(
-        prog="python -m dpexp.project",
-        description="Project the speedup of more workers than were measured, on hosts like the measured one.",
-    )
+    parser = Parser(prog="python -m dpexp.project", description=__doc__)
     parser.add_argument("folder", type=Path, help="with results: workers=1 and at least one more worker count")
     parser.add_argument("--workers", type=_counts, required=True, metavar="8,64,512")
     parser.add_argument("--link", type=_link, metavar="25Gbit/s,10us", help="between hosts: bandwidth and latency")
@@ -36,12 +37,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help="exchange hidden behind computation")
     parser.add_argument("--series", help="which one, of a folder with several; see results.csv")
     options = parser.parse_args(arguments)
+    _check(options)
     rows = _rows(options.folder, options.series)
-    cluster = _cluster(options, rows)
-    model = _model(rows)
-    checked = model.check()
-    error = worst_error(checked)
-    projections = [_projected(model, workers, cluster, error) for workers in options.workers]
+    cluster = Cluster()
+    if options.link is not None:
+        size = _gradient_bytes(rows[0], options.folder) if options.gradient_mb is None else options.gradient_mb * 1e6
+        cluster = Cluster(options.workers_per_host, options.link, size, options.overlap)
+    try:
+        model = StepModel(rows)
+        checked = model.check()
+        projections = [model.project(workers, cluster, worst_error(checked)) for workers in options.workers]
+    except ValueError as error:
+        raise ResultError(f"nothing to project from: {error}") from error
     terminal.show_line("projected, not measured:")
     for projection in projections:
         terminal.show_line(sentence(projection))
@@ -53,27 +60,25 @@ def main(arguments: list[str]) -> int:
 
 def sentence(projection: Projection) -> str:
     """A line for one number of workers."""
-    speedup, efficiency = projection.speedup, 100 * projection.efficiency.value
     hosts = f" on {projection.hosts} hosts" if projection.hosts > 1 else ""
     lost = projection.parts[projection.bottleneck] / projection.step_seconds
     return (
-        f"{counted(projection.workers, 'worker')}{hosts}: {speedup.value:,.3g} times "
-        f"({speedup.low:,.3g} to {speedup.high:,.3g}) as fast as one process, efficiency {efficiency:.0f} %; "
+        f"{counted(projection.workers, 'worker')}{hosts}: {projection.speedup:,.3g} times as fast as one process, "
+        f"efficiency {100 * projection.efficiency.value:.0f} %; "
         f"a step takes {1e3 * projection.step_seconds:.3g} ms, {100 * lost:.0f} % of it {projection.bottleneck}"
     )
 
 
 def _knee_sentence(projections: Sequence[Projection]) -> str:
     best = knee(projections)
-    if best is projections[-1]:
-        return f"the knee lies at {best.workers:,} workers or beyond"
-    at = f"at {best.workers:,} workers or below" if best is projections[0] else f"near {best.workers:,} workers"
+    edge = " or beyond" if best is projections[-1] else " or below" if best is projections[0] else ""
     return (
-        f"the knee lies {at}, as far as the given numbers of workers tell: beyond, a worker costs more than it brings"
+        f"the knee, beyond which a worker costs more than it brings, lies at {best.workers:,} workers{edge}, "
+        "as far as the given numbers of workers tell"
     )
 
 
-def _checked_sentence(counts: Sequence[int], checked: dict[int, tuple[float, float]]) -> str:
+def _checked_sentence(counts: Sequence[int], checked: Mapping[int, tuple[float, float]]) -> str:
     if not checked:
         return (
             f"not checked: the measured worker counts ({', '.join(map(str, counts))}) leave none to project from "
@@ -87,11 +92,8 @@ def _checked_sentence(counts: Sequence[int], checked: dict[int, tuple[float, flo
 
 
 def _counts(text: str) -> list[int]:
-    try:
-        counts = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        counts = []
-    if not counts or counts[0] < 2:
+    counts = sorted({int(part) for part in text.split(",")}) if re.fullmatch(r"\d+(,\d+)*", text) else [0]
+    if counts[0] < 2:
         raise argparse.ArgumentTypeError(f"{text}: write worker counts of at least 2, such as 8,64,512")
     return counts
 
@@ -103,22 +105,8 @@ def _link(text: str) -> Link:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _rows(folder: Path, series: str | None) -> list[Row]:
-    """The rows of one series at its most samples. Raises ResultError."""
-    rows = measured_rows(folder)
-    labels = sorted({row.series for row in rows})
-    if series is not None:
-        if series not in labels:
-            choices = "; ".join(label for label in labels if label) or "none: the folder has a single series"
-            raise ResultError(f"--series {series}: choose from {choices}")
-        rows = [row for row in rows if row.series == series]
-    elif len(labels) > 1:
-        raise ResultError(f"{folder} has {len(labels)} series; choose one with --series: {'; '.join(labels)}")
-    return at_most_samples(rows)
-
-
-def _cluster(options: argparse.Namespace, rows: Sequence[Row]) -> Cluster:
-    """The machines that the options describe. Raises ConfigError."""
+def _check(options: argparse.Namespace) -> None:
+    """Raise ConfigError for options that describe no machines."""
     if (options.link is None) != (options.workers_per_host is None):
         raise ConfigError("--link and --workers-per-host belong together: give both, or none for a single host")
     if options.workers_per_host is not None and options.workers_per_host < 1:
@@ -127,44 +115,36 @@ def _cluster(options: argparse.Namespace, rows: Sequence[Row]) -> Cluster:
         raise ConfigError(f"--overlap {options.overlap}: a share between 0 and 1")
     if options.gradient_mb is not None and not 0 < options.gradient_mb < math.inf:
         raise ConfigError(f"--gradient-mb {options.gradient_mb:g}: a number above 0")
-    if options.link is None:
-        if options.overlap or options.gradient_mb is not None:
-            raise ConfigError("--overlap and --gradient-mb are about the exchange between hosts: give --link, too")
-        return Cluster()
-    known = options.gradient_mb is not None
-    gradient_bytes = options.gradient_mb * 1e6 if known else _gradient_bytes(options.folder, rows[0].job)
-    return Cluster(options.workers_per_host, options.link, gradient_bytes, options.overlap)
+    if options.link is None and (options.overlap or options.gradient_mb is not None):
+        raise ConfigError("--overlap and --gradient-mb are about the exchange between hosts: give --link, too")
 
 
-def _gradient_bytes(folder: Path, jobs: str) -> float:
+def _rows(folder: Path, series: str | None) -> list[Row]:
+    """The rows of one series at its most samples. Raises ResultError."""
+    rows = measured_rows(folder)
+    labels = sorted({row.series for row in rows})
+    if series is None and len(labels) > 1:
+        raise ResultError(f"{folder} has {len(labels)} series; choose one with --series: {'; '.join(labels)}")
+    if series is not None and series not in labels:
+        choices = "; ".join(label for label in labels if label) or "none: the folder has a single series"
+        raise ResultError(f"--series {series}: choose from {choices}")
+    return at_most_samples([row for row in rows if series in (None, row.series)])
+
+
+def _gradient_bytes(row: Row, folder: Path) -> float:
     """Of the model of these jobs. Raises ConfigError where only the user's code knows it."""
     from dpexp.data.dataset import load  # imports torch
     from dpexp.models.architectures import build
 
-    config = next(job.config for job in read_jobs([folder])[0] if job.name in jobs.split(" + "))
+    config = next(job.config for job in read_jobs([folder])[0] if job.name in row.job.split(" + "))
     if isinstance(config, ScriptConfig) or isinstance(config.model, CustomModelConfig):
         raise ConfigError(
             f"model={config.names['model']} is not known here: give the size of its gradients as --gradient-mb"
         )
     dataset = load(config)
-    with dataset.tensors:
-        model = build(config.model, dataset.input_shape, dataset.classes)
+    model = build(config.model, dataset.input_shape, dataset.classes)
     size = 8 if config.dtype == "float64" else 4
     return float(size * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
-
-
-def _model(rows: Sequence[Row]) -> StepModel:
-    try:
-        return StepModel(rows)
-    except ValueError as error:
-        raise ResultError(f"nothing to project from: {error}") from error
-
-
-def _projected(model: StepModel, workers: int, cluster: Cluster, error: float) -> Projection:
-    try:
-        return model.project(workers, cluster, error)
-    except ValueError as problem:
-        raise ResultError(f"--workers {workers}: {problem}") from problem
 
 
 if __name__ == "__main__":

@@ -1,0 +1,123 @@
+"""Two sweeps of the same configurations, cell by cell: did the time of a training change?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.ratios import Pooled, compare, step_seconds
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.errors import ResultError, counted
+from dpexp.results import series
+from dpexp.results.jobs import Job, read_jobs
+from dpexp.results.schema import BASELINE, CANDIDATE
+from dpexp.results.series import Settings
+
+LEVEL = 0.95  # for all cells together
+SLOWER, FASTER, LIKE_BASELINE, SAME = "slower", "faster", "like its baseline", "no difference shown"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration that was measured before and after."""
+
+    name: str
+    change: Estimate  # time after / time before, at a level that holds for all cells at once (Bonferroni)
+    relative_change: Estimate | None  # the same of times over those of the baseline in the same block, where it has one
+
+    def takes_longer(self, share: float) -> bool:
+        """Whether the whole interval says that a training takes more time than before, by more than this share."""
+        return self.change.low > 1 + share
+
+    @property
+    def verdict(self) -> str:
+        """SLOWER or FASTER where its time has changed, and by more than its baseline's.
+
+        LIKE_BASELINE where both changed alike: by the change, or because the machine's speed did.
+        """
+        known = [self.change] if self.relative_change is None else [self.change, self.relative_change]
+        if all(change.low > 1 for change in known):
+            return SLOWER
+        if all(change.high < 1 for change in known):
+            return FASTER
+        return LIKE_BASELINE if self.change.low > 1 or self.change.high < 1 else SAME
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The cells that both folders have, and what could not be compared."""
+
+    cells: list[Cell]
+    others: int  # configurations that one folder only has
+    failed: list[str]  # jobs after the change that have no good result
+
+    def is_slower(self, share: float) -> bool:
+        """Whether any cell is by more than this share, or can't be told because its job failed."""
+        return bool(self.failed) or any(cell.takes_longer(share) for cell in self.cells)
+
+
+def compare_folders(before: Path, after: Path) -> Changes:
+    """Compare two folders cell by cell. Raises ResultError when nothing can be compared."""
+    sides = [_configurations(folder) for folder in (before, after)]
+    _refuse_other_machines([job for side in sides for jobs in side.values() for job in jobs])
+    common = [key for key in sides[0] if key in sides[1]]
+    if not common:
+        differing = differences(*(_settings(next(iter(side.values()))[0].config) for side in sides))
+        raise ResultError(f"{before} and {after} have no configuration in common: {differing}")
+    level = 1 - (1 - LEVEL) / len(common)
+    labels = series.labels([series.settings(sides[0][key][0].config) for key in common])
+    cells = []
+    for key in common:
+        config = sides[0][key][0].config
+        label = labels[series.key(series.settings(config))]
+        name = f"{counted(config.workers, 'worker')}, {config.train_samples:,} samples"
+        (earlier, earlier_speedup), (later, later_speedup) = (_measured(side[key]) for side in sides)
+        relative = None
+        if earlier_speedup is not None and later_speedup is not None:
+            relative = earlier_speedup.less(later_speedup).estimate(level)
+        cells.append(Cell(f"{label}, {name}" if label else name, later.less(earlier).estimate(level), relative))
+    jobs, unreadable = read_jobs([after])
+    failed = [job.name for job in jobs if job.result.status != "ok"] + [job.name for job in unreadable]
+    return Changes(cells, len(sides[0].keys() ^ sides[1].keys()), failed)
+
+
+def differences(first: Settings, second: Settings) -> str:
+    """In words, the first few settings in which two jobs differ; "" where they are the same."""
+    names = [name for name in first if name in second and first[name] != second[name]]
+    return ", ".join(f"{name.removesuffix('.name')}={first[name]} against {second[name]}" for name in names[:3])
+
+
+def _settings(config: ExperimentConfig) -> Settings:
+    """What jobs must share to be compared. The code and the files may differ, which is what a comparison is for."""
+    return {**series.settings(config), "workers": config.workers, "data.size": config.data.size}
+
+
+def _configurations(folder: Path) -> dict[str, list[Job]]:
+    """The good jobs by their settings."""
+    found: dict[str, list[Job]] = {}
+    for job in read_jobs([folder])[0]:
+        if job.result.status == "ok":
+            found.setdefault(series.key(_settings(job.config)), []).append(job)
+    if not found:
+        raise ResultError(f"{folder}: no job there was measured to its end")
+    return found
+
+
+def _measured(jobs: Sequence[Job]) -> tuple[Pooled, Pooled | None]:
+    """Logs: of a step's seconds, and of the speedup over the baseline of the same blocks, where they have one."""
+    kept = [job.result.kept() for job in jobs]
+    found = compare(kept, BASELINE, CANDIDATE)
+    seconds = step_seconds(found.blocks or [block for blocks in kept for block in blocks], CANDIDATE, found.limits[1])
+    assert seconds is not None
+    return seconds, found.shown_log
+
+
+def _refuse_other_machines(jobs: Sequence[Job]) -> None:
+    """Raise ResultError where the hardware differs. A new version of torch may be what is compared."""
+    environments = [job.result.environment for job in jobs]
+    machines = {(one.cpu_model, one.usable_cores, one.memory_bytes >> 30) for one in environments}
+    if len(machines) > 1:
+        parts = "; ".join(f"{model}, {cores} usable cores, {memory} GiB" for model, cores, memory in sorted(machines))
+        raise ResultError(f"they were measured on different machines, whose times can't be compared: {parts}")

@@ -1,0 +1,195 @@
+"""Estimate the gradient noise scale of a measured model, and how much faster it learns by workers.
+
+McCandlish, Kaplan, Amodei et al. 2018, "An Empirical Model of Large-Batch Training", appendix A. With the gradient of
+the mean loss G and the covariance of a sample's gradient Sigma, a batch of B samples has E|G_B|^2 = |G|^2 + tr(Sigma) /
+B. Data parallelism gives two batch sizes for free: each worker's, and all together. From their squared norms follow
+unbiased estimates of |G|^2 and tr(Sigma), and the noise scale is tr(Sigma) / |G|^2, in samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dpexp.analysis.decision.verdict import at_most_samples
+from dpexp.analysis.intervals import geometric_mean
+from dpexp.analysis.row import Row
+from dpexp.analysis.table import measured_rows
+from dpexp.cli.boundary import Parser, command
+from dpexp.clock.training_clock import Clock
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.groups import CustomModelConfig
+from dpexp.config.strategies import EmulatedConfig
+from dpexp.data.dataset import Dataset, load
+from dpexp.errors import ConfigError, ResultError, counted
+from dpexp.machine.exclusive import exclusive
+from dpexp.measurement.user_files import differing, fingerprint
+from dpexp.models import architectures
+from dpexp.models.initial_state import initial_state
+from dpexp.report import terminal
+from dpexp.results.jobs import Job, read_jobs
+from dpexp.strategies import Emulated
+from dpexp.training.loop import train
+
+PARTS = 4  # of a training whose noise scales are told: it grows as the loss falls
+
+
+@command
+def main(arguments: list[str]) -> int:
+    """Print the noise scale, and what it makes of the measured speedups; return the exit status."""
+    parser = Parser(prog="python -m dpexp.noise_scale", description=__doc__)
+    parser.add_argument("folder", type=Path, help="with the results of one series, batch.scope=per_worker")
+    parser.add_argument("--seeds", type=int, default=4, help="trainings to estimate it from (default: 4)")
+    parser.add_argument("--builder", metavar="MODULE:FUNCTION", help="of a custom model: what the folder names, again")
+    options = parser.parse_args(arguments)
+    if options.seeds < 2:
+        raise ConfigError(f"--seeds {options.seeds}: at least 2, for an interval")
+    rows = at_most_samples(measured_rows(options.folder))
+    job = largest_job(options.folder, rows)
+    config = job.config
+    assert isinstance(config, ExperimentConfig)
+    model = config.model
+    if isinstance(model, CustomModelConfig) and model.builder != options.builder:
+        raise ConfigError(
+            f"these results are of model.builder={model.builder}, which would be run: "
+            f"add --builder {model.builder} if that is meant"
+        )
+    if names := differing(job.result.user_files, fingerprint(config)):
+        raise ConfigError(f"{', '.join(names)} changed since {options.folder} was measured; measure again")
+    with exclusive(terminal.show_waiting):
+        found = scales(config, options.seeds)
+    for line in lines(config, rows, found):
+        terminal.show_line(line)
+    return 0
+
+
+def largest_job(folder: Path, rows: Sequence[Row]) -> Job:
+    """The good job with the most samples and workers. Raises ConfigError, ResultError where it has no noise scale."""
+    if len({row.series for row in rows}) != 1:
+        raise ResultError(f"{folder}: the noise scale is of one series, not of {len({row.series for row in rows})}")
+    if any(math.isnan(row.speedup.value) for row in rows):
+        raise ResultError(f"{folder}: speedups are unknown there; measure with measurement.baseline=paired")
+    good = [job for job in read_jobs([folder])[0] if job.result.status == "ok"]
+    largest = max(good, key=lambda job: (job.config.data.size, job.config.workers))
+    config = largest.config
+    if not isinstance(config, ExperimentConfig):
+        raise ConfigError("these results are of a script, whose gradients are not known here")
+    if config.batch.sync_batchnorm:
+        raise ConfigError(
+            "batch.sync_batchnorm=true: a worker's gradient depends on the samples of all, so it has no noise"
+        )
+    if config.workers == 1 or config.batch.scope != "per_worker":
+        raise ConfigError(
+            f"workers={config.workers} with batch.scope={config.batch.scope}: the batch doesn't grow with the workers; "
+            "measure workers=1,2 with batch.scope=per_worker"
+        )
+    return largest
+
+
+def scales(config: ExperimentConfig, seeds: int) -> list[list[float]]:
+    """Of each seed the noise scale of the whole training, then of its parts. Raises DpexpError."""
+    torch.set_num_threads(config.threads_per_worker)
+    found = []
+    dataset = load(config)
+    with dataset.tensors:
+        for seed in range(config.seed, config.seed + seeds):
+            norms = squared_norms(dataclasses.replace(config, seed=seed % 2**32), dataset)
+            parts = [norms, *np.array_split(norms, min(PARTS, len(norms)))]
+            found.append([noise_scale(part, config.local_batch_size, config.workers) for part in parts])
+    return found
+
+
+class _Observed(Emulated):
+    """Keeps the squared norms of each step's gradients: the mean over workers, and that of the whole batch."""
+
+    norms: list[tuple[float, float]]
+
+    def update(self) -> None:
+        """See Emulated."""
+        gradients = [
+            [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters] for parameters in self.trained
+        ]
+        local = sum(float(gradient.square().sum()) for one in gradients for gradient in one)
+        whole = sum(float(sum(each).square().sum()) for each in zip(*gradients, strict=True))
+        # A worker's gradient is weighted by its share of the batch.
+        self.norms.append((local * len(gradients), whole))
+        super().update()
+
+
+def squared_norms(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
+    """Of the gradients of the mean loss in each step with a whole batch: a worker's, and that of all; shape (steps, 2).
+
+    Trains as `config` says, all workers in this process. Raises ConfigError.
+    """
+    config = dataclasses.replace(config, strategy=EmulatedConfig(name="emulated"), device="cpu")
+    with initial_state(config, dataset) as initial:
+        torch.manual_seed(config.seed)
+        model = architectures.build(config.model, dataset.input_shape, dataset.classes)
+        architectures.convert(model, getattr(torch, config.dtype))
+        strategy = _Observed(config, 0, model, initial, None)
+        strategy.norms = []
+        strategy.start()
+        list(train(config, dataset, strategy, Clock(strategy)))
+    whole_batches = config.train_samples // config.global_batch_size  # of an epoch; a smaller one may follow
+    return np.array(
+        [pair for number, pair in enumerate(strategy.norms) if number % config.updates_per_epoch < whole_batches]
+    )
+
+
+def noise_scale(norms: np.ndarray, local_batch: int, workers: int) -> float:
+    """In samples, from squared norms (steps, 2); infinite where the gradient drowns in noise."""
+    local, whole = norms.mean(0).tolist()
+    small, large = local_batch, local_batch * workers
+    squared_gradient = (large * whole - small * local) / (large - small)
+    variance = (local - whole) / (1 / small - 1 / large)
+    return max(variance, 0.0) / squared_gradient if squared_gradient > 0 else math.inf
+
+
+def statistical_efficiency(noise_scale: float, batch: float, baseline_batch: float) -> float:
+    """How much a sample teaches in this batch, relative to the baseline's (Qiao et al. 2021, Pollux, equation 6)."""
+    return (noise_scale + baseline_batch) / (noise_scale + batch)
+
+
+def lines(config: ExperimentConfig, rows: Sequence[Row], found: Sequence[Sequence[float]]) -> Iterator[str]:
+    """The answer; `found` is of each seed the noise scale of the whole training, then of its parts."""
+    whole = [of_seed[0] for of_seed in found]
+    if not all(map(math.isfinite, whole)):
+        drowns = "the gradient drowns in noise: no noise scale can be told from trainings as short as these"
+        diverged = "no noise scale: a training diverged; try a smaller optimizer.lr"
+        yield diverged if any(map(math.isnan, whole)) else drowns
+        return
+    scale, batch = geometric_mean([max(value, 1e-9) for value in whole]), config.batch.size
+    yield (
+        f"gradient noise scale: {scale:,.0f} samples, from {len(found)} trainings of {config.epochs} x "
+        f"{config.train_samples:,}; by quarters of the training: "
+        f"{', '.join(f'{part:,.0f}' for part in np.median(found, 0)[1:])}"
+    )
+    gained = {}
+    for row in rows:
+        learned = statistical_efficiency(scale.value, row.global_batch_size or 0, batch)
+        times = row.speedup.value * learned
+        ratio, target = row.target.target_samples_ratio, f"{100 * row.target.target_accuracy:g} %"
+        measured = f" (measured by samples to {target}: {ratio:.2f}; off by {learned / ratio:.2f} x)"
+        yield (
+            f"{counted(row.workers or 0, 'worker')}{'*' if row.oversubscribed else ''}, global batch "
+            f"{row.global_batch_size:,}: {row.speedup.value:.2f} times the samples a second x {learned:.2f}, what a "
+            f"sample teaches = {times:.2f} times as fast at learning{'' if math.isnan(ratio) else measured}"
+        )
+        gained[times] = row.workers or 0
+    yield f"learning is fastest with {counted(gained[max(gained)], 'worker')} of the measured ones"
+    yield (
+        f"from {math.floor(scale.value / batch) + 2:,} workers of this batch on, a sample teaches less than half as "
+        f"much as in one worker's batch; with any number of workers, learning gets at most "
+        f"{(scale.value + batch) / batch:,.1f} times as fast"
+    )
+    yield "the theory assumes the best learning rate for each batch; with a fixed one, larger batches learn slower"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
