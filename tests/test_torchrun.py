@@ -267,6 +267,15 @@ def test_a_rank_that_says_nothing_more_is_missed(monkeypatch):
             exchange.close()
 
 
+def test_a_rank_that_was_stopped_itself_misses_nobody():
+    exchanges = [torchrun_exchange.Exchange(environment, []) for environment in ranks(2)]
+    exchanges[0].wait_until(exchanges[0].have_met)
+    exchanges[0]._last_wait -= 1000
+    exchanges[0].check()
+    for exchange in reversed(exchanges):
+        exchange.close()
+
+
 def test_a_rank_beyond_the_world_of_rank_zero_is_refused():
     local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "0"}
     ranks = [{**local, "RANK": rank, "WORLD_SIZE": size} for rank, size in (("0", "2"), ("2", "3"))]

@@ -15,7 +15,6 @@ from dpexp.errors import ConfigError, DpexpError, WorkerError, one_line
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 
 POLL_SECONDS, SILENCE_SECONDS, CLOSE_SECONDS = 0.2, 20.0, 1.0
-NOTHING = b"nothing"
 
 
 class Exchange:
@@ -94,7 +93,7 @@ class Exchange:
             why = WorkerError("rank 0 has ended before the other ranks; its output says why")
             store: Any = PrefixStore(self._environment.prefix, server)  # takes bytes, whatever its stub says
             for rank in self._others:
-                store.compare_set(str(rank), "", NOTHING)  # where it lacks, else `multi_get` would wait
+                store.compare_set(str(rank), "", "")  # make it where it lacks, else `multi_get` would wait
             while not self._closing.wait(POLL_SECONDS):
                 self._look(store)
             self._look(store)
@@ -105,8 +104,6 @@ class Exchange:
         """Publish, and see what the others have published."""
         store.set(str(self._environment.rank), pickle.dumps({**self.facts, "time": time.monotonic()}))
         found = zip(self._others, store.multi_get([str(rank) for rank in self._others]), strict=True)
-        seen = {rank: pickle.loads(facts) for rank, facts in found if facts != NOTHING}  # noqa: S301 - a task may name any code
-        for rank in seen:
-            if seen[rank] != self.seen.get(rank):
-                self._heard[rank] = self._waited
+        seen = {rank: pickle.loads(facts) for rank, facts in found if facts}  # noqa: S301 - a task may name any code
+        self._heard |= {rank: self._waited for rank in seen if seen[rank] != self.seen.get(rank)}
         self.seen = seen

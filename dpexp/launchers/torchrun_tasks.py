@@ -112,11 +112,9 @@ class TorchrunAgent:
         self._dataset: Dataset | None = None
 
     def serve(self, show_error: Callable[[str], None]) -> int:
-        """Carry out rank 0's tasks until it ends; return its exit status.
+        """Carry out rank 0's tasks until it ends; its exit status. `show_error` receives what went wrong.
 
-        Raises WorkerError when it dies, ConfigError when it was started with another world or other arguments.
-
-        `show_error` is called with what went wrong, which the first rank of each machine shows.
+        Raises WorkerError when rank 0 dies, ConfigError when it was started with another world or other arguments.
         """
         why = f"rank {self._environment.rank} has ended; its output says why"
         try:
