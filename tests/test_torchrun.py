@@ -21,7 +21,7 @@ from conftest import TINY, Outcome, free_port, tiny, wait_until
 from training_helpers import assert_same, trained_state
 
 from dpexp.errors import ConfigError, PeerError, WorkerError
-from dpexp.launchers import torchrun_agent, torchrun_controller, torchrun_exchange
+from dpexp.launchers import torchrun_exchange, torchrun_tasks
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.processes import signals
 
@@ -45,7 +45,7 @@ def together(commands: list[list[str]], folders: list[Path], variables: list[dic
 RANKS = """
 import json, os, sys
 from dpexp.cli import app
-from dpexp.launchers import torchrun_agent, torchrun_controller, torchrun_exchange  # once for all: it takes long
+from dpexp.launchers import torchrun_exchange, torchrun_tasks  # once for all: it takes long
 from dpexp.measurement import job
 
 def rank(variables, first, arguments, errors):
@@ -140,13 +140,14 @@ def test_the_contract_of_variables_is_enough_without_torchrun(tmp_path):
 
 
 TRAINING = ["strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=-1"]
+COMMAND = repr(" ".join(TRAINING))
 KILL = "kill = lambda *_: os.kill(os.getpid(), 9); "
 
 
 @pytest.mark.slow
 def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
     own = [{"RANK": rank, "LOCAL_RANK": "0"} for rank in "01"]
-    die = f"{KILL}torchrun_controller.TorchrunController._reports = kill"
+    die = f"{KILL}torchrun_tasks.TorchrunController._answers = kill"
     killed, other = forked(tmp_path, own, [TRAINING] * 2, die, "")
     assert (killed.status, other.status) == (-signal.SIGKILL, 1)
     assert "rank 0 has ended before the other ranks" in other.err
@@ -195,7 +196,9 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
     first, second = forked(tmp_path, own, given)
     rank_0, rank_1 = map(" ".join, given)
     message = (
-        f"dpexp: rank 1 was started with {rank_1!r}, rank 0 with {rank_0!r}; start all ranks with the same arguments\n"
+        f"dpexp: rank 1 was started with WORLD_SIZE=2 and {rank_1!r}, rank 0 was started with WORLD_SIZE=2 and "
+        f"{rank_0!r}; start all ranks with the same arguments (torchrun: also the same --nnodes and "
+        "--nproc-per-node on each host)\n"
     )
     assert (first.status, first.err) == (2, message)
     assert (second.status, second.err) == (2, "")  # one voice a machine
@@ -205,7 +208,7 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("world_sizes", "told"),
     [
-        ("32", "rank 1 with WORLD_SIZE=2, rank 0 with WORLD_SIZE=3: start all with the same number"),
+        ("32", f"rank 1 was started with WORLD_SIZE=2 and {COMMAND}, rank 0 was started with WORLD_SIZE=3 and"),
         ("33", "rank 2 has not responded for 2 s"),
     ],
     ids=["one expects fewer", "one is missing"],
@@ -230,23 +233,24 @@ def ranks(world_size: int) -> list[TorchrunEnvironment]:
 def test_what_an_agent_answers_is_the_cause_on_all_ranks(monkeypatch):
     """Rank 2 has failed, and all others have lost it."""
     first, *others = ranks(3)
-    controller = torchrun_controller.TorchrunController(first, [])
+    controller = torchrun_tasks.TorchrunController(first, [])
 
-    def fail(agent, task):
+    def fail(agent):
         if agent._environment.rank == 2:
             raise WorkerError("rank 2 failed", "its traceback")
         raise PeerError("rank 1 has lost another rank")
 
-    monkeypatch.setattr(torchrun_agent._Agent, "_train", fail)
+    monkeypatch.setattr(torchrun_tasks.TorchrunAgent, "_train", fail)
     said = {1: [], 2: []}
     with ThreadPoolExecutor(2) as pool:
-        agents = [pool.submit(torchrun_agent.serve, one, [], said[one.rank].append) for one in others]
-        controller.meet()
-        with pytest.raises(WorkerError, match=r"^rank 2 failed$") as failure, controller._task(kind="train"):
+        agents = [torchrun_tasks.TorchrunAgent(one, []) for one in others]
+        served = [pool.submit(agent.serve, said[one.rank].append) for agent, one in zip(agents, others, strict=True)]
+        controller.exchange.wait_until(controller.exchange.have_met)
+        with pytest.raises(WorkerError, match=r"^rank 2 failed$") as failure, controller._task("train"):
             raise PeerError("rank 0 has lost another rank")
         assert failure.value.details == "its traceback"
         controller.end(7, "rank 2 failed (see error.log)")
-        assert [agent.result() for agent in agents] == [7, 7]
+        assert [one.result() for one in served] == [7, 7]
     assert said == {1: ["rank 2 failed"], 2: ["rank 2 failed"]}  # once on each
 
 
@@ -256,38 +260,47 @@ def test_a_rank_that_says_nothing_more_is_missed(monkeypatch):
     for silent, other in ((0, 1), (1, 0)):
         exchanges = [torchrun_exchange.Exchange(environment, []) for environment in ranks(2)]
         exchanges[other].wait_until(lambda: silent in exchanges[other].seen)  # noqa: B023 - called here
-        monkeypatch.setattr(exchanges[silent], "_look", lambda store, number: [])
+        monkeypatch.setattr(exchanges[silent], "_look", lambda store: None)
         with pytest.raises(WorkerError, match=rf"^rank {silent} has not responded for 0 s$"):
             exchanges[other].wait_until(lambda: False, 20)
         for exchange in reversed(exchanges):  # rank 0 serves the store
-            exchange.close("")
+            exchange.close()
+
+
+def test_a_rank_that_was_stopped_itself_misses_nobody():
+    exchanges = [torchrun_exchange.Exchange(environment, []) for environment in ranks(2)]
+    exchanges[0].wait_until(exchanges[0].have_met)
+    exchanges[0]._last_wait -= 1000
+    exchanges[0].check()
+    for exchange in reversed(exchanges):
+        exchange.close()
 
 
 def test_a_rank_beyond_the_world_of_rank_zero_is_refused():
     local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "0"}
     ranks = [{**local, "RANK": rank, "WORLD_SIZE": size} for rank, size in (("0", "2"), ("2", "3"))]
     first, third = map(TorchrunEnvironment.read, ranks)
-    controller = torchrun_controller.TorchrunController(first, [])
+    controller = torchrun_tasks.TorchrunController(first, [])
     with pytest.raises(
-        ConfigError, match="rank 2 with WORLD_SIZE=3, rank 0 with WORLD_SIZE=2: start all with the same"
+        ConfigError, match="rank 2 was started with WORLD_SIZE=3 and '', rank 0 was started with WORLD_SIZE=2 and ''"
     ):
-        torchrun_agent.serve(third, [], print)
-    del controller  # which served the store
+        torchrun_tasks.TorchrunAgent(third, []).serve(print)
+    controller.exchange.close()
 
 
 def test_an_agent_that_was_interrupted_is_not_waited_for(monkeypatch):
     """It had the same signal as rank 0."""
     first, second = ranks(2)
-    controller = torchrun_controller.TorchrunController(first, [])
+    controller = torchrun_tasks.TorchrunController(first, [])
 
     def interrupted(*_):
         raise signals.Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr(torchrun_agent._Agent, "_answer", interrupted)
-    controller._publish(kind="load")
+    monkeypatch.setattr(torchrun_tasks.TorchrunAgent, "_answer", interrupted)
+    controller._publish("load")
     with pytest.raises(signals.Interrupted):
-        torchrun_agent.serve(second, [], print)
-    monkeypatch.setattr(torchrun_controller, "END_SECONDS", math.inf)
+        torchrun_tasks.TorchrunAgent(second, []).serve(print)
+    monkeypatch.setattr(torchrun_tasks, "END_SECONDS", math.inf)
     ending = threading.Thread(target=controller.end, args=(143,), daemon=True)
     ending.start()
     ending.join(20)
@@ -338,7 +351,7 @@ def test_strategies_of_one_machine_name_the_one_for_several(strategy):
 def test_a_process_that_dies_silently_is_missed(tmp_path):
     """Rank 1's main process is killed while it loads: rank 0 must not wait forever."""
     own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    hurry = "torchrun_exchange.SILENCE_SECONDS, torchrun_controller.END_SECONDS = 2.0, 0.1"
-    waiting, killed = forked(tmp_path, own, [TRAINING] * 2, hurry, f"{KILL}torchrun_agent.load = kill; {hurry}")
+    hurry = "torchrun_exchange.SILENCE_SECONDS, torchrun_tasks.END_SECONDS = 2.0, 0.1"
+    waiting, killed = forked(tmp_path, own, [TRAINING] * 2, hurry, f"{KILL}torchrun_tasks.load = kill; {hurry}")
     assert (waiting.status, killed.status) == (1, -signal.SIGKILL)
     assert "rank 1 has not responded for 2 s" in waiting.err

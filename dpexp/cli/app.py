@@ -20,7 +20,7 @@ from dpexp.processes import signals
 from dpexp.report import terminal
 
 if TYPE_CHECKING:
-    from dpexp.launchers.torchrun_controller import TorchrunController
+    from dpexp.launchers.torchrun_tasks import TorchrunController
 
 
 @command
@@ -38,10 +38,10 @@ def main(arguments: list[str]) -> int:
         signals.receive_when_parent_ends(signal.SIGTERM)  # else this process would go on without it
     if torchrun.rank > 0:
         terminal.silence(errors=torchrun.local_rank > 0)  # one process on each machine shows errors
-        from dpexp.launchers import torchrun_agent  # imports torch
+        from dpexp.launchers.torchrun_tasks import TorchrunAgent  # imports torch
 
         try:
-            return torchrun_agent.serve(torchrun, arguments, terminal.show_error)
+            return TorchrunAgent(torchrun, arguments).serve(terminal.show_error)
         except signals.Interrupted as stop:  # it has told
             return stop.status
     return _lead(torchrun, arguments)
@@ -49,12 +49,12 @@ def main(arguments: list[str]) -> int:
 
 def _lead(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
     """Run it as rank 0; the other ranks end alike."""
-    from dpexp.launchers.torchrun_controller import TorchrunController  # imports torch
+    from dpexp.launchers.torchrun_tasks import TorchrunController  # imports torch
 
     controller = TorchrunController(torchrun, arguments)
     status, message = FAILED, ""
     try:
-        controller.meet()
+        controller.exchange.wait_until(controller.exchange.have_met)
         status = _run(arguments, controller, torchrun.local_world_size)
     except DpexpError as error:
         status, message = status_of(error), str(error)

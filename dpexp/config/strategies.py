@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, PositiveFloat
+from dpexp.errors import ConfigError
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -25,7 +26,7 @@ class Capabilities:
         """Raise ValueError for a number of workers that the settings don't allow."""
 
     def check_places(self, places: Sequence[tuple[int, ...]]) -> None:
-        """Raise ValueError where torchrun's ranks, of which each has (local_rank, local_world_size), can't be used."""
+        """Raise ConfigError where torchrun's ranks, of which each has (local_rank, local_world_size), can't be used."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -88,11 +89,11 @@ class HybridDpConfig(Capabilities):
     def check_places(self, places: Sequence[tuple[int, ...]]) -> None:
         """torchrun's nodes are the hosts, each with as many ranks, numbered one host after the other."""
         if self.hosts is not None:
-            raise ValueError(f"strategy.hosts={self.hosts} under torchrun: its nodes are the hosts; leave it out")
+            raise ConfigError(f"strategy.hosts={self.hosts} under torchrun: its nodes are the hosts; leave it out")
         size = places[0][1]
         for rank, (local_rank, local_size) in enumerate(places):
             if local_size != size or size < 1 or len(places) % size or rank % size != local_rank:
-                raise ValueError(
+                raise ConfigError(
                     f"strategy=hybrid_dp with rank {rank} as LOCAL_RANK={local_rank} of "
                     f"LOCAL_WORLD_SIZE={local_size}, where rank 0's host has {size} of {len(places)}: each host needs "
                     "as many ranks, numbered in a row; use the same --nproc-per-node on each, or strategy=ddp"

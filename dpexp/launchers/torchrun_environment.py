@@ -12,7 +12,6 @@ from dpexp.config.strategies import strategies_where
 from dpexp.errors import ConfigError, counted
 
 REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class TorchrunEnvironment:
     master_address: str
     master_port: int
     serves_store: bool  # rank 0, where the launcher is not torchrun, which serves a store itself
-    attempt: int  # how often torchrun has restarted all processes
+    prefix: str  # of keys in the store: another one each time that torchrun starts all processes again
     started_by_torchrun: bool  # and not by another program that sets these variables
 
     @classmethod
@@ -38,36 +37,27 @@ class TorchrunEnvironment:
             raise ConfigError(
                 f"RANK and WORLD_SIZE are set, as by torchrun, but not {', '.join(missing)}; set all or none"
             )
-        defaults = {"LOCAL_WORLD_SIZE": variables["WORLD_SIZE"], "TORCHELASTIC_RESTART_COUNT": "0"}
-        given = {name: variables.get(name, defaults.get(name, "")) for name in NUMBERS}
-        for name, value in given.items():
-            if not value.isdecimal():
-                raise ConfigError(f"{name}={value}: it must be a whole number, as torchrun sets it")
-        numbers = {name: int(value) for name, value in given.items()}
-        rank = numbers["RANK"]
-        if rank >= numbers["WORLD_SIZE"]:
-            raise ConfigError(f"RANK={rank} with WORLD_SIZE={numbers['WORLD_SIZE']}: ranks are 0 to WORLD_SIZE - 1")
+
+        def number(name: str, default: str = "") -> int:
+            text = variables.get(name, default)
+            if not text.isdecimal():
+                raise ConfigError(f"{name}={text}: it must be a whole number, as torchrun sets it")
+            return int(text)
+
+        rank, world_size = number("RANK"), number("WORLD_SIZE")
+        if rank >= world_size:
+            raise ConfigError(f"RANK={rank} with WORLD_SIZE={world_size}: ranks are 0 to WORLD_SIZE - 1")
         return cls(
             rank=rank,
-            world_size=numbers["WORLD_SIZE"],
-            local_rank=numbers["LOCAL_RANK"],
-            local_world_size=numbers["LOCAL_WORLD_SIZE"],
+            world_size=world_size,
+            local_rank=number("LOCAL_RANK"),
+            local_world_size=number("LOCAL_WORLD_SIZE", str(world_size)),
             master_address=variables["MASTER_ADDR"],
-            master_port=numbers["MASTER_PORT"],
+            master_port=number("MASTER_PORT"),
             serves_store=rank == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-            attempt=numbers["TORCHELASTIC_RESTART_COUNT"],
+            prefix=f"dpexp/{number('TORCHELASTIC_RESTART_COUNT', '0')}",
             started_by_torchrun="TORCHELASTIC_RUN_ID" in variables,
         )
-
-    def check_world_size(self, rank: int, world_size: int) -> None:
-        """Raise ConfigError where another rank was started with another number of ranks."""
-        if world_size != self.world_size:
-            ranks = sorted([(rank, world_size), (self.rank, self.world_size)], reverse=True)
-            started = ", ".join(f"rank {number} with WORLD_SIZE={size}" for number, size in ranks)
-            raise ConfigError(
-                f"{started}: start all with the same number (torchrun: the same --nnodes and --nproc-per-node on each "
-                "host)"
-            )
 
     def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that these processes can't run."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import itertools
-import json
 import math
+import pickle
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,37 +15,36 @@ from dpexp.errors import ConfigError, DpexpError, WorkerError, one_line
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 
 POLL_SECONDS, SILENCE_SECONDS, CLOSE_SECONDS = 0.2, 20.0, 1.0
-GONE = "rank 0 has ended before the other ranks; its output says why"
 
 
 class Exchange:
-    """Each rank publishes facts about itself, which JSON keeps. Rank 0 sees those of all ranks, the others rank 0's.
+    """Each rank publishes facts about itself. Rank 0 sees those of all ranks, the others rank 0's.
 
     A thread talks to the store: no signal interrupts torch's calls, and they wait forever for a machine that is lost.
+    Collectives can't replace it: they don't say which rank is silent, nor anything while a rank carries out a task.
     """
 
-    def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
+    def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str], **facts: Any) -> None:
         self.seen: dict[int, dict[str, Any]] = {}  # what the others have published, by rank; replaced, never changed
-        self.lost: dict[int, str] = {}  # who will publish nothing more, and why
+        self.facts = {
+            "started": f"WORLD_SIZE={environment.world_size} and {' '.join(arguments)!r}",
+            "place": (environment.local_rank, environment.local_world_size),
+            **facts,
+        }
         self._environment = environment
         self._others = range(1, environment.world_size) if environment.rank == 0 else range(1)
-        nothing: dict[str, Any] = {"task": {"number": 0}, "outcome": {"number": 0}, "answer": {"number": 0}}
-        place = [environment.local_rank, environment.local_world_size]
-        self._facts = {**nothing, "world_size": environment.world_size, "place": place, "arguments": list(arguments)}
         self._error: DpexpError | None = None  # has ended the thread
-        self._asked = math.inf  # when the thread began to ask what it has no answer to yet
-        self._wake, self._closing = threading.Event(), threading.Event()
+        self._waited, self._last_wait = 0.0, time.monotonic()  # seconds in which this rank waited for others
+        self._heard = dict.fromkeys(self._others, SILENCE_SECONDS)  # when, in these seconds; they may start later
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        atexit.register(self.close, GONE)  # a thread that comes back from torch at the interpreter's end aborts it
 
-    def publish(self, at_once: bool = True, **facts: Any) -> None:
+    def publish(self, **facts: Any) -> None:
         """Let the others see these facts, in place of earlier ones of the same names."""
-        self._facts = self._facts | facts
-        if at_once:
-            self._wake.set()
+        self.facts = self.facts | facts
 
-    def wait_until(self, done: Callable[[], bool], seconds: float = math.inf) -> None:
+    def wait_until(self, done: Callable[[], Any], seconds: float = math.inf) -> None:
         """Return when `done`, or after so many seconds. Raises what `check` does."""
         until = time.monotonic() + seconds
         while not done() and time.monotonic() < until:
@@ -58,66 +55,55 @@ class Exchange:
         """Raise WorkerError when a rank is lost, ConfigError when the store can't be reached."""
         if self._error is not None:
             raise self._error
-        if time.monotonic() > self._asked + SILENCE_SECONDS:
-            raise WorkerError(f"the machine of rank 0 has not responded for {SILENCE_SECONDS:.0f} s")
-        for why in self.lost.values():
+        for why in self.lost().values():
             raise WorkerError(why)
 
-    def wait_for_others(self, seconds: float) -> None:
-        """Return when all whom this rank has seen are lost or have left, or after so many seconds."""
-        until = time.monotonic() + seconds
-        while self._thread.is_alive() and self.seen.keys() - self.lost.keys() and time.monotonic() < until:
-            time.sleep(POLL_SECONDS / 2)
+    def lost(self) -> dict[int, str]:
+        """Why nothing more is to be expected of a rank, for each of which that is so."""
+        now = time.monotonic()
+        self._waited += min(now - self._last_wait, 1.0)  # others may have spoken while this process was stopped
+        self._last_wait = now
+        silent = [rank for rank in self._others if self._waited > self._heard[rank] + SILENCE_SECONDS]
+        why = {rank: f"rank {rank} has not responded for {SILENCE_SECONDS:.0f} s" for rank in silent}
+        return why | {rank: facts["left"] for rank, facts in self.seen.items() if "left" in facts}
 
-    def close(self, why: str) -> None:
-        """Tell the others `why` they won't hear of this rank any more, and end the thread."""
-        self.publish(left=why)
+    def close(self, **facts: Any) -> None:
+        """Publish the last facts, and end the thread: one that runs when the interpreter ends may abort it."""
+        self.publish(**facts)
         self._closing.set()
-        self._wake.set()
         self._thread.join(CLOSE_SECONDS)  # one that has lost the store's machine doesn't come back
-        atexit.unregister(self.close)
+
+    def have_met(self) -> bool:
+        """Whether all others are there. Raises ConfigError when one was started with another world or arguments."""
+        for rank, facts in self.seen.items():
+            if facts["started"] != self.facts["started"]:
+                both = [(rank, facts["started"]), (self._environment.rank, self.facts["started"])]
+                told = ", ".join(f"rank {each} was started with {how}" for each, how in sorted(both, reverse=True))
+                raise ConfigError(
+                    f"{told}; start all ranks with the same arguments (torchrun: also the same --nnodes and "
+                    "--nproc-per-node on each host)"
+                )
+        return len(self.seen) == len(self._others)
 
     def _run(self) -> None:
-        try:
-            store = self._connect()
-            silent = dict.fromkeys(self._others, -SILENCE_SECONDS)  # they may start later
-            waited = 0.0
-            for number in itertools.count():
-                is_last = self._closing.is_set()
-                self._asked = time.monotonic()
-                changed = self._look(store, number)
-                self._asked = math.inf
-                if is_last:
-                    return
-                for rank in self._others:
-                    silent[rank] = 0.0 if rank in changed else silent[rank] + waited
-                    if "left" in self.seen.get(rank, {}):
-                        self.lost.setdefault(rank, self.seen[rank]["left"])
-                    elif silent[rank] > SILENCE_SECONDS:
-                        self.lost.setdefault(rank, f"rank {rank} has not responded for {SILENCE_SECONDS:.0f} s")
-                waited = 0.0 if self._wake.wait(POLL_SECONDS) else POLL_SECONDS
-                self._wake.clear()
-        except DpexpError as error:
-            self._error = error
-        except RuntimeError:  # torch's, when the store is gone
-            self._error = WorkerError(GONE)
-
-    def _connect(self) -> PrefixStore:
-        """To the store of rank 0 or torchrun. Raises ConfigError."""
         address, port = self._environment.master_address, self._environment.master_port
+        why: DpexpError = ConfigError(f"MASTER_ADDR={address} MASTER_PORT={port}: no other rank can be reached there")
         try:
-            store = TCPStore(address, port, is_master=self._environment.serves_store, wait_for_workers=False)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"MASTER_ADDR={address} MASTER_PORT={port}: no other rank can be reached there ({one_line(error)})"
-            ) from error
-        return PrefixStore(f"dpexp/{self._environment.attempt}", store)
+            server = TCPStore(address, port, is_master=self._environment.serves_store, wait_for_workers=False)
+            why = WorkerError("rank 0 has ended before the other ranks; its output says why")
+            store: Any = PrefixStore(self._environment.prefix, server)  # takes bytes, whatever its stub says
+            for rank in self._others:
+                store.compare_set(str(rank), "", "")  # make it where it lacks, else `multi_get` would wait
+            while not self._closing.wait(POLL_SECONDS):
+                self._look(store)
+            self._look(store)
+        except RuntimeError as error:  # torch's
+            self._error = type(why)(f"{why} ({one_line(error)})")
 
-    def _look(self, store: PrefixStore, number: int) -> list[int]:
-        """Publish, and see what the others have published; the ranks that have done so since the last time."""
-        store.set(str(self._environment.rank), json.dumps({**self._facts, "round": number}))
-        there = [rank for rank in self._others if rank in self.seen or store.check([str(rank)])]
-        seen = dict(zip(there, map(json.loads, store.multi_get([str(rank) for rank in there])), strict=True))
-        changed = [rank for rank in there if seen[rank] != self.seen.get(rank)]
+    def _look(self, store: Any) -> None:
+        """Publish, and see what the others have published."""
+        store.set(str(self._environment.rank), pickle.dumps({**self.facts, "time": time.monotonic()}))
+        found = zip(self._others, store.multi_get([str(rank) for rank in self._others]), strict=True)
+        seen = {rank: pickle.loads(facts) for rank, facts in found if facts}  # noqa: S301 - a task may name any code
+        self._heard |= {rank: self._waited for rank in seen if seen[rank] != self.seen.get(rank)}
         self.seen = seen
-        return changed

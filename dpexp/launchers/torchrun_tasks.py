@@ -1,0 +1,181 @@
+"""Under torchrun: rank 0 measures, and publishes one task after the other, which the agents of the others carry out."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
+from dpexp.data.dataset import Dataset, load
+from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
+from dpexp.launchers.local import LocalLauncher, start_errors
+from dpexp.launchers.torchrun_environment import TorchrunEnvironment
+from dpexp.launchers.torchrun_exchange import Exchange
+from dpexp.models.initial_state import initial_state
+from dpexp.processes import signals
+from dpexp.processes.launch import REMOTE_CAUSE_SECONDS, launch
+from dpexp.processes.world import RemoteRanks, WorldSpec
+from dpexp.strategies.rendezvous import Rendezvous
+from dpexp.training import worker
+from dpexp.training.worker import Work, WorkerReport
+
+END_SECONDS = 10.0
+FIRST: dict[str, Any] = {"number": 0, "kind": "rest", "errors": []}
+
+
+class TorchrunController(LocalLauncher):
+    """Runs a training of several processes with one in each rank's place, and all others on rank 0's machine."""
+
+    def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
+        self._environment = environment
+        self.exchange = Exchange(environment, arguments, task=FIRST)
+        self._number = 0  # of the last task
+        self._loaded: ExperimentConfig | None = None  # whose data all agents hold
+        self._errors: list[str] = []  # of all tasks
+
+    def check(self, config: JobConfig) -> None:
+        """Raise ConfigError for a job that the ranks, as they are spread over hosts, can't run."""
+        self._environment.check(config)
+        assert isinstance(config, ExperimentConfig)
+        config.strategy.check_places([facts["place"] for facts in (self.exchange.facts, *self.exchange.seen.values())])
+
+    def end(self, status: int, error: str = "") -> None:
+        """Let the agents end as this command does, and wait for them, who may still need the store."""
+        if error and not any(told in error for told in self._errors):
+            self._errors.append(error)
+        self._publish("end", status=status)
+        until = time.monotonic() + END_SECONDS
+        while self.exchange.seen.keys() - self.exchange.lost() and time.monotonic() < until:
+            time.sleep(0.1)
+        self.exchange.close()
+
+    def _world(
+        self, cleanup: contextlib.ExitStack, name: str, work: Work, gates: Sequence[Connection | None]
+    ) -> WorldSpec:
+        if work.config.processes == 1:
+            return super()._world(cleanup, name, work, gates)
+        if self._loaded != work.dataset.source:  # before anything is timed
+            with self._task("load", config=work.dataset.source):
+                self.exchange.wait_until(self._answers)
+            self._loaded = work.dataset.source
+        how = {"linear_kernel": work.linear_kernel, "in_turns": work.in_turns}
+        cleanup.enter_context(self._task("train", config=work.config, how=how))
+        remote = RemoteRanks(0, self._exchange_progress, self._answers)
+        return _one_rank(work, self._environment, self._number, gates[0], remote)
+
+    @contextlib.contextmanager
+    def _task(self, kind: str, **task: Any) -> Iterator[None]:
+        """Within, the agents carry it out. Raises the root cause of a WorkerError."""
+        self._publish(kind, **task)
+        try:
+            try:
+                yield
+            except PeerError:
+                self.exchange.wait_until(self._answers, REMOTE_CAUSE_SECONDS)  # of who knows the cause
+                raise
+        except WorkerError as error:
+            self._errors.append(str(error))
+            raise
+        finally:
+            self._publish("rest")
+
+    def _publish(self, kind: str, **task: Any) -> None:
+        self._number += 1
+        self.exchange.publish(task={"number": self._number, "kind": kind, "errors": self._errors.copy(), **task})
+
+    def _exchange_progress(self, local: Any) -> list[Any]:
+        self._answers()
+        return [facts["progress"] for facts in self.exchange.seen.values()]
+
+    def _answers(self) -> list[Any] | None:
+        """Of all agents, None until the last is there. Raises WorkerError when one has failed or is lost."""
+        answers = [facts["answer"] for facts in self.exchange.seen.values() if facts["number"] == self._number]
+        for answer in answers:
+            if isinstance(answer, WorkerError):
+                raise answer
+        if len(answers) == self._environment.world_size - 1:
+            return answers
+        self.exchange.check()
+        return None
+
+
+class TorchrunAgent:
+    """Ranks 1 and up. Each launches one worker for a training."""
+
+    def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
+        self._environment = environment
+        self._exchange = Exchange(environment, arguments, number=0, answer=None, progress=None)
+        self._task = FIRST  # which is carried out
+        self._dataset: Dataset | None = None
+
+    def serve(self, show_error: Callable[[str], None]) -> int:
+        """Carry out rank 0's tasks until it ends; its exit status. `show_error` receives what went wrong.
+
+        Raises WorkerError when rank 0 dies, ConfigError when it was started with another world or other arguments.
+        """
+        why = f"rank {self._environment.rank} has ended; its output says why"
+        try:
+            self._exchange.wait_until(self._exchange.have_met)
+            while self._task["kind"] != "end":
+                self._exchange.publish(number=self._task["number"], answer=self._answer())
+                self._exchange.wait_until(self._is_over)
+                told, self._task = len(self._task["errors"]), self._exchange.seen[0]["task"]
+                for error in self._task["errors"][told:]:
+                    show_error(error)
+            return int(self._task["status"])
+        except signals.Interrupted as stop:
+            why = f"rank {self._environment.rank} was ended by {stop}"
+            show_error(why)
+            raise
+        finally:
+            self._exchange.close(left=why)
+
+    def _is_over(self) -> bool:
+        """Whether rank 0 has gone on to another task."""
+        return bool(self._exchange.seen[0]["task"]["number"] != self._task["number"])
+
+    def _answer(self) -> WorkerReport | WorkerError | None:
+        try:
+            if self._task["kind"] == "load":
+                self._dataset = None  # free the memory of the last one first
+                self._dataset = load(self._task["config"])
+            return self._train() if self._task["kind"] == "train" else None
+        except WorkerError as error:  # which names the rank
+            if isinstance(error, PeerError):  # who knows the cause answers first
+                self._exchange.wait_until(self._is_over, REMOTE_CAUSE_SECONDS)
+            return error
+        except Exception as error:  # whatever it is, rank 0 must know
+            message = str(error) if isinstance(error, DpexpError) else one_line(error)
+            return WorkerError(f"rank {self._environment.rank}: {message}")
+
+    def _train(self) -> WorkerReport:
+        config, dataset = self._task["config"], self._dataset
+        assert dataset is not None, "the first task is to load the data"
+        remote = RemoteRanks(self._environment.rank, self._exchange_progress, lambda: [])
+        with initial_state(config, dataset) as initial:
+            work = Work(config, dataset, initial, **self._task["how"])
+            spec = _one_rank(work, self._environment, self._task["number"], None, remote)
+            with start_errors(work):
+                (report,) = launch(spec)  # rank 0 ends those that hang
+                return report  # type: ignore[no-any-return]
+
+    def _exchange_progress(self, local: Any) -> None:
+        """Tell rank 0. Raises PeerError when the task is over, WorkerError when rank 0 is lost."""
+        self._exchange.publish(progress=local)
+        self._exchange.check()
+        if self._is_over():
+            raise PeerError("rank 0 has ended this training")
+
+
+def _one_rank(
+    work: Work, environment: TorchrunEnvironment, task: int, gate: Connection | None, remote: RemoteRanks
+) -> WorldSpec:
+    """The one worker of a rank, in this task; it is ended when another rank's fails."""
+    place = environment.local_rank, environment.local_world_size
+    prefix = f"{environment.prefix}/world/{task}"
+    rendezvous = Rendezvous(environment.master_address, environment.master_port, prefix, *place)
+    return WorldSpec(worker.run, [(work, rendezvous, time.monotonic(), gate)], remote=remote)
