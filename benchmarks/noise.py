@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.setup import command, out
 from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.table import aggregate
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.noise_scale import largest_job, lines, scales
 
 JOB = ["data.size=20000", "target_accuracy=0.88", "epochs=12", "measurement.best_sequential=false"]
@@ -23,6 +24,7 @@ def run(rounds: int) -> None:
             command("-m", "workers=1,2,4", *JOB, *learning, folder=folder)
             rows = at_most_samples(aggregate([folder]).good)
             config = largest_job(folder, rows).config
+            assert isinstance(config, ExperimentConfig)
             out.print(f"optimizer.lr_rule={rule}:")
             for line in lines(config, rows, scales(config, 4)):
                 out.print(f"  {line}")

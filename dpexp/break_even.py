@@ -12,6 +12,7 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.cli import runner
 from dpexp.cli.boundary import Parser, command
 from dpexp.config.compose import Job, Plan, compose_job, with_script
+from dpexp.config.experiment import AnyConfig
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, counted
@@ -71,7 +72,7 @@ def _measured(overrides: Sequence[str], batch: int, folder: Path) -> Estimate:
     return found
 
 
-def with_batch(overrides: Sequence[str], batch: int) -> JobConfig:
+def with_batch(overrides: Sequence[str], batch: int) -> AnyConfig:
     """The job with another batch; times of a script are for as many samples as its steps need. Raises ConfigError."""
     config = compose_job(*overrides)
     size = max(config.data.size, batch * config.workers if isinstance(config, ScriptConfig) else 0)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from dpexp.config.job import JobConfig
+from dpexp.config.experiment import AnyConfig
 from dpexp.errors import ResultError
 from dpexp.results import storage
 from dpexp.results.schema import CANDIDATE, RunResult
@@ -24,7 +24,7 @@ class Job:
     result: RunResult
 
     @property
-    def config(self) -> JobConfig:
+    def config(self) -> AnyConfig:
         """The configuration of the job."""
         return self.result.config
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from dpexp.config.experiment import AnyConfig
 from dpexp.config.job import JobConfig
 from dpexp.results.jobs import Job
 
@@ -26,7 +27,7 @@ class Member:
     differing: frozenset[str] = frozenset()  # files whose content differs between jobs
 
     @property
-    def config(self) -> JobConfig:
+    def config(self) -> AnyConfig:
         """The configuration of the job."""
         return self.job.config
 

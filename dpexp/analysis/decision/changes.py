@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Pooled, compare, step_seconds
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import ResultError, counted
 from dpexp.results import series
 from dpexp.results.jobs import Job, read_jobs
@@ -89,7 +89,7 @@ def differences(first: Settings, second: Settings) -> str:
     return ", ".join(f"{name.removesuffix('.name')}={first[name]} against {second[name]}" for name in names[:3])
 
 
-def _settings(config: ExperimentConfig) -> Settings:
+def _settings(config: JobConfig) -> Settings:
     """What jobs must share to be compared. The code and the files may differ, which is what a comparison is for."""
     return {**series.settings(config), "workers": config.workers, "data.size": config.data.size}
 
