@@ -211,7 +211,7 @@ def test_ones_own_arrays(tmp_path):
         ({"test_inputs": np.zeros((10, 4), np.float32)}, "one shape"),
         (
             {"test_inputs": np.zeros((10, 2, 3), np.uint8)},
-            "train_inputs are fractions, test_inputs grey levels; give both",
+            "train_inputs are fractions, test_inputs grey levels of uint8; give both",
         ),
         (
             {"test_inputs": np.zeros((10, 2, 3), np.int64)},
