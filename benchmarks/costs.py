@@ -11,12 +11,12 @@ from rich.table import Table
 from benchmarks import memory_probe
 from benchmarks.setup import configured, interleaved, of_dpexp, out, paired_ratio, prepared, shown
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.world import WorldSpec
-from dpexp.strategies import strategy_class
+from dpexp.train.data.dataset import load
+from dpexp.train.strategies import strategy_class
 
 SIZES = (5_000, 10_000, 20_000, 40_000, 60_000)
 MODELS = {"mlp": 20_000, "cnn": 2_000, "resnet18": 256}

@@ -26,11 +26,11 @@ from rich.table import Table
 from benchmarks.setup import configured, out, prepared
 from dpexp.cli import app
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import load
 from dpexp.errors import WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.results import storage
-from dpexp.training.worker import Work
+from dpexp.train.data.dataset import load
+from dpexp.train.worker import Work
 
 LAUNCHES, JOBS, RESULTS, MAIN_KILLS = 500, 200, 10_000, 20
 TINY = ["data=synthetic", "data.size=101", "data.test_size=40", "data.shape=[16]", "data.classes=3", "model.hidden=[7]"]
@@ -168,7 +168,7 @@ def _compare(before: Census, after: Census) -> None:
 MAIN = """
 from benchmarks import endurance
 from benchmarks.setup import configured, prepared
-from dpexp.data.dataset import load
+from dpexp.train.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 config = configured(*endurance.TINY, "workers=4", "epochs=100000")
 LocalLauncher().run_in_turns({"candidate": prepared(config, load(config))}, lambda done: print(done, flush=True))

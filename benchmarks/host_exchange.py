@@ -19,7 +19,7 @@ from benchmarks.setup import out
 from dpexp.analysis.decision.links import Link, ring
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
-from dpexp.strategies.rendezvous import Rendezvous
+from dpexp.train.strategies.rendezvous import Rendezvous
 
 LOCAL_SIZE = 2
 SIZES = [4**power for power in range(3, 13)]  # bytes: 64 B to 16 MiB

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.peers import mlp
 from benchmarks.setup import configured
-from dpexp.data.dataset import load
+from dpexp.train.data.dataset import load
 
 
 class Module(lightning.LightningModule):

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 
 from dpexp.processes.barrier import BarrierMember
-from dpexp.training import worker
+from dpexp.train import worker
 
 
 def after_training(rank: int, work: worker.Work, shared: Any, seat: BarrierMember, notify: Any) -> int:

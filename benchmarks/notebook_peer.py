@@ -12,8 +12,8 @@ import torch
 
 from benchmarks import peers
 from benchmarks.setup import configured
-from dpexp.data.dataset import load
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.train.data.dataset import load
 
 
 def main() -> None:

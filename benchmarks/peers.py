@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from dpexp.data.sharding import epoch_order, shard
 from dpexp.machine.environment import usable_cores
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.strategies.rendezvous import Rendezvous
+from dpexp.train.data.sharding import epoch_order, shard
+from dpexp.train.strategies.rendezvous import Rendezvous
 
 WARMUP_STEPS = 10
 

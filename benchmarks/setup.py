@@ -18,14 +18,14 @@ from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
 from dpexp.config.compose import compose_experiment
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import Dataset
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.loop_trainer import trained
-from dpexp.models import architectures, linear_kernels
-from dpexp.models.initial_state import initial_state
 from dpexp.processes import fork_server, launch
 from dpexp.processes.world import WorldSpec
-from dpexp.training import worker
+from dpexp.train import worker
+from dpexp.train.data.dataset import Dataset
+from dpexp.train.models import architectures, linear_kernels
+from dpexp.train.models.initial_state import initial_state
 
 SAMPLES, EPOCHS, BATCH = 40_000, 1, 64
 Contestant = Callable[[], float]

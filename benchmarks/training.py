@@ -23,12 +23,12 @@ from benchmarks.setup import (
     slowest,
 )
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.data.dataset import Dataset, load
 from dpexp.machine import environment
-from dpexp.models import linear_kernels
 from dpexp.processes import fork_server
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.strategies import Ddp
+from dpexp.train.data.dataset import Dataset, load
+from dpexp.train.models import linear_kernels
+from dpexp.train.strategies import Ddp
 
 LOOP, SEQUENTIAL = "hand-written loop, 1 thread", "dpexp sequential"
 LIMITS = ("matrix products alone, torch (MKL)", "matrix products alone, oneDNN")
@@ -100,7 +100,7 @@ def _contestants(dataset: Dataset) -> dict[str, Contestant]:
 
 def _alone(rank: int, work: object, shared: None, notify: object) -> float:
     """One of several independent sequential trainings."""
-    from dpexp.training import worker
+    from dpexp.train import worker
 
     assert isinstance(work, worker.Work)
     return worker.run(0, work, shared, 0.0, None, lambda notice: None).seconds

@@ -26,16 +26,16 @@ from dpexp.clock.training_clock import Clock
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.strategies import EmulatedConfig
-from dpexp.data.dataset import Dataset, load
 from dpexp.errors import ConfigError, ResultError, counted
 from dpexp.machine.exclusive import exclusive
 from dpexp.measurement.user_files import differing, fingerprint
-from dpexp.models import architectures
-from dpexp.models.initial_state import initial_state
 from dpexp.report import terminal
 from dpexp.results.jobs import Job, read_jobs
-from dpexp.strategies import Emulated
-from dpexp.training.loop import train
+from dpexp.train.data.dataset import Dataset, load
+from dpexp.train.loop import train
+from dpexp.train.models import architectures
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.strategies import Emulated
 
 PARTS = 4  # of a training whose noise scales are told: it grows as the loss falls
 

@@ -133,8 +133,8 @@ def _rows(folder: Path, series: str | None) -> list[Row]:
 
 def _gradient_bytes(row: Row, folder: Path) -> float:
     """Of the model of these jobs. Raises ConfigError where only the user's code knows it."""
-    from dpexp.data.dataset import load  # imports torch
-    from dpexp.models.architectures import build
+    from dpexp.train.data.dataset import load  # imports torch
+    from dpexp.train.models.architectures import build
 
     config = next(job.config for job in read_jobs([folder])[0] if job.name in row.job.split(" + "))
     if isinstance(config, ScriptConfig) or isinstance(config.model, CustomModelConfig):

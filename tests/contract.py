@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch.distributed import TCPStore
 
 from benchmarks.namespaces import HOSTS, enter
-from dpexp.data.sharding import shard
-from dpexp.models import architectures
-from dpexp.models.initial_state import initial_state
-from dpexp.strategies import strategy_class
-from dpexp.strategies.rendezvous import Rendezvous
-from dpexp.training import loop, worker
+from dpexp.train import loop, worker
+from dpexp.train.data.sharding import shard
+from dpexp.train.models import architectures
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.strategies import strategy_class
+from dpexp.train.strategies.rendezvous import Rendezvous
 
 
 def play(rank, script, config, dataset, initial, shared, notify):

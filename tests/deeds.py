@@ -20,7 +20,7 @@ from torch import nn
 from dpexp.processes import heartbeat
 from dpexp.processes.heartbeat import STAGES, STARTING, TRAINING, WARMING_UP
 from dpexp.results.phases import DATA, PHASES
-from dpexp.training import worker
+from dpexp.train import worker
 
 STEPS = {WARMING_UP: 2, TRAINING: 10}  # of the tiny job's whole training; a segment has no warm-up, and more steps
 

@@ -20,7 +20,7 @@ from dpexp.measurement import job
 from dpexp.measurement.user_files import fingerprint
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, STARTING, TRAINING, WAITING, WARMING_UP
 from dpexp.results.phases import COMPUTE, PHASES, WAIT
-from dpexp.training import worker
+from dpexp.train import worker
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_ONE_PIECE = ["measurement.whole_trainings=always"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import tiny
 
-from dpexp.data.dataset import load
-from dpexp.models import architectures
-from dpexp.models.initial_state import initial_state
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
-from dpexp.strategies import strategy_class
+from dpexp.train.data.dataset import load
+from dpexp.train.models import architectures
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.strategies import strategy_class
 
 COUNT = len(os.sched_getaffinity(0))
 

@@ -21,10 +21,7 @@ config
 results
 processes
 clock
-data
-models
-strategies
-training
+train
 launchers
 analysis
 measurement
@@ -110,7 +107,7 @@ def test_only_figures_and_their_panels_know_matplotlib():
 @pytest.mark.parametrize("package", LIGHT)
 def test_reading_results_needs_no_torch_no_processes_and_no_launchers(package):
     modules = [path for path in MODULES if name(path) == package]
-    heavy = {"processes", "data", "models", "strategies", "training", "launchers", "measurement"}
+    heavy = {"processes", "train", "launchers", "measurement"}
     assert not [path for path in modules if packages(path) & heavy]
     assert not [path for path in modules if any(one.split(".")[0] == "torch" for one in imports(path))]
 
@@ -123,7 +120,7 @@ def test_reading_results_and_composing_do_not_import_torch(module):
 
 def test_only_strategies_ask_whether_a_training_is_distributed():
     """Elsewhere no branch depends on the number of workers or on the strategy's name."""
-    for folder in ("training", "measurement"):
+    for folder in ("train", "measurement"):
         for path in (PACKAGE / folder).glob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.If | ast.IfExp | ast.While):

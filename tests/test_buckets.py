@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from training_helpers import trained_state
 
 from dpexp.clock.recorder import NoRecorder
-from dpexp.data.dataset import load
 from dpexp.errors import WorkerError
-from dpexp.models import architectures
-from dpexp.models.initial_state import initial_state
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
 from dpexp.results.phases import COMMUNICATE
-from dpexp.strategies import strategy_class
-from dpexp.strategies.core_sharing import CoreTurn
-from dpexp.strategies.hybrid_dp import in_buckets
-from dpexp.strategies.reduce_scatter import ReduceScatter, chunk_bounds, move
-from dpexp.training import loop
+from dpexp.train import loop
+from dpexp.train.data.dataset import load
+from dpexp.train.models import architectures
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.strategies import strategy_class
+from dpexp.train.strategies.core_sharing import CoreTurn
+from dpexp.train.strategies.hybrid_dp import in_buckets
+from dpexp.train.strategies.reduce_scatter import ReduceScatter, chunk_bounds, move
 
 LINE = 16  # float32 in a cache line
 SHAPES = st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1, max_size=8)

@@ -11,9 +11,9 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.calibrate import __main__ as checks
 from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.clock.messages import Turn
-from dpexp.data.dataset import load
-from dpexp.models.initial_state import initial_state
-from dpexp.training.worker import Work
+from dpexp.train.data.dataset import load
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.worker import Work
 
 DELAY = checks.DELAY_SECONDS
 

@@ -86,7 +86,7 @@ def test_a_key_of_another_choice_is_placed(dpexp):
 
 
 def test_a_damaged_packaged_file_is_one_line_and_status_2(dpexp, tmp_path, monkeypatch):
-    from dpexp.data import sources
+    from dpexp.train.data import sources
 
     monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sources.SHA256, "train-images-idx3-ubyte", "0" * 64)

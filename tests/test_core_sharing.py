@@ -10,8 +10,8 @@ from training_helpers import assert_same, trained_state
 from dpexp.processes import launch
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.processes.world import WorldSpec
-from dpexp.strategies import core_sharing
-from dpexp.strategies.core_sharing import CoreTurn
+from dpexp.train.strategies import core_sharing
+from dpexp.train.strategies.core_sharing import CoreTurn
 
 ROUNDS = 50
 

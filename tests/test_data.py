@@ -15,11 +15,11 @@ import torch
 from conftest import composed, tiny
 from training_helpers import assert_same, trained_state
 
-from dpexp.data import sources
-from dpexp.data.dataset import load
-from dpexp.data.sharding import subset
-from dpexp.data.sources import SHA256, mnist_split
 from dpexp.errors import ConfigError, DataError
+from dpexp.train.data import sources
+from dpexp.train.data.dataset import load
+from dpexp.train.data.sharding import subset
+from dpexp.train.data.sources import SHA256, mnist_split
 
 LABELS = "t10k-labels-idx1-ubyte"
 

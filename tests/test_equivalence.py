@@ -10,9 +10,9 @@ from training_helpers import assert_same, trained_here, trained_state
 
 from dpexp.errors import WorkerError
 from dpexp.measurement.loop_trainer import _check_replicas
-from dpexp.models import linear_kernels
-from dpexp.strategies import Emulated
-from dpexp.training import loop
+from dpexp.train import loop
+from dpexp.train.models import linear_kernels
+from dpexp.train.strategies import Emulated
 
 OPTIMIZERS = {
     "sgd": ["optimizer.lr=0.1"],
@@ -206,9 +206,9 @@ class TestSeededBugs:
         self.assert_caught(sequential, tmp_path)
 
     def test_an_unequal_start_is_caught_in_every_run(self, tmp_path, monkeypatch):
-        from dpexp.data.dataset import load
-        from dpexp.models.initial_state import initial_state
-        from dpexp.training import worker
+        from dpexp.train import worker
+        from dpexp.train.data.dataset import load
+        from dpexp.train.models.initial_state import initial_state
 
         self.unequal_start(monkeypatch)
         dataset = load(self.config)

@@ -10,7 +10,7 @@ from conftest import tiny
 from torch import nn
 from torch.nn.utils import prune
 
-from dpexp.models import linear_kernels
+from dpexp.train.models import linear_kernels
 
 WIDTH = 200  # squared: a layer large enough to be adopted
 

@@ -11,21 +11,21 @@ from conftest import tiny
 from fault_helpers import run_config
 
 from dpexp.clock.training_clock import Clock
-from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
 from dpexp.measurement import job
 from dpexp.measurement.loop_trainer import LoopTrainer
 from dpexp.measurement.trainer import Timed
-from dpexp.models import architectures
-from dpexp.models.initial_state import initial_state
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
 from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT
-from dpexp.strategies import Strategy
-from dpexp.training import loop
-from dpexp.training.worker import parameters_sha256
+from dpexp.train import loop
+from dpexp.train.data.dataset import load
+from dpexp.train.models import architectures
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.strategies import Strategy
+from dpexp.train.worker import parameters_sha256
 
 WHOLE = "measurement.whole_trainings=always"
 BRIEF = "measurement.max_seconds=0.01"  # a block of the fewest rounds

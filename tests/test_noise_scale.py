@@ -7,8 +7,8 @@ import pytest
 from conftest import composed
 from results_helpers import result, write_sweep
 
-from dpexp.data.dataset import load
 from dpexp.noise_scale import main, noise_scale, scales, squared_norms, statistical_efficiency
+from dpexp.train.data.dataset import load
 
 
 def norms_of(scale, local_batch=16, workers=4, steps=4000):
@@ -61,9 +61,9 @@ def test_the_squared_norms_are_those_of_the_gradients_of_mean_losses():
     """Two workers' halves of each batch, against torch's own gradients of the same samples."""
     import torch.nn.functional as F
 
-    from dpexp.data.sharding import epoch_order
-    from dpexp.models.architectures import build
-    from dpexp.models.initial_state import initial_state
+    from dpexp.train.data.sharding import epoch_order
+    from dpexp.train.models.architectures import build
+    from dpexp.train.models.initial_state import initial_state
 
     config = composed("workers=2", "data=synthetic", "data.size=128", "epochs=1", "batch.size=64", "model.hidden=[8]")
     dataset = load(config)

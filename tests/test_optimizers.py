@@ -7,7 +7,7 @@ import torch
 from conftest import tiny
 from training_helpers import assert_same, trained_state
 
-from dpexp.models import optimizers
+from dpexp.train.models import optimizers
 
 CASES = {
     "sgd": ([], torch.optim.SGD, {}),

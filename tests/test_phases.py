@@ -10,11 +10,11 @@ from conftest import tiny
 
 from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
 from dpexp.clock.recorder import NoRecorder, Recorder
-from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
-from dpexp.models.initial_state import initial_state
 from dpexp.results.phases import COMPUTE, DATA, PHASES, UPDATE
-from dpexp.training.worker import Work
+from dpexp.train.data.dataset import load
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.worker import Work
 
 STEPS = 100
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpexp.data.sharding import epoch_order, shard
+from dpexp.train.data.sharding import epoch_order, shard
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])

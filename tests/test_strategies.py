@@ -10,11 +10,11 @@ import pytest
 from conftest import tiny
 
 from benchmarks.namespaces import HOSTS
-from dpexp.data.dataset import load
-from dpexp.models.initial_state import initial_state
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
-from dpexp.strategies import strategy_class
+from dpexp.train.data.dataset import load
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.strategies import strategy_class
 
 
 @dataclass(frozen=True)

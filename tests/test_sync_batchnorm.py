@@ -9,10 +9,10 @@ import torch
 from conftest import tiny
 from torch import nn
 
-from dpexp.data.dataset import load
 from dpexp.errors import ConfigError
-from dpexp.models import sync_batchnorm
-from dpexp.models.initial_state import initial_state
+from dpexp.train.data.dataset import load
+from dpexp.train.models import sync_batchnorm
+from dpexp.train.models.initial_state import initial_state
 
 LAYERS = {
     "features": (nn.BatchNorm1d(3), (6, 3)),

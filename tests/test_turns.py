@@ -14,16 +14,16 @@ from conftest import tiny
 from dpexp.clock.messages import Steps, Turn
 from dpexp.clock.recorder import NoRecorder, Recorder
 from dpexp.clock.training_clock import SegmentClock
-from dpexp.data.dataset import load
 from dpexp.errors import ScriptEnded
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import loop_trainer
 from dpexp.measurement.loop_trainer import OVERSUBSCRIBED_PACE, PACE, LoopTrainer
 from dpexp.measurement.rounds import JITTER, LEAST_ROUNDS, WARMUP_SECONDS, Rounds
 from dpexp.measurement.trainer import Pace
-from dpexp.models.initial_state import initial_state
 from dpexp.processes.waiting import wait_until_idle
-from dpexp.training.worker import Work
+from dpexp.train.data.dataset import load
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.worker import Work
 
 # Segments.
 

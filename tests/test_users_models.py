@@ -8,11 +8,11 @@ import torch
 from conftest import TINY, composed, tiny
 from training_helpers import assert_same, trained_state
 
-from dpexp.data.dataset import load
 from dpexp.errors import ConfigError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.models.initial_state import initial_state
-from dpexp.training.worker import Work
+from dpexp.train.data.dataset import load
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.worker import Work
 
 
 def tokens(tmp_path, *overrides):

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.loop_trainer import trained
-from dpexp.models.initial_state import initial_state
-from dpexp.training import worker
+from dpexp.train import worker
+from dpexp.train.data.dataset import load
+from dpexp.train.models.initial_state import initial_state
 
 
 def trained_state(config: ExperimentConfig, folder: Path, kernel: str = "torch") -> dict[str, torch.Tensor]:

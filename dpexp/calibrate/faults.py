@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from dpexp.launchers.local import LocalLauncher
 from dpexp.processes.fork_server import Target
-from dpexp.strategies.reduce_scatter import ReduceScatter
-from dpexp.training import worker
-from dpexp.training.worker import Work, WorkerReport
+from dpexp.train import worker
+from dpexp.train.strategies.reduce_scatter import ReduceScatter
+from dpexp.train.worker import Work, WorkerReport
 
 
 @dataclass(frozen=True)

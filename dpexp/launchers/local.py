@@ -19,9 +19,9 @@ from dpexp.processes.fork_server import Target
 from dpexp.processes.launch import Started, launch, started
 from dpexp.processes.world import WorldSpec
 from dpexp.results.schema import CANDIDATE
-from dpexp.strategies import strategy_class
-from dpexp.training import worker
-from dpexp.training.worker import Work, WorkerReport
+from dpexp.train import worker
+from dpexp.train.strategies import strategy_class
+from dpexp.train.worker import Work, WorkerReport
 
 
 class Programs:

@@ -10,18 +10,18 @@ from typing import Any
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
-from dpexp.data.dataset import Dataset, load
 from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
 from dpexp.launchers.local import LocalLauncher, start_errors
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_exchange import Exchange
-from dpexp.models.initial_state import initial_state
 from dpexp.processes import signals
 from dpexp.processes.launch import REMOTE_CAUSE_SECONDS, launch
 from dpexp.processes.world import RemoteRanks, WorldSpec
-from dpexp.strategies.rendezvous import Rendezvous
-from dpexp.training import worker
-from dpexp.training.worker import Work, WorkerReport
+from dpexp.train import worker
+from dpexp.train.data.dataset import Dataset, load
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.strategies.rendezvous import Rendezvous
+from dpexp.train.worker import Work, WorkerReport
 
 END_SECONDS = 10.0
 FIRST: dict[str, Any] = {"number": 0, "kind": "rest", "errors": []}

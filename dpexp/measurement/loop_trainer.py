@@ -14,18 +14,18 @@ import torch
 
 from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import Dataset, load
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.machine.environment import usable_cores
 from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
-from dpexp.models import architectures, linear_kernels
-from dpexp.models.initial_state import initial_state
 from dpexp.processes.launch import wait_for_server
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Arm, Block, Process, Training
 from dpexp.results.storage import finite
-from dpexp.training.worker import Work, WorkerReport
+from dpexp.train.data.dataset import Dataset, load
+from dpexp.train.models import architectures, linear_kernels
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.worker import Work, WorkerReport
 
 DIVERGED = "diverged: a loss is not a finite number; try a smaller optimizer.lr"
 

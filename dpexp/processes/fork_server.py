@@ -25,7 +25,7 @@ from dpexp.processes.heartbeat import Monitor
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
 # torch imports symbolic_shapes, with sympy, at the first `backward` to which a gradient is passed.
 PRELOAD = """torch torch.fx.experimental.symbolic_shapes numpy numpy.ma pydantic psutil
-dpexp.processes.fork_server dpexp.training.worker""".split()
+dpexp.processes.fork_server dpexp.train.worker""".split()
 SOMETIMES = ("torch._dynamo",)  # what only some jobs need, and takes half as long as torch
 FREEZE = "dpexp.processes.freeze"  # when all is imported
 

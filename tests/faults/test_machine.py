@@ -24,13 +24,13 @@ from fault_helpers import ROOT, children, faulty_model, marked, run_job
 
 from dpexp.analysis.warnings import OTHER_CORES
 from dpexp.cli import app
-from dpexp.data.dataset import load
 from dpexp.errors import DataError, WorkerError
 from dpexp.machine import environment
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
 from dpexp.results.phases import COMPUTE
+from dpexp.train.data.dataset import load
 
 OWN = [override for override in TINY if not override.startswith("model.")]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}

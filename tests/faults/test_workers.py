@@ -19,7 +19,7 @@ from dpexp.processes.heartbeat import TRAINING, WAITING
 from dpexp.processes.world import RemoteRanks, WorldSpec
 from dpexp.results import storage
 from dpexp.results.phases import COMMUNICATE, COMPUTE, WAIT
-from dpexp.strategies import core_sharing
+from dpexp.train.strategies import core_sharing
 
 KINDS = {"in turns": True, "in one piece": False}
 MOMENTS = [

@@ -18,16 +18,16 @@ from dpexp.clock.messages import MOST_PHASE_STEPS
 from dpexp.clock.recorder import NoRecorder, Recorder
 from dpexp.clock.training_clock import Clock, SegmentClock
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import Dataset
 from dpexp.errors import WorkerError
 from dpexp.machine.files import write_atomically
-from dpexp.models import architectures, linear_kernels
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, heartbeat
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import PHASES, WAIT
-from dpexp.strategies import Strategy, strategy_class
-from dpexp.strategies.rendezvous import explained_errors
-from dpexp.training.loop import train, warm_up
+from dpexp.train.data.dataset import Dataset
+from dpexp.train.loop import train, warm_up
+from dpexp.train.models import architectures, linear_kernels
+from dpexp.train.strategies import Strategy, strategy_class
+from dpexp.train.strategies.rendezvous import explained_errors
 
 EVALUATED_AT_ONCE = 1000  # samples
 

@@ -10,12 +10,12 @@ import torch
 
 from dpexp.config.experiment import ExperimentConfig, check_size
 from dpexp.config.groups import ArraysDataConfig, NamedDataConfig, SyntheticDataConfig
-from dpexp.data.arrays import GREY, array_splits, kind
-from dpexp.data.sharding import subset
-from dpexp.data.sources import mnist_split, synthetic_splits, torchvision_split
 from dpexp.errors import ConfigError, DataError, counted
 from dpexp.machine.files import user_cache
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.train.data.arrays import GREY, array_splits, kind
+from dpexp.train.data.sharding import subset
+from dpexp.train.data.sources import mnist_split, synthetic_splits, torchvision_split
 
 MOST_COPIED_BYTES = 2**29
 

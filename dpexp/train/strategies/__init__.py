@@ -1,10 +1,10 @@
 """How workers combine their gradients; `strategy_class` is the registry."""
 
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.strategies.base import Emulated, Replica, Strategy
-from dpexp.strategies.ddp import Ddp
-from dpexp.strategies.hybrid_dp import HybridDataParallel
-from dpexp.strategies.sync_dp import SyncDataParallel
+from dpexp.train.strategies.base import Emulated, Replica, Strategy
+from dpexp.train.strategies.ddp import Ddp
+from dpexp.train.strategies.hybrid_dp import HybridDataParallel
+from dpexp.train.strategies.sync_dp import SyncDataParallel
 
 __all__ = ["Ddp", "Emulated", "Replica", "Strategy", "SyncDataParallel", "strategy_class"]
 

@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import DdpConfig
-from dpexp.models.optimizers import take_gradients
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, COMPUTE, UPDATE
-from dpexp.strategies.base import Replica
-from dpexp.strategies.rendezvous import Distributed, Rendezvous
+from dpexp.train.models.optimizers import take_gradients
+from dpexp.train.strategies.base import Replica
+from dpexp.train.strategies.rendezvous import Distributed, Rendezvous
 
 
 class Ddp(Distributed):

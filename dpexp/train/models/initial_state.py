@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch.nn.parameter import is_lazy
 
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import Dataset
 from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
-from dpexp.models import sync_batchnorm
-from dpexp.models.architectures import build, convert
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.train.data.dataset import Dataset
+from dpexp.train.models import sync_batchnorm
+from dpexp.train.models.architectures import build, convert
 
 
 def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:

@@ -15,10 +15,10 @@ from torch import nn
 
 from dpexp.clock.recorder import NoRecorder, Recorder
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.models import sync_batchnorm
-from dpexp.models.optimizers import Optimizer, take_gradients
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, COMPUTE, UPDATE, WAIT
+from dpexp.train.models import sync_batchnorm
+from dpexp.train.models.optimizers import Optimizer, take_gradients
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from dpexp.clock.training_clock import Clock, first_batches
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.data.dataset import Dataset, MappedInputs
-from dpexp.data.sharding import epoch_order, shard
 from dpexp.processes.heartbeat import WARMING_UP, heartbeat
 from dpexp.results.phases import COMPUTE, DATA
-from dpexp.strategies import Strategy
+from dpexp.train.data.dataset import Dataset, MappedInputs
+from dpexp.train.data.sharding import epoch_order, shard
+from dpexp.train.strategies import Strategy
 
 
 def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock: Clock) -> Iterator[float]:

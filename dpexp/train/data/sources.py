@@ -58,7 +58,7 @@ def _content(name: str, cache: Path) -> bytes:
 
 
 def _decode(name: str) -> bytes:
-    packed = resources.files("dpexp.data") / "mnist" / f"{name}.xz"
+    packed = resources.files("dpexp.train.data") / "mnist" / f"{name}.xz"
     try:
         content = lzma.decompress(packed.read_bytes())
     except (OSError, lzma.LZMAError) as error:

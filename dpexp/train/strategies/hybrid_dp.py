@@ -28,10 +28,10 @@ from dpexp.processes.barrier import BarrierMember
 from dpexp.processes.descriptors import Descriptor
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, COMPUTE
-from dpexp.strategies.core_sharing import spin_seconds
-from dpexp.strategies.reduce_scatter import ReduceScatter
-from dpexp.strategies.rendezvous import Distributed, Rendezvous
-from dpexp.strategies.sync_dp import Shared, SyncDataParallel, arena_layout
+from dpexp.train.strategies.core_sharing import spin_seconds
+from dpexp.train.strategies.reduce_scatter import ReduceScatter
+from dpexp.train.strategies.rendezvous import Distributed, Rendezvous
+from dpexp.train.strategies.sync_dp import Shared, SyncDataParallel, arena_layout
 
 MOST_DESCRIPTORS = 64  # of a rank's part in the shared memory and the barrier
 
