@@ -18,8 +18,8 @@ from dpexp.analysis.efficiency import phases_of_step
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.ratios import step_seconds
 from dpexp.analysis.row import Row
+from dpexp.config.job import CANDIDATE
 from dpexp.results import storage
-from dpexp.results.schema import CANDIDATE
 
 PEER = "benchmarks/script_peer.py"
 LAUNCHED = f"torchrun --standalone --nproc-per-node={{workers}} {PEER}"

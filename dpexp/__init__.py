@@ -1,5 +1,6 @@
 """dpexp: how well does data-parallel training scale for my model, my data and my machine, and why?"""
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
@@ -10,6 +11,4 @@ def __getattr__(name: str) -> Any:
     """The functions of `dpexp.api`, which is imported with the first use: the command line does without it."""
     if name not in __all__:
         raise AttributeError(f"module dpexp has no attribute {name}")
-    from dpexp import api
-
-    return getattr(api, name)
+    return getattr(importlib.import_module("dpexp.api"), name)

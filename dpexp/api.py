@@ -10,10 +10,7 @@ from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.cli import resume, runner
 from dpexp.config.compose import with_script
-from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError
-from dpexp.measurement import user_files
-from dpexp.processes import fork_server
 from dpexp.report.writer import write_report
 
 if TYPE_CHECKING:
@@ -58,16 +55,6 @@ def plot(table: pd.DataFrame, name: FigureName = "speedup_by_workers", axes: Axe
     return paint(table, name, axes)
 
 
-_imported: dict[str, str] = {}  # SHA-256 of the user's modules, as this process has imported them
-
-
-def _refuse_changed_modules(config: JobConfig) -> None:
-    """Raise ConfigError for a model whose file was edited: this process would go on with what it has imported."""
-    for name, digest in user_files.modules(config).items():
-        if _imported.setdefault(name, digest) != digest:
-            raise ConfigError(f"{name} has changed since this Python process imported it; restart it, or the notebook")
-
-
 def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: bool) -> Summary:
     words = resume.Words(with_script(overrides), multirun)
     plan = words.compose()
@@ -75,9 +62,7 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: b
         raise ConfigError(f"{' '.join(overrides)}: it is a sweep; call dpexp.sweep")
     if folder is not None:
         plan = replace(plan, folder=Path(folder))
-    for job in plan.jobs:
-        _refuse_changed_modules(job.config)
-    with runner.started(plan, words, imports=fork_server.SOMETIMES) as jobs:
+    with runner.started(plan, words, goes_on=True) as jobs:
         done = list(jobs)
         summary = write_report([plan.folder], plan.folder).summary if multirun else aggregate([plan.folder])
     runner.track(plan, summary, done)

@@ -10,16 +10,15 @@ from pathlib import Path
 from dpexp.analysis.decision.break_even import Search, search
 from dpexp.analysis.intervals import Estimate
 from dpexp.cli import runner
-from dpexp.cli.boundary import Parser, command
 from dpexp.config.compose import Job, Plan, compose_job, with_script
 from dpexp.config.experiment import AnyConfig
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, counted
 from dpexp.machine.environment import describe
-from dpexp.machine.exclusive import exclusive
 from dpexp.measurement.user_files import fingerprint
 from dpexp.report import terminal
+from dpexp.report.command import Parser, command, measuring_alone
 
 MOST_TIMES = 256  # the first batch
 
@@ -37,7 +36,7 @@ def main(arguments: list[str]) -> int:
     most = MOST_TIMES * config.batch.size
     if not isinstance(config, ScriptConfig):  # an epoch of dpexp's own trainings has at least one batch
         most = min(most, config.data.size // config.workers)
-    with exclusive(terminal.show_waiting):
+    with measuring_alone():
         found = search(lambda batch: _measured(options.overrides, batch, folder), config.batch.size, most)
     terminal.show_line(answer(config.workers, found))
     terminal.show_line(f"results are in {folder}")

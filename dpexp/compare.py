@@ -18,13 +18,11 @@ from pathlib import Path
 from dpexp.analysis.decision.changes import FASTER, LIKE_BASELINE, SLOWER, Cell, compare_folders, differences
 from dpexp.analysis.ratios import compare
 from dpexp.cli import runner
-from dpexp.cli.boundary import Parser, command
 from dpexp.config.compose import compose_job, with_script
-from dpexp.config.job import JobConfig
+from dpexp.config.job import JobConfig, flattened
 from dpexp.errors import ConfigError, counted
-from dpexp.machine.exclusive import exclusive
 from dpexp.report import terminal
-from dpexp.results.series import flattened
+from dpexp.report.command import Parser, command, measuring_alone
 
 TOO_SLOW = 3  # the exit status of --fail-if-slower
 SHARED = ("model", "data", "seed", "dtype", "device", "linear_kernel", "measurement", "launch")  # of both commands
@@ -86,7 +84,7 @@ def _show_commands(before: str, after: str, share: float) -> bool:
     from dpexp.measurement.job import measure_in_turns
 
     with (
-        exclusive(terminal.show_waiting),
+        measuring_alone(),
         tempfile.TemporaryDirectory() as folder,
         contextlib.closing(terminal.Display()) as display,
     ):

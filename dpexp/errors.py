@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FROM_USERS_CODE = (Exception, SystemExit, KeyboardInterrupt)  # Ctrl-C raises another one, see processes.signals
+FROM_USERS_CODE = (Exception, SystemExit, KeyboardInterrupt)  # Ctrl-C raises another one, see machine.signals
 
 
 def counted(count: int, noun: str) -> str:

@@ -21,21 +21,20 @@ from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import measured_rows
-from dpexp.cli.boundary import Parser, command
-from dpexp.clock.training_clock import Clock
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.strategies import EmulatedConfig
 from dpexp.errors import ConfigError, ResultError, counted
-from dpexp.machine.exclusive import exclusive
 from dpexp.measurement.user_files import differing, fingerprint
 from dpexp.report import terminal
+from dpexp.report.command import Parser, command, measuring_alone
 from dpexp.results.jobs import Job, read_jobs
 from dpexp.train.data.dataset import Dataset, load
 from dpexp.train.loop import train
 from dpexp.train.models import architectures
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.strategies import Emulated
+from dpexp.train.training_clock import Clock
 
 PARTS = 4  # of a training whose noise scales are told: it grows as the loss falls
 
@@ -62,7 +61,7 @@ def main(arguments: list[str]) -> int:
         )
     if names := differing(job.result.user_files, fingerprint(config)):
         raise ConfigError(f"{', '.join(names)} changed since {options.folder} was measured; measure again")
-    with exclusive(terminal.show_waiting):
+    with measuring_alone():
         found = scales(config, options.seeds)
     for line in lines(config, rows, found):
         terminal.show_line(line)

@@ -17,11 +17,11 @@ from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, k
 from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import measured_rows
-from dpexp.cli.boundary import Parser, command
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, ResultError, counted
 from dpexp.report import terminal
+from dpexp.report.command import Parser, command
 from dpexp.results.jobs import read_jobs
 
 

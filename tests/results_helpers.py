@@ -13,19 +13,10 @@ import numpy as np
 from conftest import composed
 
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.machine import environment
 from dpexp.machine.environment import Environment
-from dpexp.results.schema import (
-    BASELINE,
-    CANDIDATE,
-    VERSION,
-    Arm,
-    Block,
-    Conditions,
-    Process,
-    RunResult,
-    Training,
-)
+from dpexp.results.schema import VERSION, Arm, Block, Conditions, Process, RunResult, Training
 from dpexp.results.storage import write
 
 MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)

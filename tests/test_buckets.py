@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_helpers import trained_state
 
-from dpexp.clock.recorder import NoRecorder
 from dpexp.errors import WorkerError
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
@@ -21,6 +20,7 @@ from dpexp.train import loop
 from dpexp.train.data.dataset import load
 from dpexp.train.models import architectures
 from dpexp.train.models.initial_state import initial_state
+from dpexp.train.recorder import NoRecorder
 from dpexp.train.strategies import strategy_class
 from dpexp.train.strategies.core_sharing import CoreTurn
 from dpexp.train.strategies.hybrid_dp import in_buckets

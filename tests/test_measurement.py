@@ -10,7 +10,7 @@ import torch
 from conftest import tiny
 from fault_helpers import run_config
 
-from dpexp.clock.training_clock import Clock
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
@@ -19,12 +19,12 @@ from dpexp.measurement.loop_trainer import LoopTrainer
 from dpexp.measurement.trainer import Timed
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
-from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT
 from dpexp.train import loop
 from dpexp.train.data.dataset import load
 from dpexp.train.models import architectures
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.strategies import Strategy
+from dpexp.train.training_clock import Clock
 from dpexp.train.worker import parameters_sha256
 
 WHOLE = "measurement.whole_trainings=always"
@@ -310,7 +310,7 @@ def counting(config):
 
 def test_what_is_done_while_the_clock_is_paused_does_not_count(monkeypatch):
     now = iter([10.0, 13.0, 50.0, 54.0])
-    monkeypatch.setattr("dpexp.clock.training_clock.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("dpexp.train.training_clock.time.perf_counter", lambda: next(now))
     ranks, _ = counting(tiny())
     clock = Clock(ranks)
     assert list(clock.epochs(2)) == [0, 1]

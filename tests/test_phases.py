@@ -9,11 +9,11 @@ import pytest
 from conftest import tiny
 
 from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
-from dpexp.clock.recorder import NoRecorder, Recorder
 from dpexp.launchers.local import LocalLauncher
 from dpexp.results.phases import COMPUTE, DATA, PHASES, UPDATE
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
+from dpexp.train.recorder import NoRecorder, Recorder
 from dpexp.train.worker import Work
 
 STEPS = 100
@@ -66,7 +66,7 @@ def recorded(monkeypatch):
 
     def record(steps):
         now = itertools.accumulate(itertools.chain([0.0], *((number, 0.0) for number in range(steps))))
-        monkeypatch.setattr("dpexp.clock.recorder.time.perf_counter", lambda: next(now))
+        monkeypatch.setattr("dpexp.train.recorder.time.perf_counter", lambda: next(now))
         recorder = Recorder()
         recorder.start()
         for _ in range(steps):

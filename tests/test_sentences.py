@@ -25,10 +25,10 @@ from dpexp.analysis.decision.projection import LOCAL, Projection
 from dpexp.analysis.decision.verdict import Verdict
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import aggregate
+from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.report.answer import answer, details, more_workers
 from dpexp.report.columns import columns_of, footnotes
 from dpexp.report.sentences import reasons, targets, warnings
-from dpexp.results.schema import BASELINE, CANDIDATE
 
 TWO = ["workers=2", "data.size=5000", "epochs=4"]
 PROJECTED = Projection(8, 1, Estimate(5.0, 4.0, 6.0), 1.0, {LOCAL: 0.1})

@@ -23,7 +23,7 @@ from training_helpers import assert_same, trained_state
 from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers import torchrun_exchange, torchrun_tasks
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
-from dpexp.processes import signals
+from dpexp.machine import signals
 
 CONTRACT = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 PATH = f"{Path(__file__).parents[1]}:{Path(__file__).parent}"  # this dpexp, whichever is installed, and user_models

@@ -12,8 +12,6 @@ import torch
 from conftest import tiny
 
 from dpexp.clock.messages import Steps, Turn
-from dpexp.clock.recorder import NoRecorder, Recorder
-from dpexp.clock.training_clock import SegmentClock
 from dpexp.errors import ScriptEnded
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import loop_trainer
@@ -23,6 +21,8 @@ from dpexp.measurement.trainer import Pace
 from dpexp.processes.waiting import wait_until_idle
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
+from dpexp.train.recorder import NoRecorder, Recorder
+from dpexp.train.training_clock import SegmentClock
 from dpexp.train.worker import Work
 
 # Segments.

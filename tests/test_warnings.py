@@ -14,8 +14,8 @@ from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.warnings import LEAST_TURNS, warnings
+from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.report.answer import answer
-from dpexp.results.schema import BASELINE, CANDIDATE
 
 CALM = ["workers=2", "batch.scope=global", "batch.size=128", "data.size=5000"]
 SECONDS, BASES = [1.0, 1.0, 1.01, 0.99, 1.0, 1.0], [1.8, 1.8, 1.82, 1.78, 1.8, 1.8]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.analysis.ratios import Comparison, compare
 from dpexp.analysis.side import Side
-from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, Block, Training
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT
+from dpexp.results.schema import Block, Training
 from dpexp.results.series import Member
 
 

@@ -20,12 +20,11 @@ from dpexp.analysis.row import INTEGERS, Row
 from dpexp.analysis.side import Side, mean_of_known
 from dpexp.analysis.speedup import Speedup, TimeToTarget
 from dpexp.analysis.warnings import busy_threads, warnings
-from dpexp.config.job import JobConfig
+from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
 from dpexp.errors import ResultError
 from dpexp.results import series
 from dpexp.results.jobs import Unreadable, read_jobs, refuse_mixed_machines
 from dpexp.results.phases import PHASES, USEFUL
-from dpexp.results.schema import BASELINE, CANDIDATE
 from dpexp.results.series import Member
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from dpexp.analysis.ratios import Comparison
 from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import Speedup
-from dpexp.config.job import JobConfig
+from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import counted
 from dpexp.machine.environment import Environment
-from dpexp.results.schema import CANDIDATE, Block, Warning
+from dpexp.results.schema import Block, Warning
 
 BATCH = "batch"  # the kind of warning after which no speedup is one
 

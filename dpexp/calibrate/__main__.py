@@ -19,18 +19,17 @@ from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.ratios import compare
 from dpexp.analysis.side import Side
 from dpexp.calibrate.faults import Fault, FaultyLauncher
-from dpexp.cli.boundary import FAILED, Parser, command
-from dpexp.clock.recorder import Recorder
 from dpexp.config.compose import compose_job
-from dpexp.config.job import JobConfig
+from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
-from dpexp.machine.exclusive import exclusive
 from dpexp.measurement import job
 from dpexp.report import terminal
+from dpexp.report.command import FAILED, Parser, command, measuring_alone
 from dpexp.results import storage
 from dpexp.results.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
-from dpexp.results.schema import CANDIDATE, Block
+from dpexp.results.schema import Block
+from dpexp.train.recorder import Recorder
 
 JOB = ("data.size=20000", "measurement.best_sequential=false")
 SCRIPT = ("workers=1", f"script.command='{sys.executable} {Path(__file__).parent / 'script.py'}'")
@@ -50,7 +49,7 @@ def main(arguments: list[str]) -> int:
     Parser(prog="python -m dpexp.calibrate", description=__doc__).parse_args(arguments)
     terminal.show_line(describe().machine)
     failed = 0
-    with exclusive(terminal.show_waiting):
+    with measuring_alone():
         for check in checks():
             terminal.show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
             failed += not check.passed

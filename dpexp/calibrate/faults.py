@@ -11,7 +11,6 @@ from typing import Any
 import torch.nn.functional as F
 
 from dpexp.launchers.local import LocalLauncher
-from dpexp.processes.fork_server import Target
 from dpexp.train import worker
 from dpexp.train.strategies.reduce_scatter import ReduceScatter
 from dpexp.train.worker import Work, WorkerReport
@@ -42,7 +41,7 @@ class FaultyLauncher(LocalLauncher):
     def __init__(self, faults: Mapping[str, Fault]) -> None:
         self._faults = faults
 
-    def target(self, name: str, work: Work) -> Target:
+    def target(self, name: str, work: Work) -> Callable[..., Any]:
         """The worker, with its fault."""
         return self._faults.get(name, worker.run)
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import dpexp
 from dpexp.cli import delegated, resume, runner
-from dpexp.cli.boundary import FAILED, Parser, command, status_of
 from dpexp.config.compose import Plan, with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
-from dpexp.processes import signals
+from dpexp.machine import signals
 from dpexp.report import terminal
+from dpexp.report.command import FAILED, Parser, command, status_of
 
 if TYPE_CHECKING:
     from dpexp.launchers.torchrun_tasks import TorchrunController

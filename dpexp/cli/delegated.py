@@ -19,11 +19,10 @@ from dpexp.config.compose import Job, Plan, parse, task, to_job
 from dpexp.config.explain import explain
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError, DpexpError, WorkerError, one_line
+from dpexp.machine import signals
 from dpexp.machine.environment import describe, modified_environment
-from dpexp.machine.exclusive import exclusive
 from dpexp.measurement.user_files import fingerprint
-from dpexp.processes import signals
-from dpexp.report import terminal
+from dpexp.report.command import measuring_alone
 
 SHOWING = "--help -h --hydra-help --cfg -c --info -i --shell-completion -sc".split()
 
@@ -96,7 +95,7 @@ def measure(composed: DictConfig) -> float:
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which workers would not know
     try:
-        with signals.raised(), exclusive(terminal.show_waiting):
+        with signals.raised(), measuring_alone():
             files = fingerprint(config)
             measurement.run(config, folder, lambda *progress: None, LocalLauncher(), describe(None), files, True)
     except signals.Interrupted as stop:

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpexp.cli import resume, trackers
-from dpexp.cli.boundary import BAD_INPUT, FAILED, status_of
 from dpexp.config.compose import Job, Plan
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError, ResultError, TrackerError, WorkerError
 from dpexp.machine.environment import Environment, describe, usable_cores
-from dpexp.machine.exclusive import exclusive
 from dpexp.machine.files import Claim
-from dpexp.measurement.user_files import fingerprint
+from dpexp.measurement.user_files import fingerprint, refuse_edited_modules
 from dpexp.processes import fork_server
 from dpexp.report import terminal
+from dpexp.report.command import BAD_INPUT, FAILED, measuring_alone, status_of
 
 if TYPE_CHECKING:
     from dpexp.analysis.row import Row
@@ -65,17 +64,18 @@ def started(
     anew: bool = False,
     launcher: LocalLauncher | None = None,
     local_world_size: int | None = None,
-    imports: Iterable[str] = (),
+    goes_on: bool = False,
 ) -> Iterator[Iterator[Done]]:
     """Within, this process alone works in the plan's folder, and measures alone on this machine; the jobs.
 
     `words` are those of a new command, None of one that is resumed, where `anew` measures again what depends on files
-    that have changed. `imports` are what workers of later plans may need, beside those of this one. Raises ConfigError
-    for a job that can't be measured here, ResultError.
+    that have changed. `goes_on`: this process may measure other plans later. Raises ConfigError for a job that can't be
+    measured here, ResultError.
     """
     for job in plan.jobs:
         with named(plan, job):
             check(job.config)
+            refuse_edited_modules(job.config)
     environment, files = describe(local_world_size), [fingerprint(job.config) for job in plan.jobs]
     with claimed(plan.folder):
         earlier: Sequence[RunResult | None] = [None] * len(plan.jobs)
@@ -83,8 +83,8 @@ def started(
             earlier = resume.earlier(plan, environment, anew)
         else:
             resume.keep(plan.folder, words)
-        with exclusive(terminal.show_waiting):
-            yield measured(plan, files, earlier, environment, launcher, imports)
+        with measuring_alone():
+            yield measured(plan, files, earlier, environment, launcher, fork_server.SOMETIMES if goes_on else ())
 
 
 @contextlib.contextmanager

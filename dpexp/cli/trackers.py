@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpexp.config.groups import MlflowConfig, TensorboardConfig, TrackerConfig, WandbConfig
-from dpexp.config.job import JobConfig
+from dpexp.config.job import JobConfig, flattened
 from dpexp.errors import ConfigError, TrackerError, one_line
-from dpexp.results.series import flattened
 
 if TYPE_CHECKING:
     from dpexp.analysis.row import Row

@@ -16,6 +16,9 @@ from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig, TrackerConfig
 
+# Names of arms: what is measured, what its speedup is over, one process with the best number of threads, and copies of
+# one process that exchange nothing.
+CANDIDATE, BASELINE, BEST_SEQUENTIAL, INDEPENDENT = "candidate", "baseline", "best_sequential", "independent"
 HOW = ("measurement", "launch", "tracker", "checkpoint")  # it is measured, watched and kept; all else is what
 
 Self = TypeVar("Self", bound="JobConfig")
@@ -118,3 +121,14 @@ class JobConfig:
                 f"batch.size={self.batch.size} with batch.scope=global can't be split evenly over "
                 f"workers={self.workers}: choose a multiple of {self.workers}, such as {choices}"
             )
+
+
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested dictionaries by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

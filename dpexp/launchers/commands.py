@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 from dpexp.launchers import descendants
 from dpexp.launchers.command_world import Command, World
-from dpexp.processes import signals
+from dpexp.machine import signals
 from dpexp.processes.waiting import wait_until
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from dpexp.clock.messages import Steps, Turn
+from dpexp.config.job import CANDIDATE
 from dpexp.errors import WorkerError
 from dpexp.processes.fork_server import Target
 from dpexp.processes.launch import Started, launch, started
 from dpexp.processes.world import WorldSpec
-from dpexp.results.schema import CANDIDATE
 from dpexp.train import worker
 from dpexp.train.strategies import strategy_class
 from dpexp.train.worker import Work, WorkerReport

@@ -14,7 +14,7 @@ from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
 from dpexp.launchers.local import LocalLauncher, start_errors
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_exchange import Exchange
-from dpexp.processes import signals
+from dpexp.machine import signals
 from dpexp.processes.launch import REMOTE_CAUSE_SECONDS, launch
 from dpexp.processes.world import RemoteRanks, WorldSpec
 from dpexp.train import worker

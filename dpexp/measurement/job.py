@@ -12,7 +12,7 @@ from pathlib import Path
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.config.job import JobConfig
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
 from dpexp.launchers.local import LocalLauncher
@@ -25,7 +25,7 @@ from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.trainer import Timed, Trainer, Variant
 from dpexp.measurement.user_files import differing, digests_of, fingerprint
 from dpexp.results import storage
-from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, Block, RunResult
+from dpexp.results.schema import Block, RunResult
 
 PROBE_SECONDS = 1.0  # for which the numbers of threads take turns
 SHORT_SHARE = 0.6  # of the job's time: whole trainings that take no longer are made without being asked for

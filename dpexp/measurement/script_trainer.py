@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
 from dpexp.launchers.command_world import Command, Trace, World
 from dpexp.launchers.commands import started
 from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
 from dpexp.results.phases import PHASES
-from dpexp.results.schema import BASELINE, BEST_SEQUENTIAL, CANDIDATE, Arm, Block, Process
+from dpexp.results.schema import Arm, Block, Process
 
 OUTPUT = "output"  # folder of what the commands write
 LEAST_COMPUTING = 0.01  # of a step, where phases are told apart

@@ -22,6 +22,7 @@ from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError
 
 CHUNK_BYTES = 2**20
+_imported: dict[str, str] = {}  # SHA-256 of the user's modules, as this process has imported them
 LIBRARIES = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
 
 
@@ -39,9 +40,11 @@ def fingerprint(config: JobConfig) -> dict[str, str]:
     return _digests(files)
 
 
-def modules(config: JobConfig) -> dict[str, str]:
-    """The same of the model's modules alone."""
-    return _digests(_modules(config))
+def refuse_edited_modules(config: JobConfig) -> None:
+    """Raise ConfigError for a model whose file was edited: this process would go on with what it has imported."""
+    for name, sha256 in _digests(_modules(config)).items():
+        if _imported.setdefault(name, sha256) != sha256:
+            raise ConfigError(f"{name} has changed since this Python process imported it; restart it, or the notebook")
 
 
 def digests_of(names: Iterable[str]) -> dict[str, str]:

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
+from dpexp.machine import signals
 from dpexp.machine.environment import modified_environment
-from dpexp.processes import signals
 from dpexp.processes.heartbeat import Monitor
 
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dpexp.errors import PeerError
-from dpexp.processes import signals
+from dpexp.machine import signals
 from dpexp.processes.fork_server import start_server
 from dpexp.processes.waiting import wait_until
 from dpexp.processes.world import Worker, WorldSpec, hang

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from dpexp.processes import signals
+from dpexp.machine import signals
 
 POLL_SECONDS = 0.2
 IDLE_POLL_SECONDS, MOST_IDLE_SECONDS = 1e-3, 0.05

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dpexp.cli.boundary import Parser, command
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
+from dpexp.report.command import Parser, command
 from dpexp.report.writer import write_report
 
 

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import yaml
 
 from dpexp.config.experiment import AnyConfig
+from dpexp.config.job import CANDIDATE
 from dpexp.errors import ResultError
 from dpexp.results import storage
-from dpexp.results.schema import CANDIDATE, RunResult
+from dpexp.results.schema import RunResult
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.experiment import AnyConfig
+from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
 from dpexp.results.phases import PHASES
 
 VERSION = 9
-CANDIDATE, BASELINE, BEST_SEQUENTIAL, INDEPENDENT = "candidate", "baseline", "best_sequential", "independent"
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 Turn = Annotated[list[PositiveFloat], Field(min_length=1)]

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from dpexp.config.experiment import AnyConfig
-from dpexp.config.job import JobConfig
+from dpexp.config.job import JobConfig, flattened
 from dpexp.results.jobs import Job
 
 Settings = Mapping[str, Any]
@@ -98,14 +98,3 @@ def labels(all_settings: Iterable[Settings]) -> dict[str, str]:
     }
     assert len(set(found.values())) == len(found), "two series share a label"
     return found
-
-
-def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested dictionaries by dotted name."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= flattened(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

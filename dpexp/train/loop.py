@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from dpexp.clock.training_clock import Clock, first_batches
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes.heartbeat import WARMING_UP, heartbeat
 from dpexp.results.phases import COMPUTE, DATA
 from dpexp.train.data.dataset import Dataset, MappedInputs
 from dpexp.train.data.sharding import epoch_order, shard
 from dpexp.train.strategies import Strategy
+from dpexp.train.training_clock import Clock, first_batches
 
 
 def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock: Clock) -> Iterator[float]:

@@ -15,8 +15,6 @@ import torch
 from torch import nn
 
 from dpexp.clock.messages import MOST_PHASE_STEPS
-from dpexp.clock.recorder import NoRecorder, Recorder
-from dpexp.clock.training_clock import Clock, SegmentClock
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import WorkerError
 from dpexp.machine.files import write_atomically
@@ -26,8 +24,10 @@ from dpexp.results.phases import PHASES, WAIT
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.loop import train, warm_up
 from dpexp.train.models import architectures, linear_kernels
+from dpexp.train.recorder import NoRecorder, Recorder
 from dpexp.train.strategies import Strategy, strategy_class
 from dpexp.train.strategies.rendezvous import explained_errors
+from dpexp.train.training_clock import Clock, SegmentClock
 
 EVALUATED_AT_ONCE = 1000  # samples
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Pooled, compare, step_seconds
-from dpexp.config.job import JobConfig
+from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
 from dpexp.errors import ResultError, counted
 from dpexp.results import series
 from dpexp.results.jobs import Job, read_jobs
-from dpexp.results.schema import BASELINE, CANDIDATE
 from dpexp.results.series import Settings
 
 LEVEL = 0.95  # for all cells together

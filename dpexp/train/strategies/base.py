@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from dpexp.clock.recorder import NoRecorder, Recorder
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, COMPUTE, UPDATE, WAIT
 from dpexp.train.models import sync_batchnorm
 from dpexp.train.models.optimizers import Optimizer, take_gradients
+from dpexp.train.recorder import NoRecorder, Recorder
 
 
 @dataclass(frozen=True)

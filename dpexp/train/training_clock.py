@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import torch
 
 from dpexp.clock.messages import Steps, Turn
-from dpexp.clock.recorder import NoRecorder, Recorder
 from dpexp.processes.heartbeat import TRAINING, WAITING, heartbeat
 from dpexp.processes.waiting import wait_until_idle
+from dpexp.train.recorder import NoRecorder, Recorder
 
 END = [0, 0, 0]  # what rank 0 broadcasts at the end of a segment: a turn without steps
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
@@ -10,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from dpexp.errors import ConfigError, DataError, DpexpError
-from dpexp.processes import signals
+from dpexp.machine import signals
+from dpexp.machine.exclusive import exclusive
 from dpexp.report import terminal
 
 BAD_INPUT, FAILED = 2, 1  # exit statuses
@@ -50,6 +52,11 @@ def command(body: Callable[[list[str]], int]) -> Callable[..., int]:
             return FAILED
 
     return main
+
+
+def measuring_alone() -> contextlib.AbstractContextManager[None]:
+    """Within, no other dpexp of this machine measures; while another does, a line says so."""
+    return exclusive(terminal.show_waiting)
 
 
 def status_of(error: DpexpError) -> int:
