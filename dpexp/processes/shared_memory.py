@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
@@ -41,15 +42,14 @@ class SharedTensors(dict[str, torch.Tensor]):
         available = available_memory_bytes()
         try:
             if total_bytes > available:  # the kernel would rather kill somebody than say so
-                raise MemoryError(f"{available / 2**20:,.0f} MiB are available")
+                raise OSError(errno.ENOMEM, f"{available / 2**20:,.0f} MiB are available")
             file = Descriptor(os.memfd_create("dpexp"))  # not in /dev/shm, so its size limit doesn't apply
             # Reserve the pages now: a shortage is an error here, and would be SIGBUS at first touch.
             os.posix_fallocate(file.number, 0, total_bytes)
             return cls(file, layout)
-        except (OSError, MemoryError) as error:
+        except OSError as error:
             raise WorkerError(
-                f"no room for {total_bytes / 2**20:,.0f} MiB of shared memory: "
-                f"{error.strerror if isinstance(error, OSError) else error}; "
+                f"no room for {total_bytes / 2**20:,.0f} MiB of shared memory: {error.strerror}; "
                 "choose a smaller data.size or model, or free memory"
             ) from error
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +16,7 @@ import psutil
 from dpexp.errors import WorkerError
 from dpexp.machine import cgroups
 from dpexp.processes.fork_server import Target, start_process
-from dpexp.processes.heartbeat import Monitor
+from dpexp.processes.heartbeat import STACKS_SIGNAL, Monitor
 
 STACK_SECONDS, STACK_POLL_SECONDS = 3.0, 0.05
 
@@ -88,9 +91,14 @@ class Worker:
             return False
 
     def ask_for_stacks(self) -> None:
-        """Have it write its stacks, if it lives."""
-        if self._process.exitcode is None and self._process.pid is not None:
-            self._monitor.ask_for_stacks(self._process.pid)
+        """Have it write its stacks, if it lives, and go on if it was stopped."""
+        process = self._process.pid
+        if self._process.exitcode is None and process is not None:
+            # To the main thread, which has the number of its process: it shows where it stopped before it goes on.
+            tgkill = getattr(ctypes.CDLL(None), "tgkill", lambda _, thread, number: os.kill(thread, number))
+            with contextlib.suppress(ProcessLookupError):
+                tgkill(process, process, STACKS_SIGNAL)
+                os.kill(process, signal.SIGCONT)
 
 
 def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
@@ -101,22 +109,16 @@ def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
     for asked in ([worker for worker in workers if worker not in stopped], stopped):
         for worker in asked:
             worker.ask_for_stacks()
-        _wait_for_stacks(asked)
+        deadline, seen = time.monotonic() + STACK_SECONDS, [""]
+        while time.monotonic() < deadline and not (all(seen) and seen == [worker.stacks() for worker in asked]):
+            seen = [worker.stacks() for worker in asked]
+            time.sleep(STACK_POLL_SECONDS)
     details = [f"{state}:\n{one.stacks() or 'wrote no stack'}" for state, one in zip(states, workers, strict=True)]
     return WorkerError(
         f"no worker made progress for {seconds:g} s: {'; '.join(states)}; "
         "if they are only slow, increase launch.timeout_seconds",
         "\n".join(details),
     )
-
-
-def _wait_for_stacks(workers: Sequence[Worker]) -> None:
-    """Until all have written them completely, but not longer than some seconds."""
-    deadline = time.monotonic() + STACK_SECONDS
-    seen: list[str] = []
-    while time.monotonic() < deadline and not (all(seen) and seen == [worker.stacks() for worker in workers]):
-        seen = [worker.stacks() for worker in workers]
-        time.sleep(STACK_POLL_SECONDS)
 
 
 def _memory_in_words() -> str:
