@@ -131,7 +131,7 @@ def test_a_precision_that_was_not_reached_is_told():
     (warning,) = [
         warning for warning in seen("measurement.precision=0.01", seconds=noisy) if warning.kind == "precision"
     ]
-    assert re.match(r"the speedup is known to \d+\.\d % only", warning.text)
+    assert re.match(r"the speedup is known only to within \d+\.\d %", warning.text)
     assert warning.advice == "increase measurement.max_seconds"
     noticed = seen("measurement.precision=0.01", "measurement.max_seconds=9", seconds=noisy)
     assert "increase measurement.max_seconds (now 9)" in [warning.advice for warning in noticed]

@@ -83,7 +83,7 @@ def _about_precision(config: JobConfig, blocks: Sequence[Block], found: Comparis
         yield Warning("long steps", LEAST_TURNS / turns, what, advice)
     elif settings.precision is not None:
         now = "" if settings.max_seconds is None else f" (now {settings.max_seconds:g})"
-        what = f"the speedup is known to {100 * found.shown.precision:.1f} % only"
+        what = f"the speedup is known only to within {100 * found.shown.precision:.1f} %"
         advice = f"increase measurement.max_seconds{now}"
         yield from _above(settings.precision, found.shown.precision, "precision", what, advice)
 

@@ -66,4 +66,7 @@ def cells(row: Row) -> dict[str, str]:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    return f"{estimate:.2f}" if estimate.is_known else "-"
+    """As short as it gets, for narrow terminals."""
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.2f}" if estimate.is_known else "-"
+    return f"{estimate.value:.2f} ({estimate.low:.2f}-{estimate.high:.2f})"

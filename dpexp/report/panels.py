@@ -103,8 +103,7 @@ class Panels:
     def speedup_by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Speedup against workers with the ideal line, a line for each data size; numbers for the largest."""
         low, high = self.counts[0] / 1.3, self.counts[-1] * 1.45
-        lines = _groups(rows, "configured_size")
-        for shift, (size, line) in zip(_shifts(len(lines)), lines, strict=True):
+        for size, line, shift in _lines(rows, "configured_size"):
             name = counted(size, "sample") + self._each
             _line(axes, line, "speedup", line.workers * shift, self._configured_sizes[size], name)
         axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1, label="ideal")
@@ -142,12 +141,10 @@ class Panels:
 
     def _over_sizes(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
         """One line a worker count over data sizes."""
-        lines = _groups(rows, "workers")
-        for shift, (workers, line) in zip(_shifts(len(lines)), lines, strict=True):
+        for workers, line, shift in _lines(rows, "workers"):
             name = counted(workers, "worker") + ("*" if line.oversubscribed.any() else "")
             _line(axes, line, column, line.data_size * shift, self._workers[workers], name)
-        ticks = sparse(self.sizes)
-        logarithmic(axes, "x", self.sizes[0] / 1.25, self.sizes[-1] * 1.25, ticks)
+        logarithmic(axes, "x", self.sizes[0] / 1.25, self.sizes[-1] * 1.25, sparse(self.sizes))
         axes.set_xlabel("training samples")
 
     def _speedup_scale(self, axes: Axes) -> None:
@@ -182,11 +179,8 @@ def _worker_rows(axes: Axes, counts: list[int], rows: pd.DataFrame) -> None:
     axes.set_ylabel("workers")
 
 
-def _groups(rows: pd.DataFrame, column: str) -> list[tuple[int, pd.DataFrame]]:
-    """The rows of each value of a column, in its order."""
-    return [(int(value), rows[rows[column] == value]) for value in sorted(rows[column].unique())]
-
-
-def _shifts(count: int) -> list[float]:
-    """Factors that set the points of several lines apart, so that their intervals can be read."""
-    return [1.022 ** (place - (count - 1) / 2) for place in range(count)]
+def _lines(rows: pd.DataFrame, column: str) -> list[tuple[int, pd.DataFrame, float]]:
+    """The rows of each value of a column, and a factor that sets their points apart, so that intervals can be read."""
+    values = sorted(rows[column].unique())
+    shifts = [1.022 ** (place - (len(values) - 1) / 2) for place in range(len(values))]
+    return [(int(value), rows[rows[column] == value], shift) for value, shift in zip(values, shifts, strict=True)]
