@@ -14,14 +14,17 @@ from conftest import tiny
 
 from dpexp.analysis.ratios import START_DEVIATION, compare
 from dpexp.analysis.warnings import _about_precision
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.measurement import budget as budget_module
 from dpexp.measurement import measure as measure_module
 from dpexp.measurement import rounds as rounds_module
-from dpexp.measurement.budget import END_SECONDS, LONG_SECONDS, SHORT_SECONDS, Budget
+from dpexp.measurement.budget import END_SECONDS, Budget
 from dpexp.measurement.loop_trainer import PACE
 from dpexp.measurement.measure import measure
 from dpexp.measurement.trainer import Variant
 from dpexp.results.schema import Arm, Conditions, Process
+
+SHORT_SECONDS, LONG_SECONDS = ExperimentConfig.usual_seconds
 
 MAX = "measurement.max_seconds"
 ADAPTIVE = ["measurement.precision=0.02", "measurement.repeats=2"]
@@ -80,7 +83,7 @@ def measured(clock, machine, *overrides, reserved=0.0, warmup_blocks=0):
     config = tiny(*overrides)
     paired = config.measurement.baseline == "paired"
     variants = {"candidate": Variant(config)} | ({"baseline": Variant(config.baseline())} if paired else {})
-    job = Budget(config.measurement, "baseline" if paired else None, "candidate")
+    job = Budget(config.measurement, ExperimentConfig.usual_seconds, "baseline" if paired else None, "candidate")
     started, shares = clock.now, []
     blocks = list(
         measure(
@@ -182,7 +185,7 @@ def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for_within_t
 
 def test_the_wait_for_the_fork_server_is_not_the_jobs(clock):
     config = tiny("measurement.max_seconds=10")
-    job = Budget(config.measurement, None, "candidate")
+    job = Budget(config.measurement, ExperimentConfig.usual_seconds, None, "candidate")
     clock.now += 5.0
     job.start_after(5.0)
     assert job.done_fraction == 0
@@ -210,7 +213,7 @@ def test_steps_too_long_for_the_time_are_named_with_what_they_need(clock):
 def block_length(clock, start_seconds, noise):
     """The seconds of the rounds of the first block of a long job, and that block."""
     config = tiny(*ADAPTIVE, f"{MAX}=600", "measurement.precision=1e-9")
-    job = Budget(config.measurement, "baseline", "candidate")
+    job = Budget(config.measurement, ExperimentConfig.usual_seconds, "baseline", "candidate")
     machine = Machine(clock, start_seconds, noise=noise, start_noise=0.0, baseline=0.001, candidate=0.001)
     variants = {"candidate": Variant(config), "baseline": Variant(config.baseline())}
     block = next(measure(machine, variants, job, 10))
