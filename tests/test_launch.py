@@ -13,7 +13,8 @@ import pytest
 from conftest import TINY
 
 from dpexp.errors import PeerError, WorkerError
-from dpexp.processes import launch, signals
+from dpexp.machine import signals
+from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
 
 
