@@ -95,13 +95,13 @@ def _repeated(title: str, overrides: list[str], count: int, truth: float | None 
         found[number % 2 == 1].append(rows[0])
         took.append(seconds)
     out.print(f"{title}, {count} in all, {statistics.median(took):.0f} s each:")
-    for name, column in (("as it is here", "overall_speedup"), ("undisturbed where told", "speedup")):
-        for stressed, rows in found.items():
-            estimates = [getattr(row, column) for row in rows]
-            if len(estimates) > 1:
-                out.print(f"  {name}, {'beside a stressor' if stressed else 'alone'}: {_summary(estimates, truth)}")
-    every = [row.speedup for rows in found.values() for row in rows]
-    out.print(f"  undisturbed where told, all together: {_summary(every, truth)}")
+    for stressed, rows in found.items():
+        where = "beside a stressor" if stressed else "alone"
+        here = [row.overall_speedup for row in rows]
+        told = [row.speedup for row in rows if row.speedup != row.overall_speedup]
+        out.print(f"  as it is here, {where}: {_summary(here, truth)}")
+        if len(told) > 1:
+            out.print(f"  undisturbed, {where}, told by {len(told)} of {len(rows)}: {_summary(told, truth)}")
 
 
 def _summary(estimates: Sequence[Estimate], truth: float | None) -> str:
