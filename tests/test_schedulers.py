@@ -27,10 +27,16 @@ ACTIVATED = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as by the e
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     if why := slurm_cluster.missing():
         pytest.skip(why)
     with slurm_cluster.running(tmp_path_factory.mktemp("slurm") / "log") as cluster:
         yield cluster
+
+
+@pytest.fixture
+def joblib() -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
 
 
 def run(folder: Path, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
@@ -56,12 +62,12 @@ def assert_turns(done: subprocess.CompletedProcess[str], folder: Path) -> None:
     assert first_ended <= second_began + 1  # which is in whole seconds
 
 
-def test_jobs_of_joblib_take_turns_on_a_machine_and_are_reported_together(tmp_path):
+def test_jobs_of_joblib_take_turns_on_a_machine_and_are_reported_together(tmp_path, joblib):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     assert_turns(run(tmp_path, sweep(*launcher), PATH=ACTIVATED), tmp_path)
 
 
-def test_a_sweep_of_joblib_is_finished_by_this_process(tmp_path):
+def test_a_sweep_of_joblib_is_finished_by_this_process(tmp_path, joblib):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
     assert run(tmp_path, sweep(*launcher), PATH=ACTIVATED).returncode == 0
     (tmp_path / "out" / "1" / "result.json").unlink()
@@ -77,7 +83,7 @@ def test_jobs_of_slurm_take_turns_on_a_node_and_are_reported_together(cluster, t
     assert_turns(done, tmp_path)
 
 
-def test_a_job_that_fails_elsewhere_fails_the_command(tmp_path):
+def test_a_job_that_fails_elsewhere_fails_the_command(tmp_path, joblib):
     """Elsewhere may be the same process: joblib starts none for one job at a time."""
     model = faulty_model(tmp_path, "kill", Place(TRAINING, COMPUTE, 2), victim=2)  # of which only one job has one
     settings = [override for override in TINY if not override.startswith("model.")]
