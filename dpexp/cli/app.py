@@ -89,15 +89,18 @@ def _measure(plan: Plan, started: contextlib.AbstractContextManager[Iterator[run
     """Let the jobs run, and report what was measured, however that ends. Raises DpexpError."""
     done: list[runner.Done] = []
     with contextlib.ExitStack() as held:
-        jobs = held.enter_context(started)
         try:
-            done.extend(jobs)
-        except ResultError as error:  # nor could a report be written
-            raise ResultError(f"{error}{how_to_finish}") from error
-        except BaseException as error:
-            runner.report(plan, done, how_to_finish)
-            if isinstance(error, signals.Interrupted):
-                error.args = (f"{error}{how_to_finish}",)
+            jobs = held.enter_context(started)
+            try:
+                for one in jobs:
+                    done.append(one)
+            except ResultError as error:  # nor could a report be written
+                raise ResultError(f"{error}{how_to_finish}") from error
+            except BaseException:
+                runner.report(plan, done, how_to_finish)
+                raise
+        except signals.Interrupted as error:
+            error.args = (f"{error}{how_to_finish}",)
             raise
         return runner.report(plan, done, how_to_finish)
 
