@@ -100,6 +100,16 @@ def test_a_collective_within_forward_is_no_computation(now, monkeypatch):
     assert training.trace.end() == [(2, 3, 1, [(5, 6), (11, 0)])]
 
 
+def test_a_collective_that_waits_for_itself_is_one_meeting(now, monkeypatch):
+    monkeypatch.setattr(torch.distributed.Work, "wait", lambda work: setattr(now, "seconds", now.seconds + 6))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: torch.distributed.Work.wait(None))
+    training = Training(now, monkeypatch)
+    torch.distributed.all_reduce(None)
+    training.forward_and_backward()
+    training.end_step()
+    assert training.trace.end() == [(2, 3, 1, [(0, 6), (11, 0)])]
+
+
 def test_modules_without_parameters_prepare_data(now, monkeypatch):
     """As torchvision's transforms do."""
     training = Training(now, monkeypatch)

@@ -114,7 +114,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    names = {path.name for path in (tmp_path / "site" / "dpexp" / "data" / "mnist").iterdir()}
+    names = {path.name for path in (tmp_path / "site" / "dpexp" / "train" / "data" / "mnist").iterdir()}
     assert "train-images-idx3-ubyte.xz" in names
     assert "LICENSE.md" in names
     short = ["data.size=256", "epochs=1", "measurement.repeats=1", *SHORT[1:]]

@@ -75,7 +75,8 @@ def started(
     for job in plan.jobs:
         with named(plan, job):
             check(job.config)
-            refuse_edited_modules(job.config)
+            if goes_on:
+                refuse_edited_modules(job.config)
     environment, files = describe(local_world_size), [fingerprint(job.config) for job in plan.jobs]
     with claimed(plan.folder):
         earlier: Sequence[RunResult | None] = [None] * len(plan.jobs)

@@ -77,7 +77,7 @@ class Trace:
             setattr(place, name, self._traced(function))
         self._trained: dict[int, bool] = {}  # modules, by their ids
         self._hooked: set[int] = set()  # ids of parameters
-        self._is_in_backward = False
+        self._is_in_backward = self._is_in_meeting = False
         # One hook until the end: to add and to remove hooks while another thread calls modules would disturb it.
         self._handles = [torch.nn.modules.module.register_module_forward_pre_hook(self._on_forward)]
         self._hook([one for group in optimizer.param_groups for one in group["params"]])
@@ -134,13 +134,16 @@ class Trace:
         """A collective, or the wait for one, as a meeting."""
 
         def traced(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
-            result = function(*args, **kwargs)
-            if threading.get_ident() == self._thread:
+            if self._is_in_meeting or threading.get_ident() != self._thread:  # as a collective that waits for itself
+                return function(*args, **kwargs)
+            began, self._is_in_meeting = time.perf_counter(), True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._is_in_meeting = False
                 seconds = time.perf_counter() - began
                 self._meetings.append((began, seconds))
                 self._last += seconds  # no part of what is going on
-            return result
 
         return traced
 
