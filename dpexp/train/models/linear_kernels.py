@@ -23,20 +23,31 @@ CLEARLY_FASTER = 1.15  # so that noise doesn't choose: results of the two differ
 ROUNDS, ROUND_SECONDS = 5, 2e-3
 
 
+class Linear(nn.Linear):
+    """nn.Linear by oneDNN. It can be differentiated once: a gradient of a gradient raises torch's error."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        """The same layer: its parameters are those of `layer`."""
+        super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As nn.Linear.forward."""
+        if input.dim() != 2 or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return F.linear(input, self.weight, self.bias)
+        output: torch.Tensor = _Product.apply(input, self.weight, self.bias)
+        return output
+
+
 def use(model: nn.Module, kernel: str) -> None:
-    """Let the large linear layers of `model` multiply by `kernel`: "torch" or "onednn"."""
+    """Let the large linear layers of `model` multiply by `kernel`: "torch" or "onednn".
+
+    Each is replaced in its parent by another layer with the same parameters. Hooks of the layer are not taken over.
+    """
     if kernel != "torch":  # which they use already
-        for layer in model.modules():
-            if _is_large(layer):
-                layer.forward = functools.partial(_forward, layer)  # type: ignore[method-assign]
-
-
-def _forward(layer: nn.Linear, input: torch.Tensor) -> torch.Tensor:
-    """As nn.Linear.forward. It can be differentiated once: a gradient of a gradient raises torch's error."""
-    if input.dim() != 2 or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return F.linear(input, layer.weight, layer.bias)
-    output: torch.Tensor = _Product.apply(input, layer.weight, layer.bias)
-    return output
+        for path, layer in list(model.named_modules(remove_duplicate=False)):
+            if path and _is_large(layer):
+                model.set_submodule(path, Linear(layer))
 
 
 def choose(config: ExperimentConfig, model: nn.Module) -> str:
@@ -71,8 +82,8 @@ def _fastest(layers: tuple[tuple[int, int, int], ...], threads: int) -> str:
 
 def _step_seconds(kernel: str, outputs: int, inputs: int, batch: int) -> float:
     """The least time, over some rounds, of a layer's forward and backward pass."""
-    layer, x, gradient = nn.Linear(inputs, outputs), torch.rand(batch, inputs), torch.rand(batch, outputs)
-    use(layer, kernel)
+    own, x, gradient = nn.Linear(inputs, outputs), torch.rand(batch, inputs), torch.rand(batch, outputs)
+    layer = Linear(own) if kernel == "onednn" else own
     x.requires_grad_()
 
     def step() -> None:
