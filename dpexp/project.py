@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dpexp.analysis.decision.links import Link
-from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, knee, worst_error
+from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, best_tradeoff, worst_error
 from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import measured_rows
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     for projection in projections:
         terminal.show_line(sentence(projection))
     if len(projections) > 1:
-        terminal.show_line(_knee_sentence(projections))
+        terminal.show_line(_tradeoff_sentence(projections))
     terminal.show_line(_checked_sentence(model.counts, checked))
     return 0
 
@@ -69,12 +69,12 @@ def sentence(projection: Projection) -> str:
     )
 
 
-def _knee_sentence(projections: Sequence[Projection]) -> str:
-    best = knee(projections)
+def _tradeoff_sentence(projections: Sequence[Projection]) -> str:
+    best = best_tradeoff(projections)
     edge = " or beyond" if best is projections[-1] else " or below" if best is projections[0] else ""
     return (
-        f"the knee, beyond which a worker costs more than it brings, lies at {best.workers:,} workers{edge}, "
-        "as far as the given numbers of workers tell"
+        f"speedup x efficiency is highest at {best.workers:,} workers{edge}: beyond, a worker costs more than it "
+        "brings, as far as the given numbers of workers tell"
     )
 
 

@@ -16,7 +16,7 @@ from dpexp.analysis.decision.projection import (
     WAIT,
     Cluster,
     StepModel,
-    knee,
+    best_tradeoff,
     worst_error,
 )
 from dpexp.analysis.efficiency import PhaseTimes
@@ -150,10 +150,10 @@ def test_the_error_of_the_check_widens_the_band():
     assert less_sure.speedup.high == pytest.approx(surer.speedup.high * math.exp(0.1))
 
 
-def test_the_knee_is_where_speedup_times_efficiency_is_greatest():
+def test_the_best_tradeoff_is_where_speedup_times_efficiency_is_highest():
     rows = [row(1, 1.0), row(2, 1.1, exchange=0.1), row(4, 1.3, exchange=0.3)]  # 1 + 0.1 (w - 1): best near w = 9
     found = [StepModel(rows).project(workers, Cluster()) for workers in (2, 4, 8, 16, 32)]
-    assert knee(found).workers == 8
+    assert best_tradeoff(found).workers == 8
 
 
 def test_every_message_around_a_ring_takes_the_receivers_notice_and_a_part_of_the_bytes():
@@ -207,7 +207,7 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
     assert first == "projected, not measured:"
     assert lines[0].startswith("8 workers on 4 hosts: ")
     assert lines[1].startswith("64 workers on 32 hosts: ")
-    assert "knee" in lines[2]
+    assert "speedup x efficiency is highest at" in lines[2]
     assert lines[3].startswith("not checked: the measured worker counts (1, 2) leave none")
 
 

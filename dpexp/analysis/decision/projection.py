@@ -189,7 +189,7 @@ def worst_error(checked: dict[int, tuple[float, float]]) -> float:
     return max((abs(math.log(projected / measured)) for projected, measured in checked.values()), default=0.0)
 
 
-def knee(projections: Sequence[Projection]) -> Projection:
+def best_tradeoff(projections: Sequence[Projection]) -> Projection:
     """Where speedup x efficiency is greatest: beyond, a worker costs more than it brings (Eager et al. 1989)."""
     return max(projections, key=lambda one: one.speedup.value * one.efficiency.value)
 
