@@ -164,7 +164,7 @@ def test_where_the_time_of_warm_up_steps_goes_is_not_recorded():
 def test_warm_up_turns_say_that_they_are():
     arms = Arms(a=0.01, b=0.01)
     made(arms, warmup_steps=5)
-    assert [turn.warmup for _, turn in arms.asked[:5]] == [True] * 4 + [False]
+    assert [turn.warmup for _, turn in arms.asked[:7]] == [True] * 6 + [False]
 
 
 def test_a_device_is_idle_where_timed_steps_begin_and_end():
@@ -262,7 +262,7 @@ KINDS = ("lead_steps", "timed_steps")
 def test_an_arm_warms_up_for_as_many_steps_as_asked_fewer_where_they_are_long():
     arms = Arms(short=0.001, long=0.2, endless=2 * WARMUP_SECONDS)
     found, _ = made(arms, warmup_steps=10)
-    assert [timed.warmup_seconds for timed in found.timed.values()] == pytest.approx([0.01, 0.6, 2 * WARMUP_SECONDS])
+    assert [timed.warmup_seconds for timed in found.timed.values()] == pytest.approx([0.01, 0.6, 4 * WARMUP_SECONDS])
     assert {name: timed.least_step_seconds for name, timed in found.timed.items()} == arms.step_seconds
 
 

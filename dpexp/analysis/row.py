@@ -49,6 +49,7 @@ class Row:
     speedup: Estimate = UNKNOWN  # undisturbed where others slowed the machine down, else as it is
     overall_speedup: Estimate = UNKNOWN  # as it is here: with all time counted
     disturbed_share: float = math.nan  # of the steps of candidate or baseline that were left out of `speedup`
+    best_sequential_disturbed_share: float = math.nan  # the same of `best_sequential_speedup`
     efficiency: Estimate = UNKNOWN
     best_sequential_threads: int | None = None
     best_sequential_seconds: float = math.nan

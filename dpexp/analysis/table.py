@@ -60,6 +60,7 @@ def measured_rows(folder: Path) -> list[Row]:
 
 def aggregate(folders: Sequence[Path]) -> Summary:
     """Read all jobs below `folders`. Raises ResultError when there is none, or machines are mixed."""
+    enabled = gc.isenabled()
     gc.disable()  # many objects are made, which all stay: collections would visit them again and again, in vain
     try:
         jobs, unreadable = read_jobs(folders)
@@ -69,7 +70,8 @@ def aggregate(folders: Sequence[Path]) -> Summary:
         failed = [member for member in members if member.job.result.status != "ok"]
         rows = [*_good_rows(good), *_failed_rows(good, failed, unreadable)]
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
     if not good:
         return Summary(rows, None, None)
     environment = good[0].job.result.environment
@@ -155,6 +157,7 @@ def _of_best_sequential(found: Speedup | None) -> dict[str, Any]:
         "best_sequential_seconds": found.baseline.steps * found.baseline.step_seconds,
         "best_sequential_speedup": found.comparison.shown,
         "overall_best_sequential_speedup": found.comparison.here,
+        "best_sequential_disturbed_share": found.comparison.disturbed_share,
     }
 
 

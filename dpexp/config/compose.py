@@ -210,7 +210,7 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
 
 
 def _composed(overrides: Sequence[Override], number: int = 0) -> DictConfig:
-    """The configuration with these overrides. Keys that it doesn't have are for `to_experiment` to refuse."""
+    """The configuration with these overrides. Keys that it doesn't have are for `to_job` to refuse."""
     words = [f"++{one.input_line}" if _is_key(one) else str(one.input_line) for one in overrides]
     words.append("hydra.searchpath=[]")  # unless there is another one: it makes Hydra read its search path again
     composed = hydra.compose("config", words, return_hydra_config=True)

@@ -11,7 +11,7 @@ from pydantic import Discriminator, Tag, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, DataConfig, ModelConfig, OptimizerConfig
-from dpexp.config.job import JobConfig
+from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.config.strategies import SequentialConfig, StrategyConfig, strategies_where
 
@@ -58,7 +58,7 @@ class ExperimentConfig(JobConfig):
     def variants(self) -> dict[str, ExperimentConfig]:
         """The trainings of each block, by name: the candidate, and the baseline where it is paired."""
         paired = self.measurement.baseline == "paired"
-        return {"candidate": self} | ({"baseline": self.baseline()} if paired else {})
+        return {CANDIDATE: self} | ({BASELINE: self.baseline()} if paired else {})
 
     def learning_rate(self, update: int) -> float:
         """The learning rate of update number `update`, from 0.

@@ -145,6 +145,13 @@ class World:
         self._sleep()
         self.cpu_seconds += self._descendants.cpu_seconds()
 
+    def ask_to_end(self) -> None:
+        """Send SIGTERM to all processes."""
+        if self._roots:
+            self._descendants.refresh()
+            self._descendants.send(signal.SIGTERM)
+            self._descendants.send(signal.SIGCONT)
+
     def end(self) -> None:
         """End all processes, and wait until they are gone."""
         if self._roots:

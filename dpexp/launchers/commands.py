@@ -39,6 +39,8 @@ def started(commands: Mapping[str, Command], timeout_seconds: float) -> Iterator
             yield worlds
         finally:
             for world in worlds.values():
+                world.ask_to_end()  # all at once, before waiting for each
+            for world in worlds.values():
                 world.end()
 
 

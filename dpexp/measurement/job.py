@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare
 from dpexp.config.experiment import ExperimentConfig
@@ -87,12 +89,13 @@ def run(
             ):
                 _check_unchanged(config, user_files)
                 record.add(block, digests_of(trainer.files))
+            plan.seconds(_as_timed(record.blocks[-1]), budget.seconds)  # where all blocks had been made before
             checkpoint = folder / CHECKPOINT if config.checkpoint else None
-            for name, one in plan.configs():
-                if len(record.trainings.get(name, [])) > one.seed - config.seed:
+            for number, name, one in plan.configs():
+                if len(record.trainings.get(name, [])) > number:
                     continue  # made before an interruption
                 on_progress(f"training as {name}, seed {one.seed}", budget.done_fraction)
-                training = trainer.train(one, checkpoint if name == CANDIDATE and one.seed == config.seed else None)
+                training = trainer.train(one, checkpoint if name == CANDIDATE and number == 0 else None)
                 if training is not None:
                     record.add_training(name, training)
         if record.diverged:
@@ -157,12 +160,20 @@ class _Trainings:
             self._seconds = min(usual, SHORT_SHARE * budget_seconds) if self._made else 0.0
         return self._seconds
 
-    def configs(self) -> Iterator[tuple[str, ExperimentConfig]]:
-        """Each, with the name of its arm: time to target depends on the seed, too."""
+    def configs(self) -> Iterator[tuple[int, str, ExperimentConfig]]:
+        """Each with a number and the name of its arm: time to target depends on the seed, too."""
         seeds = 1 if self._config.target_accuracy is None else self._config.measurement.repeats
-        for seed in range(seeds if self._made else 0):
+        for number in range(seeds if self._made else 0):
             for name, config in self._arms.items():
-                yield name, dataclasses.replace(config, seed=(config.seed + seed) % 2**32)
+                yield number, name, dataclasses.replace(config, seed=(config.seed + number) % 2**32)
+
+
+def _as_timed(block: Block) -> dict[str, Timed]:
+    """What the arms of a finished block tell of their steps."""
+    return {
+        name: Timed(step_seconds=float(np.median(arm.step_seconds)), least_step_seconds=float(arm.step_seconds.min()))
+        for name, arm in block.arms.items()
+    }
 
 
 def _variants(config: JobConfig, trainer: Trainer, earlier: list[Block], on_progress: OnProgress) -> dict[str, Variant]:

@@ -13,7 +13,7 @@ from dpexp.machine.environment import Environment
 from dpexp.machine.files import remove_leftovers, write_atomically
 from dpexp.measurement.user_files import differing
 from dpexp.results import storage
-from dpexp.results.schema import Block, RunResult, Status, Training
+from dpexp.results.schema import VERSION, Block, RunResult, Status, Training
 
 CHECKPOINT, ERROR_LOG = "model.pt", "error.log"
 OTHER_EACH_TIME = "other in each start"  # in the place of a SHA-256: a script has written its settings itself
@@ -76,7 +76,7 @@ class Record:
     def _result(self, status: Status, error: DpexpError | None) -> RunResult:
         return RunResult(
             format="dpexp-result",
-            version=9,
+            version=VERSION,
             status=status,
             error=None if error is None else str(error),
             details=error.details or None if isinstance(error, WorkerError) else None,

@@ -30,15 +30,18 @@ class Rounds:
         self._number = 0
 
     def warm_up(self, running: Running, steps: int) -> None:
-        """Make so many untimed steps with each arm, fewer if they are long, and learn how long one takes."""
+        """Make so many untimed steps with each arm, fewer if they are long, and learn how long one takes.
+
+        The first may be much longer than all others, as where a model is compiled in it.
+        """
         for name, timed in self.timed.items():
-            (first,) = running.turn(name, Turn(0, 1, warmup=True))
-            more = min(max(steps, LEAST_WARMUP_STEPS) - 1, int(WARMUP_SECONDS / first))
-            others = running.turn(name, Turn(0, more, warmup=True)) if more else []
-            timed.steps = 1 + more
+            first, second = (running.turn(name, Turn(0, 1, warmup=True))[0] for _ in range(LEAST_WARMUP_STEPS))
+            more = min(steps - LEAST_WARMUP_STEPS, int(WARMUP_SECONDS / second) - 1)
+            others = [second, *(running.turn(name, Turn(0, more, warmup=True)) if more > 0 else [])]
+            timed.steps = 1 + len(others)
             timed.warmup_seconds = first + sum(others)
-            timed.least_step_seconds = min(others or [first])
-            timed.step_seconds = statistics.median((others or [first])[len(others) // 2 :])
+            timed.least_step_seconds = min(others)
+            timed.step_seconds = statistics.median(others[len(others) // 2 :])
 
     @property
     def round_seconds(self) -> float:

@@ -53,9 +53,10 @@ def answer(summary: Summary) -> list[str]:
     if here.low <= 1 <= here.high:
         lines.append("The interval includes 1: neither is shown to be faster.")
     if undisturbed != here:
+        share = row.best_sequential_disturbed_share if over_best else row.disturbed_share
         lines.append(
             f"Undisturbed, {workers_of(row)} would be {times(undisturbed)} {what}; here, others slowed down "
-            f"{100 * row.disturbed_share:.0f} % of the steps."
+            f"{100 * share:.0f} % of the steps."
         )
     loss, where, advice = largest_loss(row)
     if loss and not row.oversubscribed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
@@ -14,7 +14,7 @@ from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
 from dpexp.results.phases import PHASES
 
-VERSION = 9
+VERSION: Final = 9
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 Turn = Annotated[list[PositiveFloat], Field(min_length=1)]
@@ -131,13 +131,13 @@ class RunResult:
     details: str | None  # the traceback, or the stacks of all workers
     started_at: str
     resumed_at: list[str]  # blocks were measured after each of these, too
-    config_sha256: str  # see ExperimentConfig.sha256
+    config_sha256: str  # see JobConfig.sha256
     config: AnyConfig
     environment: Environment
     data_seconds: float  # loading the data set, in the parent
     blocks: list[Block]  # with those finished before a failure
     trainings: dict[str, list[Training]]  # whole ones, by the arm's name; of several seeds with a target accuracy
-    user_files: dict[str, str]  # SHA-256 of the data file and the model's modules; see measurement.user_files
+    user_files: dict[str, str]  # SHA-256 of data, models and scripts, with what they import; see measurement
 
     @model_validator(mode="after")
     def _check(self) -> RunResult:

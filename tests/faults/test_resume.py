@@ -135,6 +135,17 @@ def test_weights_that_are_gone_are_trained_again(tmp_path):
     assert (tmp_path / job.CHECKPOINT).exists()
 
 
+def test_whole_trainings_that_are_missing_are_made_though_all_blocks_are_there(tmp_path):
+    settings = ["measurement.whole_trainings=auto"]
+    run_job(tmp_path, *settings)
+    measured = storage.read(tmp_path / storage.FILE_NAME)
+    assert set(measured.trainings) == {"candidate", "baseline"}
+    storage.write(replace(measured, status="unfinished", trainings={}), tmp_path)
+    run_job(tmp_path, *settings, resume=True)
+    again = storage.read(tmp_path / storage.FILE_NAME)
+    assert (again.blocks, set(again.trainings)) == (measured.blocks, set(measured.trainings))
+
+
 def test_blocks_of_other_code_do_not_count(tmp_path):
     run_job(tmp_path)
     measured = storage.read(tmp_path / storage.FILE_NAME)
