@@ -136,7 +136,7 @@ def test_weights_that_are_gone_are_trained_again(tmp_path):
 
 
 def test_whole_trainings_that_are_missing_are_made_though_all_blocks_are_there(tmp_path):
-    settings = ["measurement.whole_trainings=auto"]
+    settings = ["measurement.whole_trainings=auto", "measurement.max_seconds=3"]
     run_job(tmp_path, *settings)
     measured = storage.read(tmp_path / storage.FILE_NAME)
     assert set(measured.trainings) == {"candidate", "baseline"}
