@@ -110,9 +110,12 @@ def compose_experiment(*overrides: str) -> ExperimentConfig:
 def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
     """Check a composed configuration, and what was `typed`, once. Raises ConfigError with one line for all mistakes."""
     try:
-        if any(value is not None for value in (composed.get("script") or {}).values()):
+        script, names = composed.get("script"), [str(key) for key in composed if key != "hydra"]
+        if script is not None and not isinstance(script, DictConfig):
+            raise ConfigError(f"script={script}: it is a group of settings: script.command, script.baseline_command")
+        if script is not None and any(value is not None for value in script.values()):
             return _of_script(composed, typed)
-        values = _values(composed, [str(key) for key in composed if key not in ("hydra", "script")])
+        values = _values(composed, [name for name in names if name != "script"])
         data = values.get("data")
         if isinstance(data, dict) and isinstance(data.get("path"), str):  # relative to where the command was started
             with contextlib.suppress(RuntimeError):  # of ~nobody: no such file
