@@ -50,8 +50,6 @@ def answer(summary: Summary) -> list[str]:
     here = row.overall_best_sequential_speedup if over_best else row.overall_speedup
     undisturbed = row.best_sequential_speedup if over_best else row.speedup
     lines = [_headline(row, choice, here, what), *_accuracy(row)]
-    if here.low <= 1 <= here.high:
-        lines.append("The interval includes 1: neither is shown to be faster.")
     if undisturbed != here:
         share = row.best_sequential_disturbed_share if over_best else row.disturbed_share
         lines.append(
@@ -65,6 +63,8 @@ def answer(summary: Summary) -> list[str]:
 
 
 def _headline(row: Row, choice: Choice | None, number: Estimate, what: str) -> str:
+    if number.low <= 1 <= number.high:
+        return f"No clear gain: {label(row)}{workers_of(row)} reach {times(number)} {what}; the interval includes 1"
     if choice is None:
         return f"Largest speedup: {label(row)}{workers_of(row)}, {times(number)} {what}"
     if choice.row is None:
