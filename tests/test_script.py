@@ -73,6 +73,10 @@ def test_placeholders_are_filled_for_the_candidate_and_for_the_baseline():
     assert config.baseline().command == ["t", "-n", "1", "-b", "64", "a b"]
 
 
+def test_a_program_may_lie_in_a_folder_whose_name_has_an_equals_sign():
+    assert composed("script.command='./runs/lr=0.1/train {workers}'").command[0] == "./runs/lr=0.1/train"
+
+
 def test_each_command_has_a_port_of_its_own():
     config = composed("script.command='x --nodes {workers} --port {port}'")
     assert config.words(29500)[-1] == "29500"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import string
 from typing import ClassVar, Literal
@@ -41,7 +42,11 @@ class CommandConfig:
                 raise ValueError(f"script.{name}={command}: {error}; a brace is written {{{{ or }}}}") from error
             if not words:
                 raise ValueError(f"script.{name} is empty: write the command that starts the training")
-            if "=" in words[0] or SHELL & {*words} or any(word.startswith("~/") or "\n" in word for word in words):
+            if (
+                re.match(r"\w+=", words[0])
+                or SHELL & {*words}
+                or any(word.startswith("~/") or "\n" in word for word in words)
+            ):
                 raise ValueError(
                     f"script.{name}={command}: no shell runs it; write env NAME=VALUE before a program, full names of "
                     "folders, one line, and bash -c '...' for what needs a shell"
