@@ -78,9 +78,9 @@ def _about_precision(config: JobConfig, blocks: Sequence[Block], found: Comparis
     turns = sum(len(block.arms[CANDIDATE].turn_seconds) for block in blocks)  # those of all other arms are as many
     if turns < LEAST_TURNS:
         seconds = sum(block.wall_seconds for block in blocks)
-        what = f"steps are so long that there was time for only {counted(turns, 'turn')} of each training"
+        what = f"there was time for only {counted(turns, 'turn')} of each training"
         advice = f"set measurement.max_seconds={math.ceil(seconds * LEAST_TURNS / turns)} or more"
-        yield Warning("long steps", LEAST_TURNS / turns, what, advice)
+        yield Warning("few turns", LEAST_TURNS / turns, what, advice)
     elif settings.precision is not None:
         now = "" if settings.max_seconds is None else f" (now {settings.max_seconds:g})"
         what = f"the speedup is known only to within {100 * found.shown.precision:.1f} %"

@@ -199,13 +199,13 @@ def test_steps_too_long_for_the_time_are_named_with_what_they_need(clock):
     assert len(blocks) == 1
     config = tiny(*settings)
     (named,) = _about_precision(config, blocks, compare([blocks], "baseline", "candidate"))
-    assert named.kind == "long steps"
+    assert named.kind == "few turns"
     (seconds,) = map(int, re.findall(r"set measurement.max_seconds=(\d+) or more", named.advice))
     assert seconds > took
     blocks, took = measured(clock, Machine(clock, baseline=5.0, candidate=4.0), *settings[:-1], f"{MAX}={seconds}")
     assert took <= 1.1 * seconds
     assert not any(
-        warning.kind == "long steps"
+        warning.kind == "few turns"
         for warning in _about_precision(config, blocks, compare([blocks], "baseline", "candidate"))
     )
 

@@ -73,9 +73,9 @@ FOUND = {
         {"machine": replace(MACHINE, cgroup_cpu_quota=1.5)},
         "the cgroup allows 1.5 CPUs for 2 threads: use fewer workers, or raise the quota",
     ),
-    "long steps": (
+    "few turns": (
         {"change": short},
-        "steps are so long that there was time for only 5 turns of each training: set measurement.max_seconds=24 or",
+        "there was time for only 5 turns of each training: set measurement.max_seconds=24 or",
     ),
     "superlinear": (
         {"baseline": [2 * s for s in BASES]},
