@@ -64,7 +64,7 @@ def answer(summary: Summary) -> list[str]:
 
 def _headline(row: Row, choice: Choice | None, number: Estimate, what: str) -> str:
     if number.low <= 1 <= number.high:
-        return f"No clear gain: {label(row)}{workers_of(row)} reach {times(number)} {what}; the interval includes 1"
+        return f"No clear gain: {label(row)}{workers_of(row)} reach {times(number)} {what}"
     if choice is None:
         return f"Largest speedup: {label(row)}{workers_of(row)}, {times(number)} {what}"
     if choice.row is None:

@@ -68,15 +68,16 @@ def test_the_answer_opens_with_what_to_do_and_one_number(tmp_path):
 
 def test_what_decides_is_the_speedup_as_it_is_here_and_the_undisturbed_one_is_said(tmp_path):
     headline, *rest = answer(summary(tmp_path, spells=[CANDIDATE]))
-    assert headline.startswith("No clear gain: 2 workers reach 0.99 times (")
+    assert "2 workers reach 0.99 times (" in headline
     (said,) = [line for line in rest if line.startswith("Undisturbed, 2 workers would be 1.20 times (1.1")]
     assert said.endswith("the best single process; here, others slowed down 21 % of the steps.")
 
 
 def test_nothing_is_advised_where_neither_is_shown_to_be_faster(tmp_path):
     headline, *_ = answer(summary(tmp_path, spells=[CANDIDATE]))
-    assert headline.endswith(" the best single process; the interval includes 1")
-    assert "Use" not in headline
+    assert headline.startswith("No clear gain: ")
+    assert headline.endswith(" the best single process")
+    assert len(words(headline)) <= 12
 
 
 def test_what_would_help_is_the_largest_loss(tmp_path):
