@@ -16,6 +16,7 @@ import numpy as np
 from dpexp.clock.messages import Steps, Turn
 from dpexp.config.job import CANDIDATE
 from dpexp.errors import WorkerError
+from dpexp.launchers.commands import Hosts
 from dpexp.processes.fork_server import Target
 from dpexp.processes.launch import Started, launch, started
 from dpexp.processes.world import WorldSpec
@@ -54,6 +55,8 @@ class Programs:
 
 class LocalLauncher:
     """Runs trainings in fresh processes of this machine."""
+
+    hosts: Hosts | None = None  # where others take part
 
     def run(self, work: Work) -> list[WorkerReport]:
         """One whole training; the reports of all processes by rank. Raises WorkerError."""

@@ -37,7 +37,7 @@ TRAINING_START_SECONDS = 0.3  # of the processes of a whole training, and its ev
 def prepared(config: JobConfig, folder: Path, launcher: LocalLauncher) -> contextlib.AbstractContextManager[Trainer]:
     """What trains the variants of a job; `folder` receives what scripts write."""
     if isinstance(config, ScriptConfig):
-        return script_trainer.prepared(config, folder)
+        return script_trainer.prepared(config, folder, launcher.hosts)
     assert isinstance(config, ExperimentConfig)
     return loop_trainer.prepared(config, launcher)
 

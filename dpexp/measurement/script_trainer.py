@@ -15,8 +15,9 @@ from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
-from dpexp.launchers.command_world import Command, Trace, World
-from dpexp.launchers.commands import started
+from dpexp.launchers.command_processes import Command
+from dpexp.launchers.command_world import Trace, World
+from dpexp.launchers.commands import Hosts, started
 from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import Arm, Block, Process
@@ -29,13 +30,13 @@ TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 
 
 @contextlib.contextmanager
-def prepared(config: ScriptConfig, folder: Path) -> Iterator[Trainer]:
+def prepared(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterator[Trainer]:
     """With a folder for what the commands write. Raises ResultError."""
     try:
         (folder / OUTPUT).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultError(f"can't write {folder / OUTPUT}: {error.strerror}") from error
-    yield ScriptTrainer(config, folder / OUTPUT)
+    yield ScriptTrainer(config, folder / OUTPUT, hosts)
 
 
 class ScriptTrainer:
@@ -43,8 +44,8 @@ class ScriptTrainer:
 
     input_shape: tuple[int, ...] = ()
 
-    def __init__(self, config: ScriptConfig, folder: Path) -> None:
-        self._folder, self._numbers = folder, itertools.count()
+    def __init__(self, config: ScriptConfig, folder: Path, hosts: Hosts | None) -> None:
+        self._folder, self._hosts, self._numbers = folder, hosts, itertools.count()
         self.files: set[str] = set()  # that the commands' processes depend on
         self._timeout_seconds = config.launch.timeout_seconds
         traced = TRACED_EVERY if config.measurement.phases else None
@@ -60,9 +61,10 @@ class ScriptTrainer:
     def running(self, variants: Mapping[str, Variant]) -> Iterator[ScriptArms]:
         """Within, the command of each variant runs. Raises WorkerError, ConfigError."""
         number = next(self._numbers)
-        commands = {name: self._command(name, number, variant) for name, variant in variants.items()}
+        commands = {name: self._command(name, variant) for name, variant in variants.items()}
+        output = {name: self._folder / f"{number}-{name.replace(' ', '_')}" for name in variants}
         try:
-            with started(commands, self._timeout_seconds) as running:
+            with started(commands, output, self._timeout_seconds, self._hosts) as running:
                 self.files |= {name for world in running.values() for name in world.files}
                 yield ScriptArms(running)
         except ScriptEnded as ended:
@@ -71,20 +73,17 @@ class ScriptTrainer:
                 "or set measurement.warmup_steps lower"
             ) from None
 
-    def _command(self, name: str, number: int, variant: Variant) -> Command:
+    def _command(self, name: str, variant: Variant) -> Command:
         config, copies = variant.config, variant.copies or 1
         assert isinstance(config, ScriptConfig)
-        shown = name.replace("_", " ")
-        if name == CANDIDATE:
-            shown = counted(config.workers, "worker")
+        places = () if self._hosts is None else (self._hosts.number, self._hosts.address)
         return Command(
-            shown,
-            config.words(_free_port()),
-            config.workers,
-            copies,
-            config.threads_per_worker,
-            copies * config.global_batch_size,
-            self._folder / f"{number}-{name.replace(' ', '_')}",
+            name=counted(config.workers, "worker") if name == CANDIDATE else name.replace("_", " "),
+            words=config.words(_free_port(), *places),
+            ranks=config.workers,
+            copies=copies,
+            threads=config.threads_per_worker,
+            global_batch_size=copies * config.global_batch_size,
         )
 
 
@@ -127,7 +126,7 @@ def _arm(world: World, timed: Timed) -> Arm:
             Process(
                 rank=rank.number,
                 threads=rank.threads,
-                process_cpu_seconds=world.cpu_seconds / len(world.ranks),
+                process_cpu_seconds=world.processes.cpu_seconds / len(world.ranks),
                 startup_seconds=rank.startup_seconds,
                 samples=rank.facts.get("samples", 0),
                 exchanges=rank.facts.get("exchanges", False),

@@ -30,8 +30,9 @@ from dpexp.results.phases import COMPUTE
 OWN = [override for override in TINY if not override.startswith("model.")]
 SWEEP = [*TINY, "workers=1,2", "measurement.baseline=none", "measurement.phases=false"]  # few figures to draw
 MNIST = (
-    "data.size=256 epochs=1 measurement.repeats=1 measurement.precision=null measurement.best_sequential=false".split()
-)
+    "data.size=256 epochs=1 measurement.repeats=1 measurement.precision=null measurement.best_sequential=false "
+    "measurement.max_seconds=0.4"
+).split()
 
 
 @pytest.fixture(scope="module")

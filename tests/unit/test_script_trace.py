@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dpexp.clock.messages import MOST_PHASE_STEPS
-from dpexp.launchers.command_world import STARTUP, Command
+from dpexp.launchers.command_processes import STARTUP, Command
 from dpexp.measurement.script_trainer import _phases, _split
 
 
@@ -305,7 +305,7 @@ def test_a_process_of_its_own_meets_nobody():
 
 
 def test_where_waiting_is_mostly_unknown_it_stands_under_communicate(tmp_path):
-    command = Command("two", ["x"], 2, 1, 1, 64, tmp_path / "x")
+    command = Command("two", [["x"]], 2, 1, 1, 64)
     matched, unmatched = traced([(5.0, 4.0)], [(8.0, 1.0)]), traced([(5.0, 4.0)], [])
     phases = _phases(command, [matched, unmatched])
     assert "wait" not in phases
@@ -314,7 +314,7 @@ def test_where_waiting_is_mostly_unknown_it_stands_under_communicate(tmp_path):
 
 
 def test_where_waiting_is_mostly_known_it_counts_as_none_in_the_other_steps(tmp_path):
-    command = Command("two", ["x"], 2, 1, 1, 64, tmp_path / "x")
+    command = Command("two", [["x"]], 2, 1, 1, 64)
     matched, unmatched = traced([(5.0, 4.0)], [(8.0, 1.0)]), traced([(5.0, 4.0)], [])
     phases = _phases(command, [matched] * 19 + [unmatched])
     assert phases["wait"] == [[3.0, 0.0]] * 19 + [[0.0, 0.0]]
@@ -322,12 +322,12 @@ def test_where_waiting_is_mostly_known_it_counts_as_none_in_the_other_steps(tmp_
 
 
 def test_copies_meet_only_those_of_their_own_copy(tmp_path):
-    command = Command("copies", ["x"], 1, 2, 1, 64, tmp_path / "x")
+    command = Command("copies", [["x"]], 1, 2, 1, 64)
     assert _phases(command, [traced([(5.0, 4.0)], [(8.0, 1.0)])])["wait"] == [[0.0, 0.0]]
 
 
 def test_of_many_traced_steps_an_even_choice_is_kept(tmp_path):
-    command = Command("one", ["x"], 1, 1, 1, 64, tmp_path / "x")
+    command = Command("one", [["x"]], 1, 1, 1, 64)
     turns = [[[(float(number), 50.0, 0.0, [])]] for number in range(1001)]
     data = _phases(command, turns)["data"]
     assert (len(data), data[0], data[-1]) == (MOST_PHASE_STEPS, [0.0], [1000.0])
@@ -336,5 +336,5 @@ def test_of_many_traced_steps_an_even_choice_is_kept(tmp_path):
 
 def test_without_backward_nothing_is_told_apart(tmp_path):
     """As with torch.func, whose gradients are no tensors' own."""
-    command = Command("one", ["x"], 1, 1, 1, 64, tmp_path / "x")
+    command = Command("one", [["x"]], 1, 1, 1, 64)
     assert _phases(command, [[[(0.1, 0.0, 9.0, [])]]]) == {}
