@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from dpexp.analysis.decision.choice import Choice
-from dpexp.analysis.decision.contest import Scaling
 from dpexp.analysis.decision.verdict import Verdict, at_most_samples, largest_of_each_series, verdict
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
@@ -106,9 +105,7 @@ def details(summary: Summary) -> list[str]:
 
 
 def more_workers(found: Verdict, threads: int) -> str:
-    """By the law of scaling where there is one, else by a projection; "" where there is neither."""
-    if found.scaling is not None:
-        return _law(found.scaling)
+    """What they are projected to bring; "" where nothing is known to project from."""
     if found.projection is None:
         return ""
     workers, speedup = found.projection.workers, found.projection.speedup
@@ -116,19 +113,4 @@ def more_workers(found: Verdict, threads: int) -> str:
         f"Projected, not measured: {workers} workers on {counted(workers * threads, 'core')} like these would be "
         f"{speedup.low:.1f} to {speedup.high:.1f} times as fast as one process; the largest loss would be "
         f"{found.projection.bottleneck}."
-    )
-
-
-def _law(scaling: Scaling) -> str:
-    """What the chosen law says of twice the workers, and how well it predicts counts that it has not seen."""
-    workers, chosen = 2 * scaling.most_workers, scaling.fits[0]
-    speedup = Estimate(*scaling.curve([workers])[:, 0])
-    names = [name.replace("_", " ") for name in chosen.law.bounds]
-    parameters = ", ".join(f"{name} {value:.3g}" for name, value in zip(names, chosen.parameters, strict=True))
-    others = len(scaling.fits) - 1
-    alike = f" The interval allows for {counted(others, 'other law')} that may hold as well." if others else ""
-    return (
-        f"Projected by {chosen.law.name}, not measured: {workers} workers would be {times(speedup)} as fast as one "
-        f"process.{alike} The law was off by {100 * chosen.held_out_error:.1f} % at worker counts that it was not "
-        f"fitted to. Its parameters: {parameters}."
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from dpexp.analysis.decision.choice import Choice, choose
-from dpexp.analysis.decision.contest import Scaling, contest
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, worst_error
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
@@ -21,7 +20,6 @@ class Verdict:
     """Conclusions; where one can't be drawn it is None."""
 
     choice: Choice | None
-    scaling: Scaling | None
     projection: Projection | None  # to MORE times the workers, all on one host with as many cores
 
 
@@ -31,7 +29,7 @@ def verdict(summary: Summary) -> Verdict | None:
     rows = at_most_samples(summary.good)
     if len({row.series for row in summary.good}) != 1 or all(row.workers == 1 for row in rows):
         return None
-    return Verdict(choose(rows), contest(rows), _projection(rows))
+    return Verdict(choose(rows), _projection(rows))
 
 
 def at_most_samples(rows: Sequence[Row]) -> list[Row]:
