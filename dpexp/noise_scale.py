@@ -173,7 +173,7 @@ def lines(config: ExperimentConfig, rows: Sequence[Row], found: Sequence[Sequenc
     for row in rows:
         learned = statistical_efficiency(scale.value, row.global_batch_size or 0, batch)
         times = row.speedup.value * learned
-        ratio, target = row.target.target_samples_ratio, f"{100 * row.target.target_accuracy:g} %"
+        ratio, target = row.target_samples_ratio, f"{100 * row.target_accuracy:g} %"
         measured = f" (measured by samples to {target}: {ratio:.2f}; off by {learned / ratio:.2f} x)"
         yield (
             f"{counted(row.workers or 0, 'worker')}{'*' if row.oversubscribed else ''}, global batch "
