@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.row import Row
+from dpexp.analysis.row import Row, at_most_samples
 from dpexp.analysis.table import measured_rows
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from dpexp.analysis.efficiency import Seconds
@@ -109,6 +111,18 @@ class Row:
         columns["warnings"] = self.problem or "; ".join(map(str, self.warnings))
         del columns["problem"], columns["baseline_compute"]
         return columns
+
+
+def at_most_samples(rows: Sequence[Row]) -> list[Row]:
+    """The rows at the largest data size."""
+    largest = max((row.configured_size or 0 for row in rows), default=0)
+    return [row for row in rows if row.configured_size == largest]
+
+
+def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
+    """Of each series the rows with several workers, at its largest data size."""
+    several = [row for row in rows if row.workers != 1]
+    return [row for _, of_one in groupby(several, lambda row: row.series) for row in at_most_samples(list(of_one))]
 
 
 PHASES_OF = {"phases": PHASES, "baseline_phases": USEFUL}  # columns of fields

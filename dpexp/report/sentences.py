@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from dpexp.analysis.decision.verdict import largest_of_each_series
+from dpexp.analysis.decision.projection import Projection
 from dpexp.analysis.efficiency import FACTORS
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.row import Row, largest_of_each_series
 from dpexp.analysis.table import Summary
 from dpexp.errors import counted
 from dpexp.results.phases import USEFUL
@@ -83,6 +83,17 @@ def _step(row: Row) -> str:
 def _shares(phases: Mapping[str, float], seconds: float) -> str:
     parts = (f"{name} {1e3 * seconds * value / sum(phases.values()):.2g}" for name, value in phases.items())
     return f"{1e3 * seconds:.3g} ms ({', '.join(parts)})"
+
+
+def projected(projection: Projection) -> str:
+    """What so many workers would do."""
+    hosts = f" on {projection.hosts} hosts" if projection.hosts > 1 else " on one host"
+    lost = projection.parts[projection.bottleneck] / projection.step_seconds
+    return (
+        f"{counted(projection.workers, 'worker')}{hosts}: {projection.speedup:,.3g} times as fast as one process, "
+        f"efficiency {100 * projection.efficiency.value:.0f} %; "
+        f"a step takes {1e3 * projection.step_seconds:.3g} ms, {100 * lost:.0f} % of it {projection.bottleneck}"
+    )
 
 
 def targets(summary: Summary) -> list[str]:

@@ -21,6 +21,7 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.results.phases import PHASES
 
+FURTHER = 4  # times the most workers that were measured: what the report projects to
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",
     "computation that gets slower beside other workers",
@@ -187,6 +188,16 @@ def mean_of_slowest(workers: int, seconds: np.ndarray) -> float:
 def worst_error(checked: dict[int, tuple[float, float]]) -> float:
     """The greatest log error of projections that were checked; 0 where none was."""
     return max((abs(math.log(projected / measured)) for projected, measured in checked.values()), default=0.0)
+
+
+def further(rows: Sequence[Row]) -> Projection | None:
+    """To FURTHER times the workers of a series, on one host with as many cores; None where its rows don't tell."""
+    most = max((row.workers or 1 for row in rows if not row.oversubscribed), default=1)
+    try:
+        model = StepModel(rows)
+        return model.project(FURTHER * most, Cluster(), worst_error(model.check())) if most > 1 else None
+    except ValueError:
+        return None
 
 
 def best_tradeoff(projections: Sequence[Projection]) -> Projection:
