@@ -29,7 +29,9 @@ class Speedup:
     baseline: Side | None
 
 
-def over_baseline(members: Sequence[Member], singles: Mapping[str, Sequence[Member]], usual_misfit: float) -> Speedup:
+def over_baseline(
+    members: Sequence[Member], usual_misfit: float = 1.0, singles: Mapping[str, Sequence[Member]] = {}
+) -> Speedup:
     """Over the sequential arm of the same blocks, else over the workers=1 jobs of the same series and strategy.
 
     Where that strategy has none, they are those of the sequential one; `singles` has them all.

@@ -106,7 +106,7 @@ def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: S
 def _row(members: list[Member], singles: dict[str, list[Member]], label: str, misfit: float) -> Row:
     """One configuration; the blocks of several jobs of it are pooled."""
     config, environment = members[0].config, members[0].job.result.environment
-    found = speedup.over_baseline(members, singles, misfit)
+    found = speedup.over_baseline(members, misfit, singles)
     own, ratio = found.candidate, found.comparison
     return Row(
         status="ok",

@@ -14,8 +14,6 @@ from dpexp.errors import counted
 from dpexp.results.phases import USEFUL
 from dpexp.results.schema import Warning
 
-MARKED = ("oversubscribed", "fewer updates")  # kinds of warnings that the table shows by a star and by brackets
-
 LEAST_LOSS = 0.03  # that is named
 MOST_SCALING = 1.2  # of computation, where the phases of a script are what they seem
 LOSSES = {  # by factor of efficiency, what takes the time, and what helps
@@ -122,8 +120,7 @@ def warnings(summary: Summary) -> list[str]:
     kinds: dict[str, list[tuple[Warning, Row]]] = {}
     for row in summary.good:
         for warning in row.warnings:
-            if warning.kind not in MARKED:
-                kinds.setdefault(warning.kind, []).append((warning, row))
+            kinds.setdefault(warning.kind, []).append((warning, row))
     worst = [(*max(found, key=lambda pair: pair[0].severity), len(found)) for found in kinds.values()]
     lines = []
     for warning, row, count in sorted(worst, key=lambda entry: -entry[0].severity):
