@@ -14,10 +14,9 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.setup import command, out, shown
-from dpexp.analysis.efficiency import phases_of_step
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.ratios import step_seconds
 from dpexp.analysis.row import Row
+from dpexp.analysis.side import Side
 from dpexp.config.job import CANDIDATE
 from dpexp.results import storage
 
@@ -99,10 +98,9 @@ def _phases(delay: str, rounds: int) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         options = [f"script.command={LAUNCHED} --delay {delay}", "measurement.baseline=none"]
         command(*JOB, *options, "measurement.precision=null", f"measurement.repeats={rounds}", folder=Path(folder))
-        blocks = storage.read(Path(folder) / storage.FILE_NAME).kept()
-    step = step_seconds(blocks, CANDIDATE)
-    assert step is not None
-    return [dict(rank) for rank in phases_of_step(blocks, CANDIDATE, math.inf, math.exp(step.log))]
+        result = storage.read(Path(folder) / storage.FILE_NAME)
+    own = Side(result.config, result.kept(), CANDIDATE, math.inf, ())
+    return [dict(rank) for rank in own.phases]
 
 
 def _like_ddp(rounds: int) -> None:

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.row import Row
+from dpexp.analysis.row import Row, at_most_samples
 from dpexp.analysis.table import measured_rows
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
@@ -173,7 +172,7 @@ def lines(config: ExperimentConfig, rows: Sequence[Row], found: Sequence[Sequenc
     for row in rows:
         learned = statistical_efficiency(scale.value, row.global_batch_size or 0, batch)
         times = row.speedup.value * learned
-        ratio, target = row.target.target_samples_ratio, f"{100 * row.target.target_accuracy:g} %"
+        ratio, target = row.target_samples_ratio, f"{100 * row.target_accuracy:g} %"
         measured = f" (measured by samples to {target}: {ratio:.2f}; off by {learned / ratio:.2f} x)"
         yield (
             f"{counted(row.workers or 0, 'worker')}{'*' if row.oversubscribed else ''}, global batch "
