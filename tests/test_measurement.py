@@ -421,7 +421,7 @@ def test_replicas_that_part_fail_the_run(tmp_path):
 def test_replicas_that_part_fail_a_whole_training_too():
     config = tiny(*LEAVING)
     dataset = load(config)
-    trainer = LoopTrainer(config, dataset, initial_state(config, dataset), LocalLauncher(), "torch")
+    trainer = LoopTrainer(config, dataset, initial_state(config, dataset), LocalLauncher())
     with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
         trainer.train(config, None)
 

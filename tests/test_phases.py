@@ -23,7 +23,7 @@ def segment(*overrides):
     """The reports of a job's processes that made so many steps in turns, and the seconds of each."""
     config = tiny("data.size=2400", *overrides)
     dataset = load(config)
-    work = Work(config, dataset, initial_state(config, dataset), "torch", in_turns=True)
+    work = Work(config, dataset, initial_state(config, dataset), in_turns=True)
     with LocalLauncher().segments({"candidate": work}) as programs:
         programs.turn("candidate", Turn(0, 5, warmup=True))
         seconds = [second for _ in range(4) for second in programs.turn("candidate", Turn(2, STEPS // 4))]

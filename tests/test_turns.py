@@ -36,7 +36,7 @@ def works(*overrides, in_turns=True, copies=None):
     dataset = load(config)
     initial = initial_state(config, dataset)
     return {
-        name: Work(one, dataset, initial, "torch", copies=None if name == "baseline" else copies, in_turns=in_turns)
+        name: Work(one, dataset, initial, copies=None if name == "baseline" else copies, in_turns=in_turns)
         for name, one in (("baseline", config.baseline()), ("candidate", config))
     }
 

@@ -26,7 +26,6 @@ class ExperimentConfig(JobConfig):
     data: DataConfig
     dtype: Literal["float32", "float64"]
     device: Literal["cpu", "cuda"]
-    linear_kernel: Literal["auto", "torch", "onednn"]
     model: ModelConfig
     strategy: StrategyConfig
     optimizer: OptimizerConfig
@@ -108,11 +107,6 @@ class ExperimentConfig(JobConfig):
             raise ValueError(
                 f"device={self.device} with strategy={self.strategy.name}: "
                 f"choose {strategies_where(lambda kind: self.device in kind.devices)}"
-            )
-        if self.linear_kernel == "onednn" and (self.dtype, self.device) != ("float32", "cpu"):
-            raise ValueError(
-                f"linear_kernel=onednn with dtype={self.dtype} on device={self.device}: "
-                "it multiplies float32 on the cpu only; choose linear_kernel=auto"
             )
         self.check_batch()
         available = KNOWN_TRAIN_SAMPLES.get(self.data.name)

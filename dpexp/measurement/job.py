@@ -71,7 +71,7 @@ def run(
             record.data_seconds = time.perf_counter() - started
             record.write("unfinished")  # a folder that can't be written is found before anything is measured
             started = time.perf_counter()
-            trainer.get_ready(record.blocks)
+            trainer.get_ready()
             budget.start_after(time.perf_counter() - started)
             variants = _variants(config, trainer, record.blocks, on_progress)
             settings = config.measurement
@@ -127,7 +127,7 @@ def measure_in_turns(
     first, *_, last = configs
     settings = configs[first].measurement
     with prepared(configs[first], folder, launcher) as trainer:
-        trainer.get_ready(())
+        trainer.get_ready()
         variants = {name: Variant(config) for name, config in configs.items()}
         budget = Budget(settings, configs[first].usual_seconds, over=last, of=first)
         blocks = measure(trainer, variants, budget, settings.warmup_steps, settings.warmup, on_progress=on_progress)

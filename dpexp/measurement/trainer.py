@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from dpexp.clock.messages import Turn
 from dpexp.config.job import JobConfig
-from dpexp.results.schema import Arm, Block, Training
+from dpexp.results.schema import Arm, Training
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Trainer(Protocol):
     def input_shape(self) -> tuple[int, ...]:
         """Of a sample, where it is known; ()."""
 
-    def get_ready(self, earlier: Sequence[Block]) -> None:
-        """Before the first block; `earlier` are those that were measured before an interruption."""
+    def get_ready(self) -> None:
+        """Return when nothing that starts slowly would disturb the first block."""
 
     def running(self, variants: Mapping[str, Variant]) -> AbstractContextManager[Running]:
         """Within, an arm of each variant lives in fresh processes, started in this order. Raises WorkerError."""

@@ -23,7 +23,7 @@ from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import PHASES, WAIT
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.loop import train, warm_up
-from dpexp.train.models import architectures, linear_kernels
+from dpexp.train.models import architectures
 from dpexp.train.recorder import NoRecorder, Recorder
 from dpexp.train.strategies import Strategy, strategy_class
 from dpexp.train.strategies.rendezvous import explained_errors
@@ -39,7 +39,6 @@ class Work:
     config: ExperimentConfig
     dataset: Dataset
     initial: SharedTensors
-    linear_kernel: str
     checkpoint: Path | None = None
     copies: int | None = None  # so many independent trainings at once
     in_turns: bool = False
@@ -80,7 +79,6 @@ def run(
     torch.manual_seed(config.seed)
     model = architectures.build(config.model, work.dataset.input_shape, work.dataset.classes)
     architectures.convert(model, getattr(torch, config.dtype))
-    linear_kernels.use(model, work.linear_kernel)
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()
     startup_seconds = time.monotonic() - launched_seconds

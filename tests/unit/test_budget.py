@@ -73,7 +73,7 @@ class Machine:
 
     def end(self, timed):
         return {
-            name: Arm(64, one.turn_seconds, one.first_steps, {}, 0.0, 0.1, "", "torch", [Process(0, 1, 0.1, 0.1)])
+            name: Arm(64, one.turn_seconds, one.first_steps, {}, 0.0, 0.1, "", [Process(0, 1, 0.1, 0.1)])
             for name, one in timed.items()
         }
 

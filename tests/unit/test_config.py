@@ -111,7 +111,6 @@ def test_choosing_sequential_brings_its_one_worker():
         (["model=custom"], "model.builder: it has no default; set it, as in model.builder=mine:build"),
         (["model=custom", "model.builder=no colon"], "model.builder=no colon"),
         (["device=cuda"], "device=cuda with strategy=sync_dp: choose strategy=ddp or sequential"),
-        (["linear_kernel=onednn", "dtype=float64"], "it multiplies float32 on the cpu only"),
         (["strategy=ddp", "strategy.find_unused_parameters=maybe"], "strategy.find_unused_parameters=maybe: must be"),
         (["measurement.baseline=best"], "must be 'paired' or 'none'"),
         (
