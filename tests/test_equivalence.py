@@ -106,17 +106,7 @@ def test_unused_and_frozen_parameters_agree_too(sequential, tmp_path, strategy):
 WITH_BATCHNORM = ["model=custom", "model.builder=user_models:with_batchnorm", "optimizer.lr=0.1"]
 
 
-@pytest.mark.parametrize(
-    ("strategy", "workers"), [("sync_dp", 2), ("sync_dp", 3), ("ddp", 3), ("hybrid_dp strategy.hosts=2", 4)]
-)
-def test_batch_normalization_sees_the_whole_batch_where_asked(sequential, tmp_path, strategy, workers):
-    """Running means and variances are part of the state, too."""
-    own = [f"strategy={strategy}".split(), WITH_BATCHNORM, [f"workers={workers}", "batch.sync_batchnorm=true"]]
-    config = tiny(*[override for overrides in own for override in overrides])
-    assert_same(trained_state(config, tmp_path), sequential(*WITH_BATCHNORM), 1e-12)
-
-
-def test_batch_normalization_sees_local_batches_otherwise(sequential, tmp_path):
+def test_batch_normalization_sees_local_batches(sequential, tmp_path):
     with pytest.raises(AssertionError):
         assert_same(trained_state(tiny("workers=2", *WITH_BATCHNORM), tmp_path), sequential(*WITH_BATCHNORM), 1e-3)
 

@@ -118,15 +118,6 @@ def test_choosing_sequential_brings_its_one_worker():
             "needs the same number of workers; choose a multiple",
         ),
         (["batch.accumulation=65"], "a worker's batch of 64 can't be cut into so many parts; choose at most 64"),
-        (
-            ["batch.sync_batchnorm=true", "strategy=emulated"],
-            "its workers train one after the other; choose strategy=sync_dp, ddp or hybrid_dp",
-        ),
-        (["batch.sync_batchnorm=true", "batch.accumulation=2"], "no common statistics; set batch.accumulation=1"),
-        (
-            ["batch.sync_batchnorm=true", "data.size=1281"],
-            "the last batch has 1 of 1,281 samples, fewer than workers=2",
-        ),
         (["optimizer.clip_norm=0"], "optimizer.clip_norm=0: must be greater than 0"),
     ],
 )

@@ -54,12 +54,9 @@ class CoreTurn:
 
 
 def group_count(config: ExperimentConfig) -> int:
-    """A group for each core where workers take turns, which those of one thread do that don't meet within a step.
-
-    Elsewhere each worker is a group.
-    """
+    """A group for each core where workers take turns, which those of one thread do; elsewhere each worker is one."""
     cores = usable_cores()
-    take_turns = config.workers > cores and config.threads_per_worker == 1 and not config.batch.sync_batchnorm
+    take_turns = config.workers > cores and config.threads_per_worker == 1
     return cores if take_turns else config.workers
 
 
