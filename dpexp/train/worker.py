@@ -24,7 +24,6 @@ from dpexp.results.phases import PHASES, WAIT
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.loop import train, warm_up
 from dpexp.train.models import architectures
-from dpexp.train.recorder import NoRecorder, Recorder
 from dpexp.train.strategies import Strategy, strategy_class
 from dpexp.train.strategies.rendezvous import explained_errors
 from dpexp.train.training_clock import Clock, SegmentClock
@@ -101,11 +100,10 @@ def run(
 
 def _segment(work: Work, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]) -> dict[str, Any]:
     """Steps in turns, until rank 0 is told to end."""
-    recorder = Recorder() if work.config.measurement.phases else NoRecorder()
-    clock = SegmentClock(strategy, recorder, gate, notify)
+    clock = SegmentClock(strategy, work.config.measurement.phases, gate, notify)
     epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
     heartbeat.enter(REPORTING)
-    phases = recorder.phases(MOST_PHASE_STEPS)
+    phases = strategy.recorder.phases(MOST_PHASE_STEPS)
     return {
         "phases": {name: phases[name] for name in phases if name != PHASES[WAIT] or strategy.wait_phase == WAIT},
         "epoch_loss_sums": epoch_loss_sums[-1:],

@@ -17,7 +17,7 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.train.models.optimizers import Optimizer, take_gradients
-from dpexp.train.recorder import NoRecorder, Recorder
+from dpexp.train.recorder import Recorder
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Strategy:
         self.device = torch.device("cpu" if config.device == "cpu" else f"cuda:{os.environ.get('LOCAL_RANK', rank)}")
         model.to(self.device)
         self.replicas = (Replica(rank, model),)
-        self.recorder: Recorder = NoRecorder()  # of the time in each phase; `update` enters its phases
+        self.recorder = Recorder(is_on=False)  # of the time in each phase; `update` enters its phases
         self._config, self._models, self._initial = config, [model], initial
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._updated: Sequence[Sequence[torch.Tensor]] = [self._parameters]  # by each of this process's optimizers
