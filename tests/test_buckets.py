@@ -128,13 +128,7 @@ def by_all_workers(config, program):
     dataset = load(config)
     initial = initial_state(config, dataset)
     shared = strategy_class(config).share(config, initial)
-    try:
-        arguments = [(config, dataset, initial, own) for own in shared]
-        return launch.launch(WorldSpec(program, arguments))
-    finally:
-        for own in shared:
-            if hasattr(own, "close"):
-                own.close()
+    return launch.launch(WorldSpec(program, [(config, dataset, initial, own) for own in shared]))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -258,7 +259,7 @@ def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reser
     plan = job._Trainings(tiny("measurement.whole_trainings=auto", *settings))
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
     steps = {name: Timed(step_seconds=one, least_step_seconds=one) for name, one in seconds.items()}
-    assert plan.seconds(steps, budget_seconds=9.0) == pytest.approx(reserved)
+    assert plan.seconds(SimpleNamespace(seconds=9.0), steps) == pytest.approx(reserved)
 
 
 def test_a_target_accuracy_is_looked_for_with_several_seeds(tmp_path):

@@ -63,13 +63,8 @@ def played(case, request):
         dataset = load(config)
         initial = initial_state(config, dataset)
         shared = _over_the_link(config) if case.namespaces else strategy_class(config).share(config, initial)
-        try:
-            arguments = [(script, config, dataset, initial, own) for own in shared]
-            return launch.launch(WorldSpec(contract.play, arguments))
-        finally:
-            for own in shared:
-                if hasattr(own, "close"):
-                    own.close()
+        arguments = [(script, config, dataset, initial, own) for own in shared]
+        return launch.launch(WorldSpec(contract.play, arguments))
 
     return reports
 

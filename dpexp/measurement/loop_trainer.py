@@ -55,11 +55,6 @@ class LoopTrainer:
 
     files: frozenset[str] = frozenset()  # all are known beforehand
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of a sample."""
-        return self._dataset.input_shape
-
     def get_ready(self) -> None:
         """Wait for the fork server."""
         wait_for_server()

@@ -41,8 +41,6 @@ def prepared(config: ScriptConfig, folder: Path) -> Iterator[Trainer]:
 class ScriptTrainer:
     """Starts the command of each variant."""
 
-    input_shape: tuple[int, ...] = ()
-
     def __init__(self, config: ScriptConfig, folder: Path) -> None:
         self._folder, self._numbers = folder, itertools.count()
         self.files: set[str] = set()  # that the commands' processes depend on

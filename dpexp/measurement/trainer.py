@@ -63,10 +63,6 @@ class Trainer(Protocol):
     def files(self) -> AbstractSet[str]:
         """Names of the user's files that what has run depends on, as far as that was not known beforehand."""
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of a sample, where it is known; ()."""
-
     def get_ready(self) -> None:
         """Return when nothing that starts slowly would disturb the first block."""
 

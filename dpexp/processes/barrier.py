@@ -77,8 +77,3 @@ class BarrierMember:
         for post_to, wait_for in self._rounds:
             post_to.post()
             wait_for.wait(self._spin_seconds)
-
-    def close(self) -> None:
-        """Close this process's descriptors of the counters that this rank waits for."""
-        for _, wait_for in self._rounds:
-            wait_for.close()

@@ -60,8 +60,7 @@ class Strategy:
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
         """In the parent: what each process receives, beyond the initial state, to reach the others.
 
-        Returns one picklable object for each process. The parent closes those that have a `close`
-        when the training is over.
+        Returns one picklable object for each process.
         """
         return [None] * config.processes
 

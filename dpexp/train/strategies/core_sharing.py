@@ -48,10 +48,6 @@ class CoreTurn:
         """It is the next rank's turn."""
         self.following.post()
 
-    def close(self) -> None:
-        """Close this process's descriptors of what this rank waits for."""
-        self.own.close()
-
 
 def group_count(config: ExperimentConfig) -> int:
     """A group for each core where workers take turns, which those of one thread do; elsewhere each worker is one."""

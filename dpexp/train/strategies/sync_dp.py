@@ -54,12 +54,6 @@ class Shared:
             for member, turn in zip(members, CoreTurn.create(ranks, groups), strict=True)
         ]
 
-    def close(self) -> None:
-        """Close the parent's descriptors."""
-        for part in (self.arena, self.barrier, self.update_barrier, self.turn):
-            if part is not None:
-                part.close()
-
 
 def arena_layout(config: ExperimentConfig, initial: SharedTensors, rows: int) -> Layout:
     """The tensors that the ranks of a machine share, with so many rows of gradients."""
