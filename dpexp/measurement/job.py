@@ -86,9 +86,9 @@ def run(
                 if len(record.result.trainings.get(name, [])) > number:
                     continue  # made before an interruption
                 on_progress(f"training as {name}, seed {one.seed}", budget.done_fraction)
+                assert isinstance(trainer, loop_trainer.LoopTrainer)
                 training = trainer.train(one, checkpoint if name == CANDIDATE and number == 0 else None)
-                if training is not None:
-                    record.add_training(name, training)
+                record.add_training(name, training)
         if record.result.diverged:
             raise DivergedError(loop_trainer.DIVERGED)
     except (ConfigError, DataError) as error:

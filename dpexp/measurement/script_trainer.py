@@ -51,9 +51,6 @@ class ScriptTrainer:
     def get_ready(self) -> None:
         """Nothing is shared by the blocks."""
 
-    def train(self, config: ScriptConfig, checkpoint: Path | None) -> None:
-        """Only the script knows how long its training is."""
-
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, Variant]) -> Iterator[ScriptArms]:
         """Within, the command of each variant runs. Raises WorkerError, ConfigError."""

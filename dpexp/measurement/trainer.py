@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from dpexp.clock.messages import Turn
 from dpexp.config.job import JobConfig
-from dpexp.results.schema import Arm, Training
+from dpexp.results.schema import Arm
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,3 @@ class Trainer(Protocol):
 
     def running(self, variants: Mapping[str, Variant]) -> AbstractContextManager[Running]:
         """Within, an arm of each variant lives in fresh processes, started in this order. Raises WorkerError."""
-
-    def train(self, config: Any, checkpoint: Path | None) -> Training | None:
-        """A whole training; None of a script, whose length only its author knows. Raises WorkerError."""
