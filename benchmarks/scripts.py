@@ -106,7 +106,7 @@ def _phases(delay: str, rounds: int) -> list[dict[str, float]]:
 def _like_ddp(rounds: int) -> None:
     """The same model by strategy=ddp and as a script, in turn."""
     blocks = ["measurement.best_sequential=false", f"measurement.max_seconds={15 * rounds}"]
-    (ours,), _ = command("strategy=ddp", "data.size=20000", "linear_kernel=torch", *blocks)
+    (ours,), _ = command("strategy=ddp", "data.size=20000", *blocks)
     (theirs,), _ = command(*JOB, f"script.command={LAUNCHED}", f"script.baseline_command=python {PEER}", *blocks)
     out.print(f"2 workers, speedup by strategy=ddp {shown(ours.speedup)}, as a script {shown(theirs.speedup)}")
 

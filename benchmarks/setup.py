@@ -24,7 +24,6 @@ from dpexp.processes import fork_server, launch
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker
 from dpexp.train.data.dataset import Dataset
-from dpexp.train.models import architectures, linear_kernels
 from dpexp.train.models.initial_state import initial_state
 
 SAMPLES, EPOCHS, BATCH = 40_000, 1, 64
@@ -42,8 +41,7 @@ def configured(*overrides: str) -> ExperimentConfig:
 
 def prepared(config: ExperimentConfig, dataset: Dataset) -> worker.Work:
     """What the workers of one training are told."""
-    kernel = linear_kernels.choose(config, architectures.build(config.model, dataset.input_shape, dataset.classes))
-    return worker.Work(config, dataset, initial_state(config, dataset), kernel)
+    return worker.Work(config, dataset, initial_state(config, dataset))
 
 
 def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:

@@ -78,10 +78,6 @@ def largest_job(folder: Path, rows: Sequence[Row]) -> Job:
     config = largest.config
     if not isinstance(config, ExperimentConfig):
         raise ConfigError("these results are of a script, whose gradients are not known here")
-    if config.batch.sync_batchnorm:
-        raise ConfigError(
-            "batch.sync_batchnorm=true: a worker's gradient depends on the samples of all, so it has no noise"
-        )
     if config.workers == 1 or config.batch.scope != "per_worker":
         raise ConfigError(
             f"workers={config.workers} with batch.scope={config.batch.scope}: the batch doesn't grow with the workers; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -258,7 +259,7 @@ def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reser
     plan = job._Trainings(tiny("measurement.whole_trainings=auto", *settings))
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
     steps = {name: Timed(step_seconds=one, least_step_seconds=one) for name, one in seconds.items()}
-    assert plan.seconds(steps, budget_seconds=9.0) == pytest.approx(reserved)
+    assert plan.seconds(SimpleNamespace(seconds=9.0), steps) == pytest.approx(reserved)
 
 
 def test_a_target_accuracy_is_looked_for_with_several_seeds(tmp_path):
@@ -421,7 +422,7 @@ def test_replicas_that_part_fail_the_run(tmp_path):
 def test_replicas_that_part_fail_a_whole_training_too():
     config = tiny(*LEAVING)
     dataset = load(config)
-    trainer = LoopTrainer(config, dataset, initial_state(config, dataset), LocalLauncher(), "torch")
+    trainer = LoopTrainer(config, dataset, initial_state(config, dataset), LocalLauncher())
     with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
         trainer.train(config, None)
 

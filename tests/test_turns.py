@@ -21,7 +21,7 @@ from dpexp.measurement.trainer import Pace
 from dpexp.processes.waiting import wait_until_idle
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.recorder import NoRecorder, Recorder
+from dpexp.train.recorder import Recorder
 from dpexp.train.training_clock import SegmentClock
 from dpexp.train.worker import Work
 
@@ -36,7 +36,7 @@ def works(*overrides, in_turns=True, copies=None):
     dataset = load(config)
     initial = initial_state(config, dataset)
     return {
-        name: Work(one, dataset, initial, "torch", copies=None if name == "baseline" else copies, in_turns=in_turns)
+        name: Work(one, dataset, initial, copies=None if name == "baseline" else copies, in_turns=in_turns)
         for name, one in (("baseline", config.baseline()), ("candidate", config))
     }
 
@@ -110,7 +110,7 @@ class Alone:
     """The ranks of a clock: one process, which remembers how often it was started and synchronized."""
 
     def __init__(self) -> None:
-        self.recorder: Recorder = NoRecorder()
+        self.recorder = Recorder(is_on=False)
         self.starts = self.synchronizations = 0
 
     def start(self) -> None:
@@ -132,7 +132,7 @@ def clock_of(*turns):
     for turn in (*turns, None):
         sender.send(turn)
     ranks, answers = Alone(), []
-    return SegmentClock(ranks, Recorder(), gate, answers.append), ranks, answers
+    return SegmentClock(ranks, True, gate, answers.append), ranks, answers
 
 
 def make_steps(clock, ranks, batches_an_epoch, epochs):
@@ -140,7 +140,7 @@ def make_steps(clock, ranks, batches_an_epoch, epochs):
     recorded = []
     for _ in clock.epochs(epochs):
         for _ in clock.batches(torch.arange(batches_an_epoch).split(1)):
-            recorded.append(not isinstance(ranks.recorder, NoRecorder))
+            recorded.append(ranks.recorder.is_on)
             ranks.recorder.end_step()
             if not clock.goes_on():
                 return recorded

@@ -26,7 +26,6 @@ class ExperimentConfig(JobConfig):
     data: DataConfig
     dtype: Literal["float32", "float64"]
     device: Literal["cpu", "cuda"]
-    linear_kernel: Literal["auto", "torch", "onednn"]
     model: ModelConfig
     strategy: StrategyConfig
     optimizer: OptimizerConfig
@@ -109,11 +108,6 @@ class ExperimentConfig(JobConfig):
                 f"device={self.device} with strategy={self.strategy.name}: "
                 f"choose {strategies_where(lambda kind: self.device in kind.devices)}"
             )
-        if self.linear_kernel == "onednn" and (self.dtype, self.device) != ("float32", "cpu"):
-            raise ValueError(
-                f"linear_kernel=onednn with dtype={self.dtype} on device={self.device}: "
-                "it multiplies float32 on the cpu only; choose linear_kernel=auto"
-            )
         self.check_batch()
         available = KNOWN_TRAIN_SAMPLES.get(self.data.name)
         if available is not None:
@@ -134,28 +128,7 @@ class ExperimentConfig(JobConfig):
                 f"{self.global_batch_size:,} samples, more than the {self.train_samples:,} of data.size: "
                 "choose a smaller batch.size or a larger data.size"
             )
-        if self.batch.sync_batchnorm and self.workers > 1:
-            self._check_sync_batchnorm()
         return self
-
-    def _check_sync_batchnorm(self) -> None:
-        """Raise ValueError where not all samples of a batch pass through the model at the same time."""
-        if not self.strategy.one_process_a_worker:
-            raise ValueError(
-                f"batch.sync_batchnorm=true with strategy={self.strategy.name}: its workers train one after the other; "
-                f"choose {strategies_where(lambda kind: kind.one_process_a_worker)}"
-            )
-        if self.batch.accumulation > 1:
-            raise ValueError(
-                f"batch.sync_batchnorm=true with batch.accumulation={self.batch.accumulation}: "
-                "a batch that passes in parts has no common statistics; set batch.accumulation=1"
-            )
-        last = self.train_samples % self.global_batch_size
-        if 0 < last < self.workers:
-            raise ValueError(
-                f"batch.sync_batchnorm=true: the last batch has {last} of {self.train_samples:,} samples, fewer than "
-                f"workers={self.workers}; choose another data.size"
-            )
 
 
 LOOP = "loop"  # the kind of job of our own loop, where a result may be of either

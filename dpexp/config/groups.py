@@ -144,14 +144,12 @@ OptimizerConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="name")]
 class BatchConfig:
     """`size` samples an update for each worker (per_worker) or for all together (global).
 
-    A worker's share passes through the model in `accumulation` parts, whose gradients are added up. With
-    `sync_batchnorm`, batch normalization uses the mean and variance of the whole global batch.
+    A worker's share passes through the model in `accumulation` parts, whose gradients are added up.
     """
 
     size: PositiveInt
     scope: Scope
     accumulation: PositiveInt
-    sync_batchnorm: bool
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -94,9 +94,6 @@ class LocalLauncher:
         if work.copies is not None:
             return WorldSpec(_run_copy, [(target, work, launched, gate) for gate in gates], shown)
         shared = strategy_class(work.config).share(work.config, work.initial)
-        for part in shared:
-            if hasattr(part, "close"):
-                cleanup.callback(part.close)
         rank_gates = [*gates, *[None] * (len(shared) - 1)]
         arguments = [(work, part, launched, gate) for part, gate in zip(shared, rank_gates, strict=True)]
         return WorldSpec(target, arguments, shown)

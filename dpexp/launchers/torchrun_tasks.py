@@ -79,8 +79,7 @@ class TorchrunController(LocalLauncher):
             with self._task("load", config=work.dataset.source):
                 self.exchange.wait_until(self._answers)
             self._loaded = work.dataset.source
-        how = {"linear_kernel": work.linear_kernel, "in_turns": work.in_turns}
-        cleanup.enter_context(self._task("train", config=work.config, how=how))
+        cleanup.enter_context(self._task("train", config=work.config, in_turns=work.in_turns))
         remote = RemoteRanks(0, self._exchange_progress, self._answers)
         return _one_rank(work, self._environment, self._task_number, gates[0], remote)
 
@@ -177,7 +176,7 @@ class TorchrunAgent:
         assert dataset is not None, "the first task is to load the data"
         remote = RemoteRanks(self._environment.rank, self._exchange_progress, lambda: [])
         with initial_state(config, dataset) as initial:
-            work = Work(config, dataset, initial, **self._task["how"])
+            work = Work(config, dataset, initial, in_turns=self._task["in_turns"])
             spec = _one_rank(work, self._environment, self._task["number"], None, remote)
             with start_errors(work):
                 (report,) = launch(spec)  # rank 0 ends those that hang

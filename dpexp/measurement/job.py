@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -64,41 +65,31 @@ def run(
     record = Record(config, folder, environment, user_files, earlier)
     started = time.perf_counter()
     over = BASELINE if config.measurement.baseline == "paired" else None
-    budget = Budget(config.measurement, config.usual_seconds, over, CANDIDATE)
+    budget = Budget(config, over, CANDIDATE)
     try:
         _check_unchanged(config, user_files)
         with prepared(config, folder, launcher) as trainer:
-            record.data_seconds = time.perf_counter() - started
-            record.write("unfinished")  # a folder that can't be written is found before anything is measured
+            # A folder that can't be written is found before anything is measured.
+            record.write("unfinished", data_seconds=time.perf_counter() - started)
             started = time.perf_counter()
-            trainer.get_ready(record.blocks)
+            trainer.get_ready()
             budget.start_after(time.perf_counter() - started)
-            variants = _variants(config, trainer, record.blocks, on_progress)
-            settings = config.measurement
-            kept = [block for block in record.blocks if not block.warmup]
+            variants = _variants(config, trainer, record.result.blocks, on_progress)
             plan = _Trainings(config)
-            for block in measure(
-                trainer,
-                variants,
-                budget,
-                settings.warmup_steps,
-                settings.warmup,
-                kept,
-                on_progress,
-                lambda warm: plan.seconds(warm, budget.seconds),
-            ):
+            on_warm = functools.partial(plan.seconds, budget)
+            for block in measure(trainer, variants, budget, record.result.kept(), on_progress, on_warm):
                 _check_unchanged(config, user_files)
                 record.add(block, digests_of(trainer.files))
-            plan.seconds(_as_timed(record.blocks[-1]), budget.seconds)  # where all blocks had been made before
+            plan.seconds(budget, _as_timed(record.result.blocks[-1]))  # where all blocks had been made before
             checkpoint = folder / CHECKPOINT if config.checkpoint else None
             for number, name, one in plan.configs():
-                if len(record.trainings.get(name, [])) > number:
+                if len(record.result.trainings.get(name, [])) > number:
                     continue  # made before an interruption
                 on_progress(f"training as {name}, seed {one.seed}", budget.done_fraction)
+                assert isinstance(trainer, loop_trainer.LoopTrainer)
                 training = trainer.train(one, checkpoint if name == CANDIDATE and number == 0 else None)
-                if training is not None:
-                    record.add_training(name, training)
-        if record.diverged:
+                record.add_training(name, training)
+        if record.result.diverged:
             raise DivergedError(loop_trainer.DIVERGED)
     except (ConfigError, DataError) as error:
         if record_bad_input and not record.replaces:  # a good result stays until there is a better one
@@ -125,12 +116,11 @@ def measure_in_turns(
     ConfigError, DataError, WorkerError, DivergedError.
     """
     first, *_, last = configs
-    settings = configs[first].measurement
     with prepared(configs[first], folder, launcher) as trainer:
-        trainer.get_ready(())
+        trainer.get_ready()
         variants = {name: Variant(config) for name, config in configs.items()}
-        budget = Budget(settings, configs[first].usual_seconds, over=last, of=first)
-        blocks = measure(trainer, variants, budget, settings.warmup_steps, settings.warmup, on_progress=on_progress)
+        budget = Budget(configs[first], over=last, of=first)
+        blocks = measure(trainer, variants, budget, on_progress=on_progress)
         return [block for block in blocks if not block.warmup]
 
 
@@ -146,7 +136,7 @@ class _Trainings:
         # In the job's time; those that are asked for come on top of it. None: not known yet.
         self._seconds = None if config.measurement.whole_trainings == "auto" and not asked else 0.0
 
-    def seconds(self, warm: Mapping[str, Timed], budget_seconds: float) -> float:
+    def seconds(self, budget: Budget, warm: Mapping[str, Timed]) -> float:
         """What is reserved for them in the job's time, by the first block's arms after their warm-up.
 
         Whether they are short follows from the shortest steps: others may have slowed the warm-up down.
@@ -156,8 +146,8 @@ class _Trainings:
             starts = TRAINING_START_SECONDS * len(arms)
             least = starts + sum(updates * arm.least_step_seconds for updates, arm in arms)
             usual = starts + sum(updates * arm.step_seconds for updates, arm in arms)
-            self._made = least <= SHORT_SHARE * budget_seconds
-            self._seconds = min(usual, SHORT_SHARE * budget_seconds) if self._made else 0.0
+            self._made = least <= SHORT_SHARE * budget.seconds
+            self._seconds = min(usual, SHORT_SHARE * budget.seconds) if self._made else 0.0
         return self._seconds
 
     def configs(self) -> Iterator[tuple[int, str, ExperimentConfig]]:
@@ -211,7 +201,7 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
     for name in ("threads_per_worker", "epochs", "seed", "target_accuracy"):
         del settings[name]
     del settings["data"]["size"]
-    key = json.dumps([settings, trainer.input_shape, fingerprint(config)])
+    key = json.dumps([settings, fingerprint(config)])
     if key not in _best_threads:
         on_progress("looking for the best number of threads", 0.0)
         variants = {

@@ -20,7 +20,7 @@ from dpexp.launchers.command_world import Trace, World
 from dpexp.launchers.commands import Hosts, started
 from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
 from dpexp.results.phases import PHASES
-from dpexp.results.schema import Arm, Block, Process
+from dpexp.results.schema import Arm, Process
 
 OUTPUT = "output"  # folder of what the commands write
 LEAST_COMPUTING = 0.01  # of a step, where phases are told apart
@@ -42,8 +42,6 @@ def prepared(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterato
 class ScriptTrainer:
     """Starts the command of each variant."""
 
-    input_shape: tuple[int, ...] = ()
-
     def __init__(self, config: ScriptConfig, folder: Path, hosts: Hosts | None) -> None:
         self._folder, self._hosts, self._numbers = folder, hosts, itertools.count()
         self.files: set[str] = set()  # that the commands' processes depend on
@@ -51,11 +49,8 @@ class ScriptTrainer:
         traced = TRACED_EVERY if config.measurement.phases else None
         self.pace = Pace(TURN_SECONDS, LEAD_SECONDS, least_lead_steps=1, traced_every=traced)
 
-    def get_ready(self, earlier: Sequence[Block]) -> None:
-        """Nothing is kept from block to block."""
-
-    def train(self, config: ScriptConfig, checkpoint: Path | None) -> None:
-        """Only the script knows how long its training is."""
+    def get_ready(self) -> None:
+        """Nothing is shared by the blocks."""
 
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, Variant]) -> Iterator[ScriptArms]:
@@ -121,7 +116,6 @@ def _arm(world: World, timed: Timed) -> Arm:
         between_epochs_seconds=0.0,
         warmup_seconds=timed.warmup_seconds,
         parameters_sha256=world.ranks[0].facts.get("parameters_sha256", ""),
-        linear_kernel="script",
         processes=[
             Process(
                 rank=rank.number,
