@@ -63,7 +63,5 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: b
     if folder is not None:
         plan = replace(plan, folder=Path(folder))
     with runner.started(plan, words, goes_on=True) as jobs:
-        done = list(jobs)
-        summary = write_report([plan.folder], plan.folder).summary if multirun else aggregate([plan.folder])
-    runner.track(plan, summary, done)
-    return summary
+        list(jobs)
+        return write_report([plan.folder], plan.folder).summary if multirun else aggregate([plan.folder])

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpexp.cli import resume, trackers
+from dpexp.cli import resume
 from dpexp.config.compose import Job, Plan
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.errors import ConfigError, DpexpError, ResultError, TrackerError, WorkerError
+from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError
 from dpexp.machine.environment import Environment, describe, usable_cores
 from dpexp.machine.files import Claim
 from dpexp.measurement.user_files import fingerprint, refuse_edited_modules
@@ -21,8 +21,6 @@ from dpexp.report import terminal
 from dpexp.report.command import BAD_INPUT, FAILED, measuring_alone, status_of
 
 if TYPE_CHECKING:
-    from dpexp.analysis.row import Row
-    from dpexp.analysis.table import Summary
     from dpexp.launchers.local import LocalLauncher
     from dpexp.results.schema import RunResult
 
@@ -38,7 +36,6 @@ class Done:
 
 def check(config: JobConfig) -> None:
     """Raise ConfigError for a job that can't be measured here."""
-    trackers.check(config.tracker)
     cores, most = usable_cores(), config.launch.max_workers_per_core
     for name, number in (("workers", config.processes), ("threads_per_worker", config.threads_per_worker)):
         if number > most * cores:
@@ -165,9 +162,8 @@ def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
 
     before = sum(one.before for one in done)
     if not plan.sweep:
-        summary = aggregate([plan.folder])
-        terminal.show_report(summary, [] if before else [plan.folder / FILE_NAME])
-        return FAILED if track(plan, summary, done) else 0
+        terminal.show_report(aggregate([plan.folder]), [] if before else [plan.folder / FILE_NAME])
+        return 0
     try:
         written = write_report([plan.folder], plan.folder)
     except DpexpError as error:
@@ -178,30 +174,7 @@ def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
         terminal.show_line(f"{before} of {len(plan.jobs)} jobs had been measured before")
     jobs, failed = len(plan.jobs) or len(written.summary.rows), len(errors)
     if plan.plugins:
-        failed = jobs - len(_good(written.summary))
-        done = [Done(job) for job in plan.jobs]
+        failed = jobs - sum(len(row.job.split(" + ")) for row in written.summary.good)
     if failed:
         terminal.show_error(f"{failed} of {jobs} jobs failed; {written.csv} lists them{how_to_finish}")
-    return FAILED if track(plan, written.summary, done) or failed else 0
-
-
-def track(plan: Plan, summary: Summary, done: Sequence[Done]) -> int:
-    """Log each new result with its job's tracker; show errors of trackers, and return how many there were.
-
-    Trackers are not waited for while something is timed.
-    """
-    missing, rows = 0, _good(summary)
-    for job in (one.job for one in done if not one.before):
-        folder = (plan.folder / job.folder).resolve()
-        if folder in rows:
-            try:
-                trackers.log(job.config, rows[folder], plan.folder / job.folder)
-            except TrackerError as error:
-                terminal.show_error(str(error))
-                missing += 1
-    return missing
-
-
-def _good(summary: Summary) -> dict[Path, Row]:
-    """The row of each job that was measured, by its folder."""
-    return {Path(name).resolve(): row for row in summary.good for name in row.job.split(" + ")}
+    return FAILED if failed else 0

@@ -43,7 +43,7 @@ def _explain_field(item: dict[str, Any]) -> str:
     message, value = str(item["msg"]).removeprefix("Value error, "), item["input"]
     # Pydantic names the chosen member of a union in the path: ('model', 'mlp', 'hidden').
     path = [str(part) for part in item["loc"]]
-    if len(path) > 2 and path[0] in ("model", "data", "strategy", "optimizer", "tracker"):
+    if len(path) > 2 and path[0] in ("model", "data", "strategy", "optimizer"):
         del path[1]
     if item["type"] == "value_error":
         return message

@@ -176,42 +176,6 @@ class MeasurementConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class NoTrackerConfig:
-    """Results are kept as files only."""
-
-    name: Literal["none"]
-
-
-@dataclass(frozen=True, config=STRICT)
-class TensorboardConfig:
-    """Event files below `folder`."""
-
-    name: Literal["tensorboard"]
-    folder: str
-
-
-@dataclass(frozen=True, config=STRICT)
-class MlflowConfig:
-    """Runs of an MLflow experiment, at a tracking server or store."""
-
-    name: Literal["mlflow"]
-    uri: str
-    experiment: str
-
-
-@dataclass(frozen=True, config=STRICT)
-class WandbConfig:
-    """Offline runs of a project of Weights & Biases, with its files below `folder`."""
-
-    name: Literal["wandb"]
-    project: str
-    folder: str
-
-
-TrackerConfig = Annotated[NoTrackerConfig | TensorboardConfig | MlflowConfig | WandbConfig, Field(discriminator="name")]
-
-
-@dataclass(frozen=True, config=STRICT)
 class LaunchConfig:
     """How worker processes are watched: a world that makes no progress for `timeout_seconds` is ended."""
 

@@ -19,7 +19,7 @@ PLACEHOLDERS = (*NUMBERS, "port")
 SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that mean something to a shell alone
 # What can be said of such a job; all else belongs to the script.
 SETTINGS = (
-    "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch tracker experiment"
+    "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch experiment"
 ).split()
 
 

@@ -53,7 +53,7 @@ def read(path: Path) -> RunResult:
     except OSError as error:
         raise ResultError(f"{path}: can't be read ({error.strerror})") from error
     try:
-        return _ADAPTER.validate_json(content)
+        return _ADAPTER.validate_json(content, extra="ignore")  # such as settings that are gone
     except ValidationError as error:
         raise _explained(path, content, error) from error
 
