@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
@@ -17,14 +17,7 @@ LearningRateRule = Literal["none", "linear", "sqrt"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Model:
-    """What holds for a model unless its own class says otherwise."""
-
-    imports: ClassVar[tuple[str, ...]] = ()  # modules that are slow to import, beside torch
-
-
-@dataclass(frozen=True, config=STRICT)
-class MlpConfig(Model):
+class MlpConfig:
     """Fully connected layers with ReLU between them."""
 
     name: Literal["mlp"]
@@ -32,7 +25,7 @@ class MlpConfig(Model):
 
 
 @dataclass(frozen=True, config=STRICT)
-class CnnConfig(Model):
+class CnnConfig:
     """3x3 convolutions, each with ReLU and 2x2 max-pooling, then one hidden layer."""
 
     name: Literal["cnn"]
@@ -41,17 +34,15 @@ class CnnConfig(Model):
 
 
 @dataclass(frozen=True, config=STRICT)
-class ResNet18Config(Model):
+class ResNet18Config:
     """torchvision's ResNet-18; `small_images` takes the 3x3 stem without pooling of the CIFAR variant."""
 
     name: Literal["resnet18"]
     small_images: bool
 
-    imports: ClassVar[tuple[str, ...]] = ("torchvision.models",)
-
 
 @dataclass(frozen=True, config=STRICT)
-class CustomModelConfig(Model):
+class CustomModelConfig:
     """A model of the user's: `builder` is `module:function`, called as `f(input_shape, classes, **arguments)`."""
 
     name: Literal["custom"]

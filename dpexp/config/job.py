@@ -53,11 +53,6 @@ class JobConfig:
 
     @property
     @abstractmethod
-    def imports(self) -> tuple[str, ...]:
-        """Modules of its workers that are slow to import, beside torch."""
-
-    @property
-    @abstractmethod
     def processes(self) -> int:
         """That train together."""
 

@@ -74,7 +74,6 @@ class ScriptConfig(JobConfig):
         **dict.fromkeys(("strategy", "model", "data"), "script"),
         "data_scope": "global",
     }
-    imports: ClassVar[tuple[str, ...]] = ()
 
     @property
     def train_samples(self) -> int:

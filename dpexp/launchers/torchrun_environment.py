@@ -63,7 +63,7 @@ class TorchrunEnvironment:
         """Raise ConfigError for a job that these processes can't run."""
         if not isinstance(config, ExperimentConfig):
             raise ConfigError("a script under torchrun: start dpexp alone, and torchrun by the script's command")
-        if not config.strategy.several_machines:
+        if not config.strategy.kind.several_machines:
             raise ConfigError(
                 f"strategy={config.strategy.name} under torchrun: it works within one process or one machine; "
                 f"choose {strategies_where(lambda kind: kind.several_machines)}, or start dpexp without torchrun"
