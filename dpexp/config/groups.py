@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Scope = Literal["per_worker", "global"]
 LearningRateRule = Literal["none", "linear", "sqrt"]
@@ -150,8 +148,8 @@ class MeasurementConfig:
     """How many blocks and warm-up steps, which baselines, and what is recorded."""
 
     repeats: PositiveInt
-    warmup: Annotated[int, Field(ge=0)]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup: NonNegativeInt
+    warmup_steps: NonNegativeInt
     baseline: Literal["paired", "none"]
     phases: bool
     best_sequential: bool

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from dpexp.config.groups import STRICT, PositiveFloat
+from dpexp.config.groups import STRICT
 from dpexp.errors import ConfigError
 
 

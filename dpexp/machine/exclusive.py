@@ -31,22 +31,16 @@ def exclusive(on_wait: Callable[[int], None]) -> Iterator[None]:
     address = f"\0dpexp/{hashlib.sha256(name.encode()).hexdigest()}"  # which ends at 107 bytes
     while True:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lock:
-            if _is_bound(lock, address):
+            try:
+                lock.bind(address)
+                lock.listen(128)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
                 yield
                 return
         _wait(address, on_wait)
-
-
-def _is_bound(lock: socket.socket, address: str) -> bool:
-    """Whether the address was free, and now is this lock's."""
-    try:
-        lock.bind(address)
-        lock.listen(128)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return False
-        raise
-    return True
 
 
 def _wait(address: str, on_wait: Callable[[int], None]) -> None:
