@@ -16,7 +16,7 @@ from rich.console import Console
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
-from dpexp.config.compose import compose_experiment
+from dpexp.config.compose import compose_job
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.loop_trainer import trained
@@ -36,7 +36,9 @@ _progress = Console(stderr=True, soft_wrap=True)
 def configured(*overrides: str) -> ExperimentConfig:
     """A composed job, of the benchmark's size unless overridden."""
     own = [f"data.size={SAMPLES}", f"epochs={EPOCHS}", f"batch.size={BATCH}", *overrides]
-    return compose_experiment(*own)
+    config = compose_job(*own)
+    assert isinstance(config, ExperimentConfig)
+    return config
 
 
 def prepared(config: ExperimentConfig, dataset: Dataset) -> worker.Work:

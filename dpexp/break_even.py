@@ -19,7 +19,6 @@ from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, counted
 from dpexp.machine.environment import describe
-from dpexp.measurement.user_files import fingerprint
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command, measuring_alone
 
@@ -73,7 +72,7 @@ def _measured(overrides: Sequence[str], batch: int, folder: Path) -> Estimate:
     from dpexp.measurement.job import speedup  # imports torch: mistakes don't wait for it
 
     job = Job(f"batch_{batch}", [*overrides, f"batch.size={batch}"], with_batch(overrides, batch))
-    list(runner.measured(Plan(folder, False, [job]), [fingerprint(job.config)], [None], describe(), None, ()))
+    list(runner.measured(Plan(folder, False, [job]), describe()))
     found = speedup(folder / job.folder)
     terminal.show_line(f"batch {batch:,}: speedup {found:.2f}")
     return found

@@ -22,7 +22,7 @@ from dpexp.analysis.row import Row, at_most_samples
 from dpexp.analysis.table import measured_rows
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
-from dpexp.config.strategies import EmulatedConfig
+from dpexp.config.strategies import PlainConfig
 from dpexp.errors import ConfigError, ResultError, counted
 from dpexp.measurement.user_files import differing, fingerprint
 from dpexp.report import terminal
@@ -121,7 +121,7 @@ def squared_norms(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
 
     Trains as `config` says, all workers in this process. Raises ConfigError.
     """
-    config = dataclasses.replace(config, strategy=EmulatedConfig(name="emulated"), device="cpu")
+    config = dataclasses.replace(config, strategy=PlainConfig(name="emulated"), device="cpu")
     with initial_state(config, dataset) as initial:
         torch.manual_seed(config.seed)
         model = architectures.build(config.model, dataset.input_shape, dataset.classes)

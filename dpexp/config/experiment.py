@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from dpexp.config.groups import STRICT, DataConfig, ModelConfig, OptimizerConfig
 from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.config.strategies import SequentialConfig, StrategyConfig, strategies_where
+from dpexp.config.strategies import PlainConfig, StrategyConfig, strategies_where
 
 # Training samples in the data sets whose size is known before anything is loaded.
 KNOWN_TRAIN_SAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -46,12 +46,7 @@ class ExperimentConfig(JobConfig):
     @property
     def processes(self) -> int:
         """Worker processes of a training. A single worker of any strategy trains like a sequential process."""
-        return self.workers if self.strategy.one_process_a_worker else 1
-
-    @property
-    def imports(self) -> tuple[str, ...]:
-        """Modules of its workers that are slow to import, beside torch."""
-        return (*self.strategy.imports, *self.model.imports)
+        return self.workers if self.strategy.kind.one_process_a_worker else 1
 
     @property
     def variants(self) -> dict[str, ExperimentConfig]:
@@ -92,18 +87,12 @@ class ExperimentConfig(JobConfig):
 
     @functools.cached_property
     def _baseline(self) -> ExperimentConfig:
-        return dataclasses.replace(self, workers=1, strategy=SequentialConfig(name="sequential"))
+        return dataclasses.replace(self, workers=1, strategy=PlainConfig(name="sequential"))
 
     @model_validator(mode="after")
     def _check_together(self) -> ExperimentConfig:
-        most = self.strategy.most_workers
-        if most is not None and self.workers > most:
-            raise ValueError(
-                f"workers={self.workers} with strategy={self.strategy.name}: it has one process and one worker; "
-                f"set workers=1, or choose {strategies_where(lambda kind: kind.most_workers is None)}"
-            )
         self.strategy.check_workers(self.workers)
-        if self.device not in self.strategy.devices:
+        if self.device not in self.strategy.kind.devices:
             raise ValueError(
                 f"device={self.device} with strategy={self.strategy.name}: "
                 f"choose {strategies_where(lambda kind: self.device in kind.devices)}"

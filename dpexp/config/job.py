@@ -14,12 +14,12 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import Field, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig, TrackerConfig
+from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig
 
 # Names of arms: what is measured, what its speedup is over, one process with the best number of threads, and copies of
 # one process that exchange nothing.
 CANDIDATE, BASELINE, BEST_SEQUENTIAL, INDEPENDENT = "candidate", "baseline", "best_sequential", "independent"
-HOW = ("measurement", "launch", "tracker", "checkpoint")  # it is measured, watched and kept; all else is what
+HOW = ("measurement", "launch", "checkpoint")  # it is measured, watched and kept; all else is what
 
 Self = TypeVar("Self", bound="JobConfig")
 
@@ -38,7 +38,6 @@ class JobConfig:
     batch: BatchConfig
     measurement: MeasurementConfig
     launch: LaunchConfig
-    tracker: TrackerConfig
 
     usual_seconds: ClassVar[tuple[float, float]]  # of a job without measurement.max_seconds: of short, of long steps
 
@@ -51,11 +50,6 @@ class JobConfig:
     @abstractmethod
     def train_samples(self) -> int:
         """Samples of one epoch, all workers together."""
-
-    @property
-    @abstractmethod
-    def imports(self) -> tuple[str, ...]:
-        """Modules of its workers that are slow to import, beside torch."""
 
     @property
     @abstractmethod

@@ -21,7 +21,7 @@ PLACEHOLDERS = (*NUMBERS, *PLACES)
 SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that mean something to a shell alone
 # What can be said of such a job; all else belongs to the script.
 SETTINGS = (
-    "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch tracker experiment"
+    "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch experiment"
 ).split()
 
 
@@ -76,7 +76,6 @@ class ScriptConfig(JobConfig):
         **dict.fromkeys(("strategy", "model", "data"), "script"),
         "data_scope": "global",
     }
-    imports: ClassVar[tuple[str, ...]] = ()
 
     @property
     def train_samples(self) -> int:

@@ -75,7 +75,7 @@ class TorchrunEnvironment:
                     "or 1 for the first host alone"
                 )
             return
-        if not config.strategy.several_machines:
+        if not config.strategy.kind.several_machines:
             raise ConfigError(
                 f"strategy={config.strategy.name} under torchrun: it works within one process or one machine; "
                 f"choose {strategies_where(lambda kind: kind.several_machines)}, or start dpexp without torchrun"

@@ -222,27 +222,6 @@ def speedup(folder: Path) -> Estimate:
     return compare([storage.read(folder / storage.FILE_NAME).kept()], BASELINE, CANDIDATE).shown
 
 
-def find_earlier(
-    config: JobConfig, folder: Path, environment: Environment, user_files: dict[str, str], anew: bool
-) -> RunResult | None:
-    """The result in `folder` that a resumed job can build on; with status "ok" nothing is left to measure.
-
-    Raises ConfigError where the user's files have changed since, unless they are to be measured `anew`.
-    """
-    earlier = storage.read_earlier(folder, config, environment)
-    if earlier is None or (config.checkpoint and not (folder / CHECKPOINT).exists()):
-        return None  # also when the weights, which were to be kept with it, are gone
-    now = digests_of(earlier.user_files.keys() - user_files.keys()) | user_files
-    if names := differing(earlier.user_files, now):
-        if anew:
-            return None
-        raise ConfigError(
-            f"{folder}: {', '.join(names)} changed since this job was measured; "
-            "restore the old files, or add anew=true to measure again what depends on them"
-        )
-    return earlier
-
-
 def _check_unchanged(config: JobConfig, user_files: dict[str, str]) -> None:
     """Raise DataError when a file was edited since the command started: each training loads the files again."""
     if names := differing(user_files, fingerprint(config)):

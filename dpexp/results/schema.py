@@ -19,7 +19,7 @@ Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 Turn = Annotated[list[PositiveFloat], Field(min_length=1)]
 
-_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+_CONFIG = ConfigDict(allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

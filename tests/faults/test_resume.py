@@ -21,7 +21,7 @@ from fault_helpers import Faulty, run_config, run_job
 from dpexp.cli import app, runner
 from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.files import Claim
+from dpexp.machine.files import claimed
 from dpexp.measurement import job
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.results import storage
@@ -309,9 +309,8 @@ def test_the_watch_over_processes_may_change(dpexp, sweep):
 
 
 def test_two_processes_do_not_work_in_one_folder(dpexp, sweep):
-    claim = Claim(sweep)
-    outcome = dpexp(f"resume={sweep}")
-    claim.close()
+    with claimed(sweep):
+        outcome = dpexp(f"resume={sweep}")
     assert outcome.status == 2
     assert outcome.err == f"dpexp: {sweep}: another dpexp is writing there; wait until it ends\n"
 

@@ -24,6 +24,13 @@ def test_a_result_comes_back_as_written(tmp_path):
     assert read(write(one, tmp_path)) == one
 
 
+def test_a_setting_that_is_gone_does_no_harm(tmp_path):
+    one = some()
+    path = write(one, tmp_path)
+    path.write_text(path.read_text().replace('"launch": {', '"tracker": {"name": "none"}, "launch": {', 1))
+    assert read(path) == one
+
+
 def test_discarded_blocks_are_kept_raw_but_do_not_count():
     one = some()
     assert [block.warmup for block in one.blocks] == [True, False, False]

@@ -227,11 +227,6 @@ def test_what_differs_in_model_data_or_code_is_not_pooled(tmp_path, changes):
     assert len({row.series for row in rows}) == 2
 
 
-def test_commits_with_the_same_code_are_pooled(tmp_path):
-    write_sweep(tmp_path, *(result(machine=replace(MACHINE, commit=name), **TIMES) for name in ("aaa", "bbb")))
-    assert [row.repeats for row in aggregate([tmp_path]).rows] == [4]
-
-
 def test_whole_numbers_stay_whole_beside_a_missing_job(tmp_path):
     write_sweep(tmp_path, result("seed=123456789", seconds=[9, 1, 1], baseline=[9, 2, 2]))
     (tmp_path / "1" / ".hydra").mkdir(parents=True)
