@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 
 from benchmarks import natural
-from benchmarks.setup import TORCHRUN, command, dpexp, out, plain_rate, shown
+from benchmarks.setup import TORCHRUN, command, dpexp, out, plain_rate, progress, shown
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import aggregate
 
@@ -40,6 +40,7 @@ def run() -> None:
     for head in ("case", "what is right", "dpexp's answer", "the truth", "right?"):
         table.add_column(head)
     for name, right, judge in CASES:
+        progress.print(f"{name}: {right}")
         with tempfile.TemporaryDirectory() as temporary:
             here = Path(shutil.copytree(FOLDER / name, Path(temporary) / name))
             try:

@@ -35,7 +35,7 @@ PLAIN = Path(__file__).parent / "plain_peer.py"
 Contestant = Callable[[], float]
 
 out = Console(width=120, highlight=False, markup=False, soft_wrap=True)
-_progress = Console(stderr=True, soft_wrap=True)
+progress = Console(stderr=True, soft_wrap=True)
 
 
 def configured(*overrides: str) -> ExperimentConfig:
@@ -67,7 +67,7 @@ def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str,
     for number in range(rounds + 1):
         names = list(contestants)[:: 1 if number % 2 == 0 else -1]
         for name in names:
-            _progress.print(f"round {number} of {rounds}: {name}")
+            progress.print(f"round {number} of {rounds}: {name}")
             seconds[name].append(contestants[name]())
     return {name: values[1:] for name, values in seconds.items()}
 
