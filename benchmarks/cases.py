@@ -161,7 +161,6 @@ CASES: list[tuple[str, str, Judge]] = [
         "measured on, after a search",
         _like_plain_runs(f"tuned.py --devices {{workers}} {BATCH}", 256, "python"),
     ),
-    ("threads-by-script", "measured as one process with all cores", _like_plain_runs(f"train.py {BATCH}", 256)),
     ("threads-by-script", "each side's threads are shown", _threads),
     ("total-batch", "the batch is named", _says(BATCHES, "train.py --batch-size {local_batch_size}")),
     ("modules-outside-the-model", "augmentation is data", _augmented),
