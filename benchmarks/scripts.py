@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from benchmarks import cases
 from benchmarks.setup import command, out, shown
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.row import Row
@@ -35,6 +36,7 @@ EXAMPLES = {
 
 def run(rounds: int) -> None:
     """Print all of it; the numbers of repetitions are multiples of `rounds`."""
+    cases.run()
     _examples(rounds)
     _hooks(2 * rounds)
     _delays(rounds)

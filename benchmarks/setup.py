@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,10 +29,12 @@ from dpexp.train.data.dataset import Dataset
 from dpexp.train.models.initial_state import initial_state
 
 SAMPLES, EPOCHS, BATCH = 40_000, 1, 64
+TORCHRUN = "torchrun --standalone --nproc-per-node={workers}"
+PLAIN = Path(__file__).parent / "plain_peer.py"
 Contestant = Callable[[], float]
 
 out = Console(width=120, highlight=False, markup=False, soft_wrap=True)
-_progress = Console(stderr=True, soft_wrap=True)
+progress = Console(stderr=True, soft_wrap=True)
 
 
 def configured(*overrides: str) -> ExperimentConfig:
@@ -63,7 +67,7 @@ def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str,
     for number in range(rounds + 1):
         names = list(contestants)[:: 1 if number % 2 == 0 else -1]
         for name in names:
-            _progress.print(f"round {number} of {rounds}: {name}")
+            progress.print(f"round {number} of {rounds}: {name}")
             seconds[name].append(contestants[name]())
     return {name: values[1:] for name, values in seconds.items()}
 
@@ -73,16 +77,33 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return geometric_mean([first / second for first, second in zip(numerators, denominators, strict=True)])
 
 
-def command(*overrides: str, folder: Path | None = None) -> tuple[list[Row], float]:
+def command(*overrides: str, folder: Path | None = None, where: Path | None = None) -> tuple[list[Row], float]:
     """The rows of one command of a fresh process, and its seconds; its results are kept in `folder`, if given."""
     with tempfile.TemporaryDirectory() as temporary:
         kept = folder or Path(temporary)
         started = time.monotonic()
-        places = [f"hydra.run.dir={kept}", f"hydra.sweep.dir={kept}"]
-        run = subprocess.run([sys.executable, "-m", "dpexp", *overrides, *places], capture_output=True, check=False)
+        run = dpexp(*overrides, folder=kept, where=where)
         if run.returncode:
-            raise RuntimeError(f"{' '.join(overrides)}: {run.stderr.decode()}")
+            raise RuntimeError(f"{' '.join(overrides)}: {run.stderr}")
         return aggregate([kept]).good, time.monotonic() - started
+
+
+def dpexp(*overrides: str, folder: Path, where: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """One command of a fresh process, `where` it is to run, whether it succeeds or not."""
+    words = [sys.executable, "-m", "dpexp", *overrides, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+    return subprocess.run(words, cwd=where, capture_output=True, text=True, check=False)
+
+
+def plain_rate(program: str, batch: int, processes: int, launch: str = TORCHRUN, where: Path | None = None) -> float:
+    """Samples a second of a script's program without dpexp; `batch` is of each process."""
+    words = f"{launch} {PLAIN} {program}".format(workers=processes, local_batch_size=batch).split()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path}
+    run = subprocess.run(words, cwd=where, env=environment, capture_output=True, text=True, check=False)
+    found = re.search(r"(\S+) steps a second", run.stdout)
+    if found is None:
+        raise RuntimeError(f"{' '.join(words)}: {run.stderr}")
+    return float(found[1]) * batch * processes
 
 
 def shown(estimate: Estimate, digits: int = 2, unit: float = 1.0) -> str:
