@@ -120,7 +120,7 @@ def _augmented(here: Path) -> Finding:
 
 def _data_share(here: Path, program: str, batch: int, least: float) -> Finding:
     (row,), _ = command(*_script(program, batch), where=here)
-    seconds = row.phases.of_baseline
+    seconds = row.baseline_phases
     share = seconds["data"] / sum(seconds.values())
     return f"data {100 * share:.0f} % in one process", f"at least {100 * least:.0f} %", share >= least
 

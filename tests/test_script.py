@@ -106,7 +106,16 @@ def test_a_program_may_lie_in_a_folder_whose_name_has_an_equals_sign():
 
 def test_each_command_has_a_port_of_its_own():
     config = composed("script.command='x --nodes {workers} --port {port}'")
-    assert config.words(29500)[-1] == "29500"
+    assert config.words(29500)[0][-1] == "29500"
+
+
+def test_workers_are_spread_over_hosts():
+    config = composed("workers=4", "script.command='x {workers} {host}/{hosts} {workers_per_host} {head}:{port}'")
+    assert [" ".join(words) for words in config.words(7, hosts=2, head="first")] == [
+        "x 4 0/2 2 first:7",
+        "x 4 1/2 2 first:7",
+    ]
+    assert config.baseline().words(7, hosts=2, head="first") == [["x", "1", "0/1", "1", "first:7"]]
 
 
 def test_the_baseline_may_have_its_own_command():
@@ -241,22 +250,20 @@ def test_the_sitecustomize_of_the_user_still_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp, tmp_path, left):
+def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, left):
     quick = [text for text in QUICK if "baseline" not in text]
     outcome = dpexp(
         *quick,
         EXAMPLE,
         f"script.baseline_command=python {ROOT}/examples/ddp_train.py",
-        "measurement.independent_copies=true",
     )
     assert outcome.status == 0, outcome.err
     result = storage.read(tmp_path / "out" / "result.json")
     block = result.blocks[0]
-    assert set(block.arms) == {"baseline", "candidate", "independent"}
+    assert set(block.arms) == {"baseline", "candidate"}
     assert {name: arm.samples_per_step for name, arm in block.arms.items()} == {
         "baseline": 64,
         "candidate": 128,
-        "independent": 128,
     }
     for arm in block.arms.values():
         assert [process.rank for process in arm.processes] == list(range(len(arm.processes)))
@@ -266,7 +273,7 @@ def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp,
         assert len({len(values) for values in arm.phases.values()}) == 1
         assert len(arm.turn_seconds) == len(arm.first_steps) >= 2
         assert arm.between_epochs_seconds == 0
-    assert [len(arm.processes) for arm in block.arms.values()] == [1, 2, 2]
+    assert [len(arm.processes) for arm in block.arms.values()] == [1, 2]
     assert block.arms["candidate"].parameters_sha256 != block.arms["baseline"].parameters_sha256
     assert not result.trainings
     (row,) = aggregate([tmp_path / "out"]).good

@@ -30,13 +30,13 @@ from dpexp.train.worker import Work
 WHOLE_BATCHES = ["data.size=96", "epochs=2"]  # 4 steps an epoch
 
 
-def works(*overrides, in_turns=True, copies=None):
+def works(*overrides, in_turns=True):
     """A program of this job, beside its sequential baseline."""
     config = tiny(*overrides)
     dataset = load(config)
     initial = initial_state(config, dataset)
     return {
-        name: Work(one, dataset, initial, copies=None if name == "baseline" else copies, in_turns=in_turns)
+        name: Work(one, dataset, initial, in_turns=in_turns)
         for name, one in (("baseline", config.baseline()), ("candidate", config))
     }
 
@@ -90,13 +90,6 @@ def test_the_phases_of_timed_steps_lie_within_their_seconds():
     answers, reports = in_turns(works("workers=1"), Turn(3, 10))
     total = sum(sum(seconds) for seconds in reports["candidate"][0].phases.values())
     assert 0 < total <= sum(answers["candidate"][0])
-
-
-def test_copies_all_have_the_turn_and_their_mean_is_told():
-    answers, reports = in_turns(works("workers=1", copies=2), Turn(1, 4))
-    assert len(answers["candidate"][0]) == 4
-    assert [report.rank for report in reports["candidate"]] == [0, 1]
-    assert len({report.parameters_sha256[0] for report in reports["candidate"]}) == 1
 
 
 def test_the_time_between_epochs_is_known():

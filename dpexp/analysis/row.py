@@ -57,7 +57,6 @@ class Row:
     best_sequential_seconds: float = math.nan
     best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
     overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, as it is here
-    independent_speedup: Estimate = UNKNOWN  # of independent copies
     target_accuracy: float = math.nan
     target_seconds: float = math.nan
     baseline_target_seconds: float = math.nan

@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dpexp.analysis.intervals import UNKNOWN, Estimate
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Comparison, compare
 from dpexp.analysis.side import Side
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
 from dpexp.results.schema import Block, Training
 from dpexp.results.series import Member
 
@@ -60,13 +60,6 @@ def over_best_sequential(members: Sequence[Member], usual_misfit: float) -> Spee
     sides = [Side(config.baseline(), blocks, name, math.inf, ()) for name in arms]
     best = min(sides, key=lambda side: side.step_seconds / side.samples_per_step)
     return _paired(members, best.arm, usual_misfit, "best sequential process")
-
-
-def of_independent_copies(members: Sequence[Member]) -> Estimate:
-    """The speedup of processes that exchange nothing, which the machine itself allows; unknown where not measured."""
-    if not all(INDEPENDENT in block.arms for block in _blocks(members)):
-        return UNKNOWN
-    return compare([member.job.result.kept() for member in members], BASELINE, INDEPENDENT).shown
 
 
 def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:

@@ -123,7 +123,6 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
         **_of_best_sequential(speedup.over_best_sequential(members, misfit)),
-        independent_speedup=speedup.of_independent_copies(members),
         **_factors(own, found.baseline),
         phases=_of_training(own, own.phases, PHASES),
         train_loss=mean_of_known([training.epoch_losses[-1] for training in own.trainings]),

@@ -70,15 +70,6 @@ class ExperimentConfig(JobConfig):
         risen = min(1.0, update / warmup_updates) if warmup_updates else 1.0
         return optimizer.lr * (1 + (factor - 1) * risen)
 
-    def worker_share(self) -> ExperimentConfig:
-        """The sequential training of one worker's share of samples and batch."""
-        size = self.data.size if self.data.scope == "per_worker" else self.data.size // self.workers
-        return dataclasses.replace(
-            self.baseline(),
-            data=dataclasses.replace(self.data, size=size),
-            batch=dataclasses.replace(self.batch, size=min(self.local_batch_size, size), scope="global"),
-        )
-
     def baseline(self, threads: int | None = None) -> ExperimentConfig:
         """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
         if threads is not None:

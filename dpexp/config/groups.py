@@ -151,7 +151,6 @@ class MeasurementConfig:
     baseline: Literal["paired", "none"]
     phases: bool
     best_sequential: bool
-    independent_copies: bool
     whole_trainings: Literal["auto", "always", "never"]
     precision: PositiveFloat | None
     max_seconds: PositiveFloat | None

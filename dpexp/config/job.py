@@ -16,9 +16,8 @@ from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig
 
-# Names of arms: what is measured, what its speedup is over, one process with the best number of threads, and copies of
-# one process that exchange nothing.
-CANDIDATE, BASELINE, BEST_SEQUENTIAL, INDEPENDENT = "candidate", "baseline", "best_sequential", "independent"
+# Names of arms: what is measured, what its speedup is over, and one process with the best number of threads.
+CANDIDATE, BASELINE, BEST_SEQUENTIAL = "candidate", "baseline", "best_sequential"
 HOW = ("measurement", "launch", "checkpoint")  # it is measured, watched and kept; all else is what
 
 Self = TypeVar("Self", bound="JobConfig")
@@ -59,10 +58,6 @@ class JobConfig:
     @abstractmethod
     def baseline(self: Self, threads: int | None = None) -> Self:
         """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
-
-    @abstractmethod
-    def worker_share(self: Self) -> Self:
-        """The sequential training of one worker's share of samples and batch."""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -105,11 +105,6 @@ class ScriptConfig(JobConfig):
         threads = self.threads_per_worker if threads is None else threads
         return dataclasses.replace(self, workers=1, threads_per_worker=threads, script=script)
 
-    def worker_share(self) -> ScriptConfig:
-        """The baseline's command with the batch of one worker."""
-        batch = dataclasses.replace(self.batch, size=self.local_batch_size, scope="global")
-        return dataclasses.replace(self.baseline(), batch=batch)
-
     @model_validator(mode="after")
     def _check_together(self) -> ScriptConfig:
         self.check_batch()

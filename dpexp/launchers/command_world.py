@@ -27,7 +27,7 @@ class Rank:
     """One process that trains."""
 
     connection: Connection
-    number: int  # among all of its world, those of other copies included
+    number: int
     threads: int
     startup_seconds: float
     ahead_seconds: float  # its clock's before that of this machine, where it runs on another
@@ -57,7 +57,7 @@ class World:
     @property
     def missing(self) -> int:
         """How many of its processes have not made their first step."""
-        return self.command.ranks * self.command.copies - len(self.ranks)
+        return self.command.ranks - len(self.ranks)
 
     def introduce(self, connection: Connection, introduction: dict[str, Any], is_remote: bool) -> None:
         """One of its processes has made its first step. Raises WorkerError when it is not what was asked for."""
@@ -67,14 +67,13 @@ class World:
                 f"{self.command.name}: the command trains in a world of {counted(world_size, 'process')}, not "
                 f"{self.command.ranks}: its number of processes must follow {{workers}}"
             )
-        number = int(introduction["world"].rpartition(".")[2]) * self.command.ranks + rank
-        if any(one.number == number for one in self.ranks):
+        if any(one.number == rank for one in self.ranks):
             raise WorkerError(f"{self.command.name}: several processes say that they are rank {rank}")
         if not is_remote:
             self.files |= {*introduction["files"]}
         ahead_seconds = _ahead_seconds(connection) if is_remote else 0.0
         startup_seconds = time.monotonic() - self._started
-        self.ranks.append(Rank(connection, number, introduction["threads"], startup_seconds, ahead_seconds))
+        self.ranks.append(Rank(connection, rank, introduction["threads"], startup_seconds, ahead_seconds))
         if not self.missing:
             self.ranks.sort(key=lambda one: one.number)
             self._steps = 1
@@ -83,12 +82,12 @@ class World:
     def check_start(self) -> None:
         """Raise WorkerError when it has ended before all its processes made their first step."""
         self._check_hosts()
-        if self.missing and self.processes.statuses():
+        if self.missing and self.processes.status is not None:
             how = how_ended(self.processes.wait_for_end())
             raise self.processes.failure(f"{how} before a torch optimizer had made a step")
 
     def turn(self, turn: Turn) -> list[float]:
-        """Let it make some steps; the wall seconds of each timed one by its slowest process, of copies the means.
+        """Let it make some steps; the wall seconds of each timed one by its slowest process.
 
         None of a traced turn, whose hooks take time. Raises WorkerError, ScriptEnded.
         """
@@ -101,8 +100,7 @@ class World:
             self.traces.append([[_earlier(one, by) for one in own] for own, by in zip(steps, ahead, strict=True)])
             return []
         seconds = np.diff([times for times, _ in reports])[:, turn.lead_steps :]
-        copies = np.split(seconds, self.command.copies)
-        return np.mean([max(copy, key=np.sum) for copy in copies], axis=0).tolist()  # type: ignore[no-any-return]
+        return max(seconds, key=np.sum).tolist()  # type: ignore[no-any-return]
 
     def finish(self) -> None:
         """The last turn is over: ask for what only the processes know; some may have ended."""
@@ -122,7 +120,7 @@ class World:
         """The error when it has made no step for too long."""
         where = f"after {counted(self._steps, 'step')} or more"
         if self.missing:
-            processes = counted(self.command.ranks * self.command.copies, "process")
+            processes = counted(self.command.ranks, "process")
             where = f"({self.missing} of {processes} have not made their first)"
         return self.processes.failure(
             f"no step for {self._timeout_seconds:g} s {where}; if it is only slow, increase launch.timeout_seconds"
@@ -166,16 +164,16 @@ class World:
 
     def _lost(self) -> Exception:
         """What to raise when a process has come to its end."""
-        statuses = self.processes.wait_for_end()
+        status = self.processes.wait_for_end()
         for rank in self.ranks:
             with contextlib.suppress(EOFError, OSError):
                 while rank.made is None and rank.connection.poll():
                     message = rank.connection.recv()
                     rank.made = message if isinstance(message, int) else None
         together = len({rank.made for rank in self.ranks}) == 1
-        if statuses and not any(statuses) and together:
+        if status == 0 and together:
             return ScriptEnded(self.command.name)
-        how = how_ended(statuses) if statuses else "others go on"
+        how = how_ended(status)
         if together:
             return self.processes.failure(f"{how} after {counted(self._steps, 'step')} or more")
         made, first = min((rank.made, rank.number) for rank in self.ranks if rank.made is not None)

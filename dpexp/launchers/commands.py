@@ -54,7 +54,7 @@ def started(
     token = f"dpexp-{secrets.token_hex(8)}"
     worlds = {}
     for number, (name, command) in enumerate(commands.items()):
-        processes = CommandProcesses(command, 0, output[name], f"{token}.{number}.")
+        processes = CommandProcesses(command, 0, output[name], f"{token}.{number}")
         worlds[name] = World(command, processes, timeout_seconds, hosts.check_script if hosts else lambda: None)
     with signals.postponed(), contextlib.ExitStack() as cleanup:
         cleanup.enter_context(guard(token))
@@ -131,10 +131,10 @@ def run_beside(command: Command, host: int, number: int, address: str, check: Ca
     """
     token = f"dpexp-{secrets.token_hex(8)}"
     with tempfile.TemporaryDirectory() as folder, signals.postponed(), guard(token):
-        processes = CommandProcesses(command, host, Path(folder) / "output", f"{token}.{number}.")
+        processes = CommandProcesses(command, host, Path(folder) / "output", f"{token}.{number}")
         try:
             processes.start(address)
-            while not any(processes.statuses()):  # where it has come to its end, the first host says so
+            while not processes.status:  # where it has come to its end, the first host says so
                 check()
                 signals.wait((), POLL_SECONDS)
             raise processes.failure(f"on host {host} {how_ended(processes.wait_for_end())}")

@@ -61,8 +61,6 @@ class TorchrunEnvironment:
 
     def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that these processes can't run."""
-        if config.measurement.independent_copies:
-            raise ConfigError("measurement.independent_copies=true under torchrun: it runs on one machine only")
         if not isinstance(config, ExperimentConfig):
             if self.local_world_size > 1:
                 raise ConfigError(

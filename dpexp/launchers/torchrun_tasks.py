@@ -70,18 +70,16 @@ class TorchrunController(LocalLauncher):
             time.sleep(0.1)
         self.exchange.close()
 
-    def _world(
-        self, cleanup: contextlib.ExitStack, name: str, work: Work, gates: Sequence[Connection | None]
-    ) -> WorldSpec:
+    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gate: Connection | None) -> WorldSpec:
         if work.config.processes == 1:
-            return super()._world(cleanup, name, work, gates)
+            return super()._world(cleanup, name, work, gate)
         if self._loaded != work.dataset.source:  # before anything is timed
             with self._task("load", config=work.dataset.source):
                 self.exchange.wait_until(self._answers)
             self._loaded = work.dataset.source
         cleanup.enter_context(self._task("train", config=work.config, in_turns=work.in_turns))
         remote = RemoteRanks(0, self._exchange_progress, self._answers)
-        return _one_rank(work, self._environment, self._task_number, gates[0], remote)
+        return _one_rank(work, self._environment, self._task_number, gate, remote)
 
     @contextlib.contextmanager
     def _task(self, kind: str, **task: Any) -> Iterator[None]:

@@ -15,7 +15,7 @@ import numpy as np
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, JobConfig
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
 from dpexp.launchers.local import LocalLauncher
@@ -25,7 +25,7 @@ from dpexp.measurement.budget import Budget
 from dpexp.measurement.measure import OnProgress, measure
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import Timed, Trainer, Variant
+from dpexp.measurement.trainer import Timed, Trainer
 from dpexp.measurement.user_files import differing, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import Block, RunResult
@@ -118,9 +118,8 @@ def measure_in_turns(
     first, *_, last = configs
     with prepared(configs[first], folder, launcher) as trainer:
         trainer.get_ready()
-        variants = {name: Variant(config) for name, config in configs.items()}
         budget = Budget(configs[first], over=last, of=first)
-        blocks = measure(trainer, variants, budget, on_progress=on_progress)
+        blocks = measure(trainer, configs, budget, on_progress=on_progress)
         return [block for block in blocks if not block.warmup]
 
 
@@ -166,11 +165,13 @@ def _as_timed(block: Block) -> dict[str, Timed]:
     }
 
 
-def _variants(config: JobConfig, trainer: Trainer, earlier: list[Block], on_progress: OnProgress) -> dict[str, Variant]:
+def _variants(
+    config: JobConfig, trainer: Trainer, earlier: list[Block], on_progress: OnProgress
+) -> dict[str, JobConfig]:
     """The arms of each block, by name."""
-    variants = {CANDIDATE: Variant(config)}
+    variants = {CANDIDATE: config}
     if config.measurement.baseline == "paired":
-        variants[BASELINE] = Variant(config.baseline())
+        variants[BASELINE] = config.baseline()
     if config.measurement.best_sequential:
         if earlier:
             best = earlier[0].arms.get(BEST_SEQUENTIAL)
@@ -178,9 +179,7 @@ def _variants(config: JobConfig, trainer: Trainer, earlier: list[Block], on_prog
         else:
             threads = best_threads(config, trainer, on_progress)
         if threads != config.threads_per_worker:
-            variants[BEST_SEQUENTIAL] = Variant(config.baseline(threads))
-    if config.measurement.independent_copies and config.processes > 1:
-        variants[INDEPENDENT] = Variant(config.worker_share(), copies=config.workers)
+            variants[BEST_SEQUENTIAL] = config.baseline(threads)
     return variants
 
 
@@ -204,9 +203,7 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
     key = json.dumps([settings, fingerprint(config)])
     if key not in _best_threads:
         on_progress("looking for the best number of threads", 0.0)
-        variants = {
-            f"one process with {counted(threads, 'thread')}": Variant(config.baseline(threads)) for threads in counts
-        }
+        variants = {f"one process with {counted(threads, 'thread')}": config.baseline(threads) for threads in counts}
         with trainer.running(variants) as running:
             rounds = Rounds(trainer.pace, list(variants), seed=0)
             rounds.warm_up(running, config.measurement.warmup_steps)

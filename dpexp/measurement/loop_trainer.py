@@ -14,10 +14,11 @@ import torch
 
 from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.machine.environment import usable_cores
-from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
+from dpexp.measurement.trainer import Pace, Timed, Trainer
 from dpexp.processes.launch import wait_for_server
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Arm, Process, Training
@@ -60,7 +61,7 @@ class LoopTrainer:
         wait_for_server()
 
     @contextlib.contextmanager
-    def running(self, variants: Mapping[str, Variant]) -> Iterator[LoopArms]:
+    def running(self, variants: Mapping[str, JobConfig]) -> Iterator[LoopArms]:
         """Within, an arm of each variant lives, with the data in other memory than before.
 
         Where the data lie changes times by about a percent. Raises WorkerError.
@@ -68,22 +69,22 @@ class LoopTrainer:
         if self._placed is not self._dataset:
             self._placed.tensors.close()
         self._placed = self._dataset.placed_anew()
-        works = {name: self._work(variant, in_turns=True) for name, variant in variants.items()}
+        works = {name: self._work(config, in_turns=True) for name, config in variants.items()}
         with self._launcher.segments(works) as programs:
             yield LoopArms(works, programs)
 
     def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training:
         """A whole training, with its evaluation. Raises WorkerError."""
-        work = self._work(Variant(config), checkpoint=checkpoint)
+        work = self._work(config, checkpoint=checkpoint)
         if config.seed == self._dataset.source.seed:
             return trained(work, self._launcher.run(work))
         with initial_state(config, self._dataset) as initial:
             work = dataclasses.replace(work, initial=initial)
             return trained(work, self._launcher.run(work))
 
-    def _work(self, variant: Variant, checkpoint: Path | None = None, in_turns: bool = False) -> Work:
-        assert isinstance(variant.config, ExperimentConfig)
-        return Work(variant.config, self._placed, self._initial, checkpoint, variant.copies, in_turns)
+    def _work(self, config: JobConfig, checkpoint: Path | None = None, in_turns: bool = False) -> Work:
+        assert isinstance(config, ExperimentConfig)
+        return Work(config, self._placed, self._initial, checkpoint, in_turns)
 
 
 class LoopArms:
@@ -105,11 +106,10 @@ class LoopArms:
 
 
 def _arm(work: Work, reports: Sequence[WorkerReport], timed: Timed) -> Arm:
-    if work.copies is None:
-        _check_replicas(reports)
+    _check_replicas(reports)
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
-        samples_per_step=work.config.global_batch_size * (work.copies or 1),
+        samples_per_step=work.config.global_batch_size,
         turn_seconds=timed.turn_seconds,
         first_steps=timed.first_steps,
         phases={name: np.array([report.phases[name] for report in reports]).T.tolist() for name in names},

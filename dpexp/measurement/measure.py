@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from dpexp.config.job import JobConfig
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.conditions import Watch
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import Timed, Trainer, Variant
+from dpexp.measurement.trainer import Timed, Trainer
 from dpexp.results.schema import Block
 
 OnProgress = Callable[[str, float], None]
@@ -20,7 +21,7 @@ OnWarm = Callable[[Mapping[str, Timed]], float]
 
 def measure(
     trainer: Trainer,
-    variants: Mapping[str, Variant],
+    variants: Mapping[str, JobConfig],
     budget: Budget,
     earlier: Sequence[Block] = (),
     on_progress: OnProgress = lambda text, done: None,

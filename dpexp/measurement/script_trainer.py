@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.command_world import Trace, World
 from dpexp.launchers.commands import Hosts, started
-from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
+from dpexp.measurement.trainer import Pace, Timed, Trainer
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import Arm, Process
 
@@ -53,10 +53,10 @@ class ScriptTrainer:
         """Nothing is shared by the blocks."""
 
     @contextlib.contextmanager
-    def running(self, variants: Mapping[str, Variant]) -> Iterator[ScriptArms]:
+    def running(self, variants: Mapping[str, JobConfig]) -> Iterator[ScriptArms]:
         """Within, the command of each variant runs. Raises WorkerError, ConfigError."""
         number = next(self._numbers)
-        commands = {name: self._command(name, variant) for name, variant in variants.items()}
+        commands = {name: self._command(name, config) for name, config in variants.items()}
         output = {name: self._folder / f"{number}-{name.replace(' ', '_')}" for name in variants}
         try:
             with started(commands, output, self._timeout_seconds, self._hosts) as running:
@@ -68,17 +68,15 @@ class ScriptTrainer:
                 "or set measurement.warmup_steps lower"
             ) from None
 
-    def _command(self, name: str, variant: Variant) -> Command:
-        config, copies = variant.config, variant.copies or 1
+    def _command(self, name: str, config: JobConfig) -> Command:
         assert isinstance(config, ScriptConfig)
         places = () if self._hosts is None else (self._hosts.number, self._hosts.address)
         return Command(
             name=counted(config.workers, "worker") if name == CANDIDATE else name.replace("_", " "),
             words=config.words(_free_port(), *places),
             ranks=config.workers,
-            copies=copies,
             threads=config.threads_per_worker,
-            global_batch_size=copies * config.global_batch_size,
+            global_batch_size=config.global_batch_size,
         )
 
 
@@ -112,7 +110,7 @@ def _arm(world: World, timed: Timed) -> Arm:
         samples_per_step=world.command.global_batch_size,
         turn_seconds=timed.turn_seconds,
         first_steps=timed.first_steps,
-        phases=_phases(world.command, world.traces),
+        phases=_phases(world.traces),
         between_epochs_seconds=0.0,
         warmup_seconds=timed.warmup_seconds,
         parameters_sha256=world.ranks[0].facts.get("parameters_sha256", ""),
@@ -130,15 +128,14 @@ def _arm(world: World, timed: Timed) -> Arm:
     )
 
 
-def _phases(command: Command, traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[float]]]:
+def _phases(traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[float]]]:
     """Where the time of each process goes, from its traced steps: (steps, processes) by name."""
     steps = [(turn, step) for turn in traces for step in range(len(turn[0]))]
     if not steps:
         return {}
     chosen = np.linspace(0, len(steps) - 1, min(MOST_PHASE_STEPS, len(steps))).astype(int)
-    ranks = range(command.ranks * command.copies)
-    together = [range(rank - rank % command.ranks, rank - rank % command.ranks + command.ranks) for rank in ranks]
-    split = [[_split(steps[at][0], steps[at][1], rank, together[rank]) for rank in ranks] for at in chosen]
+    ranks = range(len(traces[0]))
+    split = [[_split(steps[at][0], steps[at][1], rank) for rank in ranks] for at in chosen]
     values = {name: np.array([[one[name] for one in step] for step in split]) for name in PHASES}
     if values["compute"].sum() < LEAST_COMPUTING * sum(np.nansum(each) for each in values.values()):
         return {}  # no `backward` was seen, so nothing is told apart
@@ -147,17 +144,17 @@ def _phases(command: Command, traces: Sequence[Sequence[Sequence[Trace]]]) -> di
     return {name: np.nan_to_num(each).tolist() for name, each in values.items()}
 
 
-def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int, together: range) -> dict[str, float]:
+def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int) -> dict[str, float]:
     """The phases of one step of one process. In each meeting it waits for the last to arrive, and then communicates.
 
     The wait is NaN where the processes did not meet equally often, and so nobody knows which meetings were the same.
     """
     data, compute, update, meetings = turn[rank][step]
     synchronize = sum(seconds for _, seconds in meetings)
-    if len(together) == 1:
+    if len(turn) == 1:
         return {"data": data, "compute": compute + synchronize, "wait": 0.0, "communicate": 0.0, "update": update}
     wait = math.nan
-    everybodys = [turn[other][step][3] for other in together]
+    everybodys = [traces[step][3] for traces in turn]
     if len({len(ones) for ones in everybodys}) == 1:
         last = [max(arrival for arrival, _ in same) for same in zip(*everybodys, strict=True)]
         wait = sum(min(seconds, last[at] - arrival) for at, (arrival, seconds) in enumerate(meetings))

@@ -14,14 +14,6 @@ from dpexp.results.schema import Arm
 
 
 @dataclass(frozen=True)
-class Variant:
-    """What an arm trains; with `copies`, as many independent processes at once."""
-
-    config: JobConfig
-    copies: int | None = None
-
-
-@dataclass(frozen=True)
 class Pace:
     """How long turns are, and the untimed steps at the beginning of each."""
 
@@ -54,7 +46,7 @@ class Running(Protocol):
 
 
 class Trainer(Protocol):
-    """Starts the variants of one job."""
+    """Starts what arms train: the variants of one job, by name."""
 
     pace: Pace
 
@@ -65,5 +57,5 @@ class Trainer(Protocol):
     def get_ready(self) -> None:
         """Return when nothing that starts slowly would disturb the first block."""
 
-    def running(self, variants: Mapping[str, Variant]) -> AbstractContextManager[Running]:
+    def running(self, variants: Mapping[str, JobConfig]) -> AbstractContextManager[Running]:
         """Within, an arm of each variant lives in fresh processes, started in this order. Raises WorkerError."""

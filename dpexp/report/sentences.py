@@ -39,11 +39,6 @@ def reasons(summary: Summary) -> list[str]:
         if row.oversubscribed:  # whatever the factors are, this is why
             who, lost = f"{who}, with more threads than the {summary.usable_cores} cores", ""
         lines.append(f"{who}: {product}.{lost} {_step(row)}")
-        if row.independent_speedup.is_known:
-            lines.append(
-                f"{label(row)}{row.workers} independent processes, which exchange nothing, are "
-                f"{times(row.independent_speedup)} as fast as one: the limit of this machine."
-            )
     return lines
 
 

@@ -38,7 +38,7 @@ class Process:
 class Arm:
     """One way to train, alive for one block in fresh processes: the wall seconds of its timed steps.
 
-    The steps are those of the slowest process. Those of independent copies are means over the copies.
+    The steps are those of the slowest process.
     """
 
     samples_per_step: int  # of all processes together

@@ -39,7 +39,6 @@ class Work:
     dataset: Dataset
     initial: SharedTensors
     checkpoint: Path | None = None
-    copies: int | None = None  # so many independent trainings at once
     in_turns: bool = False
 
 

@@ -71,7 +71,6 @@ small = {
     "target_accuracy": st.sampled_from(["null", "0.5", "2"]),
     "measurement.baseline": st.sampled_from(["paired", "none"]),
     "measurement.phases": st.booleans(),
-    "measurement.independent_copies": st.booleans(),
 }
 
 

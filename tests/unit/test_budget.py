@@ -21,7 +21,6 @@ from dpexp.measurement import rounds as rounds_module
 from dpexp.measurement.budget import END_SECONDS, Budget
 from dpexp.measurement.loop_trainer import PACE
 from dpexp.measurement.measure import measure
-from dpexp.measurement.trainer import Variant
 from dpexp.results.schema import Arm, Conditions, Process
 
 SHORT_SECONDS, LONG_SECONDS = ExperimentConfig.usual_seconds
@@ -81,7 +80,7 @@ def measured(clock, machine, *overrides, reserved=0.0):
     """The blocks of a job on this machine, and how long it took."""
     config = tiny("measurement.warmup_steps=10", *overrides)
     paired = config.measurement.baseline == "paired"
-    variants = {"candidate": Variant(config)} | ({"baseline": Variant(config.baseline())} if paired else {})
+    variants = {"candidate": config} | ({"baseline": config.baseline()} if paired else {})
     job = Budget(config, "baseline" if paired else None, "candidate")
     started, shares = clock.now, []
     blocks = list(
@@ -212,7 +211,7 @@ def block_length(clock, start_seconds, noise):
     config = tiny(*ADAPTIVE, f"{MAX}=600", "measurement.precision=1e-9", "measurement.warmup_steps=10")
     job = Budget(config, "baseline", "candidate")
     machine = Machine(clock, start_seconds, noise=noise, start_noise=0.0, baseline=0.001, candidate=0.001)
-    variants = {"candidate": Variant(config), "baseline": Variant(config.baseline())}
+    variants = {"candidate": config, "baseline": config.baseline()}
     block = next(measure(machine, variants, job))
     return sum(arm.seconds for arm in block.arms.values()), block
 

@@ -183,18 +183,6 @@ def test_a_measurement_that_did_not_look_for_the_best_does_not_claim_it(tmp_path
     assert not summary(tmp_path, "measurement.best_sequential=false").rows[0].best_sequential_speedup.is_known
 
 
-def test_independent_copies_show_the_limit_of_the_machine(tmp_path):
-    def measured(block):
-        return changed(explained(block), independent=arm(composed(*TWO), 0.6))
-
-    found = summary(tmp_path, change=measured)
-    assert found.rows[0].independent_speedup.value == pytest.approx(2.0)
-    assert reasons(found)[1] == (
-        "2 independent processes, which exchange nothing, are 2.00 times (1.97 to 2.03) as fast as one: the limit of "
-        "this machine."
-    )
-
-
 LEARNING = {
     CANDIDATE: [training(epoch_accuracies=[0.5, 0.8, 0.89, 0.91])],
     BASELINE: [training(epoch_accuracies=[0.6, 0.92, 0.93, 0.93])],
