@@ -310,6 +310,12 @@ FAULTS = {
     "early": (ONE, "--fault early", 1, "it exited with status 1 before a torch optimizer had made a step: no data"),
     "no step": (ONE, "--fault 'no step'", 1, "before a torch optimizer had made a step: nothing to train"),
     "raise": (TORCHRUN, "--fault raise", 2, "it exited with status 1 after "),
+    "restarts": (
+        TORCHRUN.replace("--standalone", "--standalone --max-restarts=9"),
+        "--fault raise",
+        2,
+        "--max-restarts",
+    ),
     "stop": (ONE, "--fault stop", 1, "it exited with status 1 after 4 steps or more: the loss is NaN"),
     "late end": (TORCHRUN, "--fault exit", 2, "it exited with status 1 after "),
     "uneven": (TORCHRUN, "--steps 40 --fault uneven", 2, "rank 1 came to its end after 35 steps, before the others"),
@@ -331,7 +337,7 @@ def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, fault):
     assert outcome.status in (1, 2)
     assert said in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
-    if fault == "raise":
+    if fault in ("raise", "restarts"):
         assert "ValueError: boom in step 20" in outcome.err
     assert not left()
 

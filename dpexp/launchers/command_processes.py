@@ -122,5 +122,5 @@ class CommandProcesses:
 def how_ended(status: int | None) -> str:
     """In words."""
     if status is None:
-        return "others go on"
+        return "a process ended, and the command goes on, as torchrun does with --max-restarts,"
     return f"it was killed by signal {-status}" if status < 0 else f"it exited with status {status}"
