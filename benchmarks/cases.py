@@ -131,7 +131,7 @@ def _simulated(here: Path) -> Finding:
 def _data_share(here: Path, program: str, batch: int) -> float:
     """Of a step of one process, as dpexp has it."""
     (row,), _ = command(*_script(program, batch), where=here)
-    seconds = row.phases.of_baseline
+    seconds = row.baseline_phases
     return seconds["data"] / sum(seconds.values())
 
 

@@ -61,9 +61,6 @@ def _memory() -> None:
             running.notices(0, workers)
             together = _group_bytes()
             (private,) = running.reports()
-        for own in shared:
-            if hasattr(own, "close"):
-                own.close()
         more = f"{(together - before) / MIB:.0f}" if before else ""
         table.add_row(f"sync_dp, {workers} workers", f"{max(private) / MIB:.0f}", f"{together / MIB:.0f}", more)
         before = together

@@ -18,7 +18,7 @@ from dpexp.analysis.row import Row
 
 SETTINGS = {
     "sync_dp, batch 64": ["data.size=10000"],
-    "ddp, batch 1,024": ["strategy=ddp", "batch.size=1024", "data.size=20480", "linear_kernel=torch"],
+    "ddp, batch 1,024": ["strategy=ddp", "batch.size=1024", "data.size=20480"],
 }
 
 

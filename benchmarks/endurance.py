@@ -228,6 +228,7 @@ def sweep(jobs: int) -> None:
         "measurement.precision=null",
         "measurement.warmup=0",
         "measurement.best_sequential=false",
+        "measurement.max_seconds=0.4",
     ]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         status = app.main(["-m", *TINY, *quick, f"launch.timeout_seconds={alike}", f"hydra.sweep.dir={folder}"])

@@ -149,11 +149,7 @@ def _update_seconds(workers: int) -> float:
     config = configured(f"workers={workers}")
     work = prepared(config, load(config))
     shared = SyncDataParallel.share(config, work.initial)
-    try:
-        return slowest(_updates, [(work, own) for own in shared])
-    finally:
-        for own in shared:
-            own.close()
+    return slowest(_updates, [(work, own) for own in shared])
 
 
 def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:

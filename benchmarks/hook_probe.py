@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import optimizer as optimizers
 
-from dpexp.launchers.command_world import STARTUP
+from dpexp.launchers.command_processes import STARTUP
 
 WINDOWS, STEPS, BATCH = 200, 20, 64
 

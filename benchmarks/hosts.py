@@ -25,7 +25,7 @@ RATES = ("50Mbit", "200Mbit", "1Gbit")
 LINKS = ((None, 0.0), ("1Gbit", 0.0), ("1Gbit", 0.001), ("1Gbit", 0.005))  # bits a second, and the delay one way
 OVERLAP_LINKS = (("5Gbit", 0.0), ("1Gbit", 0.0))
 GRADIENT_BYTES = 4 * (784 * 256 + 256 + 256 * 10 + 10)
-JOB = ["data.size=10000", "linear_kernel=torch", "measurement.best_sequential=false"]
+JOB = ["data.size=10000", "measurement.best_sequential=false"]
 LARGER_JOB = (
     "model=resnet18 data=synthetic data.shape=[3,32,32] data.size=256 batch.size=16 epochs=1 measurement.repeats=2 "
     "measurement.precision=null measurement.warmup=0 measurement.warmup_steps=2 measurement.best_sequential=false"

@@ -15,10 +15,9 @@ from rich.table import Table
 
 from benchmarks import cases
 from benchmarks.setup import command, out, shown
-from dpexp.analysis.efficiency import phases_of_step
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.ratios import step_seconds
 from dpexp.analysis.row import Row
+from dpexp.analysis.side import Side
 from dpexp.config.job import CANDIDATE
 from dpexp.results import storage
 
@@ -101,16 +100,15 @@ def _phases(delay: str, rounds: int) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         options = [f"script.command={LAUNCHED} --delay {delay}", "measurement.baseline=none"]
         command(*JOB, *options, "measurement.precision=null", f"measurement.repeats={rounds}", folder=Path(folder))
-        blocks = storage.read(Path(folder) / storage.FILE_NAME).kept()
-    step = step_seconds(blocks, CANDIDATE)
-    assert step is not None
-    return [dict(rank) for rank in phases_of_step(blocks, CANDIDATE, math.inf, math.exp(step.log))]
+        result = storage.read(Path(folder) / storage.FILE_NAME)
+    own = Side(result.config, result.kept(), CANDIDATE, math.inf, ())
+    return [dict(rank) for rank in own.phases]
 
 
 def _like_ddp(rounds: int) -> None:
     """The same model by strategy=ddp and as a script, in turn."""
     blocks = ["measurement.best_sequential=false", f"measurement.max_seconds={15 * rounds}"]
-    (ours,), _ = command("strategy=ddp", "data.size=20000", "linear_kernel=torch", *blocks)
+    (ours,), _ = command("strategy=ddp", "data.size=20000", *blocks)
     (theirs,), _ = command(*JOB, f"script.command={LAUNCHED}", f"script.baseline_command=python {PEER}", *blocks)
     out.print(f"2 workers, speedup by strategy=ddp {shown(ours.speedup)}, as a script {shown(theirs.speedup)}")
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
-from dpexp.config.compose import compose_experiment
+from dpexp.config.compose import compose_job
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.loop_trainer import trained
@@ -26,7 +26,6 @@ from dpexp.processes import fork_server, launch
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker
 from dpexp.train.data.dataset import Dataset
-from dpexp.train.models import architectures, linear_kernels
 from dpexp.train.models.initial_state import initial_state
 
 SAMPLES, EPOCHS, BATCH = 40_000, 1, 64
@@ -41,13 +40,14 @@ progress = Console(stderr=True, soft_wrap=True)
 def configured(*overrides: str) -> ExperimentConfig:
     """A composed job, of the benchmark's size unless overridden."""
     own = [f"data.size={SAMPLES}", f"epochs={EPOCHS}", f"batch.size={BATCH}", *overrides]
-    return compose_experiment(*own)
+    config = compose_job(*own)
+    assert isinstance(config, ExperimentConfig)
+    return config
 
 
 def prepared(config: ExperimentConfig, dataset: Dataset) -> worker.Work:
     """What the workers of one training are told."""
-    kernel = linear_kernels.choose(config, architectures.build(config.model, dataset.input_shape, dataset.classes))
-    return worker.Work(config, dataset, initial_state(config, dataset), kernel)
+    return worker.Work(config, dataset, initial_state(config, dataset))
 
 
 def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:

@@ -27,7 +27,6 @@ from dpexp.machine import environment
 from dpexp.processes import fork_server
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.data.dataset import Dataset, load
-from dpexp.train.models import linear_kernels
 from dpexp.train.strategies import Ddp
 
 LOOP, SEQUENTIAL = "hand-written loop, 1 thread", "dpexp sequential"
@@ -79,7 +78,7 @@ def _contestants(dataset: Dataset) -> dict[str, Contestant]:
         "hand-written loop, 2 threads": of_peer(peers.hand_written, 1, threads=2),
         SEQUENTIAL: of_dpexp(dataset, "strategy=sequential"),
     }
-    if linear_kernels.onednn_available():
+    if torch.backends.mkldnn.is_available():
         found[LIMITS[1]] = of_peer(peers.products_by_onednn, 1)
     for workers in (2, 4):
         found[f"{workers} independent sequential trainings"] = independent(workers)

@@ -11,6 +11,8 @@ from dpexp.analysis.table import Summary, aggregate
 from dpexp.cli import resume, runner
 from dpexp.config.compose import with_script
 from dpexp.errors import ConfigError
+from dpexp.measurement.user_files import refuse_edited_modules
+from dpexp.processes import fork_server
 from dpexp.report.writer import write_report
 
 if TYPE_CHECKING:
@@ -62,8 +64,6 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: b
         raise ConfigError(f"{' '.join(overrides)}: it is a sweep; call dpexp.sweep")
     if folder is not None:
         plan = replace(plan, folder=Path(folder))
-    with runner.started(plan, words, goes_on=True) as jobs:
-        done = list(jobs)
-        summary = write_report([plan.folder], plan.folder).summary if multirun else aggregate([plan.folder])
-    runner.track(plan, summary, done)
-    return summary
+    with runner.started(plan, words, refuse_edited_modules, imports=fork_server.SOMETIMES) as jobs:
+        list(jobs)
+        return write_report([plan.folder], plan.folder).summary if multirun else aggregate([plan.folder])

@@ -55,10 +55,6 @@ class ResultError(DpexpError):
     """Results can't be written, read, or aggregated together."""
 
 
-class TrackerError(DpexpError):
-    """An experiment tracker could not log a job, whose result is on disk."""
-
-
 class VersionError(ResultError):
     """A result that another version of dpexp wrote."""
 

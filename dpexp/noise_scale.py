@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpexp.analysis.decision.verdict import at_most_samples
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.row import Row
+from dpexp.analysis.row import Row, at_most_samples
 from dpexp.analysis.table import measured_rows
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
-from dpexp.config.strategies import EmulatedConfig
+from dpexp.config.strategies import PlainConfig
 from dpexp.errors import ConfigError, ResultError, counted
 from dpexp.measurement.user_files import differing, fingerprint
 from dpexp.report import terminal
@@ -79,10 +78,6 @@ def largest_job(folder: Path, rows: Sequence[Row]) -> Job:
     config = largest.config
     if not isinstance(config, ExperimentConfig):
         raise ConfigError("these results are of a script, whose gradients are not known here")
-    if config.batch.sync_batchnorm:
-        raise ConfigError(
-            "batch.sync_batchnorm=true: a worker's gradient depends on the samples of all, so it has no noise"
-        )
     if config.workers == 1 or config.batch.scope != "per_worker":
         raise ConfigError(
             f"workers={config.workers} with batch.scope={config.batch.scope}: the batch doesn't grow with the workers; "
@@ -126,7 +121,7 @@ def squared_norms(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
 
     Trains as `config` says, all workers in this process. Raises ConfigError.
     """
-    config = dataclasses.replace(config, strategy=EmulatedConfig(name="emulated"), device="cpu")
+    config = dataclasses.replace(config, strategy=PlainConfig(name="emulated"), device="cpu")
     with initial_state(config, dataset) as initial:
         torch.manual_seed(config.seed)
         model = architectures.build(config.model, dataset.input_shape, dataset.classes)
@@ -173,7 +168,7 @@ def lines(config: ExperimentConfig, rows: Sequence[Row], found: Sequence[Sequenc
     for row in rows:
         learned = statistical_efficiency(scale.value, row.global_batch_size or 0, batch)
         times = row.speedup.value * learned
-        ratio, target = row.target.target_samples_ratio, f"{100 * row.target.target_accuracy:g} %"
+        ratio, target = row.target_samples_ratio, f"{100 * row.target_accuracy:g} %"
         measured = f" (measured by samples to {target}: {ratio:.2f}; off by {learned / ratio:.2f} x)"
         yield (
             f"{counted(row.workers or 0, 'worker')}{'*' if row.oversubscribed else ''}, global batch "

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, best_tradeoff, worst_error
-from dpexp.analysis.decision.verdict import at_most_samples
-from dpexp.analysis.row import Row
+from dpexp.analysis.row import Row, at_most_samples
 from dpexp.analysis.table import measured_rows
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.errors import ConfigError, ResultError, counted
+from dpexp.errors import ConfigError, ResultError
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command
+from dpexp.report.sentences import projected
 from dpexp.results.jobs import read_jobs
 
 
@@ -51,22 +51,11 @@ def main(arguments: list[str]) -> int:
         raise ResultError(f"nothing to project from: {error}") from error
     terminal.show_line("projected, not measured:")
     for projection in projections:
-        terminal.show_line(sentence(projection))
+        terminal.show_line(projected(projection))
     if len(projections) > 1:
         terminal.show_line(_tradeoff_sentence(projections))
     terminal.show_line(_checked_sentence(model.counts, checked))
     return 0
-
-
-def sentence(projection: Projection) -> str:
-    """A line for one number of workers."""
-    hosts = f" on {projection.hosts} hosts" if projection.hosts > 1 else ""
-    lost = projection.parts[projection.bottleneck] / projection.step_seconds
-    return (
-        f"{counted(projection.workers, 'worker')}{hosts}: {projection.speedup:,.3g} times as fast as one process, "
-        f"efficiency {100 * projection.efficiency.value:.0f} %; "
-        f"a step takes {1e3 * projection.step_seconds:.3g} ms, {100 * lost:.0f} % of it {projection.bottleneck}"
-    )
 
 
 def _tradeoff_sentence(projections: Sequence[Projection]) -> str:
@@ -85,8 +74,8 @@ def _checked_sentence(counts: Sequence[int], checked: Mapping[int, tuple[float, 
             "smaller ones; on more cores, measure workers=1,2,4"
         )
     parts = [
-        f"{workers} workers were projected to {projected:.2f}, measured {measured:.2f}"
-        for workers, (projected, measured) in checked.items()
+        f"{workers} workers were projected to {expected:.2f}, measured {measured:.2f}"
+        for workers, (expected, measured) in checked.items()
     ]
     return f"checked, from smaller counts only: {'; '.join(parts)}; the intervals allow for the largest error"
 

@@ -107,12 +107,6 @@ def network(config, dataset, strategy):
     return Path("/proc/self/task", str(threading.get_native_id()), "ns/net").readlink().name
 
 
-def gathered(config, dataset, strategy):
-    rank = strategy.replicas[0].rank
-    first = strategy.gather(torch.tensor([rank, 7.0], dtype=torch.float64)).tolist()
-    return first, strategy.gather(torch.tensor([rank + 1.0], dtype=torch.float64)).tolist()
-
-
 def received(config, dataset, strategy):
     rank = strategy.replicas[0].rank
     return [strategy.broadcast([first + rank, rank]) for first in (7, 8)]

@@ -13,6 +13,7 @@ import psutil
 from conftest import tiny
 from deeds import STEPS, Place, run_with_trap
 
+from dpexp.cli import resume as resume_command
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
@@ -88,7 +89,7 @@ def run_config(
 ) -> bool:
     """A job as a command runs it; whether it was measured."""
     environment, files = describe(), fingerprint(config)
-    earlier = job.find_earlier(config, folder, environment, files, anew) if resume else None
+    earlier = resume_command.find_earlier(config, folder, environment, anew) if resume else None
     if earlier is not None and earlier.status == "ok":
         return False
     launcher = launcher or LocalLauncher()

@@ -37,7 +37,6 @@ def arm_of(turns: list[list[float]], samples_per_step: int = 64, processes: int 
         between_epochs_seconds=0.0,
         warmup_seconds=0.1,
         parameters_sha256="00",
-        linear_kernel="torch",
         processes=[Process(rank, threads, 1.0, next(_startup_seconds)) for rank in range(processes)],
     )
 

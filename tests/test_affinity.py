@@ -32,13 +32,7 @@ def cores(workers: int, *overrides: str) -> list[list[int]]:
     dataset = load(config)
     initial = initial_state(config, dataset)
     shared = strategy_class(config).share(config, initial)
-    try:
-        arguments = [(config, dataset, initial, part) for part in shared]
-        return launch.launch(WorldSpec(cores_of_a_worker, arguments))
-    finally:
-        for part in shared:
-            if hasattr(part, "close"):
-                part.close()
+    return launch.launch(WorldSpec(cores_of_a_worker, [(config, dataset, initial, part) for part in shared]))
 
 
 @pytest.mark.parametrize("each", [1, 2])

@@ -101,7 +101,7 @@ def test_hydra_is_known_at_the_edge_only():
 
 
 def test_only_figures_and_their_panels_know_matplotlib():
-    assert users("matplotlib") == {"api", "report/figures", "report/panels", "report/style"}
+    assert users("matplotlib") == {"api", "report/figures", "report/panels"}
 
 
 @pytest.mark.parametrize("package", LIGHT)

@@ -31,5 +31,3 @@ def test_all_have_come_when_one_passes(world_size, spin_seconds):
     seats = BarrierMember.create(world_size, spin_seconds)
     with SharedTensors.allocate({"counts": ((world_size,), torch.int64)}) as shared:
         assert all(launch.launch(WorldSpec(count_together, [(seat, shared) for seat in seats])))
-    for seat in seats:
-        seat.close()

@@ -7,9 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from dpexp.analysis.decision.break_even import Search, crossing, search
 from dpexp.analysis.intervals import Estimate
-from dpexp.break_even import answer, main, with_batch
+from dpexp.break_even import Search, answer, crossing, main, search, with_batch
 
 QUICK = (
     "data=synthetic data.size=200 model.hidden=[7] batch.size=24 strategy=ddp measurement.repeats=2 "

@@ -20,7 +20,7 @@ from dpexp.train import loop
 from dpexp.train.data.dataset import load
 from dpexp.train.models import architectures
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.recorder import NoRecorder
+from dpexp.train.recorder import Recorder
 from dpexp.train.strategies import strategy_class
 from dpexp.train.strategies.core_sharing import CoreTurn
 from dpexp.train.strategies.hybrid_dp import in_buckets
@@ -128,13 +128,7 @@ def by_all_workers(config, program):
     dataset = load(config)
     initial = initial_state(config, dataset)
     shared = strategy_class(config).share(config, initial)
-    try:
-        arguments = [(config, dataset, initial, own) for own in shared]
-        return launch.launch(WorldSpec(program, arguments))
-    finally:
-        for own in shared:
-            if hasattr(own, "close"):
-                own.close()
+    return launch.launch(WorldSpec(program, [(config, dataset, initial, own) for own in shared]))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +160,7 @@ def phase_of_waiting(rank, config, dataset, initial, shared, notify):
     return phases
 
 
-class CurrentPhase(NoRecorder):
+class CurrentPhase(Recorder):
     phase = None
 
     def enter(self, phase):

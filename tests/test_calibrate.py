@@ -72,7 +72,7 @@ def test_a_delay_in_communication_must_be_communication():
 def test_faults_reach_the_workers_they_are_for_and_change_no_result():
     config = tiny("workers=2")
     dataset = load(config)
-    work = Work(config, dataset, initial_state(config, dataset), "torch", in_turns=True)
+    work = Work(config, dataset, initial_state(config, dataset), in_turns=True)
     fault = Fault(compute_seconds=DELAY, communicate_seconds=DELAY, slowdown=1.01)
     with FaultyLauncher({"late": fault}).segments({"late": work, "plain": work}) as programs:
         for name in ("late", "plain"):

@@ -35,8 +35,6 @@ def test_the_ranks_of_a_group_go_one_after_the_other(ranks, groups):
         for group in range(groups):
             members = list(range(group, ranks, groups))
             assert shared["taken"][group, 1 : 1 + len(members) * ROUNDS].tolist() == members * ROUNDS
-    for turn in turns:
-        turn.close()
 
 
 def test_who_is_alone_waits_for_nobody():

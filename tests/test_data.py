@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import multiprocessing
 import pickle
 import struct
 from pathlib import Path
@@ -19,9 +18,7 @@ from dpexp.errors import ConfigError, DataError
 from dpexp.train.data import sources
 from dpexp.train.data.dataset import load
 from dpexp.train.data.sharding import subset
-from dpexp.train.data.sources import SHA256, mnist_split
-
-LABELS = "t10k-labels-idx1-ubyte"
+from dpexp.train.data.sources import mnist_split
 
 
 def test_mnist_is_the_original():
@@ -41,28 +38,12 @@ def test_a_subset_is_seeded_and_nested():
 
 
 def test_images_and_labels_of_a_subset_belong_together():
-    images, labels = mnist_split("train", Path(composed().data.cache))
+    images, labels = mnist_split("train")
     chosen = subset(60_000, 500, seed=0)
     dataset = load(composed("data.size=500"))
     assert torch.equal(dataset.tensors["train_labels"], torch.tensor(labels)[chosen].long())
     expected = torch.tensor(images)[chosen].float() / 255
     torch.testing.assert_close(dataset.tensors["train_inputs"], expected, rtol=0, atol=1e-7)
-
-
-def test_the_cache_is_used(tmp_path, monkeypatch):
-    mnist_split("t10k", tmp_path)
-    monkeypatch.setattr(sources, "_decode", lambda name: pytest.fail("decoded again"))
-    mnist_split("t10k", tmp_path)
-
-
-def test_a_damaged_cache_is_said_and_rebuilt(tmp_path, caplog):
-    mnist_split("t10k", tmp_path)
-    cached = tmp_path / "mnist" / LABELS
-    cached.write_bytes(cached.read_bytes()[:-1] + b"\xff")
-    _, labels = mnist_split("t10k", tmp_path)
-    assert hashlib.sha256(cached.read_bytes()).hexdigest() == SHA256[LABELS]
-    assert labels[:3].tolist() == [7, 2, 1]
-    assert "damaged" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"not xz at all"])
@@ -72,38 +53,18 @@ def test_a_damaged_packaged_file_is_an_error(tmp_path, monkeypatch, damage):
         (tmp_path / "mnist").mkdir(exist_ok=True)
         (tmp_path / "mnist" / file.name).write_bytes(damage(file.read_bytes()))
     monkeypatch.setattr(sources.resources, "files", lambda _: tmp_path)
+    sources._decoded.cache_clear()
     with pytest.raises(DataError, match=r"packaged file .* is damaged.*install dpexp again"):
-        mnist_split("t10k", tmp_path / "cache")
+        mnist_split("t10k")
 
 
 def test_an_unwritable_cache_is_an_error(tmp_path):
-    (tmp_path / "mnist").write_text("a file where the folder should go")
+    test_fashion_mnist_is_read_through_torchvision(tmp_path)
+    pin = tmp_path / "torchvision" / "fashion_mnist-train.sha256"
+    pin.unlink()
+    pin.mkdir()
     with pytest.raises(DataError, match="data cache"):
-        mnist_split("t10k", tmp_path)
-
-
-def test_a_leftover_of_a_process_that_died_half_way_is_ignored(tmp_path):
-    (tmp_path / "mnist").mkdir()
-    (tmp_path / "mnist" / f".{LABELS}.1234.part").write_bytes(b"half a fi")
-    _, labels = mnist_split("t10k", tmp_path)
-    assert len(labels) == 10_000
-
-
-def _read(folder: Path) -> None:
-    mnist_split("t10k", folder)
-
-
-def test_two_processes_may_decode_at_once(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    processes = [context.Process(target=_read, args=(tmp_path,)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-    assert sorted(path.name for path in (tmp_path / "mnist").iterdir()) == sorted(
-        name for name in SHA256 if name.startswith("t10k")
-    )
+        load(composed("data=fashion_mnist", f"data.cache={tmp_path}", "data.size=50", "batch.size=10"))
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])

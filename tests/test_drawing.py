@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from results_helpers import in_spells, result, write_sweep
 
 from dpexp.analysis.table import aggregate
-from dpexp.report.panels import Panels, shares
-from dpexp.report.style import ends
+from dpexp.report.panels import Panels, ends, shares
 
 
 def rows(computation, balance, communication):

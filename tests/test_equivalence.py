@@ -11,7 +11,6 @@ from training_helpers import assert_same, trained_here, trained_state
 from dpexp.errors import WorkerError
 from dpexp.measurement.loop_trainer import _check_replicas
 from dpexp.train import loop
-from dpexp.train.models import linear_kernels
 from dpexp.train.strategies import Emulated
 
 OPTIMIZERS = {
@@ -93,13 +92,6 @@ def test_other_models_agree_too(sequential, tmp_path, model):
     assert_same(trained_state(tiny("workers=3", *model), tmp_path), sequential(*model), 1e-12)
 
 
-@pytest.mark.skipif(not linear_kernels.onednn_available(), reason="this torch has no oneDNN")
-@pytest.mark.parametrize("workers", [2, 3, 4])
-def test_by_another_kernel_they_agree_up_to_rounding(sequential, tmp_path, workers):
-    own = ["model.hidden=[200]", "data.shape=[1,13,13]", "dtype=float32", "epochs=1"]
-    assert_same(trained_state(tiny(f"workers={workers}", *own), tmp_path, "onednn"), sequential(*own), 1e-6)
-
-
 @pytest.mark.parametrize(
     "strategy",
     [["sync_dp"], ["emulated"], ["ddp", "strategy.find_unused_parameters=true"], ["hybrid_dp", *IN_BUCKETS]],
@@ -114,17 +106,7 @@ def test_unused_and_frozen_parameters_agree_too(sequential, tmp_path, strategy):
 WITH_BATCHNORM = ["model=custom", "model.builder=user_models:with_batchnorm", "optimizer.lr=0.1"]
 
 
-@pytest.mark.parametrize(
-    ("strategy", "workers"), [("sync_dp", 2), ("sync_dp", 3), ("ddp", 3), ("hybrid_dp strategy.hosts=2", 4)]
-)
-def test_batch_normalization_sees_the_whole_batch_where_asked(sequential, tmp_path, strategy, workers):
-    """Running means and variances are part of the state, too."""
-    own = [f"strategy={strategy}".split(), WITH_BATCHNORM, [f"workers={workers}", "batch.sync_batchnorm=true"]]
-    config = tiny(*[override for overrides in own for override in overrides])
-    assert_same(trained_state(config, tmp_path), sequential(*WITH_BATCHNORM), 1e-12)
-
-
-def test_batch_normalization_sees_local_batches_otherwise(sequential, tmp_path):
+def test_batch_normalization_sees_local_batches(sequential, tmp_path):
     with pytest.raises(AssertionError):
         assert_same(trained_state(tiny("workers=2", *WITH_BATCHNORM), tmp_path), sequential(*WITH_BATCHNORM), 1e-3)
 
@@ -212,7 +194,7 @@ class TestSeededBugs:
 
         self.unequal_start(monkeypatch)
         dataset = load(self.config)
-        work = worker.Work(self.config, dataset, initial_state(self.config, dataset), "torch")
+        work = worker.Work(self.config, dataset, initial_state(self.config, dataset))
         report = worker.run(0, work, None, 0.0, None, lambda notice: None)
         with pytest.raises(WorkerError, match=r"replicas differ at the start: ranks \[1\]"):
             _check_replicas([report])

@@ -10,13 +10,13 @@ import sys
 import pytest
 from conftest import TINY
 
-from dpexp.machine.exclusive import acquire, exclusive
+from dpexp.machine.exclusive import exclusive
 
 HOLDER = """
-from dpexp.machine.exclusive import acquire
-lock = acquire(print)
-print("held", flush=True)
-input()
+from dpexp.machine.exclusive import exclusive
+with exclusive(print):
+    print("held", flush=True)
+    input()
 """
 WAITS = "dpexp: waiting until process {} has finished measuring: two measurements at once would both be wrong\n"
 
@@ -61,16 +61,16 @@ def test_another_name_is_another_lock(name, monkeypatch):
 
 def test_without_a_name_there_is_no_lock(monkeypatch):
     monkeypatch.setenv("DPEXP_LOCK", "")
-    assert acquire(never) is None
+    with exclusive(never), exclusive(never):
+        pass
 
 
 @pytest.mark.slow
 def test_a_second_command_waits_and_says_for_whom(name, tmp_path):
-    lock = acquire(never)
-    command = started("-m", "dpexp", *TINY, f"hydra.run.dir={tmp_path}/out")
-    assert command.stderr.readline() == WAITS.format(os.getpid())
-    assert not (tmp_path / "out" / "result.json").exists()
-    lock.close()
+    with exclusive(never):
+        command = started("-m", "dpexp", *TINY, f"hydra.run.dir={tmp_path}/out")
+        assert command.stderr.readline() == WAITS.format(os.getpid())
+        assert not (tmp_path / "out" / "result.json").exists()
     _, errors = command.communicate()
     assert (command.returncode, errors) == (0, "")
     assert (tmp_path / "out" / "result.json").exists()

@@ -28,19 +28,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def hosts(link, tmp_path):
-    """A function that starts torchrun on both hosts, with so many workers on each; it returns what runs."""
+    """A function that starts torchrun on both hosts, with so many dpexp on each; it returns what runs."""
     (tmp_path / "main.py").write_text(MAIN)
     with contextlib.ExitStack() as cleanup:
 
-        def start(workers_each: int, *overrides: str) -> list[subprocess.Popen[bytes]]:
-            run = f"-m torch.distributed.run --nnodes=2 --nproc-per-node={workers_each} --master-port=29512"
+        def start(each: int, *words: str) -> list[subprocess.Popen[bytes]]:
+            run = f"-m torch.distributed.run --nnodes=2 --nproc-per-node={each} --master-port=29512"
             to = f"--master-addr={next(iter(HOSTS.values()))}"
             running = []
             for rank, name in enumerate(HOSTS):
                 inside = ["ip", "netns", "exec", name, sys.executable, *run.split(), f"--node-rank={rank}", to]
                 errors = cleanup.enter_context((tmp_path / f"{rank}.err").open("wb"))
                 program = subprocess.Popen(
-                    [*inside, "main.py", *TINY, *overrides, "hydra.run.dir=out"],
+                    [*inside, "main.py", "hydra.run.dir=out", *words],
                     cwd=tmp_path,
                     env=os.environ | {"GLOO_SOCKET_IFNAME": "eth0"},
                     stderr=errors,
@@ -67,7 +67,7 @@ def said(folder: Path) -> list[str]:
 
 def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path):
     settings = "strategy=hybrid_dp strategy.bucket_mb=0.0003 workers=4 checkpoint=true measurement.max_seconds=1"
-    running = hosts(2, *settings.split())
+    running = hosts(2, *TINY, *settings.split())
     assert [host.wait(timeout=120) for host in running] == [0, 0], said(tmp_path)
     (block,) = json.loads((tmp_path / "out" / "result.json").read_text())["blocks"]
     candidate = block["arms"]["candidate"]
@@ -78,7 +78,7 @@ def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path):
 
 
 def test_a_lost_host_is_told_on_both(hosts, tmp_path):
-    running = hosts(1, "strategy=hybrid_dp", "workers=2", "measurement.max_seconds=600")
+    running = hosts(1, *TINY, "strategy=hybrid_dp", "workers=2", "measurement.max_seconds=600")
     begun = tmp_path / "out" / "result.json"  # written when the job starts
     assert wait_until(begun.exists, 60), said(tmp_path)
     subprocess.run(["ip", "-n", next(iter(HOSTS)), "link", "set", "eth0", "down"], check=True)
@@ -87,3 +87,39 @@ def test_a_lost_host_is_told_on_both(hosts, tmp_path):
     assert "rank 1 has not responded for 3 s" in first
     assert "rank 0 has not responded for 3 s" in second
     assert "terminate called" not in first + second
+
+
+SCRIPT = (
+    "torchrun --nnodes={hosts} --node-rank={host} --master-addr={head} --master-port={port} "
+    f"--nproc-per-node={{workers_per_host}} {Path(__file__).parent}/scripts/train.py --batch {{local_batch_size}}"
+)
+
+ALONE = "workers=2 batch.size=8 measurement.baseline=none measurement.best_sequential=false".split()
+
+
+def test_a_script_on_two_hosts_is_one_result(hosts, tmp_path):
+    running = hosts(1, *"workers=4 batch.size=8 measurement.max_seconds=6 -- ".split(), *SCRIPT.split())
+    assert [host.wait(timeout=120) for host in running] == [0, 0], said(tmp_path)
+    (path,) = tmp_path.rglob("result.json")
+    for block in json.loads(path.read_text())["blocks"]:
+        ranks = {name: [one["rank"] for one in arm["processes"]] for name, arm in block["arms"].items()}
+        assert (ranks["baseline"], ranks["candidate"]) == ([0], [0, 1, 2, 3])
+        assert {len(processes) for steps in block["arms"]["candidate"]["phases"].values() for processes in steps} == {4}
+
+
+def test_a_script_that_fails_on_another_host_is_told_with_its_cause(hosts, tmp_path):
+    running = hosts(1, *ALONE, "--", *SCRIPT.split(), "--fault", "raise")
+    assert [host.wait(timeout=120) for host in running] == [1, 1], said(tmp_path)
+    for error in said(tmp_path):
+        assert error.count("2 workers: on host 1 it exited with status 1: ValueError: boom in step 20") == 1
+
+
+def test_a_host_that_is_lost_while_a_script_is_measured_is_told_on_both(hosts, tmp_path):
+    running = hosts(1, *ALONE, "measurement.max_seconds=600", "--", *SCRIPT.split())
+    begun = tmp_path / "out" / "result.json"
+    assert wait_until(begun.exists, 60), said(tmp_path)
+    subprocess.run(["ip", "-n", next(iter(HOSTS)), "link", "set", "eth0", "down"], check=True)
+    assert all(host.wait(timeout=120) != 0 for host in running)
+    first, second = said(tmp_path)
+    assert "rank 1 has not responded for 3 s" in first
+    assert "rank 0 has not responded for 3 s" in second

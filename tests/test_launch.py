@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import warnings
 from multiprocessing import forkserver
 
 import psutil
@@ -21,6 +22,10 @@ from dpexp.processes.world import WorldSpec
 def report_rank(rank, word, notify):
     notify((rank, word))
     return rank, word
+
+
+def warn(rank, notify):
+    warnings.warn("rarely seen", stacklevel=1)
 
 
 def forked_from_the_importer(rank, notify):
@@ -87,6 +92,13 @@ def test_several_worlds_live_together_and_any_of_their_ranks_may_notify():
     with launch.started(specs) as worlds:
         assert [sorted(worlds.notices(world, 2)) for world in (1, 0)] == [[(0, "b"), (1, "b")], [(0, "a"), (1, "a")]]
         assert worlds.reports() == [[(0, "a"), (1, "a")], [(0, "b"), (1, "b")]]
+
+
+def test_what_workers_warn_of_is_told_once(caplog):
+    for _ in range(2):
+        launch.launch(WorldSpec(warn, [()] * 2))
+    (told,) = [record.message for record in caplog.records if "rarely seen" in record.message]
+    assert told.endswith("UserWarning: rarely seen")
 
 
 def test_what_is_waited_for_may_come_while_all_processes_go_on():

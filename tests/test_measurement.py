@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny
 from fault_helpers import run_config
 
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
@@ -71,10 +72,10 @@ def test_every_process_reports_its_threads_and_its_start(tmp_path):
 
 
 def test_a_step_counts_the_samples_of_all_workers(tmp_path):
-    overrides = ["measurement.independent_copies=true", "workers=2", "data.size=100", "batch.size=10"]
+    overrides = ["workers=2", "data.size=100", "batch.size=10"]
     (block,) = measured(tmp_path, *overrides, "batch.scope=per_worker").blocks
     samples = {name: arm.samples_per_step for name, arm in block.arms.items()}
-    assert samples == {BASELINE: 10, CANDIDATE: 20, INDEPENDENT: 20}
+    assert samples == {BASELINE: 10, CANDIDATE: 20}
 
 
 def test_the_phases_of_all_processes_are_kept(tmp_path):
@@ -83,19 +84,6 @@ def test_the_phases_of_all_processes_are_kept(tmp_path):
         (steps,) = {len(values) for values in arm.phases.values()}
         assert steps == min(256, len(arm.step_seconds))
         assert {len(step) for values in arm.phases.values() for step in values} == {len(arm.processes)}
-
-
-@pytest.mark.parametrize("strategy", ["sync_dp", "ddp"])
-def test_independent_copies_train_each_a_workers_share(tmp_path, strategy):
-    overrides = ["measurement.independent_copies=true", "workers=2", "data.size=100", "batch.size=10"]
-    (block,) = measured(tmp_path, f"strategy={strategy}", *overrides).blocks
-    assert [process.rank for process in block.arms[INDEPENDENT].processes] == [0, 1]
-    assert block.arms[INDEPENDENT].parameters_sha256 != block.arms[CANDIDATE].parameters_sha256
-
-
-def test_a_strategy_of_one_process_has_no_independent_copies(tmp_path):
-    (block,) = measured(tmp_path, "measurement.independent_copies=true", "workers=2", "strategy=emulated").blocks
-    assert INDEPENDENT not in block.arms
 
 
 def test_where_the_data_lie_changes_from_block_to_block(monkeypatch, tmp_path):
@@ -151,7 +139,7 @@ def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(m
     correct = LoopTrainer.running
 
     def count(trainer, variants):
-        tried.append({variant.config.threads_per_worker for variant in variants.values()})
+        tried.append({config.threads_per_worker for config in variants.values()})
         return correct(trainer, variants)
 
     monkeypatch.setattr(LoopTrainer, "running", count)
@@ -258,7 +246,7 @@ def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reser
     plan = job._Trainings(tiny("measurement.whole_trainings=auto", *settings))
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
     steps = {name: Timed(step_seconds=one, least_step_seconds=one) for name, one in seconds.items()}
-    assert plan.seconds(steps, budget_seconds=9.0) == pytest.approx(reserved)
+    assert plan.seconds(SimpleNamespace(seconds=9.0), steps) == pytest.approx(reserved)
 
 
 def test_a_target_accuracy_is_looked_for_with_several_seeds(tmp_path):
@@ -421,7 +409,7 @@ def test_replicas_that_part_fail_the_run(tmp_path):
 def test_replicas_that_part_fail_a_whole_training_too():
     config = tiny(*LEAVING)
     dataset = load(config)
-    trainer = LoopTrainer(config, dataset, initial_state(config, dataset), LocalLauncher(), "torch")
+    trainer = LoopTrainer(config, dataset, initial_state(config, dataset), LocalLauncher())
     with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
         trainer.train(config, None)
 

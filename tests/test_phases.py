@@ -13,7 +13,7 @@ from dpexp.launchers.local import LocalLauncher
 from dpexp.results.phases import COMPUTE, DATA, PHASES, UPDATE
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.recorder import NoRecorder, Recorder
+from dpexp.train.recorder import Recorder
 from dpexp.train.worker import Work
 
 STEPS = 100
@@ -23,7 +23,7 @@ def segment(*overrides):
     """The reports of a job's processes that made so many steps in turns, and the seconds of each."""
     config = tiny("data.size=2400", *overrides)
     dataset = load(config)
-    work = Work(config, dataset, initial_state(config, dataset), "torch", in_turns=True)
+    work = Work(config, dataset, initial_state(config, dataset), in_turns=True)
     with LocalLauncher().segments({"candidate": work}) as programs:
         programs.turn("candidate", Turn(0, 5, warmup=True))
         seconds = [second for _ in range(4) for second in programs.turn("candidate", Turn(2, STEPS // 4))]
@@ -103,8 +103,8 @@ def test_time_can_be_moved_from_one_phase_to_another():
     assert phases["update"][0] > 0
 
 
-def test_the_recorder_that_records_nothing_has_nothing():
-    recorder = NoRecorder()
+def test_a_recorder_that_is_off_has_nothing():
+    recorder = Recorder(is_on=False)
     recorder.start()
     recorder.enter(DATA)
     recorder.end_step()

@@ -6,10 +6,14 @@ import contextlib
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from multiprocessing import connection
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,8 @@ from fault_helpers import marked
 from dpexp.analysis.table import aggregate
 from dpexp.errors import ConfigError
 from dpexp.launchers import command_output as output
-from dpexp.launchers import command_world as world
+from dpexp.launchers import commands
+from dpexp.launchers.command_processes import STARTUP
 from dpexp.launchers.descendants import Descendants
 from dpexp.measurement.user_files import fingerprint
 from dpexp.results import storage
@@ -41,6 +46,28 @@ def left(monkeypatch) -> Callable[[], list[str]]:
     marker = uuid.uuid4().hex
     monkeypatch.setenv("MARKER", marker)
     return lambda: [str(process) for process in marked(marker)]
+
+
+# Processes on other hosts report by TCP.
+
+
+@pytest.mark.parametrize(("sent", "accepted"), [(b"key", True), (b"another", False), (None, False)])
+def test_only_a_process_that_has_the_key_is_heard_from_another_host(sent, accepted):
+    def report(port: int) -> None:
+        with contextlib.closing(Connection(socket.create_connection(("127.0.0.1", port)).detach())) as end:
+            if sent is not None:
+                with contextlib.suppress(connection.AuthenticationError, EOFError, OSError):
+                    connection.answer_challenge(end, sent)
+                    connection.deliver_challenge(end, sent)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        process = threading.Thread(target=report, args=(listener.getsockname()[1],))
+        process.start()
+        end = commands._accept(listener, b"key")
+        process.join()
+    assert (end is not None) is accepted
+    if end is not None:
+        end.close()
 
 
 # What a command may be.
@@ -79,7 +106,16 @@ def test_a_program_may_lie_in_a_folder_whose_name_has_an_equals_sign():
 
 def test_each_command_has_a_port_of_its_own():
     config = composed("script.command='x --nodes {workers} --port {port}'")
-    assert config.words(29500)[-1] == "29500"
+    assert config.words(29500)[0][-1] == "29500"
+
+
+def test_workers_are_spread_over_hosts():
+    config = composed("workers=4", "script.command='x {workers} {host}/{hosts} {workers_per_host} {head}:{port}'")
+    assert [" ".join(words) for words in config.words(7, hosts=2, head="first")] == [
+        "x 4 0/2 2 first:7",
+        "x 4 1/2 2 first:7",
+    ]
+    assert config.baseline().words(7, hosts=2, head="first") == [["x", "1", "0/1", "1", "first:7"]]
 
 
 def test_the_baseline_may_have_its_own_command():
@@ -199,7 +235,7 @@ def test_if_dpexp_is_killed_a_guard_ends_its_commands():
 
 def test_the_sitecustomize_of_the_user_still_runs(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("print('mine')")
-    path = os.pathsep.join([str(world.STARTUP), str(tmp_path)])
+    path = os.pathsep.join([str(STARTUP), str(tmp_path)])
     run = subprocess.run(
         [sys.executable, "-c", "print('then the program')"],
         env=os.environ | {"PYTHONPATH": path},
@@ -214,22 +250,20 @@ def test_the_sitecustomize_of_the_user_still_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp, tmp_path, left):
+def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, left):
     quick = [text for text in QUICK if "baseline" not in text]
     outcome = dpexp(
         *quick,
         EXAMPLE,
         f"script.baseline_command=python {ROOT}/examples/ddp_train.py",
-        "measurement.independent_copies=true",
     )
     assert outcome.status == 0, outcome.err
     result = storage.read(tmp_path / "out" / "result.json")
     block = result.blocks[0]
-    assert set(block.arms) == {"baseline", "candidate", "independent"}
+    assert set(block.arms) == {"baseline", "candidate"}
     assert {name: arm.samples_per_step for name, arm in block.arms.items()} == {
         "baseline": 64,
         "candidate": 128,
-        "independent": 128,
     }
     for arm in block.arms.values():
         assert [process.rank for process in arm.processes] == list(range(len(arm.processes)))
@@ -239,7 +273,7 @@ def test_a_script_is_measured_with_its_baseline_its_copies_and_its_phases(dpexp,
         assert len({len(values) for values in arm.phases.values()}) == 1
         assert len(arm.turn_seconds) == len(arm.first_steps) >= 2
         assert arm.between_epochs_seconds == 0
-    assert [len(arm.processes) for arm in block.arms.values()] == [1, 2, 2]
+    assert [len(arm.processes) for arm in block.arms.values()] == [1, 2]
     assert block.arms["candidate"].parameters_sha256 != block.arms["baseline"].parameters_sha256
     assert not result.trainings
     (row,) = aggregate([tmp_path / "out"]).good
@@ -335,7 +369,8 @@ def test_a_script_that_ends_keeps_its_rounds(dpexp, tmp_path, left):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_in_the_middle_of_turns_leaves_no_process(tmp_path, left, number):
     command = [sys.executable, "-m", "dpexp", *QUICK, ONE, "workers=1", f"hydra.run.dir={tmp_path}/out"]
-    process = subprocess.Popen([*command, "measurement.max_seconds=600"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    turns = ["measurement.max_seconds=600", "measurement.baseline=paired"]  # one of the two is always stopped
+    process = subprocess.Popen([*command, *turns], cwd=ROOT, stderr=subprocess.DEVNULL)
     assert wait_until(lambda: any("stopped" in one for one in left()))
     process.send_signal(number)
     process.wait()

@@ -58,19 +58,13 @@ def played(case, request):
         request.getfixturevalue("link")
 
     def reports(script: str) -> list[Any]:
-        own = ["model=custom", "model.builder=user_models:with_batchnorm", "batch.sync_batchnorm=true"]
         strategy = [f"strategy={case.strategy.split()[0]}", *case.strategy.split()[1:]]
-        config = tiny(*strategy, f"workers={case.workers}", *(own if script == "gathered" else []))
+        config = tiny(*strategy, f"workers={case.workers}")
         dataset = load(config)
         initial = initial_state(config, dataset)
         shared = _over_the_link(config) if case.namespaces else strategy_class(config).share(config, initial)
-        try:
-            arguments = [(script, config, dataset, initial, own) for own in shared]
-            return launch.launch(WorldSpec(contract.play, arguments))
-        finally:
-            for own in shared:
-                if hasattr(own, "close"):
-                    own.close()
+        arguments = [(script, config, dataset, initial, own) for own in shared]
+        return launch.launch(WorldSpec(contract.play, arguments))
 
     return reports
 
@@ -115,10 +109,3 @@ def test_a_step_adds_up_the_losses_of_its_own_samples(played):
 def test_a_broadcast_gives_all_ranks_the_numbers_of_rank_0(played):
     for numbers in played("received"):
         assert numbers == [[7, 0], [8, 0]]
-
-
-def test_gathering_gives_all_ranks_the_values_of_each_in_order(case, played):
-    if case.strategy != "emulated":  # which plays all ranks in one process, and is refused where ranks gather
-        for first, second in played("gathered"):
-            assert first == [[rank, 7] for rank in range(case.workers)]
-            assert second == [[rank + 1] for rank in range(case.workers)]

@@ -20,6 +20,7 @@ import torch
 from conftest import TINY, Outcome, free_port, tiny, wait_until
 from training_helpers import assert_same, trained_state
 
+from dpexp.config.compose import compose_job
 from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers import torchrun_exchange, torchrun_tasks
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
@@ -345,6 +346,20 @@ def test_workers_must_be_what_torchrun_started():
 def test_strategies_of_one_machine_name_the_one_for_several(strategy):
     with pytest.raises(ConfigError, match=rf"strategy={strategy} under torchrun: .* choose strategy=ddp"):
         TorchrunEnvironment.read(CONTRACT).check(tiny(f"strategy={strategy}", "workers=4"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "workers", "told"),
+    [
+        ({}, 4, "start one dpexp there"),
+        ({"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}, 6, "workers=6 on 4 hosts: choose a multiple of 4, or 1"),
+    ],
+    ids=["several dpexp on a host", "uneven hosts"],
+)
+def test_a_script_needs_one_dpexp_and_as_many_workers_on_each_host(variables, workers, told):
+    config = compose_job(f"workers={workers}", "script.command='torchrun --nproc-per-node={workers_per_host} x.py'")
+    with pytest.raises(ConfigError, match=told):
+        TorchrunEnvironment.read({**CONTRACT, **variables}).check(config)
 
 
 @pytest.mark.slow

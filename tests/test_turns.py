@@ -21,7 +21,7 @@ from dpexp.measurement.trainer import Pace
 from dpexp.processes.waiting import wait_until_idle
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.recorder import NoRecorder, Recorder
+from dpexp.train.recorder import Recorder
 from dpexp.train.training_clock import SegmentClock
 from dpexp.train.worker import Work
 
@@ -30,13 +30,13 @@ from dpexp.train.worker import Work
 WHOLE_BATCHES = ["data.size=96", "epochs=2"]  # 4 steps an epoch
 
 
-def works(*overrides, in_turns=True, copies=None):
+def works(*overrides, in_turns=True):
     """A program of this job, beside its sequential baseline."""
     config = tiny(*overrides)
     dataset = load(config)
     initial = initial_state(config, dataset)
     return {
-        name: Work(one, dataset, initial, "torch", copies=None if name == "baseline" else copies, in_turns=in_turns)
+        name: Work(one, dataset, initial, in_turns=in_turns)
         for name, one in (("baseline", config.baseline()), ("candidate", config))
     }
 
@@ -92,13 +92,6 @@ def test_the_phases_of_timed_steps_lie_within_their_seconds():
     assert 0 < total <= sum(answers["candidate"][0])
 
 
-def test_copies_all_have_the_turn_and_their_mean_is_told():
-    answers, reports = in_turns(works("workers=1", copies=2), Turn(1, 4))
-    assert len(answers["candidate"][0]) == 4
-    assert [report.rank for report in reports["candidate"]] == [0, 1]
-    assert len({report.parameters_sha256[0] for report in reports["candidate"]}) == 1
-
-
 def test_the_time_between_epochs_is_known():
     _, reports = in_turns(works(*WHOLE_BATCHES), Turn(0, 9))
     for name in reports:
@@ -110,7 +103,7 @@ class Alone:
     """The ranks of a clock: one process, which remembers how often it was started and synchronized."""
 
     def __init__(self) -> None:
-        self.recorder: Recorder = NoRecorder()
+        self.recorder = Recorder(is_on=False)
         self.starts = self.synchronizations = 0
 
     def start(self) -> None:
@@ -132,7 +125,7 @@ def clock_of(*turns):
     for turn in (*turns, None):
         sender.send(turn)
     ranks, answers = Alone(), []
-    return SegmentClock(ranks, Recorder(), gate, answers.append), ranks, answers
+    return SegmentClock(ranks, True, gate, answers.append), ranks, answers
 
 
 def make_steps(clock, ranks, batches_an_epoch, epochs):
@@ -140,7 +133,7 @@ def make_steps(clock, ranks, batches_an_epoch, epochs):
     recorded = []
     for _ in clock.epochs(epochs):
         for _ in clock.batches(torch.arange(batches_an_epoch).split(1)):
-            recorded.append(not isinstance(ranks.recorder, NoRecorder))
+            recorded.append(ranks.recorder.is_on)
             ranks.recorder.end_step()
             if not clock.goes_on():
                 return recorded

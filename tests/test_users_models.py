@@ -41,7 +41,7 @@ def test_sparse_gradients_are_refused(tmp_path):
 def test_ddp_names_the_setting_for_unused_parameters():
     config = tiny("strategy=ddp", "workers=2", "model=custom", "model.builder=user_models:sometimes_unused")
     dataset = load(config)
-    work = Work(config, dataset, initial_state(config, dataset), "torch")
+    work = Work(config, dataset, initial_state(config, dataset))
     with pytest.raises(WorkerError, match=r"set strategy\.find_unused_parameters=true"):
         LocalLauncher().run(work)
 

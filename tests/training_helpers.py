@@ -14,12 +14,12 @@ from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 
 
-def trained_state(config: ExperimentConfig, folder: Path, kernel: str = "torch") -> dict[str, torch.Tensor]:
-    """The state_dict that a training in fresh processes ends with, large linear layers by this kernel."""
+def trained_state(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tensor]:
+    """The state_dict that a training in fresh processes ends with."""
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
     initial = initial_state(config, dataset)
-    work = worker.Work(config, dataset, initial, kernel, checkpoint=checkpoint)
+    work = worker.Work(config, dataset, initial, checkpoint=checkpoint)
     trained(work, LocalLauncher().run(work))
     return torch.load(checkpoint, weights_only=True)
 
@@ -29,7 +29,7 @@ def trained_here(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tens
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
     initial = initial_state(config, dataset)
-    work = worker.Work(config, dataset, initial, "torch", checkpoint=checkpoint)
+    work = worker.Work(config, dataset, initial, checkpoint=checkpoint)
     worker.run(0, work, None, 0.0, None, lambda notice: None)
     return torch.load(checkpoint, weights_only=True)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,26 +34,21 @@ LEAST_CALM = 0.1  # of a start's steps that must be undisturbed; other starts do
 LEAST_STARTS = 2
 
 
-@dataclass(frozen=True)
-class Undisturbed:
-    """The most seconds of an undisturbed step of both arms, and the blocks that have enough of them."""
-
-    limits: tuple[float, float]
-    blocks: list[Block]
-
-
 def disturbed_share(arms: Sequence[Arm], limit: float) -> float:
     """The share of all steps that take longer than `limit` seconds."""
     return float((np.concatenate([arm.step_seconds for arm in arms]) > limit).mean())
 
 
-def find(blocks: Sequence[Block], over: str, of: str) -> Undisturbed | None:
-    """What to compare where the machine was disturbed; None where nothing shows that long steps are no nature."""
+def find(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, float], list[Block]]:
+    """The most seconds of an undisturbed step of both arms, and the blocks that have enough of them.
+
+    There are no blocks where nothing shows that long steps are no nature: then all time counts.
+    """
     sides = [[block.arms[name] for block in blocks] for name in (over, of)]
     limits = (LONGER * fastest(sides[0]), LONGER * fastest(sides[1]))
     long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
     if not long_sides or not all(_in_spells(arms, limit) for arms, limit in long_sides):
-        return None
+        return limits, []
     calm = [
         block
         for block in blocks
@@ -64,8 +58,8 @@ def find(blocks: Sequence[Block], over: str, of: str) -> Undisturbed | None:
         )
     ]
     if len(calm) < LEAST_STARTS or _change(calm, over, of, limits) > MOST_CHANGE:
-        return None
-    return Undisturbed(limits, calm)
+        return limits, []
+    return limits, calm
 
 
 def fastest(arms: Sequence[Arm]) -> float:

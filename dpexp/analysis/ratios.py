@@ -101,7 +101,7 @@ def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) ->
 
     No other arm took turns with it: what commands differ by is not seen in these blocks, and added.
     """
-    mean = _pooled_known([log_seconds(block.arms[name].turn_seconds, limit) for block in blocks if name in block.arms])
+    mean = pooled_blocks([log_seconds(block.arms[name].turn_seconds, limit) for block in blocks if name in block.arms])
     return mean and dataclasses.replace(mean, variance=mean.variance + COMMAND_DEVIATION**2)
 
 
@@ -124,21 +124,19 @@ class Pooled:
         return from_log(self.log, t_quantile(level, self.freedom) * math.sqrt(self.variance))
 
 
-def pooled_blocks(ratios: Sequence[LogRatio], usual_misfit: float = 1.0) -> Pooled:
-    """The mean of the blocks of a job, which differ by more than their rounds show.
+def pooled_blocks(found: Sequence[LogRatio | None], usual_misfit: float = 1.0) -> Pooled | None:
+    """The mean of the blocks of a job, which differ by more than their rounds show; None where none is known.
 
     `usual_misfit` is a deviation's square over what is expected, as seen in other jobs of a sweep.
     """
+    ratios = [one for one in found if one is not None]
+    if not ratios:
+        return None
     variance, freedom = variance_of_step(ratios)
     within = np.array([variance / one.steps for one in ratios])
-    found = _pooled([one.log for one in ratios], within, START_DEVIATION, usual_misfit)
+    pooled = _pooled([one.log for one in ratios], within, START_DEVIATION, usual_misfit)
     share = float(within.mean() / (within.mean() + START_DEVIATION**2))  # of the variance, that rounds tell
-    return dataclasses.replace(found, freedom=1 / (1 / found.freedom + share**2 / freedom))
-
-
-def _pooled_known(ratios: Sequence[LogRatio | None], usual_misfit: float = 1.0) -> Pooled | None:
-    known = [one for one in ratios if one is not None]
-    return pooled_blocks(known, usual_misfit) if known else None
+    return dataclasses.replace(pooled, freedom=1 / (1 / pooled.freedom + share**2 / freedom))
 
 
 def pooled_jobs(jobs: Sequence[Pooled], deviation: float) -> Pooled:
@@ -183,23 +181,23 @@ class Comparison:
         return self.here if self.undisturbed is None else self.undisturbed
 
 
-def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, level: float = 0.95, usual: float = 1.0) -> Comparison:
+def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 1.0) -> Comparison:
     """Of all blocks of jobs of the same configuration that have both arms; unknown where none has."""
     having = [[block for block in blocks if {over, of} <= block.arms.keys()] for blocks in jobs]
     every = [block for blocks in having for block in blocks]
     if not every:
         return Comparison()
     here = _over_jobs(having, over, of, NO_LIMITS, usual)
-    calm = disturbance.find(every, over, of)
-    if calm is None:
-        return Comparison(here.estimate(level), blocks=every, shown_log=here)
-    kept = [[block for block in blocks if block in calm.blocks] for blocks in having]
-    found = _over_jobs(kept, over, of, calm.limits, usual)
+    limits, blocks = disturbance.find(every, over, of)
+    if not blocks:
+        return Comparison(here.estimate(), blocks=every, shown_log=here)
+    kept = [[block for block in of_job if block in blocks] for of_job in having]
+    found = _over_jobs(kept, over, of, limits, usual)
     shares = [
         disturbance.disturbed_share([block.arms[name] for block in every], limit)
-        for name, limit in zip((over, of), calm.limits, strict=True)
+        for name, limit in zip((over, of), limits, strict=True)
     ]
-    return Comparison(here.estimate(level), found.estimate(level), calm.limits, max(shares), calm.blocks, found)
+    return Comparison(here.estimate(), found.estimate(), limits, max(shares), blocks, found)
 
 
 def _over_jobs(
@@ -223,4 +221,4 @@ def job_ratio(
     """Seconds a step over those of another arm in the blocks of one job; None where none has both."""
     both = [block.arms for block in blocks if {over, of} <= block.arms.keys()]
     ratios = [turns_ratio(arms[over].turn_seconds, arms[of].turn_seconds, limits) for arms in both]
-    return _pooled_known(ratios, usual_misfit)
+    return pooled_blocks(ratios, usual_misfit)

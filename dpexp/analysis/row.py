@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
-from dpexp.analysis.efficiency import PhaseTimes, Tree
+from dpexp.analysis.efficiency import Seconds
 from dpexp.analysis.intervals import UNKNOWN, Estimate
-from dpexp.analysis.speedup import TimeToTarget
+from dpexp.results.phases import PHASES, USEFUL
 from dpexp.results.schema import Warning
 
 
@@ -17,8 +19,8 @@ from dpexp.results.schema import Warning
 class Row:
     """What was not measured is NaN or UNKNOWN; the settings are None where not even they are known.
 
-    In `results.csv` an Estimate takes three columns (`speedup`, `speedup_low`, `speedup_high`), and the fields of a
-    nested dataclass stand by themselves.
+    In `results.csv` an Estimate takes three columns (`speedup`, `speedup_low`, `speedup_high`), and each phase one
+    (`compute_seconds`, `baseline_compute_seconds`).
     """
 
     status: str  # ok, failed, diverged, unfinished, missing, unreadable
@@ -55,10 +57,18 @@ class Row:
     best_sequential_seconds: float = math.nan
     best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
     overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, as it is here
-    independent_speedup: Estimate = UNKNOWN  # of independent copies
-    target: TimeToTarget = field(default_factory=TimeToTarget)
-    tree: Tree = field(default_factory=Tree)
-    phases: PhaseTimes = field(default_factory=PhaseTimes)
+    target_accuracy: float = math.nan
+    target_seconds: float = math.nan
+    baseline_target_seconds: float = math.nan
+    target_speedup: float = math.nan
+    target_throughput_ratio: float = math.nan
+    target_samples_ratio: float = math.nan  # the baseline's samples over the candidate's
+    parallel_efficiency: float = math.nan  # load_balance x communication_efficiency
+    load_balance: float = math.nan
+    communication_efficiency: float = math.nan
+    computation_scaling: float = math.nan  # times parallel_efficiency: the efficiency
+    phases: Seconds = field(default_factory=dict)  # of a training, all processes together: those that are known
+    baseline_phases: Seconds = field(default_factory=dict)
     train_loss: float = math.nan  # of the last epoch
     test_accuracy: float = math.nan
     baseline_test_accuracy: float = math.nan
@@ -88,22 +98,31 @@ class Row:
 
     def columns(self) -> dict[str, Any]:
         """The row by the column names of `results.csv`."""
-        columns = _flattened(self)
+        columns: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Estimate):
+                columns |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+            elif name in PHASES_OF:
+                before = name.removesuffix("phases")
+                columns |= {f"{before}{phase}_seconds": value.get(phase, math.nan) for phase in PHASES_OF[name]}
+            else:
+                columns[name] = value
         columns["warnings"] = self.problem or "; ".join(map(str, self.warnings))
         del columns["problem"], columns["baseline_compute"]
         return columns
 
 
+def at_most_samples(rows: Sequence[Row]) -> list[Row]:
+    """The rows at the largest data size."""
+    largest = max((row.configured_size or 0 for row in rows), default=0)
+    return [row for row in rows if row.configured_size == largest]
+
+
+def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
+    """Of each series the rows with several workers, at its largest data size."""
+    several = [row for row in rows if row.workers != 1]
+    return [row for _, of_one in groupby(several, lambda row: row.series) for row in at_most_samples(list(of_one))]
+
+
+PHASES_OF = {"phases": PHASES, "baseline_phases": USEFUL}  # columns of fields
 INTEGERS = [column.name for column in dataclasses.fields(Row) if column.type == "int | None"]
-
-
-def _flattened(part: Any) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for name, value in vars(part).items():
-        if isinstance(value, Estimate):
-            columns |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-        elif dataclasses.is_dataclass(value):
-            columns |= _flattened(value)
-        else:
-            columns[name] = value
-    return columns

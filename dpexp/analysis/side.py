@@ -8,10 +8,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpexp.analysis.efficiency import Seconds, phases_of_step
+import numpy as np
+
+from dpexp.analysis.efficiency import Seconds
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Pooled, step_seconds
 from dpexp.config.job import JobConfig
+from dpexp.results.phases import PHASES
 from dpexp.results.schema import Block, Training
 
 
@@ -84,8 +87,21 @@ class Side:
 
     @functools.cached_property
     def phases(self) -> list[Seconds]:
-        """Of each process where the seconds of a step go; [] where that is unknown."""
-        return phases_of_step(self.blocks, self.arm, self.limit, self.step_seconds)
+        """Of each process where the seconds of a step go; [] where that is unknown.
+
+        They are means over the recorded steps up to the limit, or over all where none is so short, scaled to
+        `step_seconds`: recording takes some time itself.
+        """
+        arms = [block.arms[self.arm] for block in self.blocks if block.arms[self.arm].phases]
+        if not arms:
+            return []
+        known = [phase for phase in PHASES if all(phase in arm.phases for arm in arms)]
+        table = np.concatenate([np.stack([np.asarray(arm.phases[phase]) for phase in known], 2) for arm in arms])
+        totals = table.sum(2).mean(1)  # of (steps, processes, phases)
+        short = totals <= self.limit
+        means = table[short if short.any() else slice(None)].mean(0)
+        means *= self.step_seconds / means.sum(1).mean()
+        return [dict(zip(known, process.tolist(), strict=True)) for process in means]
 
     @property
     def compute_seconds(self) -> tuple[float, ...]:

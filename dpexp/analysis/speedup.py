@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dpexp.analysis.intervals import UNKNOWN, Estimate
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Comparison, compare
 from dpexp.analysis.side import Side
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
 from dpexp.results.schema import Block, Training
 from dpexp.results.series import Member
 
@@ -29,7 +29,9 @@ class Speedup:
     baseline: Side | None
 
 
-def over_baseline(members: Sequence[Member], singles: Mapping[str, Sequence[Member]], usual_misfit: float) -> Speedup:
+def over_baseline(
+    members: Sequence[Member], usual_misfit: float = 1.0, singles: Mapping[str, Sequence[Member]] = {}
+) -> Speedup:
     """Over the sequential arm of the same blocks, else over the workers=1 jobs of the same series and strategy.
 
     Where that strategy has none, they are those of the sequential one; `singles` has them all.
@@ -60,13 +62,6 @@ def over_best_sequential(members: Sequence[Member], usual_misfit: float) -> Spee
     return _paired(members, best.arm, usual_misfit, "best sequential process")
 
 
-def of_independent_copies(members: Sequence[Member]) -> Estimate:
-    """The speedup of processes that exchange nothing, which the machine itself allows; unknown where not measured."""
-    if not all(INDEPENDENT in block.arms for block in _blocks(members)):
-        return UNKNOWN
-    return compare([member.job.result.kept() for member in members], BASELINE, INDEPENDENT).shown
-
-
 def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:
     """The workers=1 jobs among these, to be found by all other settings."""
     singles: dict[str, list[Member]] = {}
@@ -76,35 +71,21 @@ def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:
     return singles
 
 
-@dataclass(frozen=True)
-class TimeToTarget:
-    """Of the median seed; NaN where that did not reach the target, or there is none.
+def time_to_target(target: float, candidate: Side, baseline: Side) -> dict[str, float]:
+    """Of the median seed, by the names of columns; NaN where that did not reach the target.
 
     The split is exact, because seconds are samples / throughput:
     target_speedup = target_throughput_ratio x target_samples_ratio.
     """
-
-    target_accuracy: float = math.nan
-    target_seconds: float = math.nan
-    target_samples: float = math.nan
-    baseline_target_seconds: float = math.nan
-    target_speedup: float = math.nan
-    target_throughput_ratio: float = math.nan
-    target_samples_ratio: float = math.nan  # the baseline's samples over the candidate's
-
-
-def time_to_target(target: float, candidate: Side, baseline: Side) -> TimeToTarget:
-    """Of the candidate, and beside it of the baseline."""
     (seconds, samples), (baseline_seconds, baseline_samples) = (_needed(side, target) for side in (candidate, baseline))
-    return TimeToTarget(
-        target_accuracy=target,
-        target_seconds=seconds,
-        target_samples=samples,
-        baseline_target_seconds=baseline_seconds,
-        target_speedup=baseline_seconds / seconds,
-        target_throughput_ratio=(samples / seconds) / (baseline_samples / baseline_seconds),
-        target_samples_ratio=baseline_samples / samples,
-    )
+    return {
+        "target_accuracy": target,
+        "target_seconds": seconds,
+        "baseline_target_seconds": baseline_seconds,
+        "target_speedup": baseline_seconds / seconds,
+        "target_throughput_ratio": (samples / seconds) / (baseline_samples / baseline_seconds),
+        "target_samples_ratio": baseline_samples / samples,
+    }
 
 
 def _needed(side: Side, target: float) -> tuple[float, float]:

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dpexp.analysis import speedup
-from dpexp.analysis.efficiency import PhaseTimes, Tree, tree
+from dpexp.analysis.efficiency import Seconds, tree
 from dpexp.analysis.ratios import job_ratio, usual_misfit
 from dpexp.analysis.row import INTEGERS, Row
 from dpexp.analysis.side import Side, mean_of_known
-from dpexp.analysis.speedup import Speedup, TimeToTarget
+from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
 from dpexp.errors import ResultError
@@ -107,7 +106,7 @@ def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: S
 def _row(members: list[Member], singles: dict[str, list[Member]], label: str, misfit: float) -> Row:
     """One configuration; the blocks of several jobs of it are pooled."""
     config, environment = members[0].config, members[0].job.result.environment
-    found = speedup.over_baseline(members, singles, misfit)
+    found = speedup.over_baseline(members, misfit, singles)
     own, ratio = found.candidate, found.comparison
     return Row(
         status="ok",
@@ -124,9 +123,8 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
         **_of_best_sequential(speedup.over_best_sequential(members, misfit)),
-        independent_speedup=speedup.of_independent_copies(members),
-        tree=_tree(own, found.baseline),
-        phases=_phase_times(own, found.baseline),
+        **_factors(own, found.baseline),
+        phases=_of_training(own, own.phases, PHASES),
         train_loss=mean_of_known([training.epoch_losses[-1] for training in own.trainings]),
         test_accuracy=own.test_accuracy,
         oversubscribed=busy_threads(config, environment) > environment.usable_cores,
@@ -138,14 +136,15 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
 
 def _of_baseline(own: Side, baseline: Side) -> dict[str, Any]:
     target = own.config.target_accuracy
-    return {
+    reached = {} if target is None else speedup.time_to_target(target, own, baseline)
+    return reached | {
         "baseline_threads": baseline.threads,
         "baseline_seconds": baseline.seconds.value,
         "baseline_overall_seconds": baseline.seconds_as_it_is.value,
         "baseline_trained_seconds": baseline.trained_seconds,
         "baseline_test_accuracy": baseline.test_accuracy,
         "baseline_compute": baseline.compute_seconds,
-        "target": TimeToTarget() if target is None else speedup.time_to_target(target, own, baseline),
+        "baseline_phases": _of_training(baseline, baseline.phases[:1], USEFUL),
     }
 
 
@@ -161,26 +160,17 @@ def _of_best_sequential(found: Speedup | None) -> dict[str, Any]:
     }
 
 
-def _tree(own: Side, baseline: Side | None) -> Tree:
+def _factors(own: Side, baseline: Side | None) -> dict[str, Any]:
     """One process that plays several workers has no parallel efficiency."""
     workers = own.phases if len(own.phases) == own.config.workers else []
     ratio = own.samples_per_step / baseline.samples_per_step if baseline else math.nan
     return tree(own.step_seconds, workers, baseline.phases if baseline else [], ratio)
 
 
-def _phase_times(own: Side, baseline: Side | None) -> PhaseTimes:
-    """Of whole trainings, from the phases of a step; and the spread of the candidate's steps."""
-    found = {}
-    if own.phases:
-        for phase in PHASES:
-            found[f"{phase}_seconds"] = own.steps * sum(worker.get(phase, math.nan) for worker in own.phases)
-    if baseline and baseline.phases:
-        for phase in USEFUL:
-            found[f"baseline_{phase}_seconds"] = baseline.steps * baseline.phases[0][phase]
-    steps = np.concatenate([block.arms[own.arm].step_seconds for block in own.blocks])
-    for name, value in zip(("median", "p95", "p99"), np.percentile(steps, (50, 95, 99)).tolist(), strict=True):
-        found[f"step_{name}_seconds"] = value
-    return PhaseTimes(**found)
+def _of_training(side: Side, processes: Sequence[Seconds], among: Sequence[str]) -> dict[str, float]:
+    """The seconds of some processes in a whole training, by phase, where they are known."""
+    known = processes[0] if processes else ()
+    return {phase: side.steps * sum(process[phase] for process in processes) for phase in known if phase in among}
 
 
 def _settings(config: JobConfig) -> dict[str, Any]:

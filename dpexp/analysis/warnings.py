@@ -12,7 +12,6 @@ from dpexp.analysis.ratios import Comparison
 from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import Speedup
 from dpexp.config.job import CANDIDATE, JobConfig
-from dpexp.config.script import ScriptConfig
 from dpexp.errors import counted
 from dpexp.machine.environment import Environment
 from dpexp.results.schema import Block, Warning
@@ -59,15 +58,7 @@ def _above(threshold: float, value: float, kind: str, text: str, advice: str) ->
 def _about_settings(config: JobConfig, environment: Environment, speedup: Speedup) -> Iterator[Warning]:
     if speedup.over == "none":
         yield Warning("no baseline", 1.0, "no baseline", "add a workers=1 job, or set measurement.baseline=paired")
-    threads, cores = busy_threads(config, environment), environment.usable_cores
-    what = f"{counted(threads, 'thread')} on {counted(cores, 'core')}"
-    yield from _above(cores, threads, "oversubscribed", what, "use fewer workers or threads")
-    updates, baseline_updates = config.updates, config.baseline().updates
-    what = f"fewer updates than the baseline ({updates:,} against {baseline_updates:,})"
-    advice = "compare the accuracies, too, or set batch.scope=global"
-    if not isinstance(config, ScriptConfig):  # whose updates only its author knows
-        yield from _above(updates, baseline_updates, "fewer updates", what, advice)
-    quota = environment.cgroup_cpu_quota
+    quota, threads = environment.cgroup_cpu_quota, busy_threads(config, environment)
     if quota is not None:
         what = f"the cgroup allows {quota:g} CPUs for {counted(threads, 'thread')}"
         yield from _above(quota, threads, "quota", what, "use fewer workers, or raise the quota")

@@ -73,36 +73,37 @@ def _run(arguments: list[str], controller: TorchrunController | None, local_worl
         return delegated.show(arguments)
     words, folder, anew = _parse(arguments)
     plan = words.compose() if folder is None else resume.planned(folder, words)
-    if controller is not None:
-        if plan.plugins or folder is not None:
-            raise ConfigError(f"{plan.plugins or 'resume='} under torchrun is not supported")
-        for job in plan.jobs:
-            with runner.named(plan, job):
-                controller.check(job.config)
+    if controller is not None and (plan.plugins or folder is not None):
+        raise ConfigError(f"{plan.plugins or 'resume='} under torchrun is not supported")
     if plan.plugins:
         return _measure(plan, delegated.started(plan, words), "; jobs that the launcher has started may go on")
-    started = runner.started(plan, words if folder is None else None, anew, controller, local_world_size)
+    started = runner.started(
+        plan,
+        words if folder is None else None,
+        *([controller.check] if controller else []),
+        anew=anew,
+        launcher=controller,
+        local_world_size=local_world_size,
+    )
     return _measure(plan, started, "" if controller is not None else f"; to finish, run: {resume.hint(plan, words)}")
 
 
 def _measure(plan: Plan, started: contextlib.AbstractContextManager[Iterator[runner.Done]], how_to_finish: str) -> int:
     """Let the jobs run, and report what was measured, however that ends. Raises DpexpError."""
     done: list[runner.Done] = []
-    with contextlib.ExitStack() as held:
-        try:
-            jobs = held.enter_context(started)
+    try:
+        with started as jobs:
             try:
-                for one in jobs:
-                    done.append(one)
+                done.extend(jobs)  # as far as it gets
             except ResultError as error:  # nor could a report be written
                 raise ResultError(f"{error}{how_to_finish}") from error
             except BaseException:
                 runner.report(plan, done, how_to_finish)
                 raise
-        except signals.Interrupted as error:
-            error.args = (f"{error}{how_to_finish}",)
-            raise
-        return runner.report(plan, done, how_to_finish)
+            return runner.report(plan, done, how_to_finish)
+    except signals.Interrupted as error:
+        error.args = (f"{error}{how_to_finish}",)
+        raise
 
 
 def _parse(arguments: list[str]) -> tuple[resume.Words, Path | None, bool]:
@@ -117,11 +118,10 @@ def _parse(arguments: list[str]) -> tuple[resume.Words, Path | None, bool]:
     except ConfigError as error:
         words = [word.lstrip("-") for word in arguments if word.startswith("--") and "=" in word]
         raise ConfigError(f"{error}{f' (settings have no dashes: {words[0]})' if words else ''}") from error
-    folders = [text.removeprefix("resume=") for text in options.overrides if text.startswith("resume=")]
-    if len(folders) > 1 or "" in folders:
-        raise ConfigError(f"resume={','.join(folders)}: name the folder of one sweep or run")
-    anew = bool(folders) and "anew=true" in options.overrides
-    about_resuming = {f"resume={folders[0]}", "anew=true"} if folders else set()
-    overrides = [text for text in options.overrides if text not in about_resuming]
-    folder = Path(folders[0]).expanduser() if folders else None
+    about = [text for text in options.overrides if text.startswith("resume=")]
+    if len(about) > 1 or "resume=" in about:
+        raise ConfigError(f"{' '.join(about)}: name the folder of one sweep or run")
+    folder = Path(about[0].removeprefix("resume=")).expanduser() if about else None
+    anew = bool(about) and "anew=true" in options.overrides
+    overrides = [text for text in options.overrides if text not in ({*about, "anew=true"} if about else ())]
     return resume.Words(overrides, options.multirun, options.config_dir), folder, anew

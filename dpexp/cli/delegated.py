@@ -15,12 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dpexp.cli import resume, runner
-from dpexp.config.compose import Job, Plan, parse, task, to_job
+from dpexp.config.compose import Plan, parse, task, to_job
 from dpexp.config.explain import explain
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError, DpexpError, WorkerError, one_line
 from dpexp.machine import signals
 from dpexp.machine.environment import describe, modified_environment
+from dpexp.machine.files import claimed
 from dpexp.measurement.user_files import fingerprint
 from dpexp.report.command import measuring_alone
 
@@ -47,7 +48,7 @@ def started(plan: Plan, words: resume.Words) -> Iterator[Iterator[runner.Done]]:
 
     Each job is checked where it runs, and its result tells how it ended.
     """
-    with runner.claimed(plan.folder):
+    with claimed(plan.folder):
         resume.keep(plan.folder, words)
         yield _launched(plan, words)
 
@@ -65,7 +66,7 @@ def _launched(plan: Plan, words: resume.Words) -> Iterator[runner.Done]:
         raise
     except Exception as error:
         raise WorkerError(f"the launcher of the jobs failed: {one_line(error)}") from error
-    yield from (runner.Done(job) for job in plan.jobs)
+    yield from ()  # the results tell
 
 
 def _main(arguments: Sequence[str]) -> None:
@@ -88,10 +89,8 @@ def measure(composed: DictConfig) -> float:
     from dpexp.measurement import job as measurement
 
     hydra_settings = HydraConfig.get()
-    typed = task(hydra_settings)
-    config, folder = to_job(composed, typed), Path(hydra_settings.runtime.output_dir)
+    config, folder = to_job(composed, task(hydra_settings)), Path(hydra_settings.runtime.output_dir)
     runner.check(config)
-    resume.describe(folder, Job(".", typed, config))
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which workers would not know
     try:

@@ -12,22 +12,22 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
 from pydantic.dataclasses import dataclass
 
-from dpexp.config.compose import Job, Plan, compose
+from dpexp.config.compose import Plan, compose
 from dpexp.config.groups import CustomModelConfig
+from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.errors import ConfigError
+from dpexp.errors import ConfigError, ResultError, VersionError
 from dpexp.machine.environment import Environment
 from dpexp.machine.files import write_atomically
-from dpexp.measurement.user_files import fingerprint
+from dpexp.measurement.record import CHECKPOINT
+from dpexp.measurement.user_files import differing, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import RunResult
 
 FILE_NAME = "command.json"
 CHANGEABLE = ("launch.", "data.cache=")  # they don't affect what is measured
-CODE = ("script.", "model.builder=")  # they name code of the user's
 IGNORED = ("hydra.run.dir=", "hydra.sweep.dir=")  # the folder is named already
 
 
@@ -66,8 +66,7 @@ def planned(folder: Path, typed: Words) -> Plan:
             "start a new sweep for other settings"
         )
     plan = replace(kept, overrides=[*kept.overrides, *changes]).compose()
-    named = {text for text in whole if text.startswith(CODE)}
-    if _runs_code(plan) and again != whole and not (named and named <= set(again)):
+    if _runs_code(plan) and again != whole:
         raise ConfigError(
             f"resume={folder}: it runs code of yours; if you trust it, type {hint(replace(plan, folder=folder), kept)}"
         )
@@ -78,32 +77,44 @@ def planned(folder: Path, typed: Words) -> Plan:
     return replace(plan, folder=folder, plugins="")  # finished here
 
 
-def earlier(plan: Plan, environment: Environment, anew: bool) -> list[RunResult | None]:
-    """Of each job the result to build on; with status "ok" nothing is left to measure. Raises ConfigError.
+def find_earlier(config: JobConfig, folder: Path, environment: Environment, anew: bool) -> RunResult | None:
+    """The result in `folder` that a resumed job can build on; with status "ok" nothing is left to measure.
 
-    `anew` measures again what depends on files of the user's that have changed.
+    Raises ConfigError for a result of another version or machine, and where files of the user's have changed since,
+    unless what depends on them is to be measured `anew`.
     """
-    from dpexp.measurement.job import find_earlier  # imports torch: mistakes don't wait for it
-
-    storage.refuse_foreign(plan.folder, environment.machine)
-    return [
-        find_earlier(job.config, plan.folder / job.folder, environment, fingerprint(job.config), anew)
-        for job in plan.jobs
-    ]
+    path = folder / storage.FILE_NAME
+    try:
+        result = storage.read(path)
+    except VersionError as error:
+        raise ConfigError(f"{error}; resume it with that version, or start a new sweep") from error
+    except ResultError:  # none, or a damaged one
+        return None
+    if result.environment.machine != environment.machine:
+        raise ConfigError(
+            f"{path} was measured on {result.environment.machine}, and this is {environment.machine}: "
+            "times of two machines must not be mixed; resume it there, or start a new sweep here"
+        )
+    same_code = result.environment.code_sha256 == environment.code_sha256
+    if result.status == "diverged" or not (result.status == "ok" or same_code):
+        return None
+    if result.config_sha256 != config.sha256 or (config.checkpoint and not (folder / CHECKPOINT).exists()):
+        return None  # also when the weights, which were to be kept with it, are gone
+    files = fingerprint(config)
+    files |= digests_of(result.user_files.keys() - files.keys())
+    names = differing(result.user_files, files)
+    if names and not anew:
+        raise ConfigError(
+            f"{folder}: {', '.join(names)} changed since this job was measured; "
+            "restore the old files, or add anew=true to measure again what depends on them"
+        )
+    return None if names else result
 
 
 def hint(plan: Plan, words: Words) -> str:
     """The command line that measures what the folder of a plan lacks."""
     again = _what(words) if _runs_code(plan) else []
     return shlex.join(["python", "-m", "dpexp", *again, f"resume={plan.folder}"])
-
-
-def describe(folder: Path, job: Job) -> None:
-    """Keep the settings of one job in its folder, as Hydra does. Raises ResultError."""
-    with storage.write_errors(folder):
-        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-        for name, values in (("overrides", job.overrides), ("config", job.config.settings)):
-            write_atomically(folder / ".hydra" / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False))
 
 
 def _read(folder: Path) -> Words:

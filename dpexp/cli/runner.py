@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpexp.cli import resume, trackers
+import yaml
+
+from dpexp.cli import resume
 from dpexp.config.compose import Job, Plan
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.errors import ConfigError, DpexpError, ResultError, TrackerError, WorkerError
+from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError
 from dpexp.machine.environment import Environment, describe, usable_cores
-from dpexp.machine.files import Claim
-from dpexp.measurement.user_files import fingerprint, refuse_edited_modules
+from dpexp.machine.files import claimed, write_atomically
+from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import fork_server
 from dpexp.report import terminal
 from dpexp.report.command import BAD_INPUT, FAILED, measuring_alone, status_of
+from dpexp.results import storage
 
 if TYPE_CHECKING:
-    from dpexp.analysis.row import Row
-    from dpexp.analysis.table import Summary
     from dpexp.launchers.local import LocalLauncher
     from dpexp.results.schema import RunResult
 
 
+SLOW_IMPORTS = {"ddp": "torch._dynamo", "resnet18": "torchvision.models"}  # of a strategy, of a model; beside torch
+
+
 @dataclass(frozen=True)
 class Done:
-    """A job that is over."""
+    """How a job ended."""
 
-    job: Job
     error: DpexpError | None = None
     before: bool = False  # another command had measured it
 
 
 def check(config: JobConfig) -> None:
     """Raise ConfigError for a job that can't be measured here."""
-    trackers.check(config.tracker)
     cores, most = usable_cores(), config.launch.max_workers_per_core
     for name, number in (("workers", config.processes), ("threads_per_worker", config.threads_per_worker)):
         if number > most * cores:
@@ -49,74 +51,56 @@ def check(config: JobConfig) -> None:
 
 
 @contextlib.contextmanager
-def named(plan: Plan, job: Job) -> Iterator[None]:
-    """Within, a ConfigError says which job of a sweep it is about."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
-
-
-@contextlib.contextmanager
 def started(
     plan: Plan,
     words: resume.Words | None,
+    *checks: Callable[[JobConfig], None],
     anew: bool = False,
     launcher: LocalLauncher | None = None,
     local_world_size: int | None = None,
-    goes_on: bool = False,
+    imports: Iterable[str] = (),
 ) -> Iterator[Iterator[Done]]:
     """Within, this process alone works in the plan's folder, and measures alone on this machine; the jobs.
 
     `words` are those of a new command, None of one that is resumed, where `anew` measures again what depends on files
-    that have changed. `goes_on`: this process may measure other plans later. Raises ConfigError for a job that can't be
-    measured here, ResultError.
+    that have changed. Raises ConfigError for a job that can't be measured here, by these `checks`, too; ResultError.
     """
     for job in plan.jobs:
-        with named(plan, job):
-            check(job.config)
-            if goes_on:
-                refuse_edited_modules(job.config)
-    environment, files = describe(local_world_size), [fingerprint(job.config) for job in plan.jobs]
+        try:
+            for refuse in (check, fingerprint, *checks):
+                refuse(job.config)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
+    environment = describe(local_world_size)
     with claimed(plan.folder):
-        earlier: Sequence[RunResult | None] = [None] * len(plan.jobs)
-        if words is None:
-            earlier = resume.earlier(plan, environment, anew)
-        else:
+        if words is not None:
             resume.keep(plan.folder, words)
+        earlier: list[RunResult | None] = []
+        if words is None:
+            for job in plan.jobs:
+                earlier.append(resume.find_earlier(job.config, plan.folder / job.folder, environment, anew))
         with measuring_alone():
-            yield measured(plan, files, earlier, environment, launcher, fork_server.SOMETIMES if goes_on else ())
-
-
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Within, this process alone works in the folder. Raises ConfigError, ResultError."""
-    try:
-        claim = Claim(folder)
-    except BlockingIOError as error:
-        raise ConfigError(f"{folder}: another dpexp is writing there; wait until it ends") from error
-    except OSError as error:
-        raise ResultError(f"can't write the output folder {folder}: {error.strerror}") from error
-    with contextlib.closing(claim):
-        yield
+            yield measured(plan, environment, earlier, launcher, imports)
 
 
 def measured(
     plan: Plan,
-    user_files: Sequence[dict[str, str]],
-    earlier: Sequence[RunResult | None],
     environment: Environment,
-    launcher: LocalLauncher | None,
-    imports: Iterable[str],
+    earlier: Sequence[RunResult | None] = (),
+    launcher: LocalLauncher | None = None,
+    imports: Iterable[str] = (),
 ) -> Iterator[Done]:
     """Measure one job after the other; of a sweep go on after an error, which is shown.
 
-    `earlier` are results to build on; those with status "ok" are done already. Raises the error of a single run, and
-    ResultError, after which no job could be recorded.
+    `earlier` are results to build on, none or one a job; those with status "ok" are done already. `imports` are
+    modules that workers of later plans need. Raises the error of a single run, and ResultError, after which no job
+    could be recorded.
     """
+    user_files = [fingerprint(job.config) for job in plan.jobs]
     if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
-        slow = [*imports, *(name for job in plan.jobs for name in job.config.imports)]
-        fork_server.start_server(dict.fromkeys(slow))  # it imports torch while this process does
+        names = [name for job in plan.jobs for name in job.config.names.values() if name in SLOW_IMPORTS]
+        needed = {*imports, *(SLOW_IMPORTS[name] for name in names)}
+        fork_server.start_server(sorted(needed))  # it imports torch while this process does
     from dpexp.launchers.local import LocalLauncher
     from dpexp.measurement import job as measurement
 
@@ -126,13 +110,13 @@ def measured(
     try:
         for number, job in enumerate(plan.jobs):
             display.begin(number, plan.name(job))
-            before, folder, error = earlier[number], plan.folder / job.folder, None
+            before, folder, error = earlier[number] if earlier else None, plan.folder / job.folder, None
             if before is not None and before.status == "ok":
                 display.finish("measured before")
-                yield Done(job, before=True)
+                yield Done(before=True)
                 continue
             try:
-                resume.describe(folder, job)
+                _describe(job, folder / ".hydra")
                 measurement.run(
                     job.config, folder, display.update, launcher, environment, user_files[number], plan.sweep, before
                 )
@@ -147,9 +131,17 @@ def measured(
                 if str(error) not in shown:  # a shared cause is shown once
                     terminal.show_error(f"job {number} ({plan.name(job)}): {error}")
                 shown.add(str(error))
-            yield Done(job, error)
+            yield Done(error)
     finally:
         display.close()
+
+
+def _describe(job: Job, folder: Path) -> None:
+    """Write what Hydra does beside its jobs: overrides and configuration. Raises ResultError."""
+    with storage.write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, values in (("overrides", job.overrides), ("config", job.config.settings)):
+            write_atomically(folder / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False))
 
 
 def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
@@ -161,13 +153,11 @@ def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
         return FAILED  # interrupted in the first job
     from dpexp.analysis.table import aggregate  # slow to import: --help and errors don't wait for these
     from dpexp.report.writer import write_report
-    from dpexp.results.storage import FILE_NAME
 
     before = sum(one.before for one in done)
     if not plan.sweep:
-        summary = aggregate([plan.folder])
-        terminal.show_report(summary, [] if before else [plan.folder / FILE_NAME])
-        return FAILED if track(plan, summary, done) else 0
+        terminal.show_report(aggregate([plan.folder]), [] if before else [plan.folder / storage.FILE_NAME])
+        return 0
     try:
         written = write_report([plan.folder], plan.folder)
     except DpexpError as error:
@@ -178,30 +168,7 @@ def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
         terminal.show_line(f"{before} of {len(plan.jobs)} jobs had been measured before")
     jobs, failed = len(plan.jobs) or len(written.summary.rows), len(errors)
     if plan.plugins:
-        failed = jobs - len(_good(written.summary))
-        done = [Done(job) for job in plan.jobs]
+        failed = jobs - sum(len(row.job.split(" + ")) for row in written.summary.good)
     if failed:
         terminal.show_error(f"{failed} of {jobs} jobs failed; {written.csv} lists them{how_to_finish}")
-    return FAILED if track(plan, written.summary, done) or failed else 0
-
-
-def track(plan: Plan, summary: Summary, done: Sequence[Done]) -> int:
-    """Log each new result with its job's tracker; show errors of trackers, and return how many there were.
-
-    Trackers are not waited for while something is timed.
-    """
-    missing, rows = 0, _good(summary)
-    for job in (one.job for one in done if not one.before):
-        folder = (plan.folder / job.folder).resolve()
-        if folder in rows:
-            try:
-                trackers.log(job.config, rows[folder], plan.folder / job.folder)
-            except TrackerError as error:
-                terminal.show_error(str(error))
-                missing += 1
-    return missing
-
-
-def _good(summary: Summary) -> dict[Path, Row]:
-    """The row of each job that was measured, by its folder."""
-    return {Path(name).resolve(): row for row in summary.good for name in row.job.split(" + ")}
+    return FAILED if failed else 0

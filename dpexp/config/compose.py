@@ -100,22 +100,13 @@ def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
         return to_job(composed, task(composed.hydra))
 
 
-def compose_experiment(*overrides: str) -> ExperimentConfig:
-    """The same, of a training by our own loop."""
-    config = compose_job(*overrides)
-    assert isinstance(config, ExperimentConfig)
-    return config
-
-
 def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
     """Check a composed configuration, and what was `typed`, once. Raises ConfigError with one line for all mistakes."""
     try:
-        script, names = composed.get("script"), [str(key) for key in composed if key != "hydra"]
-        if script is not None and not isinstance(script, DictConfig):
-            raise ConfigError(f"script={script}: it is a group of settings: script.command, script.baseline_command")
-        if script is not None and any(value is not None for value in script.values()):
+        script = composed.get("script")
+        if any(one is not None for one in (script.values() if isinstance(script, DictConfig) else [script])):
             return _of_script(composed, typed)
-        values = _values(composed, [name for name in names if name != "script"])
+        values = _values(composed, [str(key) for key in composed if key not in ("hydra", "script")])
         data = values.get("data")
         if isinstance(data, dict) and isinstance(data.get("path"), str):  # relative to where the command was started
             with contextlib.suppress(RuntimeError):  # of ~nobody: no such file
@@ -168,18 +159,12 @@ def parse(text: str) -> Override:
 
 
 def with_script(arguments: Sequence[str]) -> list[str]:
-    """The words of a command line, where a script's command after `--` becomes the setting that stands for it.
-
-    The spelling of earlier versions (strategy=script strategy.command=...) is understood, too.
-    """
-    at = list(arguments).index("--") if "--" in arguments else len(arguments)
-    words = [word.replace("strategy.command=", "script.command=", 1) for word in arguments[:at]]
-    words = [word.replace("strategy.baseline_command=", "script.baseline_command=", 1) for word in words]
-    words = [word for word in words if word != "strategy=script"]
-    if at == len(arguments):
-        return words
+    """The words of a command line, where a script's command after `--` becomes the setting that stands for it."""
+    if "--" not in arguments:
+        return list(arguments)
+    at = list(arguments).index("--")
     command = shlex.join(arguments[at + 1 :]).replace("${", "\\${")  # which is not OmegaConf's here
-    return [*words, f"script.command={_quoted(command)}"]
+    return [*arguments[:at], f"script.command={_quoted(command)}"]
 
 
 def _quoted(value: str) -> str:

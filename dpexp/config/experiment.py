@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from dpexp.config.groups import STRICT, DataConfig, ModelConfig, OptimizerConfig
 from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.config.strategies import SequentialConfig, StrategyConfig, strategies_where
+from dpexp.config.strategies import PlainConfig, StrategyConfig, strategies_where
 
 # Training samples in the data sets whose size is known before anything is loaded.
 KNOWN_TRAIN_SAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -26,7 +26,6 @@ class ExperimentConfig(JobConfig):
     data: DataConfig
     dtype: Literal["float32", "float64"]
     device: Literal["cpu", "cuda"]
-    linear_kernel: Literal["auto", "torch", "onednn"]
     model: ModelConfig
     strategy: StrategyConfig
     optimizer: OptimizerConfig
@@ -47,12 +46,7 @@ class ExperimentConfig(JobConfig):
     @property
     def processes(self) -> int:
         """Worker processes of a training. A single worker of any strategy trains like a sequential process."""
-        return self.workers if self.strategy.one_process_a_worker else 1
-
-    @property
-    def imports(self) -> tuple[str, ...]:
-        """Modules of its workers that are slow to import, beside torch."""
-        return (*self.strategy.imports, *self.model.imports)
+        return self.workers if self.strategy.kind.one_process_a_worker else 1
 
     @property
     def variants(self) -> dict[str, ExperimentConfig]:
@@ -76,15 +70,6 @@ class ExperimentConfig(JobConfig):
         risen = min(1.0, update / warmup_updates) if warmup_updates else 1.0
         return optimizer.lr * (1 + (factor - 1) * risen)
 
-    def worker_share(self) -> ExperimentConfig:
-        """The sequential training of one worker's share of samples and batch."""
-        size = self.data.size if self.data.scope == "per_worker" else self.data.size // self.workers
-        return dataclasses.replace(
-            self.baseline(),
-            data=dataclasses.replace(self.data, size=size),
-            batch=dataclasses.replace(self.batch, size=min(self.local_batch_size, size), scope="global"),
-        )
-
     def baseline(self, threads: int | None = None) -> ExperimentConfig:
         """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
         if threads is not None:
@@ -93,26 +78,15 @@ class ExperimentConfig(JobConfig):
 
     @functools.cached_property
     def _baseline(self) -> ExperimentConfig:
-        return dataclasses.replace(self, workers=1, strategy=SequentialConfig(name="sequential"))
+        return dataclasses.replace(self, workers=1, strategy=PlainConfig(name="sequential"))
 
     @model_validator(mode="after")
     def _check_together(self) -> ExperimentConfig:
-        most = self.strategy.most_workers
-        if most is not None and self.workers > most:
-            raise ValueError(
-                f"workers={self.workers} with strategy={self.strategy.name}: it has one process and one worker; "
-                f"set workers=1, or choose {strategies_where(lambda kind: kind.most_workers is None)}"
-            )
         self.strategy.check_workers(self.workers)
-        if self.device not in self.strategy.devices:
+        if self.device not in self.strategy.kind.devices:
             raise ValueError(
                 f"device={self.device} with strategy={self.strategy.name}: "
                 f"choose {strategies_where(lambda kind: self.device in kind.devices)}"
-            )
-        if self.linear_kernel == "onednn" and (self.dtype, self.device) != ("float32", "cpu"):
-            raise ValueError(
-                f"linear_kernel=onednn with dtype={self.dtype} on device={self.device}: "
-                "it multiplies float32 on the cpu only; choose linear_kernel=auto"
             )
         self.check_batch()
         available = KNOWN_TRAIN_SAMPLES.get(self.data.name)
@@ -134,28 +108,7 @@ class ExperimentConfig(JobConfig):
                 f"{self.global_batch_size:,} samples, more than the {self.train_samples:,} of data.size: "
                 "choose a smaller batch.size or a larger data.size"
             )
-        if self.batch.sync_batchnorm and self.workers > 1:
-            self._check_sync_batchnorm()
         return self
-
-    def _check_sync_batchnorm(self) -> None:
-        """Raise ValueError where not all samples of a batch pass through the model at the same time."""
-        if not self.strategy.one_process_a_worker:
-            raise ValueError(
-                f"batch.sync_batchnorm=true with strategy={self.strategy.name}: its workers train one after the other; "
-                f"choose {strategies_where(lambda kind: kind.one_process_a_worker)}"
-            )
-        if self.batch.accumulation > 1:
-            raise ValueError(
-                f"batch.sync_batchnorm=true with batch.accumulation={self.batch.accumulation}: "
-                "a batch that passes in parts has no common statistics; set batch.accumulation=1"
-            )
-        last = self.train_samples % self.global_batch_size
-        if 0 < last < self.workers:
-            raise ValueError(
-                f"batch.sync_batchnorm=true: the last batch has {last} of {self.train_samples:,} samples, fewer than "
-                f"workers={self.workers}; choose another data.size"
-            )
 
 
 LOOP = "loop"  # the kind of job of our own loop, where a result may be of either

@@ -13,7 +13,18 @@ from pydantic import ValidationError
 
 from dpexp.config.yaml_files import close_matches, known_keys
 
-PLAIN = {"a valid integer": "a whole number", "a valid number": "a number", "a valid boolean": "true or false"}
+PLAIN = {
+    "Input should be": "must be",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+}
+RULES = {  # by pydantic's kind of error, where its words are too general
+    "string_pattern_mismatch": "write module:function, such as mine:build",
+    "list_type": "must be a list, such as [1, 2]",
+    "tuple_type": "must be a list, such as [1, 2]",
+    "dict_type": "must be names and values, such as {width: 128}",
+}
 EXAMPLES = {  # of what has no default
     "data.path": "mine.npz",
     "data.size": "10000",
@@ -43,13 +54,11 @@ def _explain_field(item: dict[str, Any]) -> str:
     message, value = str(item["msg"]).removeprefix("Value error, "), item["input"]
     # Pydantic names the chosen member of a union in the path: ('model', 'mlp', 'hidden').
     path = [str(part) for part in item["loc"]]
-    if len(path) > 2 and path[0] in ("model", "data", "strategy", "optimizer", "tracker"):
+    if len(path) > 2 and path[0] in ("model", "data", "strategy", "optimizer"):
         del path[1]
     if item["type"] == "value_error":
         return message
     key = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(path))
-    if item["type"] == "union_tag_invalid":
-        return f"{key}.name={item['ctx']['tag']}: choose from {item['ctx']['expected_tags']}"
     if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         if key == "experiment":
             return f"{key}: its file needs the first line  # @package _global_"
@@ -66,26 +75,15 @@ def _explain_field(item: dict[str, Any]) -> str:
 
 def _rule(key: str, value: Any, message: str, kind: str) -> str:
     """The rule that a value breaks, with an example where pydantic's words are too general."""
-    if kind == "string_pattern_mismatch":
-        module, _, name = str(value).removesuffix("()").partition(":" if ":" in str(value) else ".")
-        module = module.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")
-        name = name.strip(":").partition(":")[0]
-        return f"write module:function, such as {module or 'mine'}:{name if name.isidentifier() else 'build'}"
-    if kind in ("list_type", "tuple_type"):
-        return f"must be a list, such as [{value if str(value).isalnum() and value is not None else '1, 2'}]"
     if kind.startswith("dataclass") or kind == "model_attributes_type":
         names = sorted(name for name in known_keys() if name.startswith(f"{key}."))
         return f"it is a group of settings: {', '.join(names)}"
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         return f"must be a whole number; write {key}={value:.0f}"
     if kind in ("int_type", "float_type") and isinstance(value, str) and value.isdecimal():
-        of_variable = f"or of a variable {key}='${{oc.decode:${{oc.env:NAME}}}}'"
-        return f"must be a number, not a text; write {key}={value} without quotes, {of_variable}"
-    if kind == "dict_type":
-        return f"must be names and values; write {key}.width=128, for example"
-    length = re.search(r"at (?:most|least) \d+", message)
-    if length and kind in ("too_long", "too_short"):
-        return f"must have {length[0]} values"
+        return f"must be a number, not a text; write {key}={value} without quotes"
+    if kind in ("too_long", "too_short"):
+        return f"must have {' '.join(re.findall('at (?:most|least) [0-9]+', message))} values"
     for pydantic, plain in PLAIN.items():
         message = message.replace(pydantic, plain)
-    return message.replace("Input should be", "must be", 1)
+    return RULES.get(kind, message)

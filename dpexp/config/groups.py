@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Scope = Literal["per_worker", "global"]
 LearningRateRule = Literal["none", "linear", "sqrt"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Model:
-    """What holds for a model unless its own class says otherwise."""
-
-    imports: ClassVar[tuple[str, ...]] = ()  # modules that are slow to import, beside torch
-
-
-@dataclass(frozen=True, config=STRICT)
-class MlpConfig(Model):
+class MlpConfig:
     """Fully connected layers with ReLU between them."""
 
     name: Literal["mlp"]
@@ -32,7 +23,7 @@ class MlpConfig(Model):
 
 
 @dataclass(frozen=True, config=STRICT)
-class CnnConfig(Model):
+class CnnConfig:
     """3x3 convolutions, each with ReLU and 2x2 max-pooling, then one hidden layer."""
 
     name: Literal["cnn"]
@@ -41,17 +32,15 @@ class CnnConfig(Model):
 
 
 @dataclass(frozen=True, config=STRICT)
-class ResNet18Config(Model):
+class ResNet18Config:
     """torchvision's ResNet-18; `small_images` takes the 3x3 stem without pooling of the CIFAR variant."""
 
     name: Literal["resnet18"]
     small_images: bool
 
-    imports: ClassVar[tuple[str, ...]] = ("torchvision.models",)
-
 
 @dataclass(frozen=True, config=STRICT)
-class CustomModelConfig(Model):
+class CustomModelConfig:
     """A model of the user's: `builder` is `module:function`, called as `f(input_shape, classes, **arguments)`."""
 
     name: Literal["custom"]
@@ -144,14 +133,12 @@ OptimizerConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="name")]
 class BatchConfig:
     """`size` samples an update for each worker (per_worker) or for all together (global).
 
-    A worker's share passes through the model in `accumulation` parts, whose gradients are added up. With
-    `sync_batchnorm`, batch normalization uses the mean and variance of the whole global batch.
+    A worker's share passes through the model in `accumulation` parts, whose gradients are added up.
     """
 
     size: PositiveInt
     scope: Scope
     accumulation: PositiveInt
-    sync_batchnorm: bool
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -159,12 +146,11 @@ class MeasurementConfig:
     """How many blocks and warm-up steps, which baselines, and what is recorded."""
 
     repeats: PositiveInt
-    warmup: Annotated[int, Field(ge=0)]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup: NonNegativeInt
+    warmup_steps: NonNegativeInt
     baseline: Literal["paired", "none"]
     phases: bool
     best_sequential: bool
-    independent_copies: bool
     whole_trainings: Literal["auto", "always", "never"]
     precision: PositiveFloat | None
     max_seconds: PositiveFloat | None
@@ -173,42 +159,6 @@ class MeasurementConfig:
     def is_adaptive(self) -> bool:
         """Whether blocks are added until the speedup is known to `precision`."""
         return self.precision is not None and self.baseline == "paired"
-
-
-@dataclass(frozen=True, config=STRICT)
-class NoTrackerConfig:
-    """Results are kept as files only."""
-
-    name: Literal["none"]
-
-
-@dataclass(frozen=True, config=STRICT)
-class TensorboardConfig:
-    """Event files below `folder`."""
-
-    name: Literal["tensorboard"]
-    folder: str
-
-
-@dataclass(frozen=True, config=STRICT)
-class MlflowConfig:
-    """Runs of an MLflow experiment, at a tracking server or store."""
-
-    name: Literal["mlflow"]
-    uri: str
-    experiment: str
-
-
-@dataclass(frozen=True, config=STRICT)
-class WandbConfig:
-    """Offline runs of a project of Weights & Biases, with its files below `folder`."""
-
-    name: Literal["wandb"]
-    project: str
-    folder: str
-
-
-TrackerConfig = Annotated[NoTrackerConfig | TensorboardConfig | MlflowConfig | WandbConfig, Field(discriminator="name")]
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -14,12 +14,11 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import Field, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig, TrackerConfig
+from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig
 
-# Names of arms: what is measured, what its speedup is over, one process with the best number of threads, and copies of
-# one process that exchange nothing.
-CANDIDATE, BASELINE, BEST_SEQUENTIAL, INDEPENDENT = "candidate", "baseline", "best_sequential", "independent"
-HOW = ("measurement", "launch", "tracker", "checkpoint")  # it is measured, watched and kept; all else is what
+# Names of arms: what is measured, what its speedup is over, and one process with the best number of threads.
+CANDIDATE, BASELINE, BEST_SEQUENTIAL = "candidate", "baseline", "best_sequential"
+HOW = ("measurement", "launch", "checkpoint")  # it is measured, watched and kept; all else is what
 
 Self = TypeVar("Self", bound="JobConfig")
 
@@ -38,7 +37,6 @@ class JobConfig:
     batch: BatchConfig
     measurement: MeasurementConfig
     launch: LaunchConfig
-    tracker: TrackerConfig
 
     usual_seconds: ClassVar[tuple[float, float]]  # of a job without measurement.max_seconds: of short, of long steps
 
@@ -54,21 +52,12 @@ class JobConfig:
 
     @property
     @abstractmethod
-    def imports(self) -> tuple[str, ...]:
-        """Modules of its workers that are slow to import, beside torch."""
-
-    @property
-    @abstractmethod
     def processes(self) -> int:
         """That train together."""
 
     @abstractmethod
     def baseline(self: Self, threads: int | None = None) -> Self:
         """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
-
-    @abstractmethod
-    def worker_share(self: Self) -> Self:
-        """The sequential training of one worker's share of samples and batch."""
 
     @property
     def settings(self) -> dict[str, Any]:

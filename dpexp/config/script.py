@@ -15,11 +15,13 @@ from dpexp.config.groups import STRICT
 from dpexp.config.job import JobConfig
 
 NUMBERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
-PLACEHOLDERS = (*NUMBERS, "port")
+# Of the command on one of several hosts, each with as many workers; and the first host's name and a free port there.
+PLACES = ("workers_per_host", "hosts", "host", "head", "port")
+PLACEHOLDERS = (*NUMBERS, *PLACES)
 SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that mean something to a shell alone
 # What can be said of such a job; all else belongs to the script.
 SETTINGS = (
-    "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch tracker experiment"
+    "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch experiment"
 ).split()
 
 
@@ -74,7 +76,6 @@ class ScriptConfig(JobConfig):
         **dict.fromkeys(("strategy", "model", "data"), "script"),
         "data_scope": "global",
     }
-    imports: ClassVar[tuple[str, ...]] = ()
 
     @property
     def train_samples(self) -> int:
@@ -86,26 +87,23 @@ class ScriptConfig(JobConfig):
         """One for each worker."""
         return self.workers
 
-    def words(self, port: int) -> list[str]:
-        """The words of the command for this number of workers, and a port that nobody else uses."""
-        numbers = {name: getattr(self, name) for name in NUMBERS}
-        return shlex.split(self.script.command.format(**numbers, port=port))
+    def words(self, port: int, hosts: int = 1, head: str = "127.0.0.1") -> list[list[str]]:
+        """The words of the command on each of so many hosts, of which one worker needs only the first; see PLACES."""
+        hosts = min(hosts, self.workers)
+        numbers = {name: getattr(self, name) for name in NUMBERS} | {"workers_per_host": self.workers // hosts}
+        places = [{"hosts": hosts, "host": host, "head": head, "port": port} for host in range(hosts)]
+        return [shlex.split(self.script.command.format(**numbers, **place)) for place in places]
 
     @property
     def command(self) -> list[str]:
-        """The same, whatever the port."""
-        return self.words(0)
+        """The same on a single host, whatever the port."""
+        return self.words(0)[0]
 
     def baseline(self, threads: int | None = None) -> ScriptConfig:
         """The command of the baseline, with one worker."""
         script = CommandConfig(self.script.baseline_command or self.script.command, None)
         threads = self.threads_per_worker if threads is None else threads
         return dataclasses.replace(self, workers=1, threads_per_worker=threads, script=script)
-
-    def worker_share(self) -> ScriptConfig:
-        """The baseline's command with the batch of one worker."""
-        batch = dataclasses.replace(self.batch, size=self.local_batch_size, scope="global")
-        return dataclasses.replace(self.baseline(), batch=batch)
 
     @model_validator(mode="after")
     def _check_together(self) -> ScriptConfig:

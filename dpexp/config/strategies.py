@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from dpexp.config.groups import STRICT, PositiveFloat
+from dpexp.config.groups import STRICT
 from dpexp.errors import ConfigError
 
 
-@dataclass(frozen=True, config=STRICT)
-class Capabilities:
-    """What holds for a strategy unless its own class says otherwise."""
+class Kind(NamedTuple):
+    """What a strategy can do."""
 
-    one_process_a_worker: ClassVar[bool] = True  # False: one process for all workers
-    most_workers: ClassVar[int | None] = None
-    devices: ClassVar[tuple[str, ...]] = ("cpu",)
-    several_machines: ClassVar[bool] = False  # whether it runs under torchrun
-    imports: ClassVar[tuple[str, ...]] = ()  # modules that are slow to import, beside torch
+    one_process_a_worker: bool = True  # False: one process for all workers
+    devices: tuple[str, ...] = ("cpu",)
+    several_machines: bool = False  # whether it runs under torchrun
+
+
+KINDS = {
+    "sync_dp": Kind(),
+    "ddp": Kind(devices=("cpu", "cuda"), several_machines=True),
+    "hybrid_dp": Kind(several_machines=True),
+    "emulated": Kind(one_process_a_worker=False),
+    "sequential": Kind(one_process_a_worker=False, devices=("cpu", "cuda")),
+}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Named:
+    """A strategy with its settings."""
+
+    name: str
+
+    @property
+    def kind(self) -> Kind:
+        """What it can do."""
+        return KINDS[self.name]
 
     def check_workers(self, workers: int) -> None:
         """Raise ValueError for a number of workers that the settings don't allow."""
@@ -30,53 +48,35 @@ class Capabilities:
 
 
 @dataclass(frozen=True, config=STRICT)
-class SequentialConfig(Capabilities):
-    """One process, one worker."""
+class PlainConfig(Named):
+    """One without settings."""
 
-    name: Literal["sequential"]
+    name: Literal["sync_dp", "emulated", "sequential"]
 
-    one_process_a_worker: ClassVar[bool] = False
-    most_workers: ClassVar[int | None] = 1
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
-
-
-@dataclass(frozen=True, config=STRICT)
-class SyncDpConfig(Capabilities):
-    """Gradients are combined through shared memory."""
-
-    name: Literal["sync_dp"]
+    def check_workers(self, workers: int) -> None:
+        """A sequential training has one."""
+        if self.name == "sequential" and workers > 1:
+            raise ValueError(
+                f"workers={workers} with strategy=sequential: it has one process and one worker; "
+                f"set workers=1, or choose {strategies_where(lambda kind: kind is not self.kind)}"
+            )
 
 
 @dataclass(frozen=True, config=STRICT)
-class EmulatedConfig(Capabilities):
-    """One process plays all workers in turn."""
-
-    name: Literal["emulated"]
-
-    one_process_a_worker: ClassVar[bool] = False
-
-
-@dataclass(frozen=True, config=STRICT)
-class DdpConfig(Capabilities):
+class DdpConfig(Named):
     """torch's DistributedDataParallel; the flag is torch's, for models that leave parameters unused."""
 
     name: Literal["ddp"]
     find_unused_parameters: bool
 
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
-    several_machines: ClassVar[bool] = True
-    imports: ClassVar[tuple[str, ...]] = ("torch._dynamo",)
-
 
 @dataclass(frozen=True, config=STRICT)
-class HybridDpConfig(Capabilities):
+class HybridDpConfig(Named):
     """Shared memory within a host, torch.distributed between hosts: torchrun's, or `hosts` that this machine acts."""
 
     name: Literal["hybrid_dp"]
     hosts: PositiveInt | None
     bucket_mb: PositiveFloat | None = None  # results of earlier versions lack it
-
-    several_machines: ClassVar[bool] = True
 
     def check_workers(self, workers: int) -> None:
         """Each host needs as many, except for the sequential training of workers=1."""
@@ -100,20 +100,10 @@ class HybridDpConfig(Capabilities):
                 )
 
 
-StrategyConfig = Annotated[
-    SequentialConfig | SyncDpConfig | EmulatedConfig | DdpConfig | HybridDpConfig, Field(discriminator="name")
-]
-
-KINDS: dict[str, type[Capabilities]] = {
-    "sync_dp": SyncDpConfig,
-    "ddp": DdpConfig,
-    "hybrid_dp": HybridDpConfig,
-    "emulated": EmulatedConfig,
-    "sequential": SequentialConfig,
-}
+StrategyConfig = Annotated[PlainConfig | DdpConfig | HybridDpConfig, Field(discriminator="name")]
 
 
-def strategies_where(suitable: Callable[[type[Capabilities]], bool]) -> str:
+def strategies_where(suitable: Callable[[Kind], bool]) -> str:
     """The names of the suitable strategies, for an error message."""
     *others, last = [name for name, kind in KINDS.items() if suitable(kind)]
     return f"strategy={', '.join(others)} or {last}" if others else f"strategy={last}"

@@ -14,13 +14,15 @@ _ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*")
 _REFUSED = re.compile(r"\S+: (?:error: |can't open file ).*")  # by argparse, by Python
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
 # What launchers say when a process of theirs has failed, and processes when another one has.
-_SECONDARY = re.compile(
-    "ChildFailedError|CalledProcessError|SignalException|Connection (closed|reset) by peer|connectFullMesh"
-)
+_LOST_PEER = "Connection (closed|reset) by peer|connectFullMesh|Broken pipe"
+_SECONDARY = re.compile(f"ChildFailedError|CalledProcessError|SignalException|{_LOST_PEER}")
 
 
 def cause(lines: Iterable[str]) -> str:
-    """The first error that ended a process and that no other caused; else the last of any kind; else the last line."""
+    """The first error that ended a process and that no other caused; else the last of any kind; else the last line.
+
+    Of errors that others caused, one about another process that is gone tells more than a launcher's.
+    """
     texts = [text for text in (_RANK.sub("", line.strip()) for line in lines) if re.search(r"\w", text)]
     deaths, errors, in_traceback = [], [], False
     for text, following in itertools.pairwise([*texts, ""]):
@@ -31,7 +33,13 @@ def cause(lines: Iterable[str]) -> str:
                 deaths.append(text)
             in_traceback = False
     causes, others = ([text for text in found if not _SECONDARY.search(text)] for found in (deaths, errors))
-    return next(iter([*causes, *others[-1:], *errors[-1:], *texts[-1:]]), "")
+    lost = [text for text in errors if lost_peer(text)]
+    return next(iter([*causes, *others[-1:], *lost, *errors[-1:], *texts[-1:]]), "")
+
+
+def lost_peer(line: str) -> bool:
+    """Whether a cause is that another process has gone."""
+    return re.search(_LOST_PEER, line) is not None
 
 
 def last_lines(path: Path) -> list[str]:

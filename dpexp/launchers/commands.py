@@ -9,69 +9,137 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import connection
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
 
 from dpexp.launchers import descendants
-from dpexp.launchers.command_world import Command, World
+from dpexp.launchers.command_processes import Command, CommandProcesses, how_ended
+from dpexp.launchers.command_world import World
 from dpexp.machine import signals
-from dpexp.processes.waiting import wait_until
+from dpexp.processes.waiting import POLL_SECONDS, wait_until
+
+HANDSHAKE_SECONDS = 5  # for a process on another machine to prove who it is
+
+
+class Hosts(Protocol):
+    """What starts a command's processes on the other hosts."""
+
+    number: int  # with this one
+
+    @property
+    def address(self) -> str:
+        """Of this machine, for them."""
+
+    def script(self, command: Command, number: int, address: str) -> contextlib.AbstractContextManager[None]:
+        """Within, the command runs on the others, too; its processes report to `address` as world `number`."""
+
+    def check_script(self) -> None:
+        """Raise WorkerError when it has failed on one of them."""
 
 
 @contextlib.contextmanager
-def started(commands: Mapping[str, Command], timeout_seconds: float) -> Iterator[dict[str, World]]:
-    """Within, all commands run, and wait at the end of their first step.
+def started(
+    commands: Mapping[str, Command], output: Mapping[str, Path], timeout_seconds: float, hosts: Hosts | None = None
+) -> Iterator[dict[str, World]]:
+    """Within, all commands run, and wait at the end of their first step; what they write begins with `output`.
 
     However this ends, no process that it started outlives it. Raises WorkerError, and ConfigError where a program can't
     be started.
     """
     signals.check()
     token = f"dpexp-{secrets.token_hex(8)}"
-    marks = {name: f"{token}.{number}." for number, name in enumerate(commands)}
-    worlds = {name: World(command, marks[name], timeout_seconds) for name, command in commands.items()}
-    with signals.postponed(), guard(token), socket.socket(socket.AF_UNIX) as listener:
+    worlds = {}
+    for number, (name, command) in enumerate(commands.items()):
+        processes = CommandProcesses(command, 0, output[name], f"{token}.{number}")
+        worlds[name] = World(command, processes, timeout_seconds, hosts.check_script if hosts else lambda: None)
+    with signals.postponed(), contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(guard(token))
+        listener = cleanup.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(f"\0{token}")  # it has no file, and so can't leave one behind
         listener.listen(128)
+        listeners = {listener: b""}  # and the key that processes of other machines have
         try:
-            for world in worlds.values():
-                world.start(token)
-            _wait_for_first_steps(list(worlds.values()), listener, timeout_seconds)
+            for number, world in enumerate(worlds.values()):
+                world.processes.start(token)
+                if hosts is not None and len(world.command.words) > 1:
+                    remote, key = cleanup.enter_context(socket.create_server(("", 0))), secrets.token_hex(16)
+                    listeners[remote] = key.encode()
+                    address = f"{hosts.address} {remote.getsockname()[1]} {key}"
+                    cleanup.enter_context(hosts.script(world.command, number, address))
+            _wait_for_first_steps(list(worlds.values()), listeners, timeout_seconds)
             yield worlds
         finally:
             for world in worlds.values():
-                world.ask_to_end()  # all at once, before waiting for each
+                world.processes.ask_to_end()  # all at once, before waiting for each
             for world in worlds.values():
                 world.end()
 
 
-def _wait_for_first_steps(worlds: Sequence[World], listener: socket.socket, timeout_seconds: float) -> None:
+def _wait_for_first_steps(
+    worlds: Sequence[World], listeners: Mapping[socket.socket, bytes], timeout_seconds: float
+) -> None:
     """Until each process of each command waits at the end of its first step. Raises WorkerError."""
 
     def introduce(listener: socket.socket) -> None:
-        end = _accept(listener)
+        end = _accept(listener, listeners[listener])
         if end is not None and signals.wait([end], timeout_seconds):
             with contextlib.suppress(EOFError, OSError):  # it has died, as its command's end will tell
-                introduction = end.recv()
-                _, number, copy = introduction["world"].split(".")
-                worlds[int(number)].introduce(end, int(copy), introduction)
+                introduction: dict[str, Any] = end.recv()
+                number = int(introduction["world"].split(".")[1])
+                worlds[number].introduce(end, introduction, is_remote=bool(listeners[listener]))
 
     def missing() -> list[int]:
         for world in worlds:
             world.check_start()
         return [world.missing for world in worlds]
 
-    if not wait_until(lambda: not any(missing()), timeout_seconds, lambda: [listener], introduce, missing):
+    if not wait_until(lambda: not any(missing()), timeout_seconds, lambda: listeners, introduce, missing):
         raise next(world for world in worlds if world.missing).no_progress()
 
 
-def _accept(listener: socket.socket) -> Connection | None:
-    """The next connection; None where it is another user's."""
+def _accept(listener: socket.socket, key: bytes) -> Connection | None:
+    """The next connection; None where it is another user's, or of a machine that lacks the key."""
     end, _ = listener.accept()
-    credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    if struct.unpack("3i", credentials)[1] != os.getuid():
+    if not key:
+        credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        if struct.unpack("3i", credentials)[1] == os.getuid():
+            return Connection(end.detach())
         end.close()
         return None
-    return Connection(end.detach())
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", HANDSHAKE_SECONDS, 0))
+    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    remote = Connection(end.detach())
+    try:
+        connection.deliver_challenge(remote, key)
+        connection.answer_challenge(remote, key)
+    except (OSError, EOFError, connection.AuthenticationError):  # type: ignore[attr-defined]
+        remote.close()
+        return None
+    with socket.socket(fileno=os.dup(remote.fileno())) as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+    return remote
+
+
+def run_beside(command: Command, host: int, number: int, address: str, check: Callable[[], None]) -> None:
+    """Run a command's part on this host until `check` raises. Raises WorkerError, ConfigError.
+
+    A PeerError says that only another host can know the cause.
+    """
+    token = f"dpexp-{secrets.token_hex(8)}"
+    with tempfile.TemporaryDirectory() as folder, signals.postponed(), guard(token):
+        processes = CommandProcesses(command, host, Path(folder) / "output", f"{token}.{number}")
+        try:
+            processes.start(address)
+            while not processes.status:  # where it has come to its end, the first host says so
+                check()
+                signals.wait((), POLL_SECONDS)
+            raise processes.failure(f"on host {host} {how_ended(processes.wait_for_end())}")
+        finally:
+            processes.end()
 
 
 @contextlib.contextmanager

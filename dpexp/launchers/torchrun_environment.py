@@ -62,14 +62,22 @@ class TorchrunEnvironment:
     def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that these processes can't run."""
         if not isinstance(config, ExperimentConfig):
-            raise ConfigError("a script under torchrun: start dpexp alone, and torchrun by the script's command")
-        if not config.strategy.several_machines:
+            if self.local_world_size > 1:
+                raise ConfigError(
+                    f"LOCAL_WORLD_SIZE={self.local_world_size}: a script's command starts the workers of each host; "
+                    "start one dpexp there (torchrun: --nproc-per-node=1)"
+                )
+            if config.workers > 1 and config.workers % self.world_size:
+                raise ConfigError(
+                    f"workers={config.workers} on {self.world_size} hosts: choose a multiple of {self.world_size}, "
+                    "or 1 for the first host alone"
+                )
+            return
+        if not config.strategy.kind.several_machines:
             raise ConfigError(
                 f"strategy={config.strategy.name} under torchrun: it works within one process or one machine; "
                 f"choose {strategies_where(lambda kind: kind.several_machines)}, or start dpexp without torchrun"
             )
-        if config.measurement.independent_copies:
-            raise ConfigError("measurement.independent_copies=true under torchrun: it runs on one machine only")
         if config.workers != self.world_size:
             raise ConfigError(
                 f"workers={config.workers}, but torchrun started {counted(self.world_size, 'process')} (WORLD_SIZE, "

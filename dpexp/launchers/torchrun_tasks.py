@@ -11,6 +11,8 @@ from typing import Any
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
 from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
+from dpexp.launchers.command_processes import Command
+from dpexp.launchers.commands import run_beside
 from dpexp.launchers.local import LocalLauncher, start_errors
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.launchers.torchrun_exchange import Exchange
@@ -32,16 +34,31 @@ class TorchrunController(LocalLauncher):
 
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
         self._environment = environment
+        self.hosts, self.number = self, environment.world_size  # of a script, one dpexp runs on each
         self.exchange = Exchange(environment, arguments, task=FIRST)
-        self._number = 0  # of the last task
+        self._task_number = 0  # of the last one
         self._loaded: ExperimentConfig | None = None  # whose data all agents hold
         self._errors: list[str] = []  # of all tasks
 
     def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that the ranks, as they are spread over hosts, can't run."""
         self._environment.check(config)
-        assert isinstance(config, ExperimentConfig)
-        config.strategy.check_places([facts["place"] for facts in (self.exchange.facts, *self.exchange.seen.values())])
+        if isinstance(config, ExperimentConfig):
+            places = [facts["place"] for facts in (self.exchange.facts, *self.exchange.seen.values())]
+            config.strategy.check_places(places)
+
+    @property
+    def address(self) -> str:
+        """Of this machine, for the others."""
+        return self._environment.master_address
+
+    def script(self, command: Command, number: int, address: str) -> contextlib.AbstractContextManager[None]:
+        """Within, the command runs on the other hosts, too; its processes report to `address`, as world `number`."""
+        return self._task("script", script=(command, number, address))
+
+    def check_script(self) -> None:
+        """Raise WorkerError when it has failed on another host, or that is lost."""
+        self._answers()
 
     def end(self, status: int, error: str = "") -> None:
         """Let the agents end as this command does, and wait for them, who may still need the store."""
@@ -53,19 +70,16 @@ class TorchrunController(LocalLauncher):
             time.sleep(0.1)
         self.exchange.close()
 
-    def _world(
-        self, cleanup: contextlib.ExitStack, name: str, work: Work, gates: Sequence[Connection | None]
-    ) -> WorldSpec:
+    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gate: Connection | None) -> WorldSpec:
         if work.config.processes == 1:
-            return super()._world(cleanup, name, work, gates)
+            return super()._world(cleanup, name, work, gate)
         if self._loaded != work.dataset.source:  # before anything is timed
             with self._task("load", config=work.dataset.source):
                 self.exchange.wait_until(self._answers)
             self._loaded = work.dataset.source
-        how = {"linear_kernel": work.linear_kernel, "in_turns": work.in_turns}
-        cleanup.enter_context(self._task("train", config=work.config, how=how))
+        cleanup.enter_context(self._task("train", config=work.config, in_turns=work.in_turns))
         remote = RemoteRanks(0, self._exchange_progress, self._answers)
-        return _one_rank(work, self._environment, self._number, gates[0], remote)
+        return _one_rank(work, self._environment, self._task_number, gate, remote)
 
     @contextlib.contextmanager
     def _task(self, kind: str, **task: Any) -> Iterator[None]:
@@ -84,8 +98,8 @@ class TorchrunController(LocalLauncher):
             self._publish("rest")
 
     def _publish(self, kind: str, **task: Any) -> None:
-        self._number += 1
-        self.exchange.publish(task={"number": self._number, "kind": kind, "errors": self._errors.copy(), **task})
+        self._task_number += 1
+        self.exchange.publish(task={"number": self._task_number, "kind": kind, "errors": self._errors.copy(), **task})
 
     def _exchange_progress(self, local: Any) -> list[Any]:
         self._answers()
@@ -93,7 +107,7 @@ class TorchrunController(LocalLauncher):
 
     def _answers(self) -> list[Any] | None:
         """Of all agents, None until the last is there. Raises WorkerError when one has failed or is lost."""
-        answers = [facts["answer"] for facts in self.exchange.seen.values() if facts["number"] == self._number]
+        answers = [facts["answer"] for facts in self.exchange.seen.values() if facts["number"] == self._task_number]
         for answer in answers:
             if isinstance(answer, WorkerError):
                 raise answer
@@ -143,6 +157,9 @@ class TorchrunAgent:
             if self._task["kind"] == "load":
                 self._dataset = None  # free the memory of the last one first
                 self._dataset = load(self._task["config"])
+            if self._task["kind"] == "script":
+                command, number, address = self._task["script"]
+                run_beside(command, self._environment.rank, number, address, lambda: self._exchange_progress(None))
             return self._train() if self._task["kind"] == "train" else None
         except WorkerError as error:  # which names the rank
             if isinstance(error, PeerError):  # who knows the cause answers first
@@ -157,7 +174,7 @@ class TorchrunAgent:
         assert dataset is not None, "the first task is to load the data"
         remote = RemoteRanks(self._environment.rank, self._exchange_progress, lambda: [])
         with initial_state(config, dataset) as initial:
-            work = Work(config, dataset, initial, **self._task["how"])
+            work = Work(config, dataset, initial, in_turns=self._task["in_turns"])
             spec = _one_rank(work, self._environment, self._task["number"], None, remote)
             with start_errors(work):
                 (report,) = launch(spec)  # rank 0 ends those that hang

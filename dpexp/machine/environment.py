@@ -7,7 +7,6 @@ import functools
 import hashlib
 import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -29,9 +28,8 @@ def usable_cores() -> int:
 
 def available_memory_bytes() -> int:
     """Memory that this process may still take: what the machine has left, and what the cgroup allows."""
-    left = cgroups.memory_left_bytes()
-    machine: int = psutil.virtual_memory().available
-    return machine if left is None else max(0, min(machine, left))
+    left = [limit - used for limit, used in cgroups.memory()]
+    return max(0, min([psutil.virtual_memory().available, *left]))
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,8 @@ class Environment:
     usable_cores: int
     cgroup_cpu_quota: PositiveFloat | None
     memory_bytes: int
-    platform: str
     local_world_size: int | None  # ranks on this machine where torchrun started them; None: all
     versions: dict[str, str]
-    thread_settings: dict[str, str]  # environment variables as found; workers have their own, see `threads` there
-    commit: str | None
     code_sha256: str  # of this package's own files
 
     @property
@@ -67,19 +62,12 @@ def describe(local_world_size: int | None = None) -> Environment:
         usable_cores=usable_cores(),
         cgroup_cpu_quota=cgroups.cpu_quota(),
         memory_bytes=psutil.virtual_memory().total,
-        platform=platform.platform(),
         local_world_size=local_world_size,
         versions={
             "Python": platform.python_version(),
             "dpexp": dpexp.__version__,
             **{name: metadata.version(name) for name in ("torch", "numpy", "hydra-core")},
         },
-        thread_settings={
-            name: os.environ[name]
-            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND")
-            if name in os.environ
-        },
-        commit=_commit(),
         code_sha256=_code_sha256(),
     )
 
@@ -114,21 +102,3 @@ def _code_sha256() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _commit() -> str | None:
-    """The commit of the code that runs, marked when files differ from it; None outside a checkout."""
-    folder = Path(__file__).resolve().parent.parent
-    if not (folder.parent / ".git").exists():
-        return None
-    try:
-        run = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--match="],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return run.stdout.strip() or None

@@ -24,30 +24,22 @@ def exclusive(on_wait: Callable[[int], None]) -> Iterator[None]:
     While another does, `on_wait` receives its process number, and this waits until that has ended. The environment
     variable DPEXP_LOCK names another lock; empty, there is none. Without abstract sockets (not Linux) there is none.
     """
-    lock = acquire(on_wait)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.close()
-
-
-def acquire(on_wait: Callable[[int], None]) -> socket.socket | None:
-    """The lock, held until it is closed; see `exclusive`."""
     name = os.environ.get(VARIABLE, DEFAULT)
     if not name or not hasattr(socket, "SO_PEERCRED"):
-        return None
+        yield
+        return
     address = f"\0dpexp/{hashlib.sha256(name.encode()).hexdigest()}"  # which ends at 107 bytes
     while True:
-        lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            lock.bind(address)
-            lock.listen(128)
-            return lock
-        except BaseException as error:
-            lock.close()
-            if not (isinstance(error, OSError) and error.errno == errno.EADDRINUSE):
-                raise
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lock:
+            try:
+                lock.bind(address)
+                lock.listen(128)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                yield
+                return
         _wait(address, on_wait)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+
+from dpexp.errors import ConfigError, ResultError
 
 
 def user_cache() -> Path:
@@ -38,18 +42,17 @@ def remove_leftovers(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-class Claim:
-    """A folder that this process alone works in, until `close` or its death. Raises BlockingIOError, OSError."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(folder, os.O_RDONLY)
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Within, this process alone works in the folder; its death ends that, too. Raises ConfigError, ResultError."""
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the folder itself: no file is left
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-
-    def close(self) -> None:
-        """Let others work there."""
-        os.close(self._descriptor)
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the folder itself: no file is left
+        except BlockingIOError as error:
+            raise ConfigError(f"{folder}: another dpexp is writing there; wait until it ends") from error
+        except OSError as error:
+            raise ResultError(f"can't write the output folder {folder}: {error.strerror}") from error
+        yield

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from dpexp.analysis.ratios import START_DEVIATION, compare, turns_ratio
-from dpexp.config.groups import MeasurementConfig
+from dpexp.config.job import JobConfig
 from dpexp.measurement.rounds import Rounds
 from dpexp.results.schema import Block
 
@@ -21,15 +21,13 @@ END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 class Budget:
     """The wall time of one job, from its start."""
 
-    def __init__(
-        self, measurement: MeasurementConfig, usual_seconds: tuple[float, float], over: str | None, of: str
-    ) -> None:
-        """Without measurement.max_seconds it has `usual_seconds`: for short steps, and for long ones at most."""
-        self._measurement, self._over, self._of = measurement, over, of
-        self._short_seconds, self._long_seconds = usual_seconds
+    def __init__(self, config: JobConfig, over: str | None, of: str) -> None:
+        """What has to be precise is the ratio of the arm `over` to the arm `of`."""
+        self.measurement, self._over, self._of = config.measurement, over, of
+        self._short_seconds, self._long_seconds = config.usual_seconds
         self._started = time.monotonic()
         self._reserved = 0.0  # for whole trainings, after the blocks
-        self._seconds = measurement.max_seconds
+        self._seconds = config.measurement.max_seconds
         self._overhead_seconds = 0.0  # of a block: all but its rounds
         self._block_started = self._started
 
@@ -68,12 +66,12 @@ class Budget:
         left = self._left_seconds() - END_SECONDS
         if left <= 0:
             return True
-        missing = max(self._measurement.repeats - len(blocks), 1)
+        missing = max(self.measurement.repeats - len(blocks), 1)
         while missing > 1 and self._share(left + seconds, missing) < LEAST_SHARE * self._overhead_seconds:
             missing -= 1
         if seconds >= self._share(left + seconds, missing):
             return True
-        if rounds.made % LOOK_AGAIN_ROUNDS or self._over is None or not self._measurement.is_adaptive:
+        if rounds.made % LOOK_AGAIN_ROUNDS or self._over is None or not self.measurement.is_adaptive:
             return False
         if left < WORTH_A_START * self._overhead_seconds:
             return False  # nothing else can be done with it
@@ -88,7 +86,7 @@ class Budget:
 
     def is_over(self, blocks: Sequence[Block]) -> bool:
         """Whether these blocks suffice: the ratio is known well enough, or another one takes too long."""
-        measurement = self._measurement
+        measurement = self.measurement
         if not blocks:
             return False
         if not measurement.is_adaptive:

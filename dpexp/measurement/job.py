@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, INDEPENDENT, JobConfig
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
 from dpexp.launchers.local import LocalLauncher
@@ -24,7 +25,7 @@ from dpexp.measurement.budget import Budget
 from dpexp.measurement.measure import OnProgress, measure
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import Timed, Trainer, Variant
+from dpexp.measurement.trainer import Timed, Trainer
 from dpexp.measurement.user_files import differing, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import Block, RunResult
@@ -37,7 +38,7 @@ TRAINING_START_SECONDS = 0.3  # of the processes of a whole training, and its ev
 def prepared(config: JobConfig, folder: Path, launcher: LocalLauncher) -> contextlib.AbstractContextManager[Trainer]:
     """What trains the variants of a job; `folder` receives what scripts write."""
     if isinstance(config, ScriptConfig):
-        return script_trainer.prepared(config, folder)
+        return script_trainer.prepared(config, folder, launcher.hosts)
     assert isinstance(config, ExperimentConfig)
     return loop_trainer.prepared(config, launcher)
 
@@ -64,41 +65,31 @@ def run(
     record = Record(config, folder, environment, user_files, earlier)
     started = time.perf_counter()
     over = BASELINE if config.measurement.baseline == "paired" else None
-    budget = Budget(config.measurement, config.usual_seconds, over, CANDIDATE)
+    budget = Budget(config, over, CANDIDATE)
     try:
         _check_unchanged(config, user_files)
         with prepared(config, folder, launcher) as trainer:
-            record.data_seconds = time.perf_counter() - started
-            record.write("unfinished")  # a folder that can't be written is found before anything is measured
+            # A folder that can't be written is found before anything is measured.
+            record.write("unfinished", data_seconds=time.perf_counter() - started)
             started = time.perf_counter()
-            trainer.get_ready(record.blocks)
+            trainer.get_ready()
             budget.start_after(time.perf_counter() - started)
-            variants = _variants(config, trainer, record.blocks, on_progress)
-            settings = config.measurement
-            kept = [block for block in record.blocks if not block.warmup]
+            variants = _variants(config, trainer, record.result.blocks, on_progress)
             plan = _Trainings(config)
-            for block in measure(
-                trainer,
-                variants,
-                budget,
-                settings.warmup_steps,
-                settings.warmup,
-                kept,
-                on_progress,
-                lambda warm: plan.seconds(warm, budget.seconds),
-            ):
+            on_warm = functools.partial(plan.seconds, budget)
+            for block in measure(trainer, variants, budget, record.result.kept(), on_progress, on_warm):
                 _check_unchanged(config, user_files)
                 record.add(block, digests_of(trainer.files))
-            plan.seconds(_as_timed(record.blocks[-1]), budget.seconds)  # where all blocks had been made before
+            plan.seconds(budget, _as_timed(record.result.blocks[-1]))  # where all blocks had been made before
             checkpoint = folder / CHECKPOINT if config.checkpoint else None
             for number, name, one in plan.configs():
-                if len(record.trainings.get(name, [])) > number:
+                if len(record.result.trainings.get(name, [])) > number:
                     continue  # made before an interruption
                 on_progress(f"training as {name}, seed {one.seed}", budget.done_fraction)
+                assert isinstance(trainer, loop_trainer.LoopTrainer)
                 training = trainer.train(one, checkpoint if name == CANDIDATE and number == 0 else None)
-                if training is not None:
-                    record.add_training(name, training)
-        if record.diverged:
+                record.add_training(name, training)
+        if record.result.diverged:
             raise DivergedError(loop_trainer.DIVERGED)
     except (ConfigError, DataError) as error:
         if record_bad_input and not record.replaces:  # a good result stays until there is a better one
@@ -125,12 +116,10 @@ def measure_in_turns(
     ConfigError, DataError, WorkerError, DivergedError.
     """
     first, *_, last = configs
-    settings = configs[first].measurement
     with prepared(configs[first], folder, launcher) as trainer:
-        trainer.get_ready(())
-        variants = {name: Variant(config) for name, config in configs.items()}
-        budget = Budget(settings, configs[first].usual_seconds, over=last, of=first)
-        blocks = measure(trainer, variants, budget, settings.warmup_steps, settings.warmup, on_progress=on_progress)
+        trainer.get_ready()
+        budget = Budget(configs[first], over=last, of=first)
+        blocks = measure(trainer, configs, budget, on_progress=on_progress)
         return [block for block in blocks if not block.warmup]
 
 
@@ -146,7 +135,7 @@ class _Trainings:
         # In the job's time; those that are asked for come on top of it. None: not known yet.
         self._seconds = None if config.measurement.whole_trainings == "auto" and not asked else 0.0
 
-    def seconds(self, warm: Mapping[str, Timed], budget_seconds: float) -> float:
+    def seconds(self, budget: Budget, warm: Mapping[str, Timed]) -> float:
         """What is reserved for them in the job's time, by the first block's arms after their warm-up.
 
         Whether they are short follows from the shortest steps: others may have slowed the warm-up down.
@@ -156,8 +145,8 @@ class _Trainings:
             starts = TRAINING_START_SECONDS * len(arms)
             least = starts + sum(updates * arm.least_step_seconds for updates, arm in arms)
             usual = starts + sum(updates * arm.step_seconds for updates, arm in arms)
-            self._made = least <= SHORT_SHARE * budget_seconds
-            self._seconds = min(usual, SHORT_SHARE * budget_seconds) if self._made else 0.0
+            self._made = least <= SHORT_SHARE * budget.seconds
+            self._seconds = min(usual, SHORT_SHARE * budget.seconds) if self._made else 0.0
         return self._seconds
 
     def configs(self) -> Iterator[tuple[int, str, ExperimentConfig]]:
@@ -176,11 +165,13 @@ def _as_timed(block: Block) -> dict[str, Timed]:
     }
 
 
-def _variants(config: JobConfig, trainer: Trainer, earlier: list[Block], on_progress: OnProgress) -> dict[str, Variant]:
+def _variants(
+    config: JobConfig, trainer: Trainer, earlier: list[Block], on_progress: OnProgress
+) -> dict[str, JobConfig]:
     """The arms of each block, by name."""
-    variants = {CANDIDATE: Variant(config)}
+    variants = {CANDIDATE: config}
     if config.measurement.baseline == "paired":
-        variants[BASELINE] = Variant(config.baseline())
+        variants[BASELINE] = config.baseline()
     if config.measurement.best_sequential:
         if earlier:
             best = earlier[0].arms.get(BEST_SEQUENTIAL)
@@ -188,9 +179,7 @@ def _variants(config: JobConfig, trainer: Trainer, earlier: list[Block], on_prog
         else:
             threads = best_threads(config, trainer, on_progress)
         if threads != config.threads_per_worker:
-            variants[BEST_SEQUENTIAL] = Variant(config.baseline(threads))
-    if config.measurement.independent_copies and config.processes > 1:
-        variants[INDEPENDENT] = Variant(config.worker_share(), copies=config.workers)
+            variants[BEST_SEQUENTIAL] = config.baseline(threads)
     return variants
 
 
@@ -211,12 +200,10 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
     for name in ("threads_per_worker", "epochs", "seed", "target_accuracy"):
         del settings[name]
     del settings["data"]["size"]
-    key = json.dumps([settings, trainer.input_shape, fingerprint(config)])
+    key = json.dumps([settings, fingerprint(config)])
     if key not in _best_threads:
         on_progress("looking for the best number of threads", 0.0)
-        variants = {
-            f"one process with {counted(threads, 'thread')}": Variant(config.baseline(threads)) for threads in counts
-        }
+        variants = {f"one process with {counted(threads, 'thread')}": config.baseline(threads) for threads in counts}
         with trainer.running(variants) as running:
             rounds = Rounds(trainer.pace, list(variants), seed=0)
             rounds.warm_up(running, config.measurement.warmup_steps)
@@ -230,27 +217,6 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
 def speedup(folder: Path) -> Estimate:
     """The speedup of a finished job; unknown without a paired baseline."""
     return compare([storage.read(folder / storage.FILE_NAME).kept()], BASELINE, CANDIDATE).shown
-
-
-def find_earlier(
-    config: JobConfig, folder: Path, environment: Environment, user_files: dict[str, str], anew: bool
-) -> RunResult | None:
-    """The result in `folder` that a resumed job can build on; with status "ok" nothing is left to measure.
-
-    Raises ConfigError where the user's files have changed since, unless they are to be measured `anew`.
-    """
-    earlier = storage.read_earlier(folder, config, environment)
-    if earlier is None or (config.checkpoint and not (folder / CHECKPOINT).exists()):
-        return None  # also when the weights, which were to be kept with it, are gone
-    now = digests_of(earlier.user_files.keys() - user_files.keys()) | user_files
-    if names := differing(earlier.user_files, now):
-        if anew:
-            return None
-        raise ConfigError(
-            f"{folder}: {', '.join(names)} changed since this job was measured; "
-            "restore the old files, or add anew=true to measure again what depends on them"
-        )
-    return earlier
 
 
 def _check_unchanged(config: JobConfig, user_files: dict[str, str]) -> None:

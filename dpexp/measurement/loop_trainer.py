@@ -14,16 +14,16 @@ import torch
 
 from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.machine.environment import usable_cores
-from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
+from dpexp.measurement.trainer import Pace, Timed, Trainer
 from dpexp.processes.launch import wait_for_server
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.results.schema import Arm, Block, Process, Training
+from dpexp.results.schema import Arm, Process, Training
 from dpexp.results.storage import finite
 from dpexp.train.data.dataset import Dataset, load
-from dpexp.train.models import architectures, linear_kernels
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.worker import Work, WorkerReport
 
@@ -39,46 +39,29 @@ def prepared(config: ExperimentConfig, launcher: LocalLauncher) -> Iterator[Trai
     """With the data and the initial weights of a job, in shared memory. Raises ConfigError, DataError."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: torch finds no CUDA device; set device=cpu")
-    if config.linear_kernel == "onednn" and not linear_kernels.onednn_available():
-        raise ConfigError("linear_kernel=onednn: this build of torch has no oneDNN; set linear_kernel=auto")
     dataset = load(config)
     with dataset.tensors, initial_state(config, dataset) as initial:
         yield LoopTrainer(config, dataset, initial, launcher)
 
 
 class LoopTrainer:
-    """Trains by our loop, all variants on the same data, from the same initial state and with the same kernel."""
+    """Trains by our loop, all variants on the same data, from the same initial state."""
 
     def __init__(
-        self,
-        config: ExperimentConfig,
-        dataset: Dataset,
-        initial: SharedTensors,
-        launcher: LocalLauncher,
-        linear_kernel: str | None = None,
+        self, config: ExperimentConfig, dataset: Dataset, initial: SharedTensors, launcher: LocalLauncher
     ) -> None:
-        self._config, self._dataset, self._initial, self._launcher = config, dataset, initial, launcher
-        self._linear_kernel, self._placed = linear_kernel, dataset
+        self._dataset, self._initial, self._launcher = dataset, initial, launcher
+        self._placed = dataset
         self.pace = OVERSUBSCRIBED_PACE if config.busy_threads > usable_cores() else PACE
 
     files: frozenset[str] = frozenset()  # all are known beforehand
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of a sample."""
-        return self._dataset.input_shape
-
-    def get_ready(self, earlier: Sequence[Block]) -> None:
-        """Choose the kernel of linear layers, unless it is known."""
-        wait_for_server()  # which would disturb the timing while it starts
-        if earlier:
-            self._linear_kernel = next(iter(earlier[0].arms.values())).linear_kernel
-        elif self._linear_kernel is None:
-            model = architectures.build(self._config.model, self._dataset.input_shape, self._dataset.classes)
-            self._linear_kernel = linear_kernels.choose(self._config, model)
+    def get_ready(self) -> None:
+        """Wait for the fork server."""
+        wait_for_server()
 
     @contextlib.contextmanager
-    def running(self, variants: Mapping[str, Variant]) -> Iterator[LoopArms]:
+    def running(self, variants: Mapping[str, JobConfig]) -> Iterator[LoopArms]:
         """Within, an arm of each variant lives, with the data in other memory than before.
 
         Where the data lie changes times by about a percent. Raises WorkerError.
@@ -86,24 +69,22 @@ class LoopTrainer:
         if self._placed is not self._dataset:
             self._placed.tensors.close()
         self._placed = self._dataset.placed_anew()
-        works = {name: self._work(variant, in_turns=True) for name, variant in variants.items()}
+        works = {name: self._work(config, in_turns=True) for name, config in variants.items()}
         with self._launcher.segments(works) as programs:
             yield LoopArms(works, programs)
 
     def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training:
         """A whole training, with its evaluation. Raises WorkerError."""
-        work = self._work(Variant(config), checkpoint=checkpoint)
+        work = self._work(config, checkpoint=checkpoint)
         if config.seed == self._dataset.source.seed:
             return trained(work, self._launcher.run(work))
         with initial_state(config, self._dataset) as initial:
             work = dataclasses.replace(work, initial=initial)
             return trained(work, self._launcher.run(work))
 
-    def _work(self, variant: Variant, checkpoint: Path | None = None, in_turns: bool = False) -> Work:
-        assert self._linear_kernel is not None
-        assert isinstance(variant.config, ExperimentConfig)
-        data, initial, kernel = self._placed, self._initial, self._linear_kernel
-        return Work(variant.config, data, initial, kernel, checkpoint, variant.copies, in_turns)
+    def _work(self, config: JobConfig, checkpoint: Path | None = None, in_turns: bool = False) -> Work:
+        assert isinstance(config, ExperimentConfig)
+        return Work(config, self._placed, self._initial, checkpoint, in_turns)
 
 
 class LoopArms:
@@ -125,18 +106,16 @@ class LoopArms:
 
 
 def _arm(work: Work, reports: Sequence[WorkerReport], timed: Timed) -> Arm:
-    if work.copies is None:
-        _check_replicas(reports)
+    _check_replicas(reports)
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
-        samples_per_step=work.config.global_batch_size * (work.copies or 1),
+        samples_per_step=work.config.global_batch_size,
         turn_seconds=timed.turn_seconds,
         first_steps=timed.first_steps,
         phases={name: np.array([report.phases[name] for report in reports]).T.tolist() for name in names},
         between_epochs_seconds=statistics.median(reports[0].between_epochs_seconds or [0.0]),
         warmup_seconds=timed.warmup_seconds,
         parameters_sha256=reports[0].parameters_sha256[0],
-        linear_kernel=work.linear_kernel,
         processes=[
             Process(report.rank, report.threads, report.process_cpu_seconds, report.startup_seconds)
             for report in reports

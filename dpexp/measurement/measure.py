@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from dpexp.config.job import JobConfig
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.conditions import Watch
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import Timed, Trainer, Variant
+from dpexp.measurement.trainer import Timed, Trainer
 from dpexp.results.schema import Block
 
 OnProgress = Callable[[str, float], None]
@@ -20,10 +21,8 @@ OnWarm = Callable[[Mapping[str, Timed]], float]
 
 def measure(
     trainer: Trainer,
-    variants: Mapping[str, Variant],
+    variants: Mapping[str, JobConfig],
     budget: Budget,
-    warmup_steps: int,
-    warmup_blocks: int = 0,
     earlier: Sequence[Block] = (),
     on_progress: OnProgress = lambda text, done: None,
     on_warm: OnWarm = lambda warm: 0.0,
@@ -33,16 +32,16 @@ def measure(
     The order of the arms alternates, so that a drift of the machine's speed favours none. `earlier` are blocks from
     before an interruption.
     """
-    kept, discarded = list(earlier), 0
-    while discarded < warmup_blocks or not budget.is_over(kept):
-        warmup = discarded < warmup_blocks  # anew after an interruption: the machine is cold again
+    settings, kept, discarded = budget.measurement, list(earlier), 0
+    while discarded < settings.warmup or not budget.is_over(kept):
+        warmup = discarded < settings.warmup  # anew after an interruption: the machine is cold again
         watch, started = Watch(), time.monotonic()
         budget.begin_block()
         names = sorted(variants, reverse=(len(kept) + discarded) % 2 == 1)
         on_progress(f"block {len(kept) + 1}", budget.done_fraction)
         with trainer.running({name: variants[name] for name in names}) as running:
             rounds = Rounds(trainer.pace, names, seed=len(kept))
-            rounds.warm_up(running, warmup_steps)
+            rounds.warm_up(running, settings.warmup_steps)
             budget.begin_rounds(rounds, on_warm(rounds.timed))
 
             def is_enough(seconds: float, rounds: Rounds = rounds) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from dpexp.config.experiment import AnyConfig
 from dpexp.config.job import JobConfig
@@ -30,14 +31,26 @@ class Record:
         user_files: dict[str, str],
         earlier: RunResult | None,
     ) -> None:
-        self._now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        self.blocks: list[Block] = [] if earlier is None else list(earlier.blocks)
-        self.trainings: dict[str, list[Training]] = {} if earlier is None else dict(earlier.trainings)
-        self.data_seconds = 0.0
-        self._config, self._folder, self._environment, self._user_files = config, folder, environment, user_files
-        self._started_at = self._now if earlier is None else earlier.started_at
-        self._resumed_at = [] if earlier is None else [*earlier.resumed_at, self._now]
-        self.replaces = (folder / storage.FILE_NAME).exists() and not self.blocks  # an earlier result, by a new one
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self._folder = folder
+        self.result = RunResult(
+            format="dpexp-result",
+            version=VERSION,
+            status="unfinished",
+            error=None,
+            details=None,
+            started_at=now if earlier is None else earlier.started_at,
+            resumed_at=[] if earlier is None else [*earlier.resumed_at, now],
+            config_sha256=config.sha256,
+            config=cast(AnyConfig, config),
+            environment=environment,
+            data_seconds=0.0,
+            blocks=[] if earlier is None else earlier.blocks,
+            trainings={} if earlier is None else earlier.trainings,
+            user_files=user_files,
+        )
+        # Whether an earlier result would be replaced by a new one.
+        self.replaces = (folder / storage.FILE_NAME).exists() and not self.result.blocks
         with storage.write_errors(folder):
             remove_leftovers(folder)
             (folder / ERROR_LOG).unlink(missing_ok=True)
@@ -47,46 +60,28 @@ class Record:
 
         Raises DataError for a program that has changed, ResultError.
         """
-        for name in differing({name: self._user_files.get(name, files[name]) for name in files}, files):
+        known = self.result.user_files
+        for name in differing({name: known.get(name, files[name]) for name in files}, files):
             if name.endswith(".py"):
                 raise DataError(f"{name} changed while this command was running; start it again, and edit copies")
             files = {**files, name: OTHER_EACH_TIME}
-        self._user_files = self._user_files | files
-        self.blocks.append(block)
-        self.write("unfinished")
+        self.write("unfinished", blocks=[*self.result.blocks, block], user_files=known | files)
 
     def add_training(self, name: str, training: Training) -> None:
         """Write with another whole training. Raises ResultError."""
-        self.trainings[name] = [*self.trainings.get(name, []), training]
-        self.write("unfinished")
+        trainings = self.result.trainings
+        self.write("unfinished", trainings=trainings | {name: [*trainings.get(name, []), training]})
 
-    @property
-    def diverged(self) -> bool:
-        """Whether a loss of a whole training was not a finite number."""
-        return self._result("unfinished", None).diverged
-
-    def write(self, status: Status, error: DpexpError | None = None) -> None:
-        """Write everything. Raises ResultError."""
-        result = self._result(status, error)
-        storage.write(result, self._folder)
-        if result.details:
-            with storage.write_errors(self._folder):
-                write_atomically(self._folder / ERROR_LOG, result.details)
-
-    def _result(self, status: Status, error: DpexpError | None) -> RunResult:
-        return RunResult(
-            format="dpexp-result",
-            version=VERSION,
+    def write(self, status: Status, error: DpexpError | None = None, **changes: Any) -> None:
+        """Write everything, with these changes of the result. Raises ResultError."""
+        self.result = dataclasses.replace(
+            self.result,
             status=status,
             error=None if error is None else str(error),
             details=error.details or None if isinstance(error, WorkerError) else None,
-            started_at=self._started_at,
-            resumed_at=self._resumed_at,
-            config_sha256=self._config.sha256,
-            config=cast(AnyConfig, self._config),
-            environment=self._environment,
-            data_seconds=self.data_seconds,
-            blocks=self.blocks,
-            trainings=self.trainings,
-            user_files=self._user_files,
+            **changes,
         )
+        storage.write(self.result, self._folder)
+        if self.result.details:
+            with storage.write_errors(self._folder):
+                write_atomically(self._folder / ERROR_LOG, self.result.details)

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
-from dpexp.launchers.command_world import Command, Trace, World
-from dpexp.launchers.commands import started
-from dpexp.measurement.trainer import Pace, Timed, Trainer, Variant
+from dpexp.launchers.command_processes import Command
+from dpexp.launchers.command_world import Trace, World
+from dpexp.launchers.commands import Hosts, started
+from dpexp.measurement.trainer import Pace, Timed, Trainer
 from dpexp.results.phases import PHASES
-from dpexp.results.schema import Arm, Block, Process
+from dpexp.results.schema import Arm, Process
 
 OUTPUT = "output"  # folder of what the commands write
 LEAST_COMPUTING = 0.01  # of a step, where phases are told apart
@@ -29,40 +30,36 @@ TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 
 
 @contextlib.contextmanager
-def prepared(config: ScriptConfig, folder: Path) -> Iterator[Trainer]:
+def prepared(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterator[Trainer]:
     """With a folder for what the commands write. Raises ResultError."""
     try:
         (folder / OUTPUT).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultError(f"can't write {folder / OUTPUT}: {error.strerror}") from error
-    yield ScriptTrainer(config, folder / OUTPUT)
+    yield ScriptTrainer(config, folder / OUTPUT, hosts)
 
 
 class ScriptTrainer:
     """Starts the command of each variant."""
 
-    input_shape: tuple[int, ...] = ()
-
-    def __init__(self, config: ScriptConfig, folder: Path) -> None:
-        self._folder, self._numbers = folder, itertools.count()
+    def __init__(self, config: ScriptConfig, folder: Path, hosts: Hosts | None) -> None:
+        self._folder, self._hosts, self._numbers = folder, hosts, itertools.count()
         self.files: set[str] = set()  # that the commands' processes depend on
         self._timeout_seconds = config.launch.timeout_seconds
         traced = TRACED_EVERY if config.measurement.phases else None
         self.pace = Pace(TURN_SECONDS, LEAD_SECONDS, least_lead_steps=1, traced_every=traced)
 
-    def get_ready(self, earlier: Sequence[Block]) -> None:
-        """Nothing is kept from block to block."""
-
-    def train(self, config: ScriptConfig, checkpoint: Path | None) -> None:
-        """Only the script knows how long its training is."""
+    def get_ready(self) -> None:
+        """Nothing is shared by the blocks."""
 
     @contextlib.contextmanager
-    def running(self, variants: Mapping[str, Variant]) -> Iterator[ScriptArms]:
+    def running(self, variants: Mapping[str, JobConfig]) -> Iterator[ScriptArms]:
         """Within, the command of each variant runs. Raises WorkerError, ConfigError."""
         number = next(self._numbers)
-        commands = {name: self._command(name, number, variant) for name, variant in variants.items()}
+        commands = {name: self._command(name, config) for name, config in variants.items()}
+        output = {name: self._folder / f"{number}-{name.replace(' ', '_')}" for name in variants}
         try:
-            with started(commands, self._timeout_seconds) as running:
+            with started(commands, output, self._timeout_seconds, self._hosts) as running:
                 self.files |= {name for world in running.values() for name in world.files}
                 yield ScriptArms(running)
         except ScriptEnded as ended:
@@ -71,20 +68,15 @@ class ScriptTrainer:
                 "or set measurement.warmup_steps lower"
             ) from None
 
-    def _command(self, name: str, number: int, variant: Variant) -> Command:
-        config, copies = variant.config, variant.copies or 1
+    def _command(self, name: str, config: JobConfig) -> Command:
         assert isinstance(config, ScriptConfig)
-        shown = name.replace("_", " ")
-        if name == CANDIDATE:
-            shown = counted(config.workers, "worker")
+        places = () if self._hosts is None else (self._hosts.number, self._hosts.address)
         return Command(
-            shown,
-            config.words(_free_port()),
-            config.workers,
-            copies,
-            config.threads_per_worker,
-            copies * config.global_batch_size,
-            self._folder / f"{number}-{name.replace(' ', '_')}",
+            name=counted(config.workers, "worker") if name == CANDIDATE else name.replace("_", " "),
+            words=config.words(_free_port(), *places),
+            ranks=config.workers,
+            threads=config.threads_per_worker,
+            global_batch_size=config.global_batch_size,
         )
 
 
@@ -118,16 +110,15 @@ def _arm(world: World, timed: Timed) -> Arm:
         samples_per_step=world.command.global_batch_size,
         turn_seconds=timed.turn_seconds,
         first_steps=timed.first_steps,
-        phases=_phases(world.command, world.traces),
+        phases=_phases(world.traces),
         between_epochs_seconds=0.0,
         warmup_seconds=timed.warmup_seconds,
         parameters_sha256=world.ranks[0].facts.get("parameters_sha256", ""),
-        linear_kernel="script",
         processes=[
             Process(
                 rank=rank.number,
                 threads=rank.threads,
-                process_cpu_seconds=world.cpu_seconds / len(world.ranks),
+                process_cpu_seconds=world.processes.cpu_seconds / len(world.ranks),
                 startup_seconds=rank.startup_seconds,
                 samples=rank.facts.get("samples", 0),
                 exchanges=rank.facts.get("exchanges", False),
@@ -137,15 +128,14 @@ def _arm(world: World, timed: Timed) -> Arm:
     )
 
 
-def _phases(command: Command, traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[float]]]:
+def _phases(traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[float]]]:
     """Where the time of each process goes, from its traced steps: (steps, processes) by name."""
     steps = [(turn, step) for turn in traces for step in range(len(turn[0]))]
     if not steps:
         return {}
     chosen = np.linspace(0, len(steps) - 1, min(MOST_PHASE_STEPS, len(steps))).astype(int)
-    ranks = range(command.ranks * command.copies)
-    together = [range(rank - rank % command.ranks, rank - rank % command.ranks + command.ranks) for rank in ranks]
-    split = [[_split(steps[at][0], steps[at][1], rank, together[rank]) for rank in ranks] for at in chosen]
+    ranks = range(len(traces[0]))
+    split = [[_split(steps[at][0], steps[at][1], rank) for rank in ranks] for at in chosen]
     values = {name: np.array([[one[name] for one in step] for step in split]) for name in PHASES}
     if values["compute"].sum() < LEAST_COMPUTING * sum(np.nansum(each) for each in values.values()):
         return {}  # no `backward` was seen, so nothing is told apart
@@ -154,17 +144,17 @@ def _phases(command: Command, traces: Sequence[Sequence[Sequence[Trace]]]) -> di
     return {name: np.nan_to_num(each).tolist() for name, each in values.items()}
 
 
-def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int, together: range) -> dict[str, float]:
+def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int) -> dict[str, float]:
     """The phases of one step of one process. In each meeting it waits for the last to arrive, and then communicates.
 
     The wait is NaN where the processes did not meet equally often, and so nobody knows which meetings were the same.
     """
     data, compute, update, meetings = turn[rank][step]
     synchronize = sum(seconds for _, seconds in meetings)
-    if len(together) == 1:
+    if len(turn) == 1:
         return {"data": data, "compute": compute + synchronize, "wait": 0.0, "communicate": 0.0, "update": update}
     wait = math.nan
-    everybodys = [turn[other][step][3] for other in together]
+    everybodys = [traces[step][3] for traces in turn]
     if len({len(ones) for ones in everybodys}) == 1:
         last = [max(arrival for arrival, _ in same) for same in zip(*everybodys, strict=True)]
         wait = sum(min(seconds, last[at] - arrival) for at, (arrival, seconds) in enumerate(meetings))

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from dpexp.clock.messages import Turn
 from dpexp.config.job import JobConfig
-from dpexp.results.schema import Arm, Block, Training
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What an arm trains; with `copies`, as many independent processes at once."""
-
-    config: JobConfig
-    copies: int | None = None
+from dpexp.results.schema import Arm
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class Running(Protocol):
 
 
 class Trainer(Protocol):
-    """Starts the variants of one job."""
+    """Starts what arms train: the variants of one job, by name."""
 
     pace: Pace
 
@@ -63,15 +54,8 @@ class Trainer(Protocol):
     def files(self) -> AbstractSet[str]:
         """Names of the user's files that what has run depends on, as far as that was not known beforehand."""
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of a sample, where it is known; ()."""
+    def get_ready(self) -> None:
+        """Return when nothing that starts slowly would disturb the first block."""
 
-    def get_ready(self, earlier: Sequence[Block]) -> None:
-        """Before the first block; `earlier` are those that were measured before an interruption."""
-
-    def running(self, variants: Mapping[str, Variant]) -> AbstractContextManager[Running]:
+    def running(self, variants: Mapping[str, JobConfig]) -> AbstractContextManager[Running]:
         """Within, an arm of each variant lives in fresh processes, started in this order. Raises WorkerError."""
-
-    def train(self, config: Any, checkpoint: Path | None) -> Training | None:
-        """A whole training; None of a script, whose length only its author knows. Raises WorkerError."""

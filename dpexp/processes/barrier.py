@@ -47,8 +47,9 @@ class BarrierMember:
     The counters count, so that a rank may enter the next barrier before a slow one has left this one.
     """
 
-    def __init__(self, rounds: list[tuple[Counter, Counter]], spin_seconds: float) -> None:
-        self._rounds = rounds  # (the counter to post, the counter to wait for) of each round
+    def __init__(self, counters: list[Counter], spin_seconds: float) -> None:
+        self.counters = counters  # of each round the one to post and the one to wait for
+        self._rounds = list(zip(counters[::2], counters[1::2], strict=True))
         self._spin_seconds = spin_seconds
 
     @classmethod
@@ -57,28 +58,12 @@ class BarrierMember:
         rounds = range((world_size - 1).bit_length())
         counters = [[Counter() for _ in rounds] for _ in range(world_size)]
         return [
-            cls([(counters[(rank + 2**k) % world_size][k], counters[rank][k]) for k in rounds], spin_seconds)
+            cls([counters[one][k] for k in rounds for one in ((rank + 2**k) % world_size, rank)], spin_seconds)
             for rank in range(world_size)
         ]
-
-    @property
-    def descriptors(self) -> list[int]:
-        """From which `of_descriptors` makes the same member, in another process."""
-        return [counter.number for pair in self._rounds for counter in pair]
-
-    @classmethod
-    def of_descriptors(cls, numbers: list[int], spin_seconds: float) -> BarrierMember:
-        """The member with these descriptors, which belong to it from now on."""
-        counters = [Counter(number) for number in numbers]
-        return cls(list(zip(counters[::2], counters[1::2], strict=True)), spin_seconds)
 
     def wait(self) -> None:
         """Return when every rank has called it as often as this one."""
         for post_to, wait_for in self._rounds:
             post_to.post()
             wait_for.wait(self._spin_seconds)
-
-    def close(self) -> None:
-        """Close this process's descriptors of the counters that this rank waits for."""
-        for _, wait_for in self._rounds:
-            wait_for.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
@@ -64,7 +67,8 @@ def start_process(
 ) -> tuple[ForkServerProcess, connection.Connection]:
     """A new worker, and the connection for its messages. Raises OSError, or WorkerError when the server has died.
 
-    They are ("notice", what the target passed to `notify`), ("report", what it returned), and ("failure", WorkerError).
+    They are ("notice", what the target passed to `notify`), ("warning", text), ("report", what it returned), and
+    ("failure", WorkerError).
     """
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
@@ -88,14 +92,24 @@ def _main(target: Target, rank: int, arguments: tuple[Any, ...], monitor: Monito
     with contextlib.suppress(OSError):  # when memory runs out: a worker, whose end is reported, not who reports it
         Path("/proc/self/oom_score_adj").write_text(str(OUT_OF_MEMORY_SCORE))
     monitor.publish()
+    lock = threading.Lock()  # any thread may warn
+
+    def send(kind: str, value: Any) -> None:
+        with lock:
+            sender.send((kind, value))
+
+    def warn(message: Warning | str, category: type[Warning], filename: str, line: int, *_: Any, **__: Any) -> None:
+        with contextlib.suppress(OSError):
+            send("warning", f"{filename}:{line}: {category.__name__}: {message}")
+
+    warnings.showwarning = warn  # type: ignore[assignment]
     try:
-        report = target(rank, *arguments, lambda value: sender.send(("notice", value)))
-        sender.send(("report", report))
+        send("report", target(rank, *arguments, functools.partial(send, "notice")))
     except BaseException as error:  # whatever it is, the parent must know
         message = str(error) if isinstance(error, DpexpError) else one_line(error)
         kind = PeerError if isinstance(error, PeerError) else WorkerError
         with contextlib.suppress(OSError):
-            sender.send(("failure", kind(message, traceback.format_exc())))
+            send("failure", kind(message, traceback.format_exc()))
         sender.close()
         os._exit(1)
 

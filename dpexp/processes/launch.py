@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from dpexp.processes.fork_server import start_server
 from dpexp.processes.waiting import wait_until
 from dpexp.processes.world import Worker, WorldSpec, hang
 
+_log = logging.getLogger(__name__)
+_warned: set[str] = set()  # by workers of this command: each warning is told once, not by each process of each block
 CAUSE_SECONDS = 1.0  # how long a failure that has its cause in another rank waits for that rank's report
 REMOTE_CAUSE_SECONDS = 2 * CAUSE_SECONDS  # the same, where another launching process has to tell it
 
@@ -87,6 +90,11 @@ class Started:
             raise worker.death() from None
         if kind == "notice":
             worker.notices.append(value)
+            return
+        if kind == "warning":
+            if value not in _warned:
+                _log.warning(value)
+            _warned.add(value)
             return
         del self._running[pipe]
         if kind == "report":

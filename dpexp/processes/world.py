@@ -123,5 +123,5 @@ def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
 
 def _memory_in_words() -> str:
     machine = f"the machine has {psutil.virtual_memory().total / 2**30:.0f} GiB"
-    limit = cgroups.memory_limit_bytes()
+    limit = min((limit for limit, _ in cgroups.memory()), default=None)
     return machine if limit is None else f"the cgroup allows {limit / 2**20:,.0f} MiB; {machine}"

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 
-from dpexp.analysis.decision.choice import Choice
-from dpexp.analysis.decision.contest import Scaling
-from dpexp.analysis.decision.verdict import Verdict, at_most_samples, largest_of_each_series, verdict
+from dpexp.analysis.decision.choice import Choice, choose
+from dpexp.analysis.decision.projection import further
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.row import Row, at_most_samples, largest_of_each_series
 from dpexp.analysis.table import Summary
 from dpexp.analysis.warnings import BATCH
-from dpexp.errors import counted
-from dpexp.report.sentences import failures, label, largest_loss, percent, reasons, targets, times, warnings, workers_of
+from dpexp.report.sentences import (
+    failures,
+    label,
+    largest_loss,
+    percent,
+    projected,
+    reasons,
+    targets,
+    times,
+    warnings,
+    workers_of,
+)
 
 MOST_LINES = 20  # of a section
 
@@ -40,8 +49,7 @@ def answer(summary: Summary) -> list[str]:
         return [f"{workers_of(row)}: {row.seconds:.3g} seconds for {row.data_size:,} samples" for row in rows]
     if wrong := [warning for row in rows for warning in row.warnings if warning.kind == BATCH]:
         return [f"No speedup is known: {wrong[0]}"]
-    found = verdict(summary)
-    choice = found.choice if found else None
+    choice = choose(_to_decide(summary))
     row = choice.row if choice and choice.row else max(rows, key=lambda row: row.overall_speedup.value)
     over_best = row.overall_best_sequential_speedup.is_known
     what = "the best single process" if over_best else "one process"
@@ -88,11 +96,11 @@ def _accuracy(row: Row) -> list[str]:
 
 def details(summary: Summary) -> list[str]:
     """How sure the choice is, and what more workers would bring; of several series, a line for each."""
-    found = verdict(summary)
-    if found is not None:
-        row = at_most_samples(summary.good)[0]
-        sure = f"Fastest for {row.data_size:,} samples, as it is here: {found.choice}." if found.choice else ""
-        return [line for line in (sure, more_workers(found, row.threads_per_worker or 1)) if line]
+    if rows := _to_decide(summary):
+        choice, projection = choose(rows), further(rows)
+        sure = f"Fastest for {rows[0].data_size:,} samples, as it is here: {choice}."
+        more = f"Projected, not measured: {projected(projection)}." if projection else ""
+        return [*([sure] if choice else []), *([more] if projection else [])]
     known = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
     best: dict[str, Row] = {}
     for row in sorted(known, key=lambda row: -row.overall_speedup.value):
@@ -105,30 +113,9 @@ def details(summary: Summary) -> list[str]:
     ]
 
 
-def more_workers(found: Verdict, threads: int) -> str:
-    """By the law of scaling where there is one, else by a projection; "" where there is neither."""
-    if found.scaling is not None:
-        return _law(found.scaling)
-    if found.projection is None:
-        return ""
-    workers, speedup = found.projection.workers, found.projection.speedup
-    return (
-        f"Projected, not measured: {workers} workers on {counted(workers * threads, 'core')} like these would be "
-        f"{speedup.low:.1f} to {speedup.high:.1f} times as fast as one process; the largest loss would be "
-        f"{found.projection.bottleneck}."
-    )
-
-
-def _law(scaling: Scaling) -> str:
-    """What the chosen law says of twice the workers, and how well it predicts counts that it has not seen."""
-    workers, chosen = 2 * scaling.most_workers, scaling.fits[0]
-    speedup = Estimate(*scaling.curve([workers])[:, 0])
-    names = [name.replace("_", " ") for name in chosen.law.bounds]
-    parameters = ", ".join(f"{name} {value:.3g}" for name, value in zip(names, chosen.parameters, strict=True))
-    others = len(scaling.fits) - 1
-    alike = f" The interval allows for {counted(others, 'other law')} that may hold as well." if others else ""
-    return (
-        f"Projected by {chosen.law.name}, not measured: {workers} workers would be {times(speedup)} as fast as one "
-        f"process.{alike} The law was off by {100 * chosen.held_out_error:.1f} % at worker counts that it was not "
-        f"fitted to. Its parameters: {parameters}."
-    )
+def _to_decide(summary: Summary) -> list[Row]:
+    """The rows at the most samples of a single series; [] where there are several, or no row has several workers."""
+    rows = at_most_samples(summary.good)
+    if len({row.series for row in summary.good}) != 1 or all(row.workers == 1 for row in rows):
+        return []
+    return rows

@@ -7,7 +7,7 @@ import math
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
-from dpexp.report.sentences import MARKED, percent
+from dpexp.report.sentences import percent
 
 FOOTNOTES = {
     "seconds": "seconds: of a training: its updates times the time of a step, without steps that others slowed down",
@@ -61,7 +61,7 @@ def cells(row: Row) -> dict[str, str]:
         "over best sequential": _with_interval(row.best_sequential_speedup),
         "efficiency": f"{100 * row.efficiency.value:.0f} %" if row.efficiency.is_known else "-",
         "accuracy": accuracy,
-        "warnings": "; ".join(warning.text for warning in row.warnings if warning.kind not in MARKED),
+        "warnings": "; ".join(warning.text for warning in row.warnings),
     }
 
 

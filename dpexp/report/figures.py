@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from dpexp.analysis.table import Summary
 from dpexp.errors import counted
 from dpexp.machine.files import write_atomically
-from dpexp.report.panels import Painter, Panels
-from dpexp.report.style import GREY, sparse
+from dpexp.report.panels import GREY, Painter, Panels, sparse
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 

@@ -1,31 +1,39 @@
-"""What a panel of each figure shows: one method a kind of figure."""
+"""What a panel of each figure shows: one method a kind of figure; and how it looks.
+
+Colours can be told apart without full colour vision, and markers without any.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
-
-from dpexp.errors import counted
-from dpexp.report.style import (
-    BAR,
-    GREY,
-    LOSS_COLORS,
-    TEXT,
-    Style,
-    ends,
-    logarithmic,
-    ratio_ticks,
-    seconds_ticks,
-    sparse,
-    styles,
+from matplotlib.axis import Axis
+from matplotlib.ticker import (
+    FixedLocator,
+    Locator,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
 )
 
+from dpexp.errors import counted
+
+# Okabe and Ito's palette; what looks alike in grey has another marker.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LOSS_COLORS = ("#D55E00", "#E69F00", "#CC79A7")
+TEXT, GREY, BAR = "#1c1c1c", "#767676", "#7fb2d6"
+MOST_TICKS = 8
+
 Painter = Callable[[Axes, pd.DataFrame], None]
+Style = tuple[str, str]
+"""A colour and a marker."""
 SEQUENTIAL = (  # columns that are marked beside the time of workers, and how
     ("baseline_seconds", "one process", "-"),
     ("best_sequential_seconds", "best sequential process", ":"),
@@ -56,7 +64,7 @@ class Panels:
     def __init__(self, table: pd.DataFrame) -> None:
         self.counts = sorted(table.workers.unique().tolist())
         self.sizes = sorted(table.data_size.unique().tolist())
-        self._workers, self._configured_sizes = styles(table.workers), styles(table.configured_size)
+        self._workers, self._configured_sizes = _styles(table.workers), _styles(table.configured_size)
         columns = ("seconds", "speedup", "overall_speedup", "efficiency")
         self._ends = {column: ends(table, column) for column in columns}
         self._longest = table[["seconds_high", "seconds", *(name for name, _, _ in SEQUENTIAL)]].max(axis=None)
@@ -84,7 +92,7 @@ class Panels:
         """Time against data size, a line for each worker count."""
         self._over_sizes(axes, rows, "seconds")
         low, high = self._ends["seconds"]
-        logarithmic(axes, "y", low / 1.25, high * 1.25, seconds_ticks(low, high))
+        _logarithmic(axes, "y", low / 1.25, high * 1.25, LogLocator(10, (1, 2, 5)))
         axes.set_ylabel("seconds")
 
     def speedup(self, axes: Axes, rows: pd.DataFrame) -> None:
@@ -118,7 +126,7 @@ class Panels:
         for _, row in line[line.workers > 1].iterrows():
             place = (row.workers * shift, row.speedup)
             axes.annotate(f"{row.speedup:.2f}", place, (8, 4), textcoords="offset points", fontweight="bold")
-        logarithmic(axes, "x", low, high, sparse(self.counts))
+        _logarithmic(axes, "x", low, high, FixedLocator(sparse(self.counts)))
         axes.set_xlabel("workers")
         self._speedup_scale(axes)
 
@@ -144,7 +152,7 @@ class Panels:
         for workers, line, shift in _lines(rows, "workers"):
             name = counted(workers, "worker") + ("*" if line.oversubscribed.any() else "")
             _line(axes, line, column, line.data_size * shift, self._workers[workers], name)
-        logarithmic(axes, "x", self.sizes[0] / 1.25, self.sizes[-1] * 1.25, sparse(self.sizes))
+        _logarithmic(axes, "x", self.sizes[0] / 1.25, self.sizes[-1] * 1.25, FixedLocator(sparse(self.sizes)))
         axes.set_xlabel("training samples")
 
     def _speedup_scale(self, axes: Axes) -> None:
@@ -152,8 +160,37 @@ class Panels:
         marks = [1, self._best_sequential.max(), *self._ends["speedup"], *self._ends["overall_speedup"]]
         low, high = min(marks) / 1.15, max(marks) * 1.15
         axes.axhline(1, color=GREY, lw=1, zorder=1)
-        logarithmic(axes, "y", low, high, ratio_ticks(low, high))
+        _logarithmic(axes, "y", low, high, LogLocator(2) if high / low >= 4 else MaxNLocator(MOST_TICKS))
         axes.set_ylabel("speedup (1 = no faster)")
+
+
+def ends(table: pd.DataFrame, column: str) -> tuple[float, float]:
+    """The least and the greatest mark of a column, intervals included, in any panel."""
+    columns = table[[column, f"{column}_low", f"{column}_high"]]
+    return columns.min(axis=None), columns.max(axis=None)
+
+
+def sparse(values: Sequence[int], most: int = MOST_TICKS) -> list[int]:
+    """Of sorted values, an even choice with the first and the last."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(at * (len(values) - 1) / (most - 1))] for at in range(most)]
+
+
+def _styles(values: pd.Series) -> dict[Any, Style]:
+    """A colour and a marker for each value, the same in all figures."""
+    found = enumerate(sorted(values.unique()))
+    return {value: (COLORS[at % len(COLORS)], MARKERS[at % len(MARKERS)]) for at, value in found}
+
+
+def _logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Locator) -> None:
+    """A logarithmic scale from `low` to `high` with plain numbers at these ticks alone."""
+    getattr(axes, f"set_{which}scale")("log", base=2)
+    axis: Axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(ticks)
+    axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+    axis.set_minor_locator(NullLocator())
+    getattr(axes, f"set_{which}lim")(low, high)
 
 
 def _line(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from dpexp.analysis.decision.verdict import largest_of_each_series
+from dpexp.analysis.decision.projection import Projection
+from dpexp.analysis.efficiency import FACTORS
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.row import Row, largest_of_each_series
 from dpexp.analysis.table import Summary
 from dpexp.errors import counted
+from dpexp.results.phases import USEFUL
 from dpexp.results.schema import Warning
-
-MARKED = ("oversubscribed", "fewer updates")  # kinds of warnings that the table shows by a star and by brackets
 
 LEAST_LOSS = 0.03  # that is named
 MOST_SCALING = 1.2  # of computation, where the phases of a script are what they seem
@@ -39,11 +39,6 @@ def reasons(summary: Summary) -> list[str]:
         if row.oversubscribed:  # whatever the factors are, this is why
             who, lost = f"{who}, with more threads than the {summary.usable_cores} cores", ""
         lines.append(f"{who}: {product}.{lost} {_step(row)}")
-        if row.independent_speedup.is_known:
-            lines.append(
-                f"{label(row)}{row.workers} independent processes, which exchange nothing, are "
-                f"{times(row.independent_speedup)} as fast as one: the limit of this machine."
-            )
     return lines
 
 
@@ -56,8 +51,7 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
         return 0.0, "", ""  # what looks like computation is something else, too
     if worst == "computation_scaling":
         more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # samples than the baseline
-        of_workers, of_baseline = row.phases.of_workers, row.phases.of_baseline
-        worst = max(of_baseline, key=lambda phase: of_workers[phase] - more * of_baseline[phase])
+        worst = max(USEFUL, key=lambda phase: row.phases[phase] - more * row.baseline_phases[phase])
     if loss <= LEAST_LOSS or worst not in LOSSES:
         return 0.0, "", ""
     return loss, *LOSSES[worst]
@@ -65,7 +59,7 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
 
 def _factors(row: Row) -> dict[str, float]:
     """Those of efficiency that are known, by name."""
-    factors = {name: value for name, value in vars(row.tree).items() if not math.isnan(value)}
+    factors = {name: value for name in FACTORS if not math.isnan(value := getattr(row, name))}
     if "load_balance" in factors:
         del factors["parallel_efficiency"]  # a product of others
     return factors
@@ -73,35 +67,44 @@ def _factors(row: Row) -> dict[str, float]:
 
 def _step(row: Row) -> str:
     """Where the time of a step goes, of a worker and of the baseline."""
-    text = f"A step takes {_shares(row.phases.of_workers, row.step_seconds)}"
-    if all(map(math.isfinite, row.phases.of_baseline.values())):
-        text += f"; in one process {_shares(row.phases.of_baseline, row.baseline_step_seconds)}"
+    text = f"A step takes {_shares(row.phases, row.step_seconds)}"
+    if row.baseline_phases:
+        text += f"; in one process {_shares(row.baseline_phases, row.baseline_step_seconds)}"
     return f"{text}."
 
 
 def _shares(phases: Mapping[str, float], seconds: float) -> str:
-    known = {name: value for name, value in phases.items() if math.isfinite(value)}
-    parts = (f"{name} {1e3 * seconds * value / sum(known.values()):.2g}" for name, value in known.items())
+    parts = (f"{name} {1e3 * seconds * value / sum(phases.values()):.2g}" for name, value in phases.items())
     return f"{1e3 * seconds:.3g} ms ({', '.join(parts)})"
+
+
+def projected(projection: Projection) -> str:
+    """What so many workers would do."""
+    hosts = f" on {projection.hosts} hosts" if projection.hosts > 1 else " on one host"
+    lost = projection.parts[projection.bottleneck] / projection.step_seconds
+    return (
+        f"{counted(projection.workers, 'worker')}{hosts}: {projection.speedup:,.3g} times as fast as one process, "
+        f"efficiency {100 * projection.efficiency.value:.0f} %; "
+        f"a step takes {1e3 * projection.step_seconds:.3g} ms, {100 * lost:.0f} % of it {projection.bottleneck}"
+    )
 
 
 def targets(summary: Summary) -> list[str]:
     """For each configuration with a target accuracy: how much sooner it is reached, and why."""
     lines = []
     for row in summary.good:
-        target = row.target
-        if row.workers == 1 or math.isnan(target.target_accuracy):
+        if row.workers == 1 or math.isnan(row.target_accuracy):
             continue
-        goal = f"{100 * target.target_accuracy:g} % accuracy"
-        text = f"{goal} after {target.target_seconds:.2f} s"
-        if math.isnan(target.target_seconds):
+        goal = f"{100 * row.target_accuracy:g} % accuracy"
+        text = f"{goal} after {row.target_seconds:.2f} s"
+        if math.isnan(row.target_seconds):
             text = f"the median seed did not reach {goal} in {row.epochs} epochs; increase epochs"
-        elif math.isnan(target.target_speedup):
+        elif math.isnan(row.target_speedup):
             text += "; the baseline did not reach it"
         else:
             text += (
-                f", {target.target_speedup:.2f} times as fast as the baseline: {target.target_throughput_ratio:.2f} "
-                f"times its samples a second x {target.target_samples_ratio:.2f}, the samples it needs over theirs"
+                f", {row.target_speedup:.2f} times as fast as the baseline: {row.target_throughput_ratio:.2f} "
+                f"times its samples a second x {row.target_samples_ratio:.2f}, the samples it needs over theirs"
             )
         lines.append(f"{label(row)}{row.workers} workers, {row.data_size:,} samples: {text}.")
     return lines
@@ -112,8 +115,7 @@ def warnings(summary: Summary) -> list[str]:
     kinds: dict[str, list[tuple[Warning, Row]]] = {}
     for row in summary.good:
         for warning in row.warnings:
-            if warning.kind not in MARKED:
-                kinds.setdefault(warning.kind, []).append((warning, row))
+            kinds.setdefault(warning.kind, []).append((warning, row))
     worst = [(*max(found, key=lambda pair: pair[0].severity), len(found)) for found in kinds.values()]
     lines = []
     for warning, row, count in sorted(worst, key=lambda entry: -entry[0].severity):

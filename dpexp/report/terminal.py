@@ -71,29 +71,25 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
 
     Raises ResultError when standard output takes no more, and BrokenPipeError when nobody reads it.
     """
+    from dpexp.report.answer import sections  # pandas is slow to import: errors don't wait for it
+
+    console, said = _console(), sections(summary)
     try:
-        _show_report(summary, paths)
+        if not console.is_terminal:
+            console.width = WIDTH_WITHOUT_TERMINAL
+        for number, line in enumerate(said["answer"]):
+            console.print(line, soft_wrap=True, style="" if number else "bold")
+        console.print()
+        _show_table(console, summary)
+        for section, style in STYLES.items():
+            for line in said[section]:
+                console.print(f"warning: {line}" if section == "warnings" else line, soft_wrap=True, style=style)
+        for path in paths:
+            console.print(f"wrote {path}", soft_wrap=True)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise ResultError(f"can't print: {error.strerror}") from error
-
-
-def _show_report(summary: Summary, paths: Sequence[Path]) -> None:
-    from dpexp.report.answer import sections  # pandas is slow to import: errors don't wait for it
-
-    console, said = _console(), sections(summary)
-    if not console.is_terminal:
-        console.width = WIDTH_WITHOUT_TERMINAL
-    for number, line in enumerate(said["answer"]):
-        console.print(line, soft_wrap=True, style="" if number else "bold")
-    console.print()
-    _show_table(console, summary)
-    for section, style in STYLES.items():
-        for line in said[section]:
-            console.print(f"warning: {line}" if section == "warnings" else line, soft_wrap=True, style=style)
-    for path in paths:
-        console.print(f"wrote {path}", soft_wrap=True)
 
 
 def _show_table(console: Console, summary: Summary) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from dpexp.analysis.decision.verdict import largest_of_each_series
+from dpexp.analysis.row import largest_of_each_series
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.errors import ResultError
 from dpexp.machine.files import write_atomically

@@ -14,12 +14,12 @@ from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
 from dpexp.results.phases import PHASES
 
-VERSION: Final = 9
+VERSION: Final = 10
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 Turn = Annotated[list[PositiveFloat], Field(min_length=1)]
 
-_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+_CONFIG = ConfigDict(allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -38,7 +38,7 @@ class Process:
 class Arm:
     """One way to train, alive for one block in fresh processes: the wall seconds of its timed steps.
 
-    The steps are those of the slowest process. Those of independent copies are means over the copies.
+    The steps are those of the slowest process.
     """
 
     samples_per_step: int  # of all processes together
@@ -48,7 +48,6 @@ class Arm:
     between_epochs_seconds: float  # what belongs to an epoch and to no step; 0 for a script, whose steps have it
     warmup_seconds: float  # of the untimed steps before the first turn
     parameters_sha256: str  # at the end of the last turn
-    linear_kernel: str
     processes: Annotated[list[Process], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -125,7 +124,7 @@ class RunResult:
     """Everything that one job measured, and on what. `error` is None when the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[9]  # VERSION
+    version: Literal[10]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +16,7 @@ from dpexp.results.phases import COMPUTE, DATA
 from dpexp.train.data.dataset import Dataset, MappedInputs
 from dpexp.train.data.sharding import epoch_order, shard
 from dpexp.train.strategies import Strategy
-from dpexp.train.training_clock import Clock, first_batches
+from dpexp.train.training_clock import Clock
 
 
 def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock: Clock) -> Iterator[float]:
@@ -76,7 +77,10 @@ def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> N
     """Make untimed steps, so that libraries, caches and memory are warm. The strategy must start again afterwards."""
     heartbeat.enter(WARMING_UP)
     inputs, labels = dataset.train_inputs.to(strategy.device), dataset.tensors["train_labels"].to(strategy.device)
-    batches = epoch_order(config.train_samples, config.seed, 0).to(strategy.device).split(config.global_batch_size)
+    *batches, last = (
+        epoch_order(config.train_samples, config.seed, 0).to(strategy.device).split(config.global_batch_size)
+    )
     loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype), device=strategy.device)
-    for batch in first_batches(batches, config.measurement.warmup_steps):
+    # The last one first: libraries prepare themselves for its size, too, for milliseconds.
+    for batch in itertools.islice(itertools.cycle([last, *batches]), config.measurement.warmup_steps):
         step(config, strategy, inputs, labels, batch, loss_sum)

@@ -12,9 +12,10 @@ from dpexp.results.phases import DATA, PHASES
 
 
 class Recorder:
-    """Adds up seconds by phase and step. Entering a phase costs about a microsecond."""
+    """Adds up seconds by phase and step, while it is on. Entering a phase costs about a microsecond."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_on: bool = True) -> None:
+        self.is_on = is_on  # else it passes phases and steps on to the heartbeat only
         self._steps = array("f")  # one step after the other, a value a phase
         self._row = [0.0] * len(PHASES)
         self._phase = DATA
@@ -27,9 +28,10 @@ class Recorder:
 
     def enter(self, phase: int) -> None:
         """From now on, time belongs to `phase`."""
-        now = time.perf_counter()
-        self._row[self._phase] += now - self._last
-        self._last, self._phase = now, phase
+        if self.is_on:
+            now = time.perf_counter()
+            self._row[self._phase] += now - self._last
+            self._last, self._phase = now, phase
         heartbeat.phase(phase)
 
     def move_since(self, started: float, source: int, target: int) -> None:
@@ -41,8 +43,9 @@ class Recorder:
     def end_step(self) -> None:
         """One optimizer update is complete."""
         self.enter(DATA)
-        self._steps.extend(self._row)
-        self._row = [0.0] * len(PHASES)
+        if self.is_on:
+            self._steps.extend(self._row)
+            self._row = [0.0] * len(PHASES)
         heartbeat.step()
 
     def phases(self, most: int) -> dict[str, list[float]]:
@@ -50,15 +53,3 @@ class Recorder:
         table = np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
         chosen = np.linspace(0, len(table) - 1, min(most, len(table))).astype(int)
         return dict(zip(PHASES, table[chosen].T.tolist(), strict=True))
-
-
-class NoRecorder(Recorder):
-    """Keeps no times, for untimed steps and for `measurement.phases=false`; the heartbeat goes on."""
-
-    def enter(self, phase: int) -> None:
-        """Nothing is recorded."""
-        heartbeat.phase(phase)
-
-    def end_step(self) -> None:
-        """Nothing is recorded."""
-        heartbeat.step()

@@ -7,45 +7,26 @@ training anew, until it is told to end.
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from dpexp.clock.messages import Steps, Turn
 from dpexp.processes.heartbeat import TRAINING, WAITING, heartbeat
 from dpexp.processes.waiting import wait_until_idle
-from dpexp.train.recorder import NoRecorder, Recorder
+from dpexp.train.strategies import Strategy
 
 END = [0, 0, 0]  # what rank 0 broadcasts at the end of a segment: a turn without steps
-
-
-class Ranks(Protocol):
-    """What a clock needs of a strategy."""
-
-    recorder: Recorder
-
-    def start(self) -> None:
-        """Begin anew, from the initial parameters."""
-
-    def barrier(self) -> None:
-        """Return when all ranks have called it."""
-
-    def synchronize(self) -> None:
-        """Return when this process's device is idle."""
-
-    def broadcast(self, numbers: list[int]) -> list[int]:
-        """Rank 0's numbers."""
 
 
 class Clock:
     """Of a training in one piece: its seconds, without what is done while it is paused."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy = strategy
         self._started = 0.0
         self.seconds = 0.0
 
@@ -65,12 +46,12 @@ class Clock:
 
     def pause(self) -> None:
         """Stop."""
-        self._ranks.synchronize()
+        self._strategy.synchronize()
         self.seconds += time.perf_counter() - self._started
 
     def resume(self) -> None:
         """Start, when all ranks do."""
-        self._ranks.barrier()
+        self._strategy.barrier()
         self._started = time.perf_counter()
 
 
@@ -78,11 +59,12 @@ class SegmentClock(Clock):
     """Of steps in turns. All ranks make the same steps; rank 0, which has a `gate`, waits there for each turn."""
 
     def __init__(
-        self, ranks: Ranks, recorder: Recorder, gate: Connection | None, notify: Callable[[Any], None]
+        self, strategy: Strategy, phases: bool, gate: Connection | None, notify: Callable[[Any], None]
     ) -> None:
-        super().__init__(ranks)
+        """The strategy's recorder is on in timed steps, if `phases` are asked for."""
+        super().__init__(strategy)
         self.epoch_seconds: list[float] = []  # between two epochs: what belongs to no step
-        self._recorder, self._gate, self._notify = recorder, gate, notify
+        self._phases, self._gate, self._notify = phases, gate, notify
         self._seconds: list[float] = []  # of each step of this turn
         self._left = self._timed = self._warmup = 0  # of this turn: its steps, and whether they are warm-up
         self._last = 0.0  # the end of the step before
@@ -93,7 +75,7 @@ class SegmentClock(Clock):
         goes_on = self._take_turn()
         while goes_on:
             yield from range(configured)
-            self._ranks.start()
+            self._strategy.start()
             self._last = time.perf_counter()
 
     def batches(self, batches: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -101,14 +83,14 @@ class SegmentClock(Clock):
         now = time.perf_counter()
         self.epoch_seconds.append(now - self._last)
         self._last = now
-        self._recorder.start()
+        self._strategy.recorder.start()
         return batches if len(batches[-1]) == len(batches[0]) else batches[:-1]
 
     def goes_on(self) -> bool:
         """Whether there is another step, now or in the next turn."""
         self._left -= 1
         if self._left <= self._timed and self._left in (self._timed, 0):
-            self._ranks.synchronize()
+            self._strategy.synchronize()
         now = time.perf_counter()
         self._seconds.append(now - self._last)
         self._last = now
@@ -118,7 +100,7 @@ class SegmentClock(Clock):
 
     def _take_turn(self) -> bool:
         """Report the last turn and sleep until the next one; whether there is one."""
-        self._ranks.recorder = NoRecorder()
+        self._strategy.recorder.is_on = False
         numbers = END
         with heartbeat.within(WAITING):
             if torch.get_num_threads() > 1:
@@ -127,7 +109,7 @@ class SegmentClock(Clock):
                 self._notify(Steps(self._seconds[len(self._seconds) - self._timed :]))
                 turn: Turn | None = self._gate.recv()
                 numbers = END if turn is None else [turn.steps, turn.timed_steps, turn.warmup]
-            self._left, self._timed, self._warmup = self._ranks.broadcast(numbers)  # the other ranks sleep here
+            self._left, self._timed, self._warmup = self._strategy.broadcast(numbers)  # the other ranks sleep here
         self._seconds = []
         self._last = time.perf_counter()
         if self._left == self._timed:
@@ -135,11 +117,5 @@ class SegmentClock(Clock):
         return self._left > 0
 
     def _start_recording(self) -> None:
-        if not self._warmup:
-            self._ranks.recorder = self._recorder
-            self._recorder.start()
-
-
-def first_batches(batches: tuple[torch.Tensor, ...], steps: int) -> Iterator[torch.Tensor]:
-    """So many for a warm-up, the last one first: libraries prepare themselves for its size, too, for milliseconds."""
-    return itertools.islice(itertools.cycle([batches[-1], *batches[:-1]]), steps)
+        self._strategy.recorder.is_on = self._phases and not self._warmup
+        self._strategy.recorder.start()

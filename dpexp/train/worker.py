@@ -23,8 +23,7 @@ from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import PHASES, WAIT
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.loop import train, warm_up
-from dpexp.train.models import architectures, linear_kernels
-from dpexp.train.recorder import NoRecorder, Recorder
+from dpexp.train.models import architectures
 from dpexp.train.strategies import Strategy, strategy_class
 from dpexp.train.strategies.rendezvous import explained_errors
 from dpexp.train.training_clock import Clock, SegmentClock
@@ -39,9 +38,7 @@ class Work:
     config: ExperimentConfig
     dataset: Dataset
     initial: SharedTensors
-    linear_kernel: str
     checkpoint: Path | None = None
-    copies: int | None = None  # so many independent trainings at once
     in_turns: bool = False
 
 
@@ -80,7 +77,6 @@ def run(
     torch.manual_seed(config.seed)
     model = architectures.build(config.model, work.dataset.input_shape, work.dataset.classes)
     architectures.convert(model, getattr(torch, config.dtype))
-    linear_kernels.use(model, work.linear_kernel)
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()
     startup_seconds = time.monotonic() - launched_seconds
@@ -103,11 +99,10 @@ def run(
 
 def _segment(work: Work, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]) -> dict[str, Any]:
     """Steps in turns, until rank 0 is told to end."""
-    recorder = Recorder() if work.config.measurement.phases else NoRecorder()
-    clock = SegmentClock(strategy, recorder, gate, notify)
+    clock = SegmentClock(strategy, work.config.measurement.phases, gate, notify)
     epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
     heartbeat.enter(REPORTING)
-    phases = recorder.phases(MOST_PHASE_STEPS)
+    phases = strategy.recorder.phases(MOST_PHASE_STEPS)
     return {
         "phases": {name: phases[name] for name in phases if name != PHASES[WAIT] or strategy.wait_phase == WAIT},
         "epoch_loss_sums": epoch_loss_sums[-1:],

@@ -21,7 +21,6 @@ from dpexp.measurement import rounds as rounds_module
 from dpexp.measurement.budget import END_SECONDS, Budget
 from dpexp.measurement.loop_trainer import PACE
 from dpexp.measurement.measure import measure
-from dpexp.measurement.trainer import Variant
 from dpexp.results.schema import Arm, Conditions, Process
 
 SHORT_SECONDS, LONG_SECONDS = ExperimentConfig.usual_seconds
@@ -48,7 +47,6 @@ class Machine:
     A step varies by `noise`, and those of a start by `start_noise`, both of an arm's own.
     """
 
-    input_shape: tuple[int, ...] = ()
     pace = PACE
 
     def __init__(self, clock, start_seconds=0.3, end_seconds=0.1, noise=0.02, start_noise=0.006, **step_seconds):
@@ -73,25 +71,23 @@ class Machine:
 
     def end(self, timed):
         return {
-            name: Arm(64, one.turn_seconds, one.first_steps, {}, 0.0, 0.1, "", "torch", [Process(0, 1, 0.1, 0.1)])
+            name: Arm(64, one.turn_seconds, one.first_steps, {}, 0.0, 0.1, "", [Process(0, 1, 0.1, 0.1)])
             for name, one in timed.items()
         }
 
 
-def measured(clock, machine, *overrides, reserved=0.0, warmup_blocks=0):
+def measured(clock, machine, *overrides, reserved=0.0):
     """The blocks of a job on this machine, and how long it took."""
-    config = tiny(*overrides)
+    config = tiny("measurement.warmup_steps=10", *overrides)
     paired = config.measurement.baseline == "paired"
-    variants = {"candidate": Variant(config)} | ({"baseline": Variant(config.baseline())} if paired else {})
-    job = Budget(config.measurement, ExperimentConfig.usual_seconds, "baseline" if paired else None, "candidate")
+    variants = {"candidate": config} | ({"baseline": config.baseline()} if paired else {})
+    job = Budget(config, "baseline" if paired else None, "candidate")
     started, shares = clock.now, []
     blocks = list(
         measure(
             machine,
             variants,
             job,
-            10,
-            warmup_blocks,
             on_progress=lambda text, done: shares.append(done),
             on_warm=lambda step_seconds: reserved,
         )
@@ -160,8 +156,8 @@ def test_a_more_precise_ratio_takes_more_blocks(clock):
 
 
 def test_discarded_blocks_come_first_and_are_part_of_the_time(clock):
-    settings = [*ADAPTIVE, "measurement.max_seconds=8", "measurement.precision=1e-9"]
-    blocks, took = measured(clock, Machine(clock, baseline=0.001, candidate=0.001), *settings, warmup_blocks=1)
+    settings = [*ADAPTIVE, "measurement.max_seconds=8", "measurement.precision=1e-9", "measurement.warmup=1"]
+    blocks, took = measured(clock, Machine(clock, baseline=0.001, candidate=0.001), *settings)
     assert [block.warmup for block in blocks[:2]] == [True, False]
     assert not any(block.warmup for block in blocks[1:])
     assert took <= 8.8
@@ -185,7 +181,7 @@ def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for_within_t
 
 def test_the_wait_for_the_fork_server_is_not_the_jobs(clock):
     config = tiny("measurement.max_seconds=10")
-    job = Budget(config.measurement, ExperimentConfig.usual_seconds, None, "candidate")
+    job = Budget(config, None, "candidate")
     clock.now += 5.0
     job.start_after(5.0)
     assert job.done_fraction == 0
@@ -212,11 +208,11 @@ def test_steps_too_long_for_the_time_are_named_with_what_they_need(clock):
 
 def block_length(clock, start_seconds, noise):
     """The seconds of the rounds of the first block of a long job, and that block."""
-    config = tiny(*ADAPTIVE, f"{MAX}=600", "measurement.precision=1e-9")
-    job = Budget(config.measurement, ExperimentConfig.usual_seconds, "baseline", "candidate")
+    config = tiny(*ADAPTIVE, f"{MAX}=600", "measurement.precision=1e-9", "measurement.warmup_steps=10")
+    job = Budget(config, "baseline", "candidate")
     machine = Machine(clock, start_seconds, noise=noise, start_noise=0.0, baseline=0.001, candidate=0.001)
-    variants = {"candidate": Variant(config), "baseline": Variant(config.baseline())}
-    block = next(measure(machine, variants, job, 10))
+    variants = {"candidate": config, "baseline": config.baseline()}
+    block = next(measure(machine, variants, job))
     return sum(arm.seconds for arm in block.arms.values()), block
 
 

@@ -19,10 +19,10 @@ from dpexp.analysis.decision.projection import (
     best_tradeoff,
     worst_error,
 )
-from dpexp.analysis.efficiency import PhaseTimes
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.project import main
+from dpexp.results.phases import PHASES
 
 LINK = Link.parse("1Gbit/s,1ms")
 STEADY = ((1.0, 100),)
@@ -31,7 +31,8 @@ STEADY = ((1.0, 100),)
 def row(workers, step, exchange=0.0, wait=0.0, steps=STEADY, batch_scope="per_worker", **changes):
     """A row of 100 updates: `step`, `exchange` and `wait` are seconds of a step; one process takes 1 s."""
     own = step - exchange - wait
-    phases = PhaseTimes(0.0, 100 * workers * own, 100 * workers * wait, 100 * workers * exchange, 0.0, 0.0, 100.0, 0.0)
+    seconds = (0.0, own, wait, exchange, 0.0)
+    phases = {phase: 100 * workers * each for phase, each in zip(PHASES, seconds, strict=True)}
     speedup = (workers if batch_scope == "per_worker" else 1) / step
     computed = tuple(seconds for seconds, count in steps for _ in range(count))
     settings = {
@@ -46,6 +47,7 @@ def row(workers, step, exchange=0.0, wait=0.0, steps=STEADY, batch_scope="per_wo
         "seconds": Estimate(100 * step, 99 * step, 101 * step),
         "speedup": Estimate(speedup, speedup / 1.01, speedup * 1.01),
         "phases": phases,
+        "baseline_phases": {"data": 0.0, "compute": 100.0, "update": 0.0},
         "baseline_compute": computed,
         "disturbed_share": 0.0,
         "oversubscribed": False,
@@ -120,9 +122,8 @@ def test_a_process_that_plays_all_workers_tells_nothing_of_several():
 
 
 def test_without_a_baseline_nothing_is_projected():
-    nothing = PhaseTimes(0.0, 90.0, 0.0, 10.0, 0.0)
     with pytest.raises(ValueError, match="no row tells"):
-        StepModel([row(2, 1.0, phases=nothing)])
+        StepModel([row(2, 1.0, baseline_phases={})])
 
 
 def test_what_was_not_measured_is_not_projected():
@@ -130,7 +131,7 @@ def test_what_was_not_measured_is_not_projected():
         StepModel([row(1, 1.0)]).project(2, Cluster())
 
 
-@pytest.mark.parametrize("rows", [[], [row(2, 2.0, oversubscribed=True)], [row(2, 1.0, phases=PhaseTimes())]])
+@pytest.mark.parametrize("rows", [[], [row(2, 2.0, oversubscribed=True)], [row(2, 1.0, phases={})]])
 def test_without_the_parts_of_a_step_there_is_no_model(rows):
     with pytest.raises(ValueError, match="no row tells"):
         StepModel(rows)

@@ -24,6 +24,13 @@ def test_a_result_comes_back_as_written(tmp_path):
     assert read(write(one, tmp_path)) == one
 
 
+def test_a_setting_that_is_gone_does_no_harm(tmp_path):
+    one = some()
+    path = write(one, tmp_path)
+    path.write_text(path.read_text().replace('"launch": {', '"tracker": {"name": "none"}, "launch": {', 1))
+    assert read(path) == one
+
+
 def test_discarded_blocks_are_kept_raw_but_do_not_count():
     one = some()
     assert [block.warmup for block in one.blocks] == [True, False, False]
@@ -36,7 +43,7 @@ def test_discarded_blocks_are_kept_raw_but_do_not_count():
         (lambda text: text[: len(text) // 2], "damaged"),
         (lambda text: "", "damaged"),
         (lambda text: "[]", "not a result of dpexp"),
-        (lambda text: text.replace('"version": 9', '"version": 3'), "version 3, but this dpexp reads version 9"),
+        (lambda text: text.replace('"version": 10', '"version": 3'), "version 3, but this dpexp reads version 10"),
         (lambda text: text.replace('"status": "ok"', '"status": "great"'), r"damaged \(status"),
         (lambda text: text.replace('"workers": 2', '"workers": 0', 1), r"damaged \(config.workers"),
         (

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dpexp.clock.messages import MOST_PHASE_STEPS
-from dpexp.launchers.command_world import STARTUP, Command
+from dpexp.launchers.command_processes import STARTUP
 from dpexp.measurement.script_trainer import _phases, _split
 
 
@@ -278,24 +278,24 @@ def traced(*ranks):
 
 def test_who_arrives_first_at_a_meeting_waits_there():
     turn = traced([(5.0, 4.0), (10.0, 1.0)], [(8.0, 1.0), (10.0, 1.0)])
-    first, second = (_split(turn, 0, rank, range(2)) for rank in (0, 1))
+    first, second = (_split(turn, 0, rank) for rank in (0, 1))
     assert (first["wait"], first["communicate"]) == (3, 2)
     assert (second["wait"], second["communicate"]) == (0, 2)
 
 
 def test_nobody_waits_longer_than_the_meeting_takes():
     """As the source of a broadcast, which goes on before the others arrive."""
-    assert _split(traced([(5.0, 1.0)], [(9.0, 1.0)]), 0, 0, range(2))["wait"] == 1
+    assert _split(traced([(5.0, 1.0)], [(9.0, 1.0)]), 0, 0)["wait"] == 1
 
 
 def test_where_processes_do_not_meet_equally_often_the_wait_is_unknown():
-    phases = _split(traced([(5.0, 1.0)], []), 0, 0, range(2))
+    phases = _split(traced([(5.0, 1.0)], []), 0, 0)
     assert math.isnan(phases["wait"])
     assert phases["communicate"] == 1
 
 
 def test_a_process_of_its_own_meets_nobody():
-    assert _split(traced([(5.0, 1.0)]), 0, 0, range(1)) == {
+    assert _split(traced([(5.0, 1.0)]), 0, 0) == {
         "data": 2,
         "compute": 4,
         "wait": 0,
@@ -305,36 +305,27 @@ def test_a_process_of_its_own_meets_nobody():
 
 
 def test_where_waiting_is_mostly_unknown_it_stands_under_communicate(tmp_path):
-    command = Command("two", ["x"], 2, 1, 1, 64, tmp_path / "x")
     matched, unmatched = traced([(5.0, 4.0)], [(8.0, 1.0)]), traced([(5.0, 4.0)], [])
-    phases = _phases(command, [matched, unmatched])
+    phases = _phases([matched, unmatched])
     assert "wait" not in phases
     assert phases["communicate"] == [[4.0, 1.0], [4.0, 0.0]]
     assert phases["data"] == [[2.0, 2.0]] * 2
 
 
 def test_where_waiting_is_mostly_known_it_counts_as_none_in_the_other_steps(tmp_path):
-    command = Command("two", ["x"], 2, 1, 1, 64, tmp_path / "x")
     matched, unmatched = traced([(5.0, 4.0)], [(8.0, 1.0)]), traced([(5.0, 4.0)], [])
-    phases = _phases(command, [matched] * 19 + [unmatched])
+    phases = _phases([matched] * 19 + [unmatched])
     assert phases["wait"] == [[3.0, 0.0]] * 19 + [[0.0, 0.0]]
     assert phases["communicate"] == [[1.0, 1.0]] * 19 + [[4.0, 0.0]]
 
 
-def test_copies_meet_only_those_of_their_own_copy(tmp_path):
-    command = Command("copies", ["x"], 1, 2, 1, 64, tmp_path / "x")
-    assert _phases(command, [traced([(5.0, 4.0)], [(8.0, 1.0)])])["wait"] == [[0.0, 0.0]]
-
-
 def test_of_many_traced_steps_an_even_choice_is_kept(tmp_path):
-    command = Command("one", ["x"], 1, 1, 1, 64, tmp_path / "x")
     turns = [[[(float(number), 50.0, 0.0, [])]] for number in range(1001)]
-    data = _phases(command, turns)["data"]
+    data = _phases(turns)["data"]
     assert (len(data), data[0], data[-1]) == (MOST_PHASE_STEPS, [0.0], [1000.0])
-    assert _phases(command, []) == {}
+    assert _phases([]) == {}
 
 
 def test_without_backward_nothing_is_told_apart(tmp_path):
     """As with torch.func, whose gradients are no tensors' own."""
-    command = Command("one", ["x"], 1, 1, 1, 64, tmp_path / "x")
-    assert _phases(command, [[[(0.1, 0.0, 9.0, [])]]]) == {}
+    assert _phases([[[(0.1, 0.0, 9.0, [])]]]) == {}

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 from conftest import composed
-from law_helpers import simulated
 from results_helpers import (
     MACHINE,
     QUIET,
@@ -20,18 +19,13 @@ from results_helpers import (
     write_sweep,
 )
 
-from dpexp.analysis.decision.contest import contest
-from dpexp.analysis.decision.projection import LOCAL, Projection
-from dpexp.analysis.decision.verdict import Verdict
-from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import aggregate
 from dpexp.config.job import BASELINE, CANDIDATE
-from dpexp.report.answer import answer, details, more_workers
+from dpexp.report.answer import answer, details
 from dpexp.report.columns import columns_of, footnotes
 from dpexp.report.sentences import reasons, targets, warnings
 
 TWO = ["workers=2", "data.size=5000", "epochs=4"]
-PROJECTED = Projection(8, 1, Estimate(5.0, 4.0, 6.0), 1.0, {LOCAL: 0.1})
 
 
 def phases(compute, wait, communicate, data=0.1, update=0.1):
@@ -189,18 +183,6 @@ def test_a_measurement_that_did_not_look_for_the_best_does_not_claim_it(tmp_path
     assert not summary(tmp_path, "measurement.best_sequential=false").rows[0].best_sequential_speedup.is_known
 
 
-def test_independent_copies_show_the_limit_of_the_machine(tmp_path):
-    def measured(block):
-        return changed(explained(block), independent=arm(composed(*TWO), 0.6))
-
-    found = summary(tmp_path, change=measured)
-    assert found.rows[0].independent_speedup.value == pytest.approx(2.0)
-    assert reasons(found)[1] == (
-        "2 independent processes, which exchange nothing, are 2.00 times (1.97 to 2.03) as fast as one: the limit of "
-        "this machine."
-    )
-
-
 LEARNING = {
     CANDIDATE: [training(epoch_accuracies=[0.5, 0.8, 0.89, 0.91])],
     BASELINE: [training(epoch_accuracies=[0.6, 0.92, 0.93, 0.93])],
@@ -259,23 +241,17 @@ def test_the_worst_quota_is_the_smallest(tmp_path):
     assert line.startswith("the cgroup allows 0.5 CPUs for 2 threads (2 workers, 6,000 samples and 1 more row)")
 
 
-def test_more_workers_are_projected_where_no_law_can_be_fitted():
-    assert more_workers(Verdict(None, None, PROJECTED), threads=2) == (
-        "Projected, not measured: 8 workers on 16 cores like these would be 4.0 to 6.0 times as fast as one process; "
-        "the largest loss would be exchanging within a host."
+def test_what_more_workers_would_bring_is_projected_and_said_to_be(tmp_path):
+    (line,) = [line for line in details(summary(tmp_path, change=explained)) if "not measured" in line]
+    assert re.match(
+        r"Projected, not measured: 8 workers on one host: [\d.]+ \([\d.]+ to [\d.]+\) times as fast as one process",
+        line,
     )
+    assert line.endswith("31 % of it exchanging within a host.")
 
 
-def test_a_law_of_scaling_is_told_with_how_well_it_predicts():
-    scaling = contest(simulated("Amdahl's law", noise=0.002))
-    line = more_workers(Verdict(None, scaling, PROJECTED), threads=1)
-    assert line.startswith("Projected by Amdahl's law, not measured: 64 workers would be 18.")
-    assert "The law was off by 0." in line
-    assert "Its parameters: serial share 0.0" in line
-
-
-def test_what_is_not_fitted_is_not_told():
-    assert more_workers(Verdict(None, None, None), threads=1) == ""
+def test_what_can_not_be_projected_is_not_told(tmp_path):
+    assert not any("rojected" in line for line in details(summary(tmp_path)))
 
 
 def test_the_phase_that_takes_longer_in_every_worker_is_named(tmp_path):

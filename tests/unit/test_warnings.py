@@ -13,7 +13,7 @@ from dpexp.analysis.ratios import compare
 from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table import aggregate
-from dpexp.analysis.warnings import LEAST_TURNS, warnings
+from dpexp.analysis.warnings import LEAST_TURNS, busy_threads, warnings
 from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.report.answer import answer
 
@@ -36,10 +36,6 @@ def seen(
         )
     ]
     return warnings(machine, Speedup("sequential in the same blocks", found, *sides))
-
-
-def texts(*overrides, **changes):
-    return [str(warning) for warning in seen(*overrides, **changes)]
 
 
 def test_a_quiet_measurement_has_none():
@@ -96,16 +92,10 @@ def test_what_was_seen_is_told_with_what_to_do(kind):
     assert warning.severity >= 1
 
 
-def test_too_many_threads_and_fewer_updates_are_told():
-    lines = texts("workers=4", "batch.scope=per_worker")
-    assert any(line.startswith("4 threads on 2 cores") for line in lines)
-    assert any(line.startswith("fewer updates than the baseline (20 against 80)") for line in lines)
-
-
 def test_the_most_severe_comes_first():
-    found = seen("workers=4", "batch.scope=per_worker", change=busy(other_cores=1.5))
-    assert [warning.kind for warning in found] == ["other programs", "fewer updates", "oversubscribed"]
-    assert [warning.severity for warning in found] == pytest.approx([15, 4, 2])
+    found = seen(change=busy(other_cores=1.5, stolen_cores=0.3), machine=replace(MACHINE, cgroup_cpu_quota=0.5))
+    assert [warning.kind for warning in found] == ["other programs", "stolen time", "quota"]
+    assert [warning.severity for warning in found] == pytest.approx([15, 6, 4])
 
 
 def test_a_tighter_quota_is_more_severe():
@@ -114,7 +104,9 @@ def test_a_tighter_quota_is_more_severe():
 
 
 def test_ranks_on_other_machines_do_not_oversubscribe_this_one():
-    assert seen("workers=4", "strategy=ddp", machine=replace(MACHINE, local_world_size=2)) == []
+    config = result("workers=4", "strategy=ddp", seconds=SECONDS, baseline=BASES).config
+    assert busy_threads(config, MACHINE) == 4
+    assert busy_threads(config, replace(MACHINE, local_world_size=2)) == 2
 
 
 def test_other_threads_are_a_cause_of_more_than_full_efficiency():

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.ratios import Pooled, compare, step_seconds
-from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
+from dpexp.analysis.ratios import Pooled
+from dpexp.analysis.speedup import over_baseline
+from dpexp.config.job import JobConfig
 from dpexp.errors import ResultError, counted
 from dpexp.results import series
 from dpexp.results.jobs import Job, read_jobs
-from dpexp.results.series import Settings
+from dpexp.results.series import Member, Settings
 
 LEVEL = 0.95  # for all cells together
 SLOWER, FASTER, LIKE_BASELINE, SAME = "slower", "faster", "like its baseline", "no difference shown"
@@ -106,11 +107,8 @@ def _configurations(folder: Path) -> dict[str, list[Job]]:
 
 def _measured(jobs: Sequence[Job]) -> tuple[Pooled, Pooled | None]:
     """Logs: of a step's seconds, and of the speedup over the baseline of the same blocks, where they have one."""
-    kept = [job.result.kept() for job in jobs]
-    found = compare(kept, BASELINE, CANDIDATE)
-    seconds = step_seconds(found.blocks or [block for blocks in kept for block in blocks], CANDIDATE, found.limits[1])
-    assert seconds is not None
-    return seconds, found.shown_log
+    found = over_baseline([Member(job) for job in jobs])
+    return found.candidate.step, found.comparison.shown_log
 
 
 def _refuse_other_machines(jobs: Sequence[Job]) -> None:

@@ -19,7 +19,9 @@ from dpexp.analysis.disturbance import FASTEST, LONGER
 from dpexp.analysis.efficiency import useful_seconds
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
+from dpexp.results.phases import PHASES
 
+FURTHER = 4  # times the most workers that were measured: what the report projects to
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",
     "computation that gets slower beside other workers",
@@ -68,19 +70,18 @@ class StepModel:
         """Raises ValueError where they don't tell."""
         good = [row for row in rows if row.status == "ok" and not row.oversubscribed and row.strategy != "emulated"]
         known = {row.workers or 0: row for row in sorted(good, key=lambda row: row.workers or 0)}
-        several = {workers: _parts(row) for workers, row in known.items() if workers > 1}
-        self._parts = {workers: parts for workers, parts in several.items() if not math.isnan(parts["compute"])}
+        told = {workers: row for workers, row in known.items() if len(row.phases) == len(PHASES)}
+        self._parts = {workers: _parts(row) for workers, row in told.items() if workers > 1}
         self._rows = {workers: row for workers, row in known.items() if workers == 1 or workers in self._parts}
         first = next((self._rows[workers] for workers in [*self._parts, *self._rows]), None)
-        alone = math.nan if first is None else sum(first.phases.of_baseline.values())
-        if first is None or not first.baseline_compute or math.isnan(alone):
+        if first is None or not first.baseline_compute or not first.baseline_phases:
             raise ValueError(
                 "no row tells what the steps of one process and of workers are made of, without oversubscription"
             )
         self._compute = np.sort(first.baseline_compute)
         self._is_disturbed = first.disturbed_share > 0
         self._step = first.baseline_step_seconds
-        self._computed_share = first.phases.baseline_compute_seconds / alone
+        self._computed_share = first.baseline_phases["compute"] / sum(first.baseline_phases.values())
         self._same_batch = first.batch_scope == "global"
 
     @property
@@ -189,6 +190,16 @@ def worst_error(checked: dict[int, tuple[float, float]]) -> float:
     return max((abs(math.log(projected / measured)) for projected, measured in checked.values()), default=0.0)
 
 
+def further(rows: Sequence[Row]) -> Projection | None:
+    """To FURTHER times the workers of a series, on one host with as many cores; None where its rows don't tell."""
+    most = max((row.workers or 1 for row in rows if not row.oversubscribed), default=1)
+    try:
+        model = StepModel(rows)
+        return model.project(FURTHER * most, Cluster(), worst_error(model.check())) if most > 1 else None
+    except ValueError:
+        return None
+
+
 def best_tradeoff(projections: Sequence[Projection]) -> Projection:
     """Where speedup x efficiency is greatest: beyond, a worker costs more than it brings (Eager et al. 1989)."""
     return max(projections, key=lambda one: one.speedup.value * one.efficiency.value)
@@ -204,5 +215,5 @@ def _line(points: Mapping[float, float], at: float) -> float:
 
 def _parts(row: Row) -> dict[str, float]:
     """The phases of a step, in seconds of one worker."""
-    total = sum(row.phases.of_workers.values())
-    return {phase: row.step_seconds * seconds / total for phase, seconds in row.phases.of_workers.items()}
+    total = sum(row.phases.values())
+    return {phase: row.step_seconds * seconds / total for phase, seconds in row.phases.items()}

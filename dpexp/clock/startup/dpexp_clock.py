@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import time
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,9 @@ class Clock:
             else:
                 self._connection.send((self._times, traced))
             message = self._connection.recv()
+            while message == "time":
+                self._connection.send(time.perf_counter())
+                message = self._connection.recv()
             if message == "fingerprint":
                 seen = {} if self._samples is None else self._samples.seen
                 self._connection.send({"parameters_sha256": _fingerprint(self._optimizer), **seen})
@@ -121,8 +125,18 @@ def _synchronize() -> None:
 
 
 def _connect() -> Connection:
+    """On another machine than dpexp's the address has a host, a port and a key."""
+    address = os.environ[ADDRESS].split()
+    if len(address) > 1:
+        host, port, key = address
+        end = socket.create_connection((host, int(port)))
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        remote = Connection(end.detach())
+        connection.answer_challenge(remote, key.encode())
+        connection.deliver_challenge(remote, key.encode())
+        return remote
     end = socket.socket(socket.AF_UNIX)
-    end.connect("\0" + os.environ[ADDRESS])
+    end.connect("\0" + address[0])
     return Connection(end.detach())
 
 

@@ -106,9 +106,9 @@ def _splits(config: ExperimentConfig) -> list[tuple[np.ndarray, np.ndarray]]:
     """Inputs (n, *shape) and labels (n,) of the training and of the test split, as they come from their source."""
     match config.data:
         case NamedDataConfig(name=name) as data:
-            cache = Path(data.cache).expanduser() if data.cache else user_cache()
             if name == "mnist":
-                return [mnist_split(split, cache) for split in ("train", "t10k")]
+                return [mnist_split(split) for split in ("train", "t10k")]
+            cache = Path(data.cache).expanduser() if data.cache else user_cache()
             return [torchvision_split(name, train, cache) for train in (True, False)]
         case SyntheticDataConfig() as data:
             return synthetic_splits(data, config.train_samples, config.seed)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
-import logging
 import lzma
 import math
 from importlib import resources
@@ -19,8 +19,6 @@ from dpexp.errors import DataError, first_line
 from dpexp.machine.environment import available_memory_bytes
 from dpexp.machine.files import write_atomically
 
-log = logging.getLogger(__name__)
-
 # Of MNIST's four original IDX files, byte for byte (LeCun, Cortes and Burges; see mnist/LICENSE.md).
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -30,34 +28,16 @@ SHA256 = {
 }
 
 
-def mnist_split(split: str, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+def mnist_split(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 1, 28, 28) and labels (n,) of "train" or "t10k", both uint8. Raises DataError."""
-    images = np.frombuffer(_content(f"{split}-images-idx3-ubyte", cache), np.uint8, offset=16)
-    labels = np.frombuffer(_content(f"{split}-labels-idx1-ubyte", cache), np.uint8, offset=8)
+    images = np.frombuffer(_decoded(f"{split}-images-idx3-ubyte"), np.uint8, offset=16)
+    labels = np.frombuffer(_decoded(f"{split}-labels-idx1-ubyte"), np.uint8, offset=8)
     return images.reshape(-1, 1, 28, 28), labels
 
 
-def _content(name: str, cache: Path) -> bytes:
-    """The checked content of one IDX file, from the cache, or decoded and cached."""
-    cached = cache / "mnist" / name
-    try:
-        if cached.exists():
-            content = cached.read_bytes()
-            if hashlib.sha256(content).hexdigest() == SHA256[name]:
-                return content
-            log.warning("%s is damaged (its SHA-256 is wrong): decoding it again", cached)
-        content = _decode(name)
-        # Written beside and renamed: a second process, or a death half-way, never leaves half a file.
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cached, content)
-    except OSError as error:
-        raise DataError(
-            f"can't use the data cache {cached}: {error.strerror}; set data.cache to a writable folder"
-        ) from error
-    return content
-
-
-def _decode(name: str) -> bytes:
+@functools.cache  # it takes a second, and the jobs of a sweep share it
+def _decoded(name: str) -> bytes:
+    """The checked content of one of the packaged IDX files."""
     packed = resources.files("dpexp.train.data") / "mnist" / f"{name}.xz"
     try:
         content = lzma.decompress(packed.read_bytes())

@@ -10,7 +10,6 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.data.dataset import Dataset
-from dpexp.train.models import sync_batchnorm
 from dpexp.train.models.architectures import build, convert
 
 
@@ -34,8 +33,6 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
             )
     if any(not parameter.isfinite().all() for parameter in model.parameters()):
         raise ConfigError(f"{name} has parameters that are NaN or infinite before it is trained")
-    if config.batch.sync_batchnorm:
-        sync_batchnorm.check(model)
     inputs = dataset.train_inputs.index_select(0, torch.arange(samples))
     try:
         state = SharedTensors.copy_of(model.state_dict())
@@ -60,12 +57,9 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
 
 
 def _smallest_shard(config: ExperimentConfig) -> int:
-    """Samples of the smallest non-empty shard of the last batch, the candidate's or a paired baseline's.
-
-    With `batch.sync_batchnorm`, that of the whole last batch: no layer sees less at once.
-    """
+    """Samples of the smallest non-empty shard of the last batch, the candidate's or a paired baseline's."""
     sizes = []
     for variant in config.variants.values():
         tail = variant.train_samples % variant.global_batch_size or variant.global_batch_size
-        sizes.append(max(1, tail // (1 if variant.batch.sync_batchnorm else variant.workers)))
+        sizes.append(max(1, tail // variant.workers))
     return min(sizes)

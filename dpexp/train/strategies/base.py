@@ -15,10 +15,9 @@ from torch import nn
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.results.phases import COMMUNICATE, COMPUTE, UPDATE, WAIT
-from dpexp.train.models import sync_batchnorm
+from dpexp.results.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.train.models.optimizers import Optimizer, take_gradients
-from dpexp.train.recorder import NoRecorder, Recorder
+from dpexp.train.recorder import Recorder
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,10 @@ class Strategy:
         self.device = torch.device("cpu" if config.device == "cpu" else f"cuda:{os.environ.get('LOCAL_RANK', rank)}")
         model.to(self.device)
         self.replicas = (Replica(rank, model),)
-        self.recorder: Recorder = NoRecorder()  # of the time in each phase; `update` enters its phases
+        self.recorder = Recorder(is_on=False)  # of the time in each phase; `update` enters its phases
         self._config, self._models, self._initial = config, [model], initial
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._updated: Sequence[Sequence[torch.Tensor]] = [self._parameters]  # by each of this process's optimizers
-        if config.batch.sync_batchnorm and config.workers > 1:
-            sync_batchnorm.synchronize(model, self._gather_while_computing)
         self._connect(shared)
 
     def _connect(self, shared: Any) -> None:
@@ -63,8 +60,7 @@ class Strategy:
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
         """In the parent: what each process receives, beyond the initial state, to reach the others.
 
-        Returns one picklable object for each process. The parent closes those that have a `close`
-        when the training is over.
+        Returns one picklable object for each process.
         """
         return [None] * config.processes
 
@@ -99,19 +95,9 @@ class Strategy:
         """Return when every process of the world has called it, and its GPU has finished its work."""
         self.synchronize()
 
-    def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """All ranks' values (w, n), in rank order; `values` are (n,). All processes call it together."""
-        return values[None]
-
-    def _gather_while_computing(self, values: torch.Tensor) -> torch.Tensor:
-        self.recorder.enter(self.wait_phase)
-        gathered = self.gather(values)
-        self.recorder.enter(COMPUTE)
-        return gathered
-
     def broadcast(self, numbers: list[int]) -> list[int]:
         """Rank 0's numbers. All processes call it together."""
-        return [int(number) for number in self.gather(torch.tensor(numbers, device=self.device))[0]]
+        return numbers
 
 
 class Emulated(Strategy):

@@ -48,18 +48,11 @@ class CoreTurn:
         """It is the next rank's turn."""
         self.following.post()
 
-    def close(self) -> None:
-        """Close this process's descriptors of what this rank waits for."""
-        self.own.close()
-
 
 def group_count(config: ExperimentConfig) -> int:
-    """A group for each core where workers take turns, which those of one thread do that don't meet within a step.
-
-    Elsewhere each worker is a group.
-    """
+    """A group for each core where workers take turns, which those of one thread do; elsewhere each worker is one."""
     cores = usable_cores()
-    take_turns = config.workers > cores and config.threads_per_worker == 1 and not config.batch.sync_batchnorm
+    take_turns = config.workers > cores and config.threads_per_worker == 1
     return cores if take_turns else config.workers
 
 

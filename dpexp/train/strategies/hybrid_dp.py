@@ -24,7 +24,7 @@ import torch.distributed as dist
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import HybridDpConfig
 from dpexp.errors import PeerError, WorkerError, one_line
-from dpexp.processes.barrier import BarrierMember
+from dpexp.processes.barrier import BarrierMember, Counter
 from dpexp.processes.descriptors import Descriptor
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, COMPUTE
@@ -81,13 +81,14 @@ class HybridDataParallel(Distributed, SyncDataParallel):
                         connection, _ = listener.accept()
                         with connection:
                             part = parts[int(connection.recv(16))]
-                            socket.send_fds(connection, [b"."], [part.arena.file.number, *part.barrier.descriptors])
+                            files = [part.arena.file, *part.barrier.counters]
+                            socket.send_fds(connection, [b"."], [file.number for file in files])
                 return parts[0]
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(store.get(key).decode())
                 connection.send(str(place.local_rank).encode())
                 _, (arena, *counters), _, _ = socket.recv_fds(connection, 1, MOST_DESCRIPTORS)
-            member = BarrierMember.of_descriptors(counters, spin_seconds(threads))
+            member = BarrierMember([Counter(number) for number in counters], spin_seconds(threads))
             tensors = SharedTensors(Descriptor(arena), arena_layout(config, initial, ranks))
             return Shared(place.local_rank, threads, tensors, member, member)
         except (OSError, ValueError) as error:

@@ -55,11 +55,11 @@ class Distributed(Strategy):
         self.synchronize()
         dist.barrier()
 
-    def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """All ranks' values."""
-        gathered = [torch.empty_like(values) for _ in range(self._config.workers)]
-        dist.all_gather(gathered, values)
-        return torch.stack(gathered)
+    def broadcast(self, numbers: list[int]) -> list[int]:
+        """Rank 0's numbers."""
+        values = torch.tensor(numbers, device=self.device)
+        dist.broadcast(values, src=0)
+        return [int(value) for value in values]
 
 
 @contextlib.contextmanager

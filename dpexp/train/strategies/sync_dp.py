@@ -25,7 +25,7 @@ from dpexp.train.strategies.base import Strategy
 from dpexp.train.strategies.core_sharing import CoreTurn, group_count, spin_seconds, stay_on_a_core
 from dpexp.train.strategies.reduce_scatter import ReduceScatter, move
 
-GATHERED_AT_ONCE = 2048  # numbers of a rank
+MOST_BROADCAST = 8  # numbers at once
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,6 @@ class Shared:
             for member, turn in zip(members, CoreTurn.create(ranks, groups), strict=True)
         ]
 
-    def close(self) -> None:
-        """Close the parent's descriptors."""
-        for part in (self.arena, self.barrier, self.update_barrier, self.turn):
-            if part is not None:
-                part.close()
-
 
 def arena_layout(config: ExperimentConfig, initial: SharedTensors, rows: int) -> Layout:
     """The tensors that the ranks of a machine share, with so many rows of gradients."""
@@ -71,7 +65,7 @@ def arena_layout(config: ExperimentConfig, initial: SharedTensors, rows: int) ->
         "parameters": ((elements,), dtype),
         "gradients": ((rows, elements), dtype),
         "squared_norms": ((rows,), dtype),
-        "gathered": ((2, config.workers, GATHERED_AT_ONCE), torch.float64),
+        "broadcast": ((MOST_BROADCAST,), torch.int64),
     }
 
 
@@ -85,7 +79,7 @@ class SyncDataParallel(Strategy):
         stay_on_a_core(self.replicas[0].rank if shared.turn is None else shared.row, shared.threads)
         self._barrier, self._update_barrier, self._turn = shared.barrier, shared.update_barrier, shared.turn
         self._squared_norms, self._row = shared.arena["squared_norms"], shared.row
-        self._gathered, self._gathers = shared.arena["gathered"], 0
+        self._broadcast = shared.arena["broadcast"]
         elements = sum(parameter.numel() for parameter in self._parameters)
         flat, gradients = shared.arena["parameters"][:elements], shared.arena["gradients"][:, :elements]
         move(self._parameters, flat)
@@ -143,13 +137,11 @@ class SyncDataParallel(Strategy):
         """Return when every rank has called it."""
         self._barrier.wait()
 
-    def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """All ranks' values."""
-        return torch.cat([self._gather_piece(piece) for piece in values.split(GATHERED_AT_ONCE)], 1)
-
-    def _gather_piece(self, values: torch.Tensor) -> torch.Tensor:
-        places = self._gathered[self._gathers % 2, :, : len(values)]
-        self._gathers += 1  # there are two buffers: a rank that gathers again doesn't disturb one that still reads
-        places[self.replicas[0].rank] = values
+    def broadcast(self, numbers: list[int]) -> list[int]:
+        """Rank 0's numbers, a few."""
+        if self.replicas[0].rank == 0:
+            self._broadcast[: len(numbers)] = torch.tensor(numbers)
         self.barrier()
-        return places.to(values.dtype, copy=True)
+        received = self._broadcast[: len(numbers)].tolist()
+        self.barrier()  # before rank 0 writes again, all have read
+        return [int(number) for number in received]

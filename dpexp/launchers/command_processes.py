@@ -1,0 +1,126 @@
+"""The processes of one measured command on one machine: started, put to sleep, and ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dpexp.clock
+from dpexp.errors import ConfigError, PeerError, WorkerError
+from dpexp.launchers import command_output as output
+from dpexp.launchers import descendants
+from dpexp.machine.exclusive import VARIABLE as LOCK
+from dpexp.processes.waiting import wait_until
+
+STARTUP = Path(dpexp.clock.__file__).parent / "startup"
+SOCKET = "DPEXP_SCRIPT_SOCKET"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Where dpexp is a rank itself, one on each host, these are its own.
+OWN = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "SLURM_PROCID", "SLURM_NTASKS")
+MOST_LINES = 40  # of each file, in an error's details
+EXIT_SECONDS = 10.0  # a launcher may take so long to end after one of its processes
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to start."""
+
+    name: str  # in errors
+    words: list[list[str]]  # of each host's command, of which each has as many of the ranks
+    ranks: int  # processes that train together
+    threads: int  # of each process, unless the command sets its own
+    global_batch_size: int
+
+
+class CommandProcesses:
+    """All processes of a command on this machine, by a mark in their environment."""
+
+    def __init__(self, command: Command, host: int, files: Path, mark: str) -> None:
+        """Files of this name, with endings, receive what the processes write."""
+        self._command, self._host, self._mark = command, host, mark
+        self._files = [files.with_name(f"{files.name}.{kind}") for kind in ("err", "out")]
+        self._descendants = descendants.Descendants(mark)
+        self._root: subprocess.Popen[bytes] | None = None
+        self.cpu_seconds = 0.0  # of all processes, helpers such as the workers of data loaders, too; known at the end
+
+    def start(self, address: str) -> None:
+        """Start the command, whose processes report to `address`. Raises ConfigError where there is no such program."""
+        words, own = self._command.words[self._host], OWN if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else ()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+        environment |= dict.fromkeys(THREADS, str(self._command.threads))
+        environment |= {LOCK: ""}  # a dpexp in there would wait for this one
+        environment |= {SOCKET: address, descendants.NAME: self._mark}
+        # "python" and "torchrun" are those of the environment in which dpexp runs, active or not.
+        for name, first in (("PYTHONPATH", STARTUP), ("PATH", Path(sys.executable).parent)):
+            environment[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
+        with self._files[0].open("wb") as errors, self._files[1].open("wb") as out:
+            files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": errors}
+            try:
+                self._root = subprocess.Popen(words, env=environment, start_new_session=True, **files)
+            except OSError as error:
+                raise ConfigError(
+                    f"script.command: {words[0]}: {error.strerror}; name a program that can be started from "
+                    f"{Path.cwd()}"
+                ) from error
+
+    def stop(self) -> None:
+        """All sleep until `go_on`, helpers too."""
+        self._descendants.refresh()
+        self._descendants.send(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let those that were stopped go on."""
+        self._descendants.send(signal.SIGCONT)
+
+    def count_cpu_seconds(self) -> None:
+        """Of those that were stopped last."""
+        self.cpu_seconds += self._descendants.cpu_seconds()
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM to all."""
+        if self._root is not None:
+            self._descendants.refresh()
+            self._descendants.send(signal.SIGTERM)
+            self._descendants.send(signal.SIGCONT)
+
+    def end(self) -> None:
+        """End all, and wait until they are gone."""
+        if self._root is not None:
+            self._descendants.end()
+            self._root.kill()  # if it had wiped its environment
+            self._root.wait()
+
+    @property
+    def status(self) -> int | None:
+        """The exit status of the command; None while it runs."""
+        return None if self._root is None else self._root.poll()
+
+    def wait_for_end(self) -> int | None:
+        """A process has ended: the exit status of the command, if it ends in turn within some seconds."""
+        before = os.times()
+        wait_until(lambda: self.status is not None, EXIT_SECONDS)
+        now = os.times()
+        self.cpu_seconds += now.children_user + now.children_system - before.children_user - before.children_system
+        return self.status
+
+    def failure(self, what: str) -> WorkerError:
+        """The error, with what the command wrote last; a PeerError where another host must know the cause."""
+        lines = {file: output.last_lines(file) for file in self._files}
+        line = next(filter(None, map(output.cause, lines.values())), "it wrote nothing")
+        if "address already in use" in line.lower():
+            line += "; write {port} where the command has a port: each has another one"
+        details = "\n".join(f"{file}:\n" + "\n".join(own[-MOST_LINES:]) for file, own in lines.items())
+        kind = PeerError if len(self._command.words) > 1 and output.lost_peer(line) else WorkerError
+        return kind(f"{self._command.name}: {what}: {line}", details)
+
+
+def how_ended(status: int | None) -> str:
+    """In words."""
+    if status is None:
+        return "others go on"
+    return f"it was killed by signal {-status}" if status < 0 else f"it exited with status {status}"
