@@ -38,9 +38,13 @@ def main() -> None:
         clock = Clock()
         clock._optimizer, clock._times = optimizer, [0.0]
         clock._until = clock._synchronized = 0  # which never comes
-        handle = optimizers.register_optimizer_step_post_hook(clock.after_step)
+        handles = [
+            optimizers.register_optimizer_step_pre_hook(clock.before_step),
+            optimizers.register_optimizer_step_post_hook(clock.after_step),
+        ]
         seconds = window()
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         return seconds
 
     window()

@@ -17,6 +17,8 @@ from dpexp.config.job import JobConfig
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import Block, Training
 
+LEAST_RECORDED = 6  # steps, to tell where their time goes
+
 
 @dataclass(frozen=True)
 class Side:
@@ -87,9 +89,9 @@ class Side:
 
     @functools.cached_property
     def phases(self) -> list[Seconds]:
-        """Of each process where the seconds of a step go; [] where that is unknown.
+        """Of each process where the seconds of a step go; [] where too few steps tell.
 
-        They are means over the recorded steps up to the limit, or over all where none is so short, scaled to
+        They are means over the recorded steps up to the limit, or over all where few are so short, scaled to
         `step_seconds`: recording takes some time itself.
         """
         arms = [block.arms[self.arm] for block in self.blocks if block.arms[self.arm].phases]
@@ -97,9 +99,10 @@ class Side:
             return []
         known = [phase for phase in PHASES if all(phase in arm.phases for arm in arms)]
         table = np.concatenate([np.stack([np.asarray(arm.phases[phase]) for phase in known], 2) for arm in arms])
-        totals = table.sum(2).mean(1)  # of (steps, processes, phases)
-        short = totals <= self.limit
-        means = table[short if short.any() else slice(None)].mean(0)
+        if len(table) < LEAST_RECORDED:
+            return []
+        short = table.sum(2).mean(1) <= self.limit  # of (steps, processes, phases)
+        means = table[short if short.sum() >= LEAST_RECORDED else slice(None)].mean(0)
         means *= self.step_seconds / means.sum(1).mean()
         return [dict(zip(known, process.tolist(), strict=True)) for process in means]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -159,12 +160,17 @@ def parse(text: str) -> Override:
 
 
 def with_script(arguments: Sequence[str]) -> list[str]:
-    """The words of a command line, where a script's command after `--` becomes the setting that stands for it."""
-    if "--" not in arguments:
-        return list(arguments)
-    at = list(arguments).index("--")
+    """The words of a command line, where a script's command after `--` becomes the setting that stands for it.
+
+    The spelling of earlier versions (strategy=script strategy.command=...) is understood, too.
+    """
+    at = list(arguments).index("--") if "--" in arguments else len(arguments)
+    words = [re.sub(r"^strategy\.(baseline_)?command=", r"script.\1command=", word) for word in arguments[:at]]
+    words = [word for word in words if word != "strategy=script"]
+    if at == len(arguments):
+        return words
     command = shlex.join(arguments[at + 1 :]).replace("${", "\\${")  # which is not OmegaConf's here
-    return [*arguments[:at], f"script.command={_quoted(command)}"]
+    return [*words, f"script.command={_quoted(command)}"]
 
 
 def _quoted(value: str) -> str:

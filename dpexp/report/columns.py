@@ -37,6 +37,9 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     star = any(row.oversubscribed for row in summary.good)
     notes = [f"* more threads than the {summary.usable_cores} usable cores"] if star else []
     notes += [note for head, note in FOOTNOTES.items() if head in heads]
+    threads = {(row.threads_per_worker, row.baseline_threads) for row in summary.good if row.baseline_threads}
+    if other := [f"{baseline} (a worker: {own})" for own, baseline in sorted(threads) if own != baseline]:
+        notes = [note.replace("as many threads as a worker", f"threads: {', '.join(other)}") for note in notes]
     return [*notes, "intervals: 95 %"] if heads else []
 
 

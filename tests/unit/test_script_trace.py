@@ -164,6 +164,24 @@ def test_the_samples_of_a_step_are_the_rows_that_models_receive(now, calls, rows
     assert samples.seen == {"samples": rows, "exchanges": False}
 
 
+def test_of_an_encoder_and_a_decoder_each_sample_counts_once(now):
+    samples = now.module.Samples()
+    encoder, decoder = nn.Linear(2, 3), nn.Linear(3, 2)
+    for _ in range(2):
+        decoder(encoder(torch.ones(4, 2)))
+    assert samples.seen["samples"] == 8
+    samples.end()
+
+
+@pytest.mark.parametrize("name", ["DistributedDataParallel", "FSDPModule"])
+def test_a_model_that_exchanges_gradients_is_told_by_its_class_or_one_that_it_extends(now, name):
+    extended = type("Mine", (type(name, (nn.Linear,), {}),), {})
+    samples = now.module.Samples()
+    extended(2, 3)(torch.ones(4, 2))
+    samples.end()
+    assert samples.seen["exchanges"]
+
+
 def test_samples_that_a_model_receives_by_name_are_those_of_its_first_layer(now):
     class Named(nn.Module):
         def __init__(self):
@@ -209,11 +227,15 @@ def ticking(now, monkeypatch):
         monkeypatch.setattr(now.module, "_connect", lambda: instrument)
         monkeypatch.setattr(now.module, "_introduction", lambda files: "hello")
         monkeypatch.setattr(now.module.atexit, "register", lambda function: None)
-        clock = now.module.Clock()
+        clock = instrument.clock = now.module.Clock()
 
-        def steps(optimizer, count, seconds):
+        def steps(optimizer, count, seconds, within=()):
             for _ in range(count):
                 now.seconds += seconds
+                clock.before_step(optimizer, (), {})
+                for inner in within:
+                    clock.before_step(inner, (), {})
+                    clock.after_step(inner, (), {})
                 clock.after_step(optimizer, (), {})
 
         return instrument, steps
@@ -238,6 +260,22 @@ def test_the_clock_goes_on_with_the_optimizer_that_steps_when_the_first_has_reti
     assert instrument.reports == ["hello"]
     steps(second, 2, 5.0)
     assert seconds(instrument.reports[1]) == [1, 1, 5, 5]
+
+
+def test_an_optimizer_within_another_is_part_of_its_step(ticking):
+    """As with torch's ZeroRedundancyOptimizer."""
+    instrument, steps = ticking((0, 3, False), (0, 1, False))
+    steps(optimizer(), 4, 2.0, within=[optimizer()])
+    assert seconds(instrument.reports[1]) == [2, 2, 2]
+
+
+def test_a_step_that_an_exception_ended_hides_no_other(ticking, now):
+    instrument, steps = ticking((0, 2, False), (0, 1, False))
+    first = optimizer()
+    steps(first, 1, 1.0)
+    instrument.clock.before_step(first, (), {})
+    steps(first, 2, 3.0)
+    assert seconds(instrument.reports[1]) == [3, 3]
 
 
 def test_an_optimizer_beside_the_first_is_no_clock(ticking, now):

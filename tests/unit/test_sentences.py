@@ -254,6 +254,36 @@ def test_what_can_not_be_projected_is_not_told(tmp_path):
     assert not any("rojected" in line for line in details(summary(tmp_path)))
 
 
+def test_what_is_known_too_roughly_is_not_projected(tmp_path):
+    found = summary(tmp_path, change=explained, seconds=(1.0, 0.2, 5.0))
+    assert not any("rojected" in line for line in details(found))
+
+
+def test_of_a_few_recorded_steps_no_loss_is_told(tmp_path):
+    def few(block):
+        arms = explained(block).arms
+        return changed(
+            block,
+            **{
+                name: replace(arm, phases={phase: steps[:1] for phase, steps in arm.phases.items()})
+                for name, arm in arms.items()
+            },
+        )
+
+    found = summary(tmp_path, change=few)
+    assert reasons(found) == []
+    assert not any("Largest loss" in line for line in answer(found))
+
+
+def test_where_a_script_sets_other_threads_both_numbers_are_shown(tmp_path):
+    def halved(block):
+        process = replace(block.arms[BASELINE].processes[0], threads=2)
+        return changed(block, baseline=replace(block.arms[BASELINE], processes=[process]))
+
+    notes = footnotes(summary(tmp_path, change=halved), ["speedup"])
+    assert notes[0].startswith("speedup: over one process with threads: 2 (a worker: 1);")
+
+
 def test_the_phase_that_takes_longer_in_every_worker_is_named(tmp_path):
     def loading(block):
         alone = with_phases(block.arms[BASELINE], phases(1.0, 0.0, 0.0))

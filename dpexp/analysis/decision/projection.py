@@ -21,6 +21,7 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.row import Row
 from dpexp.results.phases import PHASES
 
+WIDEST = 5.0  # the ends of a band that is worth telling, one over the other
 FURTHER = 4  # times the most workers that were measured: what the report projects to
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",
@@ -191,13 +192,14 @@ def worst_error(checked: dict[int, tuple[float, float]]) -> float:
 
 
 def further(rows: Sequence[Row]) -> Projection | None:
-    """To FURTHER times the workers of a series, on one host with as many cores; None where its rows don't tell."""
+    """To FURTHER times the workers of a series, on one host with as many cores; None where its rows hardly tell."""
     most = max((row.workers or 1 for row in rows if not row.oversubscribed), default=1)
     try:
         model = StepModel(rows)
-        return model.project(FURTHER * most, Cluster(), worst_error(model.check())) if most > 1 else None
+        found = model.project(FURTHER * most, Cluster(), worst_error(model.check()))
     except ValueError:
         return None
+    return found if most > 1 and found.speedup.high < WIDEST * found.speedup.low else None
 
 
 def best_tradeoff(projections: Sequence[Projection]) -> Projection:

@@ -34,6 +34,7 @@ class Clock:
         """`read_files` returns the files of settings that this process has read."""
         self._read_files = read_files
         self._optimizer: Any = None
+        self._stepping: list[Any] = []  # optimizers, each within the step of the one before
         self._connection: Connection | None = None
         self._trace: Trace | None = None
         self._samples: Samples | None = None
@@ -42,8 +43,20 @@ class Clock:
         self._times: list[float] = []  # of the end of each step since the last pause, the first when that was over
         self._synchronized = self._until = 1  # numbers of steps since then: the device is idle, and the next pause
 
+    def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Called before each step of any optimizer."""
+        self._leave(optimizer)  # which an exception had ended
+        self._stepping.append(optimizer)
+
+    def _leave(self, optimizer: Any) -> None:
+        at = next((at for at, one in enumerate(self._stepping) if one is optimizer), len(self._stepping))
+        del self._stepping[at:]
+
     def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Called after each step of any optimizer."""
+        """Called after each step of any optimizer; one within another's is part of it (ZeroRedundancyOptimizer)."""
+        self._leave(optimizer)
+        if self._stepping:
+            return
         if optimizer is not self._optimizer:
             if self._optimizer is not None:
                 self._other_steps += 1
@@ -191,5 +204,6 @@ def install(optimizers: Any, read_files: Any) -> None:
     """Once `torch.optim.optimizer` is imported."""
     if ADDRESS in os.environ:
         clock = Clock(read_files)
+        optimizers.register_optimizer_step_pre_hook(clock.before_step)
         optimizers.register_optimizer_step_post_hook(clock.after_step)
         os.register_at_fork(after_in_child=clock.forget)

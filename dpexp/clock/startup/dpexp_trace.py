@@ -5,6 +5,7 @@ Needs no other module of dpexp, and nothing new of Python, like dpexp_clock, whi
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Any
@@ -14,15 +15,22 @@ COLLECTIVES = (
     "barrier broadcast _broadcast_coalesced reduce reduce_scatter reduce_scatter_single reduce_scatter_tensor"
 ).split()
 
+FUNCTIONAL = "all_gather_tensor all_reduce all_to_all_single broadcast reduce_scatter_tensor wait_tensor".split()
+EXCHANGING = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
 
 class Samples:
-    """Counts the samples that models take in a step: the rows of the inputs in each call of one that is trained."""
+    """Counts the samples that models take in a step: the rows of the inputs in each call of one that is trained.
+
+    Of several, as of an encoder and a decoder, the one that takes the most counts.
+    """
 
     def __init__(self) -> None:
         import torch
 
-        self._thread, self._depth, self._asks = threading.get_ident(), 0, False
-        self.seen = {"samples": 0, "exchanges": False}  # whether a model is wrapped to exchange gradients
+        self._thread, self._depth, self._asked = threading.get_ident(), 0, 0
+        self._samples: dict[int, int] = {}  # by the id of the model
+        self._exchanges = False
         modules: Any = torch.nn.modules.module
         self._handles = [
             modules.register_module_forward_pre_hook(self._on_call),
@@ -32,16 +40,22 @@ class Samples:
     def _on_call(self, module: Any, inputs: Any) -> None:
         if threading.get_ident() != self._thread or not (self._depth or (module.training and _trained(module))):
             return
-        self._asks = self._asks or not self._depth
+        if not self._depth:
+            self._asked = id(module)
         self._depth += 1
-        self.seen["exchanges"] |= type(module).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel")
-        if self._asks and inputs and getattr(inputs[0], "ndim", 0):  # else, those of a module within
-            self._asks = False
-            self.seen["samples"] += inputs[0].shape[0]
+        self._exchanges |= not EXCHANGING.isdisjoint(kind.__name__ for kind in type(module).__mro__)
+        if self._asked and inputs and getattr(inputs[0], "ndim", 0):  # else, those of a module within
+            self._samples[self._asked] = self._samples.get(self._asked, 0) + inputs[0].shape[0]
+            self._asked = 0
 
     def _on_return(self, module: Any, inputs: Any, outputs: Any) -> None:
         if self._depth and threading.get_ident() == self._thread:
             self._depth -= 1
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """How many, and whether a model is wrapped to exchange gradients."""
+        return {"samples": max(self._samples.values(), default=0), "exchanges": self._exchanges}
 
     def end(self) -> None:
         """Remove the hooks."""
@@ -72,6 +86,9 @@ class Trace:
         self._collectives: list[tuple[Any, str, Any]] = []
         if torch.distributed.is_available():
             places = [(torch.distributed, name) for name in COLLECTIVES] + [(torch.distributed.Work, "wait")]
+            # Those of tensors that are sharded, where a script uses such.
+            functional: Any = sys.modules.get("torch.distributed._functional_collectives")
+            places += [(functional, name) for name in FUNCTIONAL]
             self._collectives = [(place, name, getattr(place, name)) for place, name in places if hasattr(place, name)]
         for place, name, function in self._collectives:
             setattr(place, name, self._traced(function))
