@@ -68,6 +68,7 @@ class DdpConfig(Named):
 
     name: Literal["ddp"]
     find_unused_parameters: bool
+    exchange: Literal["gloo", "shared_memory"] = "gloo"  # results of earlier versions lack it
 
 
 @dataclass(frozen=True, config=STRICT)

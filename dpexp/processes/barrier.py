@@ -26,17 +26,22 @@ class Counter(Descriptor):
         """Add one."""
         os.eventfd_write(self.number, 1)
 
-    def wait(self, spin_seconds: float) -> None:
-        """Take one; when there is none, look again for `spin_seconds`, then sleep until there is."""
+    def take(self, spin_seconds: float) -> bool:
+        """Take one; when there is none, look again for `spin_seconds`. Whether there was one."""
         deadline = time.perf_counter() + spin_seconds
         while True:
             try:
                 os.eventfd_read(self.number)
             except BlockingIOError:
                 if time.perf_counter() >= deadline:
-                    self._poll.poll()
+                    return False
             else:
-                return
+                return True
+
+    def wait(self, spin_seconds: float) -> None:
+        """Take one; when there is none for `spin_seconds`, sleep until there is."""
+        while not self.take(spin_seconds):
+            self._poll.poll()
 
 
 class BarrierMember:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from dpexp import exchange
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import DdpConfig
 from dpexp.processes.shared_memory import SharedTensors
@@ -41,6 +42,9 @@ class Ddp(Distributed):
             self._wrapped = DistributedDataParallel(
                 model, broadcast_buffers=False, find_unused_parameters=config.strategy.find_unused_parameters
             )
+        self.team: exchange.Team | None = None  # where the ranks share memory
+        if config.strategy.exchange == "shared_memory":
+            self.team = exchange.Team(self._wrapped.process_group, average=False)
         self._wrapped.register_comm_hook(self, _sum)
         self.last_bucket_started = math.inf
         self.replicas = (Replica(rank, self._wrapped),)
@@ -65,5 +69,13 @@ class Ddp(Distributed):
 
 def _sum(strategy, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings, as here all are
     """All-reduce one bucket. DDP's default hook would divide by the world size, which is wrong for uneven shards."""
-    strategy.last_bucket_started = time.perf_counter()
+    started = time.perf_counter()
+    if strategy.team is not None:
+        strategy.recorder.enter(COMMUNICATE)
+        done = strategy.team.exchange(bucket)
+        strategy.recorder.enter(COMPUTE)
+        if not strategy.team.uses_memory:  # else it is over
+            strategy.last_bucket_started = started
+        return done
+    strategy.last_bucket_started = started
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])

@@ -1,0 +1,169 @@
+"""Gradients of DistributedDataParallel, exchanged in shared memory: the sums, and what happens when a rank ends."""
+
+from __future__ import annotations
+
+import gc
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dpexp import exchange
+from dpexp.processes import launch
+from dpexp.processes.world import WorldSpec
+from dpexp.train.strategies.rendezvous import Rendezvous
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+SIZES = [1, 7, 33, 1000, 5]
+
+
+def together(ranks, play, *arguments):
+    """What `play(rank, size, *arguments)` returns in each process of a group."""
+    places = [(play, place, arguments) for place in Rendezvous.here(ranks)]
+    return launch.launch(WorldSpec(_member, places), 60)
+
+
+def _member(rank, play, place, arguments, notify):
+    torch.set_num_threads(1)
+    store = place.join("gloo", rank, place.local_size)
+    return play(rank, place.local_size, *(store if one == "store" else one for one in arguments))
+
+
+def bucket_of(rank, size, dtype):
+    return torch.randn(size, generator=torch.Generator().manual_seed(rank + 100 * size)).to(dtype)
+
+
+def reduce_all(rank, ranks, average):
+    """Of each dtype and size the reduced bucket as bytes, and how far it is from the sum in float64."""
+    team, found = exchange.Team(None, average), []
+    for dtype in DTYPES:
+        for size in SIZES:
+            reduced = team.reduce(bucket_of(rank, size, dtype))
+            exact = sum(bucket_of(one, size, dtype).double() for one in range(ranks)) / (ranks if average else 1)
+            off = ((reduced.double() - exact).abs().max() / torch.finfo(dtype).eps).item()
+            found.append((reduced.view(torch.uint8).tolist(), off))
+    return found
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("average", [False, True], ids=["sum", "mean"])
+def test_all_ranks_have_the_same_sums_to_the_bit(ranks, average):
+    first, *others = together(ranks, reduce_all, average)
+    assert all(off < 8 for _, off in first)
+    assert all(other == first for other in others)
+
+
+class Branches(nn.Module):
+    """A model with a layer that a batch may leave out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.rare = nn.Linear(6, 50), nn.Linear(50, 3), nn.Linear(50, 50)
+
+    def forward(self, inputs, rarely):
+        hidden = self.first(inputs)
+        return self.second(self.rare(hidden) if rarely else hidden)
+
+
+def train(rank, ranks, in_memory):
+    """Steps with small buckets, accumulation, and a layer that is not always used; the parameters."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(Branches().double(), find_unused_parameters=True, bucket_cap_mb=0.001)
+    if in_memory:
+        exchange.use_shared_memory(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(rank)
+    for step in range(30):
+        batch = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+        with model.no_sync():
+            model(batch, step % 3 == 0).square().mean().backward()
+        model(batch.flip(0), step % 3 == 0).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).numpy()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_model_learns_the_same_as_over_gloo(ranks):
+    over_gloo, in_memory = (together(ranks, train, way) for way in (False, True))
+    np.testing.assert_allclose(in_memory[0], over_gloo[0], rtol=1e-12, atol=1e-12)
+    assert all((one == in_memory[0]).all() for one in in_memory)
+
+
+def choose(rank, ranks, slow):
+    """The way that goes on where one of the two takes longer on one rank."""
+    model = DistributedDataParallel(nn.Linear(4, 4))
+    team, now, correct = exchange.use_shared_memory(model), [0.0], exchange.Team.exchange
+
+    def counted(team, bucket):
+        done = correct(team, bucket)
+        now[0] += 5 if team.uses_memory is (slow == "memory") else 1
+        return done
+
+    exchange.Team.exchange = counted
+    exchange.time = SimpleNamespace(perf_counter=lambda: now[0])
+    for _ in range(exchange.FIRST_STEPS + 2 * exchange.TRIED_STEPS + 2):
+        model(torch.ones(2, 4)).sum().backward()
+    return team.uses_memory
+
+
+@pytest.mark.parametrize("slow", ["memory", "gloo"])
+def test_the_faster_way_goes_on_on_all_ranks(slow):
+    assert together(2, choose, slow) == [slow != "memory"] * 2
+
+
+def lose(rank, ranks, store, waits, seconds):
+    """Rank 1 makes three steps only: it ends, or waits until another has noticed. What the others raise."""
+    model = DistributedDataParallel(nn.Linear(4, 4))
+    exchange.use_shared_memory(model, timeout_seconds=seconds)
+    try:
+        while True:
+            for _ in range(3):
+                model(torch.ones(2, 4)).sum().backward()
+            if rank == 1:
+                return store.get("noticed").decode() if waits else "ended"
+    except RuntimeError as error:
+        store.set("noticed", str(rank))
+        return str(error)
+
+
+def test_a_rank_that_has_ended_is_named_by_the_others():
+    first, ended, third = together(3, lose, "store", False, 60)
+    assert ended == "ended"
+    assert "rank 1 has ended" in first
+    assert "rank 1 has ended" in third or "rank 0 has ended" in third
+
+
+def test_a_rank_that_does_not_come_is_named_by_the_others():
+    first, noticed, third = together(3, lose, "store", True, 0.5)
+    told = first if noticed == "0" else third
+    assert told == "rank 1 has not come to exchange gradients for 0.5 s"
+
+
+def refuse(rank, ranks):
+    exchange._host = lambda: f"host {rank}"
+    try:
+        exchange.Team(None)
+    except ValueError as error:
+        return str(error)
+
+
+def test_ranks_on_several_hosts_are_refused():
+    assert together(2, refuse) == ["the ranks of this group are on 2 hosts: memory is shared within one only"] * 2
+
+
+def open_descriptors(rank, ranks):
+    """Before a model, and when it is gone."""
+    before = psutil.Process().num_fds()
+    train(rank, ranks, True)
+    gc.collect()
+    return psutil.Process().num_fds() - before
+
+
+def test_nothing_is_left_of_a_model_that_is_gone():
+    open_descriptors_left = together(2, open_descriptors)
+    assert open_descriptors_left == [0, 0]
