@@ -343,6 +343,15 @@ def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, fault):
 
 
 @pytest.mark.slow
+def test_a_script_may_be_measured_with_gradients_exchanged_in_shared_memory(dpexp, tmp_path, left):
+    outcome = dpexp(*QUICK, f"{TORCHRUN} --fault 'no hook'", "workers=2", "script.exchange=shared_memory")
+    assert outcome.status == 0, outcome.err
+    (row,) = aggregate([tmp_path / "out"]).good
+    assert row.exchange == "shared_memory"
+    assert not left()
+
+
+@pytest.mark.slow
 def test_the_threads_that_a_script_sets_itself_are_a_result(dpexp, tmp_path, left):
     outcome = dpexp(*QUICK, f"{ONE} --fault threads", "workers=1")
     assert outcome.status == 0, outcome.err

@@ -31,6 +31,7 @@ class Row:
     data: str | None = None
     data_size: int | None = None  # training samples of an epoch, of all workers together
     data_scope: str | None = None
+    exchange: str = ""  # of gradients by DistributedDataParallel: gloo, shared_memory, or as a script does
     batch_scope: str | None = None
     local_batch_size: int | None = None
     global_batch_size: int | None = None

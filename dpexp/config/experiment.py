@@ -35,8 +35,8 @@ class ExperimentConfig(JobConfig):
     @property
     def names(self) -> dict[str, str]:
         """Of its strategy, model and data, and the scope of the data's size."""
-        scope = self.data.scope
-        return {"strategy": self.strategy.name, "model": self.model.name, "data": self.data.name, "data_scope": scope}
+        names = {"strategy": self.strategy.name, "model": self.model.name, "data": self.data.name}
+        return names | {"data_scope": self.data.scope, "exchange": getattr(self.strategy, "exchange", "")}
 
     @property
     def train_samples(self) -> int:

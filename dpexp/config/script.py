@@ -27,10 +27,15 @@ SETTINGS = (
 
 @dataclass(frozen=True, config=STRICT)
 class CommandConfig:
-    """How to start it; `baseline_command` (None: the same) runs with one worker."""
+    """How to start it; `baseline_command` (None: the same) runs with one worker.
+
+    `exchange` is how its DistributedDataParallel exchanges gradients, if not as the script has it; the baseline's does
+    as that.
+    """
 
     command: str
     baseline_command: str | None
+    exchange: Literal["shared_memory"] | None = None
 
     @model_validator(mode="after")
     def _check_commands(self) -> CommandConfig:
@@ -72,10 +77,12 @@ class ScriptConfig(JobConfig):
     script: CommandConfig
 
     usual_seconds: ClassVar[tuple[float, float]] = (60.0, 60.0)
-    names: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("strategy", "model", "data"), "script"),
-        "data_scope": "global",
-    }
+
+    @property
+    def names(self) -> dict[str, str]:
+        """All is the script's, but for the exchange of gradients, if that is asked for."""
+        own = dict.fromkeys(("strategy", "model", "data"), "script")
+        return own | {"data_scope": "global", "exchange": self.script.exchange or ""}
 
     @property
     def train_samples(self) -> int:

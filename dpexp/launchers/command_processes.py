@@ -18,7 +18,7 @@ from dpexp.machine.exclusive import VARIABLE as LOCK
 from dpexp.processes.waiting import wait_until
 
 STARTUP = Path(dpexp.clock.__file__).parent / "startup"
-SOCKET = "DPEXP_SCRIPT_SOCKET"
+SOCKET, EXCHANGE = "DPEXP_SCRIPT_SOCKET", "DPEXP_SCRIPT_EXCHANGE"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Where dpexp is a rank itself, one on each host, these are its own.
 OWN = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "SLURM_PROCID", "SLURM_NTASKS")
@@ -35,6 +35,7 @@ class Command:
     ranks: int  # processes that train together
     threads: int  # of each process, unless the command sets its own
     global_batch_size: int
+    exchange: str | None = None  # of gradients, where it is not the script's own
 
 
 class CommandProcesses:
@@ -58,6 +59,9 @@ class CommandProcesses:
         # "python" and "torchrun" are those of the environment in which dpexp runs, active or not.
         for name, first in (("PYTHONPATH", STARTUP), ("PATH", Path(sys.executable).parent)):
             environment[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
+        if self._command.exchange is not None:  # by this dpexp, wherever it is
+            environment[EXCHANGE] = self._command.exchange
+            environment["PYTHONPATH"] += f"{os.pathsep}{Path(dpexp.__file__).parent.parent}"
         with self._files[0].open("wb") as errors, self._files[1].open("wb") as out:
             files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": errors}
             try:

@@ -77,6 +77,7 @@ class ScriptTrainer:
             ranks=config.workers,
             threads=config.threads_per_worker,
             global_batch_size=config.global_batch_size,
+            exchange=config.script.exchange,
         )
 
 

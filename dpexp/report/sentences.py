@@ -19,6 +19,7 @@ MOST_SCALING = 1.2  # of computation, where the phases of a script are what they
 LOSSES = {  # by factor of efficiency, what takes the time, and what helps
     "load_balance": ("waiting for the slowest worker of each step", "look for what else runs on these cores"),
     "communication_efficiency": ("exchanging gradients", "larger batches exchange them less often"),
+    "script": ("exchanging gradients", "within one host, measure what script.exchange=shared_memory brings"),
     # Of computation scaling, by the phase that takes more time than in one process:
     "data": ("loading data, which takes longer in every worker", "give the data loaders cores of their own"),
     "compute": (
@@ -52,6 +53,8 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
     if worst == "computation_scaling":
         more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # samples than the baseline
         worst = max(USEFUL, key=lambda phase: row.phases[phase] - more * row.baseline_phases[phase])
+    if worst == "communication_efficiency" and row.is_script and not row.exchange:
+        worst = "script"
     if loss <= LEAST_LOSS or worst not in LOSSES:
         return 0.0, "", ""
     return loss, *LOSSES[worst]

@@ -27,6 +27,8 @@ def train(rank: int, world_size: int) -> None:
     model: nn.Module = nn.Linear(16, 4)
     if world_size > 1:
         model = DistributedDataParallel(model)
+    if options.fault == "no hook" and world_size > 1 and not model._comm_hooks:
+        sys.exit("no hook")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     steps = options.steps - (rank == 1 and options.fault == "uneven") * 5
     for step in range(steps):

@@ -1,5 +1,7 @@
 """Runs at the start of every Python process below a measured command: its first optimizer shall become its clock.
 
+If asked to, it also lets models exchange their gradients in shared memory.
+
 The folder of this file is on PYTHONPATH there, so that Python takes it for the machine's `sitecustomize`, which it runs
 in turn. Nothing else happens in a process that never imports torch. May run in other versions of Python than dpexp.
 """
@@ -14,7 +16,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-OPTIMIZER = "torch.optim.optimizer"
+OPTIMIZER, DDP = "torch.optim.optimizer", "torch.nn.parallel.distributed"
+EXCHANGE = "DPEXP_SCRIPT_EXCHANGE"  # set where these exchange in shared memory
 SETTINGS = (".yaml", ".yml", ".json", ".toml", ".ini", ".cfg")  # endings of files whose content a training depends on
 
 
@@ -23,6 +26,9 @@ class _Watch(importlib.abc.MetaPathFinder):
 
     def __init__(self) -> None:
         self._read: set[str] | None = set()
+        self._installs: dict[str, Any] = {OPTIMIZER: self._install_clock}
+        if EXCHANGE in os.environ:
+            self._installs[DDP] = _install_exchange
         sys.addaudithook(self._on_event)
 
     def _on_event(self, event: str, arguments: Any) -> None:
@@ -37,9 +43,9 @@ class _Watch(importlib.abc.MetaPathFinder):
         return read
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != OPTIMIZER:
+        if name not in self._installs:
             return None
-        sys.meta_path.remove(self)
+        install = self._installs.pop(name)
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return spec
@@ -47,12 +53,28 @@ class _Watch(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            import dpexp_clock  # type: ignore[import-not-found] # beside this file
-
-            dpexp_clock.install(module, self._end)
+            install(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
+
+    def _install_clock(self, optimizers: ModuleType) -> None:
+        import dpexp_clock  # type: ignore[import-not-found] # beside this file
+
+        dpexp_clock.install(optimizers, self._end)
+
+
+def _install_exchange(parallel: Any) -> None:
+    """From now on each DistributedDataParallel exchanges in shared memory."""
+    initialize = parallel.DistributedDataParallel.__init__
+
+    def initialize_and_share(model: Any, *arguments: Any, **options: Any) -> None:
+        initialize(model, *arguments, **options)
+        from dpexp import exchange
+
+        exchange.use_shared_memory(model)
+
+    parallel.DistributedDataParallel.__init__ = initialize_and_share
 
 
 def _run_hidden() -> None:
