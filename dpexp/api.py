@@ -1,4 +1,4 @@
-"""dpexp in a notebook or a program of yours: measure, load, draw. No `__main__` guard is needed."""
+"""dpexp for notebooks and programs: measure, load, draw. No `__main__` guard is needed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: b
     words = resume.Words(with_script(overrides), multirun)
     plan = words.compose()
     if plan.sweep and not multirun:
-        raise ConfigError(f"{' '.join(overrides)}: it is a sweep; call dpexp.sweep")
+        raise ConfigError(f"{' '.join(overrides)}: this is a sweep; call dpexp.sweep")
     if folder is not None:
         plan = replace(plan, folder=Path(folder))
     with runner.started(plan, words, refuse_edited_modules, imports=fork_server.SOMETIMES) as jobs:

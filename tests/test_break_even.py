@@ -103,13 +103,13 @@ def test_the_answer_gives_the_interval_and_the_check():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["workers=1"], "workers=1: it is compared with one process"),
+        (["workers=1"], "workers=1: there is nothing to compare with one process"),
         (["batch.scope=global"], "needs batch.scope=per_worker"),
         (["measurement.baseline=none"], "measurement.baseline=paired"),
         (["script.command=x {workers}"], "write {local_batch_size} where it belongs"),
         (
             ["script.command=x {workers} {local_batch_size}", "script.baseline_command=y"],
-            "script.baseline_command=y: the batch is always the same",
+            "script.baseline_command=y: its batch size is fixed",
         ),
         (["workers=two"], "workers"),
     ],

@@ -121,7 +121,10 @@ ANSWERS = {
     "no folder": (["hydra.run.dir="], "an empty name would write into the current folder"),
     "two experiments": (["-m", "experiment=quick,weak_scaling"], "each experiment is a sweep; run them one by one"),
     "too many threads": (["threads_per_worker=5000"], "threads_per_worker=5000 on "),
-    "too many workers": (["workers=1000", "batch.size=1"], "make sense; use fewer, or set launch.max_workers_per_core"),
+    "too many workers": (
+        ["workers=1000", "batch.size=1"],
+        "use fewer, or set launch.max_workers_per_core",
+    ),
     "a builder that exits": (
         ["model=custom", "model.builder=user_models:exits"],
         "model.builder=user_models:exits: it called sys.exit(3)",

@@ -104,7 +104,7 @@ def test_weak_scaling_is_told_as_throughput(tmp_path, capsys):
     folder = write_sweep(tmp_path, result(*overrides, seconds=[9, 2, 2], baseline=[9, 2, 2]))
     assert command.main([str(folder)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert out.startswith("Use 2 workers: 2.00 times (1.97 to 2.03) the throughput of the best single process")
+    assert out.startswith("Use 2 workers: scaled speedup 2.00 (1.97 to 2.03) over the best single process")
     assert "data per worker: speedup is the ratio of throughputs" in texts(folder / "figures" / "speedup.svg")
 
 

@@ -163,12 +163,12 @@ def usual_misfit(found: Sequence[Pooled]) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The throughput of one arm over that of another: as it is here, and without what others disturbed.
+    """The throughput of one arm over that of another: overall, and undisturbed where there is evidence for it.
 
     `limits` are the most seconds of an undisturbed step of both arms.
     """
 
-    here: Estimate = UNKNOWN
+    overall: Estimate = UNKNOWN
     undisturbed: Estimate | None = None
     limits: tuple[float, float] = NO_LIMITS
     disturbed_share: float = 0.0  # of the steps of the arm that was hit more
@@ -178,7 +178,7 @@ class Comparison:
     @property
     def shown(self) -> Estimate:
         """The undisturbed ratio, where there is one."""
-        return self.here if self.undisturbed is None else self.undisturbed
+        return self.overall if self.undisturbed is None else self.undisturbed
 
 
 def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 1.0) -> Comparison:
@@ -187,17 +187,17 @@ def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 
     every = [block for blocks in having for block in blocks]
     if not every:
         return Comparison()
-    here = _over_jobs(having, over, of, NO_LIMITS, usual)
+    overall = _over_jobs(having, over, of, NO_LIMITS, usual)
     limits, blocks = disturbance.find(every, over, of)
     if not blocks:
-        return Comparison(here.estimate(), blocks=every, shown_log=here)
+        return Comparison(overall.estimate(), blocks=every, shown_log=overall)
     kept = [[block for block in of_job if block in blocks] for of_job in having]
     found = _over_jobs(kept, over, of, limits, usual)
     shares = [
         disturbance.disturbed_share([block.arms[name] for block in every], limit)
         for name, limit in zip((over, of), limits, strict=True)
     ]
-    return Comparison(here.estimate(), found.estimate(), limits, max(shares), blocks, found)
+    return Comparison(overall.estimate(), found.estimate(), limits, max(shares), blocks, found)
 
 
 def _over_jobs(

@@ -40,7 +40,7 @@ class Row:
     baseline_updates: int | None = None
     repeats: int | None = None  # blocks that count
     seconds: Estimate = UNKNOWN  # of one training: its updates times the time of a step, and what belongs to epochs
-    overall_seconds: float = math.nan  # the same, as it is here: with all time counted
+    overall_seconds: float = math.nan  # the same, with all time counted
     trained_seconds: float = math.nan  # of whole trainings in one piece: the mean
     samples_per_second: float = math.nan
     baseline_threads: int | None = None  # of its process; a script may set its own
@@ -48,15 +48,15 @@ class Row:
     baseline_seconds: float = math.nan
     baseline_overall_seconds: float = math.nan
     baseline_trained_seconds: float = math.nan
-    speedup: Estimate = UNKNOWN  # undisturbed where others slowed the machine down, else as it is
-    overall_speedup: Estimate = UNKNOWN  # as it is here: with all time counted
+    speedup: Estimate = UNKNOWN  # undisturbed if others slowed the machine down, else overall
+    overall_speedup: Estimate = UNKNOWN  # with all time counted
     disturbed_share: float = math.nan  # of the steps of candidate or baseline that were left out of `speedup`
     best_sequential_disturbed_share: float = math.nan  # the same of `best_sequential_speedup`
     efficiency: Estimate = UNKNOWN
     best_sequential_threads: int | None = None
     best_sequential_seconds: float = math.nan
     best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
-    overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, as it is here
+    overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, with all time counted
     target_accuracy: float = math.nan
     target_seconds: float = math.nan
     baseline_target_seconds: float = math.nan

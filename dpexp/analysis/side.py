@@ -71,7 +71,7 @@ class Side:
         return self._training(self.step)
 
     @property
-    def seconds_as_it_is(self) -> Estimate:
+    def overall_seconds(self) -> Estimate:
         """The same, with all time counted."""
         return self._training(self._step(self.every or self.blocks, math.inf))
 

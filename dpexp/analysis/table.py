@@ -113,13 +113,13 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         **_settings(config) | {"threads_per_worker": own.threads},
         repeats=sum(len(member.job.result.kept()) for member in members),
         seconds=own.seconds,
-        overall_seconds=own.seconds_as_it_is.value,
+        overall_seconds=own.overall_seconds.value,
         trained_seconds=own.trained_seconds,
         samples_per_second=config.epochs * config.train_samples / own.seconds.value,
         baseline=found.over,
         **(_of_baseline(own, found.baseline) if found.baseline else {}),
         speedup=ratio.shown,
-        overall_speedup=ratio.here,
+        overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
         **_of_best_sequential(speedup.over_best_sequential(members, misfit)),
@@ -140,7 +140,7 @@ def _of_baseline(own: Side, baseline: Side) -> dict[str, Any]:
     return reached | {
         "baseline_threads": baseline.threads,
         "baseline_seconds": baseline.seconds.value,
-        "baseline_overall_seconds": baseline.seconds_as_it_is.value,
+        "baseline_overall_seconds": baseline.overall_seconds.value,
         "baseline_trained_seconds": baseline.trained_seconds,
         "baseline_test_accuracy": baseline.test_accuracy,
         "baseline_compute": baseline.compute_seconds,
@@ -155,7 +155,7 @@ def _of_best_sequential(found: Speedup | None) -> dict[str, Any]:
         "best_sequential_threads": found.baseline.threads,
         "best_sequential_seconds": found.baseline.steps * found.baseline.step_seconds,
         "best_sequential_speedup": found.comparison.shown,
-        "overall_best_sequential_speedup": found.comparison.here,
+        "overall_best_sequential_speedup": found.comparison.overall,
         "best_sequential_disturbed_share": found.comparison.disturbed_share,
     }
 

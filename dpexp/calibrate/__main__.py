@@ -1,6 +1,6 @@
 """`python -m dpexp.calibrate`: does dpexp measure correctly on this machine?
 
-It is checked against known truths: faults are injected into real workers, and must be found.
+It measures known values: it injects faults into real workers, which the measurement must find.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         for check in checks():
             terminal.show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
             failed += not check.passed
-    problem = f"{failed} of the checks failed: do not trust measurements on this machine now"
+    problem = f"{failed} of the checks failed: do not trust measurements on this machine in its present state"
     terminal.show_line(problem if failed else "all checks passed")
     return FAILED if failed else 0
 
@@ -144,7 +144,7 @@ def check_segments(who: str, ratio: Estimate) -> Check:
     """Times from steps in turns must be those of whole trainings."""
     return Check(
         abs(ratio.value - 1) < MOST_OFF or ratio.low <= 1 <= ratio.high,
-        f"{who}: time of a training, from steps in turns / of whole trainings {ratio:.3f}; should be 1 +- {MOST_OFF}",
+        f"{who}: time of a training, from steps in turns / from whole trainings {ratio:.3f}; should be 1 +- {MOST_OFF}",
     )
 
 
@@ -152,7 +152,7 @@ def check_slower(who: str, ratio: Estimate) -> Check:
     """A candidate that is a little slower must be seen."""
     return Check(
         ratio.low > 1 and ratio.low <= SLOWDOWN <= ratio.high,
-        f"{who}, {100 * (SLOWDOWN - 1):.0f} % slower: ratio {ratio:.3f}; should include {SLOWDOWN:.2f}, and not 1",
+        f"{who}, {100 * (SLOWDOWN - 1):.0f} % slower: ratio {ratio:.3f}; should include {SLOWDOWN:.2f}, but not 1",
     )
 
 
@@ -172,8 +172,8 @@ def check_delay(what: str, plain: Side, delayed: Side, waiting: float, communica
     delay = 1e3 * DELAY_SECONDS
     return Check(
         max(off) < TOLERANCE * DELAY_SECONDS,
-        f"{delay:.0f} ms more {what} a step: {1e3 * waits:+.2f} ms waiting a worker, should be {waiting * delay:.1f}; "
-        f"{1e3 * communicates:+.2f} ms communicating, should be {communicating * delay:.1f}",
+        f"{delay:.0f} ms more {what} in each step: {1e3 * waits:+.2f} ms waiting per worker, should be "
+        f"{waiting * delay:.1f}; {1e3 * communicates:+.2f} ms communicating, should be {communicating * delay:.1f}",
     )
 
 

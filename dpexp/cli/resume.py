@@ -72,7 +72,7 @@ def planned(folder: Path, typed: Words) -> Plan:
         )
     if not plan.jobs:
         raise ConfigError(
-            f"resume={folder}: its sweeper chose the jobs as it went, so they can't be resumed; start anew"
+            f"resume={folder}: its sweeper chose the jobs while it ran, so they can't be resumed; start a new sweep"
         )
     return replace(plan, folder=folder, plugins="")  # finished here
 
@@ -127,7 +127,7 @@ def _read(folder: Path) -> Words:
         return Words(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"resume={folder}: {FILE_NAME} is damaged, or of another version of dpexp; start the sweep anew"
+            f"resume={folder}: {FILE_NAME} is damaged, or of another version of dpexp; start a new sweep"
         ) from error
 
 

@@ -45,7 +45,7 @@ def check(config: JobConfig) -> None:
     for name, number in (("workers", config.processes), ("threads_per_worker", config.threads_per_worker)):
         if number > most * cores:
             raise ConfigError(
-                f"{name}={number} on {cores} usable cores: at most {most * cores} make sense; use fewer, "
+                f"{name}={number} on {cores} usable cores: at most {most * cores} are allowed; use fewer, "
                 "or set launch.max_workers_per_core"
             )
 
@@ -112,7 +112,7 @@ def measured(
             display.begin(number, plan.name(job))
             before, folder, error = earlier[number] if earlier else None, plan.folder / job.folder, None
             if before is not None and before.status == "ok":
-                display.finish("measured before")
+                display.finish("already measured")
                 yield Done(before=True)
                 continue
             try:
@@ -165,7 +165,7 @@ def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
         return FAILED
     terminal.show_report(written.summary, written.paths)
     if before:
-        terminal.show_line(f"{before} of {len(plan.jobs)} jobs had been measured before")
+        terminal.show_line(f"{before} of {len(plan.jobs)} jobs had already been measured")
     jobs, failed = len(plan.jobs) or len(written.summary.rows), len(errors)
     if plan.plugins:
         failed = jobs - sum(len(row.job.split(" + ")) for row in written.summary.good)

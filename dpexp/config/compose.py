@@ -121,7 +121,7 @@ def _of_script(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
     for text in typed:
         key = text.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in SETTINGS and key not in SETTINGS:
-            raise ConfigError(f"{text}: the script has its own; leave {key} out")
+            raise ConfigError(f"{text}: it belongs to the script; leave {key} out")
     values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
     values |= {"epochs": 1, "checkpoint": False, "target_accuracy": None, "data": {"size": values["data"]["size"]}}
     config = from_settings(values)

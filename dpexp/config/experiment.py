@@ -100,7 +100,7 @@ class ExperimentConfig(JobConfig):
         if self.batch.accumulation > self.local_batch_size:
             raise ValueError(
                 f"batch.accumulation={self.batch.accumulation}: a worker's batch of {self.local_batch_size} can't be "
-                f"cut into so many parts; choose at most {self.local_batch_size}, or a larger batch.size"
+                f"split into that many parts; choose at most {self.local_batch_size}, or a larger batch.size"
             )
         if self.global_batch_size > self.train_samples:
             raise ValueError(

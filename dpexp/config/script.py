@@ -50,8 +50,8 @@ class CommandConfig:
                 or any(word.startswith("~/") or "\n" in word for word in words)
             ):
                 raise ValueError(
-                    f"script.{name}={command}: no shell runs it; write env NAME=VALUE before a program, full names of "
-                    "folders, one line, and bash -c '...' for what needs a shell"
+                    f"script.{name}={command}: it runs without a shell; write env NAME=VALUE before a program, "
+                    "full names of folders, one line, and bash -c '...' for what needs a shell"
                 )
             if unknown := sorted(fields - set(PLACEHOLDERS)):
                 choices = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
@@ -110,7 +110,7 @@ class ScriptConfig(JobConfig):
         self.check_batch()
         if self.workers > 1 and self.command == self.baseline().command:
             raise ValueError(
-                f"script.command={self.script.command}: one worker and {self.workers} workers would run the same; "
+                f"script.command={self.script.command}: the command is the same for one and {self.workers} workers; "
                 "write {workers} where the number of processes belongs"
             )
         return self

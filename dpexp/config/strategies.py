@@ -96,7 +96,7 @@ class HybridDpConfig(Named):
                 raise ConfigError(
                     f"strategy=hybrid_dp with rank {rank} as LOCAL_RANK={local_rank} of "
                     f"LOCAL_WORLD_SIZE={local_size}, where rank 0's host has {size} of {len(places)}: each host needs "
-                    "as many ranks, numbered in a row; use the same --nproc-per-node on each, or strategy=ddp"
+                    "the same number of consecutive ranks; use the same --nproc-per-node on each, or strategy=ddp"
                 )
 
 

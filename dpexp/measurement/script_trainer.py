@@ -64,8 +64,8 @@ class ScriptTrainer:
                 yield ScriptArms(running)
         except ScriptEnded as ended:
             raise WorkerError(
-                f"{ended}: the script came to its end before it could be measured; let it train for more steps, "
-                "or set measurement.warmup_steps lower"
+                f"{ended}: the script ended before it could be measured; let it train for more steps, "
+                "or reduce measurement.warmup_steps"
             ) from None
 
     def _command(self, name: str, config: JobConfig) -> Command:

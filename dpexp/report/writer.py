@@ -1,4 +1,4 @@
-"""Write the report of some folders: the table as CSV, the figures, and one HTML page that needs no other file."""
+"""Write the report of some folders: the table as CSV, the figures, and a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_TOLD = 12  # rows, in a picture's alternative text
 
 @dataclass(frozen=True)
 class Written:
-    """The files of a report, and the summary that they show."""
+    """The files of a report, and the summary in them."""
 
     summary: Summary
     csv: Path
@@ -60,7 +60,7 @@ def _page(summary: Summary, drawn: Sequence[Drawn]) -> str:
     common, columns = columns_of(summary)
     rows = list(zip(*columns.values(), strict=True))
     said = sections(summary)
-    for lines in said.values():  # none breaks before a percent sign
+    for lines in said.values():  # no line breaks before a percent sign
         lines[:] = [line.replace(" %", "\N{NO-BREAK SPACE}%") for line in lines]
     headline, *answer = said.pop("answer") or ["No usable result"]
     return environment.get_template("page.html.j2").render(
@@ -78,7 +78,7 @@ def _page(summary: Summary, drawn: Sequence[Drawn]) -> str:
 
 
 def _picture(summary: Summary, figure: Drawn) -> dict[str, str]:
-    """A figure, and what it shows in numbers, for those who can't see it."""
+    """A figure, with its numbers as alternative text."""
     rows = [row for row in summary.good if figure.path.stem == f"time_{row.data_size}"]
     told = []
     for row in rows or largest_of_each_series(summary.good):

@@ -58,7 +58,7 @@ def read_jobs(folders: Sequence[Path]) -> tuple[list[Job], list[Unreadable]]:
             jobs.append(Job(_name(folder), result))
     if not jobs and not others:
         raise ResultError(
-            f"no job lies below {', '.join(map(str, folders))}: choose a folder that holds result.json files"
+            f"no job found below {', '.join(map(str, folders))}: choose a folder that holds result.json files"
         )
     return jobs, others
 
@@ -116,5 +116,5 @@ def refuse_mixed_machines(jobs: Sequence[Job]) -> None:
         parts = "; ".join(f"{machine} ({len(names)}: {names[0]} ...)" for machine, names in machines.items())
         raise ResultError(
             f"these jobs ran on {len(machines)} different set-ups, whose times must not share a curve: {parts}. "
-            "Aggregate each set-up by itself"
+            "Aggregate each set-up separately"
         )

@@ -85,7 +85,7 @@ def test_a_finished_sweep_is_only_reported_again(dpexp, measured_once, sweep):
     table = (sweep / "results.csv").read_bytes()
     outcome = dpexp("-m", f"resume={sweep}")
     assert outcome.status == 0
-    assert "2 of 2 jobs had been measured before" in outcome.out
+    assert "2 of 2 jobs had already been measured" in outcome.out
     assert {path: path.read_bytes() for path in sweep.glob("*/result.json")} == before
     assert (sweep / "results.csv").read_bytes() == table.replace(str(measured_once).encode(), str(sweep).encode())
 
@@ -305,7 +305,7 @@ def test_data_that_are_gone_cost_no_finished_block(dpexp, tmp_path):
 
 def test_the_watch_over_processes_may_change(dpexp, sweep):
     outcome = dpexp(f"resume={sweep}", "launch.timeout_seconds=50")
-    assert "2 of 2 jobs had been measured before" in outcome.out
+    assert "2 of 2 jobs had already been measured" in outcome.out
 
 
 def test_two_processes_do_not_work_in_one_folder(dpexp, sweep):
@@ -416,7 +416,7 @@ def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp
     shutil.rmtree(folder / "1")
     outcome = dpexp(f"resume={folder}")
     assert (outcome.status, statuses(folder)) == (0, ["ok", "ok"])
-    assert "1 of 2 jobs had been measured before" in outcome.out
+    assert "1 of 2 jobs had already been measured" in outcome.out
     assert (folder / "0" / "result.json").read_bytes() == good
     assert (folder / "1" / ".hydra" / "overrides.yaml").exists()
 

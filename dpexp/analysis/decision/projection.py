@@ -75,9 +75,7 @@ class StepModel:
         self._rows = {workers: row for workers, row in known.items() if workers == 1 or workers in self._parts}
         first = next((self._rows[workers] for workers in [*self._parts, *self._rows]), None)
         if first is None or not first.baseline_compute or not first.baseline_phases:
-            raise ValueError(
-                "no row tells what the steps of one process and of workers are made of, without oversubscription"
-            )
+            raise ValueError("no row without oversubscription has the phases of one process and of several workers")
         self._compute = np.sort(first.baseline_compute)
         self._is_disturbed = first.disturbed_share > 0
         self._step = first.baseline_step_seconds
@@ -157,8 +155,8 @@ class StepModel:
         known = {count: parts["communicate"] for count, parts in self._parts.items()}
         if not known:
             raise ValueError(
-                "no row tells what an exchange within a host takes: measure workers=2, too, with a strategy that tells "
-                "waiting from exchanging, such as sync_dp"
+                "no row has the time of an exchange within a host: measure workers=2, too, with a strategy that "
+                "separates waiting from exchanging, such as sync_dp"
             )
         if len(known) == 1 and on_host not in known:
             ((count, seconds),) = known.items()

@@ -95,8 +95,8 @@ def synthetic_splits(config: SyntheticDataConfig, train_samples: int, seed: int)
     needed, available = 4 * samples * math.prod(config.shape), available_memory_bytes()
     if needed > available:
         raise DataError(
-            f"data.size={config.size} samples of shape {config.shape} take {needed / 2**20:,.0f} MiB, and "
-            f"{available / 2**20:,.0f} MiB of memory are available: choose fewer"
+            f"data.size={config.size} samples of shape {config.shape} take {needed / 2**20:,.0f} MiB, but "
+            f"only {available / 2**20:,.0f} MiB of memory are available: choose fewer"
         )
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(config.classes, *config.shape, generator=generator)
