@@ -72,7 +72,7 @@ def _measured(overrides: Sequence[str], batch: int, folder: Path) -> Estimate:
     from dpexp.measurement.job import speedup  # imports torch: mistakes don't wait for it
 
     job = Job(f"batch_{batch}", [*overrides, f"batch.size={batch}"], with_batch(overrides, batch))
-    list(runner.measured(Plan(folder, False, [job]), describe()))
+    list(runner.measure_jobs(Plan(folder, False, [job]), describe()))
     found = speedup(folder / job.folder)
     terminal.show_line(f"batch {batch:,}: speedup {found:.2f}")
     return found

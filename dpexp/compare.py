@@ -19,7 +19,7 @@ from dpexp.analysis.decision.changes import FASTER, LIKE_BASELINE, SLOWER, Cell,
 from dpexp.analysis.ratios import compare
 from dpexp.cli import runner
 from dpexp.config.compose import compose_job, with_script
-from dpexp.config.job import JobConfig, flattened
+from dpexp.config.job import JobConfig, flatten
 from dpexp.errors import ConfigError, counted
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command, measuring_alone
@@ -118,7 +118,7 @@ def _composed(text: str) -> JobConfig:
 def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
     """Raise ConfigError where the two can't take turns, or do different work."""
     first_settings, second_settings = (
-        {name: value for name, value in flattened(config.settings).items() if name.split(".")[0] in SHARED}
+        {name: value for name, value in flatten(config.settings).items() if name.split(".")[0] in SHARED}
         for config in (first, second)
     )
     if differing := differences(first_settings, second_settings):

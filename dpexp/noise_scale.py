@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.row import Row, at_most_samples
 from dpexp.analysis.table import measured_rows
+from dpexp.analysis.table_row import Row, at_most_samples
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.strategies import PlainConfig
 from dpexp.errors import ConfigError, ResultError, counted
-from dpexp.measurement.user_files import differing, fingerprint
+from dpexp.measurement.user_files import changed_files, fingerprint
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command, measuring_alone
 from dpexp.results.jobs import Job, read_jobs
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
             f"these results are of model.builder={model.builder}, whose code would be run: "
             f"add --builder {model.builder} to allow this"
         )
-    if names := differing(job.result.user_files, fingerprint(config)):
+    if names := changed_files(job.result.user_files, fingerprint(config)):
         raise ConfigError(f"{', '.join(names)} changed since {options.folder} was measured; measure again")
     with measuring_alone():
         found = scales(config, options.seeds)

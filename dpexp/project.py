@@ -14,14 +14,14 @@ from pathlib import Path
 
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, best_tradeoff, worst_error
-from dpexp.analysis.row import Row, at_most_samples
 from dpexp.analysis.table import measured_rows
+from dpexp.analysis.table_row import Row, at_most_samples
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, ResultError
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command
-from dpexp.report.sentences import projected
+from dpexp.report.sentences import describe_projection
 from dpexp.results.jobs import read_jobs
 
 
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         raise ResultError(f"can't project: {error}") from error
     terminal.show_line("projected, not measured:")
     for projection in projections:
-        terminal.show_line(projected(projection))
+        terminal.show_line(describe_projection(projection))
     if len(projections) > 1:
         terminal.show_line(_tradeoff_sentence(projections))
     terminal.show_line(_checked_sentence(model.counts, checked))

@@ -103,7 +103,7 @@ def test_the_same_thing_is_seldom_called_changed_in_any_cell():
         return step_seconds([Block(False, {"x": arm_of([[one], [one]])}, QUIET, 1.0) for one in seconds], "x")
 
     for _ in range(trials):
-        changes = [measured().less(measured()).estimate(level) for _ in range(count)]
+        changes = [measured().quotient(measured()).estimate(level) for _ in range(count)]
         wrong += any(not change.low <= 1 <= change.high for change in changes)
     assert wrong / trials <= 0.1
 

@@ -39,13 +39,13 @@ def disturbed_share(arms: Sequence[Arm], limit: float) -> float:
     return float((np.concatenate([arm.step_seconds for arm in arms]) > limit).mean())
 
 
-def find(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, float], list[Block]]:
+def find_undisturbed(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, float], list[Block]]:
     """The most seconds of an undisturbed step of both arms, and the blocks that have enough of them.
 
     There are no blocks where nothing shows that long steps are no nature: then all time counts.
     """
     sides = [[block.arms[name] for block in blocks] for name in (over, of)]
-    limits = (LONGER * fastest(sides[0]), LONGER * fastest(sides[1]))
+    limits = (LONGER * fastest_step_seconds(sides[0]), LONGER * fastest_step_seconds(sides[1]))
     long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
     if not long_sides or not all(_in_spells(arms, limit) for arms, limit in long_sides):
         return limits, []
@@ -62,7 +62,7 @@ def find(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, floa
     return limits, calm
 
 
-def fastest(arms: Sequence[Arm]) -> float:
+def fastest_step_seconds(arms: Sequence[Arm]) -> float:
     """The seconds of an undisturbed step."""
     return float(np.quantile(np.concatenate([arm.step_seconds for arm in arms]), FASTEST))
 

@@ -19,7 +19,7 @@ Seconds = Mapping[str, float]
 FACTORS = ("parallel_efficiency", "load_balance", "communication_efficiency", "computation_scaling")
 
 
-def tree(
+def efficiency_factors(
     step_seconds: float, workers: Sequence[Seconds], baseline: Sequence[Seconds], work_ratio: float
 ) -> dict[str, float]:
     """The factors of a step of `step_seconds` by `workers`, against a step of the `baseline`.

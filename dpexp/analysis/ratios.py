@@ -115,7 +115,7 @@ class Pooled:
     count: int
     freedom: float
 
-    def less(self, other: Pooled) -> Pooled:
+    def quotient(self, other: Pooled) -> Pooled:
         """The log of the quotient of two independent ones, with the freedom of the one that has less."""
         return Pooled(self.log - other.log, self.variance + other.variance, 0.0, 1, min(self.freedom, other.freedom))
 
@@ -188,7 +188,7 @@ def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 
     if not every:
         return Comparison()
     overall = _over_jobs(having, over, of, NO_LIMITS, usual)
-    limits, blocks = disturbance.find(every, over, of)
+    limits, blocks = disturbance.find_undisturbed(every, over, of)
     if not blocks:
         return Comparison(overall.estimate(), blocks=every, shown_log=overall)
     kept = [[block for block in of_job if block in blocks] for of_job in having]

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from dpexp.analysis import speedup
-from dpexp.analysis.efficiency import Seconds, tree
+from dpexp.analysis.arm_statistics import ArmStatistics, mean_of_known
+from dpexp.analysis.efficiency import Seconds, efficiency_factors
 from dpexp.analysis.ratios import job_ratio, usual_misfit
-from dpexp.analysis.row import INTEGERS, Row
-from dpexp.analysis.side import Side, mean_of_known
 from dpexp.analysis.speedup import Speedup
+from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
 from dpexp.errors import ResultError
@@ -80,7 +80,7 @@ def aggregate(folders: Sequence[Path]) -> Summary:
 def _good_rows(good: Sequence[Member]) -> list[Row]:
     labels = series.labels([member.settings for member in good])
     singles = speedup.single_workers(good)
-    spreads = [job_ratio(member.job.result.kept(), BASELINE, CANDIDATE) for member in good]
+    spreads = [job_ratio(member.job.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
     misfit = usual_misfit([spread for spread in spreads if spread is not None])
     configurations: dict[str, list[Member]] = {}
     for member in good:
@@ -95,7 +95,7 @@ def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: S
     rows = []
     for member in sorted(failed, key=lambda member: member.job.name):
         result, label = member.job.result, labels[member.series_key]
-        problem = result.error or f"interrupted after {len(result.kept())} of its blocks; resume it to finish"
+        problem = result.error or f"interrupted after {len(result.kept_blocks())} of its blocks; resume it to finish"
         settings = _settings(member.config)
         rows.append(Row(status=result.status, **settings, problem=problem, job=member.job.name, series=label))
     for job in sorted(unreadable, key=lambda job: job.name):
@@ -111,7 +111,7 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
     return Row(
         status="ok",
         **_settings(config) | {"threads_per_worker": own.threads},
-        repeats=sum(len(member.job.result.kept()) for member in members),
+        repeats=sum(len(member.job.result.kept_blocks()) for member in members),
         seconds=own.seconds,
         overall_seconds=own.overall_seconds.value,
         trained_seconds=own.trained_seconds,
@@ -134,7 +134,7 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
     )
 
 
-def _of_baseline(own: Side, baseline: Side) -> dict[str, Any]:
+def _of_baseline(own: ArmStatistics, baseline: ArmStatistics) -> dict[str, Any]:
     target = own.config.target_accuracy
     reached = {} if target is None else speedup.time_to_target(target, own, baseline)
     return reached | {
@@ -160,14 +160,14 @@ def _of_best_sequential(found: Speedup | None) -> dict[str, Any]:
     }
 
 
-def _factors(own: Side, baseline: Side | None) -> dict[str, Any]:
+def _factors(own: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:
     """One process that plays several workers has no parallel efficiency."""
     workers = own.phases if len(own.phases) == own.config.workers else []
     ratio = own.samples_per_step / baseline.samples_per_step if baseline else math.nan
-    return tree(own.step_seconds, workers, baseline.phases if baseline else [], ratio)
+    return efficiency_factors(own.step_seconds, workers, baseline.phases if baseline else [], ratio)
 
 
-def _of_training(side: Side, processes: Sequence[Seconds], among: Sequence[str]) -> dict[str, float]:
+def _of_training(side: ArmStatistics, processes: Sequence[Seconds], among: Sequence[str]) -> dict[str, float]:
     """The seconds of some processes in a whole training, by phase, where they are known."""
     known = processes[0] if processes else ()
     return {phase: side.steps * sum(process[phase] for process in processes) for phase in known if phase in among}

@@ -8,8 +8,8 @@ from itertools import chain
 
 import numpy as np
 
+from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.ratios import Comparison
-from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import Speedup
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.errors import counted
@@ -88,7 +88,7 @@ def _about_disturbance(found: Comparison) -> Iterator[Warning]:
         yield from _above(DISTURBANCE, off, "disturbed", what, both)
 
 
-def _about_extrapolation(side: Side) -> Iterator[Warning]:
+def _about_extrapolation(side: ArmStatistics) -> Iterator[Warning]:
     """Whole trainings that took more or less time than their turns predict."""
     seconds, predicted = side.trained_seconds, side.overall_seconds.value
     turns = [np.mean(turn) for block in side.every or side.blocks for turn in block.arms[side.arm].turn_seconds]

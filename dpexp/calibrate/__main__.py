@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpexp.analysis.disturbance import LONGER, fastest
+from dpexp.analysis.arm_statistics import ArmStatistics
+from dpexp.analysis.disturbance import LONGER, fastest_step_seconds
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.ratios import compare
-from dpexp.analysis.side import Side
 from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.config.compose import compose_job
 from dpexp.config.job import CANDIDATE, JobConfig
@@ -113,7 +113,7 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
             folder = Path(name)
             job.run(config, folder, lambda *progress: None, LocalLauncher(), describe(), {}, record_bad_input=False)
             result = storage.read(folder / storage.FILE_NAME)
-        steps = Side(config, result.kept(), CANDIDATE, math.inf, ())
+        steps = ArmStatistics(config, result.kept_blocks(), CANDIDATE, math.inf, ())
         ratios.append(steps.seconds.value / result.trainings[CANDIDATE][0].seconds)
     return geometric_mean(ratios, LEVEL)
 
@@ -130,9 +130,10 @@ def _recording_seconds(steps: int = 20_000) -> float:
     return (time.perf_counter() - started) / steps
 
 
-def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> Side:
+def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> ArmStatistics:
     """The undisturbed steps of an arm."""
-    return Side(config, blocks, name, LONGER * fastest([block.arms[name] for block in blocks]), ())
+    limit = LONGER * fastest_step_seconds([block.arms[name] for block in blocks])
+    return ArmStatistics(config, blocks, name, limit, ())
 
 
 def check_same(who: str, ratio: Estimate) -> Check:
@@ -165,7 +166,7 @@ def check_cost(ratio: Estimate, share: float) -> Check:
     )
 
 
-def check_delay(what: str, plain: Side, delayed: Side, waiting: float, communicating: float) -> Check:
+def check_delay(what: str, plain: ArmStatistics, delayed: ArmStatistics, waiting: float, communicating: float) -> Check:
     """DELAY_SECONDS more of `what` in each step must be found as these shares of it, in the means over workers."""
     waits, communicates = (_mean(delayed, phase) - _mean(plain, phase) for phase in ("wait", "communicate"))
     off = abs(waits - waiting * DELAY_SECONDS), abs(communicates - communicating * DELAY_SECONDS)
@@ -177,7 +178,7 @@ def check_delay(what: str, plain: Side, delayed: Side, waiting: float, communica
     )
 
 
-def _mean(side: Side, phase: str) -> float:
+def _mean(side: ArmStatistics, phase: str) -> float:
     """Seconds of a phase in a step, as the mean over workers."""
     return statistics.fmean(worker[phase] for worker in side.phases)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dpexp
-from dpexp.cli import delegated, resume, runner
+from dpexp.cli import hydra_commands, resume, runner
 from dpexp.config.compose import Plan, with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
@@ -69,15 +69,15 @@ def _lead(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
 
 def _run(arguments: list[str], controller: TorchrunController | None, local_world_size: int | None = None) -> int:
     """Do what the words say; the exit status. Raises DpexpError."""
-    if delegated.shows(arguments):
-        return delegated.show(arguments)
+    if hydra_commands.shows(arguments):
+        return hydra_commands.show(arguments)
     words, folder, anew = _parse(arguments)
-    plan = words.compose() if folder is None else resume.planned(folder, words)
+    plan = words.compose() if folder is None else resume.read_plan(folder, words)
     if controller is not None and (plan.plugins or folder is not None):
         raise ConfigError(f"{plan.plugins or 'resume='} under torchrun is not supported")
     if plan.plugins:
-        return _measure(plan, delegated.started(plan, words), "; jobs that the launcher has started may go on")
-    started = runner.started(
+        return _measure(plan, hydra_commands.open_plan(plan, words), "; jobs that the launcher has started may go on")
+    started = runner.open_plan(
         plan,
         words if folder is None else None,
         *([controller.check] if controller else []),

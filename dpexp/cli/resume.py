@@ -22,7 +22,7 @@ from dpexp.errors import ConfigError, ResultError, VersionError
 from dpexp.machine.environment import Environment
 from dpexp.machine.files import write_atomically
 from dpexp.measurement.record import CHECKPOINT
-from dpexp.measurement.user_files import differing, digests_of, fingerprint
+from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import RunResult
 
@@ -55,7 +55,7 @@ def keep(folder: Path, words: Words) -> None:
         write_atomically(folder / FILE_NAME, json.dumps(dataclasses.asdict(words)))
 
 
-def planned(folder: Path, typed: Words) -> Plan:
+def read_plan(folder: Path, typed: Words) -> Plan:
     """The plan of the command that a folder keeps, with the changes that are typed beside it. Raises ConfigError."""
     kept = _read(folder)
     changes = [text for text in typed.overrides if text.startswith(CHANGEABLE)]
@@ -102,7 +102,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment, anew
         return None  # also when the weights, which were to be kept with it, are gone
     files = fingerprint(config)
     files |= digests_of(result.user_files.keys() - files.keys())
-    names = differing(result.user_files, files)
+    names = changed_files(result.user_files, files)
     if names and not anew:
         raise ConfigError(
             f"{folder}: {', '.join(names)} changed since this job was measured; "

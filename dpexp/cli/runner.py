@@ -16,7 +16,7 @@ from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError
 from dpexp.machine.environment import Environment, describe, usable_cores
-from dpexp.machine.files import claimed, write_atomically
+from dpexp.machine.files import lock_folder, write_atomically
 from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import fork_server
 from dpexp.report import terminal
@@ -51,7 +51,7 @@ def check(config: JobConfig) -> None:
 
 
 @contextlib.contextmanager
-def started(
+def open_plan(
     plan: Plan,
     words: resume.Words | None,
     *checks: Callable[[JobConfig], None],
@@ -72,7 +72,7 @@ def started(
         except ConfigError as error:
             raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
     environment = describe(local_world_size)
-    with claimed(plan.folder):
+    with lock_folder(plan.folder):
         if words is not None:
             resume.keep(plan.folder, words)
         earlier: list[RunResult | None] = []
@@ -80,10 +80,10 @@ def started(
             for job in plan.jobs:
                 earlier.append(resume.find_earlier(job.config, plan.folder / job.folder, environment, anew))
         with measuring_alone():
-            yield measured(plan, environment, earlier, launcher, imports)
+            yield measure_jobs(plan, environment, earlier, launcher, imports)
 
 
-def measured(
+def measure_jobs(
     plan: Plan,
     environment: Environment,
     earlier: Sequence[RunResult | None] = (),

@@ -68,7 +68,7 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
             if swept:
                 raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
             _refuse_what_has_no_effect(whole)
-            typed = task(whole.hydra)
+            typed = typed_overrides(whole.hydra)
             return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_job(whole, typed))])
         if several := [one.input_line for one in swept if one.key_or_group == "experiment"]:
             raise ConfigError(f"{several[0]}: each experiment is a sweep; run them one by one")
@@ -97,7 +97,7 @@ def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
     """The job of a single run with these overrides. Raises ConfigError."""
     with _hydra(None):
         composed = _composed([parse(text) for text in overrides])
-        return to_job(composed, task(composed.hydra))
+        return to_job(composed, typed_overrides(composed.hydra))
 
 
 def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
@@ -171,7 +171,7 @@ def _quoted(value: str) -> str:
     return str(QuotedString(value, Quote.single).with_quotes())
 
 
-def choices(override: Override) -> list[str]:
+def expand_sweep(override: Override) -> list[str]:
     """The overrides of single jobs that one of a sweep stands for; any other stands for itself. Raises ConfigError."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
@@ -220,11 +220,11 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
     """Every combination of the values, in the order of Hydra's basic sweeper; of a key given twice the last counts."""
     for one in overrides:
         one.config_loader = GlobalHydra.instance().config_loader()  # for glob()
-    varied = {one.get_key_element(): choices(one) for one in overrides}
+    varied = {one.get_key_element(): expand_sweep(one) for one in overrides}
     for number, words in enumerate(itertools.product(*varied.values())):
         try:
             composed = _composed([parse(word) for word in words], number)
-            typed, folder = task(composed.hydra), str(composed.hydra.sweep.subdir)
+            typed, folder = typed_overrides(composed.hydra), str(composed.hydra.sweep.subdir)
             if Path(folder).is_absolute() or ".." in Path(folder).parts:
                 raise ConfigError(f"hydra.sweep.subdir={folder}: it must lie below the command's folder")
             yield Job(folder, typed, to_job(composed, typed))
@@ -243,7 +243,7 @@ def _users_files(composed: DictConfig) -> list[str]:
     return [str(path) for path in paths if path.is_file()]
 
 
-def task(settings: Any) -> list[str]:
+def typed_overrides(settings: Any) -> list[str]:
     """The overrides of a job that are not for Hydra, as they were typed; of its settings for Hydra."""
     typed = cast(list[str], OmegaConf.to_container(settings.overrides.task, resolve=False))
     return [text.removeprefix("++").replace("\\:", ":") for text in typed]

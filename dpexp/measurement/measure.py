@@ -9,13 +9,13 @@ from dpexp.config.job import JobConfig
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.conditions import Watch
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import Timed, Trainer
+from dpexp.measurement.trainer import TimedSteps, Trainer
 from dpexp.results.schema import Block
 
 OnProgress = Callable[[str, float], None]
 """Receives what is being done, in words, and the fraction of the job's time that is spent."""
 
-OnWarm = Callable[[Mapping[str, Timed]], float]
+OnWarm = Callable[[Mapping[str, TimedSteps]], float]
 """Receives the arms after their warm-up; returns the seconds that the job needs after its last block."""
 
 

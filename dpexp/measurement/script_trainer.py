@@ -18,7 +18,7 @@ from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.command_world import Trace, World
 from dpexp.launchers.commands import Hosts, started
-from dpexp.measurement.trainer import Pace, Timed, Trainer
+from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import Arm, Process
 
@@ -30,7 +30,7 @@ TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 
 
 @contextlib.contextmanager
-def prepared(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterator[Trainer]:
+def open_trainer(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterator[Trainer]:
     """With a folder for what the commands write. Raises ResultError."""
     try:
         (folder / OUTPUT).mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class ScriptArms:
         """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
         return self._worlds[name].turn(turn)
 
-    def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
+    def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
         """What a result keeps of each arm; a script that sets its threads has no best sequential process."""
         arms = {name: _arm(world, timed[name]) for name, world in self._worlds.items()}
         if BASELINE in arms and BEST_SEQUENTIAL in arms and arms[BASELINE].threads == arms[BEST_SEQUENTIAL].threads:
@@ -104,7 +104,7 @@ class ScriptArms:
         return arms
 
 
-def _arm(world: World, timed: Timed) -> Arm:
+def _arm(world: World, timed: TimedSteps) -> Arm:
     world.finish()
     return Arm(
         samples_per_step=world.command.global_batch_size,

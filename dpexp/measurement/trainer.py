@@ -24,7 +24,7 @@ class Pace:
 
 
 @dataclass
-class Timed:
+class TimedSteps:
     """The steps of one arm so far."""
 
     turn_seconds: list[list[float]] = field(default_factory=list)  # of each timed step of each turn
@@ -35,13 +35,13 @@ class Timed:
     steps: int = 0  # made so far, untimed ones included
 
 
-class Running(Protocol):
+class RunningArms(Protocol):
     """The arms of a block while they live; all but one sleep."""
 
     def turn(self, name: str, turn: Turn) -> list[float]:
         """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
 
-    def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
+    def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
         """Let all end; what a result keeps of each. Raises WorkerError."""
 
 
@@ -57,5 +57,5 @@ class Trainer(Protocol):
     def get_ready(self) -> None:
         """Return when nothing that starts slowly would disturb the first block."""
 
-    def running(self, variants: Mapping[str, JobConfig]) -> AbstractContextManager[Running]:
+    def running(self, variants: Mapping[str, JobConfig]) -> AbstractContextManager[RunningArms]:
         """Within, an arm of each variant lives in fresh processes, started in this order. Raises WorkerError."""

@@ -67,7 +67,7 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
     return digests
 
 
-def differing(before: dict[str, str], now: dict[str, str]) -> list[str]:
+def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """The names of the files that differ."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 

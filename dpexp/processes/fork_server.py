@@ -30,7 +30,7 @@ from dpexp.processes.heartbeat import Monitor
 PRELOAD = """torch torch.fx.experimental.symbolic_shapes numpy numpy.ma pydantic psutil
 dpexp.processes.fork_server dpexp.train.worker""".split()
 SOMETIMES = ("torch._dynamo",)  # what only some jobs need, and takes half as long as torch
-FREEZE = "dpexp.processes.freeze"  # when all is imported
+SERVER_SETUP = "dpexp.processes.server_setup"  # when all is imported
 
 OUT_OF_MEMORY_SCORE = 500  # of 1000
 
@@ -43,7 +43,7 @@ def start_server(imports: Iterable[str] = SOMETIMES) -> None:
 
     A worker that needs others than these `imports` finds them itself when it starts, which takes longer.
     """
-    forkserver.set_forkserver_preload([*PRELOAD, *imports, FREEZE])
+    forkserver.set_forkserver_preload([*PRELOAD, *imports, SERVER_SETUP])
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     # The server's imports must find what this process finds, and make no pool of threads: a forked
     # worker would inherit it broken.

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 
 from dpexp.analysis.decision.choice import Choice, choose
-from dpexp.analysis.decision.projection import further
+from dpexp.analysis.decision.projection import project_further
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row, at_most_samples, largest_of_each_series
 from dpexp.analysis.table import Summary
+from dpexp.analysis.table_row import Row, at_most_samples, largest_of_each_series
 from dpexp.analysis.warnings import BATCH
 from dpexp.report.sentences import (
+    describe_projection,
     failures,
     label,
     largest_loss,
     percent,
-    projected,
     reasons,
     targets,
     times,
@@ -96,9 +96,9 @@ def _accuracy(row: Row) -> list[str]:
 def details(summary: Summary) -> list[str]:
     """How certain the choice is, and what more workers would bring; of several series, a line for each."""
     if rows := _to_decide(summary):
-        choice, projection = choose(rows), further(rows)
+        choice, projection = choose(rows), project_further(rows)
         sure = f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}."
-        more = f"Projected, not measured: {projected(projection)}." if projection else ""
+        more = f"Projected, not measured: {describe_projection(projection)}." if projection else ""
         return [*([sure] if choice else []), *([more] if projection else [])]
     known = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
     best: dict[str, Row] = {}

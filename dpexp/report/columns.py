@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
+from dpexp.analysis.table_row import Row
 from dpexp.report.sentences import percent
 
 FOOTNOTES = {

@@ -39,14 +39,14 @@ TITLES: dict[FigureName, str] = {
 
 
 @dataclass(frozen=True)
-class Drawn:
+class FigureFile:
     """A figure's title, and its PNG file; the SVG file is beside it."""
 
     title: str
     path: Path
 
 
-def draw(summary: Summary, folder: Path) -> list[Drawn]:
+def draw(summary: Summary, folder: Path) -> list[FigureFile]:
     """Write every figure below `folder` as PNG and SVG. Raises OSError."""
     table = summary.table[summary.table.status == "ok"]
     if table.empty:
@@ -66,11 +66,11 @@ def draw(summary: Summary, folder: Path) -> list[Drawn]:
             if name not in missing:
                 height = bars_height if name == "losses" else LINES_HEIGHT
                 figure = _figure(table, title, getattr(panels, name), height, caption)
-                drawn.append(Drawn(title, _write(figure, folder / name)))
+                drawn.append(FigureFile(title, _write(figure, folder / name)))
         for size in panels.sizes:
             title, of_size = f"Training time, {counted(size, 'sample')}", table[table.data_size == size]
             figure = _figure(of_size, title, Panels(of_size).bars, bars_height, caption)
-            drawn.append(Drawn(title, _write(figure, folder / f"time_{size}")))
+            drawn.append(FigureFile(title, _write(figure, folder / f"time_{size}")))
     return drawn
 
 

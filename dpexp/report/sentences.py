@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dpexp.analysis.decision.projection import Projection
 from dpexp.analysis.efficiency import FACTORS
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row, largest_of_each_series
 from dpexp.analysis.table import Summary
+from dpexp.analysis.table_row import Row, largest_of_each_series
 from dpexp.errors import counted
 from dpexp.results.phases import USEFUL
 from dpexp.results.schema import Warning
@@ -78,7 +78,7 @@ def _shares(phases: Mapping[str, float], seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms ({', '.join(parts)})"
 
 
-def projected(projection: Projection) -> str:
+def describe_projection(projection: Projection) -> str:
     """A projection in words."""
     hosts = f" on {projection.hosts} hosts" if projection.hosts > 1 else " on one host"
     lost = projection.parts[projection.bottleneck] / projection.step_seconds

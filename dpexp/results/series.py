@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from dpexp.config.experiment import AnyConfig
-from dpexp.config.job import JobConfig, flattened
+from dpexp.config.job import JobConfig, flatten
 from dpexp.results.jobs import Job
 
 Settings = Mapping[str, Any]
@@ -64,7 +64,7 @@ def members(jobs: Sequence[Job]) -> list[Member]:
 
 def settings(config: JobConfig) -> dict[str, Any]:
     """All settings that one curve must share."""
-    values = flattened(config.identity)
+    values = flatten(config.identity)
     return {name: values[name] for name in sorted(values) if name not in ALONG_A_CURVE}
 
 

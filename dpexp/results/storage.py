@@ -52,10 +52,10 @@ def read(path: Path) -> RunResult:
     except OSError as error:
         raise ResultError(f"{path}: can't be read ({error.strerror})") from error
     except ValidationError as error:
-        raise _explained(path, error) from error
+        raise _explain(path, error) from error
 
 
-def _explained(path: Path, error: ValidationError) -> ResultError:
+def _explain(path: Path, error: ValidationError) -> ResultError:
     """What is wrong with a file that is no result of this version."""
     items = {".".join(str(part) for part in item["loc"] if part != LOOP): item for item in error.errors()}
     place, first = next(iter(items.items()))

@@ -25,7 +25,7 @@ from dpexp.train.data.dataset import Dataset
 from dpexp.train.loop import train, warm_up
 from dpexp.train.models import architectures
 from dpexp.train.strategies import Strategy, strategy_class
-from dpexp.train.strategies.rendezvous import explained_errors
+from dpexp.train.strategies.rendezvous import translate_errors
 from dpexp.train.training_clock import Clock, SegmentClock
 
 EVALUATED_AT_ONCE = 1000  # samples
@@ -60,7 +60,7 @@ class WorkerReport:
     between_epochs_seconds: list[float] = dataclasses.field(default_factory=list)  # of a segment
 
 
-@explained_errors()
+@translate_errors()
 def run(
     rank: int, work: Work, shared: Any, launched_seconds: float, gate: Connection | None, notify: Callable[[Any], None]
 ) -> WorkerReport:

@@ -91,7 +91,7 @@ def test_finished_jobs_and_blocks_stay_and_the_line_goes_on(dpexp, tmp_path, see
     assert (tmp_path / "out" / "0" / "result.json").read_bytes() == first
     finished = storage.read(tmp_path / "out" / "1" / "result.json")
     assert finished.blocks[:block] == unfinished.blocks
-    assert len(finished.kept()) == 2
+    assert len(finished.kept_blocks()) == 2
 
 
 def started(tmp_path, *arguments):

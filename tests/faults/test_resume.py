@@ -21,7 +21,7 @@ from fault_helpers import Faulty, run_config, run_job
 from dpexp.cli import app, runner
 from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.files import claimed
+from dpexp.machine.files import lock_folder
 from dpexp.measurement import job
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.results import storage
@@ -309,7 +309,7 @@ def test_the_watch_over_processes_may_change(dpexp, sweep):
 
 
 def test_two_processes_do_not_work_in_one_folder(dpexp, sweep):
-    with claimed(sweep):
+    with lock_folder(sweep):
         outcome = dpexp(f"resume={sweep}")
     assert outcome.status == 2
     assert outcome.err == f"dpexp: {sweep}: another dpexp is writing there; wait until it ends\n"
@@ -456,7 +456,7 @@ def test_a_script_is_resumed_by_typing_its_command_again(dpexp, tmp_path, monkey
         "--note=${{x}} it's",
         "{workers}",
     ]
-    monkeypatch.setattr(runner, "measured", lambda *arguments: iter(()))  # only the folder matters
+    monkeypatch.setattr(runner, "measure_jobs", lambda *arguments: iter(()))  # only the folder matters
     settings = [f"resume={tmp_path / 'out'}", "workers=1", "batch.size=8"]
     assert app.main([f"hydra.run.dir={tmp_path / 'out'}", *settings[1:], "--", *script]) == 1
     assert "if you trust it, type python -m dpexp batch.size=8 'script.command=" in dpexp(settings[0]).err

@@ -7,7 +7,7 @@ import pytest
 
 from dpexp.analysis.decision.choice import choose
 from dpexp.analysis.intervals import UNKNOWN, Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.table_row import Row
 
 
 def row(workers, overall, share=0.02, over_best=None, **changes):

@@ -189,12 +189,12 @@ def test_a_quiet_machine_has_one_number():
 def test_starts_that_were_disturbed_nearly_all_the_time_do_not_count():
     calm, slow = blocks_of(steady, steady), blocks_of(functools.partial(spells, share=0.97), steady)
     few = blocks_of(spells, steady, 1)
-    _, found = disturbance.find([*calm[:2], *few[:2], *slow[:2]], "over", "of")
+    _, found = disturbance.find_undisturbed([*calm[:2], *few[:2], *slow[:2]], "over", "of")
     assert found == [*calm[:2], *few[:2]]
 
 
 def test_a_single_start_shows_nothing():
-    assert disturbance.find(blocks_of(spells, steady)[:1], "over", "of")[1] == []
+    assert disturbance.find_undisturbed(blocks_of(spells, steady)[:1], "over", "of")[1] == []
 
 
 def test_where_the_ratio_depends_on_the_limit_all_time_counts():

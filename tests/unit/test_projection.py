@@ -20,7 +20,7 @@ from dpexp.analysis.decision.projection import (
     worst_error,
 )
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.table_row import Row
 from dpexp.project import main
 from dpexp.results.phases import PHASES
 

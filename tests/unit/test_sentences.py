@@ -44,7 +44,7 @@ def explained(block):
 def summary(tmp_path, *overrides, seconds=(1.0, 1.0, 1.0), baseline=(1.2, 1.2, 1.2), spells=(), **changes):
     one = result(*TWO, *overrides, seconds=list(seconds), baseline=list(baseline), **changes)
     for name in spells:
-        one = replace(one, blocks=[one.blocks[0], *in_spells(one.kept(), name)])
+        one = replace(one, blocks=[one.blocks[0], *in_spells(one.kept_blocks(), name)])
     return aggregate([write_sweep(tmp_path, one)])
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from results_helpers import MACHINE, QUIET, TURNS, arm, changed, in_spells, result, training, write_sweep
 
+from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.ratios import compare
-from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.warnings import LEAST_TURNS, busy_threads, warnings
@@ -25,12 +25,12 @@ def seen(
     *overrides, seconds=SECONDS, baseline=BASES, machine=MACHINE, change=lambda block: block, spells=(), **changes
 ):
     measured = result(*CALM, *overrides, seconds=seconds, baseline=baseline, change=change, **changes)
-    blocks, config = measured.kept(), measured.config
+    blocks, config = measured.kept_blocks(), measured.config
     for name in spells:
         blocks = in_spells(blocks, name)
     found = compare([blocks], BASELINE, CANDIDATE)
     sides = [
-        Side(one, found.blocks, name, limit, measured.trainings.get(name, []), blocks)
+        ArmStatistics(one, found.blocks, name, limit, measured.trainings.get(name, []), blocks)
         for one, name, limit in zip(
             (config, config.baseline()), (CANDIDATE, BASELINE), reversed(found.limits), strict=True
         )
@@ -158,10 +158,10 @@ def test_a_whole_training_that_took_about_as_long_as_its_steps_tell_is_no_warnin
 def test_jobs_that_looked_for_the_best_sequential_process_count_beside_those_that_did_not():
     """Where it has as many threads as the baseline, there is no arm of it."""
     one = result(*CALM, seconds=SECONDS, baseline=BASES)
-    other = one.kept()
-    blocks = [*one.kept(), *(changed(block, best_sequential=block.arms[BASELINE]) for block in other)]
+    other = one.kept_blocks()
+    blocks = [*one.kept_blocks(), *(changed(block, best_sequential=block.arms[BASELINE]) for block in other)]
     found = compare([blocks], BASELINE, CANDIDATE)
-    side = Side(one.config, blocks, CANDIDATE, math.inf, [])
+    side = ArmStatistics(one.config, blocks, CANDIDATE, math.inf, [])
     assert warnings(MACHINE, Speedup("sequential in the same blocks", found, side, None)) == []
 
 

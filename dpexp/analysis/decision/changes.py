@@ -76,8 +76,8 @@ def compare_folders(before: Path, after: Path) -> Changes:
         (earlier, earlier_speedup), (later, later_speedup) = (_measured(side[key]) for side in sides)
         relative = None
         if earlier_speedup is not None and later_speedup is not None:
-            relative = earlier_speedup.less(later_speedup).estimate(level)
-        cells.append(Cell(f"{label}, {name}" if label else name, later.less(earlier).estimate(level), relative))
+            relative = earlier_speedup.quotient(later_speedup).estimate(level)
+        cells.append(Cell(f"{label}, {name}" if label else name, later.quotient(earlier).estimate(level), relative))
     jobs, unreadable = read_jobs([after])
     failed = [job.name for job in jobs if job.result.status != "ok"] + [job.name for job in unreadable]
     return Changes(cells, len(sides[0].keys() ^ sides[1].keys()), failed)

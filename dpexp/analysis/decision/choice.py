@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.table_row import Row
 from dpexp.errors import counted
 
 DRAWS = 10_000

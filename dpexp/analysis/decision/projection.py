@@ -18,7 +18,7 @@ from dpexp.analysis.decision.links import Link, ring
 from dpexp.analysis.disturbance import FASTEST, LONGER
 from dpexp.analysis.efficiency import useful_seconds
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.table_row import Row
 from dpexp.results.phases import PHASES
 
 FURTHER = 4  # times the most workers that were measured: what the report projects to
@@ -188,7 +188,7 @@ def worst_error(checked: dict[int, tuple[float, float]]) -> float:
     return max((abs(math.log(projected / measured)) for projected, measured in checked.values()), default=0.0)
 
 
-def further(rows: Sequence[Row]) -> Projection | None:
+def project_further(rows: Sequence[Row]) -> Projection | None:
     """To FURTHER times the workers of a series, on one host with as many cores; None where its rows don't tell."""
     most = max((row.workers or 1 for row in rows if not row.oversubscribed), default=1)
     try:

@@ -63,7 +63,7 @@ class Distributed(Strategy):
 
 
 @contextlib.contextmanager
-def explained_errors() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Raise torch's errors as a PeerError where another rank is gone, or as a WorkerError that says what to set."""
     try:
         yield

@@ -19,7 +19,7 @@ from dpexp.results.schema import Block, Training
 
 
 @dataclass(frozen=True)
-class Side:
+class ArmStatistics:
     """An arm of some blocks, of whose steps those up to `limit` seconds count; and its whole trainings."""
 
     config: JobConfig
