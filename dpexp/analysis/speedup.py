@@ -23,7 +23,7 @@ class Speedup:
     samples, it is w T(1) / T(w) (Gustafson 1988).
     """
 
-    over: str  # what; "none" where there is no baseline
+    over: str  # the baseline in words; "none" without one
     comparison: Comparison
     candidate: ArmStatistics
     baseline: ArmStatistics | None
@@ -52,7 +52,7 @@ def over_baseline(
 
 
 def over_best_sequential(members: Sequence[Member], usual_misfit: float) -> Speedup | None:
-    """Over the sequential process with the best number of threads, which is what a user gains; None if not measured."""
+    """The gain of a user: over the sequential process with the best number of threads; None if not measured."""
     config, blocks = members[0].config, _blocks(members)
     arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if any(name in block.arms for block in blocks)]
     if not arms or not config.measurement.best_sequential:
@@ -63,7 +63,7 @@ def over_best_sequential(members: Sequence[Member], usual_misfit: float) -> Spee
 
 
 def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:
-    """The workers=1 jobs among these, to be found by all other settings."""
+    """The workers=1 jobs among these, by all other settings."""
     singles: dict[str, list[Member]] = {}
     for member in good:
         if member.config.workers == 1:
@@ -72,7 +72,7 @@ def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:
 
 
 def time_to_target(target: float, candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, float]:
-    """Of the median seed, by the names of columns; NaN where that did not reach the target.
+    """The time to the target of the median seed, by column; NaN if it did not reach the target.
 
     The split is exact, because seconds are samples / throughput:
     target_speedup = target_throughput_ratio x target_samples_ratio.
@@ -89,7 +89,7 @@ def time_to_target(target: float, candidate: ArmStatistics, baseline: ArmStatist
 
 
 def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
-    """Seconds and samples of the median training, the slower of the middle two; NaN where it fell short."""
+    """Seconds and samples of the median training, the slower of the middle two; NaN if it did not reach the target."""
     reached = []
     for training in side.trainings:
         epochs = [epoch for epoch, accuracy in enumerate(training.epoch_accuracies, 1) if accuracy >= target]
@@ -100,7 +100,7 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
 
 
 def _paired(members: Sequence[Member], arm: str, usual_misfit: float, over: str) -> Speedup:
-    """Over an arm that all blocks have."""
+    """The speedup over an arm of the same blocks."""
     config, blocks = members[0].config, _blocks(members)
     found = compare([member.job.result.kept_blocks() for member in members], arm, CANDIDATE, usual=usual_misfit)
     candidate = ArmStatistics(config, found.blocks, CANDIDATE, found.limits[1], _trainings(members, CANDIDATE), blocks)

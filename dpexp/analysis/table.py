@@ -1,4 +1,4 @@
-"""From the results below any folders to one table, a row a configuration."""
+"""The table of all results below some folders, one row per configuration."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from dpexp.results.phases import PHASES, USEFUL
 from dpexp.results.series import Member
 
 
-@dataclass(frozen=True, eq=False)  # so that what is derived from one can be cached
+@dataclass(frozen=True, eq=False)  # compared by identity, so that derived values can be cached
 class Summary:
-    """The rows, sorted, failed and missing jobs last; and what captions need to know of the machine."""
+    """The rows, sorted, with failed and missing jobs last; and the machine."""
 
     rows: list[Row]
     machine: str | None  # None when no job succeeded
@@ -60,7 +60,7 @@ def measured_rows(folder: Path) -> list[Row]:
 def aggregate(folders: Sequence[Path]) -> Summary:
     """Read all jobs below `folders`. Raises ResultError when there is none, or machines are mixed."""
     enabled = gc.isenabled()
-    gc.disable()  # many objects are made, which all stay: collections would visit them again and again, in vain
+    gc.disable()  # the many new objects all stay alive, so collections would be useless
     try:
         jobs, unreadable = read_jobs(folders)
         members = series.members(jobs)
@@ -90,7 +90,7 @@ def _good_rows(good: Sequence[Member]) -> list[Row]:
 
 
 def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: Sequence[Unreadable]) -> list[Row]:
-    """Jobs without a good result; the label of each says in what it differs from all others, good or not."""
+    """Jobs without a good result; their labels name the differences from all jobs, good or not."""
     labels = series.labels([member.settings for member in (*good, *failed)])
     rows = []
     for member in sorted(failed, key=lambda member: member.job.name):
@@ -161,7 +161,7 @@ def _of_best_sequential(found: Speedup | None) -> dict[str, Any]:
 
 
 def _factors(own: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:
-    """One process that plays several workers has no parallel efficiency."""
+    """The factors of efficiency; one process that emulates several workers has no parallel efficiency."""
     workers = own.phases if len(own.phases) == own.config.workers else []
     ratio = own.samples_per_step / baseline.samples_per_step if baseline else math.nan
     return efficiency_factors(own.step_seconds, workers, baseline.phases if baseline else [], ratio)

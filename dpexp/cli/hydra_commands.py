@@ -1,4 +1,4 @@
-"""What Hydra does itself: show help and configurations, and run the jobs of launcher and sweeper plugins."""
+"""The commands that Hydra runs itself: help, configurations, and the jobs of launcher and sweeper plugins."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def show(arguments: Sequence[str]) -> int:
 def open_plan(plan: Plan, words: resume.Words) -> Iterator[Iterator[runner.Done]]:
     """Within, this process alone works in the plan's folder; plugins run the jobs. Raises DpexpError.
 
-    Each job is checked where it runs, and its result tells how it ended.
+    Each job is checked where it runs, and its result contains its outcome.
     """
     with lock_folder(plan.folder):
         resume.keep(plan.folder, words)
@@ -66,7 +66,7 @@ def _launched(plan: Plan, words: resume.Words) -> Iterator[runner.Done]:
         raise
     except Exception as error:
         raise WorkerError(f"the launcher of the jobs failed: {one_line(error)}") from error
-    yield from ()  # the results tell
+    yield from ()  # results.json files have the outcomes
 
 
 def _main(arguments: Sequence[str]) -> None:

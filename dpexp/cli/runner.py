@@ -1,4 +1,4 @@
-"""The jobs of a plan: each measured into its folder, then all reported together."""
+"""Measure each job of a plan into its folder, then report all of them together."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def open_plan(
     local_world_size: int | None = None,
     imports: Iterable[str] = (),
 ) -> Iterator[Iterator[Done]]:
-    """Within, this process alone works in the plan's folder, and measures alone on this machine; the jobs.
+    """Within, this process has locked the plan's folder and the machine; yields the outcomes of the jobs.
 
-    `words` are those of a new command, None of one that is resumed, where `anew` measures again what depends on files
-    that have changed. Raises ConfigError for a job that can't be measured here, by these `checks`, too; ResultError.
+    `words` are the arguments of a new command, None for a resumed one; then `anew` measures again what depends on
+    changed files. Raises ConfigError for a job that can't be measured here, or fails one of `checks`; ResultError.
     """
     for job in plan.jobs:
         try:
@@ -90,7 +90,7 @@ def measure_jobs(
     launcher: LocalLauncher | None = None,
     imports: Iterable[str] = (),
 ) -> Iterator[Done]:
-    """Measure one job after the other; of a sweep go on after an error, which is shown.
+    """Measure one job after the other; in a sweep, show an error and continue.
 
     `earlier` are results to build on, none or one a job; those with status "ok" are done already. `imports` are
     modules that workers of later plans need. Raises the error of a single run, and ResultError, after which no job
@@ -100,7 +100,7 @@ def measure_jobs(
     if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
         names = [name for job in plan.jobs for name in job.config.names.values() if name in SLOW_IMPORTS]
         needed = {*imports, *(SLOW_IMPORTS[name] for name in names)}
-        fork_server.start_server(sorted(needed))  # it imports torch while this process does
+        fork_server.start_server(sorted(needed))  # it imports torch in parallel to this process
     from dpexp.launchers.local import LocalLauncher
     from dpexp.measurement import job as measurement
 
@@ -137,7 +137,7 @@ def measure_jobs(
 
 
 def _describe(job: Job, folder: Path) -> None:
-    """Write what Hydra does beside its jobs: overrides and configuration. Raises ResultError."""
+    """Write overrides and configuration, as Hydra does for its jobs. Raises ResultError."""
     with storage.write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in (("overrides", job.overrides), ("config", job.config.settings)):
@@ -145,7 +145,7 @@ def _describe(job: Job, folder: Path) -> None:
 
 
 def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
-    """Show what was measured, of a sweep as table, figures and page in its folder; the exit status."""
+    """Show the results; for a sweep, write table, figures and page, too. Returns the exit status."""
     errors = [one.error for one in done if one.error is not None]
     if errors and len(errors) == len(plan.jobs) and all(status_of(error) == BAD_INPUT for error in errors):
         return BAD_INPUT  # nothing was measured: nothing to report

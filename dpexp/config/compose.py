@@ -27,7 +27,7 @@ from dpexp.config.script import SETTINGS, ScriptConfig
 from dpexp.config.yaml_files import close_matches, config_folder, config_groups
 from dpexp.errors import ConfigError
 
-COMMANDS = ("script.command", "script.baseline_command")  # whose commas and braces are the user's
+COMMANDS = ("script.command", "script.baseline_command")  # their commas and braces are not Hydra's
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
@@ -42,23 +42,23 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that one command does."""
+    """The folder and the jobs of one command."""
 
     folder: Path
     sweep: bool
-    jobs: list[Job]  # none are known of a sweep whose sweeper chooses them as it goes
+    jobs: list[Job]  # empty for a sweep whose sweeper chooses them while it runs
     plugins: str = ""  # launcher and sweeper, where they are plugins of Hydra's, which start the jobs
 
     def name(self, job: Job) -> str:
-        """What is particular to a job, in a few words."""
+        """The overrides that distinguish a job from the others."""
         common = set.intersection(*(set(one.overrides) for one in self.jobs)) if len(self.jobs) > 1 else set()
         return " ".join(text for text in job.overrides if text not in common)
 
 
 def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = None) -> Plan:
-    """What a command with these words does, each job composed once. Raises ConfigError.
+    """The plan of a command with these overrides, each job composed once. Raises ConfigError.
 
-    `config_dir` is a folder of the user's YAML files, which come before ours.
+    `config_dir` is a folder of the user's YAML files, which take precedence over ours.
     """
     with _hydra(config_dir):
         parsed = [parse(text) for text in overrides]
@@ -87,7 +87,7 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
 
 
 def _refuse_what_has_no_effect(composed: DictConfig) -> None:
-    """Raise ConfigError for settings of Hydra's that matter only where Hydra starts jobs."""
+    """Raise ConfigError for Hydra settings that have an effect only if Hydra starts the jobs."""
     for name in ("hydra.job.chdir", "hydra.job.env_set", "hydra.callbacks"):
         if OmegaConf.select(composed, name):
             raise ConfigError(f"{name}: it has no effect on jobs that dpexp starts itself; leave it out")
@@ -159,7 +159,7 @@ def parse(text: str) -> Override:
 
 
 def with_script(arguments: Sequence[str]) -> list[str]:
-    """The words of a command line, where a script's command after `--` becomes the setting that stands for it."""
+    """The arguments, with a script's command after `--` replaced by the setting script.command."""
     if "--" not in arguments:
         return list(arguments)
     at = list(arguments).index("--")
@@ -172,7 +172,7 @@ def _quoted(value: str) -> str:
 
 
 def expand_sweep(override: Override) -> list[str]:
-    """The overrides of single jobs that one of a sweep stands for; any other stands for itself. Raises ConfigError."""
+    """The single-job overrides of a sweep override; any other override is returned alone. Raises ConfigError."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if not override.is_discrete_sweep():
@@ -182,7 +182,7 @@ def expand_sweep(override: Override) -> list[str]:
 
 @contextlib.contextmanager
 def _hydra(config_dir: str | None) -> Iterator[None]:
-    """Within, Hydra can compose, and whatever it raises is a ConfigError: to odd words it answers by any exception."""
+    """Within, Hydra can compose; all its exceptions become a ConfigError."""
     try:
         with hydra.initialize_config_dir(str(config_folder()), "dpexp", version_base="1.3"):
             if config_dir is not None:
@@ -210,7 +210,7 @@ def _composed(overrides: Sequence[Override], number: int = 0) -> DictConfig:
 
 
 def _is_key(one: Override) -> bool:
-    """Whether it sets a value of the experiment, and chooses no file."""
+    """Whether it sets a value of the experiment, rather than choosing a file."""
     if one.type != OverrideType.CHANGE or one.is_hydra_override() or "/" in one.key_or_group or one.package:
         return False
     return one.key_or_group not in GlobalHydra.instance().config_loader().list_groups("")
@@ -244,6 +244,6 @@ def _users_files(composed: DictConfig) -> list[str]:
 
 
 def typed_overrides(settings: Any) -> list[str]:
-    """The overrides of a job that are not for Hydra, as they were typed; of its settings for Hydra."""
+    """The typed overrides of a job without those for Hydra, from Hydra's settings."""
     typed = cast(list[str], OmegaConf.to_container(settings.overrides.task, resolve=False))
     return [text.removeprefix("++").replace("\\:", ":") for text in typed]

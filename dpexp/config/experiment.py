@@ -34,7 +34,7 @@ class ExperimentConfig(JobConfig):
 
     @property
     def names(self) -> dict[str, str]:
-        """Of its strategy, model and data, and the scope of the data's size."""
+        """The names of strategy, model and data, and data.scope."""
         scope = self.data.scope
         return {"strategy": self.strategy.name, "model": self.model.name, "data": self.data.name, "data_scope": scope}
 
@@ -111,7 +111,7 @@ class ExperimentConfig(JobConfig):
         return self
 
 
-LOOP = "loop"  # the kind of job of our own loop, where a result may be of either
+LOOP = "loop"  # the kind of a job of our own loop; the other is "script"
 
 
 def _kind(value: Any) -> str:

@@ -58,7 +58,7 @@ def run(
     `user_files` is the fingerprint that the job's files must keep until it ends. The blocks of an `earlier`, unfinished
     result are kept. From the first block on the result is an unfinished one.
 
-    Raises what went wrong. A WorkerError is recorded as a failed result, with the blocks finished until then and its
+    Raises the job's error. A WorkerError is recorded as a failed result, with the blocks finished until then and its
     traceback in error.log; a DivergedError as a diverged one. ConfigError and DataError are recorded with
     `record_bad_input`, else nothing is. A ResultError says that nothing can be recorded.
     """
@@ -112,7 +112,7 @@ def measure_in_turns(
 ) -> list[Block]:
     """The blocks of these trainings, at least two, on the data of the first, measured as its settings say.
 
-    What has to be precise is the ratio of the last to the first. `folder` receives what scripts write. Raises
+    The precision is that of the ratio of the last to the first. `folder` receives the output of scripts. Raises
     ConfigError, DataError, WorkerError, DivergedError.
     """
     first, *_, last = configs
@@ -124,11 +124,11 @@ def measure_in_turns(
 
 
 class _Trainings:
-    """The whole trainings of a job: those that were asked for, or all that are short."""
+    """The whole trainings of a job, if they were asked for or are short."""
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
-        # Only its author knows how long a script's training is.
+        # The length of a script's training is unknown.
         self._arms = config.variants if isinstance(config, ExperimentConfig) else {}
         asked = config.checkpoint or config.target_accuracy is not None
         self._made = asked or config.measurement.whole_trainings == "always"
@@ -136,9 +136,9 @@ class _Trainings:
         self._seconds = None if config.measurement.whole_trainings == "auto" and not asked else 0.0
 
     def seconds(self, budget: Budget, warm: Mapping[str, TimedSteps]) -> float:
-        """What is reserved for them in the job's time, by the first block's arms after their warm-up.
+        """The seconds reserved for them in the job's time, from the first block's arms after their warm-up.
 
-        Whether they are short follows from the shortest steps: others may have slowed the warm-up down.
+        The shortest steps decide whether they are short: other programs may have slowed down the warm-up.
         """
         if self._seconds is None:
             arms = [(config.updates, warm[name]) for name, config in self._arms.items()]
@@ -184,13 +184,13 @@ def _variants(
     return variants
 
 
-_best_threads: dict[str, int] = {}  # by earlier jobs of this process that differ only in what doesn't matter
+_best_threads: dict[str, int] = {}  # by the relevant settings, from earlier jobs of this process
 
 
 def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -> int:
     """The number of threads with which one process is likely fastest: of powers of two, and all usable cores, in turns.
 
-    Where there are just two numbers, both are measured in each block, and the result tells. There is one answer for all
+    If there are just two numbers, both are measured in each block. There is one answer for all
     jobs of this process that differ in workers, strategy, epochs or data size only.
     """
     cores = usable_cores()

@@ -36,7 +36,7 @@ OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.1, lead_seconds=0.03)
 
 @contextlib.contextmanager
 def open_trainer(config: ExperimentConfig, launcher: LocalLauncher) -> Iterator[Trainer]:
-    """With the data and the initial weights of a job, in shared memory. Raises ConfigError, DataError."""
+    """A trainer with the data and the initial weights of a job in shared memory. Raises ConfigError, DataError."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: torch finds no CUDA device; set device=cpu")
     dataset = load(config)
@@ -54,7 +54,7 @@ class LoopTrainer:
         self._placed = dataset
         self.pace = OVERSUBSCRIBED_PACE if config.busy_threads > usable_cores() else PACE
 
-    files: frozenset[str] = frozenset()  # all are known beforehand
+    files: frozenset[str] = frozenset()  # the fingerprint has all of them
 
     def get_ready(self) -> None:
         """Wait for the fork server."""
@@ -62,9 +62,9 @@ class LoopTrainer:
 
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, JobConfig]) -> Iterator[LoopArms]:
-        """Within, an arm of each variant lives, with the data in other memory than before.
+        """Within, an arm of each variant is alive, with the data at a different place in memory than before.
 
-        Where the data lie changes times by about a percent. Raises WorkerError.
+        The place of the data changes times by about a percent. Raises WorkerError.
         """
         if self._placed is not self._dataset:
             self._placed.tensors.close()
@@ -94,11 +94,11 @@ class LoopArms:
         self._works, self._programs = works, programs
 
     def turn(self, name: str, turn: Turn) -> list[float]:
-        """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError."""
+        """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError."""
         return self._programs.turn(name, turn)
 
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
-        """Let all end; what a result keeps of each. Raises WorkerError, where replicas differ, too."""
+        """End all arms; return their results. Raises WorkerError, also if replicas differ."""
         reports = self._programs.end()
         if not all(math.isfinite(loss) for ones in reports.values() for one in ones for loss in one.epoch_loss_sums):
             raise DivergedError(DIVERGED)
@@ -124,7 +124,7 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps) -> Arm:
 
 
 def summarize_training(work: Work, reports: Sequence[WorkerReport]) -> Training:
-    """What a result keeps of a whole training. Raises WorkerError where replicas differ."""
+    """The result of a whole training. Raises WorkerError if replicas differ."""
     _check_replicas(reports)
     samples = work.config.train_samples
     return Training(

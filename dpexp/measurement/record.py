@@ -1,4 +1,4 @@
-"""What is known of a job so far, written after each block: whatever ends the job, finished blocks are kept."""
+"""The result of a job so far, written after each block, so that finished blocks survive any end of the job."""
 
 from __future__ import annotations
 

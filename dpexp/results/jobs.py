@@ -1,4 +1,4 @@
-"""The jobs that lie below folders: found, and read."""
+"""Find and read the jobs below some folders."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _is_copy(one: RunResult, other: RunResult) -> bool:
 
 
 def _job_folders(folders: Sequence[Path]) -> list[Path]:
-    """Those with a result, or with settings of a job of ours; each once, whatever links lead there."""
+    """Folders with a result, or with settings of a job of dpexp; each once, even if links lead there."""
     found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Data sets that dpexp knows: MNIST travels with the package, torchvision downloads others, and one is made."""
+"""The built-in data sets: MNIST is in the package, torchvision downloads others, and one is synthetic."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def torchvision_split(name: str, train: bool, cache: Path) -> tuple[np.ndarray, 
 
 
 def _check_pinned(pin: Path, inputs: np.ndarray, labels: np.ndarray) -> None:
-    """Hold a split to the checksum that it had when it was first read: not all of torchvision's files have one."""
+    """Compare a split with its checksum when it was first read: not all of torchvision's files have one."""
     digest = hashlib.sha256(np.ascontiguousarray(inputs).data)
     digest.update(labels.data)
     try:
