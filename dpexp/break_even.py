@@ -115,7 +115,7 @@ class Search:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the speedup at the predicted batch was measured well, and can't be told from 1."""
+        """Whether the speedup at the predicted batch is precise, and its interval includes 1."""
         if self.checked is None:
             return False
         speedup = self.speedups[self.checked]

@@ -139,7 +139,7 @@ def test_two_commands_are_measured_in_turns(capsys):
         ("model=cnn", "model=mlp", "model=cnn against mlp, "),
         ("model.hidden=[7]", "model.hidden=[8]", "[7] against [8]: both commands must train the same model"),
         ("epochs=1", "epochs=2", "10,000 samples against 20,000"),
-        ("workers=2", "nothere", "nothere: neither a folder nor settings"),
+        ("workers=2", "nothere", "nothere: it is neither a folder nor settings"),
         ("workers=2", "workers=two", "workers"),
         ("workers='2", "workers=2", "No closing quotation"),
     ],

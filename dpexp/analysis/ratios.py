@@ -22,7 +22,7 @@ from dpexp.analysis.intervals import UNKNOWN, Estimate, from_log, t_quantile
 from dpexp.results.schema import Block
 
 GROUPS = 20  # of consecutive rounds, at most
-MOST_ALIKE = 0.9  # correlation of neighbouring groups
+MOST_CORRELATION = 0.9  # correlation of neighbouring groups
 # Standard deviations of the log ratio that the data of one start, or of one command, can't show. Between starts of the
 # same programs, and between commands minutes apart where several cores are compared, which share caches and memory.
 START_DEVIATION, COMMAND_DEVIATION = 0.006, 0.005
@@ -62,8 +62,8 @@ def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
     products = sum(float(block.shifts[1:] @ block.shifts[:-1]) for block in known)
     groups = sum(block.groups for block in known)
     # Shifts add up to 0, which makes the correlation slightly negative.
-    alike = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MOST_ALIKE)
-    fewer = (1 - alike) / (1 + alike)
+    correlation = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MOST_CORRELATION)
+    fewer = (1 - correlation) / (1 + correlation)
     of_step = [
         square * block.groups / (block.groups - 1) * block.steps for square, block in zip(squares, known, strict=True)
     ]

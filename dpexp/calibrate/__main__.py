@@ -104,7 +104,7 @@ def _ratio(first: JobConfig, second: JobConfig, /, **faults: Fault) -> Estimate:
 
 
 def _steps_over_trainings(*overrides: str) -> Estimate:
-    """The time of a training as steps in turns tell it, over that of whole trainings, in turn."""
+    """The time of a training computed from steps in turns, over that of whole trainings, alternately."""
     once = ("measurement.baseline=none", "measurement.repeats=1", "measurement.whole_trainings=always")
     config = _composed(1.5, *overrides, *once)
     ratios = []

@@ -230,8 +230,8 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
             yield Job(folder, typed, to_job(composed, typed))
         except Exception as error:
             name = " ".join(word for word in words if not word.startswith("hydra"))
-            told = error if isinstance(error, ConfigError) else explain(error)
-            raise ConfigError(f"{told} (in the job {name})") from error
+            explained = error if isinstance(error, ConfigError) else explain(error)
+            raise ConfigError(f"{explained} (in the job {name})") from error
 
 
 def _users_files(composed: DictConfig) -> list[str]:

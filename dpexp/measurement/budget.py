@@ -61,7 +61,8 @@ class Budget:
         """Whether the rounds of this block, which took `seconds`, are enough.
 
         Another start gives more information than more rounds of this one after sqrt(cost of a start x variance of a
-        second of rounds / variance between starts) (Kalibera and Jones 2013, "Rigorous benchmarking in reasonable time").
+        second of rounds / variance between starts); see Kalibera and Jones 2013, "Rigorous benchmarking in
+        reasonable time".
         """
         left = self._left_seconds() - END_SECONDS
         if left <= 0:

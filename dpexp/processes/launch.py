@@ -17,7 +17,7 @@ from dpexp.processes.waiting import wait_until
 from dpexp.processes.world import Worker, WorldSpec, hang
 
 _log = logging.getLogger(__name__)
-_warned: set[str] = set()  # by workers of this command: each warning is told once, not by each process of each block
+_warned: set[str] = set()  # by workers of this command: each warning is shown once, not for each process of each block
 CAUSE_SECONDS = 1.0  # how long a failure that has its cause in another rank waits for that rank's report
 REMOTE_CAUSE_SECONDS = 2 * CAUSE_SECONDS  # the same, where another launching process has to tell it
 

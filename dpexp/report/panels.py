@@ -1,6 +1,6 @@
 """The panels of the figures, one method for each kind of figure, and their style.
 
-Colours can be told apart without full colour vision, and markers without any.
+Colours are distinguishable with colour-vision deficiency, and markers without colour.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from dpexp.report.figures import FigureFile
 from dpexp.report.sentences import label, workers_of
 
 MOST_ROWS = 1000
-MOST_TOLD = 12  # rows, in a picture's alternative text
+MOST_DESCRIBED = 12  # rows, in a picture's alternative text
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def _page(summary: Summary, drawn: Sequence[FigureFile]) -> str:
 def _picture(summary: Summary, figure: FigureFile) -> dict[str, str]:
     """A figure, with its numbers as alternative text."""
     rows = [row for row in summary.good if figure.path.stem == f"time_{row.data_size}"]
-    told = []
+    numbered = []
     for row in rows or largest_of_each_series(summary.good):
         text = cells(row)
         numbers = f"speedup {text['speedup']}, efficiency {text['efficiency']}, {text['seconds']} s"
-        told.append(f"{label(row)}{workers_of(row)}, {text['samples']} samples: {numbers}")
+        numbered.append(f"{label(row)}{workers_of(row)}, {text['samples']} samples: {numbers}")
     return {
         "name": figure.path.stem,
         "title": figure.title,
-        "alternative": f"{figure.title}. {'; '.join(told[:MOST_TOLD])}",
+        "alternative": f"{figure.title}. {'; '.join(numbered[:MOST_DESCRIBED])}",
         "svg": base64.b64encode(figure.path.with_suffix(".svg").read_bytes()).decode(),
     }
