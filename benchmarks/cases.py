@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent / "cases"
 JOB = ["workers=2", "measurement.best_sequential=false", "measurement.max_seconds=15"]
 OWN_LOOP = "-m strategy=sync_dp,ddp workers=2 model=custom data.size=4000 epochs=1 measurement.max_seconds=3".split()
 BATCH = "--batch {local_batch_size}"
-BATCHES = "No speedup is known: the model of each of 2 workers receives 128 samples in a step, that of one process 256"
+BATCHES = "No speedup is known: in a step, the model receives 128 samples in each of 2 workers, and 256 in one process"
 UNEVEN = "ranks that make different numbers of steps"
 LEAST_DATA, TOLERANCE = 0.8, 0.1  # of a step that waits for a simulator; of shares
 SAME_LOSS = 1e-4

@@ -41,6 +41,6 @@ def run(rounds: int) -> None:
         }
         with tempfile.TemporaryDirectory() as folder, measuring_alone():
             blocks = measure_in_turns(arms, Path(folder), LocalLauncher())
-        table.add_row(name, *(shown(compare([blocks], over=other, of=MEMORY).here) for other in (GLOO, ALONE, OURS)))
+        table.add_row(name, *(shown(compare([blocks], over=other, of=MEMORY).overall) for other in (GLOO, ALONE, OURS)))
     out.print(table)
     out.print()

@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks.setup import command, out
 from dpexp.analysis.decision.changes import FASTER, SLOWER, compare_folders
 from dpexp.analysis.decision.choice import Choice, choose
-from dpexp.analysis.row import Row
+from dpexp.analysis.table_row import Row
 
 SETTINGS = {
     "sync_dp, batch 64": ["data.size=10000"],

@@ -17,8 +17,8 @@ from benchmarks.setup import command, out, paired_ratio, shown
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, StepModel
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
+from dpexp.analysis.table_row import Row
 from dpexp.results import storage
 
 RATES = ("50Mbit", "200Mbit", "1Gbit")

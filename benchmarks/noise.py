@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.setup import command, out
-from dpexp.analysis.row import at_most_samples
 from dpexp.analysis.table import aggregate
+from dpexp.analysis.table_row import at_most_samples
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.noise_scale import largest_job, lines, scales
 

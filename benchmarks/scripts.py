@@ -15,9 +15,9 @@ from rich.table import Table
 
 from benchmarks import cases
 from benchmarks.setup import command, out, shown
+from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.row import Row
-from dpexp.analysis.side import Side
+from dpexp.analysis.table_row import Row
 from dpexp.config.job import CANDIDATE
 from dpexp.results import storage
 
@@ -101,7 +101,7 @@ def _phases(delay: str, rounds: int) -> list[dict[str, float]]:
         options = [f"script.command={LAUNCHED} --delay {delay}", "measurement.baseline=none"]
         command(*JOB, *options, "measurement.precision=null", f"measurement.repeats={rounds}", folder=Path(folder))
         result = storage.read(Path(folder) / storage.FILE_NAME)
-    own = Side(result.config, result.kept(), CANDIDATE, math.inf, ())
+    own = ArmStatistics(result.config, result.kept_blocks(), CANDIDATE, math.inf, ())
     return [dict(rank) for rank in own.phases]
 
 

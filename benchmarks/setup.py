@@ -16,12 +16,12 @@ from typing import Any
 from rich.console import Console
 
 from dpexp.analysis.intervals import Estimate, geometric_mean
-from dpexp.analysis.row import Row
 from dpexp.analysis.table import aggregate
+from dpexp.analysis.table_row import Row
 from dpexp.config.compose import compose_job
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.loop_trainer import trained
+from dpexp.measurement.loop_trainer import summarize_training
 from dpexp.processes import fork_server, launch
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker
@@ -53,7 +53,7 @@ def prepared(config: ExperimentConfig, dataset: Dataset) -> worker.Work:
 def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:
     """One training by dpexp; the slowest worker's seconds."""
     work = prepared(configured(*overrides), dataset)
-    return lambda: trained(work, LocalLauncher().run(work)).seconds
+    return lambda: summarize_training(work, LocalLauncher().run(work)).seconds
 
 
 def slowest(target: fork_server.Target, arguments: list[tuple[Any, ...]]) -> float:

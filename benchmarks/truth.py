@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.setup import command, out
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.table_row import Row
 
 STRESSOR = """
 import os, random, time

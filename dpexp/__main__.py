@@ -14,7 +14,7 @@ def run() -> None:
     from dpexp.cli.app import main
 
     status = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said: what is left is to clean up
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all output is written; only cleanup is left
     sys.exit(status)
 
 

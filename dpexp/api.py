@@ -1,4 +1,4 @@
-"""dpexp in a notebook or a program of yours: measure, load, draw. No `__main__` guard is needed."""
+"""dpexp for notebooks and programs: measure, load, draw. No `__main__` guard is needed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary, aggregate
+from dpexp.analysis.table_row import Row
 from dpexp.cli import resume, runner
 from dpexp.config.compose import with_script
 from dpexp.errors import ConfigError
@@ -61,9 +61,9 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: b
     words = resume.Words(with_script(overrides), multirun)
     plan = words.compose()
     if plan.sweep and not multirun:
-        raise ConfigError(f"{' '.join(overrides)}: it is a sweep; call dpexp.sweep")
+        raise ConfigError(f"{' '.join(overrides)}: this is a sweep; call dpexp.sweep")
     if folder is not None:
         plan = replace(plan, folder=Path(folder))
-    with runner.started(plan, words, refuse_edited_modules, imports=fork_server.SOMETIMES) as jobs:
+    with runner.open_plan(plan, words, refuse_edited_modules, imports=fork_server.SOMETIMES) as jobs:
         list(jobs)
         return write_report([plan.folder], plan.folder).summary if multirun else aggregate([plan.folder])

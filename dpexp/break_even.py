@@ -1,4 +1,4 @@
-"""Find the break-even batch: the batch size of a worker from which several workers beat one process."""
+"""Find the break-even batch: the local batch size above which several workers are faster than one process."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def answer(workers: int, found: Search) -> str:
     assert found.checked is not None
     verdict = "confirmed" if found.is_confirmed else "not confirmed"
     return (
-        f"{who} beat one process from a batch of {batch:,.0f} each, {verdict} by measuring: "
+        f"{who} are faster than one process from a local batch of {batch:,.0f} on, {verdict} by measuring: "
         f"the speedup at {found.checked:,} is {found.speedups[found.checked]:.2f}"
     )
 
@@ -72,7 +72,7 @@ def _measured(overrides: Sequence[str], batch: int, folder: Path) -> Estimate:
     from dpexp.measurement.job import speedup  # imports torch: mistakes don't wait for it
 
     job = Job(f"batch_{batch}", [*overrides, f"batch.size={batch}"], with_batch(overrides, batch))
-    list(runner.measured(Plan(folder, False, [job]), describe()))
+    list(runner.measure_jobs(Plan(folder, False, [job]), describe()))
     found = speedup(folder / job.folder)
     terminal.show_line(f"batch {batch:,}: speedup {found:.2f}")
     return found
@@ -89,7 +89,7 @@ def _check(config: JobConfig) -> None:
     """Raise ConfigError where there is nothing to search for."""
     runner.check(config)
     if config.workers == 1:
-        raise ConfigError("workers=1: it is compared with one process; set workers=2 or more")
+        raise ConfigError("workers=1: there is nothing to compare with one process; set workers=2 or more")
     if (config.batch.scope, config.measurement.baseline) != ("per_worker", "paired"):
         raise ConfigError("the break-even batch needs batch.scope=per_worker and measurement.baseline=paired")
     if isinstance(config, ScriptConfig):
@@ -97,8 +97,7 @@ def _check(config: JobConfig) -> None:
             command = getattr(config.script, name)
             if command is not None and "batch_size}" not in command:
                 raise ConfigError(
-                    f"script.{name}={command}: the batch is always the same; write {{local_batch_size}} where it "
-                    "belongs"
+                    f"script.{name}={command}: its batch size is fixed; write {{local_batch_size}} instead of it"
                 )
 
 
@@ -116,7 +115,7 @@ class Search:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the speedup at the predicted batch was measured well, and can't be told from 1."""
+        """Whether the speedup at the predicted batch is precise, and its interval includes 1."""
         if self.checked is None:
             return False
         speedup = self.speedups[self.checked]

@@ -19,7 +19,7 @@ from dpexp.analysis.decision.changes import FASTER, LIKE_BASELINE, SLOWER, Cell,
 from dpexp.analysis.ratios import compare
 from dpexp.cli import runner
 from dpexp.config.compose import compose_job, with_script
-from dpexp.config.job import JobConfig, flattened
+from dpexp.config.job import JobConfig, flatten
 from dpexp.errors import ConfigError, counted
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command, measuring_alone
@@ -59,15 +59,15 @@ def _show_folders(before: str, after: str, share: float) -> bool:
     for cell in found.cells:
         _show(cell)
     if found.others:
-        terminal.show_line(f"{counted(found.others, 'configuration')} in one of the folders only: not compared")
+        terminal.show_line(f"not compared: {counted(found.others, 'configuration')} that only one folder has")
     for name in found.failed:
         terminal.show_line(f"warning: {name} has no good result")
     cells = counted(len(found.cells), "cell")
     verdicts = Counter(cell.verdict for cell in found.cells)
     if drifted := verdicts[LIKE_BASELINE]:
         terminal.show_line(
-            f"warning: in {drifted} of {cells} the sequential baseline changed alike: by "
-            "the change, or because the machine's speed did; to tell, measure both commands in turns"
+            f"warning: in {drifted} of {cells} the sequential baseline changed, too: by "
+            "your change, or because the machine's speed changed; measure both commands in turns to find out"
         )
     terminal.show_line(f"{verdicts[SLOWER]} of {cells} slower, {verdicts[FASTER]} faster")
     return found.is_slower(share)
@@ -96,8 +96,8 @@ def _show_commands(before: str, after: str, share: float) -> bool:
     _show(cell)
     if found.undisturbed is not None:
         terminal.show_line(
-            f"others slowed down {100 * found.disturbed_share:.0f} % of the steps, which don't count; "
-            f"as it is here, with all time counted: {found.here:.3f} times"
+            f"other programs or virtual machines slowed down {100 * found.disturbed_share:.0f} % of the steps, which "
+            f"don't count; with all time counted: {found.overall:.3f} times"
         )
     return cell.takes_longer(share)
 
@@ -109,7 +109,7 @@ def _composed(text: str) -> JobConfig:
     except ValueError as error:
         raise ConfigError(f"{text}: {error}") from error
     if any("=" not in word for word in words):
-        raise ConfigError(f"{text}: neither a folder nor settings such as 'strategy=ddp workers=2'")
+        raise ConfigError(f"{text}: it is neither a folder nor settings such as 'strategy=ddp workers=2'")
     config = compose_job(*with_script(words))
     runner.check(config)
     return config
@@ -118,14 +118,16 @@ def _composed(text: str) -> JobConfig:
 def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
     """Raise ConfigError where the two can't take turns, or do different work."""
     first_settings, second_settings = (
-        {name: value for name, value in flattened(config.settings).items() if name.split(".")[0] in SHARED}
+        {name: value for name, value in flatten(config.settings).items() if name.split(".")[0] in SHARED}
         for config in (first, second)
     )
     if differing := differences(first_settings, second_settings):
-        raise ConfigError(f"{differing}: both commands must train the same model on the same data, measured alike")
+        raise ConfigError(
+            f"{differing}: both commands must train the same model on the same data with the same measurement"
+        )
     visited = [config.epochs * config.train_samples for config in (first, second)]
     if visited[0] != visited[1]:
-        raise ConfigError(f"{visited[0]:,} samples against {visited[1]:,}: both commands must visit the same number")
+        raise ConfigError(f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on the same number")
 
 
 def _show(cell: Cell) -> None:

@@ -6,13 +6,13 @@ FROM_USERS_CODE = (Exception, SystemExit, KeyboardInterrupt)  # Ctrl-C raises an
 
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun, as messages and tables have it: 1 worker, 2 workers, 1,000 samples, 3 processes."""
+    """A count with its noun: 1 worker, 2 workers, 1,000 samples, 3 processes."""
     plural = "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{plural if count != 1 else ''}"
 
 
 class DpexpError(Exception):
-    """The base of all of them."""
+    """The base class of dpexp's errors."""
 
 
 def one_line(error: BaseException) -> str:
@@ -44,7 +44,7 @@ class WorkerError(DpexpError):
 
 
 class PeerError(WorkerError):
-    """A worker failed because another one had, which knows the cause."""
+    """A worker failed because another one had failed, which reports the cause."""
 
 
 class DivergedError(DpexpError):
@@ -60,4 +60,4 @@ class VersionError(ResultError):
 
 
 class ScriptEnded(Exception):  # noqa: N818 - it is no error
-    """A script has come to its end, so that no arm of its block has another turn; the message names it."""
+    """A script has ended, so no arm of its block gets another turn; the message names it."""

@@ -1,4 +1,4 @@
-"""Estimate the gradient noise scale of a measured model, and how much faster it learns by workers.
+"""Estimate the gradient noise scale of a measured model, and how much faster it learns with more workers.
 
 McCandlish, Kaplan, Amodei et al. 2018, "An Empirical Model of Large-Batch Training", appendix A. With the gradient of
 the mean loss G and the covariance of a sample's gradient Sigma, a batch of B samples has E|G_B|^2 = |G|^2 + tr(Sigma) /
@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.row import Row, at_most_samples
 from dpexp.analysis.table import measured_rows
+from dpexp.analysis.table_row import Row, at_most_samples
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.strategies import PlainConfig
 from dpexp.errors import ConfigError, ResultError, counted
-from dpexp.measurement.user_files import differing, fingerprint
+from dpexp.measurement.user_files import changed_files, fingerprint
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command, measuring_alone
 from dpexp.results.jobs import Job, read_jobs
@@ -35,16 +35,16 @@ from dpexp.train.models.initial_state import initial_state
 from dpexp.train.strategies import Emulated
 from dpexp.train.training_clock import Clock
 
-PARTS = 4  # of a training whose noise scales are told: it grows as the loss falls
+PARTS = 4  # of a training, each with its noise scale, which grows as the loss falls
 
 
 @command
 def main(arguments: list[str]) -> int:
-    """Print the noise scale, and what it makes of the measured speedups; return the exit status."""
+    """Print the noise scale, and the learning speed by workers; return the exit status."""
     parser = Parser(prog="python -m dpexp.noise_scale", description=__doc__)
-    parser.add_argument("folder", type=Path, help="with the results of one series, batch.scope=per_worker")
-    parser.add_argument("--seeds", type=int, default=4, help="trainings to estimate it from (default: 4)")
-    parser.add_argument("--builder", metavar="MODULE:FUNCTION", help="of a custom model: what the folder names, again")
+    parser.add_argument("folder", type=Path, help="results of one series with batch.scope=per_worker")
+    parser.add_argument("--seeds", type=int, default=4, help="number of trainings (default: 4)")
+    parser.add_argument("--builder", metavar="MODULE:FUNCTION", help="for a custom model: the builder of the results")
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         raise ConfigError(f"--seeds {options.seeds}: at least 2, for an interval")
@@ -55,10 +55,10 @@ def main(arguments: list[str]) -> int:
     model = config.model
     if isinstance(model, CustomModelConfig) and model.builder != options.builder:
         raise ConfigError(
-            f"these results are of model.builder={model.builder}, which would be run: "
-            f"add --builder {model.builder} if that is meant"
+            f"these results are of model.builder={model.builder}, whose code would be run: "
+            f"add --builder {model.builder} to allow this"
         )
-    if names := differing(job.result.user_files, fingerprint(config)):
+    if names := changed_files(job.result.user_files, fingerprint(config)):
         raise ConfigError(f"{', '.join(names)} changed since {options.folder} was measured; measure again")
     with measuring_alone():
         found = scales(config, options.seeds)
@@ -68,16 +68,16 @@ def main(arguments: list[str]) -> int:
 
 
 def largest_job(folder: Path, rows: Sequence[Row]) -> Job:
-    """The good job with the most samples and workers. Raises ConfigError, ResultError where it has no noise scale."""
+    """The good job with the most samples and workers. Raises ConfigError, ResultError if it has no noise scale."""
     if len({row.series for row in rows}) != 1:
-        raise ResultError(f"{folder}: the noise scale is of one series, not of {len({row.series for row in rows})}")
+        raise ResultError(f"{folder}: the noise scale needs one series, not {len({row.series for row in rows})}")
     if any(math.isnan(row.speedup.value) for row in rows):
-        raise ResultError(f"{folder}: speedups are unknown there; measure with measurement.baseline=paired")
+        raise ResultError(f"{folder}: its speedups are unknown; measure with measurement.baseline=paired")
     good = [job for job in read_jobs([folder])[0] if job.result.status == "ok"]
     largest = max(good, key=lambda job: (job.config.data.size, job.config.workers))
     config = largest.config
     if not isinstance(config, ExperimentConfig):
-        raise ConfigError("these results are of a script, whose gradients are not known here")
+        raise ConfigError("these results are of a script, whose gradients can't be computed here")
     if config.workers == 1 or config.batch.scope != "per_worker":
         raise ConfigError(
             f"workers={config.workers} with batch.scope={config.batch.scope}: the batch doesn't grow with the workers; "
@@ -87,7 +87,7 @@ def largest_job(folder: Path, rows: Sequence[Row]) -> Job:
 
 
 def scales(config: ExperimentConfig, seeds: int) -> list[list[float]]:
-    """Of each seed the noise scale of the whole training, then of its parts. Raises DpexpError."""
+    """For each seed the noise scale of the whole training, then those of its parts. Raises DpexpError."""
     torch.set_num_threads(config.threads_per_worker)
     found = []
     dataset = load(config)
@@ -137,7 +137,7 @@ def squared_norms(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
 
 
 def noise_scale(norms: np.ndarray, local_batch: int, workers: int) -> float:
-    """In samples, from squared norms (steps, 2); infinite where the gradient drowns in noise."""
+    """In samples, from squared norms (steps, 2); infinite where the noise is too large to see the gradient."""
     local, whole = norms.mean(0).tolist()
     small, large = local_batch, local_batch * workers
     squared_gradient = (large * whole - small * local) / (large - small)
@@ -146,17 +146,17 @@ def noise_scale(norms: np.ndarray, local_batch: int, workers: int) -> float:
 
 
 def statistical_efficiency(noise_scale: float, batch: float, baseline_batch: float) -> float:
-    """How much a sample teaches in this batch, relative to the baseline's (Qiao et al. 2021, Pollux, equation 6)."""
+    """The progress per sample in this batch, relative to the baseline's (Qiao et al. 2021, Pollux, equation 6)."""
     return (noise_scale + baseline_batch) / (noise_scale + batch)
 
 
 def lines(config: ExperimentConfig, rows: Sequence[Row], found: Sequence[Sequence[float]]) -> Iterator[str]:
-    """The answer; `found` is of each seed the noise scale of the whole training, then of its parts."""
+    """The answer, from what `scales` returns."""
     whole = [of_seed[0] for of_seed in found]
     if not all(map(math.isfinite, whole)):
-        drowns = "the gradient drowns in noise: no noise scale can be told from trainings as short as these"
+        noisy = "no noise scale: the gradient is too noisy in trainings as short as these; increase data.size or epochs"
         diverged = "no noise scale: a training diverged; try a smaller optimizer.lr"
-        yield diverged if any(map(math.isnan, whole)) else drowns
+        yield diverged if any(map(math.isnan, whole)) else noisy
         return
     scale, batch = geometric_mean([max(value, 1e-9) for value in whole]), config.batch.size
     yield (
@@ -172,17 +172,17 @@ def lines(config: ExperimentConfig, rows: Sequence[Row], found: Sequence[Sequenc
         measured = f" (measured by samples to {target}: {ratio:.2f}; off by {learned / ratio:.2f} x)"
         yield (
             f"{counted(row.workers or 0, 'worker')}{'*' if row.oversubscribed else ''}, global batch "
-            f"{row.global_batch_size:,}: {row.speedup.value:.2f} times the samples a second x {learned:.2f}, what a "
-            f"sample teaches = {times:.2f} times as fast at learning{'' if math.isnan(ratio) else measured}"
+            f"{row.global_batch_size:,}: {row.speedup.value:.2f} times the throughput x {learned:.2f} times the "
+            f"progress per sample = {times:.2f} times the learning speed{'' if math.isnan(ratio) else measured}"
         )
         gained[times] = row.workers or 0
-    yield f"learning is fastest with {counted(gained[max(gained)], 'worker')} of the measured ones"
+    yield f"of the measured worker counts, {counted(gained[max(gained)], 'worker')} learn fastest"
     yield (
-        f"from {math.floor(scale.value / batch) + 2:,} workers of this batch on, a sample teaches less than half as "
-        f"much as in one worker's batch; with any number of workers, learning gets at most "
-        f"{(scale.value + batch) / batch:,.1f} times as fast"
+        f"with {math.floor(scale.value / batch) + 2:,} or more workers of this batch, the progress per sample is less "
+        f"than half of that in one worker's batch; with any number of workers, the learning speed is at most "
+        f"{(scale.value + batch) / batch:,.1f} times that of one worker"
     )
-    yield "the theory assumes the best learning rate for each batch; with a fixed one, larger batches learn slower"
+    yield "the theory assumes the best learning rate for each batch; with a fixed one, larger batches learn more slowly"
 
 
 if __name__ == "__main__":

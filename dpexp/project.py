@@ -14,14 +14,14 @@ from pathlib import Path
 
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, best_tradeoff, worst_error
-from dpexp.analysis.row import Row, at_most_samples
 from dpexp.analysis.table import measured_rows
+from dpexp.analysis.table_row import Row, at_most_samples
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, ResultError
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command
-from dpexp.report.sentences import projected
+from dpexp.report.sentences import describe_projection
 from dpexp.results.jobs import read_jobs
 
 
@@ -29,13 +29,13 @@ from dpexp.results.jobs import read_jobs
 def main(arguments: list[str]) -> int:
     """Print a projection for each number of workers; return the exit status."""
     parser = Parser(prog="python -m dpexp.project", description=__doc__)
-    parser.add_argument("folder", type=Path, help="with results: workers=1 and at least one more worker count")
+    parser.add_argument("folder", type=Path, help="results with workers=1 and at least one other worker count")
     parser.add_argument("--workers", type=_counts, required=True, metavar="8,64,512")
     parser.add_argument("--link", type=_link, metavar="25Gbit/s,10us", help="between hosts: bandwidth and latency")
-    parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host of as many cores")
+    parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host with as many cores")
     parser.add_argument("--gradient-mb", type=float, metavar="MB", help="default: that of the measured model")
-    parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help="exchange hidden behind computation")
-    parser.add_argument("--series", help="which one, of a folder with several; see results.csv")
+    parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help="exchange hidden by computation")
+    parser.add_argument("--series", help="which series, if the folder has several; see results.csv")
     options = parser.parse_args(arguments)
     _check(options)
     rows = _rows(options.folder, options.series)
@@ -48,10 +48,10 @@ def main(arguments: list[str]) -> int:
         checked = model.check()
         projections = [model.project(workers, cluster, worst_error(checked)) for workers in options.workers]
     except ValueError as error:
-        raise ResultError(f"nothing to project from: {error}") from error
+        raise ResultError(f"can't project: {error}") from error
     terminal.show_line("projected, not measured:")
     for projection in projections:
-        terminal.show_line(projected(projection))
+        terminal.show_line(describe_projection(projection))
     if len(projections) > 1:
         terminal.show_line(_tradeoff_sentence(projections))
     terminal.show_line(_checked_sentence(model.counts, checked))
@@ -62,15 +62,15 @@ def _tradeoff_sentence(projections: Sequence[Projection]) -> str:
     best = best_tradeoff(projections)
     edge = " or beyond" if best is projections[-1] else " or below" if best is projections[0] else ""
     return (
-        f"speedup x efficiency is highest at {best.workers:,} workers{edge}: beyond, a worker costs more than it "
-        "brings, as far as the given numbers of workers tell"
+        f"speedup x efficiency is highest at {best.workers:,} workers{edge}, among the given worker counts: beyond "
+        "that, another worker costs more than it gains"
     )
 
 
 def _checked_sentence(counts: Sequence[int], checked: Mapping[int, tuple[float, float]]) -> str:
     if not checked:
         return (
-            f"not checked: the measured worker counts ({', '.join(map(str, counts))}) leave none to project from "
+            f"not checked: the measured worker counts ({', '.join(map(str, counts))}) can't be projected from "
             "smaller ones; on more cores, measure workers=1,2,4"
         )
     parts = [
@@ -95,17 +95,17 @@ def _link(text: str) -> Link:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise ConfigError for options that describe no machines."""
+    """Raise ConfigError for options that contradict each other, or are out of range."""
     if (options.link is None) != (options.workers_per_host is None):
         raise ConfigError("--link and --workers-per-host belong together: give both, or none for a single host")
     if options.workers_per_host is not None and options.workers_per_host < 1:
-        raise ConfigError(f"--workers-per-host {options.workers_per_host}: at least 1")
+        raise ConfigError(f"--workers-per-host {options.workers_per_host}: it must be at least 1")
     if not 0 <= options.overlap <= 1:
-        raise ConfigError(f"--overlap {options.overlap}: a share between 0 and 1")
+        raise ConfigError(f"--overlap {options.overlap}: it must be a share between 0 and 1")
     if options.gradient_mb is not None and not 0 < options.gradient_mb < math.inf:
-        raise ConfigError(f"--gradient-mb {options.gradient_mb:g}: a number above 0")
+        raise ConfigError(f"--gradient-mb {options.gradient_mb:g}: it must be above 0")
     if options.link is None and (options.overlap or options.gradient_mb is not None):
-        raise ConfigError("--overlap and --gradient-mb are about the exchange between hosts: give --link, too")
+        raise ConfigError("--overlap and --gradient-mb describe the exchange between hosts: give --link, too")
 
 
 def _rows(folder: Path, series: str | None) -> list[Row]:
@@ -121,15 +121,13 @@ def _rows(folder: Path, series: str | None) -> list[Row]:
 
 
 def _gradient_bytes(row: Row, folder: Path) -> float:
-    """Of the model of these jobs. Raises ConfigError where only the user's code knows it."""
+    """The gradient's size in the model of these jobs. Raises ConfigError if only the user's code knows it."""
     from dpexp.train.data.dataset import load  # imports torch
     from dpexp.train.models.architectures import build
 
     config = next(job.config for job in read_jobs([folder])[0] if job.name in row.job.split(" + "))
     if isinstance(config, ScriptConfig) or isinstance(config.model, CustomModelConfig):
-        raise ConfigError(
-            f"model={config.names['model']} is not known here: give the size of its gradients as --gradient-mb"
-        )
+        raise ConfigError(f"model={config.names['model']} has an unknown gradient size: give it as --gradient-mb")
     dataset = load(config)
     model = build(config.model, dataset.input_shape, dataset.classes)
     size = 8 if config.dtype == "float64" else 4

@@ -62,7 +62,7 @@ def test_a_table_is_loaded_again(swept):
 def test_a_sweep_can_be_resumed_by_the_command_line(swept, dpexp):  # dpexp: the fixture
     outcome = dpexp(f"resume={swept[0]}")
     assert outcome.status == 0
-    assert "2 of 2 jobs had been measured before" in outcome.out
+    assert "2 of 2 jobs had already been measured" in outcome.out
 
 
 def test_workers_of_later_calls_find_imported_what_any_of_them_needs(tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_mistakes_are_errors_of_one_line(call, error):
 
 
 def test_experiments_are_sweeps():
-    with pytest.raises(ConfigError, match="experiment=quick: it is a sweep"):
+    with pytest.raises(ConfigError, match="experiment=quick: this is a sweep"):
         dpexp.run("experiment=quick")
 
 

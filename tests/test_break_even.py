@@ -96,20 +96,20 @@ def test_a_scripts_batch_may_exceed_the_samples_that_times_are_for():
 
 def test_the_answer_gives_the_interval_and_the_check():
     found = Search({64: known(0.8), 128: known(1.0), 256: known(1.25)}, checked=128)
-    assert "from a batch of 128 (124 to 133) each" in answer(2, found)
+    assert "from a local batch of 128 (124 to 133) on" in answer(2, found)
     assert "confirmed by measuring: the speedup at 128 is 1.00 (0.98 to 1.02)" in answer(2, found)
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["workers=1"], "workers=1: it is compared with one process"),
+        (["workers=1"], "workers=1: there is nothing to compare with one process"),
         (["batch.scope=global"], "needs batch.scope=per_worker"),
         (["measurement.baseline=none"], "measurement.baseline=paired"),
-        (["script.command=x {workers}"], "write {local_batch_size} where it belongs"),
+        (["script.command=x {workers}"], "write {local_batch_size} instead of it"),
         (
             ["script.command=x {workers} {local_batch_size}", "script.baseline_command=y"],
-            "script.baseline_command=y: the batch is always the same",
+            "script.baseline_command=y: its batch size is fixed",
         ),
         (["workers=two"], "workers"),
     ],

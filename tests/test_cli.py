@@ -121,7 +121,10 @@ ANSWERS = {
     "no folder": (["hydra.run.dir="], "an empty name would write into the current folder"),
     "two experiments": (["-m", "experiment=quick,weak_scaling"], "each experiment is a sweep; run them one by one"),
     "too many threads": (["threads_per_worker=5000"], "threads_per_worker=5000 on "),
-    "too many workers": (["workers=1000", "batch.size=1"], "make sense; use fewer, or set launch.max_workers_per_core"),
+    "too many workers": (
+        ["workers=1000", "batch.size=1"],
+        "use fewer, or set launch.max_workers_per_core",
+    ),
     "a builder that exits": (
         ["model=custom", "model.builder=user_models:exits"],
         "model.builder=user_models:exits: it called sys.exit(3)",
@@ -166,7 +169,7 @@ ANSWERS = {
     "too many values": (["optimizer=adam", "optimizer.betas=[0.9,0.9,0.9]"], "must have at most 2 values"),
     "nobody's home": (["data=arrays", "data.size=1000", "data.path=~no_such_user/x.npz"], "No such file"),
     "lazy layers": (["model=custom", "model.builder=user_models:lazy"], "lazy layers"),
-    "all frozen": (["model=custom", "model.builder=user_models:frozen"], "or are all frozen?"),
+    "all frozen": (["model=custom", "model.builder=user_models:frozen"], "or is it frozen?"),
 }
 
 
@@ -250,13 +253,13 @@ def test_data_below_the_home_folder_or_in_the_starting_folder_is_found(dpexp, tm
 
 
 def test_a_job_returns_its_speedup_to_hydra(tmp_path):
-    from dpexp.cli import delegated
+    from dpexp.cli import hydra_commands
 
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         words = [*TINY, "workers=1", f"hydra.runtime.output_dir={tmp_path}"]
         composed = compose("config", words, return_hydra_config=True)
     HydraConfig.instance().set_config(composed)
-    assert delegated.measure(composed) > 0
+    assert hydra_commands.measure(composed) > 0
 
 
 def test_python_3_14_checks_the_help_of_each_flag_and_takes_hydras(dpexp, monkeypatch):

@@ -50,7 +50,7 @@ def test_both_speedups_are_drawn_where_others_slowed_the_machine_down(tmp_path):
     best = "best sequential process: 1.00"
     assert names == [
         ["10,000 samples", "ideal", best],
-        ["10,000 samples", "ideal", best, "as it is here, 10,000 samples"],
+        ["10,000 samples", "ideal", best, "overall speedup, 10,000 samples"],
     ]
 
 

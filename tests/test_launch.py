@@ -29,9 +29,9 @@ def warn(rank, notify):
 
 
 def forked_from_the_importer(rank, notify):
-    from dpexp.processes import freeze  # by the fork server, where the preload worked
+    from dpexp.processes import server_setup  # by the fork server, where the preload worked
 
-    return os.getppid() == freeze.server
+    return os.getppid() == server_setup.server
 
 
 def objects_out_of_collection(rank, notify):

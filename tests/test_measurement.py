@@ -17,7 +17,7 @@ from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
 from dpexp.measurement import job
 from dpexp.measurement.loop_trainer import LoopTrainer
-from dpexp.measurement.trainer import Timed
+from dpexp.measurement.trainer import TimedSteps
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
 from dpexp.train import loop
@@ -245,7 +245,7 @@ def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, ov
 def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reserved):
     plan = job._Trainings(tiny("measurement.whole_trainings=auto", *settings))
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
-    steps = {name: Timed(step_seconds=one, least_step_seconds=one) for name, one in seconds.items()}
+    steps = {name: TimedSteps(step_seconds=one, least_step_seconds=one) for name, one in seconds.items()}
     assert plan.seconds(SimpleNamespace(seconds=9.0), steps) == pytest.approx(reserved)
 
 

@@ -30,7 +30,7 @@ def test_without_noise_it_is_zero():
     assert noise_scale(norms_of(0.0), 16, 4) == pytest.approx(0, abs=1e-9)
 
 
-def test_a_gradient_that_drowns_in_noise_has_none():
+def test_a_gradient_that_is_too_noisy_has_none():
     assert noise_scale(np.array([[1.0, 1 / 8]] * 10), 16, 4) == float("inf")
 
 
@@ -96,9 +96,9 @@ def test_the_command_multiplies_throughput_by_what_a_sample_teaches(tmp_path, ca
     assert main([measured(tmp_path), "--seeds", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("gradient noise scale: ")
-    assert lines[1].startswith("1 worker, global batch 64: 1.00 times the samples a second x 1.00")
-    assert lines[2].startswith("2 workers, global batch 128: 1.60 times the samples a second x 0.")
-    assert lines[3].startswith("learning is fastest with ")
+    assert lines[1].startswith("1 worker, global batch 64: 1.00 times the throughput x 1.00")
+    assert lines[2].startswith("2 workers, global batch 128: 1.60 times the throughput x 0.")
+    assert lines[3].startswith("of the measured worker counts, ")
     assert "at most" in lines[4]
 
 
@@ -108,7 +108,7 @@ def test_the_command_multiplies_throughput_by_what_a_sample_teaches(tmp_path, ca
         (
             ["model=custom", "model.builder=user_models:linear"],
             [],
-            "would be run: add --builder user_models:linear if that is meant",
+            "would be run: add --builder user_models:linear to allow this",
         ),
         (["batch.scope=global"], [], "the batch doesn't grow with the workers"),
         ([], ["--seeds", "1"], "--seeds 1: at least 2"),

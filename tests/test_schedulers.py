@@ -73,7 +73,7 @@ def test_a_sweep_of_joblib_is_finished_by_this_process(tmp_path, joblib):
     (tmp_path / "out" / "1" / "result.json").unlink()
     done = run(tmp_path, ["python", "-m", "dpexp", "resume=out"], PATH=ACTIVATED)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "1 of 2 jobs had been measured before" in done.stdout
+    assert "1 of 2 jobs had already been measured" in done.stdout
 
 
 def test_jobs_of_slurm_take_turns_on_a_node_and_are_reported_together(cluster, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.loop_trainer import trained
+from dpexp.measurement.loop_trainer import summarize_training
 from dpexp.train import worker
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
@@ -20,7 +20,7 @@ def trained_state(config: ExperimentConfig, folder: Path) -> dict[str, torch.Ten
     dataset = load(config)
     initial = initial_state(config, dataset)
     work = worker.Work(config, dataset, initial, checkpoint=checkpoint)
-    trained(work, LocalLauncher().run(work))
+    summarize_training(work, LocalLauncher().run(work))
     return torch.load(checkpoint, weights_only=True)
 
 

@@ -1,12 +1,12 @@
-"""Which steps were disturbed by others, and which are long by nature: what the steps themselves show.
+"""Which steps did other programs disturb, and which are inherently long? Found from the step times alone.
 
-On a shared machine, somebody else's work slows a core down for milliseconds to minutes, often without a trace in any
-counter. A training has long steps of its own: validation, checkpoints, long batches, layers that are skipped, exchanges
-that take as long as chance will have it. By their length these can't be told apart. But disturbed steps come in spells,
-while steps that are long by nature come one by one, in a fixed rhythm, or at the same numbers whenever the program is
-started. So long steps are left out only where they come in spells, and in no other way; and then of both arms.
+On a shared machine, other programs slow down a core for milliseconds to minutes, often without a trace in any
+counter. A training also has inherently long steps: validation, checkpoints, long batches, skipped layers, exchanges of
+random duration. The length of a step doesn't separate the two. But disturbed steps are clustered, whereas inherently
+long steps occur singly, at a fixed interval, or with the same numbers in each start of the program. So long steps are
+left out only if they are clustered and show none of the other patterns; and then in both arms.
 
-An undisturbed step takes at most LONGER times as long as the fastest steps of all starts of its program. Where the
+An undisturbed step takes at most LONGER times as long as the fastest steps of all starts of its program. If the
 ratio depends on that limit, there is no plateau of undisturbed steps, and all time counts.
 """
 
@@ -21,15 +21,15 @@ import numpy as np
 from dpexp.results.schema import Arm, Block
 
 FASTEST = 0.01  # this quantile of all steps of a program is its undisturbed step
-LONGER = 1.15  # times that, at most, an undisturbed step takes ...
-PLATEAU = 0.05  # ... and if that limit is moved by so much to both sides, ...
-MOST_CHANGE = 0.02  # ... the log ratio changes by no more
-MUCH_LONGER = 4.0  # times as long: more than a slow core explains, so these have to come in spells by themselves
-WINDOW = 16  # steps, among which the long ones of a spell gather
+LONGER = 1.15  # times as long: the limit for an undisturbed step ...
+PLATEAU = 0.05  # ... and if that limit is moved by this much in both directions, ...
+MOST_CHANGE = 0.02  # ... the log ratio must change by no more than this
+MUCH_LONGER = 4.0  # times as long: more than a slow core explains, so these must be clustered by themselves
+WINDOW = 16  # steps, in which long steps are counted
 CLUSTERED = 1.5  # times the variance of their number in a window, if steps were long independently of each other
 SURE = 3.0  # standard deviations
 LEAST_SHARE = 0.05  # of the time, that long steps must take to matter
-REPEATED = 0.2  # correlation of long steps of the same numbers between starts, from which on they are nature
+REPEATED = 0.2  # correlation between starts of which steps are long; above it, they are inherently long
 LEAST_CALM = 0.1  # of a start's steps that must be undisturbed; other starts don't count
 LEAST_STARTS = 2
 
@@ -39,13 +39,13 @@ def disturbed_share(arms: Sequence[Arm], limit: float) -> float:
     return float((np.concatenate([arm.step_seconds for arm in arms]) > limit).mean())
 
 
-def find(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, float], list[Block]]:
+def find_undisturbed(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, float], list[Block]]:
     """The most seconds of an undisturbed step of both arms, and the blocks that have enough of them.
 
-    There are no blocks where nothing shows that long steps are no nature: then all time counts.
+    Without evidence of a disturbance, there are no blocks: then all time counts.
     """
     sides = [[block.arms[name] for block in blocks] for name in (over, of)]
-    limits = (LONGER * fastest(sides[0]), LONGER * fastest(sides[1]))
+    limits = (LONGER * fastest_step_seconds(sides[0]), LONGER * fastest_step_seconds(sides[1]))
     long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
     if not long_sides or not all(_in_spells(arms, limit) for arms, limit in long_sides):
         return limits, []
@@ -62,13 +62,13 @@ def find(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, floa
     return limits, calm
 
 
-def fastest(arms: Sequence[Arm]) -> float:
+def fastest_step_seconds(arms: Sequence[Arm]) -> float:
     """The seconds of an undisturbed step."""
     return float(np.quantile(np.concatenate([arm.step_seconds for arm in arms]), FASTEST))
 
 
 def _change(blocks: Sequence[Block], over: str, of: str, limits: tuple[float, float]) -> float:
-    """By how much the log ratio changes where the limits are moved."""
+    """How much the log ratio changes when the limits are moved."""
     logs = []
     for moved in (LONGER - PLATEAU, LONGER + PLATEAU):
         means = []
@@ -89,7 +89,7 @@ def _matters(arms: Sequence[Arm], limit: float) -> bool:
 
 
 def _in_spells(arms: Sequence[Arm], limit: float) -> bool:
-    """Whether long steps come in spells, the much longer ones by themselves, and not at the same numbers each time."""
+    """Whether long steps are clustered, the much longer ones by themselves, too, and don't repeat between starts."""
     much = limit / LONGER * MUCH_LONGER
     if not _is_clustered(arms, limit) or (_matters(arms, much) and not _is_clustered(arms, much)):
         return False
@@ -97,7 +97,7 @@ def _in_spells(arms: Sequence[Arm], limit: float) -> bool:
 
 
 def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
-    """Whether steps above the limit gather in some windows (index of dispersion, against that of a binomial)."""
+    """Whether steps above the limit are clustered in windows (index of dispersion, against that of a binomial)."""
     windows = [
         window
         for arm in arms
@@ -113,7 +113,7 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
 
 
 def _repeats(arms: Sequence[Arm], limit: float) -> bool:
-    """Whether steps of the same number are long together in different starts: then the work is like that."""
+    """Whether the same step numbers are long in different starts: then the steps are inherently long."""
     most = max(first + len(turn) for arm in arms for first, turn in zip(arm.first_steps, arm.turn_seconds, strict=True))
     starts = np.full((len(arms), most), np.nan)  # by number, whether it was long; NaN where it was not timed
     for start, arm in zip(starts, arms, strict=True):

@@ -1,10 +1,10 @@
-"""Why a speedup is not the number of workers: a tree of factors, from the phases of steps.
+"""Why is a speedup less than the number of workers? A tree of factors, from the phases of steps.
 
 After the POP centre of excellence (Performance Optimisation and Productivity, pop-coe.eu, "Standard Metrics for
 Performance Audits"): efficiency = parallel efficiency x computation scaling, and parallel efficiency = load balance x
 communication efficiency. Useful time is data, compute and update. POP takes the slowest worker's useful time over the
-whole run; here workers meet in every step, so it is each worker's useful time plus its wait for the slowest, which is
-recorded in every step: before anything is communicated, and after it.
+whole run; here workers synchronize in every step, so it is each worker's useful time plus its wait for the slowest,
+which is recorded in every step: before anything is communicated, and after it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Seconds = Mapping[str, float]
 FACTORS = ("parallel_efficiency", "load_balance", "communication_efficiency", "computation_scaling")
 
 
-def tree(
+def efficiency_factors(
     step_seconds: float, workers: Sequence[Seconds], baseline: Sequence[Seconds], work_ratio: float
 ) -> dict[str, float]:
     """The factors of a step of `step_seconds` by `workers`, against a step of the `baseline`.
 
-    `work_ratio` is the samples of a step over those of the baseline's. They lie between 0 and (mostly) 1, and are NaN
-    where the phases don't tell; {} where there are none.
+    `work_ratio` is the samples of a step over those of the baseline's. The factors lie between 0 and (mostly) 1, and
+    are NaN where the phases are unknown; {} without workers.
     """
     if not workers:
         return {}
@@ -38,5 +38,5 @@ def tree(
 
 
 def useful_seconds(process: Seconds) -> float:
-    """The work that a sequential process has to do, too."""
+    """The time of work that a sequential process does, too."""
     return sum(process[phase] for phase in USEFUL)

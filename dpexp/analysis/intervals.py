@@ -17,7 +17,7 @@ from scipy.special import stdtrit  # scipy.stats would take half a second to imp
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval; `low` and `high` are NaN where one sample says nothing about the spread."""
+    """A value with its interval; `low` and `high` are NaN if a single sample has no spread."""
 
     value: float
     low: float
@@ -55,11 +55,11 @@ def geometric_mean(values: Sequence[float], level: float = 0.95) -> Estimate:
 
 
 def from_log(log: float, half: float) -> Estimate:
-    """The estimate whose log has an interval of `half` to both sides."""
+    """The estimate with the log's interval of +- `half`."""
     return Estimate(math.exp(log), math.exp(log - half), math.exp(log + half))
 
 
-@functools.lru_cache(maxsize=1024)  # scipy takes longer for it than for all the rest
+@functools.lru_cache(maxsize=1024)  # the slowest part of an estimate
 def t_quantile(level: float, freedom: float) -> float:
-    """Of Student's t, two-sided."""
+    """The two-sided quantile of Student's t."""
     return float(stdtrit(freedom, (1 + level) / 2))

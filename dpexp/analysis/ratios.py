@@ -1,11 +1,11 @@
-"""The one estimate: how many times the throughput of one arm another has, from the steps of their turns.
+"""The estimate of all ratios: the throughput of one arm over that of another, from the steps of their turns.
 
-In a block, arms took turns of some tens of milliseconds, so that changes of the machine's speed met all of them. The
-ratio of a block is that of their mean seconds a sample. Its variance follows from how far each group of consecutive
-rounds moves it, and from how alike neighbouring groups are, both over all blocks. Blocks differ by more, as each has
-new processes: a job's few blocks tell by how much only roughly, so their spread is moderated (Smyth 2004, "Linear
-models and empirical Bayes methods"): it counts beside that of PRIOR_FREEDOM blocks as they were expected. A block's
-weight depends on how many steps it has and not on how much they vary, or calm blocks would count more than others.
+In a block, arms took turns of some tens of milliseconds, so changes of the machine's speed affected all of them. The
+ratio of a block is that of their mean seconds per sample. Its variance follows from how far each group of consecutive
+rounds shifts it, and from the correlation of neighbouring groups, both over all blocks. Blocks differ by more, as each
+has new processes: a job's few blocks show this spread only roughly, so it is moderated (Smyth 2004, "Linear
+models and empirical Bayes methods"): it is combined with PRIOR_FREEDOM blocks of the expected spread. A block's
+weight depends on its number of steps, not on their variance, else calm blocks would count more than others.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from dpexp.analysis.intervals import UNKNOWN, Estimate, from_log, t_quantile
 from dpexp.results.schema import Block
 
 GROUPS = 20  # of consecutive rounds, at most
-MOST_ALIKE = 0.9  # correlation of neighbouring groups
-# What the data of one start, or of one command, can't show: standard deviations of the log ratio. Between starts of the
+MOST_CORRELATION = 0.9  # correlation of neighbouring groups
+# Standard deviations of the log ratio that the data of one start, or of one command, can't show. Between starts of the
 # same programs, and between commands minutes apart where several cores are compared, which share caches and memory.
 START_DEVIATION, COMMAND_DEVIATION = 0.006, 0.005
 PRIOR_FREEDOM = 6.0
@@ -36,7 +36,7 @@ Turns = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class LogRatio:
-    """The log of a ratio, and how far each group of consecutive rounds moves it."""
+    """The log of a ratio, and how far each group of consecutive rounds shifts it."""
 
     log: float
     shifts: np.ndarray
@@ -45,15 +45,15 @@ class LogRatio:
 
     @property
     def variance(self) -> float:
-        """As far as its own data can tell."""
+        """The variance that its own data show."""
         return variance_of_step([self])[0] / self.steps
 
 
 def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
-    """What the rounds of some blocks show: the variance of the log over one step, and its freedom.
+    """The variance of the log over one step that the rounds of some blocks show, and its degrees of freedom.
 
-    Over n steps it is the n-th part. Groups are long, but spells may be longer: neighbours that are alike say that
-    there are fewer groups.
+    Over n steps, the variance is divided by n. Disturbances may be longer than a group: correlated neighbours reduce
+    the effective number of groups.
     """
     known = [block for block in blocks if block.groups > 1]
     if not known:
@@ -61,9 +61,9 @@ def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
     squares = [float(block.shifts @ block.shifts) for block in known]
     products = sum(float(block.shifts[1:] @ block.shifts[:-1]) for block in known)
     groups = sum(block.groups for block in known)
-    # Shifts add up to 0, which makes neighbours a bit unlike.
-    alike = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MOST_ALIKE)
-    fewer = (1 - alike) / (1 + alike)
+    # Shifts add up to 0, which makes the correlation slightly negative.
+    correlation = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MOST_CORRELATION)
+    fewer = (1 - correlation) / (1 + correlation)
     of_step = [
         square * block.groups / (block.groups - 1) * block.steps for square, block in zip(squares, known, strict=True)
     ]
@@ -99,7 +99,7 @@ def log_seconds(turns: Turns, limit: float = math.inf) -> LogRatio | None:
 def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> Pooled | None:
     """Seconds of a step of one arm over all blocks; None where none has it.
 
-    No other arm took turns with it: what commands differ by is not seen in these blocks, and added.
+    No other arm took turns with it: the deviation between commands is not visible in these blocks, and is added.
     """
     mean = pooled_blocks([log_seconds(block.arms[name].turn_seconds, limit) for block in blocks if name in block.arms])
     return mean and dataclasses.replace(mean, variance=mean.variance + COMMAND_DEVIATION**2)
@@ -115,8 +115,8 @@ class Pooled:
     count: int
     freedom: float
 
-    def less(self, other: Pooled) -> Pooled:
-        """The log of the quotient of two independent ones, with the freedom of the one that has less."""
+    def quotient(self, other: Pooled) -> Pooled:
+        """The log of the quotient of two independent ratios, with the smaller degrees of freedom."""
         return Pooled(self.log - other.log, self.variance + other.variance, 0.0, 1, min(self.freedom, other.freedom))
 
     def estimate(self, level: float = 0.95) -> Estimate:
@@ -135,7 +135,7 @@ def pooled_blocks(found: Sequence[LogRatio | None], usual_misfit: float = 1.0) -
     variance, freedom = variance_of_step(ratios)
     within = np.array([variance / one.steps for one in ratios])
     pooled = _pooled([one.log for one in ratios], within, START_DEVIATION, usual_misfit)
-    share = float(within.mean() / (within.mean() + START_DEVIATION**2))  # of the variance, that rounds tell
+    share = float(within.mean() / (within.mean() + START_DEVIATION**2))  # of the variance that rounds show
     return dataclasses.replace(pooled, freedom=1 / (1 / pooled.freedom + share**2 / freedom))
 
 
@@ -147,7 +147,7 @@ def pooled_jobs(jobs: Sequence[Pooled], deviation: float) -> Pooled:
 
 
 def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_misfit: float) -> Pooled:
-    """Their mean, where they differ by a standard deviation that their own variances don't show."""
+    """The mean of logs that differ by a standard deviation in addition to their own variances."""
     weights, values = 1 / (within + deviation**2), np.array(logs)
     mean = float(weights @ values / weights.sum())
     misfit = float(weights @ (values - mean) ** 2)
@@ -157,28 +157,28 @@ def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_m
 
 
 def usual_misfit(found: Sequence[Pooled]) -> float:
-    """What the jobs of a sweep teach about each other: their mean misfit, as if there were one more, as expected."""
+    """The mean misfit of the jobs of a sweep, moderated by PRIOR_FREEDOM blocks of the expected spread."""
     return (PRIOR_FREEDOM + sum(one.misfit for one in found)) / (PRIOR_FREEDOM + sum(one.count - 1 for one in found))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The throughput of one arm over that of another: as it is here, and without what others disturbed.
+    """The throughput of one arm over that of another: overall, and undisturbed where there is evidence for it.
 
     `limits` are the most seconds of an undisturbed step of both arms.
     """
 
-    here: Estimate = UNKNOWN
+    overall: Estimate = UNKNOWN
     undisturbed: Estimate | None = None
     limits: tuple[float, float] = NO_LIMITS
-    disturbed_share: float = 0.0  # of the steps of the arm that was hit more
+    disturbed_share: float = 0.0  # of steps, in the arm with more of them
     blocks: Sequence[Block] = ()  # that `shown` comes from
     shown_log: Pooled | None = None  # of which `shown` is the estimate
 
     @property
     def shown(self) -> Estimate:
         """The undisturbed ratio, where there is one."""
-        return self.here if self.undisturbed is None else self.undisturbed
+        return self.overall if self.undisturbed is None else self.undisturbed
 
 
 def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 1.0) -> Comparison:
@@ -187,23 +187,23 @@ def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 
     every = [block for blocks in having for block in blocks]
     if not every:
         return Comparison()
-    here = _over_jobs(having, over, of, NO_LIMITS, usual)
-    limits, blocks = disturbance.find(every, over, of)
+    overall = _over_jobs(having, over, of, NO_LIMITS, usual)
+    limits, blocks = disturbance.find_undisturbed(every, over, of)
     if not blocks:
-        return Comparison(here.estimate(), blocks=every, shown_log=here)
+        return Comparison(overall.estimate(), blocks=every, shown_log=overall)
     kept = [[block for block in of_job if block in blocks] for of_job in having]
     found = _over_jobs(kept, over, of, limits, usual)
     shares = [
         disturbance.disturbed_share([block.arms[name] for block in every], limit)
         for name, limit in zip((over, of), limits, strict=True)
     ]
-    return Comparison(here.estimate(), found.estimate(), limits, max(shares), blocks, found)
+    return Comparison(overall.estimate(), found.estimate(), limits, max(shares), blocks, found)
 
 
 def _over_jobs(
     jobs: Sequence[Sequence[Block]], over: str, of: str, limits: tuple[float, float], usual: float
 ) -> Pooled:
-    """Blocks make a job's ratio of seconds a step, and jobs that of seconds a sample."""
+    """Combine blocks into each job's ratio of seconds per step, and jobs into one ratio of seconds per sample."""
     found = [job_ratio(blocks, over, of, limits, usual) for blocks in jobs]
     first, second = (next(block for blocks in jobs for block in blocks).arms[name] for name in (over, of))
     several = max(len(arm.processes) * arm.threads for arm in (first, second)) > 1

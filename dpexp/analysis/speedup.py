@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Comparison, compare
-from dpexp.analysis.side import Side
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
 from dpexp.results.schema import Block, Training
 from dpexp.results.series import Member
@@ -23,10 +23,10 @@ class Speedup:
     samples, it is w T(1) / T(w) (Gustafson 1988).
     """
 
-    over: str  # what; "none" where there is no baseline
+    over: str  # the baseline in words; "none" without one
     comparison: Comparison
-    candidate: Side
-    baseline: Side | None
+    candidate: ArmStatistics
+    baseline: ArmStatistics | None
 
 
 def over_baseline(
@@ -39,31 +39,31 @@ def over_baseline(
     config, blocks = members[0].config, _blocks(members)
     if any(BASELINE in block.arms for block in blocks):
         return _paired(members, BASELINE, usual_misfit, "sequential in the same blocks")
-    own = Side(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE))
+    own = ArmStatistics(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE))
     keys = [_key(members[0], strategy) for strategy in (config.names["strategy"], "sequential")]
     single = next((singles[key] for key in keys if key in singles), None)
     if single is None:
         return Speedup("none", Comparison(), own, None)
-    other = Side(config.baseline(), _blocks(single), CANDIDATE, math.inf, _trainings(single, CANDIDATE))
+    other = ArmStatistics(config.baseline(), _blocks(single), CANDIDATE, math.inf, _trainings(single, CANDIDATE))
     if single[0].key == members[0].key:
         return Speedup("itself", Comparison(Estimate(1.0, math.nan, math.nan)), own, other)
-    ratio = other.step.less(own.step).estimate().scaled(own.samples_per_step / other.samples_per_step)
+    ratio = other.step.quotient(own.step).estimate().scaled(own.samples_per_step / other.samples_per_step)
     return Speedup(f"{single[0].config.names['strategy']} workers=1 job", Comparison(ratio), own, other)
 
 
 def over_best_sequential(members: Sequence[Member], usual_misfit: float) -> Speedup | None:
-    """Over the sequential process with the best number of threads, which is what a user gains; None if not measured."""
+    """The gain of a user: over the sequential process with the best number of threads; None if not measured."""
     config, blocks = members[0].config, _blocks(members)
     arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if any(name in block.arms for block in blocks)]
     if not arms or not config.measurement.best_sequential:
         return None
-    sides = [Side(config.baseline(), blocks, name, math.inf, ()) for name in arms]
+    sides = [ArmStatistics(config.baseline(), blocks, name, math.inf, ()) for name in arms]
     best = min(sides, key=lambda side: side.step_seconds / side.samples_per_step)
     return _paired(members, best.arm, usual_misfit, "best sequential process")
 
 
 def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:
-    """The workers=1 jobs among these, to be found by all other settings."""
+    """The workers=1 jobs among these, by all other settings."""
     singles: dict[str, list[Member]] = {}
     for member in good:
         if member.config.workers == 1:
@@ -71,8 +71,8 @@ def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:
     return singles
 
 
-def time_to_target(target: float, candidate: Side, baseline: Side) -> dict[str, float]:
-    """Of the median seed, by the names of columns; NaN where that did not reach the target.
+def time_to_target(target: float, candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, float]:
+    """The time to the target of the median seed, by column; NaN if it did not reach the target.
 
     The split is exact, because seconds are samples / throughput:
     target_speedup = target_throughput_ratio x target_samples_ratio.
@@ -88,8 +88,8 @@ def time_to_target(target: float, candidate: Side, baseline: Side) -> dict[str, 
     }
 
 
-def _needed(side: Side, target: float) -> tuple[float, float]:
-    """Seconds and samples of the median training, the slower of the middle two; NaN where it fell short."""
+def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
+    """Seconds and samples of the median training, the slower of the middle two; NaN if it did not reach the target."""
     reached = []
     for training in side.trainings:
         epochs = [epoch for epoch, accuracy in enumerate(training.epoch_accuracies, 1) if accuracy >= target]
@@ -100,16 +100,16 @@ def _needed(side: Side, target: float) -> tuple[float, float]:
 
 
 def _paired(members: Sequence[Member], arm: str, usual_misfit: float, over: str) -> Speedup:
-    """Over an arm that all blocks have."""
+    """The speedup over an arm of the same blocks."""
     config, blocks = members[0].config, _blocks(members)
-    found = compare([member.job.result.kept() for member in members], arm, CANDIDATE, usual=usual_misfit)
-    candidate = Side(config, found.blocks, CANDIDATE, found.limits[1], _trainings(members, CANDIDATE), blocks)
-    baseline = Side(config.baseline(), found.blocks, arm, found.limits[0], _trainings(members, arm), blocks)
+    found = compare([member.job.result.kept_blocks() for member in members], arm, CANDIDATE, usual=usual_misfit)
+    candidate = ArmStatistics(config, found.blocks, CANDIDATE, found.limits[1], _trainings(members, CANDIDATE), blocks)
+    baseline = ArmStatistics(config.baseline(), found.blocks, arm, found.limits[0], _trainings(members, arm), blocks)
     return Speedup(over, found, candidate, baseline)
 
 
 def _blocks(members: Sequence[Member]) -> list[Block]:
-    return [block for member in members for block in member.job.result.kept()]
+    return [block for member in members for block in member.job.result.kept_blocks()]
 
 
 def _trainings(members: Sequence[Member], arm: str) -> list[Training]:

@@ -1,4 +1,4 @@
-"""From the results below any folders to one table, a row a configuration."""
+"""The table of all results below some folders, one row per configuration."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from dpexp.analysis import speedup
-from dpexp.analysis.efficiency import Seconds, tree
+from dpexp.analysis.arm_statistics import ArmStatistics, mean_of_known
+from dpexp.analysis.efficiency import Seconds, efficiency_factors
 from dpexp.analysis.ratios import job_ratio, usual_misfit
-from dpexp.analysis.row import INTEGERS, Row
-from dpexp.analysis.side import Side, mean_of_known
 from dpexp.analysis.speedup import Speedup
+from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
 from dpexp.errors import ResultError
@@ -27,9 +27,9 @@ from dpexp.results.phases import PHASES, USEFUL
 from dpexp.results.series import Member
 
 
-@dataclass(frozen=True, eq=False)  # so that what is derived from one can be cached
+@dataclass(frozen=True, eq=False)  # compared by identity, so that derived values can be cached
 class Summary:
-    """The rows, sorted, failed and missing jobs last; and what captions need to know of the machine."""
+    """The rows, sorted, with failed and missing jobs last; and the machine."""
 
     rows: list[Row]
     machine: str | None  # None when no job succeeded
@@ -60,7 +60,7 @@ def measured_rows(folder: Path) -> list[Row]:
 def aggregate(folders: Sequence[Path]) -> Summary:
     """Read all jobs below `folders`. Raises ResultError when there is none, or machines are mixed."""
     enabled = gc.isenabled()
-    gc.disable()  # many objects are made, which all stay: collections would visit them again and again, in vain
+    gc.disable()  # the many new objects all stay alive, so collections would be useless
     try:
         jobs, unreadable = read_jobs(folders)
         members = series.members(jobs)
@@ -80,7 +80,7 @@ def aggregate(folders: Sequence[Path]) -> Summary:
 def _good_rows(good: Sequence[Member]) -> list[Row]:
     labels = series.labels([member.settings for member in good])
     singles = speedup.single_workers(good)
-    spreads = [job_ratio(member.job.result.kept(), BASELINE, CANDIDATE) for member in good]
+    spreads = [job_ratio(member.job.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
     misfit = usual_misfit([spread for spread in spreads if spread is not None])
     configurations: dict[str, list[Member]] = {}
     for member in good:
@@ -90,12 +90,12 @@ def _good_rows(good: Sequence[Member]) -> list[Row]:
 
 
 def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: Sequence[Unreadable]) -> list[Row]:
-    """Jobs without a good result; the label of each says in what it differs from all others, good or not."""
+    """Jobs without a good result; their labels name the differences from all jobs, good or not."""
     labels = series.labels([member.settings for member in (*good, *failed)])
     rows = []
     for member in sorted(failed, key=lambda member: member.job.name):
         result, label = member.job.result, labels[member.series_key]
-        problem = result.error or f"interrupted after {len(result.kept())} of its blocks; resume it to finish"
+        problem = result.error or f"interrupted after {len(result.kept_blocks())} of its blocks; resume it to finish"
         settings = _settings(member.config)
         rows.append(Row(status=result.status, **settings, problem=problem, job=member.job.name, series=label))
     for job in sorted(unreadable, key=lambda job: job.name):
@@ -111,15 +111,15 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
     return Row(
         status="ok",
         **_settings(config) | {"threads_per_worker": own.threads},
-        repeats=sum(len(member.job.result.kept()) for member in members),
+        repeats=sum(len(member.job.result.kept_blocks()) for member in members),
         seconds=own.seconds,
-        overall_seconds=own.seconds_as_it_is.value,
+        overall_seconds=own.overall_seconds.value,
         trained_seconds=own.trained_seconds,
         samples_per_second=config.epochs * config.train_samples / own.seconds.value,
         baseline=found.over,
         **(_of_baseline(own, found.baseline) if found.baseline else {}),
         speedup=ratio.shown,
-        overall_speedup=ratio.here,
+        overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
         **_of_best_sequential(speedup.over_best_sequential(members, misfit)),
@@ -134,13 +134,13 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
     )
 
 
-def _of_baseline(own: Side, baseline: Side) -> dict[str, Any]:
+def _of_baseline(own: ArmStatistics, baseline: ArmStatistics) -> dict[str, Any]:
     target = own.config.target_accuracy
     reached = {} if target is None else speedup.time_to_target(target, own, baseline)
     return reached | {
         "baseline_threads": baseline.threads,
         "baseline_seconds": baseline.seconds.value,
-        "baseline_overall_seconds": baseline.seconds_as_it_is.value,
+        "baseline_overall_seconds": baseline.overall_seconds.value,
         "baseline_trained_seconds": baseline.trained_seconds,
         "baseline_test_accuracy": baseline.test_accuracy,
         "baseline_compute": baseline.compute_seconds,
@@ -155,19 +155,19 @@ def _of_best_sequential(found: Speedup | None) -> dict[str, Any]:
         "best_sequential_threads": found.baseline.threads,
         "best_sequential_seconds": found.baseline.steps * found.baseline.step_seconds,
         "best_sequential_speedup": found.comparison.shown,
-        "overall_best_sequential_speedup": found.comparison.here,
+        "overall_best_sequential_speedup": found.comparison.overall,
         "best_sequential_disturbed_share": found.comparison.disturbed_share,
     }
 
 
-def _factors(own: Side, baseline: Side | None) -> dict[str, Any]:
-    """One process that plays several workers has no parallel efficiency."""
+def _factors(own: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:
+    """The factors of efficiency; one process that emulates several workers has no parallel efficiency."""
     workers = own.phases if len(own.phases) == own.config.workers else []
     ratio = own.samples_per_step / baseline.samples_per_step if baseline else math.nan
-    return tree(own.step_seconds, workers, baseline.phases if baseline else [], ratio)
+    return efficiency_factors(own.step_seconds, workers, baseline.phases if baseline else [], ratio)
 
 
-def _of_training(side: Side, processes: Sequence[Seconds], among: Sequence[str]) -> dict[str, float]:
+def _of_training(side: ArmStatistics, processes: Sequence[Seconds], among: Sequence[str]) -> dict[str, float]:
     """The seconds of some processes in a whole training, by phase, where they are known."""
     known = processes[0] if processes else ()
     return {phase: side.steps * sum(process[phase] for process in processes) for phase in known if phase in among}

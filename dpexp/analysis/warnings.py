@@ -1,4 +1,4 @@
-"""When not to trust a measurement: what was seen, how bad it is, and what to do about it."""
+"""Warnings about a measurement: the problem, its severity, and advice."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from itertools import chain
 
 import numpy as np
 
+from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.ratios import Comparison
-from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import Speedup
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.errors import counted
 from dpexp.machine.environment import Environment
 from dpexp.results.schema import Block, Warning
 
-BATCH = "batch"  # the kind of warning after which no speedup is one
+BATCH = "batch"  # the kind of warning that makes all speedups meaningless
 
 # Thresholds: a severity of 1.
 DISTURBANCE = 0.03  # of the speedup
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
-LEAST_TURNS = 12  # of an arm, for an interval worth having
+LEAST_TURNS = 12  # of an arm, for a usable interval
 BEFORE_ALL_OTHERS = 1e6  # a severity
-OTHER_BATCH = 1.25  # times as many samples, or fewer, as said
-EXTRAPOLATION = 0.1  # of a training's time, beyond what its turns tell
+OTHER_BATCH = 1.25  # the factor by which samples may differ from batch.scope
+EXTRAPOLATION = 0.1  # of a training's time, beyond the prediction from its turns
 USUAL_TURNS = (0.025, 0.975)  # quantiles
 
 
@@ -66,7 +66,7 @@ def _about_settings(config: JobConfig, environment: Environment, speedup: Speedu
 
 def _about_precision(config: JobConfig, blocks: Sequence[Block], found: Comparison) -> Iterator[Warning]:
     settings = config.measurement
-    turns = sum(len(block.arms[CANDIDATE].turn_seconds) for block in blocks)  # those of all other arms are as many
+    turns = sum(len(block.arms[CANDIDATE].turn_seconds) for block in blocks)  # all other arms have as many
     if turns < LEAST_TURNS:
         seconds = sum(block.wall_seconds for block in blocks)
         what = f"there was time for only {counted(turns, 'turn')} of each training"
@@ -81,20 +81,20 @@ def _about_precision(config: JobConfig, blocks: Sequence[Block], found: Comparis
 
 def _about_disturbance(found: Comparison) -> Iterator[Warning]:
     if found.undisturbed is not None:
-        what = f"others slowed down {100 * found.disturbed_share:.0f} % of the steps"
-        calm, here = found.undisturbed, found.here
-        both = f"undisturbed, the speedup is {calm:.2f}; as it is here, with all time counted, {here:.2f}"
-        off = abs(math.log(here.value / calm.value))
+        what = f"other programs or virtual machines slowed down {100 * found.disturbed_share:.0f} % of the steps"
+        calm, overall = found.undisturbed, found.overall
+        both = f"undisturbed, the speedup is {calm:.2f}; with all time counted, it is {overall:.2f}"
+        off = abs(math.log(overall.value / calm.value))
         yield from _above(DISTURBANCE, off, "disturbed", what, both)
 
 
-def _about_extrapolation(side: Side) -> Iterator[Warning]:
-    """Whole trainings that took more or less time than any turns tell."""
-    seconds, told = side.trained_seconds, side.seconds_as_it_is.value
+def _about_extrapolation(side: ArmStatistics) -> Iterator[Warning]:
+    """Whole trainings that took more or less time than their turns predict."""
+    seconds, predicted = side.trained_seconds, side.overall_seconds.value
     turns = [np.mean(turn) for block in side.every or side.blocks for turn in block.arms[side.arm].turn_seconds]
     least, most = (side.steps * float(one) for one in np.quantile(turns, USUAL_TURNS))
-    what = f"a whole training ({side.arm}) took {seconds:.3g} s, but {told:.3g} s by the time of its steps"
-    advice = "the machine's speed has changed, or some of the training's time belongs to no step; measure again"
+    what = f"a whole training ({side.arm}) took {seconds:.3g} s, but its steps predict {predicted:.3g} s"
+    advice = "the machine's speed has changed, or the training spends time outside of its steps; measure again"
     off = max(math.log(least / seconds), math.log(seconds / most))
     yield from _above(EXTRAPOLATION, off, "extrapolation", what, advice)
 
@@ -119,7 +119,7 @@ def _about_superlinear_speedup(speedup: Speedup) -> Iterator[Warning]:
     own, baseline = speedup.candidate, speedup.baseline
     if own.config.workers == 1 or baseline is None:
         return
-    advice = "if computation scaling is not above 100 %, as when more fits in caches, do not trust this result"
+    advice = "trust this result only if computation scaling is above 100 %, as it is when more data fit in caches"
     if baseline.threads != own.threads:
         advice = f"a worker has {counted(own.threads, 'thread')}, and the baseline {baseline.threads}"
     efficiency = speedup.comparison.shown.low / own.config.workers
@@ -127,7 +127,7 @@ def _about_superlinear_speedup(speedup: Speedup) -> Iterator[Warning]:
 
 
 def _about_samples(speedup: Speedup) -> Iterator[Warning]:
-    """What models of scripts receive in a step, of a worker and of the baseline, against what batch.scope says."""
+    """Whether the samples that a script's model receives in a step agree with batch.scope."""
     own, baseline = speedup.candidate, speedup.baseline
     if baseline is None or not (own.samples and baseline.samples):
         return
@@ -135,14 +135,14 @@ def _about_samples(speedup: Speedup) -> Iterator[Warning]:
     said = own.config.local_batch_size / baseline.config.local_batch_size
     off = abs(math.log(own.samples / baseline.samples / said))
     what = (
-        f"the model of each of {workers} workers receives {own.samples:g} samples in a step, that of one process "
-        f"{baseline.samples:g}, which is not what batch.scope={scope} says: speedups are wrong by that"
+        f"in a step, the model receives {own.samples:g} samples in each of {workers} workers, and {baseline.samples:g} "
+        f"in one process, which contradicts batch.scope={scope}: speedups are wrong by that factor"
     )
     other = "global" if scope == "per_worker" else "per_worker"
     advice = f"set batch.scope={other}, or pass another placeholder to the script"
     if off > math.log(OTHER_BATCH):
         yield Warning(BATCH, BEFORE_ALL_OTHERS, what, advice)
     if baseline.exchanges and workers > 1:
-        what = "the one process of the baseline trains with DistributedDataParallel, which costs it time"
-        advice = "set script.baseline_command to a plain command, to see what workers gain over that"
+        what = "the baseline's single process trains with DistributedDataParallel, which slows it down"
+        advice = "set script.baseline_command to a plain command, to measure the gain over that"
         yield Warning("baseline exchanges", 1.0, what, advice)

@@ -1,6 +1,6 @@
 """`python -m dpexp.calibrate`: does dpexp measure correctly on this machine?
 
-It is checked against known truths: faults are injected into real workers, and must be found.
+It measures known values: it injects faults into real workers, which the measurement must find.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpexp.analysis.disturbance import LONGER, fastest
+from dpexp.analysis.arm_statistics import ArmStatistics
+from dpexp.analysis.disturbance import LONGER, fastest_step_seconds
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.ratios import compare
-from dpexp.analysis.side import Side
 from dpexp.calibrate.faults import Fault, FaultyLauncher
 from dpexp.config.compose import compose_job
 from dpexp.config.job import CANDIDATE, JobConfig
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         for check in checks():
             terminal.show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
             failed += not check.passed
-    problem = f"{failed} of the checks failed: do not trust measurements on this machine now"
+    problem = f"{failed} of the checks failed: do not trust measurements on this machine in its present state"
     terminal.show_line(problem if failed else "all checks passed")
     return FAILED if failed else 0
 
@@ -104,7 +104,7 @@ def _ratio(first: JobConfig, second: JobConfig, /, **faults: Fault) -> Estimate:
 
 
 def _steps_over_trainings(*overrides: str) -> Estimate:
-    """The time of a training as steps in turns tell it, over that of whole trainings, in turn."""
+    """The time of a training computed from steps in turns, over that of whole trainings, alternately."""
     once = ("measurement.baseline=none", "measurement.repeats=1", "measurement.whole_trainings=always")
     config = _composed(1.5, *overrides, *once)
     ratios = []
@@ -113,7 +113,7 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
             folder = Path(name)
             job.run(config, folder, lambda *progress: None, LocalLauncher(), describe(), {}, record_bad_input=False)
             result = storage.read(folder / storage.FILE_NAME)
-        steps = Side(config, result.kept(), CANDIDATE, math.inf, ())
+        steps = ArmStatistics(config, result.kept_blocks(), CANDIDATE, math.inf, ())
         ratios.append(steps.seconds.value / result.trainings[CANDIDATE][0].seconds)
     return geometric_mean(ratios, LEVEL)
 
@@ -130,9 +130,10 @@ def _recording_seconds(steps: int = 20_000) -> float:
     return (time.perf_counter() - started) / steps
 
 
-def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> Side:
+def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> ArmStatistics:
     """The undisturbed steps of an arm."""
-    return Side(config, blocks, name, LONGER * fastest([block.arms[name] for block in blocks]), ())
+    limit = LONGER * fastest_step_seconds([block.arms[name] for block in blocks])
+    return ArmStatistics(config, blocks, name, limit, ())
 
 
 def check_same(who: str, ratio: Estimate) -> Check:
@@ -144,7 +145,7 @@ def check_segments(who: str, ratio: Estimate) -> Check:
     """Times from steps in turns must be those of whole trainings."""
     return Check(
         abs(ratio.value - 1) < MOST_OFF or ratio.low <= 1 <= ratio.high,
-        f"{who}: time of a training, from steps in turns / of whole trainings {ratio:.3f}; should be 1 +- {MOST_OFF}",
+        f"{who}: time of a training, from steps in turns / from whole trainings {ratio:.3f}; should be 1 +- {MOST_OFF}",
     )
 
 
@@ -152,7 +153,7 @@ def check_slower(who: str, ratio: Estimate) -> Check:
     """A candidate that is a little slower must be seen."""
     return Check(
         ratio.low > 1 and ratio.low <= SLOWDOWN <= ratio.high,
-        f"{who}, {100 * (SLOWDOWN - 1):.0f} % slower: ratio {ratio:.3f}; should include {SLOWDOWN:.2f}, and not 1",
+        f"{who}, {100 * (SLOWDOWN - 1):.0f} % slower: ratio {ratio:.3f}; should include {SLOWDOWN:.2f}, but not 1",
     )
 
 
@@ -165,19 +166,19 @@ def check_cost(ratio: Estimate, share: float) -> Check:
     )
 
 
-def check_delay(what: str, plain: Side, delayed: Side, waiting: float, communicating: float) -> Check:
+def check_delay(what: str, plain: ArmStatistics, delayed: ArmStatistics, waiting: float, communicating: float) -> Check:
     """DELAY_SECONDS more of `what` in each step must be found as these shares of it, in the means over workers."""
     waits, communicates = (_mean(delayed, phase) - _mean(plain, phase) for phase in ("wait", "communicate"))
     off = abs(waits - waiting * DELAY_SECONDS), abs(communicates - communicating * DELAY_SECONDS)
     delay = 1e3 * DELAY_SECONDS
     return Check(
         max(off) < TOLERANCE * DELAY_SECONDS,
-        f"{delay:.0f} ms more {what} a step: {1e3 * waits:+.2f} ms waiting a worker, should be {waiting * delay:.1f}; "
-        f"{1e3 * communicates:+.2f} ms communicating, should be {communicating * delay:.1f}",
+        f"{delay:.0f} ms more {what} in each step: {1e3 * waits:+.2f} ms waiting per worker, should be "
+        f"{waiting * delay:.1f}; {1e3 * communicates:+.2f} ms communicating, should be {communicating * delay:.1f}",
     )
 
 
-def _mean(side: Side, phase: str) -> float:
+def _mean(side: ArmStatistics, phase: str) -> float:
     """Seconds of a phase in a step, as the mean over workers."""
     return statistics.fmean(worker[phase] for worker in side.phases)
 

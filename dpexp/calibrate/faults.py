@@ -1,4 +1,4 @@
-"""Faults injected into real workers, for calibration to find. Imports only what workers have imported already."""
+"""Faults that calibration injects into real workers. Imports only what workers have already imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training script as anybody would write it, for the instrument to measure from outside. It trains until ended."""
+"""An ordinary training script, which calibration measures from outside. It trains until it is ended."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""`python -m dpexp`: the jobs that its words describe are measured and reported, or those of a folder finished."""
+"""`python -m dpexp`: measure and report the jobs that its arguments describe, or finish those of a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dpexp
-from dpexp.cli import delegated, resume, runner
+from dpexp.cli import hydra_commands, resume, runner
 from dpexp.config.compose import Plan, with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
@@ -42,13 +42,13 @@ def main(arguments: list[str]) -> int:
 
         try:
             return TorchrunAgent(torchrun, arguments).serve(terminal.show_error)
-        except signals.Interrupted as stop:  # it has told
+        except signals.Interrupted as stop:  # it has reported this
             return stop.status
     return _lead(torchrun, arguments)
 
 
 def _lead(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
-    """Run it as rank 0; the other ranks end alike."""
+    """Run it as rank 0; the other ranks end with the same status."""
     from dpexp.launchers.torchrun_tasks import TorchrunController  # imports torch
 
     controller = TorchrunController(torchrun, arguments)
@@ -68,16 +68,16 @@ def _lead(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str], controller: TorchrunController | None, local_world_size: int | None = None) -> int:
-    """Do what the words say; the exit status. Raises DpexpError."""
-    if delegated.shows(arguments):
-        return delegated.show(arguments)
+    """Do what the arguments say; return the exit status. Raises DpexpError."""
+    if hydra_commands.shows(arguments):
+        return hydra_commands.show(arguments)
     words, folder, anew = _parse(arguments)
-    plan = words.compose() if folder is None else resume.planned(folder, words)
+    plan = words.compose() if folder is None else resume.read_plan(folder, words)
     if controller is not None and (plan.plugins or folder is not None):
         raise ConfigError(f"{plan.plugins or 'resume='} under torchrun is not supported")
     if plan.plugins:
-        return _measure(plan, delegated.started(plan, words), "; jobs that the launcher has started may go on")
-    started = runner.started(
+        return _measure(plan, hydra_commands.open_plan(plan, words), "; jobs that the launcher has started may go on")
+    started = runner.open_plan(
         plan,
         words if folder is None else None,
         *([controller.check] if controller else []),
@@ -89,13 +89,13 @@ def _run(arguments: list[str], controller: TorchrunController | None, local_worl
 
 
 def _measure(plan: Plan, started: contextlib.AbstractContextManager[Iterator[runner.Done]], how_to_finish: str) -> int:
-    """Let the jobs run, and report what was measured, however that ends. Raises DpexpError."""
+    """Run the jobs, and report what was measured, even after an error. Raises DpexpError."""
     done: list[runner.Done] = []
     try:
         with started as jobs:
             try:
-                done.extend(jobs)  # as far as it gets
-            except ResultError as error:  # nor could a report be written
+                done.extend(jobs)  # until an error
+            except ResultError as error:  # a report can't be written either
                 raise ResultError(f"{error}{how_to_finish}") from error
             except BaseException:
                 runner.report(plan, done, how_to_finish)

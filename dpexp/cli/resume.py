@@ -1,6 +1,6 @@
-"""`resume=FOLDER`: what an earlier command has measured there stays, and what is missing is measured.
+"""`resume=FOLDER`: keep what an earlier command measured there, and measure what is missing.
 
-The folder keeps the words of its command, which are composed again. No code of the user's that only the folder names is
+The folder has the arguments of its command, which are composed again. User code that only the folder names is not
 run: a command with a script, or with a function that makes a custom model, has to be typed again.
 """
 
@@ -22,18 +22,18 @@ from dpexp.errors import ConfigError, ResultError, VersionError
 from dpexp.machine.environment import Environment
 from dpexp.machine.files import write_atomically
 from dpexp.measurement.record import CHECKPOINT
-from dpexp.measurement.user_files import differing, digests_of, fingerprint
+from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import RunResult
 
 FILE_NAME = "command.json"
 CHANGEABLE = ("launch.", "data.cache=")  # they don't affect what is measured
-IGNORED = ("hydra.run.dir=", "hydra.sweep.dir=")  # the folder is named already
+IGNORED = ("hydra.run.dir=", "hydra.sweep.dir=")  # resume= names the folder
 
 
 @dataclass(frozen=True)
 class Words:
-    """Of a command line, without what is about resuming."""
+    """The arguments of a command line, without those about resuming."""
 
     overrides: list[str]
     multirun: bool = False
@@ -55,8 +55,8 @@ def keep(folder: Path, words: Words) -> None:
         write_atomically(folder / FILE_NAME, json.dumps(dataclasses.asdict(words)))
 
 
-def planned(folder: Path, typed: Words) -> Plan:
-    """The plan of the command that a folder keeps, with the changes that are typed beside it. Raises ConfigError."""
+def read_plan(folder: Path, typed: Words) -> Plan:
+    """The plan of the command in a folder, with the typed changes. Raises ConfigError."""
     kept = _read(folder)
     changes = [text for text in typed.overrides if text.startswith(CHANGEABLE)]
     again, whole = _what(typed), _what(kept)
@@ -72,7 +72,7 @@ def planned(folder: Path, typed: Words) -> Plan:
         )
     if not plan.jobs:
         raise ConfigError(
-            f"resume={folder}: its sweeper chose the jobs as it went, so they can't be resumed; start anew"
+            f"resume={folder}: its sweeper chose the jobs while it ran, so they can't be resumed; start a new sweep"
         )
     return replace(plan, folder=folder, plugins="")  # finished here
 
@@ -88,7 +88,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment, anew
         result = storage.read(path)
     except VersionError as error:
         raise ConfigError(f"{error}; resume it with that version, or start a new sweep") from error
-    except ResultError:  # none, or a damaged one
+    except ResultError:  # missing or damaged
         return None
     if result.environment.machine != environment.machine:
         raise ConfigError(
@@ -99,10 +99,10 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment, anew
     if result.status == "diverged" or not (result.status == "ok" or same_code):
         return None
     if result.config_sha256 != config.sha256 or (config.checkpoint and not (folder / CHECKPOINT).exists()):
-        return None  # also when the weights, which were to be kept with it, are gone
+        return None  # also if the requested checkpoint is missing
     files = fingerprint(config)
     files |= digests_of(result.user_files.keys() - files.keys())
-    names = differing(result.user_files, files)
+    names = changed_files(result.user_files, files)
     if names and not anew:
         raise ConfigError(
             f"{folder}: {', '.join(names)} changed since this job was measured; "
@@ -112,7 +112,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment, anew
 
 
 def hint(plan: Plan, words: Words) -> str:
-    """The command line that measures what the folder of a plan lacks."""
+    """The command line that measures the missing jobs of a plan."""
     again = _what(words) if _runs_code(plan) else []
     return shlex.join(["python", "-m", "dpexp", *again, f"resume={plan.folder}"])
 
@@ -127,12 +127,12 @@ def _read(folder: Path) -> Words:
         return Words(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"resume={folder}: {FILE_NAME} is damaged, or of another version of dpexp; start the sweep anew"
+            f"resume={folder}: {FILE_NAME} is damaged, or of another version of dpexp; start a new sweep"
         ) from error
 
 
 def _what(words: Words) -> list[str]:
-    """The settings that matter, in some order."""
+    """The settings that affect the measurement, sorted."""
     return sorted(text for text in words.overrides if not text.startswith((*CHANGEABLE, *IGNORED)))
 
 

@@ -1,4 +1,4 @@
-"""The jobs of a plan: each measured into its folder, then all reported together."""
+"""Measure each job of a plan into its folder, then report all of them together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError
 from dpexp.machine.environment import Environment, describe, usable_cores
-from dpexp.machine.files import claimed, write_atomically
+from dpexp.machine.files import lock_folder, write_atomically
 from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import fork_server
 from dpexp.report import terminal
@@ -45,13 +45,13 @@ def check(config: JobConfig) -> None:
     for name, number in (("workers", config.processes), ("threads_per_worker", config.threads_per_worker)):
         if number > most * cores:
             raise ConfigError(
-                f"{name}={number} on {cores} usable cores: at most {most * cores} make sense; use fewer, "
+                f"{name}={number} on {cores} usable cores: at most {most * cores} are allowed; use fewer, "
                 "or set launch.max_workers_per_core"
             )
 
 
 @contextlib.contextmanager
-def started(
+def open_plan(
     plan: Plan,
     words: resume.Words | None,
     *checks: Callable[[JobConfig], None],
@@ -60,10 +60,10 @@ def started(
     local_world_size: int | None = None,
     imports: Iterable[str] = (),
 ) -> Iterator[Iterator[Done]]:
-    """Within, this process alone works in the plan's folder, and measures alone on this machine; the jobs.
+    """Within, this process has locked the plan's folder and the machine; yields the outcomes of the jobs.
 
-    `words` are those of a new command, None of one that is resumed, where `anew` measures again what depends on files
-    that have changed. Raises ConfigError for a job that can't be measured here, by these `checks`, too; ResultError.
+    `words` are the arguments of a new command, None for a resumed one; then `anew` measures again what depends on
+    changed files. Raises ConfigError for a job that can't be measured here, or fails one of `checks`; ResultError.
     """
     for job in plan.jobs:
         try:
@@ -72,7 +72,7 @@ def started(
         except ConfigError as error:
             raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
     environment = describe(local_world_size)
-    with claimed(plan.folder):
+    with lock_folder(plan.folder):
         if words is not None:
             resume.keep(plan.folder, words)
         earlier: list[RunResult | None] = []
@@ -80,17 +80,17 @@ def started(
             for job in plan.jobs:
                 earlier.append(resume.find_earlier(job.config, plan.folder / job.folder, environment, anew))
         with measuring_alone():
-            yield measured(plan, environment, earlier, launcher, imports)
+            yield measure_jobs(plan, environment, earlier, launcher, imports)
 
 
-def measured(
+def measure_jobs(
     plan: Plan,
     environment: Environment,
     earlier: Sequence[RunResult | None] = (),
     launcher: LocalLauncher | None = None,
     imports: Iterable[str] = (),
 ) -> Iterator[Done]:
-    """Measure one job after the other; of a sweep go on after an error, which is shown.
+    """Measure one job after the other; in a sweep, show an error and continue.
 
     `earlier` are results to build on, none or one a job; those with status "ok" are done already. `imports` are
     modules that workers of later plans need. Raises the error of a single run, and ResultError, after which no job
@@ -100,7 +100,7 @@ def measured(
     if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
         names = [name for job in plan.jobs for name in job.config.names.values() if name in SLOW_IMPORTS]
         needed = {*imports, *(SLOW_IMPORTS[name] for name in names)}
-        fork_server.start_server(sorted(needed))  # it imports torch while this process does
+        fork_server.start_server(sorted(needed))  # it imports torch in parallel to this process
     from dpexp.launchers.local import LocalLauncher
     from dpexp.measurement import job as measurement
 
@@ -112,7 +112,7 @@ def measured(
             display.begin(number, plan.name(job))
             before, folder, error = earlier[number] if earlier else None, plan.folder / job.folder, None
             if before is not None and before.status == "ok":
-                display.finish("measured before")
+                display.finish("already measured")
                 yield Done(before=True)
                 continue
             try:
@@ -137,7 +137,7 @@ def measured(
 
 
 def _describe(job: Job, folder: Path) -> None:
-    """Write what Hydra does beside its jobs: overrides and configuration. Raises ResultError."""
+    """Write overrides and configuration, as Hydra does for its jobs. Raises ResultError."""
     with storage.write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in (("overrides", job.overrides), ("config", job.config.settings)):
@@ -145,7 +145,7 @@ def _describe(job: Job, folder: Path) -> None:
 
 
 def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
-    """Show what was measured, of a sweep as table, figures and page in its folder; the exit status."""
+    """Show the results; for a sweep, write table, figures and page, too. Returns the exit status."""
     errors = [one.error for one in done if one.error is not None]
     if errors and len(errors) == len(plan.jobs) and all(status_of(error) == BAD_INPUT for error in errors):
         return BAD_INPUT  # nothing was measured: nothing to report
@@ -165,7 +165,7 @@ def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
         return FAILED
     terminal.show_report(written.summary, written.paths)
     if before:
-        terminal.show_line(f"{before} of {len(plan.jobs)} jobs had been measured before")
+        terminal.show_line(f"{before} of {len(plan.jobs)} jobs had already been measured")
     jobs, failed = len(plan.jobs) or len(written.summary.rows), len(errors)
     if plan.plugins:
         failed = jobs - sum(len(row.job.split(" + ")) for row in written.summary.good)

@@ -1,7 +1,7 @@
-"""What the instrument and a program that trains tell each other, whoever wrote the program.
+"""The messages between dpexp and a program that trains: its own trainer, or a script.
 
-A turn is some steps, while all other programs of a block sleep. The program answers with the wall seconds of each timed
-step, and sleeps until its next turn.
+A turn is a number of steps, during which all other programs of a block sleep. The program answers with the wall
+seconds of each timed step, and sleeps until its next turn.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Turn:
 
     lead_steps: int
     timed_steps: int
-    traced: bool = False  # whether a script's hooks tell where the time of a step goes; our loop always does ...
-    warmup: bool = False  # ... but of the first steps, in which libraries and caches are cold
+    traced: bool = False  # whether a script's hooks record the phases of each step; our loop always does ...
+    warmup: bool = False  # ... except in warm-up steps, in which libraries and caches are cold
 
     @property
     def steps(self) -> int:

@@ -28,7 +28,7 @@ from dpexp.config.script import SETTINGS, ScriptConfig
 from dpexp.config.yaml_files import close_matches, config_folder, config_groups
 from dpexp.errors import ConfigError
 
-COMMANDS = ("script.command", "script.baseline_command")  # whose commas and braces are the user's
+COMMANDS = ("script.command", "script.baseline_command")  # their commas and braces are not Hydra's
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
@@ -43,23 +43,23 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that one command does."""
+    """The folder and the jobs of one command."""
 
     folder: Path
     sweep: bool
-    jobs: list[Job]  # none are known of a sweep whose sweeper chooses them as it goes
+    jobs: list[Job]  # empty for a sweep whose sweeper chooses them while it runs
     plugins: str = ""  # launcher and sweeper, where they are plugins of Hydra's, which start the jobs
 
     def name(self, job: Job) -> str:
-        """What is particular to a job, in a few words."""
+        """The overrides that distinguish a job from the others."""
         common = set.intersection(*(set(one.overrides) for one in self.jobs)) if len(self.jobs) > 1 else set()
         return " ".join(text for text in job.overrides if text not in common)
 
 
 def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = None) -> Plan:
-    """What a command with these words does, each job composed once. Raises ConfigError.
+    """The plan of a command with these overrides, each job composed once. Raises ConfigError.
 
-    `config_dir` is a folder of the user's YAML files, which come before ours.
+    `config_dir` is a folder of the user's YAML files, which take precedence over ours.
     """
     with _hydra(config_dir):
         parsed = [parse(text) for text in overrides]
@@ -69,7 +69,7 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
             if swept:
                 raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
             _refuse_what_has_no_effect(whole)
-            typed = task(whole.hydra)
+            typed = typed_overrides(whole.hydra)
             return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_job(whole, typed))])
         if several := [one.input_line for one in swept if one.key_or_group == "experiment"]:
             raise ConfigError(f"{several[0]}: each experiment is a sweep; run them one by one")
@@ -88,7 +88,7 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
 
 
 def _refuse_what_has_no_effect(composed: DictConfig) -> None:
-    """Raise ConfigError for settings of Hydra's that matter only where Hydra starts jobs."""
+    """Raise ConfigError for Hydra settings that have an effect only if Hydra starts the jobs."""
     for name in ("hydra.job.chdir", "hydra.job.env_set", "hydra.callbacks"):
         if OmegaConf.select(composed, name):
             raise ConfigError(f"{name}: it has no effect on jobs that dpexp starts itself; leave it out")
@@ -98,7 +98,7 @@ def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
     """The job of a single run with these overrides. Raises ConfigError."""
     with _hydra(None):
         composed = _composed([parse(text) for text in overrides])
-        return to_job(composed, task(composed.hydra))
+        return to_job(composed, typed_overrides(composed.hydra))
 
 
 def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
@@ -122,7 +122,7 @@ def _of_script(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
     for text in typed:
         key = text.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in SETTINGS and key not in SETTINGS:
-            raise ConfigError(f"{text}: the script has its own; leave {key} out")
+            raise ConfigError(f"{text}: it belongs to the script; leave {key} out")
     values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
     values |= {"epochs": 1, "checkpoint": False, "target_accuracy": None, "data": {"size": values["data"]["size"]}}
     config = from_settings(values)
@@ -160,7 +160,7 @@ def parse(text: str) -> Override:
 
 
 def with_script(arguments: Sequence[str]) -> list[str]:
-    """The words of a command line, where a script's command after `--` becomes the setting that stands for it.
+    """The arguments, with a script's command after `--` replaced by the setting script.command.
 
     The spelling of earlier versions (strategy=script strategy.command=...) is understood, too.
     """
@@ -177,8 +177,8 @@ def _quoted(value: str) -> str:
     return str(QuotedString(value, Quote.single).with_quotes())
 
 
-def choices(override: Override) -> list[str]:
-    """The overrides of single jobs that one of a sweep stands for; any other stands for itself. Raises ConfigError."""
+def expand_sweep(override: Override) -> list[str]:
+    """The single-job overrides of a sweep override; any other override is returned alone. Raises ConfigError."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if not override.is_discrete_sweep():
@@ -188,7 +188,7 @@ def choices(override: Override) -> list[str]:
 
 @contextlib.contextmanager
 def _hydra(config_dir: str | None) -> Iterator[None]:
-    """Within, Hydra can compose, and whatever it raises is a ConfigError: to odd words it answers by any exception."""
+    """Within, Hydra can compose; all its exceptions become a ConfigError."""
     try:
         with hydra.initialize_config_dir(str(config_folder()), "dpexp", version_base="1.3"):
             if config_dir is not None:
@@ -216,7 +216,7 @@ def _composed(overrides: Sequence[Override], number: int = 0) -> DictConfig:
 
 
 def _is_key(one: Override) -> bool:
-    """Whether it sets a value of the experiment, and chooses no file."""
+    """Whether it sets a value of the experiment, rather than choosing a file."""
     if one.type != OverrideType.CHANGE or one.is_hydra_override() or "/" in one.key_or_group or one.package:
         return False
     return one.key_or_group not in GlobalHydra.instance().config_loader().list_groups("")
@@ -226,18 +226,18 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
     """Every combination of the values, in the order of Hydra's basic sweeper; of a key given twice the last counts."""
     for one in overrides:
         one.config_loader = GlobalHydra.instance().config_loader()  # for glob()
-    varied = {one.get_key_element(): choices(one) for one in overrides}
+    varied = {one.get_key_element(): expand_sweep(one) for one in overrides}
     for number, words in enumerate(itertools.product(*varied.values())):
         try:
             composed = _composed([parse(word) for word in words], number)
-            typed, folder = task(composed.hydra), str(composed.hydra.sweep.subdir)
+            typed, folder = typed_overrides(composed.hydra), str(composed.hydra.sweep.subdir)
             if Path(folder).is_absolute() or ".." in Path(folder).parts:
                 raise ConfigError(f"hydra.sweep.subdir={folder}: it must lie below the command's folder")
             yield Job(folder, typed, to_job(composed, typed))
         except Exception as error:
             name = " ".join(word for word in words if not word.startswith("hydra"))
-            told = error if isinstance(error, ConfigError) else explain(error)
-            raise ConfigError(f"{told} (in the job {name})") from error
+            explained = error if isinstance(error, ConfigError) else explain(error)
+            raise ConfigError(f"{explained} (in the job {name})") from error
 
 
 def _users_files(composed: DictConfig) -> list[str]:
@@ -249,7 +249,7 @@ def _users_files(composed: DictConfig) -> list[str]:
     return [str(path) for path in paths if path.is_file()]
 
 
-def task(settings: Any) -> list[str]:
-    """The overrides of a job that are not for Hydra, as they were typed; of its settings for Hydra."""
+def typed_overrides(settings: Any) -> list[str]:
+    """The typed overrides of a job without those for Hydra, from Hydra's settings."""
     typed = cast(list[str], OmegaConf.to_container(settings.overrides.task, resolve=False))
     return [text.removeprefix("++").replace("\\:", ":") for text in typed]

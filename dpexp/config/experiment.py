@@ -34,7 +34,7 @@ class ExperimentConfig(JobConfig):
 
     @property
     def names(self) -> dict[str, str]:
-        """Of its strategy, model and data, and the scope of the data's size."""
+        """The names of strategy, model, data and exchange, and data.scope."""
         names = {"strategy": self.strategy.name, "model": self.model.name, "data": self.data.name}
         return names | {"data_scope": self.data.scope, "exchange": getattr(self.strategy, "exchange", "")}
 
@@ -100,7 +100,7 @@ class ExperimentConfig(JobConfig):
         if self.batch.accumulation > self.local_batch_size:
             raise ValueError(
                 f"batch.accumulation={self.batch.accumulation}: a worker's batch of {self.local_batch_size} can't be "
-                f"cut into so many parts; choose at most {self.local_batch_size}, or a larger batch.size"
+                f"split into that many parts; choose at most {self.local_batch_size}, or a larger batch.size"
             )
         if self.global_batch_size > self.train_samples:
             raise ValueError(
@@ -111,7 +111,7 @@ class ExperimentConfig(JobConfig):
         return self
 
 
-LOOP = "loop"  # the kind of job of our own loop, where a result may be of either
+LOOP = "loop"  # the kind of a job of our own loop; the other is "script"
 
 
 def _kind(value: Any) -> str:

@@ -19,13 +19,13 @@ PLAIN = {
     "a valid number": "a number",
     "a valid boolean": "true or false",
 }
-RULES = {  # by pydantic's kind of error, where its words are too general
+RULES = {  # by pydantic's kind of error, where its message is too general
     "string_pattern_mismatch": "write module:function, such as mine:build",
     "list_type": "must be a list, such as [1, 2]",
     "tuple_type": "must be a list, such as [1, 2]",
     "dict_type": "must be names and values, such as {width: 128}",
 }
-EXAMPLES = {  # of what has no default
+EXAMPLES = {  # for settings without a default
     "data.path": "mine.npz",
     "data.size": "10000",
     "model.builder": "mine:build",
@@ -74,7 +74,7 @@ def _explain_field(item: dict[str, Any]) -> str:
 
 
 def _rule(key: str, value: Any, message: str, kind: str) -> str:
-    """The rule that a value breaks, with an example where pydantic's words are too general."""
+    """The rule that a value breaks, with an example where pydantic's message is too general."""
     if kind.startswith("dataclass") or kind == "model_attributes_type":
         names = sorted(name for name in known_keys() if name.startswith(f"{key}."))
         return f"it is a group of settings: {', '.join(names)}"

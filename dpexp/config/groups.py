@@ -41,7 +41,7 @@ class ResNet18Config:
 
 @dataclass(frozen=True, config=STRICT)
 class CustomModelConfig:
-    """A model of the user's: `builder` is `module:function`, called as `f(input_shape, classes, **arguments)`."""
+    """The user's own model: `builder` is `module:function`, called as `f(input_shape, classes, **arguments)`."""
 
     name: Literal["custom"]
     builder: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:\w+$")]
@@ -69,7 +69,7 @@ class NamedDataConfig(SizedConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class SyntheticDataConfig(SizedConfig):
-    """Seeded Gaussian classes: `separation` is the distance of class means in noise deviations."""
+    """Seeded Gaussian classes: `separation` is the distance between class means in standard deviations of the noise."""
 
     name: Literal["synthetic"]
     scope: Scope
@@ -81,7 +81,7 @@ class SyntheticDataConfig(SizedConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class ArraysDataConfig(SizedConfig):
-    """Data of the user's: train_inputs, train_labels, test_inputs and test_labels in an .npz file, or as .npy files."""
+    """The user's own data: train_inputs, train_labels, test_inputs and test_labels, as .npz or .npy files."""
 
     name: Literal["arrays"]
     scope: Scope
@@ -163,7 +163,7 @@ class MeasurementConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class LaunchConfig:
-    """How worker processes are watched: a world that makes no progress for `timeout_seconds` is ended."""
+    """Limits for worker processes: a world that makes no progress for `timeout_seconds` is ended."""
 
     timeout_seconds: PositiveFloat
     max_workers_per_core: PositiveInt

@@ -1,4 +1,4 @@
-"""What every job has, whoever trains: frozen, checked once, when it is built.
+"""The settings that every job has: frozen, and checked once, when it is built.
 
 Values come from `conf/`; no field has a default here. Pydantic checks types and ranges, the methods named `_check_*`
 check rules between fields. Inside the package these objects are trusted.
@@ -16,9 +16,9 @@ from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig
 
-# Names of arms: what is measured, what its speedup is over, and one process with the best number of threads.
+# Names of arms: the measured training, its baseline, and one process with the best number of threads.
 CANDIDATE, BASELINE, BEST_SEQUENTIAL = "candidate", "baseline", "best_sequential"
-HOW = ("measurement", "launch", "checkpoint")  # it is measured, watched and kept; all else is what
+HOW = ("measurement", "launch", "checkpoint")  # it is measured; all other settings say what is measured
 
 Self = TypeVar("Self", bound="JobConfig")
 
@@ -43,7 +43,7 @@ class JobConfig:
     @property
     @abstractmethod
     def names(self) -> dict[str, str]:
-        """Of its strategy, model and data, and the scope of the data's size."""
+        """The names of strategy, model and data, and data.scope."""
 
     @property
     @abstractmethod
@@ -53,7 +53,7 @@ class JobConfig:
     @property
     @abstractmethod
     def processes(self) -> int:
-        """That train together."""
+        """Processes that train together."""
 
     @abstractmethod
     def baseline(self: Self, threads: int | None = None) -> Self:
@@ -73,7 +73,7 @@ class JobConfig:
 
     @property
     def sha256(self) -> str:
-        """Of the identity."""
+        """The SHA-256 of the identity."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -102,7 +102,7 @@ class JobConfig:
         return self.processes * self.threads_per_worker
 
     def check_batch(self) -> None:
-        """Raise ValueError where a batch can't be shared by the workers."""
+        """Raise ValueError if a batch can't be split evenly over the workers."""
         if self.global_batch_size % self.workers:
             fewer = self.batch.size // self.workers * self.workers
             choices = f"{fewer} or {fewer + self.workers}" if fewer else f"{self.workers}"
@@ -112,12 +112,12 @@ class JobConfig:
             )
 
 
-def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of nested dictionaries by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= flattened(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -1,4 +1,4 @@
-"""A job whose training is a command of the user's: any program that trains with torch, unchanged."""
+"""A job whose training is a user's command: any program that trains with torch, unchanged."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NUMBERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_si
 # Of the command on one of several hosts, each with as many workers; and the first host's name and a free port there.
 PLACES = ("workers_per_host", "hosts", "host", "head", "port")
 PLACEHOLDERS = (*NUMBERS, *PLACES)
-SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that mean something to a shell alone
-# What can be said of such a job; all else belongs to the script.
+SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that only a shell understands
+# The settings of such a job; all others belong to the script.
 SETTINGS = (
     "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch experiment"
 ).split()
@@ -27,10 +27,9 @@ SETTINGS = (
 
 @dataclass(frozen=True, config=STRICT)
 class CommandConfig:
-    """How to start it; `baseline_command` (None: the same) runs with one worker.
+    """How to start the training; `baseline_command` (None: the same) runs with one worker.
 
-    `exchange` is how its DistributedDataParallel exchanges gradients, if not as the script has it; the baseline's does
-    as that.
+    `exchange` is how the command's DistributedDataParallel exchanges gradients (None: as the script has it).
     """
 
     command: str
@@ -55,8 +54,8 @@ class CommandConfig:
                 or any(word.startswith("~/") or "\n" in word for word in words)
             ):
                 raise ValueError(
-                    f"script.{name}={command}: no shell runs it; write env NAME=VALUE before a program, full names of "
-                    "folders, one line, and bash -c '...' for what needs a shell"
+                    f"script.{name}={command}: it runs without a shell; write env NAME=VALUE before a program, "
+                    "full names of folders, one line, and bash -c '...' for what needs a shell"
                 )
             if unknown := sorted(fields - set(PLACEHOLDERS)):
                 choices = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
@@ -69,7 +68,7 @@ class CommandConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ScriptConfig(JobConfig):
-    """Times are for `data.size` samples, from the steps that are timed."""
+    """A script; times are computed for `data.size` samples from the timed steps."""
 
     epochs: Literal[1]
     checkpoint: Literal[False]
@@ -86,7 +85,7 @@ class ScriptConfig(JobConfig):
 
     @property
     def train_samples(self) -> int:
-        """Samples that times are for."""
+        """The number of samples for which times are computed."""
         return self.data.size
 
     @property
@@ -95,7 +94,7 @@ class ScriptConfig(JobConfig):
         return self.workers
 
     def words(self, port: int, hosts: int = 1, head: str = "127.0.0.1") -> list[list[str]]:
-        """The words of the command on each of so many hosts, of which one worker needs only the first; see PLACES."""
+        """The words of the command on each host; a single worker needs only the first host. See PLACES."""
         hosts = min(hosts, self.workers)
         numbers = {name: getattr(self, name) for name in NUMBERS} | {"workers_per_host": self.workers // hosts}
         places = [{"hosts": hosts, "host": host, "head": head, "port": port} for host in range(hosts)]
@@ -103,7 +102,7 @@ class ScriptConfig(JobConfig):
 
     @property
     def command(self) -> list[str]:
-        """The same on a single host, whatever the port."""
+        """The same on a single host, with port 0."""
         return self.words(0)[0]
 
     def baseline(self, threads: int | None = None) -> ScriptConfig:
@@ -117,7 +116,7 @@ class ScriptConfig(JobConfig):
         self.check_batch()
         if self.workers > 1 and self.command == self.baseline().command:
             raise ValueError(
-                f"script.command={self.script.command}: one worker and {self.workers} workers would run the same; "
+                f"script.command={self.script.command}: the command is the same for one and {self.workers} workers; "
                 "write {workers} where the number of processes belongs"
             )
         return self

@@ -1,4 +1,4 @@
-"""The strategies to choose from: the settings of each, and what each can do. Needs no torch."""
+"""The available strategies: their settings and capabilities. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpexp.errors import ConfigError
 
 
 class Kind(NamedTuple):
-    """What a strategy can do."""
+    """The capabilities of a strategy."""
 
     one_process_a_worker: bool = True  # False: one process for all workers
     devices: tuple[str, ...] = ("cpu",)
@@ -37,7 +37,7 @@ class Named:
 
     @property
     def kind(self) -> Kind:
-        """What it can do."""
+        """Its capabilities."""
         return KINDS[self.name]
 
     def check_workers(self, workers: int) -> None:
@@ -49,12 +49,12 @@ class Named:
 
 @dataclass(frozen=True, config=STRICT)
 class PlainConfig(Named):
-    """One without settings."""
+    """A strategy without settings."""
 
     name: Literal["sync_dp", "emulated", "sequential"]
 
     def check_workers(self, workers: int) -> None:
-        """A sequential training has one."""
+        """A sequential training has one worker."""
         if self.name == "sequential" and workers > 1:
             raise ValueError(
                 f"workers={workers} with strategy=sequential: it has one process and one worker; "
@@ -73,14 +73,14 @@ class DdpConfig(Named):
 
 @dataclass(frozen=True, config=STRICT)
 class HybridDpConfig(Named):
-    """Shared memory within a host, torch.distributed between hosts: torchrun's, or `hosts` that this machine acts."""
+    """Shared memory within a host, torch.distributed between hosts: torchrun's, or `hosts` simulated ones."""
 
     name: Literal["hybrid_dp"]
     hosts: PositiveInt | None
     bucket_mb: PositiveFloat | None = None  # results of earlier versions lack it
 
     def check_workers(self, workers: int) -> None:
-        """Each host needs as many, except for the sequential training of workers=1."""
+        """Each host needs the same number, except for the sequential training of workers=1."""
         if workers > 1 and workers % (self.hosts or 1):
             raise ValueError(
                 f"workers={workers} with strategy.hosts={self.hosts}: each host needs the same number of workers; "
@@ -88,7 +88,7 @@ class HybridDpConfig(Named):
             )
 
     def check_places(self, places: Sequence[tuple[int, ...]]) -> None:
-        """torchrun's nodes are the hosts, each with as many ranks, numbered one host after the other."""
+        """torchrun's nodes are the hosts, each with the same number of consecutive ranks."""
         if self.hosts is not None:
             raise ConfigError(f"strategy.hosts={self.hosts} under torchrun: its nodes are the hosts; leave it out")
         size = places[0][1]
@@ -97,7 +97,7 @@ class HybridDpConfig(Named):
                 raise ConfigError(
                     f"strategy=hybrid_dp with rank {rank} as LOCAL_RANK={local_rank} of "
                     f"LOCAL_WORLD_SIZE={local_size}, where rank 0's host has {size} of {len(places)}: each host needs "
-                    "as many ranks, numbered in a row; use the same --nproc-per-node on each, or strategy=ddp"
+                    "the same number of consecutive ranks; use the same --nproc-per-node on each, or strategy=ddp"
                 )
 
 

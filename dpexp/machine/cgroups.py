@@ -1,4 +1,4 @@
-"""What Linux's control groups allow this process, in version 1 or 2; nothing where there are none."""
+"""What Linux's control groups allow this process, in version 1 or 2; nothing without control groups."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cpu_quota() -> float | None:
 
 
 def throttled_seconds() -> float:
-    """That the quotas of this process's cgroup and those above it held it back so far."""
+    """The seconds for which CPU quotas have throttled this process's cgroup, or those above it, so far."""
     counters = [_fields(folder / "cpu.stat") for folder in _folders("cpu")]
     units = (("throttled_usec", 1e-6), ("throttled_time", 1e-9))  # of version 2, of version 1
     return max((unit * counter.get(name, 0) for counter in counters for name, unit in units), default=0.0)

@@ -1,4 +1,4 @@
-"""What a measurement was made on: machine, libraries, commit. Imports no torch."""
+"""The environment of a measurement: machine, libraries, code. Imports no torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Environment:
 
     @property
     def machine(self) -> str:
-        """What must agree before two timings may share a curve, in words."""
+        """In words, what must be equal for two timings to share a curve."""
         versions = ", ".join(f"{name} {self.versions.get(name)}" for name in ("torch", "Python", "dpexp"))
         ranks = "" if self.local_world_size is None else f", {self.local_world_size} ranks a machine"
         memory = f"{self.memory_bytes / 2**30:.0f} GiB"

@@ -1,4 +1,4 @@
-"""Files: written so that a reader finds the old one or the new one, never half of one; claimed."""
+"""Files that are written atomically: a reader finds the old one or the new one, never half of one; folder locks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Within, this process alone works in the folder; its death ends that, too. Raises ConfigError, ResultError."""
     with contextlib.ExitStack() as held:
         try:

@@ -21,7 +21,7 @@ _waits = False  # whether `wait` runs
 
 
 class Interrupted(BaseException):
-    """A signal asked this process to end; no handler of errors takes it for one."""
+    """A signal asked this process to end. Not an Exception, so that error handlers don't catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

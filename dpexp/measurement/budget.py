@@ -14,7 +14,7 @@ from dpexp.results.schema import Block
 ROUNDS_OF_LONG_STEPS = 24
 LOOK_AGAIN_ROUNDS = 8
 LEAST_SHARE = 0.25  # of what a start costs, for the rounds of each block
-WORTH_A_START = 1.5  # times its cost: with so much time left, another block is made
+WORTH_A_START = 1.5  # times its cost: with this much time left, another block is started
 END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 
 
@@ -22,7 +22,7 @@ class Budget:
     """The wall time of one job, from its start."""
 
     def __init__(self, config: JobConfig, over: str | None, of: str) -> None:
-        """What has to be precise is the ratio of the arm `over` to the arm `of`."""
+        """The precision is that of the ratio of the arm `over` to the arm `of`."""
         self.measurement, self._over, self._of = config.measurement, over, of
         self._short_seconds, self._long_seconds = config.usual_seconds
         self._started = time.monotonic()
@@ -38,11 +38,11 @@ class Budget:
 
     @property
     def done_fraction(self) -> float:
-        """How much of it is spent."""
+        """The fraction of it that has passed."""
         return min(1.0, (time.monotonic() - self._started) / self.seconds)
 
     def start_after(self, seconds: float) -> None:
-        """So much of the time is not the job's: the command's first waits for the fork server."""
+        """Exclude these seconds: the command's first job waits for the fork server."""
         self._started += seconds
 
     def begin_block(self) -> None:
@@ -50,7 +50,7 @@ class Budget:
         self._block_started = time.monotonic()
 
     def begin_rounds(self, rounds: Rounds, reserved_seconds: float) -> None:
-        """The arms are warm. `reserved_seconds` are for what comes after the last block."""
+        """The arms are warm. `reserved_seconds` are needed after the last block."""
         self._overhead_seconds = time.monotonic() - self._block_started + END_SECONDS
         if self._seconds is None:
             needed = 2 * self._overhead_seconds + ROUNDS_OF_LONG_STEPS * rounds.round_seconds
@@ -58,10 +58,11 @@ class Budget:
         self._reserved = reserved_seconds
 
     def block_is_long_enough(self, rounds: Rounds, blocks: Sequence[Block], seconds: float) -> bool:
-        """Whether the rounds of this block, which took so long, suffice.
+        """Whether the rounds of this block, which took `seconds`, are enough.
 
-        Another start tells more than more rounds of this one after sqrt(cost of a start x variance of a second of
-        rounds / variance between starts) (Kalibera and Jones 2013, "Rigorous benchmarking in reasonable time").
+        Another start gives more information than more rounds of this one after sqrt(cost of a start x variance of a
+        second of rounds / variance between starts); see Kalibera and Jones 2013, "Rigorous benchmarking in
+        reasonable time".
         """
         left = self._left_seconds() - END_SECONDS
         if left <= 0:
@@ -81,11 +82,11 @@ class Budget:
         return seconds >= math.sqrt(self._overhead_seconds * variance) / START_DEVIATION
 
     def _share(self, seconds: float, blocks: int) -> float:
-        """Of the time that is left, what so many blocks have for their rounds; the first has started."""
+        """The seconds for the rounds of each of `blocks` blocks, the first of which has started."""
         return (seconds - (blocks - 1) * self._overhead_seconds) / blocks
 
     def is_over(self, blocks: Sequence[Block]) -> bool:
-        """Whether these blocks suffice: the ratio is known well enough, or another one takes too long."""
+        """Whether these blocks are enough: the ratio is precise enough, or there is no time for another block."""
         measurement = self.measurement
         if not blocks:
             return False

@@ -1,4 +1,4 @@
-"""Who else uses the machine while a block runs."""
+"""The load of other programs on the machine during a block."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Watch:
         """What was seen; `workers_cpu_seconds` is the CPU time that the workers here, now ended, reported."""
         wall = max(time.monotonic() - self._started, 1e-3)
         busy, stolen = _busy_and_stolen_seconds()
-        # The system knows better what workers used than they do: their start and end take time, too.
+        # The system counts more than workers report: their start and end take time, too.
         workers = max(workers_cpu_seconds, fork_server.cpu_seconds() - self._server_cpu)
         ours = time.process_time() - self._main_cpu + workers
         return Conditions(

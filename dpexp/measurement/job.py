@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,8 @@ from dpexp.measurement.budget import Budget
 from dpexp.measurement.measure import OnProgress, measure
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import Timed, Trainer
-from dpexp.measurement.user_files import differing, digests_of, fingerprint
+from dpexp.measurement.trainer import TimedSteps, Trainer
+from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import Block, RunResult
 
@@ -35,12 +35,12 @@ SHORT_SHARE = 0.6  # of the job's time: whole trainings that take no longer are 
 TRAINING_START_SECONDS = 0.3  # of the processes of a whole training, and its evaluation
 
 
-def prepared(config: JobConfig, folder: Path, launcher: LocalLauncher) -> contextlib.AbstractContextManager[Trainer]:
-    """What trains the variants of a job; `folder` receives what scripts write."""
+def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> AbstractContextManager[Trainer]:
+    """A trainer for the variants of a job; `folder` receives the output of scripts."""
     if isinstance(config, ScriptConfig):
-        return script_trainer.prepared(config, folder, launcher.hosts)
+        return script_trainer.open_trainer(config, folder, launcher.hosts)
     assert isinstance(config, ExperimentConfig)
-    return loop_trainer.prepared(config, launcher)
+    return loop_trainer.open_trainer(config, launcher)
 
 
 def run(
@@ -58,7 +58,7 @@ def run(
     `user_files` is the fingerprint that the job's files must keep until it ends. The blocks of an `earlier`, unfinished
     result are kept. From the first block on the result is an unfinished one.
 
-    Raises what went wrong. A WorkerError is recorded as a failed result, with the blocks finished until then and its
+    Raises the job's error. A WorkerError is recorded as a failed result, with the blocks finished until then and its
     traceback in error.log; a DivergedError as a diverged one. ConfigError and DataError are recorded with
     `record_bad_input`, else nothing is. A ResultError says that nothing can be recorded.
     """
@@ -68,7 +68,7 @@ def run(
     budget = Budget(config, over, CANDIDATE)
     try:
         _check_unchanged(config, user_files)
-        with prepared(config, folder, launcher) as trainer:
+        with open_trainer(config, folder, launcher) as trainer:
             # A folder that can't be written is found before anything is measured.
             record.write("unfinished", data_seconds=time.perf_counter() - started)
             started = time.perf_counter()
@@ -77,7 +77,7 @@ def run(
             variants = _variants(config, trainer, record.result.blocks, on_progress)
             plan = _Trainings(config)
             on_warm = functools.partial(plan.seconds, budget)
-            for block in measure(trainer, variants, budget, record.result.kept(), on_progress, on_warm):
+            for block in measure(trainer, variants, budget, record.result.kept_blocks(), on_progress, on_warm):
                 _check_unchanged(config, user_files)
                 record.add(block, digests_of(trainer.files))
             plan.seconds(budget, _as_timed(record.result.blocks[-1]))  # where all blocks had been made before
@@ -112,11 +112,11 @@ def measure_in_turns(
 ) -> list[Block]:
     """The blocks of these trainings, at least two, on the data of the first, measured as its settings say.
 
-    What has to be precise is the ratio of the last to the first. `folder` receives what scripts write. Raises
+    The precision is that of the ratio of the last to the first. `folder` receives the output of scripts. Raises
     ConfigError, DataError, WorkerError, DivergedError.
     """
     first, *_, last = configs
-    with prepared(configs[first], folder, launcher) as trainer:
+    with open_trainer(configs[first], folder, launcher) as trainer:
         trainer.get_ready()
         budget = Budget(configs[first], over=last, of=first)
         blocks = measure(trainer, configs, budget, on_progress=on_progress)
@@ -124,21 +124,21 @@ def measure_in_turns(
 
 
 class _Trainings:
-    """The whole trainings of a job: those that were asked for, or all that are short."""
+    """The whole trainings of a job, if they were asked for or are short."""
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
-        # Only its author knows how long a script's training is.
+        # The length of a script's training is unknown.
         self._arms = config.variants if isinstance(config, ExperimentConfig) else {}
         asked = config.checkpoint or config.target_accuracy is not None
         self._made = asked or config.measurement.whole_trainings == "always"
         # In the job's time; those that are asked for come on top of it. None: not known yet.
         self._seconds = None if config.measurement.whole_trainings == "auto" and not asked else 0.0
 
-    def seconds(self, budget: Budget, warm: Mapping[str, Timed]) -> float:
-        """What is reserved for them in the job's time, by the first block's arms after their warm-up.
+    def seconds(self, budget: Budget, warm: Mapping[str, TimedSteps]) -> float:
+        """The seconds reserved for them in the job's time, from the first block's arms after their warm-up.
 
-        Whether they are short follows from the shortest steps: others may have slowed the warm-up down.
+        The shortest steps decide whether they are short: other programs may have slowed down the warm-up.
         """
         if self._seconds is None:
             arms = [(config.updates, warm[name]) for name, config in self._arms.items()]
@@ -157,11 +157,12 @@ class _Trainings:
                 yield number, name, dataclasses.replace(config, seed=(config.seed + number) % 2**32)
 
 
-def _as_timed(block: Block) -> dict[str, Timed]:
-    """What the arms of a finished block tell of their steps."""
+def _as_timed(block: Block) -> dict[str, TimedSteps]:
+    """The step times of the arms of a finished block."""
+    steps = {name: arm.step_seconds for name, arm in block.arms.items()}
     return {
-        name: Timed(step_seconds=float(np.median(arm.step_seconds)), least_step_seconds=float(arm.step_seconds.min()))
-        for name, arm in block.arms.items()
+        name: TimedSteps(step_seconds=float(np.median(one)), least_step_seconds=float(one.min()))
+        for name, one in steps.items()
     }
 
 
@@ -183,13 +184,13 @@ def _variants(
     return variants
 
 
-_best_threads: dict[str, int] = {}  # by earlier jobs of this process that differ only in what doesn't matter
+_best_threads: dict[str, int] = {}  # by the relevant settings, from earlier jobs of this process
 
 
 def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -> int:
     """The number of threads with which one process is likely fastest: of powers of two, and all usable cores, in turns.
 
-    Where there are just two numbers, both are measured in each block, and the result tells. There is one answer for all
+    If there are just two numbers, both are measured in each block. There is one answer for all
     jobs of this process that differ in workers, strategy, epochs or data size only.
     """
     cores = usable_cores()
@@ -216,12 +217,12 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
 
 def speedup(folder: Path) -> Estimate:
     """The speedup of a finished job; unknown without a paired baseline."""
-    return compare([storage.read(folder / storage.FILE_NAME).kept()], BASELINE, CANDIDATE).shown
+    return compare([storage.read(folder / storage.FILE_NAME).kept_blocks()], BASELINE, CANDIDATE).shown
 
 
 def _check_unchanged(config: JobConfig, user_files: dict[str, str]) -> None:
     """Raise DataError when a file was edited since the command started: each training loads the files again."""
-    if names := differing(user_files, fingerprint(config)):
+    if names := changed_files(user_files, fingerprint(config)):
         raise DataError(
             f"{', '.join(names)} changed while this command was running; start it again, and edit copies meanwhile"
         )

@@ -18,7 +18,7 @@ from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.machine.environment import usable_cores
-from dpexp.measurement.trainer import Pace, Timed, Trainer
+from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
 from dpexp.processes.launch import wait_for_server
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Arm, Process, Training
@@ -35,8 +35,8 @@ OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.1, lead_seconds=0.03)
 
 
 @contextlib.contextmanager
-def prepared(config: ExperimentConfig, launcher: LocalLauncher) -> Iterator[Trainer]:
-    """With the data and the initial weights of a job, in shared memory. Raises ConfigError, DataError."""
+def open_trainer(config: ExperimentConfig, launcher: LocalLauncher) -> Iterator[Trainer]:
+    """A trainer with the data and the initial weights of a job in shared memory. Raises ConfigError, DataError."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: torch finds no CUDA device; set device=cpu")
     dataset = load(config)
@@ -54,7 +54,7 @@ class LoopTrainer:
         self._placed = dataset
         self.pace = OVERSUBSCRIBED_PACE if config.busy_threads > usable_cores() else PACE
 
-    files: frozenset[str] = frozenset()  # all are known beforehand
+    files: frozenset[str] = frozenset()  # the fingerprint has all of them
 
     def get_ready(self) -> None:
         """Wait for the fork server."""
@@ -62,13 +62,13 @@ class LoopTrainer:
 
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, JobConfig]) -> Iterator[LoopArms]:
-        """Within, an arm of each variant lives, with the data in other memory than before.
+        """Within, an arm of each variant is alive, with the data at a different place in memory than before.
 
-        Where the data lie changes times by about a percent. Raises WorkerError.
+        The place of the data changes times by about a percent. Raises WorkerError.
         """
         if self._placed is not self._dataset:
             self._placed.tensors.close()
-        self._placed = self._dataset.placed_anew()
+        self._placed = self._dataset.copy_elsewhere()
         works = {name: self._work(config, in_turns=True) for name, config in variants.items()}
         with self._launcher.segments(works) as programs:
             yield LoopArms(works, programs)
@@ -77,10 +77,10 @@ class LoopTrainer:
         """A whole training, with its evaluation. Raises WorkerError."""
         work = self._work(config, checkpoint=checkpoint)
         if config.seed == self._dataset.source.seed:
-            return trained(work, self._launcher.run(work))
+            return summarize_training(work, self._launcher.run(work))
         with initial_state(config, self._dataset) as initial:
             work = dataclasses.replace(work, initial=initial)
-            return trained(work, self._launcher.run(work))
+            return summarize_training(work, self._launcher.run(work))
 
     def _work(self, config: JobConfig, checkpoint: Path | None = None, in_turns: bool = False) -> Work:
         assert isinstance(config, ExperimentConfig)
@@ -94,18 +94,18 @@ class LoopArms:
         self._works, self._programs = works, programs
 
     def turn(self, name: str, turn: Turn) -> list[float]:
-        """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError."""
+        """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError."""
         return self._programs.turn(name, turn)
 
-    def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
-        """Let all end; what a result keeps of each. Raises WorkerError, where replicas differ, too."""
+    def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
+        """End all arms; return their results. Raises WorkerError, also if replicas differ."""
         reports = self._programs.end()
         if not all(math.isfinite(loss) for ones in reports.values() for one in ones for loss in one.epoch_loss_sums):
             raise DivergedError(DIVERGED)
         return {name: _arm(work, reports[name], timed[name]) for name, work in self._works.items()}
 
 
-def _arm(work: Work, reports: Sequence[WorkerReport], timed: Timed) -> Arm:
+def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps) -> Arm:
     _check_replicas(reports)
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
@@ -123,8 +123,8 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: Timed) -> Arm:
     )
 
 
-def trained(work: Work, reports: Sequence[WorkerReport]) -> Training:
-    """What a result keeps of a whole training. Raises WorkerError where replicas differ."""
+def summarize_training(work: Work, reports: Sequence[WorkerReport]) -> Training:
+    """The result of a whole training. Raises WorkerError if replicas differ."""
     _check_replicas(reports)
     samples = work.config.train_samples
     return Training(

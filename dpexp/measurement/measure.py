@@ -1,4 +1,4 @@
-"""The only loop that measures: blocks of arms that take turns, as long as the budget says."""
+"""The measurement loop: blocks of arms that take turns, until the budget ends them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dpexp.config.job import JobConfig
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.conditions import Watch
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import Timed, Trainer
+from dpexp.measurement.trainer import TimedSteps, Trainer
 from dpexp.results.schema import Block
 
 OnProgress = Callable[[str, float], None]
-"""Receives what is being done, in words, and the fraction of the job's time that is spent."""
+"""Receives the current activity in words, and the fraction of the job's time that has passed."""
 
-OnWarm = Callable[[Mapping[str, Timed]], float]
+OnWarm = Callable[[Mapping[str, TimedSteps]], float]
 """Receives the arms after their warm-up; returns the seconds that the job needs after its last block."""
 
 
@@ -29,7 +29,7 @@ def measure(
 ) -> Iterator[Block]:
     """Each block of the arms, as soon as it is finished, the discarded ones first. Raises WorkerError.
 
-    The order of the arms alternates, so that a drift of the machine's speed favours none. `earlier` are blocks from
+    The order of the arms alternates, so that a drift of the machine's speed favours no arm. `earlier` are blocks from
     before an interruption.
     """
     settings, kept, discarded = budget.measurement, list(earlier), 0

@@ -1,4 +1,4 @@
-"""What is known of a job so far, written after each block: whatever ends the job, finished blocks are kept."""
+"""The result of a job so far, written after each block, so that finished blocks survive any end of the job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpexp.config.job import JobConfig
 from dpexp.errors import DataError, DpexpError, WorkerError
 from dpexp.machine.environment import Environment
 from dpexp.machine.files import remove_leftovers, write_atomically
-from dpexp.measurement.user_files import differing
+from dpexp.measurement.user_files import changed_files
 from dpexp.results import storage
 from dpexp.results.schema import VERSION, Block, RunResult, Status, Training
 
@@ -61,7 +61,7 @@ class Record:
         Raises DataError for a program that has changed, ResultError.
         """
         known = self.result.user_files
-        for name in differing({name: known.get(name, files[name]) for name in files}, files):
+        for name in changed_files({name: known.get(name, files[name]) for name in files}, files):
             if name.endswith(".py"):
                 raise DataError(f"{name} changed while this command was running; start it again, and edit copies")
             files = {**files, name: OTHER_EACH_TIME}

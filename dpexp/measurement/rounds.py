@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from dpexp.clock.messages import Turn
 from dpexp.errors import ScriptEnded
-from dpexp.measurement.trainer import Pace, Running, Timed
+from dpexp.measurement.trainer import Pace, RunningArms, TimedSteps
 
 LEAST_WARMUP_STEPS = 2  # to learn how long a step takes
 WARMUP_SECONDS = 0.5  # after which no more warm-up steps are made
@@ -23,13 +23,13 @@ class Rounds:
 
     def __init__(self, pace: Pace, names: Sequence[str], seed: int) -> None:
         """The first round is in this order, the next one backwards, and so on."""
-        self.timed = {name: Timed() for name in names}
+        self.timed = {name: TimedSteps() for name in names}
         self.made = 0  # those that count
         self._pace, self._names = pace, names
         self._randomly = random.Random(seed)  # noqa: S311 - no secret
         self._number = 0
 
-    def warm_up(self, running: Running, steps: int) -> None:
+    def warm_up(self, running: RunningArms, steps: int) -> None:
         """Make so many untimed steps with each arm, fewer if they are long, and learn how long one takes.
 
         The first may be much longer than all others, as where a model is compiled in it.
@@ -48,7 +48,7 @@ class Rounds:
         """Of one round, as expected."""
         return sum(self._turn(timed, False).steps * timed.step_seconds for timed in self.timed.values())
 
-    def make(self, running: Running) -> None:
+    def make(self, running: RunningArms) -> None:
         """One round. Where a script ends in it, it doesn't count. Raises WorkerError, ScriptEnded."""
         self._number += 1
         every = self._pace.traced_every
@@ -64,7 +64,7 @@ class Rounds:
             timed.steps += turn.steps
         self.made += not traced
 
-    def make_until(self, running: Running, is_enough: Callable[[float], bool]) -> None:
+    def make_until(self, running: RunningArms, is_enough: Callable[[float], bool]) -> None:
         """Rounds until `is_enough`, which receives the seconds that they took so far; or until a script ends."""
         started = time.monotonic()
         while self.made < LEAST_ROUNDS or not is_enough(time.monotonic() - started):
@@ -75,7 +75,7 @@ class Rounds:
                     raise
                 return
 
-    def _turn(self, arm: Timed, traced: bool) -> Turn:
+    def _turn(self, arm: TimedSteps, traced: bool) -> Turn:
         pace, step = self._pace, arm.step_seconds
         timed = pace.turn_seconds / step * self._randomly.uniform(1 - JITTER, 1 + JITTER)
         lead = 0 if step >= LONG_STEP_LEADS * pace.lead_seconds else round(pace.lead_seconds / step)

@@ -1,4 +1,4 @@
-"""Arms that are scripts of the user's: what their processes report becomes an arm like any other."""
+"""Trainings by the user's scripts: the reports of their processes become arms."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.command_world import Trace, World
 from dpexp.launchers.commands import Hosts, started
-from dpexp.measurement.trainer import Pace, Timed, Trainer
+from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import Arm, Process
 
 OUTPUT = "output"  # folder of what the commands write
-LEAST_COMPUTING = 0.01  # of a step, where phases are told apart
-MOST_UNKNOWN = 0.1  # of the steps; where it is unknown in more of them who waits, waiting isn't told apart
+LEAST_COMPUTING = 0.01  # of a step; below it, the phases were not separated
+MOST_UNKNOWN = 0.1  # of the steps; if the wait is unknown in more of them, it counts as communicating
 # Data loaders and libraries of any kind wake up at the beginning of a turn, so both are longer than in our loop.
 TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 
 
 @contextlib.contextmanager
-def prepared(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterator[Trainer]:
-    """With a folder for what the commands write. Raises ResultError."""
+def open_trainer(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterator[Trainer]:
+    """A trainer with a folder for the commands' output. Raises ResultError."""
     try:
         (folder / OUTPUT).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,7 +50,7 @@ class ScriptTrainer:
         self.pace = Pace(TURN_SECONDS, LEAD_SECONDS, least_lead_steps=1, traced_every=traced)
 
     def get_ready(self) -> None:
-        """Nothing is shared by the blocks."""
+        """Nothing to wait for."""
 
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, JobConfig]) -> Iterator[ScriptArms]:
@@ -64,8 +64,8 @@ class ScriptTrainer:
                 yield ScriptArms(running)
         except ScriptEnded as ended:
             raise WorkerError(
-                f"{ended}: the script came to its end before it could be measured; let it train for more steps, "
-                "or set measurement.warmup_steps lower"
+                f"{ended}: the script ended before it could be measured; let it train for more steps, "
+                "or reduce measurement.warmup_steps"
             ) from None
 
     def _command(self, name: str, config: JobConfig) -> Command:
@@ -97,15 +97,15 @@ class ScriptArms:
         """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
         return self._worlds[name].turn(turn)
 
-    def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
-        """What a result keeps of each arm; a script that sets its threads has no best sequential process."""
+    def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
+        """The results of the arms; a script that sets its own threads has no best sequential process."""
         arms = {name: _arm(world, timed[name]) for name, world in self._worlds.items()}
         if BASELINE in arms and BEST_SEQUENTIAL in arms and arms[BASELINE].threads == arms[BEST_SEQUENTIAL].threads:
             del arms[BEST_SEQUENTIAL]
         return arms
 
 
-def _arm(world: World, timed: Timed) -> Arm:
+def _arm(world: World, timed: TimedSteps) -> Arm:
     world.finish()
     return Arm(
         samples_per_step=world.command.global_batch_size,
@@ -130,7 +130,7 @@ def _arm(world: World, timed: Timed) -> Arm:
 
 
 def _phases(traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[float]]]:
-    """Where the time of each process goes, from its traced steps: (steps, processes) by name."""
+    """The phases of each process in its traced steps: (steps, processes) by name."""
     steps = [(turn, step) for turn in traces for step in range(len(turn[0]))]
     if not steps:
         return {}
@@ -139,16 +139,16 @@ def _phases(traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[
     split = [[_split(steps[at][0], steps[at][1], rank) for rank in ranks] for at in chosen]
     values = {name: np.array([[one[name] for one in step] for step in split]) for name in PHASES}
     if values["compute"].sum() < LEAST_COMPUTING * sum(np.nansum(each) for each in values.values()):
-        return {}  # no `backward` was seen, so nothing is told apart
+        return {}  # no `backward` was seen, so the phases can't be separated
     if np.isnan(values["wait"]).mean() > MOST_UNKNOWN:
         values["communicate"] += np.nan_to_num(values.pop("wait"))
     return {name: np.nan_to_num(each).tolist() for name, each in values.items()}
 
 
 def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int) -> dict[str, float]:
-    """The phases of one step of one process. In each meeting it waits for the last to arrive, and then communicates.
+    """The phases of one step of one process. At each meeting it waits for the last to arrive, then communicates.
 
-    The wait is NaN where the processes did not meet equally often, and so nobody knows which meetings were the same.
+    The wait is NaN if the processes did not meet equally often, so that their meetings can't be matched.
     """
     data, compute, update, meetings = turn[rank][step]
     synchronize = sum(seconds for _, seconds in meetings)

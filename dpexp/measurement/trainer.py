@@ -1,4 +1,4 @@
-"""What a measurement needs of whatever trains: arms that live for a block and make steps when they are told to."""
+"""The interface of trainers: arms that are alive for a block and make steps on request."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Pace:
     turn_seconds: float
     lead_seconds: float
     least_lead_steps: int = 0
-    traced_every: int | None = None  # so many rounds, of which one is traced and doesn't count
+    traced_every: int | None = None  # one of this many rounds is traced and doesn't count
 
 
 @dataclass
-class Timed:
+class TimedSteps:
     """The steps of one arm so far."""
 
     turn_seconds: list[list[float]] = field(default_factory=list)  # of each timed step of each turn
@@ -35,27 +35,27 @@ class Timed:
     steps: int = 0  # made so far, untimed ones included
 
 
-class Running(Protocol):
-    """The arms of a block while they live; all but one sleep."""
+class RunningArms(Protocol):
+    """The live arms of a block; all but one sleep."""
 
     def turn(self, name: str, turn: Turn) -> list[float]:
-        """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
+        """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
 
-    def end(self, timed: Mapping[str, Timed]) -> dict[str, Arm]:
-        """Let all end; what a result keeps of each. Raises WorkerError."""
+    def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
+        """End all arms; return their results. Raises WorkerError."""
 
 
 class Trainer(Protocol):
-    """Starts what arms train: the variants of one job, by name."""
+    """Starts the variants of one job as arms, by name."""
 
     pace: Pace
 
     @property
     def files(self) -> AbstractSet[str]:
-        """Names of the user's files that what has run depends on, as far as that was not known beforehand."""
+        """The user's files that the arms so far depend on, beyond those of the fingerprint."""
 
     def get_ready(self) -> None:
-        """Return when nothing that starts slowly would disturb the first block."""
+        """Wait for anything that starts slowly and would disturb the first block."""
 
-    def running(self, variants: Mapping[str, JobConfig]) -> AbstractContextManager[Running]:
+    def running(self, variants: Mapping[str, JobConfig]) -> AbstractContextManager[RunningArms]:
         """Within, an arm of each variant lives in fresh processes, started in this order. Raises WorkerError."""

@@ -1,6 +1,6 @@
 """The user's files that a job depends on, by SHA-256: data, the model's module and what that imports, scripts.
 
-They are looked at again before results are added to, so that times of an edited model aren't mixed with the old one's.
+They are checked before results are added, so that times of an edited model aren't mixed with those of the old one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def fingerprint(config: JobConfig) -> dict[str, str]:
 
 
 def refuse_edited_modules(config: JobConfig) -> None:
-    """Raise ConfigError for a model whose file was edited: this process would go on with what it has imported."""
+    """Raise ConfigError for a model whose file was edited: this process would use the version that it has imported."""
     for name, sha256 in _digests(_modules(config)).items():
         if _imported.setdefault(name, sha256) != sha256:
             raise ConfigError(f"{name} has changed since this Python process imported it; restart it, or the notebook")
@@ -67,7 +67,7 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
     return digests
 
 
-def differing(before: dict[str, str], now: dict[str, str]) -> list[str]:
+def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """The names of the files that differ."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 

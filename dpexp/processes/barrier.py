@@ -1,4 +1,4 @@
-"""A barrier between processes that leaks nothing: a few anonymous kernel counters, no names."""
+"""A barrier between processes, made of a few anonymous kernel counters, so that nothing can leak."""
 
 from __future__ import annotations
 

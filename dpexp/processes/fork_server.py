@@ -29,8 +29,8 @@ from dpexp.processes.heartbeat import Monitor
 # torch imports symbolic_shapes, with sympy, at the first `backward` to which a gradient is passed.
 PRELOAD = """torch torch.fx.experimental.symbolic_shapes numpy numpy.ma pydantic psutil
 dpexp.processes.fork_server dpexp.train.worker""".split()
-SOMETIMES = ("torch._dynamo",)  # what only some jobs need, and takes half as long as torch
-FREEZE = "dpexp.processes.freeze"  # when all is imported
+SOMETIMES = ("torch._dynamo",)  # needed by some jobs only; takes half as long as torch
+SERVER_SETUP = "dpexp.processes.server_setup"  # when all is imported
 
 OUT_OF_MEMORY_SCORE = 500  # of 1000
 
@@ -43,7 +43,7 @@ def start_server(imports: Iterable[str] = SOMETIMES) -> None:
 
     A worker that needs others than these `imports` finds them itself when it starts, which takes longer.
     """
-    forkserver.set_forkserver_preload([*PRELOAD, *imports, FREEZE])
+    forkserver.set_forkserver_preload([*PRELOAD, *imports, SERVER_SETUP])
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     # The server's imports must find what this process finds, and make no pool of threads: a forked
     # worker would inherit it broken.
@@ -89,7 +89,7 @@ def _main(target: Target, rank: int, arguments: tuple[Any, ...], monitor: Monito
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the parent decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STATUS)
     _die_with_parent()
-    with contextlib.suppress(OSError):  # when memory runs out: a worker, whose end is reported, not who reports it
+    with contextlib.suppress(OSError):  # if memory runs out, the kernel should kill a worker, not the main process
         Path("/proc/self/oom_score_adj").write_text(str(OUT_OF_MEMORY_SCORE))
     monitor.publish()
     lock = threading.Lock()  # any thread may warn

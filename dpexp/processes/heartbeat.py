@@ -1,4 +1,4 @@
-"""Heartbeats: where each worker is, in memory that its parent can still read when the worker hangs or is dead."""
+"""Heartbeats: each worker's progress, in memory that its parent can read even if the worker hangs or is dead."""
 
 from __future__ import annotations
 

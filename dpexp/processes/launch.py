@@ -17,13 +17,13 @@ from dpexp.processes.waiting import wait_until
 from dpexp.processes.world import Worker, WorldSpec, hang
 
 _log = logging.getLogger(__name__)
-_warned: set[str] = set()  # by workers of this command: each warning is told once, not by each process of each block
+_warned: set[str] = set()  # by workers of this command: each warning is shown once, not for each process of each block
 CAUSE_SECONDS = 1.0  # how long a failure that has its cause in another rank waits for that rank's report
 REMOTE_CAUSE_SECONDS = 2 * CAUSE_SECONDS  # the same, where another launching process has to tell it
 
 
 def launch(spec: WorldSpec, timeout_seconds: float = math.inf) -> list[Any]:
-    """One world, of whose notices nobody hears; the reports of its processes by rank. Raises WorkerError."""
+    """Run one world, ignoring its notices; return the reports of its processes by rank. Raises WorkerError."""
     with started([spec], timeout_seconds) as running:
         return running.reports()[0]
 
@@ -60,7 +60,7 @@ class Started:
         self._has_lost_peer = False
 
     def notices(self, world: int, count: int) -> list[Any]:
-        """What so many processes of one world pass to `notify` next. Raises WorkerError, as soon as any one fails."""
+        """The next `count` notices from processes of one world. Raises WorkerError as soon as any process fails."""
         _, workers = self._worlds[world]
         self._wait_until(lambda: sum(len(worker.notices) for worker in workers) == count)
         return [worker.notices.pop() for worker in workers if worker.notices]

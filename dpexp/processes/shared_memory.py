@@ -1,4 +1,4 @@
-"""Named tensors in one anonymous shared mapping: no name to collide, nothing left when a process dies."""
+"""Tensors in one anonymous shared mapping: names can't collide, and nothing is left when a process dies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SharedTensors(dict[str, torch.Tensor]):
         _, total_bytes = _place(layout)
         available = available_memory_bytes()
         try:
-            if total_bytes > available:  # the kernel would rather kill somebody than say so
+            if total_bytes > available:  # the kernel would kill a process instead of reporting an error
                 raise OSError(errno.ENOMEM, f"{available / 2**20:,.0f} MiB are available")
             file = Descriptor(os.memfd_create("dpexp"))  # not in /dev/shm, so its size limit doesn't apply
             # Reserve the pages now: a shortage is an error here, and would be SIGBUS at first touch.

@@ -1,4 +1,4 @@
-"""Waiting: for what other processes say, as long as they get on; for the other threads of this one."""
+"""Waiting for messages of other processes while they make progress, and for other threads of this process."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def wait_until(
     receive: Callable[[Any], None] = lambda end: None,
     progress: Callable[[], Any] = lambda: None,
 ) -> bool:
-    """Pass each of `ends()` that can be read to `receive` until `done()`; whether it is.
+    """Pass each readable one of `ends()` to `receive` until `done()`; return whether it is done.
 
-    It isn't when `progress()` has been the same for so many seconds. Time in which this process was itself held up
+    Returns False when `progress()` has been the same for `seconds`. Time in which this process was itself held up
     doesn't count. Raises signals.Interrupted, and what the functions raise.
     """
     poll_seconds = min(POLL_SECONDS, seconds / 4)

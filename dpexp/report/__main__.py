@@ -17,11 +17,11 @@ def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m dpexp.report", description="Write table, figures and page of the results below some folders."
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="searched for result.json")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="searched for result.json files")
     parser.add_argument("--output", type=Path, help="the folder to write into (default: FOLDER, if there is one)")
     options = parser.parse_args(arguments)
     if options.output is None and len(options.folders) > 1:
-        raise ConfigError("several folders need --output: the folder for their common report")
+        raise ConfigError("several folders need --output, the folder for their common report")
     written = write_report(options.folders, options.output or options.folders[0])
     terminal.show_report(written.summary, written.paths)
     return 0

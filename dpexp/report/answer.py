@@ -1,21 +1,21 @@
-"""The answer: what to do, with one number; how sure that is, and what more workers would bring; then all the rest."""
+"""The report in sentences: the answer with one number, its certainty, a projection, and the details."""
 
 from __future__ import annotations
 
 import math
 
 from dpexp.analysis.decision.choice import Choice, choose
-from dpexp.analysis.decision.projection import further
+from dpexp.analysis.decision.projection import project_further
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row, at_most_samples, largest_of_each_series
 from dpexp.analysis.table import Summary
+from dpexp.analysis.table_row import Row, at_most_samples, largest_of_each_series
 from dpexp.analysis.warnings import BATCH
 from dpexp.report.sentences import (
+    describe_projection,
     failures,
     label,
     largest_loss,
     percent,
-    projected,
     reasons,
     targets,
     times,
@@ -27,7 +27,7 @@ MOST_LINES = 20  # of a section
 
 
 def sections(summary: Summary) -> dict[str, list[str]]:
-    """All sentences, by section; of very many, the first and how many more there are."""
+    """All sentences by section, of each section at most MOST_LINES."""
     found = {
         "answer": answer(summary),
         "details": [*details(summary), *targets(summary)],
@@ -37,12 +37,12 @@ def sections(summary: Summary) -> dict[str, list[str]]:
     }
     for lines in found.values():
         if len(lines) > MOST_LINES:
-            lines[MOST_LINES:] = [f"... and {len(lines) - MOST_LINES:,} more like these: results.csv has all"]
+            lines[MOST_LINES:] = [f"... and {len(lines) - MOST_LINES:,} more: see results.csv"]
     return found
 
 
 def answer(summary: Summary) -> list[str]:
-    """The headline: what to do, with one number, as it is here; then what it costs, and what would help."""
+    """The headline: what to do, with the overall speedup; then what it costs, and what would help."""
     rows = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
     if not rows:
         rows = at_most_samples(summary.good)[:1]
@@ -52,39 +52,39 @@ def answer(summary: Summary) -> list[str]:
     choice = choose(_to_decide(summary))
     row = choice.row if choice and choice.row else max(rows, key=lambda row: row.overall_speedup.value)
     over_best = row.overall_best_sequential_speedup.is_known
-    what = "the best single process" if over_best else "one process"
+    over = "the best single process" if over_best else "one process"
     if row.data_scope == "per_worker":
-        what = f"the throughput of {what}"
-    here = row.overall_best_sequential_speedup if over_best else row.overall_speedup
+        over = f"the throughput of {over}"
+    overall = row.overall_best_sequential_speedup if over_best else row.overall_speedup
     undisturbed = row.best_sequential_speedup if over_best else row.speedup
-    lines = [_headline(row, choice, here, what), *_accuracy(row)]
-    if undisturbed != here:
+    lines = [_headline(row, choice, overall, over), *_accuracy(row)]
+    if undisturbed != overall:
         share = row.best_sequential_disturbed_share if over_best else row.disturbed_share
         lines.append(
-            f"Undisturbed, {workers_of(row)} would be {times(undisturbed)} {what}; here, others slowed down "
-            f"{100 * share:.0f} % of the steps."
+            f"Undisturbed, {workers_of(row)} would reach {times(undisturbed)} {over}; "
+            f"other programs or virtual machines slowed down {100 * share:.0f} % of the steps."
         )
     loss, where, advice = largest_loss(row)
     if loss and not row.oversubscribed:
-        lines.append(f"Largest loss: {100 * loss:.0f} % in {where}; {advice}.")
+        lines.append(f"Largest loss: {100 * loss:.0f} % to {where}; {advice}.")
     return lines
 
 
-def _headline(row: Row, choice: Choice | None, number: Estimate, what: str) -> str:
+def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> str:
     if number.low <= 1 <= number.high:
-        return f"No clear gain: {label(row)}{workers_of(row)} reach {times(number)} {what}"
+        return f"No clear gain: {label(row)}{workers_of(row)} reach {times(number)} {over}"
     if choice is None:
-        return f"Largest speedup: {label(row)}{workers_of(row)}, {times(number)} {what}"
+        return f"Largest speedup: {label(row)}{workers_of(row)}, {times(number)} {over}"
     if choice.row is None:
         return f"Use {choice.name}: {workers_of(row)} reach {times(number)} its speed"
-    return f"Use {choice.name}: {times(number)} {what}"
+    return f"Use {choice.name}: {times(number)} {over}"
 
 
 def _accuracy(row: Row) -> list[str]:
     if row.is_script:
         return []
     if math.isnan(row.test_accuracy):
-        return ["Accuracy: not trained; set measurement.whole_trainings=always to know it."]
+        return ["Accuracy: not measured; set measurement.whole_trainings=always to measure it."]
     text = f"{percent(row.test_accuracy)} after {row.updates:,} updates"
     if math.isnan(row.baseline_test_accuracy):
         return [f"Test accuracy: {text}."]
@@ -95,11 +95,11 @@ def _accuracy(row: Row) -> list[str]:
 
 
 def details(summary: Summary) -> list[str]:
-    """How sure the choice is, and what more workers would bring; of several series, a line for each."""
+    """How certain the choice is, and what more workers would bring; of several series, a line for each."""
     if rows := _to_decide(summary):
-        choice, projection = choose(rows), further(rows)
-        sure = f"Fastest for {rows[0].data_size:,} samples, as it is here: {choice}."
-        more = f"Projected, not measured: {projected(projection)}." if projection else ""
+        choice, projection = choose(rows), project_further(rows)
+        sure = f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}."
+        more = f"Projected, not measured: {describe_projection(projection)}." if projection else ""
         return [*([sure] if choice else []), *([more] if projection else [])]
     known = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
     best: dict[str, Row] = {}

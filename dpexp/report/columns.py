@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
 from dpexp.analysis.table import Summary
+from dpexp.analysis.table_row import Row
+from dpexp.errors import counted
 from dpexp.report.sentences import percent
 
 FOOTNOTES = {
-    "seconds": "seconds: of a training: its updates times the time of a step, without steps that others slowed down",
-    "speedup": "speedup: over one process with as many threads as a worker; such steps are left out here, too",
-    "as it is here": "as it is here: the same, with all time counted",
-    "over best sequential": "over best sequential: over one process with the number of threads that makes it fastest",
-    "accuracy": "accuracy: on the test split after a whole training; in square brackets that of one process",
+    "seconds": "seconds: of one training: its updates times the time of a step, without disturbed steps",
+    "speedup": "speedup: over one process with as many threads as a worker, without disturbed steps",
+    "overall speedup": "overall speedup: the same, with all time counted, including time lost to other programs",
+    "over best sequential": "over best sequential: speedup over one process with its best number of threads",
+    "accuracy": "accuracy: on the test split after a whole training; in square brackets, of one process",
 }
 
 
@@ -27,8 +28,8 @@ def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     for head, nothing in (("warnings", ""), ("over best sequential", "-"), ("accuracy", "-")):
         if set(columns.get(head, ())) == {nothing}:
             columns.pop(head)
-    if columns.get("as it is here") == columns.get("speedup"):
-        columns.pop("as it is here", None)
+    if columns.get("overall speedup") == columns.get("speedup"):
+        columns.pop("overall speedup", None)
     return text, columns
 
 
@@ -38,8 +39,10 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     notes = [f"* more threads than the {summary.usable_cores} usable cores"] if star else []
     notes += [note for head, note in FOOTNOTES.items() if head in heads]
     threads = {(row.threads_per_worker, row.baseline_threads) for row in summary.good if row.baseline_threads}
-    if other := [f"{baseline} (a worker: {own})" for own, baseline in sorted(threads) if own != baseline]:
-        notes = [note.replace("as many threads as a worker", f"threads: {', '.join(other)}") for note in notes]
+    if other := [
+        f"{counted(baseline, 'thread')} (a worker has {own})" for own, baseline in sorted(threads) if own != baseline
+    ]:
+        notes = [note.replace("as many threads as a worker", " or ".join(other)) for note in notes]
     return [*notes, "intervals: 95 %"] if heads else []
 
 
@@ -60,7 +63,7 @@ def cells(row: Row) -> dict[str, str]:
         "seconds": f"{row.seconds.value:.3f}",
         "samples/s": f"{row.samples_per_second:,.0f}",
         "speedup": _with_interval(row.speedup),
-        "as it is here": _with_interval(row.overall_speedup),
+        "overall speedup": _with_interval(row.overall_speedup),
         "over best sequential": _with_interval(row.best_sequential_speedup),
         "efficiency": f"{100 * row.efficiency.value:.0f} %" if row.efficiency.is_known else "-",
         "accuracy": accuracy,

@@ -1,4 +1,4 @@
-"""The boundary of every command: words in, an exit status out; an error is one line on standard error."""
+"""The boundary of every command: arguments in, exit status out; an error is one line on standard error."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError, where argparse would print its usage and exit."""
-        raise ConfigError(f"{message}; --help lists what there is")
+        raise ConfigError(f"{message}; --help lists the options")
 
 
 def command(body: Callable[[list[str]], int]) -> Callable[..., int]:
     """The `main(arguments)` of a command, by default with those of this process; it returns the exit status.
 
-    Within, Ctrl-C and SIGTERM raise signals.Interrupted, whose text may be completed on its way here.
+    Within, Ctrl-C and SIGTERM raise signals.Interrupted; callers may extend its text.
     """
 
     @functools.wraps(body)
@@ -47,15 +47,15 @@ def command(body: Callable[[list[str]], int]) -> Callable[..., int]:
             return stop.status
         except SystemExit as stop:  # of --help, of --version
             return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
-        except BrokenPipeError:  # nobody reads any more: the results are on disk
-            sys.stdout = None  # Python would flush it at its end, and complain
+        except BrokenPipeError:  # the reader of the output is gone; the results are on disk
+            sys.stdout = None  # else Python would fail to flush it at exit
             return FAILED
 
     return main
 
 
 def measuring_alone() -> contextlib.AbstractContextManager[None]:
-    """Within, no other dpexp of this machine measures; while another does, a line says so."""
+    """Within, no other dpexp on this machine measures; a line reports that this one waits for another."""
     return exclusive(terminal.show_waiting)
 
 
@@ -65,5 +65,5 @@ def status_of(error: DpexpError) -> int:
 
 
 def wants_traceback() -> bool:
-    """Whether errors are to be shown as Python does."""
+    """Whether errors are shown with their traceback."""
     return os.environ.get("HYDRA_FULL_ERROR") == "1"

@@ -1,4 +1,4 @@
-"""The figures: which there are, how they are laid out, and their files. One panel a series: no curve mixes settings."""
+"""The figures: their titles, layout and files. Each series has its own panel: no curve mixes settings."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dpexp.report.panels import GREY, Painter, Panels, sparse
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 
-# Inches: narrow enough for a column of a paper, or a telephone, to show the text large enough to read.
+# Inches: narrow, so that the text is readable in a column of a paper or on a telephone.
 WIDTH, LINES_HEIGHT, BAR_HEIGHT = 6.4, 3.2, 0.46
 TITLE_HEIGHT, LEGEND_LINE, CAPTION_LINE = 0.5, 0.21, 0.15
 CAPTION_CHARACTERS, SERIES_CHARACTERS = 110, 76  # in a line
-MOST_SERIES, MOST_SIZES = 12, 24  # that are drawn: nobody reads more, and a figure takes half a second
+MOST_SERIES, MOST_SIZES = 12, 24  # that are drawn: more can't be read, and a figure takes half a second
 
 FigureName = Literal["speedup_by_workers", "losses", "efficiency", "speedup", "time"]
 TITLES: dict[FigureName, str] = {
@@ -39,14 +39,14 @@ TITLES: dict[FigureName, str] = {
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure's title, and its PNG file, beside which lies the SVG."""
+class FigureFile:
+    """A figure's title, and its PNG file; the SVG file is beside it."""
 
     title: str
     path: Path
 
 
-def draw(summary: Summary, folder: Path) -> list[Drawn]:
+def draw(summary: Summary, folder: Path) -> list[FigureFile]:
     """Write every figure below `folder` as PNG and SVG. Raises OSError."""
     table = summary.table[summary.table.status == "ok"]
     if table.empty:
@@ -66,11 +66,11 @@ def draw(summary: Summary, folder: Path) -> list[Drawn]:
             if name not in missing:
                 height = bars_height if name == "losses" else LINES_HEIGHT
                 figure = _figure(table, title, getattr(panels, name), height, caption)
-                drawn.append(Drawn(title, _write(figure, folder / name)))
+                drawn.append(FigureFile(title, _write(figure, folder / name)))
         for size in panels.sizes:
             title, of_size = f"Training time, {counted(size, 'sample')}", table[table.data_size == size]
             figure = _figure(of_size, title, Panels(of_size).bars, bars_height, caption)
-            drawn.append(Drawn(title, _write(figure, folder / f"time_{size}")))
+            drawn.append(FigureFile(title, _write(figure, folder / f"time_{size}")))
     return drawn
 
 
@@ -83,7 +83,7 @@ def paint(table: pd.DataFrame, name: FigureName, axes: Axes | None = None) -> Ax
     if good.series.nunique() != 1:
         raise ValueError(f"a figure shows one series, not {good.series.nunique()}: choose rows by table.series")
     if axes is None:
-        from matplotlib import pyplot  # which a notebook shows by itself; the report's figures do without it
+        from matplotlib import pyplot  # notebooks show its figures; the report doesn't need it
 
         _, axes = pyplot.subplots(figsize=(WIDTH, LINES_HEIGHT), layout="constrained")
     with mpl.rc_context(fname=STYLE):
@@ -94,13 +94,13 @@ def paint(table: pd.DataFrame, name: FigureName, axes: Axes | None = None) -> Ax
 
 
 def _entries(axes: Axes) -> dict[str, Artist]:
-    """Of a legend: each label once."""
+    """The entries of a legend: each label once."""
     handles, labels = axes.get_legend_handles_labels()
     return dict(zip(labels, handles, strict=True))
 
 
 def _figure(table: pd.DataFrame, title: str, paint: Painter, panel_height: float, caption: str) -> Figure:
-    """Title and legend, then a panel for each series on the same scales, then the caption; none overlaps another."""
+    """Title and legend, a panel for each series on the same scales, and the caption, without overlaps."""
     names = list(table.series.unique())
     figure = Figure(layout="constrained")
     panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
@@ -129,7 +129,7 @@ def _figure(table: pd.DataFrame, title: str, paint: Painter, panel_height: float
 
 
 def _caption(summary: Summary, table: pd.DataFrame) -> str:
-    """What the figure shows, in what batch scope, over which baseline, and on what machine."""
+    """The batch scope, the baseline, the machine, and other facts about all curves."""
     parts = [
         f"batch {_either(rows.local_batch_size)} per worker"
         if scope == "per_worker"
@@ -143,7 +143,7 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
         parts.append("data per worker: speedup is the ratio of throughputs")
     models = sorted({" on ".join(dict.fromkeys(pair)) for pair in zip(table.model, table.data, strict=True)})
     parts += [
-        ", ".join(models),  # a script has both itself
+        ", ".join(models),  # for a script, both are "script"
         f"threads per worker: {_either(table.threads_per_worker)}",
         f"baseline: {_either(table.baseline[table.baseline != 'itself'])}",
         f"mean and 95 % interval of {_either(table.repeats)} blocks",

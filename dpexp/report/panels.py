@@ -1,6 +1,6 @@
-"""What a panel of each figure shows: one method a kind of figure; and how it looks.
+"""The panels of the figures, one method for each kind of figure, and their style.
 
-Colours can be told apart without full colour vision, and markers without any.
+Colours are distinguishable with colour-vision deficiency, and markers without colour.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from matplotlib.ticker import (
 
 from dpexp.errors import counted
 
-# Okabe and Ito's palette; what looks alike in grey has another marker.
+# Okabe and Ito's palette; colours that look the same in grey have different markers.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LOSS_COLORS = ("#D55E00", "#E69F00", "#CC79A7")
@@ -34,18 +34,18 @@ MOST_TICKS = 8
 Painter = Callable[[Axes, pd.DataFrame], None]
 Style = tuple[str, str]
 """A colour and a marker."""
-SEQUENTIAL = (  # columns that are marked beside the time of workers, and how
+SEQUENTIAL = (  # columns shown as marks beside the time of workers: column, label, line style
     ("baseline_seconds", "one process", "-"),
     ("best_sequential_seconds", "best sequential process", ":"),
 )
-LEAST_SHARE = 0.05  # that has room for its number
+LEAST_SHARE = 0.05  # of a bar that has room for its number
 
 
 def shares(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """The efficiency tree as shares of the ideal speedup: what is reached, and what each factor takes, the last first.
+    """The factors of efficiency as shares of the ideal speedup: what is reached, and the loss by each factor.
 
-    Of what `computation_scaling` leaves, waiting takes its part, and of what that leaves, exchanging. Computation that
-    gets faster with more workers makes the sum more than 1.
+    The losses are taken in order: computation, waiting, exchanging. If computation gets faster with more workers, the
+    sum is more than 1.
     """
     after_computation = rows.computation_scaling
     after_waiting = after_computation * rows.load_balance
@@ -72,7 +72,7 @@ class Panels:
         self._best_sequential = table.baseline_seconds / table.best_sequential_seconds
 
     def bars(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Time by workers, a bar each, at one data size, with what one process takes as marks across it."""
+        """Time by workers, a bar each, at one data size, with marks for the time of one process."""
         for _, row in rows.iterrows():
             place = self.counts.index(row.workers)
             hatch = "///" if row.oversubscribed else None
@@ -121,7 +121,7 @@ class Panels:
             axes.axhline(best, color=TEXT, ls=":", lw=1.5, zorder=1, label=f"best sequential process: {best:.2f}")
         here = line[line.overall_speedup.astype(float) != line.speedup.astype(float)]
         if len(here):
-            name = f"as it is here, {counted(size, 'sample')}"
+            name = f"overall speedup, {counted(size, 'sample')}"
             _line(axes, here, "overall_speedup", here.workers * shift, (TEXT, "x"), name, between="none")
         for _, row in line[line.workers > 1].iterrows():
             place = (row.workers * shift, row.speedup)
@@ -131,7 +131,7 @@ class Panels:
         self._speedup_scale(axes)
 
     def losses(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Of the ideal speedup of each worker count, what is reached and what takes the rest, at the most samples."""
+        """The share of the ideal speedup that each worker count reaches, and the losses, at the largest data size."""
         size, counts = int(rows.configured_size.max()), [count for count in self.counts if count > 1]
         known = rows[(rows.configured_size == size) & (rows.workers > 1)]
         known = known[known.load_balance.notna() & known.computation_scaling.notna()]
@@ -156,7 +156,7 @@ class Panels:
         axes.set_xlabel("training samples")
 
     def _speedup_scale(self, axes: Axes) -> None:
-        """From the least mark to the greatest, 1 and the best sequential process among them."""
+        """A scale for all speedups, 1, and the best sequential process."""
         marks = [1, self._best_sequential.max(), *self._ends["speedup"], *self._ends["overall_speedup"]]
         low, high = min(marks) / 1.15, max(marks) * 1.15
         axes.axhline(1, color=GREY, lw=1, zorder=1)
@@ -165,13 +165,13 @@ class Panels:
 
 
 def ends(table: pd.DataFrame, column: str) -> tuple[float, float]:
-    """The least and the greatest mark of a column, intervals included, in any panel."""
+    """The smallest and the largest value of a column, intervals included, in any panel."""
     columns = table[[column, f"{column}_low", f"{column}_high"]]
     return columns.min(axis=None), columns.max(axis=None)
 
 
 def sparse(values: Sequence[int], most: int = MOST_TICKS) -> list[int]:
-    """Of sorted values, an even choice with the first and the last."""
+    """At most `most` of sorted values, evenly spaced, with the first and the last."""
     if len(values) <= most:
         return list(values)
     return [values[round(at * (len(values) - 1) / (most - 1))] for at in range(most)]
@@ -196,7 +196,7 @@ def _logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Locator
 def _line(
     axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, style: Style, name: str, between: str = "-"
 ) -> None:
-    """Points with their intervals; open ones and dashes have more threads than cores."""
+    """Points with their intervals; open points and dashed lines have more threads than cores."""
     color, marker = style
     crowded = line.oversubscribed.astype(bool)
     look: dict[str, Any] = {"ls": "--", "mfc": "white"} if crowded.all() and between == "-" else {"ls": between}
@@ -207,7 +207,7 @@ def _line(
 
 
 def _worker_rows(axes: Axes, counts: list[int], rows: pd.DataFrame) -> None:
-    """A row of the panel for each worker count, the least on top."""
+    """A row of the panel for each worker count, the smallest on top."""
     crowded = set(rows.workers[rows.oversubscribed.astype(bool)])
     axes.set_yticks(range(len(counts)), [f"{count}{'*' * (count in crowded)}" for count in counts])
     axes.set_ylim(len(counts) - 0.45, -0.55)

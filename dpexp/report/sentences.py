@@ -1,4 +1,4 @@
-"""The reasons, warnings and failures in sentences, and the words that all sentences share."""
+"""The reasons, warnings and failures in sentences, and phrases that all sentences share."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Mapping
 from dpexp.analysis.decision.projection import Projection
 from dpexp.analysis.efficiency import FACTORS
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row, largest_of_each_series
 from dpexp.analysis.table import Summary
+from dpexp.analysis.table_row import Row, largest_of_each_series
 from dpexp.errors import counted
 from dpexp.results.phases import USEFUL
 from dpexp.results.schema import Warning
 
-LEAST_LOSS = 0.03  # that is named
-MOST_SCALING = 1.2  # of computation, where the phases of a script are what they seem
-LOSSES = {  # by factor of efficiency, what takes the time, and what helps
-    "load_balance": ("waiting for the slowest worker of each step", "look for what else runs on these cores"),
-    "communication_efficiency": ("exchanging gradients", "larger batches exchange them less often"),
-    "script": ("exchanging gradients", "within one host, measure what script.exchange=shared_memory brings"),
+LEAST_LOSS = 0.03  # that is reported
+MOST_SCALING = 1.2  # of computation, above which the phases of a script are not plausible
+LOSSES = {  # by factor of efficiency: the loss, and advice
+    "load_balance": ("waiting for the slowest worker of each step", "check what else runs on these cores"),
+    "communication_efficiency": ("exchanging gradients", "larger batches exchange gradients less often"),
+    "script": ("exchanging gradients", "on one host, measure what script.exchange=shared_memory brings"),
     # Of computation scaling, by the phase that takes more time than in one process:
-    "data": ("loading data, which takes longer in every worker", "give the data loaders cores of their own"),
+    "data": ("loading data, which takes longer in every worker", "give the data loaders their own cores"),
     "compute": (
         "slower computation in every worker",
         "workers share cores, caches and memory; fewer threads or smaller batches may fit better",
     ),
-    "update": ("updating parameters, which takes longer in every worker", "their memory is shared or out of cache"),
+    "update": ("updating parameters, which takes longer in every worker", "their memory is shared, or not in caches"),
 }
 
 
@@ -36,20 +36,20 @@ def reasons(summary: Summary) -> list[str]:
     for row in largest_of_each_series([row for row in summary.good if _factors(row)]):
         product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in _factors(row).items())
         _, what, _ = largest_loss(row)
-        who, lost = f"{label(row)}{row.workers} workers", f" Most is lost in {what}." if what else ""
-        if row.oversubscribed:  # whatever the factors are, this is why
+        who, lost = f"{label(row)}{row.workers} workers", f" Largest loss: {what}." if what else ""
+        if row.oversubscribed:  # the main cause, whatever the factors are
             who, lost = f"{who}, with more threads than the {summary.usable_cores} cores", ""
         lines.append(f"{who}: {product}.{lost} {_step(row)}")
     return lines
 
 
 def largest_loss(row: Row) -> tuple[float, str, str]:
-    """The largest share of the time that is lost, in what, and what helps; 0 where none is known, or worth a word."""
+    """The largest share of the time that is lost, the cause, and advice; 0 if none is known, or it is small."""
     factors = _factors(row)
     worst = min(factors, key=lambda name: factors[name], default="")
     loss = 1 - factors.get(worst, 1.0)
     if row.is_script and factors.get("computation_scaling", 1.0) > MOST_SCALING:
-        return 0.0, "", ""  # what looks like computation is something else, too
+        return 0.0, "", ""  # the compute phase contains something else, too
     if worst == "computation_scaling":
         more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # samples than the baseline
         worst = max(USEFUL, key=lambda phase: row.phases[phase] - more * row.baseline_phases[phase])
@@ -61,7 +61,7 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
 
 
 def _factors(row: Row) -> dict[str, float]:
-    """Those of efficiency that are known, by name."""
+    """The known factors of efficiency, by name."""
     factors = {name: value for name in FACTORS if not math.isnan(value := getattr(row, name))}
     if "load_balance" in factors:
         del factors["parallel_efficiency"]  # a product of others
@@ -69,7 +69,7 @@ def _factors(row: Row) -> dict[str, float]:
 
 
 def _step(row: Row) -> str:
-    """Where the time of a step goes, of a worker and of the baseline."""
+    """The time of a step by phase, for a worker and for the baseline."""
     text = f"A step takes {_shares(row.phases, row.step_seconds)}"
     if row.baseline_phases:
         text += f"; in one process {_shares(row.baseline_phases, row.baseline_step_seconds)}"
@@ -81,8 +81,8 @@ def _shares(phases: Mapping[str, float], seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms ({', '.join(parts)})"
 
 
-def projected(projection: Projection) -> str:
-    """What so many workers would do."""
+def describe_projection(projection: Projection) -> str:
+    """A projection in words."""
     hosts = f" on {projection.hosts} hosts" if projection.hosts > 1 else " on one host"
     lost = projection.parts[projection.bottleneck] / projection.step_seconds
     return (
@@ -93,7 +93,7 @@ def projected(projection: Projection) -> str:
 
 
 def targets(summary: Summary) -> list[str]:
-    """For each configuration with a target accuracy: how much sooner it is reached, and why."""
+    """For each configuration with a target accuracy: how much faster it is reached, and why."""
     lines = []
     for row in summary.good:
         if row.workers == 1 or math.isnan(row.target_accuracy):
@@ -107,7 +107,7 @@ def targets(summary: Summary) -> list[str]:
         else:
             text += (
                 f", {row.target_speedup:.2f} times as fast as the baseline: {row.target_throughput_ratio:.2f} "
-                f"times its samples a second x {row.target_samples_ratio:.2f}, the samples it needs over theirs"
+                f"times its throughput x {row.target_samples_ratio:.2f}, the ratio of the samples needed"
             )
         lines.append(f"{label(row)}{row.workers} workers, {row.data_size:,} samples: {text}.")
     return lines
@@ -140,12 +140,12 @@ def failures(summary: Summary) -> list[str]:
 
 
 def label(row: Row) -> str:
-    """What its line begins with: its series, if there are several."""
+    """The beginning of a row's sentence: its series, if there are several."""
     return f"{row.series}: " if row.series else ""
 
 
 def workers_of(row: Row) -> str:
-    """How many it has."""
+    """The number of workers, in words."""
     return counted(row.workers or 0, "worker")
 
 

@@ -1,4 +1,4 @@
-"""What the terminal shows: progress while jobs run, a closing table, one-line errors."""
+"""Output to the terminal: progress while jobs run, the final table, one-line errors."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MOST_ROWS = 100
 WIDTH_WITHOUT_TERMINAL = 200
 WIDTH_IN_NOTEBOOK = 80  # rich's 115 columns make the cell scroll
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
-TELL_SECONDS = 15.0  # after so long, a job that has no terminal says where it is
+TELL_SECONDS = 15.0  # interval of progress lines without a terminal
 
-STYLES = {"details": "", "reasons": "dim", "warnings": "yellow", "failures": "red"}  # of what stands below the table
-# Columns that a narrow terminal does without, in this order: results.csv has all.
+STYLES = {"details": "", "reasons": "dim", "warnings": "yellow", "failures": "red"}  # of the sections below the table
+# Columns that a narrow terminal leaves out, in this order; results.csv has all columns.
 LEAST_NEEDED = (
-    "samples/s, batch, updates, warnings, accuracy, efficiency, as it is here, over best sequential, seconds"
+    "samples/s, batch, updates, warnings, accuracy, efficiency, overall speedup, over best sequential, seconds"
 ).split(", ")
 
 _silenced = {"errors": False, "rest": False}
@@ -43,7 +43,7 @@ def silence(errors: bool) -> None:
 
 
 def _console(stderr: bool = False, kind: str = "rest") -> Console:
-    """A console that shows text as it is: a path or a message of a user's code is no markup."""
+    """A console without markup, since paths and messages of users' code may look like it."""
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):  # an encoding that lacks a character is no reason to fail
         stream.reconfigure(errors="replace")
@@ -67,9 +67,9 @@ def show_waiting(process: int) -> None:
 
 
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:
-    """The closing table, the answer in words, and the files that were written, on standard output.
+    """Show the final table, the answer in words, and the files that were written, on standard output.
 
-    Raises ResultError when standard output takes no more, and BrokenPipeError when nobody reads it.
+    Raises ResultError when standard output can't be written, and BrokenPipeError when its reader is gone.
     """
     from dpexp.report.answer import sections  # pandas is slow to import: errors don't wait for it
 
@@ -112,7 +112,7 @@ def _show_table(console: Console, summary: Summary) -> None:
         table.add_row(*row)
     console.print(table)
     if len(rows) > MOST_ROWS:
-        console.print(f"... and {len(rows) - MOST_ROWS:,} more rows: results.csv has all")
+        console.print(f"... and {len(rows) - MOST_ROWS:,} more rows: see results.csv")
     for note in footnotes(summary, list(columns)):
         console.print(note, soft_wrap=True)
     console.print()
@@ -145,7 +145,7 @@ class Display:
         self._task = self._bar.add_task("starting", total=1.0, left="")
 
     def begin(self, job: int, name: str) -> None:
-        """Job `job` (from 0) starts; `name` says what is particular to it."""
+        """Job `job` (from 0) starts; `name` is what distinguishes it from the others."""
         self._job, self._name, self._job_started = job, name or "defaults", time.monotonic()
         self._bar.start()
         self._redraw("loading", 0.0)

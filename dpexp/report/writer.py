@@ -1,4 +1,4 @@
-"""Write the report of some folders: the table as CSV, the figures, and one HTML page that needs no other file."""
+"""Write the report of some folders: the table as CSV, the figures, and a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pathlib import Path
 
 import jinja2
 
-from dpexp.analysis.row import largest_of_each_series
 from dpexp.analysis.table import Summary, aggregate
+from dpexp.analysis.table_row import largest_of_each_series
 from dpexp.errors import ResultError
 from dpexp.machine.files import write_atomically
 from dpexp.report import figures
 from dpexp.report.answer import sections
 from dpexp.report.columns import cells, columns_of, footnotes
-from dpexp.report.figures import Drawn
+from dpexp.report.figures import FigureFile
 from dpexp.report.sentences import label, workers_of
 
 MOST_ROWS = 1000
-MOST_TOLD = 12  # rows, in a picture's alternative text
+MOST_DESCRIBED = 12  # rows, in a picture's alternative text
 
 
 @dataclass(frozen=True)
-class Written:
-    """The files of a report, and the summary that they show."""
+class Report:
+    """The files of a report, and the summary in them."""
 
     summary: Summary
     csv: Path
     page: Path
-    figures: list[Drawn]
+    figures: list[FigureFile]
 
     @property
     def paths(self) -> list[Path]:
@@ -38,7 +38,7 @@ class Written:
         return [self.csv, self.page, *([self.figures[0].path.parent] if self.figures else [])]
 
 
-def write_report(folders: Sequence[Path], output: Path) -> Written:
+def write_report(folders: Sequence[Path], output: Path) -> Report:
     """Aggregate `folders` into `output`; the same results give the same files. Raises ResultError."""
     summary = aggregate(folders)
     try:
@@ -49,10 +49,10 @@ def write_report(folders: Sequence[Path], output: Path) -> Written:
         write_atomically(page_path, _page(summary, drawn))
     except OSError as error:
         raise ResultError(f"can't write into {output}: {error.strerror}") from error
-    return Written(summary, csv_path, page_path, drawn)
+    return Report(summary, csv_path, page_path, drawn)
 
 
-def _page(summary: Summary, drawn: Sequence[Drawn]) -> str:
+def _page(summary: Summary, drawn: Sequence[FigureFile]) -> str:
     """The HTML: answer, figures in their order, and table."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dpexp.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
@@ -60,7 +60,7 @@ def _page(summary: Summary, drawn: Sequence[Drawn]) -> str:
     common, columns = columns_of(summary)
     rows = list(zip(*columns.values(), strict=True))
     said = sections(summary)
-    for lines in said.values():  # none breaks before a percent sign
+    for lines in said.values():  # no line breaks before a percent sign
         lines[:] = [line.replace(" %", "\N{NO-BREAK SPACE}%") for line in lines]
     headline, *answer = said.pop("answer") or ["No usable result"]
     return environment.get_template("page.html.j2").render(
@@ -77,17 +77,17 @@ def _page(summary: Summary, drawn: Sequence[Drawn]) -> str:
     )
 
 
-def _picture(summary: Summary, figure: Drawn) -> dict[str, str]:
-    """A figure, and what it shows in numbers, for those who can't see it."""
+def _picture(summary: Summary, figure: FigureFile) -> dict[str, str]:
+    """A figure, with its numbers as alternative text."""
     rows = [row for row in summary.good if figure.path.stem == f"time_{row.data_size}"]
-    told = []
+    numbered = []
     for row in rows or largest_of_each_series(summary.good):
         text = cells(row)
         numbers = f"speedup {text['speedup']}, efficiency {text['efficiency']}, {text['seconds']} s"
-        told.append(f"{label(row)}{workers_of(row)}, {text['samples']} samples: {numbers}")
+        numbered.append(f"{label(row)}{workers_of(row)}, {text['samples']} samples: {numbers}")
     return {
         "name": figure.path.stem,
         "title": figure.title,
-        "alternative": f"{figure.title}. {'; '.join(told[:MOST_TOLD])}",
+        "alternative": f"{figure.title}. {'; '.join(numbered[:MOST_DESCRIBED])}",
         "svg": base64.b64encode(figure.path.with_suffix(".svg").read_bytes()).decode(),
     }

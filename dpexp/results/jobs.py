@@ -1,4 +1,4 @@
-"""The jobs that lie below folders: found, and read."""
+"""Find and read the jobs below some folders."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_jobs(folders: Sequence[Path]) -> tuple[list[Job], list[Unreadable]]:
             jobs.append(Job(_name(folder), result))
     if not jobs and not others:
         raise ResultError(
-            f"no job lies below {', '.join(map(str, folders))}: choose a folder that holds result.json files"
+            f"no job found below {', '.join(map(str, folders))}: choose a folder that holds result.json files"
         )
     return jobs, others
 
@@ -72,7 +72,7 @@ def _is_copy(one: RunResult, other: RunResult) -> bool:
 
 
 def _job_folders(folders: Sequence[Path]) -> list[Path]:
-    """Those with a result, or with settings of a job of ours; each once, whatever links lead there."""
+    """Folders with a result, or with settings of a job of dpexp; each once, even if links lead there."""
     found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -116,5 +116,5 @@ def refuse_mixed_machines(jobs: Sequence[Job]) -> None:
         parts = "; ".join(f"{machine} ({len(names)}: {names[0]} ...)" for machine, names in machines.items())
         raise ResultError(
             f"these jobs ran on {len(machines)} different set-ups, whose times must not share a curve: {parts}. "
-            "Aggregate each set-up by itself"
+            "Aggregate each set-up separately"
         )

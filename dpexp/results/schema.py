@@ -140,7 +140,7 @@ class RunResult:
 
     @model_validator(mode="after")
     def _check(self) -> RunResult:
-        if self.status == "ok" and not self.kept():
+        if self.status == "ok" and not self.kept_blocks():
             raise ValueError("the status is ok, but no block was kept")
         if not all(CANDIDATE in block.arms for block in self.blocks):
             raise ValueError(f"a block has no arm {CANDIDATE}")
@@ -155,6 +155,6 @@ class RunResult:
         """Whether a loss of any training was not a finite number."""
         return any(loss is None for ones in self.trainings.values() for one in ones for loss in one.epoch_losses)
 
-    def kept(self) -> list[Block]:
+    def kept_blocks(self) -> list[Block]:
         """The blocks that count."""
         return [block for block in self.blocks if not block.warmup]

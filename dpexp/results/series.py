@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from dpexp.config.experiment import AnyConfig
-from dpexp.config.job import JobConfig, flattened
+from dpexp.config.job import JobConfig, flatten
 from dpexp.results.jobs import Job
 
 Settings = Mapping[str, Any]
@@ -33,7 +33,7 @@ class Member:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that all jobs of the series share; of code and differing files how their SHA-256 begin."""
+        """The settings that all jobs of the series share, and short SHA-256 digests of code and differing files."""
         files = self.job.result.user_files
         digests = {name: files[name] for name in self.differing & files.keys()}
         digests["dpexp.code"] = self.job.result.environment.code_sha256
@@ -64,7 +64,7 @@ def members(jobs: Sequence[Job]) -> list[Member]:
 
 def settings(config: JobConfig) -> dict[str, Any]:
     """All settings that one curve must share."""
-    values = flattened(config.identity)
+    values = flatten(config.identity)
     return {name: values[name] for name in sorted(values) if name not in ALONG_A_CURVE}
 
 
@@ -81,7 +81,7 @@ def labels(all_settings: Iterable[Settings]) -> dict[str, str]:
         return len({json.dumps(settings.get(name, "absent")) for settings in among}) > 1
 
     def differs_within_a_choice(setting: str) -> bool:
-        # What another choice of a group brings along goes without saying.
+        # A setting that only follows from the choice of a group is not named.
         name = f"{setting.split('.')[0]}.name"
         choices = {settings.get(name) for settings in series.values()}
         return any(differs(setting, [one for one in series.values() if one.get(name) == choice]) for choice in choices)

@@ -1,4 +1,4 @@
-"""`result.json` on disk: written all or nothing, read with an explanation of what is wrong."""
+"""`result.json` on disk: written atomically, read with explanations of errors."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def read(path: Path) -> RunResult:
     except OSError as error:
         raise ResultError(f"{path}: can't be read ({error.strerror})") from error
     except ValidationError as error:
-        raise _explained(path, error) from error
+        raise _explain(path, error) from error
 
 
-def _explained(path: Path, error: ValidationError) -> ResultError:
-    """What is wrong with a file that is no result of this version."""
+def _explain(path: Path, error: ValidationError) -> ResultError:
+    """The error for a file that is not a result of this version."""
     items = {".".join(str(part) for part in item["loc"] if part != LOOP): item for item in error.errors()}
     place, first = next(iter(items.items()))
     if "format" in items or first["type"] == "dataclass_type":

@@ -1,4 +1,4 @@
-"""Records where the time of each step goes, in one worker."""
+"""Records the time of each step by phase, in one worker."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The clock that our training loop holds: for a whole training in one piece, or for a segment of steps in turns.
+"""The clock of our training loop: for a whole training, or for a segment of steps in turns.
 
-The speed of a shared machine wanders within seconds. Programs that take turns of milliseconds meet the same speeds.
-What a step takes needs some seconds of steps, whatever the training's length; so a segment stops early, or begins the
-training anew, until it is told to end.
+The speed of a shared machine drifts within seconds. Programs that take turns of milliseconds run at the same speeds.
+Some seconds of steps are enough to measure the time of a step, however long the training is; so a segment stops early,
+or starts the training again, until it is told to end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ END = [0, 0, 0]  # what rank 0 broadcasts at the end of a segment: a turn withou
 
 
 class Clock:
-    """Of a training in one piece: its seconds, without what is done while it is paused."""
+    """The clock of a whole training: its seconds, without pauses."""
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
@@ -37,7 +37,7 @@ class Clock:
         return range(configured)
 
     def batches(self, batches: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Of an epoch's batches those to train on; its first step comes next."""
+        """The batches of an epoch to train on; its first step comes next."""
         return batches
 
     def goes_on(self) -> bool:
@@ -56,7 +56,7 @@ class Clock:
 
 
 class SegmentClock(Clock):
-    """Of steps in turns. All ranks make the same steps; rank 0, which has a `gate`, waits there for each turn."""
+    """The clock of steps in turns. All ranks make the same steps; rank 0 waits for each turn at its `gate`."""
 
     def __init__(
         self, strategy: Strategy, phases: bool, gate: Connection | None, notify: Callable[[Any], None]
@@ -70,7 +70,7 @@ class SegmentClock(Clock):
         self._last = 0.0  # the end of the step before
 
     def epochs(self, configured: int) -> Iterable[int]:
-        """The training over and over, as often as it takes."""
+        """The epochs of the training, repeated as often as needed."""
         heartbeat.enter(TRAINING)
         goes_on = self._take_turn()
         while goes_on:
@@ -104,7 +104,7 @@ class SegmentClock(Clock):
         numbers = END
         with heartbeat.within(WAITING):
             if torch.get_num_threads() > 1:
-                wait_until_idle()  # the next program shall not meet a spinning thread
+                wait_until_idle()  # a spinning thread would disturb the next program
             if self._gate is not None:
                 self._notify(Steps(self._seconds[len(self._seconds) - self._timed :]))
                 turn: Turn | None = self._gate.recv()

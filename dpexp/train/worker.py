@@ -25,7 +25,7 @@ from dpexp.train.data.dataset import Dataset
 from dpexp.train.loop import train, warm_up
 from dpexp.train.models import architectures
 from dpexp.train.strategies import Strategy, strategy_class
-from dpexp.train.strategies.rendezvous import explained_errors
+from dpexp.train.strategies.rendezvous import translate_errors
 from dpexp.train.training_clock import Clock, SegmentClock
 
 EVALUATED_AT_ONCE = 1000  # samples
@@ -33,7 +33,7 @@ EVALUATED_AT_ONCE = 1000  # samples
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What every worker receives of what is trained: a whole training, or a segment whose steps come in turns."""
+    """The task of every worker: a whole training, or a segment whose steps come in turns."""
 
     config: ExperimentConfig
     dataset: Dataset
@@ -44,7 +44,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class WorkerReport:
-    """What one process did and measured."""
+    """The measurements of one process."""
 
     rank: int
     threads: int
@@ -60,7 +60,7 @@ class WorkerReport:
     between_epochs_seconds: list[float] = dataclasses.field(default_factory=list)  # of a segment
 
 
-@explained_errors()
+@translate_errors()
 def run(
     rank: int, work: Work, shared: Any, launched_seconds: float, gate: Connection | None, notify: Callable[[Any], None]
 ) -> WorkerReport:
@@ -157,7 +157,7 @@ def evaluate(model: nn.Module, dataset: Dataset) -> float:
 
 
 def parameters_sha256(model: nn.Module) -> str:
-    """A fingerprint of all parameters, to the bit."""
+    """The SHA-256 of all parameters."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
         digest.update(parameter.detach().cpu().contiguous().numpy().data)

@@ -100,7 +100,7 @@ def test_a_disk_that_takes_no_more_at_any_byte_leaves_the_old_result(tmp_path, s
 def test_a_leftover_is_no_result_and_goes_when_the_job_runs_again(tmp_path):
     leftover = tmp_path / ".result.json.0123.part"
     leftover.write_text("{")
-    with pytest.raises(ResultError, match="no job lies below"):
+    with pytest.raises(ResultError, match="no job found below"):
         aggregate([tmp_path])
     run_job(tmp_path)
     assert not leftover.exists()

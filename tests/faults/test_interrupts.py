@@ -86,12 +86,12 @@ def test_finished_jobs_and_blocks_stay_and_the_line_goes_on(dpexp, tmp_path, see
     assert len(unfinished.blocks) == block
     again = dpexp(*go_on(stopped.err))
     assert again.status == 0
-    assert "1 of 2 jobs had been measured before" in again.out
+    assert "1 of 2 jobs had already been measured" in again.out
     assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "ok"]
     assert (tmp_path / "out" / "0" / "result.json").read_bytes() == first
     finished = storage.read(tmp_path / "out" / "1" / "result.json")
     assert finished.blocks[:block] == unfinished.blocks
-    assert len(finished.kept()) == 2
+    assert len(finished.kept_blocks()) == 2
 
 
 def started(tmp_path, *arguments):

@@ -21,7 +21,7 @@ from fault_helpers import Faulty, run_config, run_job
 from dpexp.cli import app, runner
 from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.files import claimed
+from dpexp.machine.files import lock_folder
 from dpexp.measurement import job
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.results import storage
@@ -85,7 +85,7 @@ def test_a_finished_sweep_is_only_reported_again(dpexp, measured_once, sweep):
     table = (sweep / "results.csv").read_bytes()
     outcome = dpexp("-m", f"resume={sweep}")
     assert outcome.status == 0
-    assert "2 of 2 jobs had been measured before" in outcome.out
+    assert "2 of 2 jobs had already been measured" in outcome.out
     assert {path: path.read_bytes() for path in sweep.glob("*/result.json")} == before
     assert (sweep / "results.csv").read_bytes() == table.replace(str(measured_once).encode(), str(sweep).encode())
 
@@ -305,11 +305,11 @@ def test_data_that_are_gone_cost_no_finished_block(dpexp, tmp_path):
 
 def test_the_watch_over_processes_may_change(dpexp, sweep):
     outcome = dpexp(f"resume={sweep}", "launch.timeout_seconds=50")
-    assert "2 of 2 jobs had been measured before" in outcome.out
+    assert "2 of 2 jobs had already been measured" in outcome.out
 
 
 def test_two_processes_do_not_work_in_one_folder(dpexp, sweep):
-    with claimed(sweep):
+    with lock_folder(sweep):
         outcome = dpexp(f"resume={sweep}")
     assert outcome.status == 2
     assert outcome.err == f"dpexp: {sweep}: another dpexp is writing there; wait until it ends\n"
@@ -416,7 +416,7 @@ def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp
     shutil.rmtree(folder / "1")
     outcome = dpexp(f"resume={folder}")
     assert (outcome.status, statuses(folder)) == (0, ["ok", "ok"])
-    assert "1 of 2 jobs had been measured before" in outcome.out
+    assert "1 of 2 jobs had already been measured" in outcome.out
     assert (folder / "0" / "result.json").read_bytes() == good
     assert (folder / "1" / ".hydra" / "overrides.yaml").exists()
 
@@ -456,7 +456,7 @@ def test_a_script_is_resumed_by_typing_its_command_again(dpexp, tmp_path, monkey
         "--note=${{x}} it's",
         "{workers}",
     ]
-    monkeypatch.setattr(runner, "measured", lambda *arguments: iter(()))  # only the folder matters
+    monkeypatch.setattr(runner, "measure_jobs", lambda *arguments: iter(()))  # only the folder matters
     settings = [f"resume={tmp_path / 'out'}", "workers=1", "batch.size=8"]
     assert app.main([f"hydra.run.dir={tmp_path / 'out'}", *settings[1:], "--", *script]) == 1
     assert "if you trust it, type python -m dpexp batch.size=8 'script.command=" in dpexp(settings[0]).err

@@ -7,14 +7,14 @@ import pytest
 
 from dpexp.analysis.decision.choice import choose
 from dpexp.analysis.intervals import UNKNOWN, Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.table_row import Row
 
 
 def row(workers, overall, share=0.02, over_best=None, **changes):
     estimate = Estimate(overall, overall / (1 + share), overall * (1 + share))
     best = UNKNOWN if over_best is None else Estimate(over_best, over_best / (1 + share), over_best * (1 + share))
     settings = {"threads_per_worker": 1, "best_sequential_threads": None if over_best is None else 2}
-    found = {"overall_speedup": estimate, "overall_best_sequential_speedup": best}  # as it is here: it decides
+    found = {"overall_speedup": estimate, "overall_best_sequential_speedup": best}  # overall: it decides
     return Row("ok", workers=workers, **(found | settings | changes))
 
 
@@ -45,7 +45,7 @@ def test_fewer_threads_are_named_where_they_take_hardly_more_time():
     assert choose([row(2, 1.50, 0.001), row(4, 1.85, 0.001)]).cheaper is None
 
 
-def test_what_decides_is_the_speedup_as_it_is_here_not_the_undisturbed_one():
+def test_what_decides_is_the_overall_speedup_not_the_undisturbed_one():
     undisturbed = {"speedup": Estimate(1.7, 1.69, 1.71), "disturbed_share": 0.5}
     assert choose([row(2, 0.9, **undisturbed)]).name == "one process with 1 thread"
 

@@ -105,7 +105,7 @@ def test_choosing_sequential_brings_its_one_worker():
             ["strategy=hybrid_dp", "strategy.hosts=2", "workers=3"],
             "needs the same number of workers; choose a multiple",
         ),
-        (["batch.accumulation=65"], "a worker's batch of 64 can't be cut into so many parts; choose at most 64"),
+        (["batch.accumulation=65"], "a worker's batch of 64 can't be split into that many parts; choose at most 64"),
         (["optimizer.clip_norm=0"], "optimizer.clip_norm=0: must be greater than 0"),
     ],
 )

@@ -111,7 +111,7 @@ def covered(generator, over, of, truth, starts, trials=TRIALS):
 
 @pytest.mark.parametrize("starts", STARTS)
 @pytest.mark.parametrize("machine", MACHINES)
-def test_the_interval_as_it_is_here_covers_the_ratio_of_all_time(machine, starts):
+def test_the_overall_interval_covers_the_ratio_of_all_time(machine, starts):
     found = covered(np.random.default_rng(starts), *MACHINES[machine], starts)
     assert LEAST.get(machine, 0.93) <= found <= 0.995
 

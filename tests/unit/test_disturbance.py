@@ -57,7 +57,7 @@ def test_beside_a_program_on_a_workers_core_all_commands_agree_with_the_quiet_ma
     found = compared("stressed_steps")
     assert undisturbed(found) == pytest.approx([QUIET_SPEEDUP] * 8, rel=0.015)
     assert all(one.undisturbed.low <= QUIET_SPEEDUP <= one.undisturbed.high for one in found)
-    assert min(one.here.value for one in found) < 0.95  # with all time counted
+    assert min(one.overall.value for one in found) < 0.95  # with all time counted
     assert all(one.shown == one.undisturbed and one.disturbed_share > 0.2 for one in found)
 
 
@@ -161,7 +161,7 @@ def test_spells_are_left_out(sides):
         assert all(map(math.isfinite, found.limits))
         assert found.undisturbed.value == pytest.approx(1, abs=0.01)
         assert found.disturbed_share == pytest.approx(0.3, abs=0.1)
-    assert found_in(spells, steady).here.value == pytest.approx(1.21, abs=0.06)
+    assert found_in(spells, steady).overall.value == pytest.approx(1.21, abs=0.06)
 
 
 @pytest.mark.parametrize("nature", NATURAL.values(), ids=NATURAL)
@@ -182,19 +182,19 @@ def test_spells_on_top_of_steps_that_are_long_by_nature_are_not_told_apart():
 def test_a_quiet_machine_has_one_number():
     found = found_in(steady, steady)
     assert found.undisturbed is None
-    assert found.shown == found.here
+    assert found.shown == found.overall
     assert found.disturbed_share == 0
 
 
 def test_starts_that_were_disturbed_nearly_all_the_time_do_not_count():
     calm, slow = blocks_of(steady, steady), blocks_of(functools.partial(spells, share=0.97), steady)
     few = blocks_of(spells, steady, 1)
-    _, found = disturbance.find([*calm[:2], *few[:2], *slow[:2]], "over", "of")
+    _, found = disturbance.find_undisturbed([*calm[:2], *few[:2], *slow[:2]], "over", "of")
     assert found == [*calm[:2], *few[:2]]
 
 
 def test_a_single_start_shows_nothing():
-    assert disturbance.find(blocks_of(spells, steady)[:1], "over", "of")[1] == []
+    assert disturbance.find_undisturbed(blocks_of(spells, steady)[:1], "over", "of")[1] == []
 
 
 def test_where_the_ratio_depends_on_the_limit_all_time_counts():

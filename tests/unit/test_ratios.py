@@ -57,7 +57,7 @@ def test_a_drift_that_hits_both_arms_of_a_round_alike_changes_little(pairs, fact
 def test_the_ratio_is_of_seconds_a_sample():
     arms = {"over": arm_of([[1.0, 1.0]] * 3, samples_per_step=64), "of": arm_of([[1.5]] * 3, samples_per_step=128)}
     found = compare([[Block(False, arms, QUIET, 1.0)]], "over", "of")
-    assert found.here.value == pytest.approx((1 / 64) / (1.5 / 128))
+    assert found.overall.value == pytest.approx((1 / 64) / (1.5 / 128))
 
 
 def test_only_steps_up_to_the_limits_count():
@@ -162,7 +162,7 @@ def blocks(over, of, processes=1):
 
 
 def test_commands_differ_where_several_cores_are_compared():
-    one, two = (compare([blocks(1.8, 1.0, processes)], "over", "of").here for processes in (1, 2))
+    one, two = (compare([blocks(1.8, 1.0, processes)], "over", "of").overall for processes in (1, 2))
     assert one.value == two.value == pytest.approx(1.8)
     assert two.precision > one.precision
 

@@ -34,7 +34,7 @@ def test_a_setting_that_is_gone_does_no_harm(tmp_path):
 def test_discarded_blocks_are_kept_raw_but_do_not_count():
     one = some()
     assert [block.warmup for block in one.blocks] == [True, False, False]
-    assert one.kept() == one.blocks[1:]
+    assert one.kept_blocks() == one.blocks[1:]
 
 
 @pytest.mark.parametrize(

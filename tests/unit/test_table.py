@@ -234,7 +234,7 @@ def test_whole_numbers_stay_whole_beside_a_missing_job(tmp_path):
 
 
 def test_a_folder_without_jobs_is_an_error(tmp_path):
-    with pytest.raises(ResultError, match="no job lies below"):
+    with pytest.raises(ResultError, match="no job found below"):
         aggregate([tmp_path])
 
 

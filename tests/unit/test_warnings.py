@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from results_helpers import MACHINE, QUIET, TURNS, arm, changed, in_spells, result, training, write_sweep
 
+from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.ratios import compare
-from dpexp.analysis.side import Side
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.warnings import LEAST_TURNS, busy_threads, warnings
@@ -25,12 +25,12 @@ def seen(
     *overrides, seconds=SECONDS, baseline=BASES, machine=MACHINE, change=lambda block: block, spells=(), **changes
 ):
     measured = result(*CALM, *overrides, seconds=seconds, baseline=baseline, change=change, **changes)
-    blocks, config = measured.kept(), measured.config
+    blocks, config = measured.kept_blocks(), measured.config
     for name in spells:
         blocks = in_spells(blocks, name)
     found = compare([blocks], BASELINE, CANDIDATE)
     sides = [
-        Side(one, found.blocks, name, limit, measured.trainings.get(name, []), blocks)
+        ArmStatistics(one, found.blocks, name, limit, measured.trainings.get(name, []), blocks)
         for one, name, limit in zip(
             (config, config.baseline()), (CANDIDATE, BASELINE), reversed(found.limits), strict=True
         )
@@ -75,11 +75,11 @@ FOUND = {
     ),
     "superlinear": (
         {"baseline": [2 * s for s in BASES]},
-        "the efficiency is above 100 %: if computation scaling is not above 100 %, as when more fits in caches, do not",
+        "the efficiency is above 100 %: trust this result only if computation scaling is above 100 %, as it is when",
     ),
     "extrapolation": (
         {"trainings": {CANDIDATE: [training(1.3)]}},
-        "a whole training (candidate) took 1.3 s, but 1 s by the time of its steps",
+        "a whole training (candidate) took 1.3 s, but its steps predict 1 s",
     ),
 }
 
@@ -131,16 +131,16 @@ def test_a_precision_that_was_not_reached_is_told():
 
 def test_slow_spells_that_moved_the_speedup_are_told_with_both_numbers():
     (warning,) = [warning for warning in seen(spells=[CANDIDATE]) if warning.kind == "disturbed"]
-    assert warning.text == "others slowed down 21 % of the steps"
+    assert warning.text == "other programs or virtual machines slowed down 21 % of the steps"
     assert re.match(
-        r"undisturbed, the speedup is 1\.80 \(1\.7\d to 1\.8\d\); as it is here, with all time counted, 1\.49 \(",
+        r"undisturbed, the speedup is 1\.80 \(1\.7\d to 1\.8\d\); with all time counted, it is 1\.49 \(",
         warning.advice,
     )
 
 
 def test_slow_spells_are_told_of_the_side_that_they_hit_more():
     (warning,) = [warning for warning in seen(spells=[BASELINE]) if warning.kind == "disturbed"]
-    assert warning.text == "others slowed down 21 % of the steps"
+    assert warning.text == "other programs or virtual machines slowed down 21 % of the steps"
 
 
 def test_slow_spells_of_both_sides_that_leave_the_speedup_alone_are_not_told():
@@ -158,10 +158,10 @@ def test_a_whole_training_that_took_about_as_long_as_its_steps_tell_is_no_warnin
 def test_jobs_that_looked_for_the_best_sequential_process_count_beside_those_that_did_not():
     """Where it has as many threads as the baseline, there is no arm of it."""
     one = result(*CALM, seconds=SECONDS, baseline=BASES)
-    other = one.kept()
-    blocks = [*one.kept(), *(changed(block, best_sequential=block.arms[BASELINE]) for block in other)]
+    other = one.kept_blocks()
+    blocks = [*one.kept_blocks(), *(changed(block, best_sequential=block.arms[BASELINE]) for block in other)]
     found = compare([blocks], BASELINE, CANDIDATE)
-    side = Side(one.config, blocks, CANDIDATE, math.inf, [])
+    side = ArmStatistics(one.config, blocks, CANDIDATE, math.inf, [])
     assert warnings(MACHINE, Speedup("sequential in the same blocks", found, side, None)) == []
 
 
@@ -199,7 +199,7 @@ def test_a_batch_that_is_not_as_said_comes_before_all_else(tmp_path, samples, sc
     found = aggregate([write_sweep(tmp_path, of_script(SAMPLES[samples], scope=scope))])
     other = {"per_worker": "global", "global": "per_worker"}[scope]
     assert any(f"set batch.scope={other}" in str(warning) for warning in found.good[0].warnings) == is_told
-    assert answer(found)[0].startswith("No speedup is known: the model of each of 2 workers receives") == is_told
+    assert answer(found)[0].startswith("No speedup is known: in a step, the model receives") == is_told
 
 
 def test_a_baseline_that_exchanges_gradients_with_nobody_is_told(tmp_path):

@@ -28,14 +28,14 @@ class Cell:
     relative_change: Estimate | None  # the same of times over those of the baseline in the same block, where it has one
 
     def takes_longer(self, share: float) -> bool:
-        """Whether the whole interval says that a training takes more time than before, by more than this share."""
+        """Whether the whole interval is above 1 + share."""
         return self.change.low > 1 + share
 
     @property
     def verdict(self) -> str:
         """SLOWER or FASTER where its time has changed, and by more than its baseline's.
 
-        LIKE_BASELINE where both changed alike: by the change, or because the machine's speed did.
+        LIKE_BASELINE if the baseline changed, too: by the change, or because the machine's speed changed.
         """
         known = [self.change] if self.relative_change is None else [self.change, self.relative_change]
         if all(change.low > 1 for change in known):
@@ -50,11 +50,11 @@ class Changes:
     """The cells that both folders have, and what could not be compared."""
 
     cells: list[Cell]
-    others: int  # configurations that one folder only has
+    others: int  # configurations that only one folder has
     failed: list[str]  # jobs after the change that have no good result
 
     def is_slower(self, share: float) -> bool:
-        """Whether any cell is by more than this share, or can't be told because its job failed."""
+        """Whether any cell is slower by more than this share, or unknown because its job failed."""
         return bool(self.failed) or any(cell.takes_longer(share) for cell in self.cells)
 
 
@@ -76,8 +76,8 @@ def compare_folders(before: Path, after: Path) -> Changes:
         (earlier, earlier_speedup), (later, later_speedup) = (_measured(side[key]) for side in sides)
         relative = None
         if earlier_speedup is not None and later_speedup is not None:
-            relative = earlier_speedup.less(later_speedup).estimate(level)
-        cells.append(Cell(f"{label}, {name}" if label else name, later.less(earlier).estimate(level), relative))
+            relative = earlier_speedup.quotient(later_speedup).estimate(level)
+        cells.append(Cell(f"{label}, {name}" if label else name, later.quotient(earlier).estimate(level), relative))
     jobs, unreadable = read_jobs([after])
     failed = [job.name for job in jobs if job.result.status != "ok"] + [job.name for job in unreadable]
     return Changes(cells, len(sides[0].keys() ^ sides[1].keys()), failed)
@@ -90,7 +90,7 @@ def differences(first: Settings, second: Settings) -> str:
 
 
 def _settings(config: JobConfig) -> Settings:
-    """What jobs must share to be compared. The code and the files may differ, which is what a comparison is for."""
+    """What jobs must share to be compared. The code and the files may differ."""
     return {**series.settings(config), "workers": config.workers, "data.size": config.data.size}
 
 

@@ -1,4 +1,4 @@
-"""How many workers to use: the fastest choice, how sure that is, and what it costs if it is wrong."""
+"""How many workers to use: the fastest choice, its probability, and the cost of a wrong choice."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.table_row import Row
 from dpexp.errors import counted
 
 DRAWS = 10_000
-LEAST_REGRET = 0.0005  # of the time, that is worth a word
-TOLERANCE, SURE = 0.05, 0.95  # a choice of fewer threads is named if it surely takes hardly more time
+LEAST_REGRET = 0.0005  # of the time, that is reported
+TOLERANCE, SURE = 0.05, 0.95  # a choice with fewer threads is named if it is SURE to take at most TOLERANCE more time
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Choice:
     options: list[str]  # all of them
     probability: float  # that it is the fastest
     regret: float  # the expected share of time that is lost because another one is
-    cheaper: str | None  # needs fewer threads, and surely at most TOLERANCE more time
-    beyond: str = ""  # what has more threads than cores and may be faster, which is not compared
+    cheaper: str | None  # needs fewer threads, and with probability SURE at most TOLERANCE more time
+    beyond: str = ""  # options that have more threads than cores and may be faster; not compared
 
     def __str__(self) -> str:
         sure = f"{100 * self.probability:.0f} %" if self.probability < 0.995 else "more than 99 %"
@@ -50,11 +50,10 @@ class _Option:
 
 
 def choose(rows: Sequence[Row]) -> Choice | None:
-    """Of one series at one data size: which number of workers, or threads of one process, trains fastest here.
+    """The number of workers, or of threads of one process, that trains fastest: of one series at one data size.
 
-    That counts all time, neighbours included. Each speedup is drawn from its interval (log-normal). What has more
-    threads than cores is compared only if it surely is the fastest. None where there is no row with several workers, or
-    no interval.
+    All time counts. Each speedup is drawn from its interval (log-normal). An option with more threads than cores is
+    compared only if it is the fastest with probability SURE. None without a row with several workers, or an interval.
     """
     several = [row for row in rows if row.workers != 1 and not math.isnan(row.overall_speedup.low)]
     if not several:
@@ -68,7 +67,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     }
     beyond = [f"{option.name} ({100 * win:.0f} %)" for option, win in crowded.items() if win >= 1 - SURE]
     options = [option for option in options if option not in crowded]
-    # By the mean log: that little is known of an option is no reason to choose it.
+    # By the mean log: an uncertain speedup is no reason to choose an option.
     chosen = max(options, key=lambda option: float(option.log_speeds.mean()))
     fastest = np.max([option.log_speeds for option in options], 0)
     behind = {option: fastest - option.log_speeds for option in options}

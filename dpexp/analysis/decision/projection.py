@@ -1,9 +1,9 @@
-"""What more workers than were measured would do: a step's parts, each projected, and a band. Never a measurement.
+"""Projections to more workers than were measured: the parts of a step, and an interval. Never a measurement.
 
 A step of w workers takes a worker's own work, waiting for the slowest of w, the exchange within a host, and an
 all-reduce between hosts. The own work is the measured one. How long the slowest of w computes follows from the
 distribution of measured computation times. The exchange within a host is a line through the measured counts; from a
-single one, anything between staying the same and growing with the other workers. Between hosts, see links.py.
+single one, anything between constant and proportional to the number of other workers. Between hosts, see links.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dpexp.analysis.decision.links import Link, ring
 from dpexp.analysis.disturbance import FASTEST, LONGER
 from dpexp.analysis.efficiency import useful_seconds
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.row import Row
+from dpexp.analysis.table_row import Row
 from dpexp.results.phases import PHASES
 
 WIDEST = 5.0  # the ends of a band that is worth telling, one over the other
@@ -45,7 +45,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Projection:
-    """One number of workers. The interval reaches from all that may be worse to all that may be better."""
+    """The projection to one number of workers. The interval combines all uncertainties."""
 
     workers: int
     hosts: int
@@ -60,25 +60,23 @@ class Projection:
 
     @property
     def bottleneck(self) -> str:
-        """What takes the most time beside the worker's own work."""
+        """The largest part other than the worker's own work."""
         return max((name for name in self.parts if name != OWN), key=lambda name: self.parts[name])
 
 
 class StepModel:
-    """The parts of a step, as the rows of one series at one data size tell them."""
+    """The parts of a step, from the rows of one series at one data size."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        """Raises ValueError where they don't tell."""
+        """Raises ValueError if the rows lack them."""
         good = [row for row in rows if row.status == "ok" and not row.oversubscribed and row.strategy != "emulated"]
         known = {row.workers or 0: row for row in sorted(good, key=lambda row: row.workers or 0)}
-        told = {workers: row for workers, row in known.items() if len(row.phases) == len(PHASES)}
-        self._parts = {workers: _parts(row) for workers, row in told.items() if workers > 1}
+        complete = {workers: row for workers, row in known.items() if len(row.phases) == len(PHASES)}
+        self._parts = {workers: _parts(row) for workers, row in complete.items() if workers > 1}
         self._rows = {workers: row for workers, row in known.items() if workers == 1 or workers in self._parts}
         first = next((self._rows[workers] for workers in [*self._parts, *self._rows]), None)
         if first is None or not first.baseline_compute or not first.baseline_phases:
-            raise ValueError(
-                "no row tells what the steps of one process and of workers are made of, without oversubscription"
-            )
+            raise ValueError("no row without oversubscription has the phases of one process and of several workers")
         self._compute = np.sort(first.baseline_compute)
         self._is_disturbed = first.disturbed_share > 0
         self._step = first.baseline_step_seconds
@@ -115,7 +113,7 @@ class StepModel:
         return Projection(workers, hosts, speedup, sum(steps) / 2, parts)
 
     def check(self) -> dict[int, tuple[float, float]]:
-        """Of each measured count that smaller ones can project: the projected and the measured speedup."""
+        """The projected and the measured speedup of each count that can be projected from smaller ones."""
         found = {}
         for workers in self._parts:
             try:
@@ -135,7 +133,7 @@ class StepModel:
         return own * self._computed_share * least, own * self._computed_share * most
 
     def _unexplained_wait(self, workers: int) -> float:
-        """What the nearest measured count waited beyond that, as for barriers; it is carried on."""
+        """The additional waiting at the nearest measured count, such as for barriers; it is assumed to stay."""
         near = max((count for count in self._parts if count <= workers), default=None)
         if near is None:
             return 0.0
@@ -158,8 +156,8 @@ class StepModel:
         known = {count: parts["communicate"] for count, parts in self._parts.items()}
         if not known:
             raise ValueError(
-                "no row tells what an exchange within a host takes: measure workers=2, too, with a strategy that tells "
-                "waiting from exchanging, such as sync_dp"
+                "no row has the time of an exchange within a host: measure workers=2, too, with a strategy that "
+                "separates waiting from exchanging, such as sync_dp"
             )
         if len(known) == 1 and on_host not in known:
             ((count, seconds),) = known.items()
@@ -191,8 +189,8 @@ def worst_error(checked: dict[int, tuple[float, float]]) -> float:
     return max((abs(math.log(projected / measured)) for projected, measured in checked.values()), default=0.0)
 
 
-def further(rows: Sequence[Row]) -> Projection | None:
-    """To FURTHER times the workers of a series, on one host with as many cores; None where its rows hardly tell."""
+def project_further(rows: Sequence[Row]) -> Projection | None:
+    """Project to FURTHER times the workers of a series, on one host with as many cores; None if little is known."""
     most = max((row.workers or 1 for row in rows if not row.oversubscribed), default=1)
     try:
         model = StepModel(rows)

@@ -59,7 +59,7 @@ class Dataset:
         array = np.load(self.file, mmap_mode="r")
         return MappedInputs(array, self.tensors["train_rows"], self.tensors["test_inputs"].numpy().dtype)
 
-    def placed_anew(self) -> Dataset:
+    def copy_elsewhere(self) -> Dataset:
         """A copy in other memory, as far as that is cheap; else this one."""
         small = sum(tensor.nbytes for tensor in self.tensors.values()) <= MOST_COPIED_BYTES
         return dataclasses.replace(self, tensors=SharedTensors.copy_of(self.tensors)) if small else self

@@ -1,4 +1,4 @@
-"""Data sets that dpexp knows: MNIST travels with the package, torchvision downloads others, and one is made."""
+"""The built-in data sets: MNIST is in the package, torchvision downloads others, and one is synthetic."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def torchvision_split(name: str, train: bool, cache: Path) -> tuple[np.ndarray, 
 
 
 def _check_pinned(pin: Path, inputs: np.ndarray, labels: np.ndarray) -> None:
-    """Hold a split to the checksum that it had when it was first read: not all of torchvision's files have one."""
+    """Compare a split with its checksum when it was first read: not all of torchvision's files have one."""
     digest = hashlib.sha256(np.ascontiguousarray(inputs).data)
     digest.update(labels.data)
     try:
@@ -95,8 +95,8 @@ def synthetic_splits(config: SyntheticDataConfig, train_samples: int, seed: int)
     needed, available = 4 * samples * math.prod(config.shape), available_memory_bytes()
     if needed > available:
         raise DataError(
-            f"data.size={config.size} samples of shape {config.shape} take {needed / 2**20:,.0f} MiB, and "
-            f"{available / 2**20:,.0f} MiB of memory are available: choose fewer"
+            f"data.size={config.size} samples of shape {config.shape} take {needed / 2**20:,.0f} MiB, but "
+            f"only {available / 2**20:,.0f} MiB of memory are available: choose fewer"
         )
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(config.classes, *config.shape, generator=generator)

@@ -27,7 +27,7 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn
 
 
 def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The same model, what has torch's default dtype in another one; complex numbers, for example, stay as they are."""
+    """The same model, with tensors of torch's default dtype converted; others, such as complex ones, stay."""
     default = torch.get_default_dtype()
     converted: nn.Module = model._apply(lambda tensor: tensor.to(dtype) if tensor.dtype == default else tensor)
     return converted

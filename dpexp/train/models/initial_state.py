@@ -48,7 +48,7 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
         raise ConfigError(f"{name} returns {found}; it must be logits of shape {expected}")
     if not logits.requires_grad:
         raise ConfigError(
-            f"{name} returns logits that don't depend on its parameters; has it a torch.no_grad(), or are all frozen?"
+            f"{name} returns logits that don't depend on its parameters; does it use torch.no_grad(), or is it frozen?"
         )
     F.cross_entropy(logits, dataset.tensors["train_labels"][:samples]).backward()
     if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in model.parameters()):

@@ -1,4 +1,4 @@
-"""What a strategy is, the only part of a training that knows that other workers exist; and those of one process."""
+"""The base class of strategies, the only part of a training that knows of other workers; and those of one process."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Replica:
 
 
 class Strategy:
-    """How the gradients of all replicas become one update of all replicas. This one is that of a single worker.
+    """How the gradients of all replicas become one update of all replicas. The base class is for a single worker.
 
     The loss of every shard is summed and divided by the size of the whole global batch. So the sum of
     the gradients over replicas is the gradient of the mean loss, whatever the split, and a strategy
-    only ever adds. One object lives in each process.
+    only adds gradients. One object lives in each process.
     """
 
-    wait_phase: ClassVar[int] = WAIT  # COMMUNICATE, where waiting can't be told from that
+    wait_phase: ClassVar[int] = WAIT  # COMMUNICATE if waiting can't be separated from it
     optimizers: list[Optimizer]  # made by `start`
     replicas: tuple[Replica, ...]  # those in this process: one, or all
 
@@ -101,9 +101,9 @@ class Strategy:
 
 
 class Emulated(Strategy):
-    """One process plays all workers in turn, each with a replica and an optimizer, with data parallelism's mathematics.
+    """One process emulates all workers in turn, each with a replica and an optimizer, as in data parallelism.
 
-    Its parameters are what synchronous data parallelism must give; its time is the cost without parallelism.
+    Its parameters are the reference for synchronous data parallelism; its time is the cost without parallelism.
     """
 
     def _connect(self, shared: Any) -> None:

@@ -1,4 +1,4 @@
-"""torch's DistributedDataParallel: the reference that others are measured against, and the way to more machines."""
+"""torch's DistributedDataParallel: the reference for other strategies, also on several machines."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ MOST_DESCRIPTORS = 64  # of a rank's part in the shared memory and the barrier
 
 
 class HybridDataParallel(Distributed, SyncDataParallel):
-    """One process a worker. Waiting for other hosts can't be told from exchanging with them."""
+    """One process a worker. Waiting for other hosts can't be separated from exchanging with them."""
 
     wait_phase = COMMUNICATE
 
@@ -60,14 +60,14 @@ class HybridDataParallel(Distributed, SyncDataParallel):
                 for parameter in bucket.parameters:
                     parameter.register_post_accumulate_grad_hook(functools.partial(self._computed, number))
 
-    def _meet(self, place: Rendezvous, acts_hosts: bool) -> Shared:
+    def _meet(self, place: Rendezvous, simulates_hosts: bool) -> Shared:
         """This rank's part in what the ranks of its host share. Raises PeerError when another one of them is lost.
 
         The first rank makes all parts; the others receive theirs. Descriptors pass through a socket in Linux's abstract
         namespace, which leaves no file behind.
         """
         config, initial, rank, ranks = self._config, self._initial, self.replicas[0].rank, place.local_size
-        threads = config.busy_threads if acts_hosts else ranks * config.threads_per_worker  # of this machine
+        threads = config.busy_threads if simulates_hosts else ranks * config.threads_per_worker  # of this machine
         store, key = place.join("gloo", rank, config.workers), f"host/{rank - place.local_rank}"
         try:
             if place.local_rank == 0:
@@ -98,7 +98,7 @@ class HybridDataParallel(Distributed, SyncDataParallel):
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Rendezvous]:
-        """The rendezvous of all ranks. Those of a host, acted or not, meet for what they share."""
+        """The rendezvous of all ranks. The ranks of a host, real or simulated, meet to share memory."""
         assert isinstance(config.strategy, HybridDpConfig)
         return Rendezvous.here(config.workers, config.strategy.hosts or 1)
 

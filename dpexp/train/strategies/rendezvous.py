@@ -1,4 +1,4 @@
-"""How the processes of one training find each other for torch.distributed, and what they say of one that is lost."""
+"""The rendezvous of the processes of one training for torch.distributed, and errors when one is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Rendezvous:
 
     @classmethod
     def here(cls, ranks: int, hosts: int = 1) -> list[Rendezvous]:
-        """Of all ranks, at a new store on a free port of this machine, which acts so many hosts."""
+        """The parts of all ranks, at a new store on a free port of this machine, which simulates `hosts` hosts."""
         server, size = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False), ranks // hosts
         return [cls(LOOPBACK, server.port, "group", rank % size, size, server) for rank in range(ranks)]
 
@@ -63,7 +63,7 @@ class Distributed(Strategy):
 
 
 @contextlib.contextmanager
-def explained_errors() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Raise torch's errors as a PeerError where another rank is gone, or as a WorkerError that says what to set."""
     try:
         yield

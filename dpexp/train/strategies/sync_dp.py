@@ -30,7 +30,7 @@ MOST_BROADCAST = 8  # numbers at once
 
 @dataclass(frozen=True)
 class Shared:
-    """What one rank of a machine receives: its part of the barriers, and the memory that all share."""
+    """What one rank of a machine receives: its part of the barriers, and the shared memory."""
 
     row: int  # of the gradients: the rank's, or that of its group of ranks that share a core
     threads: int  # that compute on this machine, of all ranks together

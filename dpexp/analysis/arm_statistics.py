@@ -1,4 +1,4 @@
-"""One side of a comparison: the steps of an arm, and what follows from them for a whole training."""
+"""The statistics of one arm: its steps, and the times of a whole training that follow from them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ LEAST_RECORDED = 6  # steps, to tell where their time goes
 
 
 @dataclass(frozen=True)
-class Side:
-    """An arm of some blocks, of whose steps those up to `limit` seconds count; and its whole trainings."""
+class ArmStatistics:
+    """An arm in some blocks, whose steps up to `limit` seconds count, and its whole trainings."""
 
     config: JobConfig
     blocks: Sequence[Block]
     arm: str
     limit: float
     trainings: Sequence[Training]
-    every: Sequence[Block] = ()  # with blocks whose steps were too disturbed to count; none where that is no other
+    every: Sequence[Block] = ()  # `blocks` and those that are too disturbed to count; () where these are the same
 
     @property
     def samples_per_step(self) -> int:
@@ -43,7 +43,7 @@ class Side:
 
     @property
     def samples(self) -> float:
-        """That the model of a script's process receives in a step, as a mean over processes; 0 where unknown."""
+        """The samples that a script's model receives in a step, as a mean over processes; 0 if unknown."""
         found = [process.samples for block in self.blocks for process in block.arms[self.arm].processes]
         return statistics.fmean(found) if all(found) else 0.0
 
@@ -54,7 +54,7 @@ class Side:
 
     @property
     def steps(self) -> float:
-        """Of a training: its samples over those of a step. A smaller last batch counts as a part of one."""
+        """The steps of a training: its samples over those of a step. A smaller last batch counts as a fraction."""
         return self.config.epochs * self.config.train_samples / self.samples_per_step
 
     @functools.cached_property
@@ -69,27 +69,27 @@ class Side:
 
     @property
     def seconds(self) -> Estimate:
-        """Of a training: its steps, and what lies between epochs."""
+        """The time of a training: its steps, and the time between epochs."""
         return self._training(self.step)
 
     @property
-    def seconds_as_it_is(self) -> Estimate:
+    def overall_seconds(self) -> Estimate:
         """The same, with all time counted."""
         return self._training(self._step(self.every or self.blocks, math.inf))
 
     @property
     def trained_seconds(self) -> float:
-        """Of whole trainings in one piece: the mean; NaN where there is none."""
+        """The mean time of whole trainings; NaN without any."""
         return mean_of_known([training.seconds for training in self.trainings])
 
     @property
     def test_accuracy(self) -> float:
-        """Of whole trainings: the mean; NaN where there is none."""
+        """The mean of whole trainings; NaN without any."""
         return mean_of_known([training.test_accuracy for training in self.trainings])
 
     @functools.cached_property
     def phases(self) -> list[Seconds]:
-        """Of each process where the seconds of a step go; [] where too few steps tell.
+        """The seconds of a step by phase, for each process; [] if too few steps were recorded.
 
         They are means over the recorded steps up to the limit, or over all where few are so short, scaled to
         `step_seconds`: recording takes some time itself.
@@ -108,7 +108,7 @@ class Side:
 
     @property
     def compute_seconds(self) -> tuple[float, ...]:
-        """Of one process, in each of its recorded steps; () where that is unknown."""
+        """The compute seconds of one process in each of its recorded steps; () if unknown."""
         found = [block.arms[self.arm].phases.get("compute", []) for block in self.blocks]
         return tuple(step[0] for steps in found for step in steps)
 

@@ -1,4 +1,4 @@
-"""One row of the table: a configuration with everything that was derived from its blocks, or a job that failed."""
+"""One row of the table: a configuration with all statistics of its blocks, or a job that failed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpexp.results.schema import Warning
 
 @dataclass(frozen=True)
 class Row:
-    """What was not measured is NaN or UNKNOWN; the settings are None where not even they are known.
+    """Missing measurements are NaN or UNKNOWN; unknown settings are None.
 
     In `results.csv` an Estimate takes three columns (`speedup`, `speedup_low`, `speedup_high`), and each phase one
     (`compute_seconds`, `baseline_compute_seconds`).
@@ -41,23 +41,23 @@ class Row:
     baseline_updates: int | None = None
     repeats: int | None = None  # blocks that count
     seconds: Estimate = UNKNOWN  # of one training: its updates times the time of a step, and what belongs to epochs
-    overall_seconds: float = math.nan  # the same, as it is here: with all time counted
+    overall_seconds: float = math.nan  # the same, with all time counted
     trained_seconds: float = math.nan  # of whole trainings in one piece: the mean
     samples_per_second: float = math.nan
     baseline_threads: int | None = None  # of its process; a script may set its own
-    baseline: str = ""  # what the speedup is over
+    baseline: str = ""  # of the speedup, in words
     baseline_seconds: float = math.nan
     baseline_overall_seconds: float = math.nan
     baseline_trained_seconds: float = math.nan
-    speedup: Estimate = UNKNOWN  # undisturbed where others slowed the machine down, else as it is
-    overall_speedup: Estimate = UNKNOWN  # as it is here: with all time counted
+    speedup: Estimate = UNKNOWN  # undisturbed if others slowed the machine down, else overall
+    overall_speedup: Estimate = UNKNOWN  # with all time counted
     disturbed_share: float = math.nan  # of the steps of candidate or baseline that were left out of `speedup`
     best_sequential_disturbed_share: float = math.nan  # the same of `best_sequential_speedup`
     efficiency: Estimate = UNKNOWN
     best_sequential_threads: int | None = None
     best_sequential_seconds: float = math.nan
     best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
-    overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, as it is here
+    overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, with all time counted
     target_accuracy: float = math.nan
     target_seconds: float = math.nan
     baseline_target_seconds: float = math.nan
@@ -79,7 +79,7 @@ class Row:
     job: str = ""
     series: str = ""  # its label; "" where there is one series only
     configured_size: int | None = None  # data.size
-    baseline_compute: tuple[float, ...] = ()  # seconds of a step, of which projections draw; no column
+    baseline_compute: tuple[float, ...] = ()  # seconds of a step, for projections; not a column
 
     @property
     def is_script(self) -> bool:
@@ -120,7 +120,7 @@ def at_most_samples(rows: Sequence[Row]) -> list[Row]:
 
 
 def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
-    """Of each series the rows with several workers, at its largest data size."""
+    """The rows with several workers, at the largest data size of their series."""
     several = [row for row in rows if row.workers != 1]
     return [row for _, of_one in groupby(several, lambda row: row.series) for row in at_most_samples(list(of_one))]
 

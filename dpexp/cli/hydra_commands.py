@@ -1,4 +1,4 @@
-"""What Hydra does itself: show help and configurations, and run the jobs of launcher and sweeper plugins."""
+"""The commands that Hydra runs itself: help, configurations, and the jobs of launcher and sweeper plugins."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dpexp.cli import resume, runner
-from dpexp.config.compose import Plan, parse, task, to_job
+from dpexp.config.compose import Plan, parse, to_job, typed_overrides
 from dpexp.config.explain import explain
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError, DpexpError, WorkerError, one_line
 from dpexp.machine import signals
 from dpexp.machine.environment import describe, modified_environment
-from dpexp.machine.files import claimed
+from dpexp.machine.files import lock_folder
 from dpexp.measurement.user_files import fingerprint
 from dpexp.report.command import measuring_alone
 
@@ -43,12 +43,12 @@ def show(arguments: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def started(plan: Plan, words: resume.Words) -> Iterator[Iterator[runner.Done]]:
+def open_plan(plan: Plan, words: resume.Words) -> Iterator[Iterator[runner.Done]]:
     """Within, this process alone works in the plan's folder; plugins run the jobs. Raises DpexpError.
 
-    Each job is checked where it runs, and its result tells how it ended.
+    Each job is checked where it runs, and its result contains its outcome.
     """
-    with claimed(plan.folder):
+    with lock_folder(plan.folder):
         resume.keep(plan.folder, words)
         yield _launched(plan, words)
 
@@ -66,7 +66,7 @@ def _launched(plan: Plan, words: resume.Words) -> Iterator[runner.Done]:
         raise
     except Exception as error:
         raise WorkerError(f"the launcher of the jobs failed: {one_line(error)}") from error
-    yield from ()  # the results tell
+    yield from ()  # results.json files have the outcomes
 
 
 def _main(arguments: Sequence[str]) -> None:
@@ -89,7 +89,7 @@ def measure(composed: DictConfig) -> float:
     from dpexp.measurement import job as measurement
 
     hydra_settings = HydraConfig.get()
-    config, folder = to_job(composed, task(hydra_settings)), Path(hydra_settings.runtime.output_dir)
+    config, folder = to_job(composed, typed_overrides(hydra_settings)), Path(hydra_settings.runtime.output_dir)
     runner.check(config)
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which workers would not know
