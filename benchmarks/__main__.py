@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import (
     costs,
+    ddp_exchange,
     decisions,
     endurance,
     example,
@@ -33,6 +34,7 @@ PARTS = {
     "scripts": lambda rounds: scripts.run(rounds),
     "training": lambda rounds: training.run(rounds),
     "exchange": lambda rounds: exchange.run(rounds, HERE),
+    "ddp": lambda rounds: ddp_exchange.run(rounds),
     "costs": lambda rounds: costs.run(rounds, HERE),
     "endurance": lambda rounds: endurance.run(),
     "notebook": lambda rounds: notebook.run(rounds),

@@ -14,12 +14,13 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks import cases
-from benchmarks.setup import command, out, shown
+from benchmarks.setup import command, out, progress, shown
 from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.table_row import Row
 from dpexp.config.job import CANDIDATE
+from dpexp.report.sentences import largest_loss
 from dpexp.results import storage
+from dpexp.results.phases import PHASES
 
 PEER = "benchmarks/script_peer.py"
 LAUNCHED = f"torchrun --standalone --nproc-per-node={{workers}} {PEER}"
@@ -46,26 +47,20 @@ def run(rounds: int) -> None:
 
 def _examples(rounds: int) -> None:
     table = Table(box=None)
-    phases = ("data", "compute", "wait", "communicate", "update")
-    for head in ("2 workers, milliseconds of a step", "speedup", "step", *phases):
-        table.add_column(head, justify="left" if "workers" in head else "right")
+    for head in ("2 workers, milliseconds of a step", "overall speedup", "step", *PHASES, "largest loss"):
+        table.add_column(head, justify="left" if "workers" in head or "loss" in head else "right")
     for name, (text, batch) in EXAMPLES.items():
-        rows, _ = command(
+        progress.print(name)
+        (row,), _ = command(
             *JOB, f"script.command={text}", f"batch.size={batch}", f"measurement.max_seconds={15 * rounds}"
         )
-        (row,) = rows
-        shares = {phase: getattr(row.phases, f"{phase}_seconds") for phase in phases}
-        table.add_row(name, shown(row.speedup), *(f"{1e3 * seconds:.2f}" for seconds in _of_a_step(row, shares)))
+        share, what, _ = largest_loss(row)
+        total = sum(row.phases.values())
+        shares = (row.phases.get(phase, math.nan) / total for phase in PHASES)
+        times = [f"{1e3 * row.step_seconds * one:.2f}" for one in (1.0, *shares)]
+        table.add_row(name, shown(row.overall_speedup), *times, f"{100 * share:.0f} % to {what}" if what else "-")
     out.print(table)
     out.print()
-
-
-def _of_a_step(row: Row, phases: dict[str, float]) -> list[float]:
-    """The seconds of a step, and of its phases."""
-    assert row.workers is not None
-    steps = row.workers * (row.data_size or 0) / (row.global_batch_size or 1)
-    known = [seconds for seconds in phases.values() if seconds == seconds]
-    return [sum(known) / steps, *(seconds / steps for seconds in phases.values())]
 
 
 def _hooks(processes: int) -> None:
