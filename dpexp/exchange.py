@@ -70,7 +70,7 @@ class Team:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._timeout_seconds, self._meetings, self._step = timeout_seconds, 0, 0
         self._spin_seconds = _spin_seconds(self.size)
-        self._seconds: list[float] = []  # of the steps in which both ways take turns
+        self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of steps in turn, with memory and without
         self._step_began = 0.0
         self._rows: list[torch.Tensor] = []  # of bytes, one a rank; the last is for the sums
         places: list[Any] = [None] * self.size
@@ -108,14 +108,14 @@ class Team:
         """Choose the way of the first steps in turn, then the faster one."""
         now, tried = time.perf_counter(), self._step - FIRST_STEPS
         if 0 < tried <= 2 * TRIED_STEPS:
-            self._seconds.append(now - self._step_began)
+            self._seconds[self.uses_memory].append(now - self._step_began)
         if 0 <= tried < 2 * TRIED_STEPS:
-            self.uses_memory = tried % 2 == 0
+            self.uses_memory = tried // 2 % 2 == 0  # two and two: each way meets both kinds of steps that take turns
         elif tried == 2 * TRIED_STEPS:
-            by_memory, by_group = (statistics.median(self._seconds[way::2]) for way in (0, 1))
-            slower = torch.tensor([float(by_memory > by_group)])
-            dist.broadcast(slower, dist.get_global_rank(self.group, 0), group=self.group)
-            self.uses_memory = not slower.item()
+            in_memory, over_group = (statistics.median(self._seconds[way]) for way in (True, False))
+            choice = torch.tensor([in_memory <= over_group])
+            dist.broadcast(choice, dist.get_global_rank(self.group, 0), group=self.group)
+            self.uses_memory = bool(choice)
         self._step += 1
         self._step_began = time.perf_counter()
 
