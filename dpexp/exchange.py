@@ -8,19 +8,22 @@
 It is a communication hook, torch's public interface, for process groups whose ranks are on one host. Each rank copies a
 bucket into its row of shared memory; when all have, rank r sums the r-th chunk of all rows; when all have, each copies
 the sums back: a reduce-scatter and an all-gather. Rows are added in the order of ranks, so all ranks have the same
-sums to the bit, in every run.
+sums to the bit.
 
 Memory and wake-ups are anonymous (memfd, eventfd) and reach the other ranks through Unix sockets: nothing has a name in
-the file system, and nothing is left, whoever dies. The sockets also tell at once who has died.
+the file system, and nothing is left, whoever dies. The sockets also tell who has died.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import select
 import socket
 import statistics
+import struct
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +43,18 @@ MOST_DESCRIPTORS = 250  # in a message
 
 
 def use_shared_memory(
-    model: DistributedDataParallel, average: bool = True, timeout_seconds: float = TIMEOUT_SECONDS
+    model: DistributedDataParallel, *, only: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Team:
     """Let the ranks of a model's process group exchange its gradients so; all of them call it, before the first step.
 
-    The result is their mean, as DistributedDataParallel has it, or else their sum. In some of the first steps the
-    process group exchanges, in turn with this, and the faster of the two goes on. While it is used, a RuntimeError
-    names a rank that has ended, or that has not come for `timeout_seconds`. Raises ValueError where ranks are on
-    several hosts, or gradients are not in the memory of the host.
+    The process group exchanges in the first steps, then takes turns with shared memory, and the faster of the two goes
+    on; with `only`, shared memory does. While that is used, a RuntimeError names a rank that has ended, or that has not
+    come for `timeout_seconds`. Raises ValueError where ranks are on several hosts, or gradients are not in the memory
+    of the host.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ValueError("the parameters are on a GPU: shared memory exchanges gradients of CPUs only")
-    team = Team(model.process_group, average, timeout_seconds)
+    team = Team(model.process_group, only=only, timeout_seconds=timeout_seconds)
     model.register_comm_hook(team, _exchange)
     return team
 
@@ -63,10 +66,12 @@ def _exchange(team, bucket):  # type: ignore[no-untyped-def]  # torch refuses an
 class Team:
     """The ranks of a process group, with what they share."""
 
-    def __init__(self, group: Any, average: bool = True, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        """All ranks meet. Raises ValueError where they are on several hosts."""
+    def __init__(
+        self, group: Any, average: bool = True, only: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
+        """All ranks meet, to compute means or sums. Raises ValueError where they are on several hosts."""
         self.group: Any = dist.group.WORLD if group is None else group
-        self.average, self.uses_memory = average, True
+        self.average, self._only, self.uses_memory = average, only, False
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._timeout_seconds, self._meetings, self._step = timeout_seconds, 0, 0
         self._spin_seconds = _spin_seconds(self.size)
@@ -74,7 +79,7 @@ class Team:
         self._step_began = 0.0
         self._rows: list[torch.Tensor] = []  # of bytes, one a rank; the last is for the sums
         places: list[Any] = [None] * self.size
-        name = f"\0dpexp/{secrets.token_hex(16)}"  # which only those learn who are in the group
+        name = f"\0dpexp/{secrets.token_hex(16)}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(name)  # it has no file, and so can't leave one behind
             listener.listen(self.size)
@@ -88,6 +93,8 @@ class Team:
         theirs = {rank: [Counter(number) for number in self._receive(rank)] for rank in self._peers}
         self._rounds = [(theirs[(self.rank + step) % self.size][at], own[at]) for at, step in enumerate(rounds)]
         self._polls = {counter: self._poll(counter) for counter in own}
+        self._gone: list[int] = []  # ranks that ended after they had left the last meeting
+        _teams.add(self)
         # How many meetings each rank has come to, and left again.
         self._entered, self._left = self._allocated(2 * self.size * 8).view(torch.int64).view(2, self.size).numpy()
 
@@ -96,7 +103,7 @@ class Team:
         if bucket.index() == 0:
             self._begin_step()
         buffer = bucket.buffer()
-        if self.uses_memory:
+        if self.uses_memory and not buffer.is_sparse:
             done: Any = torch.futures.Future()
             done.set_result(self.reduce(buffer))
             return done
@@ -105,11 +112,13 @@ class Team:
         return dist.all_reduce(buffer, group=self.group, async_op=True).get_future().then(lambda done: done.value()[0])
 
     def _begin_step(self) -> None:
-        """Choose the way of the first steps in turn, then the faster one."""
+        """Choose the way: the process group's until the buckets are final, both in turn, then the faster one."""
         now, tried = time.perf_counter(), self._step - FIRST_STEPS
         if 0 < tried <= 2 * TRIED_STEPS:
             self._seconds[self.uses_memory].append(now - self._step_began)
-        if 0 <= tried < 2 * TRIED_STEPS:
+        if self._only:
+            self.uses_memory = tried >= 0
+        elif 0 <= tried < 2 * TRIED_STEPS:
             self.uses_memory = tried // 2 % 2 == 0  # two and two: each way meets both kinds of steps that take turns
         elif tried == 2 * TRIED_STEPS:
             in_memory, over_group = (statistics.median(self._seconds[way]) for way in (True, False))
@@ -126,6 +135,8 @@ class Team:
             self._rows = [*self._allocated((self.size + 1) * row_bytes).view(self.size + 1, -1)]
         *rows, sums = (row[: bucket.nbytes].view(bucket.dtype) for row in self._rows)
         rows[self.rank].copy_(bucket)
+        if self.average:
+            rows[self.rank].div_(self.size)  # before they are added, as torch does: sums of float16 may overflow
         self._meet()  # all have written their rows
         line, last = ALIGNMENT_BYTES // bucket.itemsize, self.rank == self.size - 1
         start, end = (round(len(bucket) * at / self.size / line) * line for at in (self.rank, self.rank + 1))
@@ -134,13 +145,13 @@ class Team:
         total = sums[chunk].copy_(first)
         for other in others:
             total.add_(other)
-        if self.average:
-            total.div_(self.size)
         self._meet()  # all have written their sums; they read them before they meet for the next bucket's
         return bucket.copy_(sums)
 
     def _meet(self) -> None:
         """Return when all ranks have called it: a dissemination barrier, see processes.barrier."""
+        for rank in self._gone:
+            raise self._ended(rank)
         self._meetings += 1
         self._entered[self.rank] = self._meetings
         for post_to, wait_for in self._rounds:
@@ -163,7 +174,8 @@ class Team:
             if peer.fileno() in ready:
                 if self._left[rank] < self._meetings:
                     raise self._ended(rank)
-                for poll in self._polls.values():  # it was the last meeting of that rank
+                self._gone.append(rank)
+                for poll in self._polls.values():
                     poll.unregister(peer)
 
     def _poll(self, counter: Counter) -> select.poll:
@@ -173,6 +185,15 @@ class Team:
         for peer in self._peers.values():
             poll.register(peer, select.POLLRDHUP)
         return poll
+
+    def forget_peers(self) -> None:
+        """In a forked process, such as a worker of a data loader: a rank's end must not wait for it."""
+        for peer in self._peers.values():
+            peer.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of a model has no hook, whatever DistributedDataParallel notes about it."""
+        return type(None), ()
 
     def _ended(self, rank: int) -> RuntimeError:
         return RuntimeError(f"rank {rank} has ended while rank {self.rank} exchanges gradients with it")
@@ -185,9 +206,11 @@ class Team:
             peers[rank].connect(names[rank])
             peers[rank].send(str(self.rank).encode())
         listener.settimeout(self._timeout_seconds)
-        for _ in range(self.rank + 1, self.size):
+        while len(peers) < self.size - 1:
             peer, _ = listener.accept()
-            peers[int(peer.recv(16))] = peer
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            if struct.unpack("3i", credentials)[1] == os.getuid():  # others may see the name, too
+                peers[int(peer.recv(16))] = peer
         for peer in peers.values():
             peer.settimeout(self._timeout_seconds)
         return dict(sorted(peers.items()))
@@ -216,7 +239,20 @@ class Team:
             raise self._ended(rank) from error
         if not received:
             raise self._ended(rank)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
         return descriptors
+
+
+_teams: weakref.WeakSet[Team] = weakref.WeakSet()
+
+
+def _forget_peers() -> None:
+    for team in _teams:
+        team.forget_peers()
+
+
+os.register_at_fork(after_in_child=_forget_peers)
 
 
 def _host() -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import os
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -74,7 +77,7 @@ def train(rank, ranks, in_memory):
     torch.manual_seed(0)
     model = DistributedDataParallel(Branches().double(), find_unused_parameters=True, bucket_cap_mb=0.001)
     if in_memory:
-        exchange.use_shared_memory(model)
+        exchange.use_shared_memory(model, only=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(rank)
     for step in range(30):
@@ -119,11 +122,12 @@ def test_the_faster_way_goes_on_on_all_ranks(slow):
 def lose(rank, ranks, store, waits, seconds):
     """Rank 1 makes three steps only: it ends, or waits until another has noticed. What the others raise."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    exchange.use_shared_memory(model, timeout_seconds=seconds)
+    team = exchange.use_shared_memory(model, only=True)
     try:
         while True:
-            for _ in range(3):
+            for _ in range(exchange.FIRST_STEPS + 3):
                 model(torch.ones(2, 4)).sum().backward()
+            team._timeout_seconds = seconds
             if rank == 1:
                 return store.get("noticed").decode() if waits else "ended"
     except RuntimeError as error:
@@ -142,6 +146,52 @@ def test_a_rank_that_does_not_come_is_named_by_the_others():
     first, noticed, third = together(3, lose, "store", True, 0.5)
     told = first if noticed == "0" else third
     assert told == "rank 1 has not come to exchange gradients for 0.5 s"
+
+
+def go_on_without(rank, ranks):
+    """Rank 1 has left its last meeting, and another rank notices that before its next one."""
+    team = exchange.Team(None)
+    team._gone.append(1)
+    with pytest.raises(RuntimeError, match="rank 1 has ended"):
+        team.reduce(torch.ones(3))
+    return True
+
+
+def test_a_rank_that_is_known_to_have_ended_is_not_waited_for():
+    assert together(2, go_on_without) == [True, True]
+
+
+def forked(rank, ranks, store):
+    """Rank 1 ends, and leaves a forked process, as a data loader may."""
+    team = exchange.Team(None)
+    team.reduce(torch.ones(3))
+    if rank == 1:
+        if child := os.fork():
+            store.set("child", str(child))
+            return "ended"
+        store = None
+        signal.pause()
+    try:
+        while True:
+            team.reduce(torch.ones(3))
+    except RuntimeError as error:
+        os.kill(int(store.get("child")), signal.SIGKILL)
+        return str(error)
+
+
+def test_the_end_of_a_rank_is_seen_though_a_process_that_it_forked_lives():
+    first, _ = together(2, forked, "store")
+    assert "rank 1 has ended" in first
+
+
+def copy_model(rank, ranks):
+    model = DistributedDataParallel(nn.Linear(4, 4))
+    exchange.use_shared_memory(model)
+    return copy.deepcopy(model).module.weight.equal(model.module.weight)
+
+
+def test_a_model_can_still_be_copied():
+    assert together(2, copy_model) == [True, True]
 
 
 def refuse(rank, ranks):

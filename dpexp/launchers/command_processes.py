@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,11 @@ from dpexp.processes.waiting import wait_until
 STARTUP = Path(dpexp.clock.__file__).parent / "startup"
 SOCKET, EXCHANGE = "DPEXP_SCRIPT_SOCKET", "DPEXP_SCRIPT_EXCHANGE"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Where dpexp is a rank itself, one on each host, these are its own.
-OWN = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "SLURM_PROCID", "SLURM_NTASKS")
+# Where dpexp is a rank itself, one on each host, these are its own, whoever started it.
+OWN = re.compile(
+    "((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|SLURM_(PROCID|NTASKS)"
+    "|(TORCHELASTIC|OMPI_COMM_WORLD|PMI)_.*)"
+)
 MOST_LINES = 40  # of each file, in an error's details
 EXIT_SECONDS = 10.0  # a launcher may take so long to end after one of its processes
 
@@ -51,8 +55,8 @@ class CommandProcesses:
 
     def start(self, address: str) -> None:
         """Start the command, whose processes report to `address`. Raises ConfigError where there is no such program."""
-        words, own = self._command.words[self._host], OWN if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else ()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+        words, is_rank = self._command.words[self._host], {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+        environment = {name: one for name, one in os.environ.items() if not (is_rank and OWN.fullmatch(name))}
         environment |= dict.fromkeys(THREADS, str(self._command.threads))
         environment |= {LOCK: ""}  # a dpexp in there would wait for this one
         environment |= {SOCKET: address, descendants.NAME: self._mark}
@@ -60,8 +64,7 @@ class CommandProcesses:
         for name, first in (("PYTHONPATH", STARTUP), ("PATH", Path(sys.executable).parent)):
             environment[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
         if self._command.exchange is not None:  # by this dpexp, wherever it is
-            environment[EXCHANGE] = self._command.exchange
-            environment["PYTHONPATH"] += f"{os.pathsep}{Path(dpexp.__file__).parent.parent}"
+            environment[EXCHANGE] = str(Path(dpexp.__file__).parent.parent)
         with self._files[0].open("wb") as errors, self._files[1].open("wb") as out:
             files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": errors}
             try:

@@ -22,6 +22,7 @@ from dpexp.launchers.command_world import World
 from dpexp.machine import signals
 from dpexp.processes.waiting import POLL_SECONDS, wait_until
 
+KEEPALIVE = {socket.SO_KEEPALIVE: 1, socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 HANDSHAKE_SECONDS = 5  # for a process on another machine to prove who it is
 
 
@@ -121,6 +122,8 @@ def _accept(listener: socket.socket, key: bytes) -> Connection | None:
         return None
     with socket.socket(fileno=os.dup(remote.fileno())) as own:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+        for name, value in KEEPALIVE.items():  # else a read would wait forever for a host that is lost
+            own.setsockopt(socket.SOL_SOCKET if name == socket.SO_KEEPALIVE else socket.IPPROTO_TCP, name, value)
     return remote
 
 

@@ -40,9 +40,11 @@ class Training:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         backward = torch.autograd.backward
 
+        self.exchange = exchange
+
         def with_exchange(*arguments, **options):
             backward(*arguments, **options)
-            self.take(exchange)
+            self.take(self.exchange)
 
         monkeypatch.setattr(torch.autograd, "backward", with_exchange)
         self.trace = now.module.Trace(self.optimizer)
@@ -89,6 +91,30 @@ def test_a_script_that_averages_gradients_itself_meets_the_others_there(now, mon
     torch.distributed.all_reduce(None)
     training.end_step()
     assert training.trace.end() == [(2, 3, 1, [(5, 0), (5, 6)])]
+
+
+def test_a_collective_after_the_last_gradient_is_part_of_that_synchronization(now, monkeypatch):
+    """As of FSDP, or of a communication hook that waits."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: setattr(now, "seconds", now.seconds + 6))
+    training = Training(now, monkeypatch)
+    training.take, take = (
+        lambda seconds: torch.distributed.all_reduce(None) if seconds == 9 else take(seconds),
+        training.take,
+    )
+    training.exchange = 9
+    training.forward_and_backward()
+    training.end_step()
+    assert training.trace.end() == [(2, 3, 1, [(5, 6)])]
+
+
+def test_a_collective_between_gradients_is_no_computation(now, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: setattr(now, "seconds", now.seconds + 6))
+    training = Training(now, monkeypatch)
+    training.model = nn.Sequential(nn.Linear(2, 2), training.model)
+    training.model[1].register_full_backward_hook(lambda *ignored: torch.distributed.all_reduce(None))
+    training.forward_and_backward()
+    training.end_step()
+    assert training.trace.end() == [(2, 3, 1, [(5, 6), (11, 0)])]
 
 
 def test_a_collective_within_forward_is_no_computation(now, monkeypatch):

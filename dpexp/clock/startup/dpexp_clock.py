@@ -107,7 +107,11 @@ class Clock:
                 self._connection.send({"parameters_sha256": _fingerprint(self._optimizer), **seen})
                 message = self._connection.recv()
             self._synchronized, self._until, trace = message
-        except (OSError, EOFError):
+        except (OSError, EOFError) as error:
+            if self._connection is None:
+                where = ":".join(os.environ[ADDRESS].split()[:2])
+                sys.stderr.write(f"OSError: dpexp can't be reached at {where}: {error}\n")
+                sys.stderr.flush()
             os._exit(1)  # dpexp has ended, and so has this measurement
         if trace:
             self._trace = Trace(self._optimizer)

@@ -85,10 +85,12 @@ class Trace:
         self._torch.autograd.backward = self._traced_backward
         self._collectives: list[tuple[Any, str, Any]] = []
         if torch.distributed.is_available():
-            places = [(torch.distributed, name) for name in COLLECTIVES] + [(torch.distributed.Work, "wait")]
+            places: list[tuple[Any, str]] = [(torch.distributed, name) for name in COLLECTIVES]
+            places.append((torch.distributed.Work, "wait"))
             # Those of tensors that are sharded, where a script uses such.
             functional: Any = sys.modules.get("torch.distributed._functional_collectives")
             places += [(functional, name) for name in FUNCTIONAL]
+            places.append((getattr(sys.modules.get("dpexp.exchange"), "Team", None), "reduce"))
             self._collectives = [(place, name, getattr(place, name)) for place, name in places if hasattr(place, name)]
         for place, name, function in self._collectives:
             setattr(place, name, self._traced(function))
@@ -104,6 +106,7 @@ class Trace:
     def _begin_step(self) -> None:
         self._data = self._compute = self._update = 0.0
         self._gradient: float | None = None  # when the last one of a `backward` was there
+        self._met = 0  # meetings until then
         self._meetings: list[tuple[float, float]] = []  # with other processes: the arrival, and the seconds from there
         self._waits_for_data = True
 
@@ -129,7 +132,7 @@ class Trace:
             self._last = now
 
     def _on_gradient(self, parameter: Any) -> None:
-        self._gradient = time.perf_counter()
+        self._gradient, self._met = time.perf_counter(), len(self._meetings)
 
     def _traced_backward(self, *args: Any, **kwargs: Any) -> None:
         if self._is_in_backward or threading.get_ident() != self._thread:  # as of activations that are computed again
@@ -140,8 +143,11 @@ class Trace:
             self._backward(*args, **kwargs)
         finally:
             self._is_in_backward = False
-        now = time.perf_counter()
-        ready = now if self._gradient is None else self._gradient
+        now = ready = time.perf_counter()
+        if self._gradient is not None:
+            ready = self._gradient
+            self._last -= sum(seconds for _, seconds in self._meetings[self._met :])  # all is one meeting from there
+            del self._meetings[self._met :]
         self._meetings.append((ready, now - ready))
         self._compute += ready - self._last
         self._last = now

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 OPTIMIZER, DDP = "torch.optim.optimizer", "torch.nn.parallel.distributed"
-EXCHANGE = "DPEXP_SCRIPT_EXCHANGE"  # set where these exchange in shared memory
+EXCHANGE = "DPEXP_SCRIPT_EXCHANGE"  # where these exchange in shared memory, the folder that has dpexp
 SETTINGS = (".yaml", ".yml", ".json", ".toml", ".ini", ".cfg")  # endings of files whose content a training depends on
 
 
@@ -70,9 +70,16 @@ def _install_exchange(parallel: Any) -> None:
 
     def initialize_and_share(model: Any, *arguments: Any, **options: Any) -> None:
         initialize(model, *arguments, **options)
+        if model._comm_hooks:
+            refuse()
+        sys.path.append(os.environ[EXCHANGE])  # the last: all other modules are the script's
         from dpexp import exchange
 
-        exchange.use_shared_memory(model)
+        exchange.use_shared_memory(model, only=True)
+        model.register_comm_hook = refuse
+
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("script.exchange=shared_memory: the script has a communication hook of its own")
 
     parallel.DistributedDataParallel.__init__ = initialize_and_share
 

@@ -44,7 +44,7 @@ class Ddp(Distributed):
             )
         self.team: exchange.Team | None = None  # where the ranks share memory
         if config.strategy.exchange == "shared_memory":
-            self.team = exchange.Team(self._wrapped.process_group, average=False)
+            self.team = exchange.Team(self._wrapped.process_group, average=False, only=True)
         self._wrapped.register_comm_hook(self, _sum)
         self.last_bucket_started = math.inf
         self.replicas = (Replica(rank, self._wrapped),)
