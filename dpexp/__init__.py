@@ -4,11 +4,13 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load", "plot", "run", "sweep"]
+__all__ = ["exchange", "load", "plot", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `dpexp.api`, which is imported with the first use: the command line does without it."""
+    """`dpexp.processes.exchange` and the functions of `dpexp.api`, imported when first used: both import torch."""
     if name not in __all__:
         raise AttributeError(f"module dpexp has no attribute {name}")
+    if name == "exchange":
+        return importlib.import_module("dpexp.processes.exchange")
     return getattr(importlib.import_module("dpexp.api"), name)

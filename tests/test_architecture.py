@@ -20,7 +20,6 @@ machine
 config
 results
 processes
-exchange
 clock
 train
 launchers
