@@ -138,14 +138,13 @@ def lose(rank, ranks, store, waits, seconds):
 def test_a_rank_that_has_ended_is_named_by_the_others():
     first, ended, third = together(3, lose, "store", False, 60)
     assert ended == "ended"
-    assert "rank 1 has ended" in first
-    assert "rank 1 has ended" in third or "rank 0 has ended" in third
+    assert any("rank 1 has ended" in told for told in (first, third))
+    assert all("has ended" in told for told in (first, third))
 
 
-def test_a_rank_that_does_not_come_is_named_by_the_others():
-    first, noticed, third = together(3, lose, "store", True, 0.5)
-    told = first if noticed == "0" else third
-    assert told == "rank 1 has not come to exchange gradients for 0.5 s"
+def test_a_rank_that_does_not_come_is_named_by_who_notices_first():
+    first, _, third = together(3, lose, "store", True, 4)
+    assert "rank 1 has not come to exchange gradients for 4 s" in (first, third)
 
 
 def go_on_without(rank, ranks):
