@@ -115,7 +115,8 @@ LOOP = "loop"  # the kind of a job of our own loop; the other is "script"
 
 
 def _kind(value: Any) -> str:
-    return "script" if "script" in (value if isinstance(value, dict) else vars(value)) else LOOP
+    settings = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "script" if "script" in settings else LOOP
 
 
 AnyConfig = Annotated[
