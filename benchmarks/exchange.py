@@ -17,14 +17,13 @@ from benchmarks import peers
 from benchmarks.setup import configured, out, prepared, shown, slowest
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.processes import launch
-from dpexp.processes.barrier import BarrierMember
+from dpexp.processes.barrier import BarrierMember, spin_seconds
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.processes.world import WorldSpec
 from dpexp.train.data.dataset import load
 from dpexp.train.models import architectures
 from dpexp.train.models.optimizers import Optimizer
 from dpexp.train.strategies import Ddp, SyncDataParallel
-from dpexp.train.strategies.core_sharing import spin_seconds
 from dpexp.train.strategies.reduce_scatter import ReduceScatter
 
 SIZES = [2**power for power in range(8, 25)]  # float32 elements: 1 KiB to 64 MiB

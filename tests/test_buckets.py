@@ -14,6 +14,7 @@ from training_helpers import trained_state
 
 from dpexp.errors import WorkerError
 from dpexp.processes import launch
+from dpexp.processes.shared_memory import chunk_bounds
 from dpexp.processes.world import WorldSpec
 from dpexp.results.phases import COMMUNICATE
 from dpexp.train import loop
@@ -24,7 +25,7 @@ from dpexp.train.recorder import Recorder
 from dpexp.train.strategies import strategy_class
 from dpexp.train.strategies.core_sharing import CoreTurn
 from dpexp.train.strategies.hybrid_dp import in_buckets
-from dpexp.train.strategies.reduce_scatter import ReduceScatter, chunk_bounds, move
+from dpexp.train.strategies.reduce_scatter import ReduceScatter, move
 
 LINE = 16  # float32 in a cache line
 SHAPES = st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1, max_size=8)

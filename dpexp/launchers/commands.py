@@ -20,6 +20,7 @@ from dpexp.launchers import descendants
 from dpexp.launchers.command_processes import Command, CommandProcesses, how_ended
 from dpexp.launchers.command_world import World
 from dpexp.machine import signals
+from dpexp.processes.descriptors import is_of_this_user
 from dpexp.processes.waiting import POLL_SECONDS, wait_until
 
 KEEPALIVE = {socket.SO_KEEPALIVE: 1, socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
@@ -106,8 +107,7 @@ def _accept(listener: socket.socket, key: bytes) -> Connection | None:
     """The next connection; None where it is another user's, or of a machine that lacks the key."""
     end, _ = listener.accept()
     if not key:
-        credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        if struct.unpack("3i", credentials)[1] == os.getuid():
+        if is_of_this_user(end):
             return Connection(end.detach())
         end.close()
         return None

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Callable
 
+from dpexp.machine.environment import usable_cores
 from dpexp.processes.descriptors import Descriptor
 
+SPIN_SECONDS = 200e-6  # some times what it costs to wake a sleeping process: a short delay puts nobody to sleep
 FLAGS = os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
@@ -38,10 +41,19 @@ class Counter(Descriptor):
             else:
                 return True
 
-    def wait(self, spin_seconds: float) -> None:
+    def sleep(self) -> None:
+        """Return when there is one."""
+        self._poll.poll()
+
+    def wait(self, spin_seconds: float, sleep: Callable[[Counter], None] = sleep) -> None:
         """Take one; when there is none for `spin_seconds`, sleep until there is."""
         while not self.take(spin_seconds):
-            self._poll.poll()
+            sleep(self)
+
+
+def spin_seconds(threads: int) -> float:
+    """How long to spin before sleeping, where so many threads compute: not at all if another one needs the core."""
+    return 0.0 if threads > usable_cores() else SPIN_SECONDS
 
 
 class BarrierMember:
@@ -52,10 +64,12 @@ class BarrierMember:
     The counters count, so that a rank may enter the next barrier before a slow one has left this one.
     """
 
-    def __init__(self, counters: list[Counter], spin_seconds: float) -> None:
+    def __init__(
+        self, counters: list[Counter], spin_seconds: float, sleep: Callable[[Counter], None] = Counter.sleep
+    ) -> None:
         self.counters = counters  # of each round the one to post and the one to wait for
         self._rounds = list(zip(counters[::2], counters[1::2], strict=True))
-        self._spin_seconds = spin_seconds
+        self._spin_seconds, self._sleep = spin_seconds, sleep
 
     @classmethod
     def create(cls, world_size: int, spin_seconds: float) -> list[BarrierMember]:
@@ -71,4 +85,4 @@ class BarrierMember:
         """Return when every rank has called it as often as this one."""
         for post_to, wait_for in self._rounds:
             post_to.post()
-            wait_for.wait(self._spin_seconds)
+            wait_for.wait(self._spin_seconds, self._sleep)

@@ -1,8 +1,10 @@
-"""File descriptors that a process passes to the workers that it starts."""
+"""File descriptors that a process passes to others: to the workers that it starts, or through Unix sockets."""
 
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from multiprocessing import reduction
 from typing import Any
 
@@ -30,6 +32,12 @@ class Descriptor:
     def __reduce__(self) -> tuple[Any, ...]:
         assert self.number >= 0, "pickled after close"
         return _received, (type(self), reduction.DupFd(self.number))
+
+
+def is_of_this_user(end: socket.socket) -> bool:
+    """Whether the process at the other end of a Unix socket belongs to this process's user."""
+    credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return bool(struct.unpack("3i", credentials)[1] == os.getuid())
 
 
 def _received(kind: type[Descriptor], duplicate: Any) -> Descriptor:

@@ -21,7 +21,6 @@ import secrets
 import select
 import socket
 import statistics
-import struct
 import time
 import weakref
 from pathlib import Path
@@ -31,13 +30,11 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from dpexp.machine.environment import usable_cores
-from dpexp.processes.barrier import Counter
-from dpexp.processes.descriptors import Descriptor
-from dpexp.processes.shared_memory import ALIGNMENT_BYTES, SharedTensors
+from dpexp.processes.barrier import BarrierMember, Counter, spin_seconds
+from dpexp.processes.descriptors import Descriptor, is_of_this_user
+from dpexp.processes.shared_memory import ALIGNMENT_BYTES, SharedTensors, chunk_bounds
 
 TIMEOUT_SECONDS = 1800.0  # torch's own
-SPIN_SECONDS = 200e-6  # some times what it costs to wake a sleeping process
 FIRST_STEPS, TRIED_STEPS = 3, 8  # DistributedDataParallel makes its buckets anew in the first; then both take turns
 MOST_DESCRIPTORS = 250  # in a message
 
@@ -74,10 +71,10 @@ class Team:
         self.average, self._only, self.uses_memory = average, only, False
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._timeout_seconds, self._meetings, self._step = timeout_seconds, 0, 0
-        self._spin_seconds = _spin_seconds(self.size)
         self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of steps in turn, with memory and without
         self._step_began = 0.0
         self._rows: list[torch.Tensor] = []  # of bytes, one a rank; the last is for the sums
+        self._parts: dict[Any, Any] = {}  # of them for buckets of each size and dtype
         places: list[Any] = [None] * self.size
         name = f"\0dpexp/{secrets.token_hex(16)}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
@@ -91,7 +88,9 @@ class Team:
         own = [Counter() for _ in rounds]
         self._send([counter.number for counter in own])
         theirs = {rank: [Counter(number) for number in self._receive(rank)] for rank in self._peers}
-        self._rounds = [(theirs[(self.rank + step) % self.size][at], own[at]) for at, step in enumerate(rounds)]
+        both = [(theirs[(self.rank + step) % self.size][at], own[at]) for at, step in enumerate(rounds)]
+        spinning = spin_seconds(self.size * torch.get_num_threads())
+        self._barrier = BarrierMember([counter for pair in both for counter in pair], spinning, self._sleep)
         self._polls = {counter: self._poll(counter) for counter in own}
         self._gone: list[int] = []  # ranks that ended after they had left the last meeting
         _teams.add(self)
@@ -130,34 +129,38 @@ class Team:
 
     def reduce(self, bucket: torch.Tensor) -> torch.Tensor:
         """Replace a bucket (n,) by the sum, or mean, of all ranks' buckets; returns it. All ranks call it together."""
-        if bucket.nbytes > (self._rows[0].nbytes if self._rows else 0):
-            row_bytes = -(-bucket.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-            self._rows = [*self._allocated((self.size + 1) * row_bytes).view(self.size + 1, -1)]
-        *rows, sums = (row[: bucket.nbytes].view(bucket.dtype) for row in self._rows)
-        rows[self.rank].copy_(bucket)
+        key = len(bucket), bucket.dtype
+        if key not in self._parts:
+            self._parts[key] = self._divide(bucket)
+        own, sums, total, first, others = self._parts[key]
+        own.copy_(bucket)
         if self.average:
-            rows[self.rank].div_(self.size)  # before they are added, as torch does: sums of float16 may overflow
+            own.div_(self.size)  # before they are added, as torch does: sums of float16 may overflow
         self._meet()  # all have written their rows
-        line, last = ALIGNMENT_BYTES // bucket.itemsize, self.rank == self.size - 1
-        start, end = (round(len(bucket) * at / self.size / line) * line for at in (self.rank, self.rank + 1))
-        chunk = slice(start, None if last else end)
-        first, *others = (row[chunk] for row in rows)
-        total = sums[chunk].copy_(first)
+        total.copy_(first)
         for other in others:
             total.add_(other)
         self._meet()  # all have written their sums; they read them before they meet for the next bucket's
         return bucket.copy_(sums)
 
+    def _divide(self, bucket: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, list[Any]]:
+        """For buckets like this: the own row, the sums, this rank's chunk of them, and that chunk of all rows."""
+        if bucket.nbytes > (self._rows[0].nbytes if self._rows else 0):
+            row_bytes = -(-bucket.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            self._rows = [*self._allocated((self.size + 1) * row_bytes).view(self.size + 1, -1)]
+            self._parts.clear()
+        *rows, sums = (row[: bucket.nbytes].view(bucket.dtype) for row in self._rows)
+        chunk = slice(*chunk_bounds(bucket, self.size)[self.rank : self.rank + 2])
+        first, *others = (row[chunk] for row in rows)
+        return rows[self.rank], sums, sums[chunk], first, others
+
     def _meet(self) -> None:
-        """Return when all ranks have called it: a dissemination barrier, see processes.barrier."""
-        for rank in self._gone:
-            raise self._ended(rank)
+        """Return when all ranks have called it."""
+        if self._gone:
+            raise self._ended(self._gone[0])
         self._meetings += 1
         self._entered[self.rank] = self._meetings
-        for post_to, wait_for in self._rounds:
-            post_to.post()
-            while not wait_for.take(self._spin_seconds):
-                self._sleep(wait_for)
+        self._barrier.wait()
         self._left[self.rank] = self._meetings
 
     def _sleep(self, counter: Counter) -> None:
@@ -208,8 +211,7 @@ class Team:
         listener.settimeout(self._timeout_seconds)
         while len(peers) < self.size - 1:
             peer, _ = listener.accept()
-            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            if struct.unpack("3i", credentials)[1] == os.getuid():  # others may see the name, too
+            if is_of_this_user(peer):  # others may see the name, too
                 peers[int(peer.recv(16))] = peer
         for peer in peers.values():
             peer.settimeout(self._timeout_seconds)
@@ -258,8 +260,3 @@ os.register_at_fork(after_in_child=_forget_peers)
 def _host() -> str:
     """The same for processes that can share memory: those of one kernel and one network namespace."""
     return Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/net").readlink())
-
-
-def _spin_seconds(processes: int) -> float:
-    """Not at all where another process needs the core."""
-    return SPIN_SECONDS if processes * torch.get_num_threads() <= usable_cores() else 0.0

@@ -75,6 +75,13 @@ class SharedTensors(dict[str, torch.Tensor]):
         return SharedTensors, (self.file, self._layout)
 
 
+def chunk_bounds(flat: torch.Tensor, ranks: int) -> list[int]:
+    """Where each rank's chunk begins, and where the last one ends: as even as cache lines allow."""
+    line, elements = ALIGNMENT_BYTES // flat.itemsize, len(flat)
+    inner = [min(round(elements * rank / ranks / line) * line, elements) for rank in range(1, ranks)]
+    return [0, *inner, elements]
+
+
 def _view(mapping: mmap.mmap, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     count = math.prod(shape)
     if count == 0:

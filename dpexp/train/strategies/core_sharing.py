@@ -16,8 +16,6 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.machine.environment import usable_cores
 from dpexp.processes.barrier import Counter
 
-SPIN_SECONDS = 200e-6  # some times what it costs to wake a sleeping process: a short delay puts nobody to sleep
-
 
 @dataclass(frozen=True)
 class CoreTurn:
@@ -54,11 +52,6 @@ def group_count(config: ExperimentConfig) -> int:
     cores = usable_cores()
     take_turns = config.workers > cores and config.threads_per_worker == 1
     return cores if take_turns else config.workers
-
-
-def spin_seconds(threads: int) -> float:
-    """How long to spin before sleeping, where so many threads compute: not at all if another one needs the core."""
-    return 0.0 if threads > usable_cores() else SPIN_SECONDS
 
 
 def stay_on_a_core(number: int, threads: int) -> None:

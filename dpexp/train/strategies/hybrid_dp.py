@@ -24,11 +24,10 @@ import torch.distributed as dist
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import HybridDpConfig
 from dpexp.errors import PeerError, WorkerError, one_line
-from dpexp.processes.barrier import BarrierMember, Counter
+from dpexp.processes.barrier import BarrierMember, Counter, spin_seconds
 from dpexp.processes.descriptors import Descriptor
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, COMPUTE
-from dpexp.train.strategies.core_sharing import spin_seconds
 from dpexp.train.strategies.reduce_scatter import ReduceScatter
 from dpexp.train.strategies.rendezvous import Distributed, Rendezvous
 from dpexp.train.strategies.sync_dp import Shared, SyncDataParallel, arena_layout

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from dpexp.processes.shared_memory import ALIGNMENT_BYTES
+from dpexp.processes.shared_memory import chunk_bounds
 
 
 class ReduceScatter:
@@ -64,10 +64,3 @@ def views(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> list[torch.
     """What follows one after the other in `flat`, in the parameters' shapes."""
     sizes = [parameter.numel() for parameter in parameters]
     return [part.view_as(like) for part, like in zip(flat.split(sizes), parameters, strict=True)]
-
-
-def chunk_bounds(flat: torch.Tensor, ranks: int) -> list[int]:
-    """Where each rank's chunk begins, and where the last one ends: as even as cache lines allow."""
-    line, elements = ALIGNMENT_BYTES // flat.itemsize, len(flat)
-    inner = [min(round(elements * rank / ranks / line) * line, elements) for rank in range(1, ranks)]
-    return [0, *inner, elements]
