@@ -59,10 +59,18 @@ class SizedConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class NamedDataConfig(SizedConfig):
-    """A well-known data set; `size` samples of its training split, all of its test split."""
+class MnistConfig(SizedConfig):
+    """`size` samples of the training split, all of the test split; the package contains it."""
 
-    name: Literal["mnist", "fashion_mnist", "cifar10"]
+    name: Literal["mnist"]
+    scope: Scope
+
+
+@dataclass(frozen=True, config=STRICT)
+class DownloadedDataConfig(SizedConfig):
+    """The same of a data set that is downloaded into the folder `cache`."""
+
+    name: Literal["fashion_mnist", "cifar10"]
     scope: Scope
     cache: str | None
 
@@ -89,7 +97,9 @@ class ArraysDataConfig(SizedConfig):
     scale_uint8: bool
 
 
-DataConfig = Annotated[NamedDataConfig | SyntheticDataConfig | ArraysDataConfig, Field(discriminator="name")]
+DataConfig = Annotated[
+    MnistConfig | DownloadedDataConfig | SyntheticDataConfig | ArraysDataConfig, Field(discriminator="name")
+]
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -18,7 +18,7 @@ from conftest import TINY, composed, tiny
 from deeds import Place, kill
 from fault_helpers import Faulty, run_config, run_job
 
-from dpexp.cli import app, runner
+from dpexp.cli import app, resume, runner
 from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.files import lock_folder
@@ -421,15 +421,15 @@ def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp
     assert (folder / "1" / ".hydra" / "overrides.yaml").exists()
 
 
-@pytest.mark.parametrize("how", ["variable", "override"])
-def test_where_data_is_cached_is_no_other_setting(dpexp, tmp_path, monkeypatch, how):
+def test_where_data_is_cached_is_no_other_setting(tmp_path, monkeypatch):
+    words = ["data=fashion_mnist", "workers=2"]
     monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "first"))
-    assert dpexp(*MNIST).status == 0
-    good = (tmp_path / "out" / "result.json").read_bytes()
+    resume.keep(tmp_path, resume.Words(words))
+    (before,) = resume.read_plan(tmp_path, resume.Words([])).jobs
     monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "second"))
-    beside = [f"data.cache={tmp_path / 'third'}"] if how == "override" else []
-    assert dpexp(f"resume={tmp_path / 'out'}", *beside).status == 0
-    assert (tmp_path / "out" / "result.json").read_bytes() == good
+    for typed, cache in (([], "second"), ([f"data.cache={tmp_path / 'third'}"], "third")):
+        (job,) = resume.read_plan(tmp_path, resume.Words(typed)).jobs
+        assert (job.config.data.cache, job.config.sha256) == (str(tmp_path / cache), before.config.sha256)
 
 
 def test_a_model_from_ones_own_yaml_is_resumed_by_typing_the_command_again(dpexp, tmp_path):

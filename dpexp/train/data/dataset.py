@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dpexp.config.experiment import ExperimentConfig, check_size
-from dpexp.config.groups import ArraysDataConfig, NamedDataConfig, SyntheticDataConfig
+from dpexp.config.groups import ArraysDataConfig, DownloadedDataConfig, MnistConfig, SyntheticDataConfig
 from dpexp.errors import ConfigError, DataError, counted
 from dpexp.machine.files import user_cache
 from dpexp.processes.shared_memory import SharedTensors
@@ -105,9 +105,9 @@ def load(config: ExperimentConfig) -> Dataset:
 def _splits(config: ExperimentConfig) -> list[tuple[np.ndarray, np.ndarray]]:
     """Inputs (n, *shape) and labels (n,) of the training and of the test split, as they come from their source."""
     match config.data:
-        case NamedDataConfig(name=name) as data:
-            if name == "mnist":
-                return [mnist_split(split) for split in ("train", "t10k")]
+        case MnistConfig():
+            return [mnist_split(split) for split in ("train", "t10k")]
+        case DownloadedDataConfig(name=name) as data:
             cache = Path(data.cache).expanduser() if data.cache else user_cache()
             return [torchvision_split(name, train, cache) for train in (True, False)]
         case SyntheticDataConfig() as data:
