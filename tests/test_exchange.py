@@ -97,6 +97,22 @@ def test_a_model_learns_the_same_as_over_gloo(ranks):
     assert all((one == in_memory[0]).all() for one in in_memory)
 
 
+def train_two(rank, ranks):
+    """Two models, whose backward passes alternate; whether all ranks have the same gradients, and not their own."""
+    models = [DistributedDataParallel(nn.Linear(3, size)) for size in (2, 5)]
+    for model in models:
+        exchange.use_shared_memory(model, only=True)
+    for _ in range(exchange.FIRST_STEPS + 2):
+        for model in models:
+            model.zero_grad()
+            model(torch.full((1, 3), rank + 1.0)).sum().backward()
+    return [model.module.weight.grad.unique().tolist() for model in models]
+
+
+def test_each_of_several_models_has_its_own_exchange():
+    assert together(2, train_two) == [[[1.5], [1.5]]] * 2
+
+
 def choose(rank, ranks, slow):
     """The way that goes on where one of the two takes longer on one rank."""
     model = DistributedDataParallel(nn.Linear(4, 4))
