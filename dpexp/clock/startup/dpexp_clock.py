@@ -45,16 +45,15 @@ class Clock:
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Called before each step of any optimizer."""
-        self._leave(optimizer)  # which an exception had ended
+        if optimizer in self._stepping:  # which an exception had ended
+            del self._stepping[self._stepping.index(optimizer) :]
         self._stepping.append(optimizer)
-
-    def _leave(self, optimizer: Any) -> None:
-        at = next((at for at, one in enumerate(self._stepping) if one is optimizer), len(self._stepping))
-        del self._stepping[at:]
 
     def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Called after each step of any optimizer; one within another's is part of it (ZeroRedundancyOptimizer)."""
-        self._leave(optimizer)
+        if self._stepping[-1] is not optimizer:  # an exception had ended one within it
+            del self._stepping[self._stepping.index(optimizer) + 1 :]
+        self._stepping.pop()
         if self._stepping:
             return
         if optimizer is not self._optimizer:
