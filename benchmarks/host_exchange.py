@@ -23,7 +23,8 @@ from dpexp.train.strategies.rendezvous import Rendezvous
 
 LOCAL_SIZE = 2
 SIZES = [4**power for power in range(3, 13)]  # bytes: 64 B to 16 MiB
-COLORS = {"ddp": "#d55e00", "hybrid_dp": "#0072b2"}
+WAYS = ("gloo", "shared memory")  # within each host; between hosts, both are over gloo
+COLORS = dict(zip(WAYS, ("#d55e00", "#0072b2"), strict=True))
 _ports = itertools.count(29600)
 
 
@@ -44,7 +45,7 @@ def _all_reduces(
     store = TCPStore(rendezvous.host, rendezvous.port, is_master=True, wait_for_workers=False) if rank == 0 else None
     rendezvous.join("gloo", rank, 2 * LOCAL_SIZE)
     groups = [dist.new_group(range(local, 2 * LOCAL_SIZE, LOCAL_SIZE)) for local in range(LOCAL_SIZE)]
-    group, share = (dist.group.WORLD, 1) if way == "ddp" else (groups[rank % LOCAL_SIZE], LOCAL_SIZE)
+    group, share = (dist.group.WORLD, 1) if way == WAYS[0] else (groups[rank % LOCAL_SIZE], LOCAL_SIZE)
     assert isinstance(group, dist.ProcessGroup)
     found = []
     for size in sizes:
@@ -64,7 +65,7 @@ def _all_reduces(
 
 def predicted(way: str, size: float, link: Link) -> float:
     """Seconds of a ring of all workers, or of the hosts, each with the sum of its workers."""
-    return sum(ring(2 * LOCAL_SIZE if way == "ddp" else 2, size, link))
+    return sum(ring(2 * LOCAL_SIZE if way == WAYS[0] else 2, size, link))
 
 
 def show(found: dict[str, tuple[Link, dict[str, list[list[float]]]]], gradient_bytes: int, path: Path) -> None:
@@ -73,7 +74,7 @@ def show(found: dict[str, tuple[Link, dict[str, list[list[float]]]]], gradient_b
     The last size is that gradient's, the others are SIZES.
     """
     table = Table(box=None)
-    for head in (f"ms of an all-reduce of {gradient_bytes:,} bytes", "ddp", "predicted", "hybrid_dp", "predicted"):
+    for head in (f"ms of an all-reduce of {gradient_bytes:,} bytes", WAYS[0], "predicted", WAYS[1], "predicted"):
         table.add_column(head, justify="left" if head.startswith("ms") else "right")
     for name, (link, ways) in found.items():
         cells = []

@@ -1,4 +1,4 @@
-"""Two hosts, as network namespaces joined by a link: projections beside what ddp reaches, and ddp beside hybrid_dp."""
+"""Two hosts, as network namespaces joined by a link: projections beside what ddp reaches, over gloo and in memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from dpexp.analysis.decision.projection import Cluster, StepModel
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
+from dpexp.config.job import CANDIDATE
 from dpexp.results import storage
 
+GLOO, MEMORY = host_exchange.WAYS
+WAYS = {GLOO: ["strategy=ddp"], MEMORY: ["strategy=ddp", "strategy.exchange=shared_memory"]}
 RATES = ("50Mbit", "200Mbit", "1Gbit")
 LINKS = ((None, 0.0), ("1Gbit", 0.0), ("1Gbit", 0.001), ("1Gbit", 0.005))  # bits a second, and the delay one way
 OVERLAP_LINKS = (("5Gbit", 0.0), ("1Gbit", 0.0))
@@ -33,12 +36,14 @@ LARGER_JOB = (
 
 
 def run(rounds: int, folder: Path) -> None:
-    """Projections of two workers, one on each host; then ddp and hybrid_dp with two workers on each, in turn."""
+    """Projections of two workers, one on each host; then both exchanges with two workers on each, in turn."""
     if os.geteuid() != 0:
         out.print("not run: network namespaces need root")
         return
     latency = _latency_seconds()
-    out.print(f"latency of the link without a delay: {1e6 * latency:.0f} us, from the smallest all-reduce of hybrid_dp")
+    out.print(
+        f"latency of the link without a delay: {1e6 * latency:.0f} us, from the smallest all-reduce of one rank a host"
+    )
     out.print()
     _projections(latency)
     out.print()
@@ -52,8 +57,8 @@ def run(rounds: int, folder: Path) -> None:
 def _latency_seconds() -> float:
     """Of a link without a delay."""
     with linked(None):
-        tiny = statistics.median(host_exchange.seconds("hybrid_dp", HOSTS, [8])[0] for _ in range(3))
-    return tiny / host_exchange.predicted("hybrid_dp", 0.0, Link(1.0, 1.0))
+        tiny = statistics.median(host_exchange.seconds(MEMORY, HOSTS, [8])[0] for _ in range(3))
+    return tiny / host_exchange.predicted(MEMORY, 0.0, Link(1.0, 1.0))
 
 
 def _projections(latency: float) -> None:
@@ -76,27 +81,25 @@ def _strategies(rounds: int) -> None:
     table = Table(box=None)
     heads = (
         "2 hosts x 2 workers",
-        "ddp",
-        "hybrid_dp",
-        "time of ddp / hybrid_dp",
-        "MB a step and host: ddp",
-        "hybrid_dp",
+        GLOO,
+        MEMORY,
+        f"time of {GLOO} / {MEMORY}",
+        f"MB a step and host: {GLOO}",
+        MEMORY,
     )
     for head in heads:
         table.add_column(head, justify="left" if head[0] == "2" else "right")
     for rate, delay in LINKS:
-        found: dict[str, list[Row]] = {"ddp": [], "hybrid_dp": []}
-        sent: dict[str, list[float]] = {"ddp": [], "hybrid_dp": []}
+        found: dict[str, list[Row]] = {GLOO: [], MEMORY: []}
+        sent: dict[str, list[float]] = {GLOO: [], MEMORY: []}
         with linked(rate, delay):
             for number in range(rounds):
-                for strategy in sorted(found, reverse=number % 2 == 1):
-                    row, step_bytes = on_hosts([*JOB, f"strategy={strategy}", "workers=4"], 2)
-                    found[strategy].append(row)
-                    sent[strategy].append(step_bytes)
+                for way in sorted(found, reverse=number % 2 == 1):
+                    row, step_bytes = on_hosts([*JOB, *WAYS[way], "workers=4", "measurement.whole_trainings=never"], 2)
+                    found[way].append(row)
+                    sent[way].append(step_bytes)
         speedups = {name: geometric_mean([row.speedup.value for row in rows]) for name, rows in found.items()}
-        ratio = paired_ratio(
-            [row.speedup.value for row in found["hybrid_dp"]], [row.speedup.value for row in found["ddp"]]
-        )
+        ratio = paired_ratio([row.speedup.value for row in found[MEMORY]], [row.speedup.value for row in found[GLOO]])
         megabytes = [f"{statistics.median(sent[name]) / 1e6:.2f}" for name in found]
         table.add_row(
             _name(rate, delay), *(shown(speedup, 3) for speedup in speedups.values()), shown(ratio, 2), *megabytes
@@ -110,24 +113,18 @@ def _overlap(rounds: int) -> None:
     Trainings are compared by their time: their baseline is the same program.
     """
     table = Table(box=None)
-    ways = {
-        "ddp": ["strategy=ddp"],
-        "after backward": ["strategy=hybrid_dp", "strategy.bucket_mb=null"],
-        "in buckets": ["strategy=hybrid_dp"],
-    }
-    heads = ("resnet18, 2 x 1: ms a step", *ways, "after / in buckets", "ddp / in buckets")
+    heads = ("resnet18, 2 x 1: ms a step", *WAYS, f"{GLOO} / {MEMORY}")
     for head in heads:
         table.add_column(head, justify="left" if head[0] == "r" else "right")
     for rate, delay in OVERLAP_LINKS:
-        found: dict[str, list[float]] = {name: [] for name in ways}
+        found: dict[str, list[float]] = {way: [] for way in WAYS}
         with linked(rate, delay):
             for number in range(rounds):
-                for name in list(ways)[:: 1 if number % 2 == 0 else -1]:
-                    row, _ = on_hosts([*LARGER_JOB, *ways[name], "workers=2"], 1)
-                    found[name].append(1e3 * row.seconds.value / (row.updates or 1))
+                for way in sorted(found, reverse=number % 2 == 1):
+                    row, _ = on_hosts([*LARGER_JOB, *WAYS[way], "workers=2"], 1)
+                    found[way].append(1e3 * row.seconds.value / (row.updates or 1))
         milliseconds = [shown(geometric_mean(values), 0) for values in found.values()]
-        ratios = [paired_ratio(found[other], found["in buckets"]) for other in ("after backward", "ddp")]
-        table.add_row(_name(rate, delay), *milliseconds, *(shown(ratio) for ratio in ratios))
+        table.add_row(_name(rate, delay), *milliseconds, shown(paired_ratio(found[GLOO], found[MEMORY])))
     out.print(table)
 
 
@@ -137,7 +134,7 @@ def _exchanges(rounds: int, latency: float, path: Path) -> None:
     found = {}
     for rate, delay in LINKS:
         if rate is not None:
-            ways: dict[str, list[list[float]]] = {"ddp": [], "hybrid_dp": []}
+            ways: dict[str, list[list[float]]] = {GLOO: [], MEMORY: []}
             with linked(rate, delay):
                 for number in range(rounds):
                     for way in sorted(ways, reverse=number % 2 == 1):
@@ -177,5 +174,6 @@ def on_hosts(overrides: list[str], workers_each: int) -> tuple[Row, float]:
             raise RuntimeError(f"the hosts ended with statuses {statuses}")
         (row,) = aggregate([Path(folder)]).good
         result = storage.read(Path(folder) / storage.FILE_NAME)
-        steps = len(result.blocks) * (result.config.updates + result.config.measurement.warmup_steps)
+        arms = [block.arms[CANDIDATE] for block in result.blocks]
+        steps = sum(arm.first_steps[-1] + len(arm.turn_seconds[-1]) for arm in arms)
         return row, (sent_bytes() - before) / steps

@@ -4,13 +4,11 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["exchange", "load", "plot", "run", "sweep"]
+__all__ = ["load", "plot", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """`dpexp.processes.exchange` and the functions of `dpexp.api`, imported when first used: both import torch."""
+    """The functions of `dpexp.api`, imported when first used, since that imports torch."""
     if name not in __all__:
         raise AttributeError(f"module dpexp has no attribute {name}")
-    if name == "exchange":
-        return importlib.import_module("dpexp.processes.exchange")
     return getattr(importlib.import_module("dpexp.api"), name)

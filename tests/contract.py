@@ -36,8 +36,6 @@ class OnHost:
     """The place of a process that torchrun would have started on a host of its own."""
 
     namespace: str
-    local_rank: int
-    local_size: int
     serves_store: bool
 
     def enter(self):
@@ -45,7 +43,7 @@ class OnHost:
         enter(self.namespace)
         address, port = next(iter(HOSTS.values())), 29512
         server = TCPStore(address, port, is_master=True, wait_for_workers=False) if self.serves_store else None
-        return Rendezvous(address, port, "group", self.local_rank, self.local_size, server)
+        return Rendezvous(address, port, "group", server)
 
 
 def steps(config, dataset, strategy, count):

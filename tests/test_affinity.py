@@ -36,9 +36,8 @@ def cores(workers: int, *overrides: str) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("each", [1, 2])
-@pytest.mark.parametrize("strategy", [["strategy=sync_dp"], ["strategy=hybrid_dp", f"strategy.hosts={COUNT}"]])
-def test_workers_that_leave_no_core_free_are_spread_evenly_and_stay(each, strategy):
-    found = cores(each * COUNT, *strategy)
+def test_workers_that_leave_no_core_free_are_spread_evenly_and_stay(each):
+    found = cores(each * COUNT)
     assert all(len(places) == 1 for places in found)
     assert sorted(Counter(core for (core,) in found).values()) == [each] * COUNT
 

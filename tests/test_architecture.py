@@ -20,6 +20,7 @@ machine
 config
 results
 processes
+exchange
 clock
 train
 launchers

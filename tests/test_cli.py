@@ -298,5 +298,5 @@ def test_help_names_knobs_groups_and_examples(dpexp):
     assert outcome.status == 0
     for word in ("workers", "threads_per_worker", "batch.scope", "measurement.repeats"):
         assert word in outcome.out
-    assert "strategy: ddp, emulated, hybrid_dp, sequential, sync_dp" in outcome.out
+    assert "strategy: ddp, emulated, sequential, sync_dp" in outcome.out
     assert sum(line.strip().startswith("python -m dpexp") for line in outcome.out.splitlines()) >= 5

@@ -55,12 +55,12 @@ class TestWorkersEndAtTheSequentialParameters:
         assert_same(trained_state(config, tmp_path), sequential("optimizer.momentum=0.9"), 1e-12)
 
 
-IN_BUCKETS = ["strategy.hosts=2", "strategy.bucket_mb=0.0003"]  # of the tiny model's 0.0011
+IN_MEMORY = ["ddp", "strategy.exchange=shared_memory"]
 
 
 @pytest.mark.parametrize(
     "strategy",
-    [["sequential", "workers=1"], ["sync_dp"], ["emulated"], ["ddp"], ["hybrid_dp", *IN_BUCKETS]],
+    [["sequential", "workers=1"], ["sync_dp"], ["emulated"], ["ddp"], IN_MEMORY],
     ids=lambda own: own[0],
 )
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_other_models_agree_too(sequential, tmp_path, model):
 
 @pytest.mark.parametrize(
     "strategy",
-    [["sync_dp"], ["emulated"], ["ddp", "strategy.find_unused_parameters=true"], ["hybrid_dp", *IN_BUCKETS]],
+    [["sync_dp"], ["emulated"], ["ddp", "strategy.find_unused_parameters=true"]],
     ids=lambda own: own[0],
 )
 def test_unused_and_frozen_parameters_agree_too(sequential, tmp_path, strategy):
@@ -123,14 +123,7 @@ def test_more_workers_than_samples_in_the_last_batch(sequential, tmp_path, strat
     assert_same(trained_state(config, tmp_path), sequential(*overrides), 1e-12)
 
 
-@pytest.mark.parametrize(("workers", "buckets"), [(2, []), (6, []), (6, IN_BUCKETS)], ids=["2", "6", "6 in buckets"])
-@pytest.mark.parametrize("optimizer", [["optimizer.momentum=0.9"], ["optimizer=adam", "optimizer.clip_norm=0.1"]])
-def test_workers_of_two_hosts_end_at_the_sequential_parameters(sequential, tmp_path, workers, buckets, optimizer):
-    config = tiny("strategy=hybrid_dp", "strategy.hosts=2", f"workers={workers}", *buckets, *optimizer)
-    assert_same(trained_state(config, tmp_path), sequential(*optimizer), 1e-12)
-
-
-@pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "hybrid_dp strategy.hosts=3"])
+@pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "ddp strategy.exchange=shared_memory"])
 def test_a_run_can_be_repeated_to_the_bit(tmp_path, strategy):
     """Replicas are compared to the bit in every training, too."""
     config = tiny(*f"strategy={strategy}".split(), "workers=3", "dtype=float32")

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dpexp import exchange
-from dpexp.processes import launch
+from dpexp.processes import launch, peers
 from dpexp.processes.world import WorldSpec
 from dpexp.train.strategies.rendezvous import Rendezvous
 
@@ -26,36 +26,51 @@ SIZES = [1, 7, 33, 1000, 5]
 
 def together(ranks, play, *arguments):
     """What `play(rank, size, *arguments)` returns in each process of a group."""
-    places = [(play, place, arguments) for place in Rendezvous.here(ranks)]
+    places = [(play, ranks, place, arguments) for place in Rendezvous.here(ranks)]
     return launch.launch(WorldSpec(_member, places), 60)
 
 
-def _member(rank, play, place, arguments, notify):
+def _member(rank, play, size, place, arguments, notify):
     torch.set_num_threads(1)
-    store = place.join("gloo", rank, place.local_size)
-    return play(rank, place.local_size, *(store if one == "store" else one for one in arguments))
+    store = place.join("gloo", rank, size)
+    return play(rank, size, *(store if one == "store" else one for one in arguments))
 
 
 def bucket_of(rank, size, dtype):
     return torch.randn(size, generator=torch.Generator().manual_seed(rank + 100 * size)).to(dtype)
 
 
-def reduce_all(rank, ranks, average):
+def reduce(team, *buckets):
+    """The buckets of a step, exchanged in memory."""
+    team.uses_memory, last = True, len(buckets) - 1
+    found = [
+        team.exchange(
+            SimpleNamespace(
+                index=lambda at=at: 1 + at, buffer=lambda at=at: buckets[at], is_last=lambda at=at: at == last
+            )
+        )
+        for at in range(len(buckets))
+    ]
+    return [future.wait() for future in found]
+
+
+def reduce_all(rank, ranks, average, hosts):
     """Of each dtype and size the reduced bucket as bytes, and how far it is from the sum in float64."""
+    peers._host = lambda: f"host {rank % hosts}"
     team, found = exchange.Team(None, average), []
     for dtype in DTYPES:
-        for size in SIZES:
-            reduced = team.reduce(bucket_of(rank, size, dtype))
+        reduced_buckets = reduce(team, *(bucket_of(rank, size, dtype) for size in SIZES))
+        for size, reduced in zip(SIZES, reduced_buckets, strict=True):
             exact = sum(bucket_of(one, size, dtype).double() for one in range(ranks)) / (ranks if average else 1)
             off = ((reduced.double() - exact).abs().max() / torch.finfo(dtype).eps).item()
             found.append((reduced.view(torch.uint8).tolist(), off))
     return found
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize(("ranks", "hosts"), [(2, 1), (3, 1), (4, 1), (2, 2), (4, 2)])
 @pytest.mark.parametrize("average", [False, True], ids=["sum", "mean"])
-def test_all_ranks_have_the_same_sums_to_the_bit(ranks, average):
-    first, *others = together(ranks, reduce_all, average)
+def test_all_ranks_have_the_same_sums_to_the_bit(ranks, hosts, average):
+    first, *others = together(ranks, reduce_all, average, hosts)
     assert all(off < 8 for _, off in first)
     assert all(other == first for other in others)
 
@@ -72,8 +87,9 @@ class Branches(nn.Module):
         return self.second(self.rare(hidden) if rarely else hidden)
 
 
-def train(rank, ranks, in_memory):
+def train(rank, ranks, in_memory, hosts=1):
     """Steps with small buckets, accumulation, and a layer that is not always used; the parameters."""
+    peers._host = lambda: f"host {rank % hosts}"
     torch.manual_seed(0)
     model = DistributedDataParallel(Branches().double(), find_unused_parameters=True, bucket_cap_mb=0.001)
     if in_memory:
@@ -90,9 +106,9 @@ def train(rank, ranks, in_memory):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).numpy()
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_a_model_learns_the_same_as_over_gloo(ranks):
-    over_gloo, in_memory = (together(ranks, train, way) for way in (False, True))
+@pytest.mark.parametrize(("ranks", "hosts"), [(2, 1), (3, 1), (4, 2)])
+def test_a_model_learns_the_same_as_over_gloo(ranks, hosts):
+    over_gloo, in_memory = (together(ranks, train, way, hosts) for way in (False, True))
     np.testing.assert_allclose(in_memory[0], over_gloo[0], rtol=1e-12, atol=1e-12)
     assert all((one == in_memory[0]).all() for one in in_memory)
 
@@ -143,7 +159,7 @@ def lose(rank, ranks, store, waits, seconds):
         while True:
             for _ in range(exchange.FIRST_STEPS + 3):
                 model(torch.ones(2, 4)).sum().backward()
-            team._timeout_seconds = seconds
+            team.peers.timeout_seconds = seconds
             if rank == 1:
                 return store.get("noticed").decode() if waits else "ended"
     except RuntimeError as error:
@@ -166,9 +182,9 @@ def test_a_rank_that_does_not_come_is_named_by_who_notices_first():
 def go_on_without(rank, ranks):
     """Rank 1 has left its last meeting, and another rank notices that before its next one."""
     team = exchange.Team(None)
-    team._gone.append(1)
+    team.peers._gone.append(1)
     with pytest.raises(RuntimeError, match="rank 1 has ended"):
-        team.reduce(torch.ones(3))
+        reduce(team, torch.ones(3))
     return True
 
 
@@ -179,7 +195,7 @@ def test_a_rank_that_is_known_to_have_ended_is_not_waited_for():
 def forked(rank, ranks, store):
     """Rank 1 ends, and leaves a forked process, as a data loader may."""
     team = exchange.Team(None)
-    team.reduce(torch.ones(3))
+    reduce(team, torch.ones(3))
     if rank == 1:
         if child := os.fork():
             store.set("child", str(child))
@@ -188,7 +204,7 @@ def forked(rank, ranks, store):
         signal.pause()
     try:
         while True:
-            team.reduce(torch.ones(3))
+            reduce(team, torch.ones(3))
     except RuntimeError as error:
         os.kill(int(store.get("child")), signal.SIGKILL)
         return str(error)
@@ -210,15 +226,33 @@ def test_a_model_can_still_be_copied():
 
 
 def refuse(rank, ranks):
-    exchange._host = lambda: f"host {rank}"
+    peers._host = lambda: f"host {rank // 2}"
     try:
         exchange.Team(None)
     except ValueError as error:
         return str(error)
 
 
-def test_ranks_on_several_hosts_are_refused():
-    assert together(2, refuse) == ["the ranks of this group are on 2 hosts: memory is shared within one only"] * 2
+def test_hosts_with_different_numbers_of_ranks_are_refused():
+    told = "2 hosts with 2 ranks, 1 rank: to share memory, each host needs the same number"
+    assert together(3, refuse) == [told] * 3
+
+
+def corrupt(rank, ranks):
+    """The first exchange in memory, of which a rank sums something else."""
+    model = DistributedDataParallel(nn.Linear(4, 4))
+    team = exchange.use_shared_memory(model, only=True)
+    correct = team.peers.meet
+    team.peers.meet = lambda: (correct(), team._areas and rank == 1 and team._areas[0].parts[0].add_(1))
+    try:
+        for _ in range(exchange.FIRST_STEPS + 1):
+            model(torch.ones(2, 4)).sum().backward()
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_wrong_sums_are_noticed_in_the_first_exchange():
+    assert together(2, corrupt) == ["sums of gradients in shared memory differ from those of the process group"] * 2
 
 
 def open_descriptors(rank, ranks):

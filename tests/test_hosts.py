@@ -66,7 +66,7 @@ def said(folder: Path) -> list[str]:
 
 
 def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path):
-    settings = "strategy=hybrid_dp strategy.bucket_mb=0.0003 workers=4 checkpoint=true measurement.max_seconds=1"
+    settings = "strategy=ddp strategy.exchange=shared_memory workers=4 checkpoint=true measurement.max_seconds=1"
     running = hosts(2, *TINY, *settings.split())
     assert [host.wait(timeout=120) for host in running] == [0, 0], said(tmp_path)
     (block,) = json.loads((tmp_path / "out" / "result.json").read_text())["blocks"]
@@ -78,7 +78,7 @@ def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path):
 
 
 def test_a_lost_host_is_told_on_both(hosts, tmp_path):
-    running = hosts(1, *TINY, "strategy=hybrid_dp", "workers=2", "measurement.max_seconds=600")
+    running = hosts(1, *TINY, "strategy=ddp", "workers=2", "measurement.max_seconds=600")
     begun = tmp_path / "out" / "result.json"  # written when the job starts
     assert wait_until(begun.exists, 60), said(tmp_path)
     subprocess.run(["ip", "-n", next(iter(HOSTS)), "link", "set", "eth0", "down"], check=True)

@@ -108,7 +108,7 @@ def test_a_job_that_fails_elsewhere_fails_the_command(tmp_path, joblib):
 def submit(*overrides: str, options: Sequence[str]) -> list[str]:
     """The example, on both nodes of the cluster."""
     file = str(EXAMPLES / "slurm.sbatch")
-    return ["sbatch", "--nodes=2", *options, file, *TINY, "strategy=hybrid_dp", *overrides, "hydra.run.dir=out"]
+    return ["sbatch", "--nodes=2", *options, file, *TINY, "strategy=ddp", *overrides, "hydra.run.dir=out"]
 
 
 def printed(folder: Path) -> str:

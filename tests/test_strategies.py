@@ -29,7 +29,7 @@ class Case:
         return f"{self.strategy}-{self.workers}" + (f"-on-{self.namespaces}-hosts" if self.namespaces else "")
 
 
-IN_BUCKETS = "strategy.bucket_mb=0.0003"  # of the tiny model's 0.0011
+IN_MEMORY = "ddp strategy.exchange=shared_memory"
 CASES = [
     Case("sequential", 1),  # which one worker of any strategy is
     Case("sync_dp", 2),
@@ -38,11 +38,9 @@ CASES = [
     Case("ddp", 2),
     Case("ddp", 3),
     Case("ddp", 4, namespaces=2),
-    Case("hybrid_dp", 3),
-    Case("hybrid_dp strategy.hosts=2", 2),
-    Case(f"hybrid_dp strategy.hosts=2 {IN_BUCKETS}", 4),
-    Case("hybrid_dp", 2, namespaces=2),
-    Case(f"hybrid_dp {IN_BUCKETS}", 4, namespaces=2),
+    Case(IN_MEMORY, 3),
+    Case(IN_MEMORY, 2, namespaces=2),
+    Case(IN_MEMORY, 4, namespaces=2),
 ]
 
 
@@ -73,7 +71,7 @@ def _over_the_link(config):
     """Rank 0 serves the store."""
     size = config.workers // len(HOSTS)
     places = [(name, local_rank) for name in HOSTS for local_rank in range(size)]
-    return [contract.OnHost(*place, size, serves_store=place == places[0]) for place in places]
+    return [contract.OnHost(name, serves_store=(name, local_rank) == places[0]) for name, local_rank in places]
 
 
 def test_the_processes_together_play_every_rank_once(case, played):

@@ -160,7 +160,7 @@ def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
 @pytest.mark.parametrize("in_training", [False, True])
 def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_training):
     """A shell stands for torchrun, whose own death leaves its processes to nobody in the same way."""
-    command = [sys.executable, "-m", "dpexp", "strategy=hybrid_dp", "workers=2", *TINY, "measurement.max_seconds=600"]
+    command = [sys.executable, "-m", "dpexp", "strategy=ddp", "workers=2", *TINY, "measurement.max_seconds=600"]
     local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     parent = ["sh", "-c", '"$@" & echo $! > process; wait', "sh"]
     running = []
@@ -180,14 +180,6 @@ def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_train
         assert wait_until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
     for rank in ("0", "1"):
         assert "rank 1 was ended by SIGTERM" in (tmp_path / f"{rank}.err").read_text()
-
-
-@pytest.mark.slow
-def test_hosts_with_different_numbers_of_ranks_are_refused_for_shared_memory(tmp_path):
-    own = [{"RANK": rank, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": size} for rank, size in ("01", "12")]
-    outcomes = forked(tmp_path, own, [["strategy=hybrid_dp", "workers=2", *TINY]] * 2)
-    assert [outcome.status for outcome in outcomes] == [2, 2]
-    assert "strategy=hybrid_dp with rank 1 as LOCAL_RANK=0 of LOCAL_WORLD_SIZE=2" in outcomes[0].err
 
 
 @pytest.mark.slow

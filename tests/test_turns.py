@@ -50,7 +50,7 @@ def in_turns(programs, *turns):
         return answers, running.end()
 
 
-@pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "emulated", "hybrid_dp strategy.hosts=2"])
+@pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "emulated", "ddp strategy.exchange=shared_memory"])
 def test_in_turns_and_in_one_piece_the_parameters_are_the_same(strategy):
     overrides = [*WHOLE_BATCHES, "workers=2", *f"strategy={strategy}".split()]
     _, reports = in_turns(works(*overrides), Turn(0, 1), Turn(2, 3), Turn(1, 1))

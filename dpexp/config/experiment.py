@@ -82,7 +82,11 @@ class ExperimentConfig(JobConfig):
 
     @model_validator(mode="after")
     def _check_together(self) -> ExperimentConfig:
-        self.strategy.check_workers(self.workers)
+        if self.strategy.name == "sequential" and self.workers > 1:
+            raise ValueError(
+                f"workers={self.workers} with strategy=sequential: it has one process and one worker; "
+                f"set workers=1, or choose {strategies_where(lambda kind: kind is not self.strategy.kind)}"
+            )
         if self.device not in self.strategy.kind.devices:
             raise ValueError(
                 f"device={self.device} with strategy={self.strategy.name}: "

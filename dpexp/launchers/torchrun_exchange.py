@@ -28,7 +28,6 @@ class Exchange:
         self.seen: dict[int, dict[str, Any]] = {}  # what the others have published, by rank; replaced, never changed
         self.facts = {
             "started": f"WORLD_SIZE={environment.world_size} and {' '.join(arguments)!r}",
-            "place": (environment.local_rank, environment.local_world_size),
             **facts,
         }
         self._environment = environment

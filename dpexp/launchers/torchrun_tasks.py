@@ -41,11 +41,8 @@ class TorchrunController(LocalLauncher):
         self._errors: list[str] = []  # of all tasks
 
     def check(self, config: JobConfig) -> None:
-        """Raise ConfigError for a job that the ranks, as they are spread over hosts, can't run."""
+        """Raise ConfigError for a job that the ranks can't run."""
         self._environment.check(config)
-        if isinstance(config, ExperimentConfig):
-            places = [facts["place"] for facts in (self.exchange.facts, *self.exchange.seen.values())]
-            config.strategy.check_places(places)
 
     @property
     def address(self) -> str:
@@ -192,7 +189,5 @@ def _one_rank(
     work: Work, environment: TorchrunEnvironment, task: int, gate: Connection | None, remote: RemoteRanks
 ) -> WorldSpec:
     """The one worker of a rank, in this task; it is ended when another rank's fails."""
-    place = environment.local_rank, environment.local_world_size
-    prefix = f"{environment.prefix}/world/{task}"
-    rendezvous = Rendezvous(environment.master_address, environment.master_port, prefix, *place)
+    rendezvous = Rendezvous(environment.master_address, environment.master_port, f"{environment.prefix}/world/{task}")
     return WorldSpec(worker.run, [(work, rendezvous, time.monotonic(), gate)], remote=remote)

@@ -85,7 +85,7 @@ def test_choosing_sequential_brings_its_one_worker():
             ["data.size=100", "workers=2"],
             "batch.size=64 x workers=2 is a global batch of 128 samples, more than the 100",
         ),
-        (["strategy=sequential", "workers=2"], "choose strategy=sync_dp, ddp, hybrid_dp or emulated"),
+        (["strategy=sequential", "workers=2"], "choose strategy=sync_dp, ddp or emulated"),
         (["batch.scope=global", "workers=3"], "choose a multiple of 3, such as 63 or 66"),
         (["batch.scope=global", "batch.size=2", "workers=4"], "choose a multiple of 4, such as 4"),
         (
@@ -101,10 +101,6 @@ def test_choosing_sequential_brings_its_one_worker():
         (["device=cuda"], "device=cuda with strategy=sync_dp: choose strategy=ddp or sequential"),
         (["strategy=ddp", "strategy.find_unused_parameters=maybe"], "strategy.find_unused_parameters=maybe: must be"),
         (["measurement.baseline=best"], "must be 'paired' or 'none'"),
-        (
-            ["strategy=hybrid_dp", "strategy.hosts=2", "workers=3"],
-            "needs the same number of workers; choose a multiple",
-        ),
         (["batch.accumulation=65"], "a worker's batch of 64 can't be split into that many parts; choose at most 64"),
         (["optimizer.clip_norm=0"], "optimizer.clip_norm=0: must be greater than 0"),
     ],

@@ -3,17 +3,11 @@
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.train.strategies.base import Emulated, Replica, Strategy
 from dpexp.train.strategies.ddp import Ddp
-from dpexp.train.strategies.hybrid_dp import HybridDataParallel
 from dpexp.train.strategies.sync_dp import SyncDataParallel
 
 __all__ = ["Ddp", "Emulated", "Replica", "Strategy", "SyncDataParallel", "strategy_class"]
 
-CLASSES: dict[str, type[Strategy]] = {
-    "sync_dp": SyncDataParallel,
-    "ddp": Ddp,
-    "hybrid_dp": HybridDataParallel,
-    "emulated": Emulated,
-}
+CLASSES: dict[str, type[Strategy]] = {"sync_dp": SyncDataParallel, "ddp": Ddp, "emulated": Emulated}
 
 
 def strategy_class(config: ExperimentConfig) -> type[Strategy]:

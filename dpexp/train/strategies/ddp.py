@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from dpexp import exchange
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import DdpConfig
-from dpexp.processes import exchange
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.train.models.optimizers import take_gradients

@@ -21,19 +21,13 @@ class ReduceScatter:
         Where ranks share a row, all but the first to publish in a step are those that add to it.
         """
         self.parameters = parameters
-        self._flat, self._gradients, self._row, self._adds = flat, gradients, row, adds
+        self._adds = adds
         self._published = views(parameters, gradients[row])
         bounds = chunk_bounds(flat, len(gradients))
         chunk = slice(bounds[row], bounds[row + 1])
         self.chunk = flat[chunk]  # of the parameters
         # The sum is made in the own row: no other rank reads this chunk of it.
         self.total, *self._others = [one[chunk] for one in (*gradients[row:], *gradients[:row])]
-
-    def part(self, first: int, last: int) -> ReduceScatter:
-        """That of the parameters from number `first` to before number `last` alone, in chunks of its own."""
-        start, stop = (sum(parameter.numel() for parameter in self.parameters[:end]) for end in (first, last))
-        flat, gradients = self._flat[start:stop], self._gradients[:, start:stop]
-        return ReduceScatter(self.parameters[first:last], flat, gradients, self._row, self._adds)
 
     def publish(self) -> None:
         """Write the gradient where all ranks read it, or add it to what is there; take it off the parameters."""

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from dpexp.errors import PeerError, WorkerError, one_line
+from dpexp.processes.peers import LostRankError
 from dpexp.train.strategies.base import Strategy
 
 LOOPBACK = "127.0.0.1"
@@ -20,23 +21,21 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """What one rank receives: where the store is, and its own place among the ranks of its host."""
+    """What one rank receives: where the store is."""
 
     host: str
     port: int
     prefix: str  # of the keys
-    local_rank: int = 0
-    local_size: int = 1
     server: Any = None  # the store, in the parent, which keeps it until the training is over
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Rendezvous, (self.host, self.port, self.prefix, self.local_rank, self.local_size)
+        return Rendezvous, (self.host, self.port, self.prefix)
 
     @classmethod
-    def here(cls, ranks: int, hosts: int = 1) -> list[Rendezvous]:
-        """The parts of all ranks, at a new store on a free port of this machine, which simulates `hosts` hosts."""
-        server, size = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False), ranks // hosts
-        return [cls(LOOPBACK, server.port, "group", rank % size, size, server) for rank in range(ranks)]
+    def here(cls, ranks: int) -> list[Rendezvous]:
+        """The parts of all ranks, at a new store on a free port of this machine."""
+        server = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
+        return [cls(LOOPBACK, server.port, "group", server)] * ranks
 
     def join(self, backend: str, rank: int, world_size: int) -> PrefixStore:
         """Make this process a member of torch's default process group; returns the store."""
@@ -72,6 +71,6 @@ def translate_errors() -> Iterator[None]:
             raise WorkerError(
                 "the model left a parameter unused in a step; set strategy.find_unused_parameters=true"
             ) from error
-        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+        if isinstance(error, (dist.DistError, LostRankError)) or "gloo" in str(error).lower():
             raise PeerError(f"lost another rank ({one_line(error)})") from error
         raise

@@ -130,7 +130,7 @@ class SyncDataParallel(Strategy):
 
     def _wait(self) -> None:
         """For the ranks that update the other chunks."""
-        self.recorder.enter(self.wait_phase)
+        self.recorder.enter(WAIT)
         self._update_barrier.wait()
 
     def barrier(self) -> None:

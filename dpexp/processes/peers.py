@@ -1,0 +1,169 @@
+"""The ranks of a process group that share the memory of a host: they meet, and notice when one of them has ended.
+
+Memory and wake-ups are anonymous (memfd, eventfd) and reach the other ranks through Unix sockets: nothing has a name in
+the file system, and nothing is left, whoever dies. The sockets also tell who has died.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import socket
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dpexp.errors import counted
+from dpexp.processes.barrier import BarrierMember, Counter, spin_seconds
+from dpexp.processes.descriptors import Descriptor, is_of_this_user
+from dpexp.processes.shared_memory import SharedTensors
+
+MOST_DESCRIPTORS = 250  # in a message
+
+
+class LostRankError(RuntimeError):
+    """Another rank has ended, or does not come."""
+
+
+class Peers:
+    """The ranks of this rank's host, by their numbers in the group."""
+
+    def __init__(self, group: Any, timeout_seconds: float) -> None:
+        """All ranks of the group meet. Raises ValueError where hosts have different numbers of them."""
+        self.timeout_seconds = timeout_seconds
+        self._rank, self._meetings = dist.get_rank(group), 0
+        places: list[Any] = [None] * dist.get_world_size(group)
+        name = f"\0dpexp/{secrets.token_hex(16)}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(name)  # it has no file, and so can't leave one behind
+            listener.listen(len(places))
+            dist.all_gather_object(places, (_host(), name), group=group)
+            hosts: dict[str, list[int]] = {}
+            for rank, (host, _) in enumerate(places):
+                hosts.setdefault(host, []).append(rank)
+            self.hosts, self.ranks = list(hosts.values()), hosts[_host()]
+            if len({len(ranks) for ranks in self.hosts}) > 1:
+                on_each = ", ".join(counted(len(ranks), "rank") for ranks in self.hosts)
+                raise ValueError(f"{len(hosts)} hosts with {on_each}: to share memory, each host needs the same number")
+            self._ends = self._connected(listener, [name for _, name in places])
+        size, place = len(self.ranks), self.ranks.index(self._rank)
+        rounds = [2**power for power in range((size - 1).bit_length())]
+        own = [Counter() for _ in rounds]
+        self._send([counter.number for counter in own])
+        theirs = {rank: [Counter(number) for number in self._receive(rank)] for rank in self._ends}
+        both = [(theirs[self.ranks[(place + step) % size]][at], own[at]) for at, step in enumerate(rounds)]
+        spinning = spin_seconds(size * torch.get_num_threads())
+        self._barrier = BarrierMember([counter for pair in both for counter in pair], spinning, self._sleep)
+        self._polls = {counter: self._poll(counter) for counter in own}
+        self._gone: list[int] = []  # ranks that ended after they had left the last meeting
+        _all.add(self)
+        # How many meetings each rank has come to, and left again.
+        counts = self.allocate(2 * len(places) * 8)
+        self._entered, self._left = counts.view(torch.int64).view(2, len(places)).numpy()
+
+    def meet(self) -> None:
+        """Return when all ranks of the host have called it. Raises LostRankError."""
+        if self._gone:
+            raise self._ended(self._gone[0])
+        self._meetings += 1
+        self._entered[self._rank] = self._meetings
+        self._barrier.wait()
+        self._left[self._rank] = self._meetings
+
+    def allocate(self, size_bytes: int) -> torch.Tensor:
+        """So many zero bytes that all share; all call it together. Raises WorkerError where memory is short."""
+        layout = {"bytes": ((size_bytes,), torch.uint8)}
+        if self._rank != self.ranks[0]:
+            (number,) = self._receive(self.ranks[0])
+            return SharedTensors(Descriptor(number), layout)["bytes"]
+        tensors = SharedTensors.allocate(layout)
+        self._send([tensors.file.number])
+        return tensors["bytes"]
+
+    def _sleep(self, counter: Counter) -> None:
+        """Return when the counter may be taken. Raises LostRankError."""
+        ready = {number for number, _ in self._polls[counter].poll(1e3 * self.timeout_seconds)}
+        if not ready:
+            late = [rank for rank in self._ends if self._entered[rank] < self._meetings]
+            raise LostRankError(
+                f"rank {', '.join(map(str, late))} has not come to exchange gradients for {self.timeout_seconds:g} s"
+            )
+        if counter.number in ready:
+            return
+        for rank, end in self._ends.items():
+            if end.fileno() in ready:
+                if self._left[rank] < self._meetings:
+                    raise self._ended(rank)
+                self._gone.append(rank)
+                for poll in self._polls.values():
+                    poll.unregister(end)
+
+    def _poll(self, counter: Counter) -> select.poll:
+        """What wakes this rank: the counter, or another rank's end."""
+        poll = select.poll()
+        poll.register(counter.number, select.POLLIN)
+        for end in self._ends.values():
+            poll.register(end, select.POLLRDHUP)
+        return poll
+
+    def forget(self) -> None:
+        """In a forked process, such as a worker of a data loader: a rank's end must not wait for it."""
+        for end in self._ends.values():
+            end.close()
+
+    def _ended(self, rank: int) -> LostRankError:
+        return LostRankError(f"rank {rank} has ended while rank {self._rank} exchanges gradients with it")
+
+    def _connected(self, listener: socket.socket, names: list[str]) -> dict[int, socket.socket]:
+        """A socket to each other rank of the host; the higher one of two connects."""
+        ends = {}
+        for rank in self.ranks[: self.ranks.index(self._rank)]:
+            ends[rank] = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ends[rank].connect(names[rank])
+            ends[rank].send(str(self._rank).encode())
+        listener.settimeout(self.timeout_seconds)
+        while len(ends) < len(self.ranks) - 1:
+            end, _ = listener.accept()
+            if is_of_this_user(end):  # others may see the name, too
+                ends[int(end.recv(16))] = end
+        for end in ends.values():
+            end.settimeout(self.timeout_seconds)
+        return dict(sorted(ends.items()))
+
+    def _send(self, descriptors: list[int]) -> None:
+        for rank, end in self._ends.items():
+            try:
+                socket.send_fds(end, [b"."], descriptors)
+            except OSError as error:
+                raise self._ended(rank) from error
+
+    def _receive(self, rank: int) -> list[int]:
+        try:
+            received, descriptors, _, _ = socket.recv_fds(self._ends[rank], 1, MOST_DESCRIPTORS)
+        except OSError as error:
+            raise self._ended(rank) from error
+        if not received:
+            raise self._ended(rank)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        return descriptors
+
+
+_all: weakref.WeakSet[Peers] = weakref.WeakSet()
+
+
+def _forget_peers() -> None:
+    for peers in _all:
+        peers.forget()
+
+
+os.register_at_fork(after_in_child=_forget_peers)
+
+
+def _host() -> str:
+    """The same for processes that can share memory: those of one kernel and one network namespace."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/net").readlink())
