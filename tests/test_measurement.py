@@ -6,16 +6,17 @@ import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
 from fault_helpers import run_config
 
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, IN_MEMORY
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
-from dpexp.measurement import job
+from dpexp.measurement import job, loop_trainer
 from dpexp.measurement.loop_trainer import LoopTrainer
 from dpexp.measurement.trainer import TimedSteps
 from dpexp.processes.shared_memory import SharedTensors
@@ -151,6 +152,43 @@ def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(m
         assert best == (1 if found is None else found.threads)
         assert ({1, 2, 3} in tried) is (number == 0)
         tried.clear()
+
+
+# Gradients in shared memory.
+
+
+@pytest.mark.parametrize(("exchange", "tried"), [(0.9, True), (0.05, False)], ids=["much", "little"])
+def test_where_exchanging_gradients_is_lost_shared_memory_is_an_arm_of_further_blocks(
+    monkeypatch, tmp_path, exchange, tried
+):
+    made = loop_trainer._arm
+
+    def with_exchange(work, reports, timed):
+        found = made(work, reports, timed)
+        phases = {name: np.full((9, len(reports)), 0.1) for name in found.phases}
+        phases["communicate"] = np.full((9, len(reports)), exchange * 0.3 / (1 - exchange))
+        return dataclasses.replace(found, phases={name: values.tolist() for name, values in phases.items()})
+
+    monkeypatch.setattr(loop_trainer, "_arm", with_exchange)
+    first, second = measured(tmp_path, "strategy=ddp", "measurement.repeats=2").blocks
+    assert list(first.arms) == [BASELINE, CANDIDATE]
+    assert (IN_MEMORY in second.arms) is tried
+
+
+def test_shared_memory_that_fails_is_left_out_unless_it_was_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "_loses_by_exchange", lambda config, block: True)
+    made = LoopTrainer.running
+
+    def failing(trainer, variants):
+        if IN_MEMORY in variants:
+            raise WorkerError("shared memory: rank 1 failed")
+        return made(trainer, variants)
+
+    monkeypatch.setattr(LoopTrainer, "running", failing)
+    result = measured(tmp_path, "strategy=ddp", "measurement.repeats=2")
+    assert [sorted(block.arms) for block in result.blocks] == [[BASELINE, CANDIDATE]] * 2
+    with pytest.raises(WorkerError, match="rank 1 failed"):
+        measured(tmp_path / "asked", "strategy=ddp", "measurement.shared_memory=always")
 
 
 # How long.

@@ -352,6 +352,22 @@ def test_a_script_may_be_measured_with_gradients_exchanged_in_shared_memory(dpex
 
 
 @pytest.mark.slow
+def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
+    outcome = dpexp(*QUICK, TORCHRUN, "workers=2", "measurement.shared_memory=always")
+    assert outcome.status == 0, outcome.err
+    (row,) = aggregate([tmp_path / "out"]).good
+    assert row.in_memory_speedup.is_known
+    assert "With gradients in shared memory instead of gloo, it trains" in outcome.out
+
+
+@pytest.mark.slow
+def test_a_script_without_a_model_that_could_share_memory_is_told(dpexp):
+    outcome = dpexp(*QUICK, f"{TORCHRUN} --fault 'no ddp'", "workers=2", "script.exchange=shared_memory")
+    assert outcome.status == 1
+    assert "no DistributedDataParallel model was made that could share memory" in outcome.err
+
+
+@pytest.mark.slow
 def test_the_threads_that_a_script_sets_itself_are_a_result(dpexp, tmp_path, left):
     outcome = dpexp(*QUICK, f"{ONE} --fault threads", "workers=1")
     assert outcome.status == 0, outcome.err

@@ -15,11 +15,12 @@ import pandas as pd
 from dpexp.analysis import speedup
 from dpexp.analysis.arm_statistics import ArmStatistics, mean_of_known
 from dpexp.analysis.efficiency import Seconds, efficiency_factors
-from dpexp.analysis.ratios import job_ratio, usual_misfit
+from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.ratios import compare, job_ratio, usual_misfit
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import busy_threads, warnings
-from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
+from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY, JobConfig
 from dpexp.errors import ResultError
 from dpexp.results import series
 from dpexp.results.jobs import Unreadable, read_jobs, refuse_mixed_machines
@@ -123,6 +124,7 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
         **_of_best_sequential(speedup.over_best_sequential(members, misfit)),
+        in_memory_speedup=_in_memory_speedup(members, misfit),
         **_factors(own, found.baseline),
         phases=_of_training(own, own.phases, PHASES),
         train_loss=mean_of_known([training.epoch_losses[-1] for training in own.trainings]),
@@ -158,6 +160,11 @@ def _of_best_sequential(found: Speedup | None) -> dict[str, Any]:
         "overall_best_sequential_speedup": found.comparison.overall,
         "best_sequential_disturbed_share": found.comparison.disturbed_share,
     }
+
+
+def _in_memory_speedup(members: Sequence[Member], misfit: float) -> Estimate:
+    blocks = [member.job.result.kept_blocks() for member in members]
+    return compare(blocks, over=CANDIDATE, of=IN_MEMORY, usual=misfit).overall
 
 
 def _factors(own: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:

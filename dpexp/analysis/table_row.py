@@ -58,6 +58,7 @@ class Row:
     best_sequential_seconds: float = math.nan
     best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
     overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, with all time counted
+    in_memory_speedup: Estimate = UNKNOWN  # of the same with gradients in shared memory, over this; all time counted
     target_accuracy: float = math.nan
     target_seconds: float = math.nan
     baseline_target_seconds: float = math.nan

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from dpexp.config.groups import STRICT, DataConfig, ModelConfig, OptimizerConfig
 from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.config.strategies import PlainConfig, StrategyConfig, strategies_where
+from dpexp.config.strategies import DdpConfig, PlainConfig, StrategyConfig, strategies_where
 
 # Training samples in the data sets whose size is known before anything is loaded.
 KNOWN_TRAIN_SAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -75,6 +75,13 @@ class ExperimentConfig(JobConfig):
         if threads is not None:
             return dataclasses.replace(self._baseline, threads_per_worker=threads)
         return self._baseline
+
+    def in_memory(self) -> ExperimentConfig | None:
+        """The same training by DistributedDataParallel with gradients in shared memory."""
+        own = self.strategy
+        if self.workers == 1 or self.device != "cpu" or not isinstance(own, DdpConfig) or own.exchange != "gloo":
+            return None
+        return dataclasses.replace(self, strategy=dataclasses.replace(own, exchange="shared_memory"))
 
     @functools.cached_property
     def _baseline(self) -> ExperimentConfig:

@@ -164,6 +164,7 @@ class MeasurementConfig:
     whole_trainings: Literal["auto", "always", "never"]
     precision: PositiveFloat | None
     max_seconds: PositiveFloat | None
+    shared_memory: Literal["auto", "always", "never"] = "auto"  # results of earlier versions lack it
 
     @property
     def is_adaptive(self) -> bool:

@@ -16,8 +16,9 @@ from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig
 
-# Names of arms: the measured training, its baseline, and one process with the best number of threads.
-CANDIDATE, BASELINE, BEST_SEQUENTIAL = "candidate", "baseline", "best_sequential"
+# Names of arms: the measured training, its baseline, one process with the best number of threads, and the measured
+# training with gradients exchanged in shared memory.
+CANDIDATE, BASELINE, BEST_SEQUENTIAL, IN_MEMORY = "candidate", "baseline", "best_sequential", "shared_memory"
 HOW = ("measurement", "launch", "checkpoint")  # it is measured; all other settings say what is measured
 
 Self = TypeVar("Self", bound="JobConfig")
@@ -58,6 +59,10 @@ class JobConfig:
     @abstractmethod
     def baseline(self: Self, threads: int | None = None) -> Self:
         """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
+
+    @abstractmethod
+    def in_memory(self: Self) -> Self | None:
+        """The same job with gradients exchanged in shared memory in the place of gloo; None where that is no choice."""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -111,6 +111,12 @@ class ScriptConfig(JobConfig):
         threads = self.threads_per_worker if threads is None else threads
         return dataclasses.replace(self, workers=1, threads_per_worker=threads, script=script)
 
+    def in_memory(self) -> ScriptConfig | None:
+        """The same command, whose DistributedDataParallel exchanges in shared memory."""
+        if self.workers == 1 or self.script.exchange is not None:
+            return None
+        return dataclasses.replace(self, script=dataclasses.replace(self.script, exchange="shared_memory"))
+
     @model_validator(mode="after")
     def _check_together(self) -> ScriptConfig:
         self.check_batch()

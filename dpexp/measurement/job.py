@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -15,14 +16,14 @@ import numpy as np
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, IN_MEMORY, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment, usable_cores
 from dpexp.measurement import loop_trainer, script_trainer
 from dpexp.measurement.budget import Budget
-from dpexp.measurement.measure import OnProgress, measure
+from dpexp.measurement.measure import OnProgress, OnWarm, measure
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.trainer import TimedSteps, Trainer
@@ -30,6 +31,9 @@ from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import Block, RunResult
 
+_log = logging.getLogger(__name__)
+
+EXCHANGE_SHARE = 0.1  # of a step; where exchanging gradients takes more of it, shared memory is tried
 PROBE_SECONDS = 1.0  # for which the numbers of threads take turns
 SHORT_SHARE = 0.6  # of the job's time: whole trainings that take no longer are made without being asked for
 TRAINING_START_SECONDS = 0.3  # of the processes of a whole training, and its evaluation
@@ -77,7 +81,9 @@ def run(
             variants = _variants(config, trainer, record.result.blocks, on_progress)
             plan = _Trainings(config)
             on_warm = functools.partial(plan.seconds, budget)
-            for block in measure(trainer, variants, budget, record.result.kept_blocks(), on_progress, on_warm):
+            # Of several processes, other hosts run one training at a time.
+            in_memory = config.in_memory() if launcher.hosts is None else None
+            for block in _measured(trainer, variants, in_memory, budget, record, on_progress, on_warm):
                 _check_unchanged(config, user_files)
                 record.add(block, digests_of(trainer.files))
             plan.seconds(budget, _as_timed(record.result.blocks[-1]))  # where all blocks had been made before
@@ -121,6 +127,45 @@ def measure_in_turns(
         budget = Budget(configs[first], over=last, of=first)
         blocks = measure(trainer, configs, budget, on_progress=on_progress)
         return [block for block in blocks if not block.warmup]
+
+
+def _measured(
+    trainer: Trainer,
+    variants: dict[str, JobConfig],
+    in_memory: JobConfig | None,
+    budget: Budget,
+    record: Record,
+    on_progress: OnProgress,
+    on_warm: OnWarm,
+) -> Iterator[Block]:
+    """The blocks of a job. Where exchanging gradients is what is lost, `in_memory` is an arm of all further blocks.
+
+    That fails no job which did not ask for it: it is left out then.
+    """
+    choice, earlier = budget.measurement.shared_memory, record.result.kept_blocks()
+    if in_memory is None or choice == "never":
+        yield from measure(trainer, variants, budget, earlier, on_progress, on_warm)
+        return
+    if choice == "always" or any(_loses_by_exchange(in_memory, block) for block in earlier):
+        variants[IN_MEMORY] = in_memory
+    try:
+        for block in measure(trainer, variants, budget, earlier, on_progress, on_warm):
+            yield block
+            if _loses_by_exchange(in_memory, block):
+                variants[IN_MEMORY] = in_memory
+    except WorkerError as error:
+        if choice == "always" or variants.pop(IN_MEMORY, None) is None:
+            raise
+        _log.warning("gradients in shared memory are not measured: %s", error)
+        yield from measure(trainer, variants, budget, record.result.kept_blocks(), on_progress, on_warm)
+
+
+def _loses_by_exchange(config: JobConfig, block: Block) -> bool:
+    """Whether DistributedDataParallel spends much of a step in exchanging gradients, and more than in waiting."""
+    arm = block.arms[CANDIDATE]
+    seconds = {name: float(np.sum(values)) for name, values in arm.phases.items()}
+    lost = seconds.get("communicate", 0.0) > max(EXCHANGE_SHARE * sum(seconds.values()), seconds.get("wait", 0.0))
+    return lost and (isinstance(config, ExperimentConfig) or all(process.by_ddp for process in arm.processes))
 
 
 class _Trainings:

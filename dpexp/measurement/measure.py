@@ -30,7 +30,7 @@ def measure(
     """Each block of the arms, as soon as it is finished, the discarded ones first. Raises WorkerError.
 
     The order of the arms alternates, so that a drift of the machine's speed favours no arm. `earlier` are blocks from
-    before an interruption.
+    before an interruption. `variants` may be changed between blocks.
     """
     settings, kept, discarded = budget.measurement, list(earlier), 0
     while discarded < settings.warmup or not budget.is_over(kept):

@@ -107,6 +107,8 @@ class ScriptArms:
 
 def _arm(world: World, timed: TimedSteps) -> Arm:
     world.finish()
+    if world.command.exchange is not None and not all(rank.facts.get("in_memory", True) for rank in world.ranks):
+        raise WorkerError(f"{world.command.name}: no DistributedDataParallel model was made that could share memory")
     return Arm(
         samples_per_step=world.command.global_batch_size,
         turn_seconds=timed.turn_seconds,
@@ -123,6 +125,7 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
                 startup_seconds=rank.startup_seconds,
                 samples=rank.facts.get("samples", 0),
                 exchanges=rank.facts.get("exchanges", False),
+                by_ddp=rank.facts.get("by_ddp", False) and not rank.facts["in_memory"],
             )
             for rank in world.ranks
         ],

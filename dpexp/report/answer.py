@@ -13,6 +13,7 @@ from dpexp.analysis.warnings import BATCH
 from dpexp.report.sentences import (
     describe_projection,
     failures,
+    in_memory,
     label,
     largest_loss,
     percent,
@@ -45,8 +46,9 @@ def answer(summary: Summary) -> list[str]:
     """The headline: what to do, with the overall speedup; then what it costs, and what would help."""
     rows = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
     if not rows:
-        rows = at_most_samples(summary.good)[:1]
-        return [f"{workers_of(row)}: {row.seconds:.3g} seconds for {row.data_size:,} samples" for row in rows]
+        alone = at_most_samples(summary.good)[:1]
+        lines = [f"{workers_of(row)}: {row.seconds:.3g} seconds for {row.data_size:,} samples" for row in alone]
+        return [*lines, *(line for row in alone for line in in_memory(row))]
     if wrong := [warning for row in rows for warning in row.warnings if warning.kind == BATCH]:
         return [f"No speedup is known: {wrong[0]}"]
     choice = choose(_to_decide(summary))
@@ -67,7 +69,7 @@ def answer(summary: Summary) -> list[str]:
     loss, where, advice = largest_loss(row)
     if loss and not row.oversubscribed:
         lines.append(f"Largest loss: {100 * loss:.0f} % to {where}; {advice}.")
-    return lines
+    return [*lines, *in_memory(row)]
 
 
 def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> str:

@@ -53,11 +53,32 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
     if worst == "computation_scaling":
         more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # samples than the baseline
         worst = max(USEFUL, key=lambda phase: row.phases[phase] - more * row.baseline_phases[phase])
-    if worst == "communication_efficiency" and row.is_script and not row.exchange:
+    if (
+        worst == "communication_efficiency"
+        and row.is_script
+        and not row.exchange
+        and not row.in_memory_speedup.is_known
+    ):
         worst = "script"
     if loss <= LEAST_LOSS or worst not in LOSSES:
         return 0.0, "", ""
     return loss, *LOSSES[worst]
+
+
+def in_memory(row: Row) -> list[str]:
+    """What gradients in shared memory bring, where that was measured."""
+    gain = row.in_memory_speedup
+    if not gain.is_known:
+        return []
+    what = "With gradients in shared memory instead of gloo"
+    if gain.low <= 1:
+        return [f"{what}, it trains {times(gain)} as fast{', which is no clear gain' if gain.high >= 1 else ''}."]
+    use = (
+        "exchange.use_shared_memory(model), see docs/exchange.md"
+        if row.is_script
+        else "strategy.exchange=shared_memory"
+    )
+    return [f"{what}, it trains {times(gain)} as fast (measured): use {use}."]
 
 
 def _factors(row: Row) -> dict[str, float]:

@@ -32,6 +32,7 @@ class Process:
     startup_seconds: float
     samples: int = 0  # that a script's model receives in a step; 0: unknown
     exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
+    by_ddp: bool = False  # whether DistributedDataParallel does so, through its process group
 
 
 @dataclass(frozen=True, config=_CONFIG)

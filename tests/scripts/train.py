@@ -25,7 +25,7 @@ def train(rank: int, world_size: int) -> None:
     if world_size > 1:
         dist.init_process_group("gloo", rank=rank, world_size=world_size)
     model: nn.Module = nn.Linear(16, 4)
-    if world_size > 1:
+    if world_size > 1 and options.fault != "no ddp":
         model = DistributedDataParallel(model)
     if options.fault == "no hook" and world_size > 1 and not model._comm_hooks:
         sys.exit("no hook")

@@ -20,7 +20,7 @@ from results_helpers import (
 )
 
 from dpexp.analysis.table import aggregate
-from dpexp.config.job import BASELINE, CANDIDATE
+from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY
 from dpexp.report.answer import answer, details
 from dpexp.report.columns import columns_of, footnotes
 from dpexp.report.sentences import reasons, targets, warnings
@@ -74,6 +74,22 @@ def test_nothing_is_advised_where_neither_is_shown_to_be_faster(tmp_path):
     assert headline.startswith("No clear gain: ")
     assert headline.endswith(" the best single process")
     assert len(words(headline)) <= 12
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.5, "it trains 2.00 times (1.97 to 2.03) as fast (measured): use strategy.exchange=shared_memory."),
+        (1.0, "it trains 1.00 times (0.99 to 1.01) as fast, which is no clear gain."),
+        (1.5, "it trains 0.67 times (0.66 to 0.68) as fast."),
+    ],
+)
+def test_what_shared_memory_brings_is_told_where_it_was_measured(tmp_path, seconds, told):
+    def tried(block):
+        return changed(block, **{IN_MEMORY: arm(composed(*TWO), seconds)})
+
+    *_, last = answer(summary(tmp_path, "strategy=ddp", change=tried))
+    assert last == f"With gradients in shared memory instead of gloo, {told}"
 
 
 def test_what_would_help_is_the_largest_loss(tmp_path):

@@ -16,7 +16,8 @@ COLLECTIVES = (
 ).split()
 
 FUNCTIONAL = "all_gather_tensor all_reduce all_to_all_single broadcast reduce_scatter_tensor wait_tensor".split()
-EXCHANGING = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+DDP = "DistributedDataParallel"
+EXCHANGING = {DDP, "FullyShardedDataParallel", "FSDPModule"}
 
 
 class Samples:
@@ -30,7 +31,7 @@ class Samples:
 
         self._thread, self._depth, self._asked = threading.get_ident(), 0, 0
         self._samples: dict[int, int] = {}  # by the id of the model
-        self._exchanges = False
+        self._exchanges = self._by_ddp = False
         modules: Any = torch.nn.modules.module
         self._handles = [
             modules.register_module_forward_pre_hook(self._on_call),
@@ -43,7 +44,9 @@ class Samples:
         if not self._depth:
             self._asked = id(module)
         self._depth += 1
-        self._exchanges |= not EXCHANGING.isdisjoint(kind.__name__ for kind in type(module).__mro__)
+        kinds = EXCHANGING.intersection(kind.__name__ for kind in type(module).__mro__)
+        self._exchanges |= bool(kinds)
+        self._by_ddp |= DDP in kinds
         if self._asked and inputs and getattr(inputs[0], "ndim", 0):  # else, those of a module within
             self._samples[self._asked] = self._samples.get(self._asked, 0) + inputs[0].shape[0]
             self._asked = 0
@@ -54,8 +57,9 @@ class Samples:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """How many, and whether a model is wrapped to exchange gradients."""
-        return {"samples": max(self._samples.values(), default=0), "exchanges": self._exchanges}
+        """How many, and whether a model is wrapped to exchange gradients, by DistributedDataParallel or otherwise."""
+        samples = max(self._samples.values(), default=0)
+        return {"samples": samples, "exchanges": self._exchanges, "by_ddp": self._by_ddp}
 
     def end(self) -> None:
         """Remove the hooks."""
