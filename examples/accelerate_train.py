@@ -8,11 +8,14 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from dpexp import exchange
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch-size", type=int, default=32, help="of each process and micro-batch")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--shared-memory", action="store_true", help="exchange gradients there")
     arguments = parser.parse_args()
 
     accelerator = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=2, cpu=True)
@@ -22,6 +25,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loader = DataLoader(dataset, batch_size=arguments.batch_size, shuffle=True, drop_last=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    if arguments.shared_memory and accelerator.num_processes > 1:
+        exchange.use_shared_memory(model)
 
     for epoch in range(arguments.epochs):
         for inputs, labels in loader:

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from dpexp import exchange
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -17,6 +19,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--loader-workers", type=int, default=1)
+    parser.add_argument("--shared-memory", action="store_true", help="exchange gradients there")
     arguments = parser.parse_args()
 
     distributed = "RANK" in os.environ
@@ -38,6 +41,8 @@ def main() -> None:
     model: nn.Module = nn.Sequential(nn.Linear(784, arguments.width), nn.ReLU(), nn.Linear(arguments.width, 10))
     if distributed:
         model = DistributedDataParallel(model)
+        if arguments.shared_memory:
+            exchange.use_shared_memory(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
     for epoch in range(arguments.epochs):

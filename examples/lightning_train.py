@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from dpexp import exchange
+
 
 class Classifier(lightning.LightningModule):
     def __init__(self) -> None:
@@ -22,11 +24,17 @@ class Classifier(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
+class SharedMemory(lightning.Callback):
+    def on_train_start(self, trainer, module):
+        exchange.use_shared_memory(trainer.strategy.model)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=64, help="of each process")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--shared-memory", action="store_true", help="exchange gradients there")
     arguments = parser.parse_args()
 
     lightning.seed_everything(0)
@@ -37,6 +45,7 @@ def main() -> None:
         devices=arguments.devices,
         strategy="ddp" if arguments.devices > 1 else "auto",
         max_epochs=arguments.epochs,
+        callbacks=[SharedMemory()] if arguments.shared_memory and arguments.devices > 1 else [],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

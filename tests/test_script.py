@@ -285,9 +285,10 @@ def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, 
 
 LAUNCHED = {
     "spawn": f"env SPAWN_PORT=29511 python {TRAIN} --spawn {{workers}}",
-    "lightning": f"python {ROOT}/examples/lightning_train.py --devices {{workers}}",
+    "torchrun": f"{EXAMPLE.removeprefix('script.command=')} --shared-memory",
+    "lightning": f"python {ROOT}/examples/lightning_train.py --shared-memory --devices {{workers}}",
     "accelerate": "accelerate launch --multi_gpu --num_processes {workers} --num_machines 1 --mixed_precision bf16 "
-    f"--dynamo_backend no {ROOT}/examples/accelerate_train.py",  # on CPUs, all the same
+    f"--dynamo_backend no {ROOT}/examples/accelerate_train.py --shared-memory",  # on CPUs, all the same
     "fsdp2": f"torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/fsdp2_train.py",
 }
 
@@ -303,6 +304,7 @@ def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher):
     candidate = block.arms["candidate"]
     assert [process.rank for process in candidate.processes] == [0, 1]
     assert {"data", "compute", "update"} < candidate.phases.keys()
+    assert all(process.by_ddp for process in candidate.processes) is (launcher == "spawn")  # and not in memory
     assert not left()
 
 

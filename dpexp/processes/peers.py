@@ -60,7 +60,7 @@ class Peers:
         self._barrier = BarrierMember([counter for pair in both for counter in pair], spinning, self._sleep)
         self._polls = {counter: self._poll(counter) for counter in own}
         self._gone: list[int] = []  # ranks that ended after they had left the last meeting
-        _all.add(self)
+        connected.add(self)
         # How many meetings each rank has come to, and left again.
         counts = self.allocate(2 * len(places) * 8)
         self._entered, self._left = counts.view(torch.int64).view(2, len(places)).numpy()
@@ -153,11 +153,11 @@ class Peers:
         return descriptors
 
 
-_all: weakref.WeakSet[Peers] = weakref.WeakSet()
+connected: weakref.WeakSet[Peers] = weakref.WeakSet()  # in this process
 
 
 def _forget_peers() -> None:
-    for peers in _all:
+    for peers in connected:
         peers.forget()
 
 

@@ -103,7 +103,8 @@ class Clock:
                 message = self._connection.recv()
             if message == "fingerprint":
                 seen = {} if self._samples is None else self._samples.seen
-                own = {"parameters_sha256": _fingerprint(self._optimizer), "in_memory": "dpexp.exchange" in sys.modules}
+                in_memory = bool(getattr(sys.modules.get("dpexp.processes.peers"), "connected", False))
+                own = {"parameters_sha256": _fingerprint(self._optimizer), "in_memory": in_memory}
                 self._connection.send(own | seen)
                 message = self._connection.recv()
             self._synchronized, self._until, trace = message
