@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import torch
+import torch.distributed as dist
 from rich.table import Table
 
 from benchmarks.setup import out, progress, shown
+from dpexp import exchange
+from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.ratios import compare
 from dpexp.config.compose import compose_job
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.job import measure_in_turns
+from dpexp.processes import launch
+from dpexp.processes.world import WorldSpec
 from dpexp.report.command import measuring_alone
+from dpexp.train.strategies.rendezvous import Rendezvous
 
 IMAGES = "data=synthetic data.shape=[3,32,32] data.size=2000"
 CASES = {
@@ -22,6 +32,9 @@ CASES = {
     "cnn, 2 workers": "data.size=10000 model=cnn workers=2",
     "resnet18, 2 workers": f"{IMAGES} model=resnet18 batch.size=16 workers=2",
 }
+SIZES_BYTES = [2**power for power in range(10, 29, 3)]  # 1 KiB to 256 MiB
+RANKS = (2, 4, 8)
+TURNS, TIMEOUT_SECONDS = 6, 600.0
 GLOO, MEMORY, ALONE, OURS = "gloo", "shared memory", "one process", "sync_dp"
 
 
@@ -44,3 +57,48 @@ def run(rounds: int) -> None:
         table.add_row(name, *(shown(compare([blocks], over=other, of=MEMORY).overall) for other in (GLOO, ALONE, OURS)))
     out.print(table)
     out.print()
+    _sizes(rounds)
+
+
+def _sizes(rounds: int) -> None:
+    """All-reduces alone."""
+    table = Table(box=None)
+    for head in ("time of an all-reduce over gloo / in memory", *(f"{ranks} ranks" for ranks in RANKS)):
+        table.add_column(head, justify="left" if "time" in head else "right")
+    found = {}
+    for ranks in RANKS:
+        progress.print(f"{ranks} ranks")
+        runs = [_ratios(ranks) for _ in range(rounds)]
+        found[ranks] = [[run[at] for run in runs] for at in range(len(SIZES_BYTES))]
+    for at, size in enumerate(SIZES_BYTES):
+        ratios = (shown(geometric_mean(found[ranks][at])) for ranks in RANKS)
+        table.add_row(f"{size // 2**20} MiB" if size >= 2**20 else f"{size // 2**10} KiB", *ratios)
+    out.print(table)
+
+
+def _ratios(ranks: int) -> list[float]:
+    """Seconds over gloo over those in memory, by size: of the slowest rank, in fresh processes."""
+    arguments = [(ranks, place) for place in Rendezvous.here(ranks)]
+    reports = np.array(launch.launch(WorldSpec(_all_reduces, arguments), TIMEOUT_SECONDS))  # (ranks, sizes, ways)
+    over_group, in_memory = reports.max(0).T
+    return (over_group / in_memory).tolist()  # type: ignore[no-any-return]
+
+
+def _all_reduces(rank: int, ranks: int, place: Rendezvous, notify: object) -> list[list[float]]:
+    """In each process: seconds of an all-reduce of each size over gloo, and in memory, in turns."""
+    torch.set_num_threads(1)
+    place.join("gloo", rank, ranks)
+    team, found = exchange.Team(None, average=False), []
+    for size in SIZES_BYTES:
+        buffer, seconds = torch.zeros(size // 4), {False: 0.0, True: 0.0}
+        bucket = SimpleNamespace(index=lambda: 1, buffer=lambda buffer=buffer: buffer, is_last=lambda: True)
+        repeats = max(2, min(50, 2**23 // size))
+        for turn in range(-1, TURNS):  # the first doesn't count
+            for team.uses_memory in (False, True) if turn % 2 else (True, False):
+                dist.barrier()
+                started = time.perf_counter()
+                for _ in range(repeats):
+                    team.exchange(bucket).wait()
+                seconds[team.uses_memory] += (time.perf_counter() - started) * (turn >= 0)
+        found.append([seconds[False], seconds[True]])
+    return found

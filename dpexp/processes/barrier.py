@@ -64,12 +64,9 @@ class BarrierMember:
     The counters count, so that a rank may enter the next barrier before a slow one has left this one.
     """
 
-    def __init__(
-        self, counters: list[Counter], spin_seconds: float, sleep: Callable[[Counter], None] = Counter.sleep
-    ) -> None:
-        self.counters = counters  # of each round the one to post and the one to wait for
-        self._rounds = list(zip(counters[::2], counters[1::2], strict=True))
-        self._spin_seconds, self._sleep = spin_seconds, sleep
+    def __init__(self, rounds: list[tuple[Counter, Counter]], spin_seconds: float) -> None:
+        """`rounds` are the counter to post and the one to wait for, of each."""
+        self._rounds, self._spin_seconds = rounds, spin_seconds
 
     @classmethod
     def create(cls, world_size: int, spin_seconds: float) -> list[BarrierMember]:
@@ -77,7 +74,7 @@ class BarrierMember:
         rounds = range((world_size - 1).bit_length())
         counters = [[Counter() for _ in rounds] for _ in range(world_size)]
         return [
-            cls([counters[one][k] for k in rounds for one in ((rank + 2**k) % world_size, rank)], spin_seconds)
+            cls([(counters[(rank + 2**k) % world_size][k], counters[rank][k]) for k in rounds], spin_seconds)
             for rank in range(world_size)
         ]
 
@@ -85,4 +82,4 @@ class BarrierMember:
         """Return when every rank has called it as often as this one."""
         for post_to, wait_for in self._rounds:
             post_to.post()
-            wait_for.wait(self._spin_seconds, self._sleep)
+            wait_for.wait(self._spin_seconds)

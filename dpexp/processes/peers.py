@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from dpexp.errors import counted
-from dpexp.processes.barrier import BarrierMember, Counter, spin_seconds
+from dpexp.processes.barrier import Counter, spin_seconds
 from dpexp.processes.descriptors import Descriptor, is_of_this_user
 from dpexp.processes.shared_memory import SharedTensors
 
@@ -55,23 +55,25 @@ class Peers:
         own = [Counter() for _ in rounds]
         self._send([counter.number for counter in own])
         theirs = {rank: [Counter(number) for number in self._receive(rank)] for rank in self._ends}
-        both = [(theirs[self.ranks[(place + step) % size]][at], own[at]) for at, step in enumerate(rounds)]
-        spinning = spin_seconds(size * torch.get_num_threads())
-        self._barrier = BarrierMember([counter for pair in both for counter in pair], spinning, self._sleep)
+        # A dissemination barrier: of each round the counter to post and the one to wait for, see barrier.py.
+        self._rounds = [(theirs[self.ranks[(place + step) % size]][at], own[at]) for at, step in enumerate(rounds)]
+        self._spin_seconds = spin_seconds(size * torch.get_num_threads())
         self._polls = {counter: self._poll(counter) for counter in own}
         self._gone: list[int] = []  # ranks that ended after they had left the last meeting
         connected.add(self)
-        # How many meetings each rank has come to, and left again.
+        # How often each rank has posted, and how many meetings it has left.
         counts = self.allocate(2 * len(places) * 8)
-        self._entered, self._left = counts.view(torch.int64).view(2, len(places)).numpy()
+        self._posted, self._left = counts.view(torch.int64).view(2, len(places)).numpy()
 
     def meet(self) -> None:
         """Return when all ranks of the host have called it. Raises LostRankError."""
         if self._gone:
             raise self._ended(self._gone[0])
         self._meetings += 1
-        self._entered[self._rank] = self._meetings
-        self._barrier.wait()
+        for post_to, wait_for in self._rounds:
+            self._posted[self._rank] += 1
+            post_to.post()
+            wait_for.wait(self._spin_seconds, self._sleep)
         self._left[self._rank] = self._meetings
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
@@ -88,10 +90,9 @@ class Peers:
         """Return when the counter may be taken. Raises LostRankError."""
         ready = {number for number, _ in self._polls[counter].poll(1e3 * self.timeout_seconds)}
         if not ready:
-            late = [rank for rank in self._ends if self._entered[rank] < self._meetings]
-            raise LostRankError(
-                f"rank {', '.join(map(str, late))} has not come to exchange gradients for {self.timeout_seconds:g} s"
-            )
+            # Each rank that waits has posted more often than the one that it waits for.
+            late = min(self.ranks, key=lambda rank: int(self._posted[rank]))
+            raise LostRankError(f"rank {late} has not come to exchange gradients for {self.timeout_seconds:g} s")
         if counter.number in ready:
             return
         for rank, end in self._ends.items():
