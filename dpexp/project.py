@@ -29,7 +29,7 @@ from dpexp.report.sentences import describe_projection
 from dpexp.results.jobs import read_jobs
 
 MOST_WORKERS = 4096  # all up to this are tried: an efficiency may rise beside measured counts, and until a host is full
-STEPS = [1.005**power for power in range(2771)]  # from one to a million: the Mbit/s and samples that are tried
+STEPS = [1.01**power for power in range(1390)]  # from one to a million: the Mbit/s and samples that are tried
 
 
 @command
@@ -86,8 +86,8 @@ def _solve(options: argparse.Namespace, model: StepModel, cluster: Cluster, rows
 
     if not workers:
         what, none = ("most workers", 1) if efficiency else ("fewest workers", math.inf)
-        counts = range(1, MOST_WORKERS + 1)
-        projections |= {count: project(count, cluster) for count in (counts[::-1] if efficiency else counts)}
+        counts = range(MOST_WORKERS, 1, -1) if efficiency else range(1, MOST_WORKERS + 1)
+        projections |= {count: project(count, cluster) for count in counts}
     elif cluster.link and math.isinf(cluster.link.bytes_per_second):
         what, shown = f"least Gbit/s at this latency with {workers:,} workers", ",.3g"
         for gbits in (step / 1e3 for step in STEPS):
@@ -110,7 +110,7 @@ def _solve(options: argparse.Namespace, model: StepModel, cluster: Cluster, rows
         for end in ("value", "low", "high")
     )
     if {value, *ends} == {none}:
-        best = max(projections.values(), key=lambda one: one.speedup.high / needed(one.workers))
+        best = max(projections.values(), key=lambda one: one.speedup.value / needed(one.workers))
         raise ResultError(f"{what} for {goal}: {problem}; at best, {describe_projection(best)}")
     return f"{what} for {goal}: {Estimate(value, min(ends), max(ends)):{shown}}".replace("inf", "none")
 
