@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.table import measured_rows
+from dpexp.analysis.table import summarize_measured
 from dpexp.analysis.table_row import Row, at_most_samples
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         raise ConfigError(f"--seeds {options.seeds}: at least 2, for an interval")
-    rows = at_most_samples(measured_rows(options.folder))
+    rows = at_most_samples(summarize_measured(options.folder).good)
     job = largest_job(options.folder, rows)
     config = job.config
     assert isinstance(config, ExperimentConfig)

@@ -49,13 +49,13 @@ class Summary:
         return [row for row in self.rows if row.status == "ok"]
 
 
-def measured_rows(folder: Path) -> list[Row]:
-    """The rows of configurations below `folder` that were measured. Raises ResultError, too, where none was."""
+def summarize_measured(folder: Path) -> Summary:
+    """Aggregate the jobs below `folder`. Raises ResultError, too, where no configuration was measured."""
     summary = aggregate([folder])
     if not summary.good:
         first = summary.rows[0]
         raise ResultError(f"{folder} has no good result; {first.job}: {first.problem or first.status}")
-    return summary.good
+    return summary
 
 
 def aggregate(folders: Sequence[Path]) -> Summary:

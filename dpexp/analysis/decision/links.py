@@ -6,6 +6,7 @@ algorithms for clusters of workstations"). Each of its messages waits for the re
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -16,20 +17,20 @@ LATENCIES_A_MESSAGE = 2  # gloo/transport/tcp/pair.cc: the notice, then the data
 
 @dataclass(frozen=True)
 class Link:
-    """Between two hosts, full duplex."""
+    """Between two hosts, full duplex; the bandwidth is infinite where it is left out."""
 
     bytes_per_second: float
     latency_seconds: float
 
     @classmethod
     def parse(cls, text: str) -> Link:
-        """From words such as `25Gbit/s,10us`. Raises ValueError."""
+        """From words such as `25Gbit/s,10us`, or `,10us`. Raises ValueError."""
         number = r"(\d+(?:\.\d+)?)"
-        found = re.fullmatch(rf"{number}([kmg]bit/s),{number}(ns|us|ms|s)", text.lower().replace(" ", ""))
-        if found is None or float(found[1]) == 0:
+        found = re.fullmatch(rf"(?:{number}([kmg]bit/s))?,{number}(ns|us|ms|s)", text.lower().replace(" ", ""))
+        if found is None or (found[1] and float(found[1]) == 0):
             raise ValueError(f"link {text!r}: expected a bandwidth above 0 and a latency, such as 25Gbit/s,10us")
         bandwidth, unit, latency, seconds = found.groups()
-        return cls(float(bandwidth) * UNITS[unit] / 8, float(latency) * TIMES[seconds])
+        return cls(float(bandwidth) * UNITS[unit] / 8 if bandwidth else math.inf, float(latency) * TIMES[seconds])
 
 
 def ring(members: int, size: float, link: Link) -> tuple[float, float]:

@@ -8,6 +8,7 @@ single one, anything between constant and proportional to the number of other wo
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from dpexp.analysis.table_row import Row
 from dpexp.results.phases import PHASES
 
 WIDEST = 5.0  # the ends of a band that is worth telling, one over the other
+LEAST_NARROWING = 0.05  # of a band, that is worth a measurement
 FURTHER = 4  # times the most workers that were measured: what the report projects to
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",
@@ -71,36 +73,35 @@ class StepModel:
         """Raises ValueError if the rows lack them."""
         good = [row for row in rows if row.status == "ok" and not row.oversubscribed and row.strategy != "emulated"]
         known = {row.workers or 0: row for row in sorted(good, key=lambda row: row.workers or 0)}
-        complete = {workers: row for workers, row in known.items() if len(row.phases) == len(PHASES)}
-        self._parts = {workers: _parts(row) for workers, row in complete.items() if workers > 1}
+        several = {workers: row for workers, row in known.items() if workers > 1 and len(row.phases) == len(PHASES)}
+        self._parts = {workers: _parts(row) for workers, row in several.items()}
         self._rows = {workers: row for workers, row in known.items() if workers == 1 or workers in self._parts}
+        self.counts = list(self._rows)  # that are used
         first = next((self._rows[workers] for workers in [*self._parts, *self._rows]), None)
         if first is None or not first.baseline_compute or not first.baseline_phases:
             raise ValueError("no row without oversubscription has the phases of one process and of several workers")
         self._compute = np.sort(first.baseline_compute)
-        self._is_disturbed = first.disturbed_share > 0
+        self.first = first  # whose baseline is used
         self._step = first.baseline_step_seconds
         self._computed_share = first.baseline_phases["compute"] / sum(first.baseline_phases.values())
         self._same_batch = first.batch_scope == "global"
 
-    @property
-    def counts(self) -> list[int]:
-        """The measured worker counts that are used."""
-        return list(self._rows)
+    def project(self, workers: int, cluster: Cluster, error: float = 0.0, work: float = 1.0) -> Projection:
+        """The speedup of so many workers. Raises ValueError.
 
-    def project(self, workers: int, cluster: Cluster, error: float = 0.0) -> Projection:
-        """The speedup of so many workers; `error` is the log error of earlier projections. Raises ValueError."""
+        `error` is the log error of earlier projections; a step computes `work` times as long as the measured one.
+        """
         on_host = min(workers, cluster.workers_per_host or workers)
         hosts = math.ceil(workers / on_host)
-        own = self._own(workers, on_host)
+        own, step = work * self._own(workers, on_host), work * self._step
         waits = [wait + self._unexplained_wait(workers) for wait in self._waits(workers, own)]
         local = self._local_exchange(on_host)
         between = (0.0, 0.0) if cluster.link is None else ring(hosts, cluster.gradient_bytes, cluster.link)
         latency, bandwidth = ((1 - cluster.overlap) * seconds for seconds in between)
         steps = [own + waits[side] + local[side] + latency + bandwidth for side in (0, 1)]
         spread = math.exp(error) * self._precision(on_host)
-        best, worst = (self._step * (1 if self._same_batch else workers) / seconds for seconds in steps)
-        ideal = min(own, self._step / (workers if self._same_batch else 1))
+        best, worst = (step * (1 if self._same_batch else workers) / seconds for seconds in steps)
+        ideal = min(own, step / (workers if self._same_batch else 1))
         parts = {
             OWN: ideal,
             SLOWER: own - ideal,
@@ -124,10 +125,21 @@ class StepModel:
             found[workers] = (projected, self._rows[workers].speedup.value)
         return found
 
+    def assume(self, workers: int) -> StepModel:
+        """This model, if so many workers of one host were measured to do what is projected; as precisely as fewer."""
+        near = self._rows[max((count for count in self._rows if count < workers), default=min(self._rows))]
+        found, own = self.project(workers, Cluster()), self._own(workers, workers)
+        wait = self._waits(workers, own)[0] + self._unexplained_wait(workers)  # of undisturbed steps, as in _parts
+        phases = dict.fromkeys(PHASES, 0.0) | {"compute": own, "wait": wait, "communicate": found.parts[LOCAL]}
+        seconds = near.seconds.scaled(sum(phases.values()) / near.step_seconds)
+        speedup = near.speedup.scaled(found.speedup.value / near.speedup.value)
+        row = dataclasses.replace(near, workers=workers, phases=phases, seconds=seconds, speedup=speedup)
+        return StepModel([*self._rows.values(), row])
+
     def _waits(self, workers: int, own: float) -> tuple[float, float]:
         """The seconds of a step that a worker waits for the slowest: if all steps are calm, and with all of them."""
         calm = self._compute
-        if self._is_disturbed:  # then `own` is of undisturbed steps, too
+        if self.first.disturbed_share > 0:  # then `own` is of undisturbed steps, too
             calm = calm[calm <= LONGER * np.quantile(calm, FASTEST)]
         least, most = (mean_of_slowest(workers, each) / calm.mean() - 1 for each in (calm, self._compute))
         return own * self._computed_share * least, own * self._computed_share * most
@@ -147,7 +159,7 @@ class StepModel:
             return measured[max(count for count in measured if count <= on_host)]
         if workers in measured:
             return measured[workers]
-        return _line({1 / count: seconds for count, seconds in measured.items()}, 1 / workers)
+        return line({1 / count: seconds for count, seconds in measured.items()}, 1 / workers)
 
     def _local_exchange(self, on_host: int) -> tuple[float, float]:
         """The least and the most seconds of a step that exchanging within a host may take."""
@@ -164,7 +176,7 @@ class StepModel:
             least, most = sorted((seconds, seconds * (on_host - 1) / (count - 1)))
             return least, most
         others = {count - 1.0: seconds for count, seconds in known.items()}
-        seconds = known[on_host] if on_host in known else _line(others, on_host - 1.0)
+        seconds = known[on_host] if on_host in known else line(others, on_host - 1.0)
         return seconds, seconds
 
     def _precision(self, on_host: int) -> float:
@@ -200,13 +212,26 @@ def project_further(rows: Sequence[Row]) -> Projection | None:
     return found if most > 1 and found.speedup.high < WIDEST * found.speedup.low else None
 
 
-def best_tradeoff(projections: Sequence[Projection]) -> Projection:
-    """Where speedup x efficiency is greatest: beyond, a worker costs more than it brings (Eager et al. 1989)."""
-    return max(projections, key=lambda one: one.speedup.value * one.efficiency.value)
+def measure_next(model: StepModel, asked: Projection, cluster: Cluster, cores: int) -> list[str]:
+    """In words: which count to measure for a narrower band of what is asked, if it gives what is projected.
+
+    Of counts that narrow it alike, the greatest; where there are no cores for another one, twice the greatest.
+    """
+    threads, counts = model.first.threads_per_worker or 1, model.counts
+    here = [count for count in range(2, cores // threads + 1) if count not in counts]
+    models = {count: model.assume(count) for count in (here or [2 * counts[-1]] if counts[-1] > 1 else [])}
+    bands = {at: one.project(asked.workers, cluster, worst_error(one.check())).speedup for at, one in models.items()}
+    best = min(bands, key=lambda count: (round(bands[count].precision, 6), -count), default=0)
+    if not best or bands[best].precision > (1 - LEAST_NARROWING) * asked.speedup.precision:
+        return []
+    all_counts = ",".join(map(str, [*counts, best]))
+    what = f"measure workers={best} next" if here else f"on {threads * best} cores, measure workers={all_counts}"
+    ends = [f"{band.low:,.3g}..{band.high:,.3g}" for band in (asked.speedup, bands[best])]
+    return [f"{what}: the band at {asked.workers:,} workers would narrow from {ends[0]} to about {ends[1]}"]
 
 
-def _line(points: Mapping[float, float], at: float) -> float:
-    """The value of a line through points, by least squares, that neither starts below 0 nor falls."""
+def line(points: Mapping[float, float], at: float) -> float:
+    """The value of a line by least squares, that neither starts below 0 nor falls; of a single point, through 0."""
     from scipy.optimize import nnls  # slow to import: few commands have the counts for it
 
     start, slope = nnls(np.array([[1.0, place] for place in points]), np.array(list(points.values())))[0]
