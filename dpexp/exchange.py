@@ -145,12 +145,11 @@ class Team:
         exchange = Exchange(bucket, area)
         if self._step == FIRST_STEPS + 1:  # the first in memory
             self._expect(exchange)
-        area.own.copy_(bucket)
-        if self.average:
-            area.own.div_(self.size)  # before they are added, as torch does: sums of float16 may overflow
+        # Divided before they are added, as torch does: sums of float16 may overflow.
+        torch.mul(bucket, 1 / self.size if self.average else 1.0, out=area.own)
         self.peers.meet()  # all have written their rows
-        area.total.copy_(area.parts[0])
-        for other in area.parts[1:]:
+        torch.add(area.parts[0], area.parts[1] if len(area.parts) > 1 else 0, out=area.total)
+        for other in area.parts[2:]:
             area.total.add_(other)
         if self._between is not None and len(area.total):
             exchange.between = dist.all_reduce(area.total, group=self._between, async_op=True)
@@ -158,18 +157,17 @@ class Team:
         return exchange.done
 
     def _finish(self) -> None:
-        """Replace all buckets of this step by their sums."""
+        """Let all buckets of this step have their sums, which DistributedDataParallel copies from shared memory."""
         for exchange in self._begun:
             if exchange.between is not None:
                 self._wait(exchange.between)
         self.peers.meet()  # all chunks are there; they are read before the next step's first meeting
         for exchange in self._begun:
-            exchange.bucket.copy_(exchange.area.sums)
+            sums, expected = exchange.area.sums, exchange.expected
             # Where both are infinite or NaN, they don't differ.
-            off = None if exchange.expected is None else (exchange.bucket - exchange.expected).abs() > exchange.rounding
-            if off is not None and bool(off.any()):
+            if expected is not None and bool(((sums - expected).abs() > exchange.rounding).any()):
                 raise RuntimeError("sums of gradients in shared memory differ from those of the process group")
-            exchange.done.set_result(exchange.bucket)
+            exchange.done.set_result(sums)
         self._begun = []
 
     def _wait(self, between: Any) -> None:
@@ -188,11 +186,14 @@ class Team:
         exchange.rounding = 2 * self.size * torch.finfo(exchange.bucket.dtype).eps * sums
 
     def _allocated(self, bucket: torch.Tensor) -> Area:
-        """The memory for buckets like this: a row a rank, and one for the sums."""
+        """The memory for buckets like this: a row for the sums, then one for each rank.
+
+        DistributedDataParallel looks for its parts of the sums from the beginning of their storage.
+        """
         ranks = self.peers.ranks
         row_bytes = -(-bucket.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         table = self.peers.allocate((len(ranks) + 1) * row_bytes).view(len(ranks) + 1, row_bytes)
-        *rows, sums = (row[: bucket.nbytes].view(bucket.dtype) for row in table)
+        sums, *rows = (row[: bucket.nbytes].view(bucket.dtype) for row in table)
         place = ranks.index(self.rank)
         chunk = slice(*chunk_bounds(bucket, len(ranks))[place : place + 2])
         return Area(rows[place], sums, sums[chunk], [row[chunk] for row in rows])

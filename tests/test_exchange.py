@@ -91,7 +91,8 @@ def train(rank, ranks, in_memory, hosts=1):
     """Steps with small buckets, accumulation, and a layer that is not always used; the parameters."""
     peers._host = lambda: f"host {rank % hosts}"
     torch.manual_seed(0)
-    model = DistributedDataParallel(Branches().double(), find_unused_parameters=True, bucket_cap_mb=0.001)
+    own = {"find_unused_parameters": True, "bucket_cap_mb": 0.001, "gradient_as_bucket_view": ranks == 3}
+    model = DistributedDataParallel(Branches().double(), **own)
     if in_memory:
         exchange.use_shared_memory(model, only=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
