@@ -122,6 +122,9 @@ def _about_superlinear_speedup(speedup: Speedup) -> Iterator[Warning]:
     advice = "trust this result only if computation scaling is above 100 %, as it is when more data fit in caches"
     if baseline.threads != own.threads:
         advice = f"a worker has {counted(own.threads, 'thread')}, and the baseline {baseline.threads}"
+    names = own.config.names
+    if names.get("arguments") != names.get("baseline_arguments"):
+        advice = f"the baseline has {names['baseline_arguments']}"
     efficiency = speedup.comparison.shown.low / own.config.workers
     yield from _above(1.0, efficiency, "superlinear", "the efficiency is above 100 %", advice)
 
