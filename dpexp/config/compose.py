@@ -204,7 +204,7 @@ def expand_sweep(override: Override) -> list[str]:
 
 def with_baseline_arguments(overrides: Sequence[Override]) -> list[Override]:
     """Of a sweep: the baseline of every job has the first value of each swept argument, so that speedups compare."""
-    swept = [one for one in overrides if one.is_sweep_override() and one.key_or_group.startswith("script.arguments.")]
+    swept = [one for one in overrides if one.is_discrete_sweep() and one.key_or_group.startswith("script.arguments.")]
     firsts = [expand_sweep(one)[0].lstrip("+").removeprefix("script.") for one in swept]
     return [*(parse(f"script.baseline_{first}") for first in firsts), *overrides]
 

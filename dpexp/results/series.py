@@ -54,7 +54,7 @@ class Member:
         if self.config.measurement.baseline == "none":
             return self.series_key
         shared = {name: value for name, value in self.settings.items() if not name.startswith(WITHIN_A_FAMILY)}
-        return json.dumps([shared, self.config.names.get("baseline_arguments")])
+        return json.dumps([shared, settings(self.config.baseline(1))])
 
     @property
     def key(self) -> str:
