@@ -90,8 +90,8 @@ def _good_rows(good: Sequence[Member]) -> list[Row]:
         families.setdefault(members[0].family, []).append(members)
     rows = []
     for family in families.values():
-        threads = speedup.best_threads(family)
-        rows += [_row(members, singles, labels[members[0].series_key], misfit, threads) for members in family]
+        best = speedup.best_threads(family)
+        rows += [_row(members, singles, labels[members[0].series_key], misfit, best) for members in family]
     return sorted(rows, key=lambda row: (row.series, row.data_size, row.workers, row.job))
 
 

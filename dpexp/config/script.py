@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shlex
 import string
@@ -20,8 +19,8 @@ NUMBERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_si
 PLACES = ("workers_per_host", "hosts", "host", "head", "port")
 PLACEHOLDERS = (*NUMBERS, *PLACES)
 CHOICES = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
-# Of a user's own placeholder: numbers, and true and false, are filled in as they are written.
-Value = Annotated[str, BeforeValidator(lambda one: json.dumps(one) if isinstance(one, int | float) else one)]
+# Of a user's own placeholder: a number, true and false become texts.
+Value = Annotated[str, BeforeValidator(lambda one: str(one).lower() if isinstance(one, int | float) else one)]
 SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that only a shell understands
 # The settings of such a job; all others belong to the script.
 SETTINGS = (

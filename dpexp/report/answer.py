@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from dpexp.analysis.decision.choice import SURE, Choice, choose, comparable
+from dpexp.analysis.decision.choice import SURE, Choice, choose
 from dpexp.analysis.decision.projection import project_further
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
@@ -130,8 +131,15 @@ def details(summary: Summary) -> list[str]:
 
 
 def _to_decide(summary: Summary) -> Sequence[Row]:
-    """The rows at the most samples of a single family; [] where there are several, or no row but baselines."""
+    """The rows to compare, at the most samples: of a single family, over the same process; [] if there are none."""
     rows = at_most_samples(summary.good)
     if len({row.family for row in summary.good}) != 1 or all(row.is_baseline for row in rows):
         return []
-    return comparable(rows)
+    if len({row.series for row in rows}) == 1:
+        return rows
+    best = rows[0].best_sequential_threads
+    if best is not None and all(row.best_sequential_threads == best for row in rows):
+        return [
+            replace(row, overall_speedup=row.overall_best_sequential_speedup, baseline_threads=best) for row in rows
+        ]
+    return rows if len({row.baseline_threads for row in rows}) == 1 else []

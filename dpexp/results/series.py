@@ -17,7 +17,6 @@ Settings = Mapping[str, Any]
 
 ALONG_A_CURVE = ("workers", "data.size")
 ARGUMENTS = "script.arguments."
-WITHIN_A_FAMILY = ("threads_per_worker", ARGUMENTS)
 DATA_FILE, DIGITS = "data.path", 8
 
 
@@ -53,7 +52,8 @@ class Member:
         """The same for jobs that differ only in workers, threads, data size or arguments, over the same process."""
         if self.config.measurement.baseline == "none":
             return self.series_key
-        shared = {name: value for name, value in self.settings.items() if not name.startswith(WITHIN_A_FAMILY)}
+        differing = ("threads_per_worker", ARGUMENTS)
+        shared = {name: value for name, value in self.settings.items() if not name.startswith(differing)}
         return json.dumps([shared, settings(self.config.baseline(1))])
 
     @property

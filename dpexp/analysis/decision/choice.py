@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,19 +47,6 @@ class _Option:
     row: Row | None
     threads: int  # that it keeps busy
     log_speeds: np.ndarray  # draws of the log of its throughput over that of the sequential baseline
-
-
-def comparable(rows: Sequence[Row]) -> Sequence[Row]:
-    """Rows of one family, whose overall speedups are over one process that took turns with all; [] without that."""
-    if len({row.series for row in rows}) == 1:
-        return rows
-    threads = {row.best_sequential_threads for row in rows}
-    if len(threads) == 1 and None not in threads:
-        (best,) = threads
-        return [
-            replace(row, overall_speedup=row.overall_best_sequential_speedup, baseline_threads=best) for row in rows
-        ]
-    return rows if len({row.baseline_threads for row in rows}) == 1 else []
 
 
 def choose(rows: Sequence[Row]) -> Choice | None:
