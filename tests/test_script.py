@@ -21,6 +21,7 @@ from conftest import composed, wait_until
 from fault_helpers import marked
 
 from dpexp.analysis.table import aggregate
+from dpexp.config.compose import compose
 from dpexp.errors import ConfigError
 from dpexp.launchers import command_output as output
 from dpexp.launchers import commands
@@ -37,6 +38,7 @@ QUICK = (
 ).split()
 ONE = f"script.command=python {TRAIN} --batch {{local_batch_size}}"
 EXAMPLE = f"script.command=torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/ddp_train.py"
+ARGUED = "script.command='x {workers} {loaders}'"
 TORCHRUN = f"script.command=torchrun --standalone --nproc-per-node={{workers}} {TRAIN} --batch {{local_batch_size}}"
 
 
@@ -78,6 +80,13 @@ def test_only_a_process_that_has_the_key_is_heard_from_another_host(sent, accept
     [
         (["script.command='python x.py'"], "the command is the same for one and 2 workers"),
         (["script.command='x {workers} {nodes}'"], "has a placeholder {nodes}: choose from {workers}"),
+        (["script.command='x {workers} {nodes}'"], "or give it a value by script.arguments.nodes=..."),
+        ([ARGUED, "script.arguments.loaders=1", "script.arguments.lr=2"], "script.arguments.lr=2: no command uses it"),
+        ([ARGUED, "script.arguments.loaders=[1]"], "script.arguments.loaders=[1]: must be a valid string"),
+        ([ARGUED, "script.arguments.loaders=1", "script.arguments.seed=2"], "choose another name, of letters, digits"),
+        ([ARGUED, "script.arguments.loaders=1", "script.arguments.a-b=2"], "choose another name, of letters, digits"),
+        (["script.command='x {loaders}'", "script.arguments.loaders=1"], "is the same for one and 2 workers"),
+        (["script.command='x {loaders:d} {workers}'", "script.arguments.loaders=1"], "Unknown format code 'd'"),
         (["script.command='x {workers'"], "a brace is written {{ or }}"),
         (["script.command=''"], "script.command is empty"),
         (["script.command='A=1 x {workers}'"], "it runs without a shell; write env NAME=VALUE before a program"),
@@ -98,6 +107,29 @@ def test_placeholders_are_filled_for_the_candidate_and_for_the_baseline():
     config = composed("script.command='t -n {workers} -b {local_batch_size} \"a b\"'", "workers=4")
     assert config.command == ["t", "-n", "4", "-b", "64", "a b"]
     assert config.baseline().command == ["t", "-n", "1", "-b", "64", "a b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [("2", "2"), ("true", "true"), ("'1e-3'", "1e-3"), ("a 'b", "a 'b"), ("{workers}", "{workers}")]
+)
+def test_a_value_of_ones_own_placeholder_is_one_word_of_the_command(value, word):
+    assert composed(ARGUED, f"script.arguments.loaders={value}").command == ["x", "2", word]
+
+
+def test_the_baseline_of_a_sweep_has_the_first_value_of_each_argument():
+    words = [ARGUED, "workers=1,2", "script.arguments.loaders=3,4"]
+    jobs = [job.config for job in compose(words, multirun=True).jobs]
+    assert [job.command for job in jobs] == [["x", "1", "3"], ["x", "1", "4"], ["x", "2", "3"], ["x", "2", "4"]]
+    assert {tuple(job.baseline().command) for job in jobs} == {("x", "1", "3")}
+    jobs = [job.config for job in compose([*words, "script.baseline_arguments.loaders=9"], multirun=True).jobs]
+    assert {tuple(job.baseline().command) for job in jobs} == {("x", "1", "9")}
+    jobs = [job.config for job in compose([*words, "script.baseline_command=y"], multirun=True).jobs]
+    assert {tuple(job.baseline().command) for job in jobs} == {("y",)}
+
+
+def test_arguments_are_part_of_what_is_measured():
+    jobs = [composed(ARGUED, f"script.arguments.loaders={value}") for value in (1, 2)]
+    assert jobs[0].sha256 != jobs[1].sha256
 
 
 def test_a_program_may_lie_in_a_folder_whose_name_has_an_equals_sign():
@@ -305,6 +337,22 @@ def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher):
     assert [process.rank for process in candidate.processes] == [0, 1]
     assert {"data", "compute", "update"} < candidate.phases.keys()
     assert all(process.by_ddp for process in candidate.processes) is (launcher == "spawn")  # and not in memory
+    assert not left()
+
+
+@pytest.mark.slow
+def test_values_of_an_argument_are_measured_against_one_baseline_and_compared(dpexp, tmp_path, left):
+    quick = [text for text in QUICK if "baseline" not in text and "repeats" not in text]
+    command = f"script.command=python {TRAIN} --steps {{steps}}"
+    outcome = dpexp("-m", *quick, command, "workers=1", "script.arguments.steps=800000,900000", "measurement.repeats=2")
+    assert outcome.status == 0, outcome.err
+    rows = aggregate([tmp_path / "out"]).good
+    assert [(row.series, row.baseline_arguments) for row in rows] == [
+        ("steps=800000", "steps=800000"),
+        ("steps=900000", "steps=800000"),
+    ]
+    assert "steps=900000 with 1 worker" in outcome.out
+    assert "over one process with steps=800000 and as many threads as a worker" in outcome.out
     assert not left()
 
 

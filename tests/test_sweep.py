@@ -15,7 +15,9 @@ import pandas as pd
 import pytest
 from conftest import TINY, Outcome
 
+from dpexp.analysis.table import aggregate
 from dpexp.cli import app
+from dpexp.machine.environment import usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["measurement.repeats=2", "measurement.precision=null", "measurement.warmup=1", "optimizer.lr=0.2"]
@@ -132,3 +134,17 @@ def test_the_console_script_is_the_same_command():
         [sys.executable, "-m", "dpexp", "--cfg", "job"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert by_script.stdout == by_module.stdout
+
+
+@pytest.mark.slow
+def test_the_splits_of_this_machines_cores_are_measured_and_compared(dpexp, tmp_path):
+    quick = [text for text in TINY if "best_sequential" not in text and "repeats" not in text]
+    outcome = dpexp("-m", "experiment=cores", *quick, "batch.scope=per_worker", "measurement.repeats=2")
+    assert outcome.status == 0, outcome.err
+    rows, cores = aggregate([tmp_path / "out"]).good, usable_cores()
+    assert {row.workers * row.threads_per_worker for row in rows} == {cores}
+    assert {row.workers for row in rows} == {workers for workers in range(1, cores + 1) if cores % workers == 0}
+    if cores == 2:  # both processes are in both jobs
+        assert "2 workers x 1 thread, " in outcome.out
+        assert "1 worker x 2 threads, " in outcome.out
+        assert len({row.best_sequential_threads for row in rows}) == 1

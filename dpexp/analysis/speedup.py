@@ -51,15 +51,28 @@ def over_baseline(
     return Speedup(f"{single[0].config.names['strategy']} workers=1 job", Comparison(ratio), own, other)
 
 
-def over_best_sequential(members: Sequence[Member], usual_misfit: float) -> Speedup | None:
-    """The gain of a user: over the sequential process with the best number of threads; None if not measured."""
+def over_best_sequential(members: Sequence[Member], usual_misfit: float, threads: int | None = None) -> Speedup | None:
+    """The gain of a user: over the sequential process of so many threads, else over the best; None if not measured."""
+    sides = _sequential(members)
+    if not sides or not members[0].config.measurement.best_sequential:
+        return None
+    best = sides[threads] if threads in sides else min(sides.values(), key=lambda side: side.step_seconds)
+    return _paired(members, best.arm, usual_misfit, "best sequential process")
+
+
+def best_threads(family: Sequence[Sequence[Member]]) -> int | None:
+    """The threads of the fastest sequential process that took turns with each configuration; None without one."""
+    sides = [_sequential(members) for members in family]
+    common = set(sides[0]).intersection(*sides)
+    return min(common, key=lambda threads: sum(side[threads].step.log for side in sides), default=None)
+
+
+def _sequential(members: Sequence[Member]) -> dict[int, ArmStatistics]:
+    """The sequential processes that took turns with a configuration, by their threads."""
     config, blocks = members[0].config, _blocks(members)
     arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if any(name in block.arms for block in blocks)]
-    if not arms or not config.measurement.best_sequential:
-        return None
     sides = [ArmStatistics(config.baseline(), blocks, name, math.inf, ()) for name in arms]
-    best = min(sides, key=lambda side: side.step_seconds / side.samples_per_step)
-    return _paired(members, best.arm, usual_misfit, "best sequential process")
+    return {side.threads: side for side in sides}
 
 
 def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:

@@ -86,7 +86,13 @@ def _good_rows(good: Sequence[Member]) -> list[Row]:
     configurations: dict[str, list[Member]] = {}
     for member in good:
         configurations.setdefault(member.key, []).append(member)
-    rows = [_row(members, singles, labels[members[0].series_key], misfit) for members in configurations.values()]
+    families: dict[str, list[list[Member]]] = {}
+    for members in configurations.values():
+        families.setdefault(members[0].family, []).append(members)
+    rows = []
+    for family in families.values():
+        best = speedup.best_threads(family)
+        rows += [_row(members, singles, labels[members[0].series_key], misfit, best) for members in family]
     return sorted(rows, key=lambda row: (row.series, row.data_size, row.workers, row.job))
 
 
@@ -104,7 +110,7 @@ def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: S
     return rows
 
 
-def _row(members: list[Member], singles: dict[str, list[Member]], label: str, misfit: float) -> Row:
+def _row(members: list[Member], singles: dict[str, list[Member]], label: str, misfit: float, best: int | None) -> Row:
     """One configuration; the blocks of several jobs of it are pooled."""
     config, environment = members[0].config, members[0].job.result.environment
     found = speedup.over_baseline(members, misfit, singles)
@@ -123,7 +129,7 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
-        **_of_best_sequential(speedup.over_best_sequential(members, misfit)),
+        **_of_best_sequential(speedup.over_best_sequential(members, misfit, best)),
         in_memory_speedup=_in_memory_speedup(members, misfit),
         **_factors(own, found.baseline),
         phases=_of_training(own, own.phases, PHASES),
@@ -133,6 +139,7 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         warnings=tuple(warnings(environment, found)),
         job=" + ".join(member.job.name for member in members),
         series=label,
+        family=members[0].family,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from dpexp.analysis.efficiency import Seconds
 from dpexp.analysis.intervals import UNKNOWN, Estimate
+from dpexp.errors import counted
 from dpexp.results.phases import PHASES, USEFUL
 from dpexp.results.schema import Warning
 
@@ -45,7 +46,9 @@ class Row:
     trained_seconds: float = math.nan  # of whole trainings in one piece: the mean
     samples_per_second: float = math.nan
     baseline_threads: int | None = None  # of its process; a script may set its own
+    arguments: str = ""  # of a script, as far as the sweep's baseline has values of its own: loaders=2
     baseline: str = ""  # of the speedup, in words
+    baseline_arguments: str = ""  # the same of its process
     baseline_seconds: float = math.nan
     baseline_overall_seconds: float = math.nan
     baseline_trained_seconds: float = math.nan
@@ -81,11 +84,26 @@ class Row:
     series: str = ""  # its label; "" where there is one series only
     configured_size: int | None = None  # data.size
     baseline_compute: tuple[float, ...] = ()  # seconds of a step, for projections; not a column
+    family: str = ""  # the same for rows that may be compared; not a column
 
     @property
     def is_script(self) -> bool:
         """Whether a command of the user was measured: only its author knows its accuracy."""
         return self.data == "script"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the same training as its baseline (A/A)."""
+        is_alone = self.workers == 1 and self.baseline_threads in (None, self.threads_per_worker)
+        return is_alone and self.arguments == self.baseline_arguments
+
+    @property
+    def option(self) -> str:
+        """In words, what sets it apart from rows of its family, such as "loaders=2 with 2 workers x 4 threads"."""
+        arguments, by_threads, _ = self.series.partition("threads_per_worker=")
+        threads = f" x {counted(self.threads_per_worker or 1, 'thread')}" if by_threads else ""
+        workers = counted(self.workers or 1, "worker") + threads
+        return f"{arguments.removesuffix(', ')} with {workers}" if arguments else workers
 
     @property
     def step_seconds(self) -> float:
@@ -110,7 +128,7 @@ class Row:
             else:
                 columns[name] = value
         columns["warnings"] = self.problem or "; ".join(map(str, self.warnings))
-        del columns["problem"], columns["baseline_compute"]
+        del columns["problem"], columns["baseline_compute"], columns["family"]
         return columns
 
 
@@ -121,8 +139,8 @@ def at_most_samples(rows: Sequence[Row]) -> list[Row]:
 
 
 def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
-    """The rows with several workers, at the largest data size of their series."""
-    several = [row for row in rows if row.workers != 1]
+    """The rows other than baselines, at the largest data size of their series."""
+    several = [row for row in rows if not row.is_baseline]
     return [row for _, of_one in groupby(several, lambda row: row.series) for row in at_most_samples(list(of_one))]
 
 

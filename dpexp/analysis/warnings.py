@@ -122,6 +122,9 @@ def _about_superlinear_speedup(speedup: Speedup) -> Iterator[Warning]:
     advice = "trust this result only if computation scaling is above 100 %, as it is when more data fit in caches"
     if baseline.threads != own.threads:
         advice = f"a worker has {counted(own.threads, 'thread')}, and the baseline {baseline.threads}"
+    other = own.config.names.get("baseline_arguments")
+    if other and other != own.config.names["arguments"]:
+        advice = f"the baseline has {other}"
     efficiency = speedup.comparison.shown.low / own.config.workers
     yield from _above(1.0, efficiency, "superlinear", "the efficiency is above 100 %", advice)
 

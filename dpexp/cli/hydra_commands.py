@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from dpexp.cli import resume, runner
-from dpexp.config.compose import Plan, parse, to_job, typed_overrides
+from dpexp.config.compose import Plan, parse, to_job, typed_overrides, with_baseline_arguments
 from dpexp.config.explain import explain
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError, DpexpError, WorkerError, one_line
@@ -54,8 +54,8 @@ def open_plan(plan: Plan, words: resume.Words) -> Iterator[Iterator[runner.Done]
 
 
 def _launched(plan: Plan, words: resume.Words) -> Iterator[runner.Done]:
-    own = [parse(text) for text in [*words.overrides, f"hydra.sweep.dir={plan.folder}"]]
-    added = ("model.arguments",)  # which take any key
+    own = with_baseline_arguments([parse(text) for text in [*words.overrides, f"hydra.sweep.dir={plan.folder}"]])
+    added = ("model.arguments", "script.arguments", "script.baseline_arguments")  # which take any key
     overrides = [
         f"++{str(one.input_line).lstrip('+')}" if one.key_or_group.startswith(added) else str(one.input_line)
         for one in own

@@ -27,9 +27,25 @@ from dpexp.config.explain import explain
 from dpexp.config.script import SETTINGS, ScriptConfig
 from dpexp.config.yaml_files import close_matches, config_folder, config_groups
 from dpexp.errors import ConfigError
+from dpexp.machine.environment import usable_cores
 
 COMMANDS = ("script.command", "script.baseline_command")  # their commas and braces are not Hydra's
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+
+
+def _splits() -> str:
+    """The numbers of workers that divide the cores, as a sweep."""
+    cores = usable_cores()
+    return ",".join(str(workers) for workers in range(1, cores + 1) if cores % workers == 0)
+
+
+def _threads_of_split(workers: Any) -> int:
+    """Of each of so many workers on all cores; 1 for what is no such number, which the rule for workers refuses."""
+    return max(1, usable_cores() // workers) if isinstance(workers, int) and workers > 0 else 1
+
+
+OmegaConf.register_new_resolver("splits", _splits, replace=True)
+OmegaConf.register_new_resolver("threads_of_split", _threads_of_split, replace=True)
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,7 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
         jobs: list[Job] = []
         if basic[1]:
             given = [parse(f"{key}={value}") for key, value in (whole.hydra.sweeper.params or {}).items()]
-            jobs = list(_jobs([*given, *parsed]))
+            jobs = list(_jobs(with_baseline_arguments([*given, *parsed])))
             if not jobs:
                 raise ConfigError(f"{' '.join(overrides)}: this sweep has no job")
         if all(basic):
@@ -105,7 +121,7 @@ def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | Scr
     """Check a composed configuration, and what was `typed`, once. Raises ConfigError with one line for all mistakes."""
     try:
         script = composed.get("script")
-        if any(one is not None for one in (script.values() if isinstance(script, DictConfig) else [script])):
+        if any(one not in (None, {}) for one in (script.values() if isinstance(script, DictConfig) else [script])):
             return _of_script(composed, typed)
         values = _values(composed, [str(key) for key in composed if key not in ("hydra", "script")])
         data = values.get("data")
@@ -184,6 +200,13 @@ def expand_sweep(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
         raise ConfigError(f"{override.input_line}: only a sweeper plugin can make a sweep of this")
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def with_baseline_arguments(overrides: Sequence[Override]) -> list[Override]:
+    """Of a sweep: the baseline of every job has the first value of each swept argument, so that speedups compare."""
+    swept = [one for one in overrides if one.is_discrete_sweep() and one.key_or_group.startswith("script.arguments.")]
+    firsts = [expand_sweep(one)[0].lstrip("+").removeprefix("script.") for one in swept]
+    return [*(parse(f"script.baseline_{first}") for first in firsts), *overrides]
 
 
 @contextlib.contextmanager

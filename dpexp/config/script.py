@@ -6,9 +6,9 @@ import dataclasses
 import re
 import shlex
 import string
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT
@@ -18,6 +18,9 @@ NUMBERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_si
 # Of the command on one of several hosts, each with as many workers; and the first host's name and a free port there.
 PLACES = ("workers_per_host", "hosts", "host", "head", "port")
 PLACEHOLDERS = (*NUMBERS, *PLACES)
+CHOICES = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
+# Of a user's own placeholder: a number, true and false become texts.
+Value = Annotated[str, BeforeValidator(lambda one: str(one).lower() if isinstance(one, int | float) else one)]
 SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that only a shell understands
 # The settings of such a job; all others belong to the script.
 SETTINGS = (
@@ -30,11 +33,20 @@ class CommandConfig:
     """How to start the training; `baseline_command` (None: the same) runs with one worker.
 
     `exchange` is how the command's DistributedDataParallel exchanges gradients (None: as the script has it).
+    `arguments` are the values of the user's own placeholders; `baseline_arguments` replace some in the baseline.
     """
 
     command: str
     baseline_command: str | None
     exchange: Literal["shared_memory"] | None = None
+    arguments: dict[str, Value] = dataclasses.field(default_factory=dict)
+    baseline_arguments: dict[str, Value] = dataclasses.field(default_factory=dict)
+
+    def baseline(self) -> CommandConfig:
+        """The command of the baseline, with those arguments that it uses."""
+        command, arguments = self.baseline_command or self.command, self.arguments | self.baseline_arguments
+        used = {name: value for name, value in arguments.items() if name in placeholders(command)}
+        return CommandConfig(command, None, arguments=used)
 
     @model_validator(mode="after")
     def _check_commands(self) -> CommandConfig:
@@ -42,8 +54,7 @@ class CommandConfig:
             if command is None:
                 continue
             try:
-                words = shlex.split(command)
-                fields = {field for _, field, _, _ in string.Formatter().parse(command) if field is not None}
+                words, fields = shlex.split(command), placeholders(command)
             except ValueError as error:
                 raise ValueError(f"script.{name}={command}: {error}; a brace is written {{{{ or }}}}") from error
             if not words:
@@ -57,13 +68,24 @@ class CommandConfig:
                     f"script.{name}={command}: it runs without a shell; write env NAME=VALUE before a program, "
                     "full names of folders, one line, and bash -c '...' for what needs a shell"
                 )
-            if unknown := sorted(fields - set(PLACEHOLDERS)):
-                choices = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
+            if unknown := sorted(fields - {*PLACEHOLDERS, *self.arguments}):
                 raise ValueError(
-                    f"script.{name} has a placeholder {{{unknown[0]}}}: choose from {choices}; a brace is written "
-                    "{{ or }}"
+                    f"script.{name} has a placeholder {{{unknown[0]}}}: choose from {CHOICES}; or give it a value by "
+                    f"script.arguments.{unknown[0]}=...; a brace is written {{{{ or }}}}"
                 )
+        used = placeholders(f"{self.command} {self.baseline_command}")
+        for name, value in (self.baseline_arguments | self.arguments).items():
+            setting = f"script.arguments.{name}={value}"
+            if name in PLACEHOLDERS or not name.isidentifier():
+                raise ValueError(f"{setting}: choose another name, of letters, digits and _, and none of {CHOICES}")
+            if name not in used:
+                raise ValueError(f"{setting}: no command uses it; write {{{name}}} where it belongs, or leave it out")
         return self
+
+
+def placeholders(command: str) -> set[str]:
+    """The names in braces. Raises ValueError."""
+    return {field for _, field, _, _ in string.Formatter().parse(command) if field is not None}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -79,9 +101,13 @@ class ScriptConfig(JobConfig):
 
     @property
     def names(self) -> dict[str, str]:
-        """All is the script's, but for the exchange of gradients, if that is asked for."""
+        """All is the script's, but for an exchange of gradients and arguments that the baseline has own values of."""
         own = dict.fromkeys(("strategy", "model", "data"), "script")
-        return own | {"data_scope": "global", "exchange": self.script.exchange or ""}
+        own |= {"data_scope": "global", "exchange": self.script.exchange or ""}
+        for name, command in (("arguments", self.script), ("baseline_arguments", self.script.baseline())):
+            swept = [one for one in sorted(self.script.baseline_arguments) if one in command.arguments]
+            own[name] = ", ".join(f"{one}={command.arguments[one]}" for one in swept)
+        return own
 
     @property
     def train_samples(self) -> int:
@@ -98,7 +124,8 @@ class ScriptConfig(JobConfig):
         hosts = min(hosts, self.workers)
         numbers = {name: getattr(self, name) for name in NUMBERS} | {"workers_per_host": self.workers // hosts}
         places = [{"hosts": hosts, "host": host, "head": head, "port": port} for host in range(hosts)]
-        return [shlex.split(self.script.command.format(**numbers, **place)) for place in places]
+        values = [numbers | place | self.script.arguments for place in places]
+        return [[word.format(**one) for word in shlex.split(self.script.command)] for one in values]
 
     @property
     def command(self) -> list[str]:
@@ -107,9 +134,8 @@ class ScriptConfig(JobConfig):
 
     def baseline(self, threads: int | None = None) -> ScriptConfig:
         """The command of the baseline, with one worker."""
-        script = CommandConfig(self.script.baseline_command or self.script.command, None)
         threads = self.threads_per_worker if threads is None else threads
-        return dataclasses.replace(self, workers=1, threads_per_worker=threads, script=script)
+        return dataclasses.replace(self, workers=1, threads_per_worker=threads, script=self.script.baseline())
 
     def in_memory(self) -> ScriptConfig | None:
         """The same command, whose DistributedDataParallel exchanges in shared memory."""
@@ -120,7 +146,8 @@ class ScriptConfig(JobConfig):
     @model_validator(mode="after")
     def _check_together(self) -> ScriptConfig:
         self.check_batch()
-        if self.workers > 1 and self.command == self.baseline().command:
+        one = dataclasses.replace(self.script, baseline_arguments={}).baseline()
+        if self.workers > 1 and self.command == dataclasses.replace(self, workers=1, script=one).command:
             raise ValueError(
                 f"script.command={self.script.command}: the command is the same for one and {self.workers} workers; "
                 "write {workers} where the number of processes belongs"

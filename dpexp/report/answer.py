@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
-from dpexp.analysis.decision.choice import Choice, choose
+from dpexp.analysis.decision.choice import SURE, Choice, choose
 from dpexp.analysis.decision.projection import project_further
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
@@ -44,22 +46,25 @@ def sections(summary: Summary) -> dict[str, list[str]]:
 
 def answer(summary: Summary) -> list[str]:
     """The headline: what to do, with the overall speedup; then what it costs, and what would help."""
-    rows = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
+    decided = _to_decide(summary)
+    rows = largest_of_each_series(row for row in decided or summary.good if row.overall_speedup.is_known)
     if not rows:
         alone = at_most_samples(summary.good)[:1]
         lines = [f"{workers_of(row)}: {row.seconds:.3g} seconds for {row.data_size:,} samples" for row in alone]
         return [*lines, *(line for row in alone for line in in_memory(row))]
     if wrong := [warning for row in rows for warning in row.warnings if warning.kind == BATCH]:
         return [f"No speedup is known: {wrong[0]}"]
-    choice = choose(_to_decide(summary))
+    choice = choose(decided)
     row = choice.row if choice and choice.row else max(rows, key=lambda row: row.overall_speedup.value)
     over_best = row.overall_best_sequential_speedup.is_known
     over = "the best single process" if over_best else "one process"
     if row.data_scope == "per_worker":
         over = f"the throughput of {over}"
+    if row.baseline_arguments:
+        over += f" with {row.baseline_arguments}"
     overall = row.overall_best_sequential_speedup if over_best else row.overall_speedup
     undisturbed = row.best_sequential_speedup if over_best else row.speedup
-    lines = [_headline(row, choice, overall, over), *_accuracy(row)]
+    lines = [_headline(row, choice, overall, over), *_ranking(decided, choice, over), *_accuracy(row)]
     if undisturbed != overall:
         share = row.best_sequential_disturbed_share if over_best else row.disturbed_share
         lines.append(
@@ -74,12 +79,23 @@ def answer(summary: Summary) -> list[str]:
 
 def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> str:
     if number.low <= 1 <= number.high:
-        return f"No clear gain: {label(row)}{workers_of(row)} reach {times(number)} {over}"
+        name = row.option if choice else f"{label(row)}{workers_of(row)}"
+        return f"No clear gain: {name} reach {times(number)} {over}"
     if choice is None:
         return f"Largest speedup: {label(row)}{workers_of(row)}, {times(number)} {over}"
     if choice.row is None:
-        return f"Use {choice.name}: {workers_of(row)} reach {times(number)} its speed"
+        return f"Use {choice.name}: {row.option} reach {times(number)} its speed"
     return f"Use {choice.name}: {times(number)} {over}"
+
+
+def _ranking(decided: Sequence[Row], choice: Choice | None, over: str) -> list[str]:
+    """Of several series that are compared: the speedups, the fastest first, and whether that one is surely so."""
+    if choice is None or len({row.series for row in decided}) == 1:
+        return []
+    known = sorted((row for row in decided if row.overall_speedup.is_known), key=lambda row: -row.overall_speedup.value)
+    numbers = "; ".join(f"{row.option}, {times(row.overall_speedup)}" for row in known)
+    unsure = f" Uncertain which is the fastest: {choice.name}, with a probability of {100 * choice.probability:.0f} %."
+    return [f"Compared with {over}: {numbers}.{unsure if choice.probability < SURE else ''}"]
 
 
 def _accuracy(row: Row) -> list[str]:
@@ -99,7 +115,8 @@ def _accuracy(row: Row) -> list[str]:
 def details(summary: Summary) -> list[str]:
     """How certain the choice is, and what more workers would bring; of several series, a line for each."""
     if rows := _to_decide(summary):
-        choice, projection = choose(rows), project_further(rows)
+        choice = choose(rows)
+        projection = project_further(rows) if len({row.series for row in rows}) == 1 else None
         sure = f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}."
         more = f"Projected, not measured: {describe_projection(projection)}." if projection else ""
         return [*([sure] if choice else []), *([more] if projection else [])]
@@ -115,9 +132,16 @@ def details(summary: Summary) -> list[str]:
     ]
 
 
-def _to_decide(summary: Summary) -> list[Row]:
-    """The rows at the most samples of a single series; [] where there are several, or no row has several workers."""
+def _to_decide(summary: Summary) -> Sequence[Row]:
+    """The rows to compare, at the most samples: of a single family, over the same process; [] if there are none."""
     rows = at_most_samples(summary.good)
-    if len({row.series for row in summary.good}) != 1 or all(row.workers == 1 for row in rows):
+    if len({row.family for row in summary.good}) != 1 or all(row.is_baseline for row in rows):
         return []
-    return rows
+    if len({row.series for row in rows}) == 1:
+        return rows
+    best = rows[0].best_sequential_threads
+    if best is not None and all(row.best_sequential_threads == best for row in rows):
+        return [
+            replace(row, overall_speedup=row.overall_best_sequential_speedup, baseline_threads=best) for row in rows
+        ]
+    return rows if len({row.baseline_threads for row in rows}) == 1 else []

@@ -43,6 +43,8 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
         f"{counted(baseline, 'thread')} (a worker has {own})" for own, baseline in sorted(threads) if own != baseline
     ]:
         notes = [note.replace("as many threads as a worker", " or ".join(other)) for note in notes]
+    for arguments in {row.baseline_arguments for row in summary.good} - {""}:
+        notes = [note.replace("one process with", f"one process with {arguments} and") for note in notes]
     return [*notes, "intervals: 95 %"] if heads else []
 
 

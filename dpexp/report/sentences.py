@@ -36,7 +36,7 @@ def reasons(summary: Summary) -> list[str]:
     for row in largest_of_each_series([row for row in summary.good if _factors(row)]):
         product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in _factors(row).items())
         _, what, _ = largest_loss(row)
-        who, lost = f"{label(row)}{row.workers} workers", f" Largest loss: {what}." if what else ""
+        who, lost = f"{label(row)}{workers_of(row)}", f" Largest loss: {what}." if what else ""
         if row.oversubscribed:  # the main cause, whatever the factors are
             who, lost = f"{who}, with more threads than the {summary.usable_cores} cores", ""
         lines.append(f"{who}: {product}.{lost} {_step(row)}")

@@ -16,6 +16,7 @@ Settings = Mapping[str, Any]
 """Values by dotted name, such as batch.size."""
 
 ALONG_A_CURVE = ("workers", "data.size")
+ARGUMENTS = "script.arguments."
 DATA_FILE, DIGITS = "data.path", 8
 
 
@@ -45,6 +46,15 @@ class Member:
     def series_key(self) -> str:
         """The same for jobs of the same series."""
         return key(self.settings)
+
+    @cached_property
+    def family(self) -> str:
+        """The same for jobs that differ only in workers, threads, data size or arguments, over the same process."""
+        if self.config.measurement.baseline == "none":
+            return self.series_key
+        differing = ("threads_per_worker", ARGUMENTS)
+        shared = {name: value for name, value in self.settings.items() if not name.startswith(differing)}
+        return json.dumps([shared, settings(self.config.baseline(1))])
 
     @property
     def key(self) -> str:
@@ -92,8 +102,9 @@ def labels(all_settings: Iterable[Settings]) -> dict[str, str]:
         for name in names
         if (name.endswith(".name") and differs(name, series.values())) or differs_within_a_choice(name)
     ]
+    short = {name: name.removesuffix(".name").removeprefix(ARGUMENTS) for name in chosen}
     found = {
-        text: ", ".join(f"{name.removesuffix('.name')}={settings[name]}" for name in chosen if name in settings)
+        text: ", ".join(f"{short[name]}={settings[name]}" for name in chosen if name in settings)
         for text, settings in series.items()
     }
     assert len(set(found.values())) == len(found), "two series share a label"

@@ -40,6 +40,22 @@ def test_every_job_of_every_experiment_composes(path):
     assert len({job.config.workers for job in plan.jobs}) >= 2
 
 
+@pytest.mark.parametrize("script", [[], ["script.command='x {workers}'"]])
+@pytest.mark.parametrize(
+    ("cores", "typed", "splits"),
+    [
+        (8, [], [(1, 8), (2, 4), (4, 2), (8, 1)]),
+        (6, [], [(1, 6), (2, 3), (3, 2), (6, 1)]),
+        (1, [], [(1, 1)]),
+        (8, ["workers=2,3"], [(2, 4), (3, 2)]),
+    ],
+)
+def test_every_split_of_the_cores_is_a_job(monkeypatch, cores, typed, splits, script):
+    monkeypatch.setattr("dpexp.config.compose.usable_cores", lambda: cores)
+    jobs = [job.config for job in compose(["experiment=cores", *typed, *script], multirun=True).jobs]
+    assert [(job.workers, job.threads_per_worker) for job in jobs] == splits
+
+
 @pytest.mark.parametrize(
     ("overrides", "local", "total", "updates"),
     [

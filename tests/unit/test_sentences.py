@@ -144,6 +144,75 @@ def test_of_several_series_the_largest_speedup_is_named(tmp_path):
     ]
 
 
+ARGUED = ["script.command='x {workers} {loaders}'", "data.size=5000", "workers=2"]
+
+
+def argued(value, seconds, *overrides):
+    words = [*ARGUED, f"script.arguments.loaders={value}", *overrides]
+    return result(*words, seconds=[9, seconds, seconds], baseline=[9, 1.5, 1.5], trainings={})
+
+
+def test_values_of_an_argument_are_compared_by_their_speedups_over_the_same_process(tmp_path):
+    same = "script.baseline_arguments.loaders=0"
+    jobs = [argued(0, 1.2, same), argued(1, 1.25, same), argued(2, 1.0, same), argued(2, 1.3, same, "workers=1")]
+    found = aggregate([write_sweep(tmp_path, *jobs)])
+    headline, ranking, *_ = answer(found)
+    start = "Use loaders=2 with 2 workers: 1.50 times (1.4"
+    assert headline.startswith(start)
+    assert headline.endswith(") the best single process with loaders=0")
+    assert re.sub(r" \([^)]*\)", "", ranking) == (
+        "Compared with the best single process with loaders=0: loaders=2 with 2 workers, 1.50 times; "
+        "loaders=0 with 2 workers, 1.25 times; loaders=1 with 2 workers, 1.20 times; "
+        "loaders=2 with 1 worker, 1.15 times."
+    )
+    assert "one process with 1 thread and loaders=0, " in details(found)[0]
+    _, columns = columns_of(found)
+    assert columns["configuration"] == ("loaders=0", "loaders=1", "loaders=2", "loaders=2")
+    assert "over one process with loaders=0 and as many threads" in footnotes(found, list(columns))[1]
+
+
+def test_it_is_said_where_the_fastest_value_is_uncertain(tmp_path):
+    same = "script.baseline_arguments.loaders=0"
+    found = aggregate([write_sweep(tmp_path, argued(0, 1.002, same), argued(1, 1.0, same))])
+    assert "Uncertain which is the fastest: loaders=1 with 2 workers, with a probability of " in answer(found)[1]
+
+
+def test_values_with_different_baselines_are_not_compared(tmp_path):
+    found = aggregate([write_sweep(tmp_path, argued(0, 1.2), argued(2, 1.0))])
+    assert answer(found)[0].startswith("Largest speedup: loaders=2: 2 workers, 1.50 times (")
+    assert not any("Fastest" in line for line in details(found))
+
+
+def split(workers, threads, seconds, baseline, best, best_threads):
+    """A job whose best sequential process has other threads than a worker."""
+    words = [f"workers={workers}", f"threads_per_worker={threads}", "data.size=5000"]
+    own = composed(*words).baseline()
+    arms = {"best_sequential": arm(own, best, threads=best_threads)}
+    return result(*words, seconds=[seconds] * 3, baseline=[baseline] * 3, change=lambda block: changed(block, **arms))
+
+
+def test_splits_of_the_cores_are_compared_over_one_process_that_took_turns_with_all(tmp_path):
+    """On 4 cores: one process takes 8 s with 1 thread, 4 s with 2, and 3.6 s with 4."""
+    jobs = [
+        split(4, 1, 3.0, 8.0, 4.0, 2),
+        split(2, 2, 2.5, 4.0, 3.6, 4),
+        split(1, 4, 3.6, 3.6, 4.0, 2),
+    ]
+    found = aggregate([write_sweep(tmp_path, *jobs)])
+    headline, ranking, *_ = answer(found)
+    assert re.sub(r" \([^)]*\)", "", headline) == "Use 2 workers x 2 threads: 1.60 times the best single process"
+    assert re.sub(r" \([^)]*\)", "", ranking) == (
+        "Compared with the best single process: 2 workers x 2 threads, 1.60 times; 4 workers x 1 thread, 1.33 times; "
+        "1 worker x 4 threads, 1.11 times."
+    )
+    assert {row.best_sequential_threads for row in found.good} == {2}
+
+
+def test_splits_without_a_process_in_common_are_not_compared(tmp_path):
+    jobs = [split(4, 1, 3.0, 8.0, 4.0, 2), split(1, 4, 3.6, 3.6, 5.0, 3)]
+    assert answer(aggregate([write_sweep(tmp_path, *jobs)]))[0].startswith("Largest speedup: ")
+
+
 def test_the_efficiency_tree_is_in_the_table(tmp_path):
     row = summary(tmp_path, change=explained).table.iloc[0]
     assert row.parallel_efficiency == pytest.approx(1.6 / 2)

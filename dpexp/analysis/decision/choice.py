@@ -50,12 +50,12 @@ class _Option:
 
 
 def choose(rows: Sequence[Row]) -> Choice | None:
-    """The number of workers, or of threads of one process, that trains fastest: of one series at one data size.
+    """The option of one family at one data size, or the one process of so many threads, that trains fastest.
 
     All time counts. Each speedup is drawn from its interval (log-normal). An option with more threads than cores is
-    compared only if it is the fastest with probability SURE. None without a row with several workers, or an interval.
+    compared only if it is the fastest with probability SURE. None without a row other than baselines, or an interval.
     """
-    several = [row for row in rows if row.workers != 1 and not math.isnan(row.overall_speedup.low)]
+    several = [row for row in rows if not row.is_baseline and not math.isnan(row.overall_speedup.low)]
     if not several:
         return None
     options = _options(several)
@@ -91,7 +91,8 @@ def _options(several: Sequence[Row]) -> list[_Option]:
     """One process, that with the best number of threads where it is another, and each number of workers."""
     generator = np.random.default_rng(0)
     threads = several[0].baseline_threads or several[0].threads_per_worker or 1
-    options = [_Option(_process(threads), None, threads, np.zeros(DRAWS))]
+    own = f" and {several[0].baseline_arguments}" if several[0].baseline_arguments else ""
+    options = [_Option(_process(threads) + own, None, threads, np.zeros(DRAWS))]
     drawn = [_draws(row.overall_speedup, generator) for row in several]
     known = [at for at, row in enumerate(several) if not math.isnan(row.overall_best_sequential_speedup.low)]
     if known:
@@ -99,11 +100,11 @@ def _options(several: Sequence[Row]) -> list[_Option]:
         best_threads = several[best].best_sequential_threads or threads
         if best_threads != threads:
             over = _draws(several[best].overall_best_sequential_speedup, generator)  # measured in pairs with it
-            options.append(_Option(_process(best_threads), None, best_threads, drawn[best] - over))
+            options.append(_Option(_process(best_threads) + own, None, best_threads, drawn[best] - over))
     for row, log_speeds in zip(several, drawn, strict=True):
         workers = row.workers or 1
         busy = (1 if row.strategy == "emulated" else workers) * (row.threads_per_worker or 1)
-        options.append(_Option(counted(workers, "worker"), row, busy, log_speeds))
+        options.append(_Option(row.option, row, busy, log_speeds))
     return options
 
 
