@@ -162,9 +162,9 @@ class MeasurementConfig:
     phases: bool
     best_sequential: bool
     whole_trainings: Literal["auto", "always", "never"]
+    shared_memory: Literal["auto", "always", "never"]
     precision: PositiveFloat | None
     max_seconds: PositiveFloat | None
-    shared_memory: Literal["auto", "always", "never"] = "auto"  # results of earlier versions lack it
 
     @property
     def is_adaptive(self) -> bool:

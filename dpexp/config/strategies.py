@@ -52,7 +52,7 @@ class DdpConfig(Named):
 
     name: Literal["ddp"]
     find_unused_parameters: bool
-    exchange: Literal["gloo", "shared_memory"] = "gloo"  # results of earlier versions lack it
+    exchange: Literal["gloo", "shared_memory"]
 
 
 StrategyConfig = Annotated[PlainConfig | DdpConfig, Field(discriminator="name")]

@@ -14,7 +14,7 @@ from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
 from dpexp.results.phases import PHASES
 
-VERSION: Final = 10
+VERSION: Final = 11
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 Turn = Annotated[list[PositiveFloat], Field(min_length=1)]
@@ -125,7 +125,7 @@ class RunResult:
     """Everything that one job measured, and on what. `error` is None when the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[10]  # VERSION
+    version: Literal[11]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers
