@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, best_tradeoff, worst_error
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import measured_rows
 from dpexp.analysis.table_row import Row, at_most_samples
 from dpexp.config.groups import CustomModelConfig
@@ -51,7 +52,11 @@ def main(arguments: list[str]) -> int:
         raise ResultError(f"can't project: {error}") from error
     terminal.show_line("projected, not measured:")
     for projection in projections:
-        terminal.show_line(describe_projection(projection))
+        more = projection.workers if rows[0].data_scope == "per_worker" else 1  # times the baseline's samples
+        speedups = (projection.speedup.value, projection.speedup.high, projection.speedup.low)
+        price = Estimate(*(projection.hosts * more * rows[0].baseline_price / speedup for speedup in speedups))
+        priced = f"; projected price of a training: {price:.3g}" if price.is_known else ""
+        terminal.show_line(f"{describe_projection(projection)}{priced}")
     if len(projections) > 1:
         terminal.show_line(_tradeoff_sentence(projections))
     terminal.show_line(_checked_sentence(model.counts, checked))

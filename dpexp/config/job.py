@@ -1,7 +1,7 @@
 """The settings that every job has: frozen, and checked once, when it is built.
 
-Values come from `conf/`; no field has a default here. Pydantic checks types and ranges, the methods named `_check_*`
-check rules between fields. Inside the package these objects are trusted.
+Values come from `conf/`; a field has a default only where earlier results lack it. Pydantic checks types and ranges,
+the methods named `_check_*` check rules between fields. Inside the package these objects are trusted.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import json
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import Field, PositiveInt, TypeAdapter
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig
 
 # Names of arms: the measured training, its baseline, and one process with the best number of threads.
 CANDIDATE, BASELINE, BEST_SEQUENTIAL = "candidate", "baseline", "best_sequential"
-HOW = ("measurement", "launch", "checkpoint")  # it is measured; all other settings say what is measured
+HOW = ("measurement", "launch", "checkpoint", "price_per_hour")  # it is measured; all other settings: what is measured
 
 Self = TypeVar("Self", bound="JobConfig")
 
@@ -37,6 +37,7 @@ class JobConfig:
     batch: BatchConfig
     measurement: MeasurementConfig
     launch: LaunchConfig
+    price_per_hour: PositiveFloat | None = Field(default=None, kw_only=True)  # of a host; earlier results lack it
 
     usual_seconds: ClassVar[tuple[float, float]]  # of a job without measurement.max_seconds: of short, of long steps
 

@@ -20,9 +20,9 @@ PLACES = ("workers_per_host", "hosts", "host", "head", "port")
 PLACEHOLDERS = (*NUMBERS, *PLACES)
 SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that only a shell understands
 # The settings of such a job; all others belong to the script.
-SETTINGS = (
-    "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch experiment"
-).split()
+SETTINGS = """
+workers threads_per_worker seed data.size batch.size batch.scope script measurement launch price_per_hour experiment
+""".split()
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -123,9 +123,13 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
                 startup_seconds=rank.startup_seconds,
                 samples=rank.facts.get("samples", 0),
                 exchanges=rank.facts.get("exchanges", False),
+                memory_bytes=world.processes.memory.by_process.get(rank.process),
             )
             for rank in world.ranks
         ],
+        memory_bytes=world.processes.memory.bytes
+        if len(world.command.words) == 1
+        else None,  # else on others, too
     )
 
 
