@@ -52,9 +52,9 @@ def main(arguments: list[str]) -> int:
         raise ResultError(f"can't project: {error}") from error
     terminal.show_line("projected, not measured:")
     for projection in projections:
-        more = projection.workers if rows[0].data_scope == "per_worker" else 1  # times the baseline's samples
-        speedups = (projection.speedup.value, projection.speedup.high, projection.speedup.low)
-        price = Estimate(*(projection.hosts * more * rows[0].baseline_price / speedup for speedup in speedups))
+        samples = projection.workers if rows[0].data_scope == "per_worker" else 1  # over the baseline's
+        one, times = projection.hosts * samples * rows[0].baseline_price, projection.speedup
+        price = Estimate(one / times.value, one / times.high, one / times.low)
         priced = f"; projected price of a training: {price:.3g}" if price.is_known else ""
         terminal.show_line(f"{describe_projection(projection)}{priced}")
     if len(projections) > 1:

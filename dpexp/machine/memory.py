@@ -33,10 +33,9 @@ def in_words(size: float) -> str:
 def _together(processes: Sequence[dict[str, int]]) -> int:
     """The bytes of all pages that any of these processes has or had.
 
-    Linux divides a page among all that have it (PSS), other trainings and programs too, but doesn't tell which are in
-    none but these. So this is the larger of two lower bounds: what each has alone, and the most that one shares, as
-    where all are forked from one server; and what they have of anonymous pages, which only forked relatives share, and
-    the most that one has of files and shared memory, as in commands whose processes fork helpers.
+    Linux only tells shares of pages that other programs may have, too (PSS). So this is the larger of two lower bounds:
+    what each has alone, and the most that one shares, as where all are forked from one server; and what they have of
+    anonymous pages, which only forked relatives share, and the most that one has of files and shared memory.
     """
     sums, most = ({name: how(one[name] for one in processes) for name in processes[0]} for how in (sum, max))
     alike = sums["own"] + max(one["Rss"] - one["own"] for one in processes)
@@ -44,17 +43,13 @@ def _together(processes: Sequence[dict[str, int]]) -> int:
 
 
 def _fields(process: int) -> dict[str, int]:
-    """Those of /proc/PID, in bytes; {} where it has ended, is another user's, or the kernel is older.
-
-    With what no other process has, and how much larger it was before: what a step needs in addition, it gives back
-    before anybody can look, and is its own.
-    """
+    """Those of /proc/PID, in bytes; {} where it has ended, is another user's, or the kernel is older."""
     try:
         text = "".join(Path(f"/proc/{process}/{name}").read_text() for name in ("smaps_rollup", "status"))
         fields = {name: 1024 * int(value) for name, value in FIELDS.findall(text)}
         return {name: fields[name] for name in ("Rss", "RssFile", "RssShmem", "Pss_Anon")} | {
             "own": fields["Private_Clean"] + fields["Private_Dirty"],
-            "before": max(0, fields["VmHWM"] - fields["VmRSS"]),
+            "before": max(0, fields["VmHWM"] - fields["VmRSS"]),  # more: what a step needs, and gives back at its end
         }
     except (OSError, KeyError):
         return {}

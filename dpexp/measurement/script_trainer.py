@@ -127,9 +127,7 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
             )
             for rank in world.ranks
         ],
-        memory_bytes=world.processes.memory.bytes
-        if len(world.command.words) == 1
-        else None,  # else on others, too
+        memory_bytes=world.processes.memory.bytes if len(world.command.words) == 1 else None,  # else on others, too
     )
 
 

@@ -115,7 +115,7 @@ def _costs(summary: Summary, rows: list[Row], choice: Choice | None) -> list[str
         known = {row.workers or 1: row.memory_bytes for row in rows if row.memory_bytes is not None}
         more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
         if more > 0 and room is not None:
-            lines[0] += f"; the {in_words(room)} of this machine hold about {int((room - rest) / more):,} workers"
+            lines[0] += f"; the {in_words(room)} of this machine hold about {(room - rest) / more:,.0f} workers"
         lines[0] += "."
     if choice and choice.prices:
         lines.append(f"Price of a training: {', '.join(f'{name} {one:.3g}' for name, one in choice.prices.items())}.")

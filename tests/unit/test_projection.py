@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from results_helpers import changed, result, with_phases, write_sweep
@@ -189,7 +190,13 @@ def example(tmp_path):
         return changed(block, candidate=with_phases(own, *phases), baseline=with_phases(alone, work))
 
     jobs = [
-        result(f"workers={workers}", seconds=[9, *[seconds] * 3], baseline=[9, 2, 2, 2], change=explained)
+        result(
+            f"workers={workers}",
+            "price_per_hour=3.6",
+            seconds=[9, *[seconds] * 3],
+            baseline=[9, 2, 2, 2],
+            change=explained,
+        )
         for workers, seconds in ((1, 2.0), (2, 1.2))
     ]
     return str(write_sweep(tmp_path / "example", *jobs))
@@ -207,6 +214,9 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "projected, not measured:"
     assert lines[0].startswith("8 workers on 4 hosts: ")
+    speedup, price = (float(re.search(rf"{about} ([\d.]+)", lines[0])[1]) for about in ("hosts:", "training:"))
+    assert price == pytest.approx(4 * 0.001 * 2 / speedup, rel=0.01)  # four hosts, and 2 s of one process
+    assert "; projected price of a training: " in lines[1]
     assert lines[1].startswith("64 workers on 32 hosts: ")
     assert "speedup x efficiency is highest at" in lines[2]
     assert lines[3].startswith("not checked: the measured worker counts (1, 2) can't be projected")
