@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
         checked = model.check()
         if options.efficiency is None and options.seconds is None:
             projections = [model.project(workers, cluster, worst_error(checked)) for workers in options.workers]
-            lines = [describe_projection(projection) for projection in projections]
+            lines = [f"{describe_projection(one)}{_price(one, rows[0])}" for one in projections]
             lines += [_tradeoff_sentence(projections)] if len(projections) > 1 else []
             lines += measure_next(model, projections[-1], cluster, measured.usable_cores or 1)
         else:
@@ -113,6 +113,14 @@ def _solve(options: argparse.Namespace, model: StepModel, cluster: Cluster, rows
         best = max(projections.values(), key=lambda one: one.speedup.value / needed(one.workers))
         raise ResultError(f"{what} for {goal}: {problem}; at best, {describe_projection(best)}")
     return f"{what} for {goal}: {Estimate(value, min(ends), max(ends)):{shown}}".replace("inf", "none")
+
+
+def _price(projection: Projection, first: Row) -> str:
+    """Of a training on so many hosts, where that of one is known."""
+    samples = projection.workers if first.data_scope == "per_worker" else 1  # over the baseline's
+    one, times = projection.hosts * samples * first.baseline_price, projection.speedup
+    price = Estimate(one / times.value, one / times.high, one / times.low)
+    return f"; projected price of a training: {price:.3g}" if price.is_known else ""
 
 
 def _work_by_batch(rows: Sequence[Row], first: Row) -> Mapping[float, float]:

@@ -53,6 +53,18 @@ class ArmStatistics:
         return any(process.exchanges for block in self.blocks for process in block.arms[self.arm].processes)
 
     @property
+    def memory_bytes(self) -> int | None:
+        """Of all processes together, at its highest; None if it was not measured."""
+        found = [block.arms[self.arm].memory_bytes for block in self.every or self.blocks]
+        return max((size for size in found if size is not None), default=None)
+
+    @property
+    def worker_memory_bytes(self) -> int | None:
+        """What one process shares with no other, the largest, at its highest; None if it was not measured."""
+        found = [one.memory_bytes for block in self.every or self.blocks for one in block.arms[self.arm].processes]
+        return max((size for size in found if size is not None), default=None)
+
+    @property
     def steps(self) -> float:
         """The steps of a training: its samples over those of a step. A smaller last batch counts as a fraction."""
         return self.config.epochs * self.config.train_samples / self.samples_per_step

@@ -21,6 +21,7 @@ from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import busy_threads, warnings
 from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY, JobConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError
 from dpexp.results import series
 from dpexp.results.jobs import Unreadable, read_jobs, refuse_mixed_machines
@@ -35,6 +36,7 @@ class Summary:
     rows: list[Row]
     machine: str | None  # None when no job succeeded
     usable_cores: int | None
+    memory_bytes: int | None = None  # of the machine, or the cgroup's limit
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
@@ -75,7 +77,8 @@ def aggregate(folders: Sequence[Path]) -> Summary:
     if not good:
         return Summary(rows, None, None)
     environment = good[0].job.result.environment
-    return Summary(rows, environment.machine, environment.usable_cores)
+    memory_bytes = min(environment.memory_bytes, environment.cgroup_memory_bytes or environment.memory_bytes)
+    return Summary(rows, environment.machine, environment.usable_cores, memory_bytes)
 
 
 def _good_rows(good: Sequence[Member]) -> list[Row]:
@@ -114,7 +117,7 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
     """One configuration; the blocks of several jobs of it are pooled."""
     config, environment = members[0].config, members[0].job.result.environment
     found = speedup.over_baseline(members, misfit, singles)
-    own, ratio = found.candidate, found.comparison
+    own, ratio, prices = found.candidate, found.comparison, _prices_of_a_second(members)
     return Row(
         status="ok",
         **_settings(config) | {"threads_per_worker": own.threads},
@@ -124,7 +127,10 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         trained_seconds=own.trained_seconds,
         samples_per_second=config.epochs * config.train_samples / own.seconds.value,
         baseline=found.over,
-        **(_of_baseline(own, found.baseline) if found.baseline else {}),
+        **(_of_baseline(own, found.baseline, prices) if found.baseline else {}),
+        memory_bytes=own.memory_bytes,
+        worker_memory_bytes=own.worker_memory_bytes,
+        price=own.seconds.scaled(prices[1]),
         speedup=ratio.shown,
         overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
@@ -143,12 +149,15 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
     )
 
 
-def _of_baseline(own: ArmStatistics, baseline: ArmStatistics) -> dict[str, Any]:
+def _of_baseline(own: ArmStatistics, baseline: ArmStatistics, prices: tuple[float, float]) -> dict[str, Any]:
     target = own.config.target_accuracy
     reached = {} if target is None else speedup.time_to_target(target, own, baseline)
     return reached | {
         "baseline_threads": baseline.threads,
         "baseline_seconds": baseline.seconds.value,
+        "baseline_memory_bytes": baseline.memory_bytes,
+        "baseline_price": prices[0] * baseline.seconds.value,
+        "target_price": prices[1] * reached.get("target_seconds", math.nan),
         "baseline_overall_seconds": baseline.overall_seconds.value,
         "baseline_trained_seconds": baseline.trained_seconds,
         "baseline_test_accuracy": baseline.test_accuracy,
@@ -172,6 +181,16 @@ def _of_best_sequential(found: Speedup | None) -> dict[str, Any]:
 def _in_memory_speedup(members: Sequence[Member], misfit: float) -> Estimate:
     blocks = [member.job.result.kept_blocks() for member in members]
     return compare(blocks, over=CANDIDATE, of=IN_MEMORY, usual=misfit).overall
+
+
+def _prices_of_a_second(members: Sequence[Member]) -> tuple[float, float]:
+    """Of one host, and of all that the workers have; NaN where it is not known, or jobs had several prices."""
+    config, ranks = members[0].config, members[0].job.result.environment.local_world_size
+    prices = {member.config.price_per_hour for member in members}
+    one = (prices.pop() or math.nan) / 3600 if len(prices) == 1 else math.nan
+    hosts = math.ceil(config.processes / (ranks or config.processes))
+    is_known = hosts == 1 or not isinstance(config, ScriptConfig)  # a script's result doesn't say how many there were
+    return one, one * hosts if is_known else math.nan
 
 
 def _factors(own: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:

@@ -62,6 +62,12 @@ class Row:
     best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
     overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, with all time counted
     in_memory_speedup: Estimate = UNKNOWN  # of the same with gradients in shared memory, over this; all time counted
+    memory_bytes: int | None = None  # of all processes together, at its highest
+    worker_memory_bytes: int | None = None  # of the largest worker, what it shares with no other process
+    baseline_memory_bytes: int | None = None
+    price: Estimate = UNKNOWN  # of one training, on all its hosts: `seconds` times price_per_hour
+    baseline_price: float = math.nan
+    target_price: float = math.nan
     target_accuracy: float = math.nan
     target_seconds: float = math.nan
     baseline_target_seconds: float = math.nan

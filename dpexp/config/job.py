@@ -1,7 +1,7 @@
 """The settings that every job has: frozen, and checked once, when it is built.
 
-Values come from `conf/`; no field has a default here. Pydantic checks types and ranges, the methods named `_check_*`
-check rules between fields. Inside the package these objects are trusted.
+Values come from `conf/`; a field has a default only where earlier results lack it. Pydantic checks types and ranges,
+the methods named `_check_*` check rules between fields. Inside the package these objects are trusted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import Field, PositiveInt, TypeAdapter
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig
@@ -19,7 +19,7 @@ from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementCo
 # Names of arms: the measured training, its baseline, one process with the best number of threads, and the measured
 # training with gradients exchanged in shared memory.
 CANDIDATE, BASELINE, BEST_SEQUENTIAL, IN_MEMORY = "candidate", "baseline", "best_sequential", "shared_memory"
-HOW = ("measurement", "launch", "checkpoint")  # it is measured; all other settings say what is measured
+HOW = ("measurement", "launch", "checkpoint", "price_per_hour")  # it is measured; all other settings: what is measured
 
 Self = TypeVar("Self", bound="JobConfig")
 
@@ -38,6 +38,7 @@ class JobConfig:
     batch: BatchConfig
     measurement: MeasurementConfig
     launch: LaunchConfig
+    price_per_hour: PositiveFloat | None = Field(default=None, kw_only=True)  # of a host; earlier results lack it
 
     usual_seconds: ClassVar[tuple[float, float]]  # of a job without measurement.max_seconds: of short, of long steps
 

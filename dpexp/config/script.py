@@ -23,9 +23,9 @@ CHOICES = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
 Value = Annotated[str, BeforeValidator(lambda one: str(one).lower() if isinstance(one, int | float) else one)]
 SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that only a shell understands
 # The settings of such a job; all others belong to the script.
-SETTINGS = (
-    "workers threads_per_worker seed data.size batch.size batch.scope script measurement launch experiment"
-).split()
+SETTINGS = """
+workers threads_per_worker seed data.size batch.size batch.scope script measurement launch price_per_hour experiment
+""".split()
 
 
 @dataclass(frozen=True, config=STRICT)

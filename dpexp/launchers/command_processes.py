@@ -16,6 +16,7 @@ from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers import command_output as output
 from dpexp.launchers import descendants
 from dpexp.machine.exclusive import VARIABLE as LOCK
+from dpexp.machine.memory import PeakMemory
 from dpexp.processes.waiting import wait_until
 
 STARTUP = Path(dpexp.clock.__file__).parent / "startup"
@@ -51,6 +52,7 @@ class CommandProcesses:
         self._files = [files.with_name(f"{files.name}.{kind}") for kind in ("err", "out")]
         self._descendants = descendants.Descendants(mark)
         self._root: subprocess.Popen[bytes] | None = None
+        self.memory = PeakMemory()
         self.cpu_seconds = 0.0  # of all processes, helpers such as the workers of data loaders, too; known at the end
 
     def start(self, address: str) -> None:
@@ -83,6 +85,10 @@ class CommandProcesses:
     def go_on(self) -> None:
         """Let those that were stopped go on."""
         self._descendants.send(signal.SIGCONT)
+
+    def look_at_memory(self) -> None:
+        """Of those that were stopped last."""
+        self.memory.look(self._descendants.processes)
 
     def count_cpu_seconds(self) -> None:
         """Of those that were stopped last."""

@@ -31,6 +31,7 @@ class Rank:
     threads: int
     startup_seconds: float
     ahead_seconds: float  # its clock's before that of this machine, where it runs on another
+    process: int  # its number; 0 where it runs on another machine
     made: int | None = None  # steps in all, once it has come to its end
     facts: dict[str, Any] = field(default_factory=dict)  # about its model, known when the last turn is over
 
@@ -73,7 +74,8 @@ class World:
             self.files |= {*introduction["files"]}
         ahead_seconds = _ahead_seconds(connection) if is_remote else 0.0
         startup_seconds = time.monotonic() - self._started
-        self.ranks.append(Rank(connection, rank, introduction["threads"], startup_seconds, ahead_seconds))
+        process = 0 if is_remote else introduction["process"]
+        self.ranks.append(Rank(connection, rank, introduction["threads"], startup_seconds, ahead_seconds, process))
         if not self.missing:
             self.ranks.sort(key=lambda one: one.number)
             self._steps = 1
@@ -93,6 +95,8 @@ class World:
         """
         reports = self._ask((turn.lead_steps, turn.steps, turn.traced))
         self.processes.stop()
+        if self._steps == 1:  # and again at the end, which the script may come to before
+            self.processes.look_at_memory()
         self._steps += turn.steps
         if turn.traced:
             steps = [trace[turn.lead_steps :] for _, trace in reports]
@@ -104,6 +108,7 @@ class World:
 
     def finish(self) -> None:
         """The last turn is over: ask for what only the processes know; some may have ended."""
+        self.processes.look_at_memory()
         with contextlib.suppress(ScriptEnded, WorkerError):
             for rank, facts in zip(self.ranks, self._ask("fingerprint"), strict=True):
                 rank.facts = facts

@@ -12,6 +12,7 @@ from dpexp.clock.messages import Steps, Turn
 from dpexp.config.job import CANDIDATE
 from dpexp.errors import WorkerError
 from dpexp.launchers.commands import Hosts
+from dpexp.machine.memory import PeakMemory
 from dpexp.processes.fork_server import Target
 from dpexp.processes.launch import Started, launch, started
 from dpexp.processes.world import WorldSpec
@@ -26,6 +27,7 @@ class Programs:
     def __init__(self, processes: Started, gates: Mapping[str, Connection]) -> None:
         """Wait until each sleeps before its first turn. Raises WorkerError."""
         self._processes, self._gates = processes, gates
+        self.memory = {name: PeakMemory() for name in gates}  # of the processes on this machine
         for name in gates:
             self._answer(name)
 
@@ -36,6 +38,8 @@ class Programs:
 
     def end(self) -> dict[str, list[WorkerReport]]:
         """Let all end; the reports of each by rank. Raises WorkerError."""
+        for world, name in enumerate(self._gates):
+            self.memory[name].look(self._processes.numbers(world))
         for gate in self._gates.values():
             gate.send(None)
         return dict(zip(self._gates, self._processes.reports(), strict=True))

@@ -44,6 +44,7 @@ class Environment:
     local_world_size: int | None  # ranks on this machine where torchrun started them; None: all
     versions: dict[str, str]
     code_sha256: str  # of this package's own files
+    cgroup_memory_bytes: int | None = None
 
     @property
     def machine(self) -> str:
@@ -69,6 +70,7 @@ def describe(local_world_size: int | None = None) -> Environment:
             **{name: metadata.version(name) for name in ("torch", "numpy", "hydra-core")},
         },
         code_sha256=_code_sha256(),
+        cgroup_memory_bytes=min((limit for limit, _ in cgroups.memory()), default=None),
     )
 
 

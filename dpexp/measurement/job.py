@@ -56,8 +56,8 @@ def run(
     user_files: dict[str, str],
     record_bad_input: bool,
     earlier: RunResult | None = None,
-) -> None:
-    """Measure `config` and write result.json into `folder`, replacing the one there.
+) -> RunResult:
+    """Measure `config` and write result.json into `folder`, replacing the one there; return what it holds.
 
     `user_files` is the fingerprint that the job's files must keep until it ends. The blocks of an `earlier`, unfinished
     result are kept. From the first block on the result is an unfinished one.
@@ -108,6 +108,7 @@ def run(
         record.write("diverged", error)
         raise
     record.write("ok")
+    return record.result
 
 
 def measure_in_turns(

@@ -18,6 +18,7 @@ from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.machine.environment import usable_cores
+from dpexp.machine.memory import PeakMemory
 from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
 from dpexp.processes.launch import wait_for_server
 from dpexp.processes.shared_memory import SharedTensors
@@ -102,11 +103,13 @@ class LoopArms:
         reports = self._programs.end()
         if not all(math.isfinite(loss) for ones in reports.values() for one in ones for loss in one.epoch_loss_sums):
             raise DivergedError(DIVERGED)
-        return {name: _arm(work, reports[name], timed[name]) for name, work in self._works.items()}
+        memory = self._programs.memory
+        return {name: _arm(work, reports[name], timed[name], memory[name]) for name, work in self._works.items()}
 
 
-def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps) -> Arm:
+def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory: PeakMemory) -> Arm:
     _check_replicas(reports)
+    own = dict(enumerate(memory.by_process.values()))  # by rank: those on this machine are the first
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
         samples_per_step=work.config.global_batch_size,
@@ -117,9 +120,10 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps) -> Arm:
         warmup_seconds=timed.warmup_seconds,
         parameters_sha256=reports[0].parameters_sha256[0],
         processes=[
-            Process(report.rank, report.threads, report.process_cpu_seconds, report.startup_seconds)
-            for report in reports
+            Process(one.rank, one.threads, one.process_cpu_seconds, one.startup_seconds, memory_bytes=own.get(one.rank))
+            for one in reports
         ],
+        memory_bytes=memory.bytes if len(own) == len(reports) else None,
     )
 
 

@@ -126,9 +126,11 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
                 samples=rank.facts.get("samples", 0),
                 exchanges=rank.facts.get("exchanges", False),
                 by_ddp=rank.facts.get("by_ddp", False) and not rank.facts["in_memory"],
+                memory_bytes=world.processes.memory.by_process.get(rank.process),
             )
             for rank in world.ranks
         ],
+        memory_bytes=world.processes.memory.bytes if len(world.command.words) == 1 else None,  # else on others, too
     )
 
 

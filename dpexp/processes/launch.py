@@ -65,6 +65,10 @@ class Started:
         self._wait_until(lambda: sum(len(worker.notices) for worker in workers) == count)
         return [worker.notices.pop() for worker in workers if worker.notices]
 
+    def numbers(self, world: int) -> list[int]:
+        """Of one world's processes on this machine, by rank; remote ranks come behind them."""
+        return [worker.number for worker in self._worlds[world][1]]
+
     def reports(self) -> list[list[Any]]:
         """Wait for the end of all processes; the reports of each world by rank. Raises WorkerError."""
         remotes = [spec.remote for spec, _ in self._worlds if spec.remote is not None]

@@ -15,6 +15,7 @@ import psutil
 
 from dpexp.errors import WorkerError
 from dpexp.machine import cgroups
+from dpexp.machine.environment import describe
 from dpexp.processes.fork_server import Target, start_process
 from dpexp.processes.heartbeat import STACKS_SIGNAL, Monitor
 
@@ -55,6 +56,7 @@ class Worker:
         self._monitor = Monitor()
         self.heartbeat, self.stacks = self._monitor.heartbeat, self._monitor.stacks
         self._process, self.pipe = start_process(spec.target, rank, spec.arguments[number], self._monitor)
+        self.number = self._process.pid or 0
 
     def kill(self) -> None:
         """End it at once, if it is still alive."""
@@ -86,19 +88,18 @@ class Worker:
     def is_stopped(self) -> bool:
         """Whether a signal has stopped it."""
         try:
-            return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
+            return psutil.Process(self.number).status() == psutil.STATUS_STOPPED
         except psutil.Error:
             return False
 
     def ask_for_stacks(self) -> None:
         """Have it write its stacks, if it lives, and go on if it was stopped."""
-        process = self._process.pid
-        if self._process.exitcode is None and process is not None:
+        if self._process.exitcode is None:
             # To the main thread, which has the number of its process: it shows where it stopped before it goes on.
             tgkill = getattr(ctypes.CDLL(None), "tgkill", lambda _, thread, number: os.kill(thread, number))
             with contextlib.suppress(ProcessLookupError):
-                tgkill(process, process, STACKS_SIGNAL)
-                os.kill(process, signal.SIGCONT)
+                tgkill(self.number, self.number, STACKS_SIGNAL)
+                os.kill(self.number, signal.SIGCONT)
 
 
 def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
@@ -122,6 +123,6 @@ def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
 
 
 def _memory_in_words() -> str:
-    machine = f"the machine has {psutil.virtual_memory().total / 2**30:.0f} GiB"
-    limit = min((limit for limit, _ in cgroups.memory()), default=None)
+    here = describe()
+    machine, limit = f"the machine has {here.memory_bytes / 2**30:.0f} GiB", here.cgroup_memory_bytes
     return machine if limit is None else f"the cgroup allows {limit / 2**20:,.0f} MiB; {machine}"

@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from dpexp.analysis.decision.choice import SURE, Choice, choose
 from dpexp.analysis.decision.projection import project_further
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row, at_most_samples, largest_of_each_series
 from dpexp.analysis.warnings import BATCH
+from dpexp.machine.memory import in_words
 from dpexp.report.sentences import (
     describe_projection,
     failures,
@@ -64,7 +67,8 @@ def answer(summary: Summary) -> list[str]:
         over += f" with {row.baseline_arguments}"
     overall = row.overall_best_sequential_speedup if over_best else row.overall_speedup
     undisturbed = row.best_sequential_speedup if over_best else row.speedup
-    lines = [_headline(row, choice, overall, over), *_ranking(decided, choice, over), *_accuracy(row)]
+    lines = [_headline(row, choice, overall, over), *_ranking(decided, choice, over)]
+    lines += [*_accuracy(row), *_cheapest(choice)]
     if undisturbed != overall:
         share = row.best_sequential_disturbed_share if over_best else row.disturbed_share
         lines.append(
@@ -112,6 +116,31 @@ def _accuracy(row: Row) -> list[str]:
     return [f"Test accuracy is {change}: {text}, {other}."]
 
 
+def _cheapest(choice: Choice | None) -> list[str]:
+    """Only workers on several hosts, or hosts of other prices, are fastest without being cheapest."""
+    if choice is None or not choice.prices:
+        return []
+    least, price = min(choice.prices.items(), key=lambda item: item[1].value)
+    fastest = choice.prices[choice.name]
+    return [f"Cheapest: {least}, {price:.3g} a training; the fastest costs {fastest:.3g}."] if price != fastest else []
+
+
+def _costs(summary: Summary, rows: Sequence[Row], choice: Choice | None) -> list[str]:
+    """The memory that the most workers need, how many there is room for, and prices, where these are known."""
+    lines, last, room = [], rows[-1], summary.memory_bytes
+    if last.memory_bytes is not None and last.baseline_memory_bytes is not None:
+        one = in_words(last.baseline_memory_bytes)
+        lines.append(f"{workers_of(last)} need {in_words(last.memory_bytes)} of memory, one process {one}")
+        known = {row.workers or 1: row.memory_bytes for row in rows if row.memory_bytes is not None}
+        more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
+        if more > 0 and room is not None:
+            lines[0] += f"; the {in_words(room)} of this machine hold about {(room - rest) / more:,.0f} workers"
+        lines[0] += "."
+    if choice and choice.prices:
+        lines.append(f"Price of a training: {', '.join(f'{name} {one:.3g}' for name, one in choice.prices.items())}.")
+    return lines
+
+
 def details(summary: Summary) -> list[str]:
     """How certain the choice is, and what more workers would bring; of several series, a line for each."""
     if rows := _to_decide(summary):
@@ -119,7 +148,7 @@ def details(summary: Summary) -> list[str]:
         projection = project_further(rows) if len({row.series for row in rows}) == 1 else None
         sure = f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}."
         more = f"Projected, not measured: {describe_projection(projection)}." if projection else ""
-        return [*([sure] if choice else []), *([more] if projection else [])]
+        return [*([sure] if choice else []), *([more] if projection else []), *_costs(summary, rows, choice)]
     known = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
     best: dict[str, Row] = {}
     for row in sorted(known, key=lambda row: -row.overall_speedup.value):

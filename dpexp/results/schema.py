@@ -33,6 +33,7 @@ class Process:
     samples: int = 0  # that a script's model receives in a step; 0: unknown
     exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
     by_ddp: bool = False  # whether DistributedDataParallel does so, through its process group
+    memory_bytes: int | None = None  # that it shares with none, at its highest; None: not measured
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -50,6 +51,7 @@ class Arm:
     warmup_seconds: float  # of the untimed steps before the first turn
     parameters_sha256: str  # at the end of the last turn
     processes: Annotated[list[Process], Field(min_length=1)]
+    memory_bytes: int | None = None  # of all processes, helpers too, at its highest; shared pages count once
 
     @model_validator(mode="after")
     def _check(self) -> Arm:

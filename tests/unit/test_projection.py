@@ -239,7 +239,7 @@ def exchanging_sweep(folder, *batches, scope="per_worker"):
         # In smaller batches an epoch has more steps, and each costs a quarter of that of 64.
         cost = 0.75 + 0.25 * 64 / batch
         own, alone = [9, *[seconds * cost] * 3], [9, *[2 * cost] * 3]
-        settings = f"workers={workers}", f"batch.size={batch}", f"batch.scope={scope}"
+        settings = f"workers={workers}", f"batch.size={batch}", f"batch.scope={scope}", "price_per_hour=3.6"
         return result(*settings, seconds=own, baseline=alone, change=explained)
 
     jobs = [at(batch, workers, seconds) for batch in batches for workers, seconds in ((1, 2.0), (2, 1.2))]
@@ -385,6 +385,9 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "projected, not measured:"
     assert lines[0].startswith("8 workers on 4 hosts: ")
+    speedup, price = (float(re.search(rf"{about} ([\d.]+)", lines[0])[1]) for about in ("hosts:", "training:"))
+    assert price == pytest.approx(4 * 0.001 * 2 / speedup, rel=0.01)  # four hosts, and 2 s of one process
+    assert "; projected price of a training: " in lines[1]
     assert lines[1].startswith("64 workers on 32 hosts: ")
     assert "speedup x efficiency is highest at" in lines[2]
     assert lines[3].startswith("not checked: the measured worker counts (1, 2) can't be projected")

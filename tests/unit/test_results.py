@@ -43,7 +43,7 @@ def test_discarded_blocks_are_kept_raw_but_do_not_count():
         (lambda text: text[: len(text) // 2], "damaged"),
         (lambda text: "", "damaged"),
         (lambda text: "[]", "not a result of dpexp"),
-        (lambda text: text.replace('"version": 11', '"version": 3'), "version 3, but this dpexp reads version 10"),
+        (lambda text: text.replace('"version": 11', '"version": 3'), "version 3, but this dpexp reads version 11"),
         (lambda text: text.replace('"status": "ok"', '"status": "great"'), r"damaged \(status"),
         (lambda text: text.replace('"workers": 2', '"workers": 0', 1), r"damaged \(config.workers"),
         (

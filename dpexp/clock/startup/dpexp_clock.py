@@ -169,6 +169,7 @@ def _introduction(read: Any) -> dict[str, Any]:
         "rank": rank or 0,
         "world_size": world_size or 1,
         "threads": torch.get_num_threads(),
+        "process": os.getpid(),
         "files": _own_files(read),
     }
 

@@ -1,0 +1,55 @@
+"""The memory that processes have together: pages that several of them have count once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+FIELDS = re.compile(r"^(\w+):\s*(\d+) kB$", re.MULTILINE)
+
+
+class PeakMemory:
+    """Of some processes, at the highest of all looks. They should sleep then, at the end of a step or between two."""
+
+    def __init__(self) -> None:
+        self.bytes: int | None = None  # of all together; None: not measured
+        self.by_process: dict[int, int] = {}  # without what each shares, so these add up to less
+
+    def look(self, processes: Collection[int]) -> None:
+        """Read the memory of these processes, as it is and as it was at its highest so far."""
+        found = {process: fields for process in processes if (fields := _fields(process))}
+        for process, fields in found.items():
+            self.by_process[process] = max(fields["own"] + fields["before"], self.by_process.get(process, 0))
+        if found and len(found) == len(processes):
+            self.bytes = max(_together(list(found.values())), self.bytes or 0)
+
+
+def in_words(size: float) -> str:
+    """A number of bytes, for people."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _together(processes: Sequence[dict[str, int]]) -> int:
+    """The bytes of all pages that any of these processes has or had.
+
+    Linux only tells shares of pages that other programs may have, too (PSS). So this is the larger of two lower bounds:
+    what each has alone, and the most that one shares, as where all are forked from one server; and what they have of
+    anonymous pages, which only forked relatives share, and the most that one has of files and shared memory.
+    """
+    sums, most = ({name: how(one[name] for one in processes) for name in processes[0]} for how in (sum, max))
+    alike = sums["own"] + max(one["Rss"] - one["own"] for one in processes)
+    return sums["before"] + max(alike, sums["Pss_Anon"] + most["RssFile"] + most["RssShmem"])
+
+
+def _fields(process: int) -> dict[str, int]:
+    """Those of /proc/PID, in bytes; {} where it has ended, is another user's, or the kernel is older."""
+    try:
+        text = "".join(Path(f"/proc/{process}/{name}").read_text() for name in ("smaps_rollup", "status"))
+        fields = {name: 1024 * int(value) for name, value in FIELDS.findall(text)}
+        return {name: fields[name] for name in ("Rss", "RssFile", "RssShmem", "Pss_Anon")} | {
+            "own": fields["Private_Clean"] + fields["Private_Dirty"],
+            "before": max(0, fields["VmHWM"] - fields["VmRSS"]),  # more: what a step needs, and gives back at its end
+        }
+    except (OSError, KeyError):
+        return {}

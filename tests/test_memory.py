@@ -1,0 +1,181 @@
+"""The memory of trainings: what results say, against the distinct pages that their processes have while they train."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import TINY, composed
+
+from dpexp.cli import runner
+from dpexp.clock.messages import Turn
+from dpexp.launchers.command_processes import Command
+from dpexp.launchers.commands import started
+from dpexp.launchers.local import LocalLauncher
+from dpexp.machine.memory import PeakMemory
+from dpexp.train.data.dataset import load
+from dpexp.train.models.initial_state import initial_state
+from dpexp.train.worker import Work
+
+AGREEMENT = 0.05
+READS, STEPS = 25, 12
+PAGE, PRESENT, FRAME = 4096, np.uint64(1 << 63), np.uint64((1 << 55) - 1)
+
+LOADERS = """
+import os, torch, torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
+
+several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+if several:
+    dist.init_process_group("gloo")
+data = TensorDataset(torch.randn(2000, 3, 32, 32), torch.randint(0, 10, (2000,)))
+model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 900, 10))
+model = DistributedDataParallel(model) if several else model
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+loader = DataLoader(data, batch_size=32, num_workers=2, persistent_workers=True)
+while True:
+    for inputs, labels in loader:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+"""
+
+
+def frames(process):
+    """The numbers of the physical pages that a process has; only root may see them."""
+    found = [np.zeros(0, np.uint64)]
+    with contextlib.suppress(OSError), Path(f"/proc/{process}/pagemap").open("rb", buffering=0) as pages:
+        for line in Path(f"/proc/{process}/maps").read_text().splitlines():
+            begin, end = (int(number, 16) for number in line.split()[0].split("-"))
+            if end < 1 << 63:
+                pages.seek(begin // PAGE * 8)
+                entries = np.frombuffer(pages.read((end - begin) // PAGE * 8), np.uint64)
+                found.append(np.unique(entries[(entries & PRESENT) != 0] & FRAME))
+    return np.unique(np.concatenate(found))
+
+
+def send(process, number):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
+
+
+class Watching(threading.Thread):
+    """Reads the distinct pages of some processes in a tight loop, until it is left; then the sum of their PSS.
+
+    They are stopped for each read: else peaks would not be seen together, and pages that move would count twice.
+    """
+
+    def __init__(self, processes):
+        super().__init__()
+        self.processes, self.over = processes, threading.Event()
+        self.bytes = self.pss = self.reads = 0
+
+    def run(self):
+        while not self.over.is_set():
+            processes = self.processes()
+            for process in processes:
+                send(process, signal.SIGSTOP)
+            found = np.unique(np.concatenate([frames(process) for process in processes]))
+            for process in processes:
+                send(process, signal.SIGCONT)
+            self.bytes = max(self.bytes, PAGE * int((found != 0).sum()))
+            self.reads += 1
+            time.sleep(random.uniform(0.0, 0.02))
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *error):
+        self.over.set()
+        self.join()
+        self.pss = sum(psutil.Process(process).memory_full_info().pss for process in self.processes())
+
+
+def agree(what, memory: PeakMemory, seen: Watching):
+    told = f"{what}: {memory.bytes / 2**20:.1f} MiB, distinct pages {seen.bytes / 2**20:.1f} MiB"
+    off = memory.bytes / seen.bytes - 1
+    print(f"{told}, {100 * off:+.1f} %, {seen.reads} reads; sum of PSS {seen.pss / 2**20:.1f} MiB")  # noqa: T201
+    assert abs(off) < AGREEMENT, told
+
+
+needs_frames = pytest.mark.skipif(not frames("self").any(), reason="only root may see the numbers of pages")
+
+
+@needs_frames
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_the_memory_of_our_workers_is_that_of_their_distinct_pages(model, workers):
+    config = composed(f"model={model}", "data=synthetic", "data.size=4000", f"workers={workers}")
+    dataset = load(config)
+    work = Work(config, dataset, initial_state(config, dataset), in_turns=True)
+    beside = Work(config.baseline(), dataset, work.initial, in_turns=True)
+    with LocalLauncher().segments({"candidate": work, "baseline": beside}) as programs:
+        programs.turn("baseline", Turn(0, STEPS))
+        with Watching(lambda: programs._processes.numbers(0)) as seen:
+            while seen.reads < READS:
+                programs.turn("candidate", Turn(0, STEPS))
+        programs.end()
+    agree(f"{model}, {workers} workers", programs.memory["candidate"], seen)
+
+
+@needs_frames
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_memory_of_a_script_has_that_of_its_helpers(workers, tmp_path):
+    (tmp_path / "train.py").write_text(LOADERS)
+    words = ["torchrun", "--standalone", f"--nproc-per-node={workers}"] if workers > 1 else [sys.executable]
+    command = Command("script", [[*words, str(tmp_path / "train.py")]], workers, 1, 32 * workers)
+    with started({"script": command}, {"script": tmp_path / "output"}, 200) as worlds:
+        world = worlds["script"]
+        with Watching(lambda: list(world.processes._descendants.processes)) as seen:
+            while seen.reads < READS:
+                world.turn(Turn(0, STEPS))
+        world.finish()
+        processes = len(world.processes._descendants.processes)
+    assert processes == (7 if workers > 1 else 3)  # torchrun, ranks, and two workers of each rank's data loader
+    agree(f"script, {workers} workers, {processes} processes", world.processes.memory, seen)
+
+
+def test_processes_that_have_ended_or_are_unreadable_are_no_sum():
+    memory = PeakMemory()
+    memory.look([2**22 + 1])
+    assert (memory.bytes, memory.by_process) == (None, {})
+    memory.look([psutil.Process().pid])
+    before = memory.bytes
+    memory.look([psutil.Process().pid, 2**22 + 1])
+    assert memory.bytes == before > 2**20
+
+
+def test_results_have_the_memory_of_each_arm_and_process(dpexp, tmp_path):
+    assert dpexp(*TINY, "workers=2").status == 0
+    (block,) = json.loads((tmp_path / "out/result.json").read_text())["blocks"]
+    for arm in block["arms"].values():
+        own = [process["memory_bytes"] for process in arm["processes"]]
+        assert all(size > 2**20 for size in own)
+        assert arm["memory_bytes"] > sum(own)  # and what all share, once
+
+
+@pytest.mark.parametrize(("available", "warns"), [(100 * 2**20, True), (2**40, False)])
+def test_a_job_that_will_not_fit_into_memory_is_warned_of_before_it_starts(available, warns, dpexp, monkeypatch):
+    monkeypatch.setattr(runner, "available_memory_bytes", lambda: available)
+    outcome = dpexp("-m", *TINY, "workers=1,2")
+    assert outcome.status == 0
+    lines = [line for line in outcome.err.splitlines() if "will need about" in line]
+    assert len(lines) == warns  # the first job has none to learn from
+    for line in lines:
+        assert line.startswith("dpexp: workers=2 will need about ")
+        assert "by what workers=1 needed, and 100 MiB are available; use fewer workers, or a smaller" in line
