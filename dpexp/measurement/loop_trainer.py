@@ -117,7 +117,7 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps) -> Arm:
         warmup_seconds=timed.warmup_seconds,
         parameters_sha256=reports[0].parameters_sha256[0],
         processes=[
-            Process(report.rank, report.threads, report.process_cpu_seconds, report.startup_seconds)
+            Process(report.rank, report.threads, report.process_cpu_seconds, report.startup_seconds, host=report.host)
             for report in reports
         ],
     )

@@ -123,6 +123,7 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
                 startup_seconds=rank.startup_seconds,
                 samples=rank.facts.get("samples", 0),
                 exchanges=rank.facts.get("exchanges", False),
+                host=rank.facts.get("host", ""),
             )
             for rank in world.ranks
         ],

@@ -32,6 +32,7 @@ class Process:
     startup_seconds: float
     samples: int = 0  # that a script's model receives in a step; 0: unknown
     exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
+    host: str = ""  # the name of its machine
 
 
 @dataclass(frozen=True, config=_CONFIG)

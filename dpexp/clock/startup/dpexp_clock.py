@@ -103,7 +103,8 @@ class Clock:
                 message = self._connection.recv()
             if message == "fingerprint":
                 seen = {} if self._samples is None else self._samples.seen
-                self._connection.send({"parameters_sha256": _fingerprint(self._optimizer), **seen})
+                facts = {"parameters_sha256": _fingerprint(self._optimizer), "host": socket.gethostname()}
+                self._connection.send({**facts, **seen})
                 message = self._connection.recv()
             self._synchronized, self._until, trace = message
         except (OSError, EOFError) as error:
