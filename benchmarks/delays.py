@@ -29,7 +29,7 @@ from dpexp.train.models import architectures
 from dpexp.train.models.optimizers import Optimizer
 from dpexp.train.worker import WorkerReport
 
-DELAY_SECONDS, TOLERANCE = 0.003, 0.2
+TOLERANCE = 0.2  # of the delay's length
 PEER = "benchmarks/script_peer.py"
 JOB = ("measurement.best_sequential=false", "measurement.precision=0.0001")
 KINDS = ("script", "sync_dp", "ddp")
@@ -44,6 +44,7 @@ class Case:
     workers: int
     place: str  # of the delay; none; or samples: all workers' steps differ
     rank: int = 0
+    seconds: float = 0.003
 
     @property
     def is_right(self) -> Callable[[Row], bool]:
@@ -53,7 +54,7 @@ class Case:
             return lambda row: row.slow_rank is None and bool(row.slow_phase) == (self.place == "samples")
         return lambda row: (
             (row.slow_rank, row.slow_phase) == (self.rank, phase)
-            and abs(row.slow_seconds / DELAY_SECONDS - 1) < TOLERANCE
+            and abs(row.slow_seconds / self.seconds - 1) < TOLERANCE
         )
 
 
@@ -79,36 +80,36 @@ class Delay:
         if rank == self.case.rank:
             match self.case.place:
                 case "data":
-                    _delay(torch.Tensor, "index_select", lambda tensor: tensor.ndim == 1)  # the labels of a batch
+                    self._sleep_before(torch.Tensor, "index_select", lambda tensor: tensor.ndim == 1)  # the labels
                 case "forward":
-                    _delay(F, "cross_entropy")
+                    self._sleep_before(F, "cross_entropy")
                 case "backward":
-                    architectures.build = _with_slow_backward(architectures.build)
+                    architectures.build = self._with_slow_backward(architectures.build)
                 case "update":
-                    _delay(Optimizer, "step")
+                    self._sleep_before(Optimizer, "step")
         return worker.run(rank, *arguments)
 
+    def _sleep_before(self, owner: Any, name: str, chosen: Callable[[Any], bool] = lambda first: True) -> None:
+        """From now on this process sleeps before each call of a function whose first argument is chosen."""
+        function = getattr(owner, name)
 
-def _delay(owner: Any, name: str, chosen: Callable[[Any], bool] = lambda first: True) -> None:
-    """From now on this process sleeps before each call of a function whose first argument is chosen."""
-    function = getattr(owner, name)
+        def delayed(first: Any, *arguments: Any, **options: Any) -> Any:
+            if chosen(first):
+                time.sleep(self.case.seconds)
+            return function(first, *arguments, **options)
 
-    def delayed(first: Any, *arguments: Any, **options: Any) -> Any:
-        if chosen(first):
-            time.sleep(DELAY_SECONDS)
-        return function(first, *arguments, **options)
+        setattr(owner, name, delayed)
 
-    setattr(owner, name, delayed)
+    def _with_slow_backward(self, build: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that builds models whose last gradient comes late."""
 
+        @functools.wraps(build)
+        def built(*arguments: Any) -> Any:
+            model = build(*arguments)
+            next(model.parameters()).register_hook(lambda gradient: time.sleep(self.case.seconds))
+            return model
 
-def _with_slow_backward(build: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(build)
-    def built(*arguments: Any) -> Any:
-        model = build(*arguments)
-        next(model.parameters()).register_hook(lambda gradient: time.sleep(DELAY_SECONDS))
-        return model
-
-    return built
+        return built
 
 
 def run(rounds: int, seconds: float = 10.0, cases: list[Case] = CASES) -> None:
@@ -129,11 +130,14 @@ def run(rounds: int, seconds: float = 10.0, cases: list[Case] = CASES) -> None:
     out.print(table)
 
 
-def measured(case: Case, seconds: float) -> Row:
+def measured(case: Case, seconds: float, *overrides: str) -> Row:
     """One job of so many seconds."""
-    launcher, options = FaultyLauncher({}), [*JOB, f"workers={case.workers}", f"measurement.max_seconds={seconds}"]
+    options = [*JOB, f"workers={case.workers}", f"measurement.max_seconds={seconds}", *overrides]
+    launcher = FaultyLauncher({})
     if case.kind == "script":
-        delay = f"--delay {case.place}" + (f" --rank {case.rank}" if case.place in PHASES else "")
+        delay = f"--delay {case.place} --seconds {case.seconds}" + (
+            f" --rank {case.rank}" if case.place in PHASES else ""
+        )
         options.append(f"script.command='{TORCHRUN} {PEER} {delay}'")
     else:
         options += [f"strategy={case.kind}", "data.size=20000", "measurement.whole_trainings=never"]
