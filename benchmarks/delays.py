@@ -19,7 +19,7 @@ from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
 from dpexp.calibrate.faults import FaultyLauncher
 from dpexp.config.compose import compose_job
-from dpexp.config.job import CANDIDATE
+from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.machine.environment import describe
 from dpexp.measurement import job
 from dpexp.measurement.user_files import fingerprint
@@ -130,10 +130,9 @@ def run(rounds: int, seconds: float = 10.0, cases: list[Case] = CASES) -> None:
     out.print(table)
 
 
-def measured(case: Case, seconds: float, *overrides: str) -> Row:
-    """One job of so many seconds."""
-    options = [*JOB, f"workers={case.workers}", f"measurement.max_seconds={seconds}", *overrides]
-    launcher = FaultyLauncher({})
+def prepared(case: Case, *overrides: str) -> tuple[JobConfig, FaultyLauncher]:
+    """The job of a case, and what starts its workers."""
+    options, launcher = [*JOB, f"workers={case.workers}", *overrides], FaultyLauncher({})
     if case.kind == "script":
         delay = f"--delay {case.place} --seconds {case.seconds}" + (
             f" --rank {case.rank}" if case.place in PHASES else ""
@@ -144,7 +143,12 @@ def measured(case: Case, seconds: float, *overrides: str) -> Row:
         launcher = FaultyLauncher({CANDIDATE: Delay(case)})  # type: ignore[dict-item]
     if case.place != "samples":  # nothing else is compared with the baseline
         options.append("measurement.baseline=none")
-    config = compose_job(*options)
+    return compose_job(*options), launcher
+
+
+def measured(case: Case, seconds: float) -> Row:
+    """One job of so many seconds."""
+    config, launcher = prepared(case, f"measurement.max_seconds={seconds}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job.run(config, folder, lambda *_: None, launcher, describe(), fingerprint(config), record_bad_input=False)
