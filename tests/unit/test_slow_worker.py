@@ -61,14 +61,14 @@ def test_the_share_of_the_steps_is_told():
     assert find_slow_worker(blocks, [])["slow_share"] == pytest.approx(0.8, abs=0.08)
 
 
-@pytest.mark.parametrize(("workers", "steps"), [(2, 10), (2, 60), (4, 20)])
-def test_of_trainings_without_a_delay_hardly_any_names_a_worker(workers, steps):
+@pytest.mark.parametrize(("workers", "steps", "runs"), [(2, 60, 1000), (2, 10, 200), (4, 20, 200)])
+def test_of_trainings_without_a_delay_hardly_any_names_a_worker(workers, steps, runs):
     random = np.random.default_rng(0)
     named = 0
-    for _ in range(1000):
+    for _ in range(runs):
         found = find_slow_worker([arm(useful(random, workers, steps)) for _ in range(2)], [arm(useful(random, 1))])
         named += "slow_rank" in found
-    assert named < 50
+    assert named < 0.05 * runs
 
 
 def test_a_core_that_is_slow_in_all_phases_is_no_reason_to_give_its_worker_less_work():
