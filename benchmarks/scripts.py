@@ -7,26 +7,18 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks import cases
+from benchmarks import cases, delays
 from benchmarks.setup import command, out, progress, shown
-from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.config.job import CANDIDATE
 from dpexp.report.sentences import largest_loss
-from dpexp.results import storage
 from dpexp.results.phases import PHASES
 
 PEER = "benchmarks/script_peer.py"
 LAUNCHED = f"torchrun --standalone --nproc-per-node={{workers}} {PEER}"
 JOB = ["measurement.best_sequential=false", "measurement.max_seconds=30"]
-DELAY_SECONDS = 0.003
-WHERE = {"data": "the loading of data", "forward": "forward", "rank": "forward of rank 1 only"}
 EXAMPLES = {
     "torchrun + DDP + DataLoader": ("torchrun --standalone --nproc-per-node={workers} examples/ddp_train.py", 64),
     "Lightning": ("python examples/lightning_train.py --devices {workers}", 64),
@@ -40,7 +32,7 @@ def run(rounds: int) -> None:
     cases.run()
     _examples(rounds)
     _hooks(2 * rounds)
-    _delays(rounds)
+    delays.run(1)
     _like_ddp(rounds)
     _against_itself(2 * rounds)
 
@@ -70,34 +62,6 @@ def _hooks(processes: int) -> None:
     runs = [subprocess.run(probe, env=environment, capture_output=True, check=True) for _ in range(processes)]
     ratio = geometric_mean([float(run.stdout) for run in runs])
     out.print(f"time of a step, with the clock / without, {processes} processes: {shown(ratio, 4)}")
-
-
-def _delays(rounds: int) -> None:
-    """Where a sleep in every step of a script shows, beside the same script without it, before and after."""
-    sleeps = []
-    for _ in range(300):
-        started = time.perf_counter()
-        time.sleep(DELAY_SECONDS)
-        sleeps.append(time.perf_counter() - started)
-    out.print(f"a sleep of {1e3 * DELAY_SECONDS:g} ms takes {1e3 * statistics.fmean(sleeps):.2f} ms")
-    branches = {"data": ((0, "data"),), "forward": ((0, "compute"),), "rank": ((1, "compute"), (0, "wait"))}
-    for where, places in branches.items():
-        before, found, after = (_phases(delay, rounds) for delay in ("none", where, "none"))
-        for rank, phase in places:
-            added = {name: found[rank][name] - (before[rank][name] + after[rank][name]) / 2 for name in found[rank]}
-            others = ", ".join(f"{name} {1e3 * seconds:+.2f}" for name, seconds in added.items() if name != phase)
-            what = f"{1e3 * DELAY_SECONDS:g} ms in {WHERE[where]}: rank {rank}"
-            out.print(f"{what}: {phase} {1e3 * added[phase]:+.2f} ms; {others}")
-
-
-def _phases(delay: str, rounds: int) -> list[dict[str, float]]:
-    """The seconds of a step by phase of both ranks, as means over the blocks."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = [f"script.command={LAUNCHED} --delay {delay}", "measurement.baseline=none"]
-        command(*JOB, *options, "measurement.precision=null", f"measurement.repeats={rounds}", folder=Path(folder))
-        result = storage.read(Path(folder) / storage.FILE_NAME)
-    own = ArmStatistics(result.config, result.kept_blocks(), CANDIDATE, math.inf, ())
-    return [dict(rank) for rank in own.phases]
 
 
 def _like_ddp(rounds: int) -> None:

@@ -15,7 +15,7 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Pooled, step_seconds
 from dpexp.config.job import JobConfig
 from dpexp.results.phases import PHASES
-from dpexp.results.schema import Block, Training
+from dpexp.results.schema import Arm, Block, Training
 
 LEAST_RECORDED = 6  # steps, to tell where their time goes
 
@@ -30,6 +30,11 @@ class ArmStatistics:
     limit: float
     trainings: Sequence[Training]
     every: Sequence[Block] = ()  # `blocks` and those that are too disturbed to count; () where these are the same
+
+    @property
+    def arms(self) -> list[Arm]:
+        """In all blocks, too disturbed ones included."""
+        return [block.arms[self.arm] for block in self.every or self.blocks]
 
     @property
     def samples_per_step(self) -> int:

@@ -17,6 +17,7 @@ from dpexp.analysis.arm_statistics import ArmStatistics, mean_of_known
 from dpexp.analysis.efficiency import Seconds, efficiency_factors
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare, job_ratio, usual_misfit
+from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import busy_threads, warnings
@@ -138,6 +139,7 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         **_of_best_sequential(speedup.over_best_sequential(members, misfit, best)),
         in_memory_speedup=_in_memory_speedup(members, misfit),
         **_factors(own, found.baseline),
+        **find_slow_worker(own.arms, found.baseline.arms if found.baseline else []),
         phases=_of_training(own, own.phases, PHASES),
         train_loss=mean_of_known([training.epoch_losses[-1] for training in own.trainings]),
         test_accuracy=own.test_accuracy,

@@ -78,6 +78,12 @@ class Row:
     load_balance: float = math.nan
     communication_efficiency: float = math.nan
     computation_scaling: float = math.nan  # times parallel_efficiency: the efficiency
+    slow_rank: int | None = None  # that the others wait for; with a phase alone, it is another one in each step
+    slow_host: str = ""  # where it runs, if there are several
+    slow_phase: str = ""  # in which it takes longer than the others ...
+    slow_seconds: float = math.nan  # ... by so much, in a usual step
+    slow_share: float = math.nan  # of the steps, which it delays
+    slow_loss: float = math.nan  # the share of the time that it costs the others
     phases: Seconds = field(default_factory=dict)  # of a training, all processes together: those that are known
     baseline_phases: Seconds = field(default_factory=dict)
     train_loss: float = math.nan  # of the last epoch

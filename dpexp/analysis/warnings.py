@@ -91,7 +91,7 @@ def _about_disturbance(found: Comparison) -> Iterator[Warning]:
 def _about_extrapolation(side: ArmStatistics) -> Iterator[Warning]:
     """Whole trainings that took more or less time than their turns predict."""
     seconds, predicted = side.trained_seconds, side.overall_seconds.value
-    turns = [np.mean(turn) for block in side.every or side.blocks for turn in block.arms[side.arm].turn_seconds]
+    turns = [np.mean(turn) for arm in side.arms for turn in arm.turn_seconds]
     least, most = (side.steps * float(one) for one in np.quantile(turns, USUAL_TURNS))
     what = f"a whole training ({side.arm}) took {seconds:.3g} s, but its steps predict {predicted:.3g} s"
     advice = "the machine's speed has changed, or the training spends time outside of its steps; measure again"

@@ -120,7 +120,14 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory:
         warmup_seconds=timed.warmup_seconds,
         parameters_sha256=reports[0].parameters_sha256[0],
         processes=[
-            Process(one.rank, one.threads, one.process_cpu_seconds, one.startup_seconds, memory_bytes=own.get(one.rank))
+            Process(
+                one.rank,
+                one.threads,
+                one.process_cpu_seconds,
+                one.startup_seconds,
+                memory_bytes=own.get(one.rank),
+                host=one.host,
+            )
             for one in reports
         ],
         memory_bytes=memory.bytes if len(own) == len(reports) else None,

@@ -127,6 +127,7 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
                 exchanges=rank.facts.get("exchanges", False),
                 by_ddp=rank.facts.get("by_ddp", False) and not rank.facts["in_memory"],
                 memory_bytes=world.processes.memory.by_process.get(rank.process),
+                host=rank.facts.get("host", ""),
             )
             for rank in world.ranks
         ],

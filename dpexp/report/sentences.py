@@ -28,6 +28,12 @@ LOSSES = {  # by factor of efficiency: the loss, and advice
     ),
     "update": ("updating parameters, which takes longer in every worker", "their memory is shared, or not in caches"),
 }
+SLOW = {  # by phase: what a slow worker does for longer, and advice
+    "data": ("loads data", "look at its loader, and at what it does between steps"),
+    "compute": ("computes", "give it less work, or look at its core"),
+    "update": ("updates", "look at what it alone does then"),
+    "samples": ("", "the work of samples differs: put those that are alike into a batch"),  # another one in each step
+}
 
 
 def reasons(summary: Summary) -> list[str]:
@@ -39,6 +45,8 @@ def reasons(summary: Summary) -> list[str]:
         who, lost = f"{label(row)}{workers_of(row)}", f" Largest loss: {what}." if what else ""
         if row.oversubscribed:  # the main cause, whatever the factors are
             who, lost = f"{who}, with more threads than the {summary.usable_cores} cores", ""
+        if row.slow_phase and _slow_worker(row) not in lost:
+            lost += f" The others wait for {_slow_worker(row)}."
         lines.append(f"{who}: {product}.{lost} {_step(row)}")
     return lines
 
@@ -48,6 +56,8 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
     factors = _factors(row)
     worst = min(factors, key=lambda name: factors[name], default="")
     loss = 1 - factors.get(worst, 1.0)
+    if row.slow_loss > LEAST_LOSS and (row.slow_loss >= loss or worst == "parallel_efficiency"):  # which contains it
+        return row.slow_loss, f"waiting for {_slow_worker(row)}", SLOW[row.slow_phase][1]
     if row.is_script and factors.get("computation_scaling", 1.0) > MOST_SCALING:
         return 0.0, "", ""  # the compute phase contains something else, too
     if worst == "computation_scaling":
@@ -62,6 +72,8 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
         worst = "script"
     if loss <= LEAST_LOSS or worst not in LOSSES:
         return 0.0, "", ""
+    if worst == "load_balance" and row.slow_phase and row.slow_rank is None:
+        return loss, f"waiting for {_slow_worker(row)}", SLOW["samples"][1]
     return loss, *LOSSES[worst]
 
 
@@ -79,6 +91,15 @@ def in_memory(row: Row) -> list[str]:
         else "strategy.exchange=shared_memory"
     )
     return [f"{what}, it trains {times(gain)} as fast (measured): use {use}."]
+
+
+def _slow_worker(row: Row) -> str:
+    """Whom the others wait for, and why."""
+    longer = f"{SLOW[row.slow_phase][0]} {1e3 * row.slow_seconds:.2g} ms longer"
+    if row.slow_rank is None:
+        return f"another worker in each step, which {longer}"
+    where = f" on {row.slow_host}" if row.slow_host else ""
+    return f"rank {row.slow_rank}{where}, which {longer} in {100 * row.slow_share:.0f} % of the steps"
 
 
 def _factors(row: Row) -> dict[str, float]:

@@ -34,6 +34,7 @@ class Process:
     exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
     by_ddp: bool = False  # whether DistributedDataParallel does so, through its process group
     memory_bytes: int | None = None  # that it shares with none, at its highest; None: not measured
+    host: str = ""  # the name of its machine
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import platform
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -47,6 +48,7 @@ class WorkerReport:
     """The measurements of one process."""
 
     rank: int
+    host: str
     threads: int
     process_cpu_seconds: float  # since this process was forked
     startup_seconds: float  # from the parent's call until this process was ready to train
@@ -88,6 +90,7 @@ def run(
     found = _segment(work, strategy, gate, notify) if work.in_turns else _whole(work, strategy, rank, model)
     return WorkerReport(
         rank=rank,
+        host=platform.node(),
         threads=torch.get_num_threads(),
         process_cpu_seconds=time.process_time(),
         startup_seconds=startup_seconds,

@@ -378,3 +378,67 @@ def test_the_phase_that_takes_longer_in_every_worker_is_named(tmp_path):
 
     (line,) = reasons(summary(tmp_path, change=loading))
     assert "Largest loss: loading data, which takes longer in every worker." in line
+
+
+def late(*names, hosts=("a", "a"), **longer):
+    """Rank 1 takes longer in one phase, and the other waits; `names` are the phases that are told apart."""
+
+    def change(block):
+        first, second = (phases(1e-3, wait, 1e-4, data=1e-4, update=1e-4) for wait in (5e-4, 0.0))
+        second = {name: seconds + longer.get(name, 0.0) for name, seconds in second.items()}
+        if "wait" not in names:
+            first["communicate"] += first.pop("wait")
+            second["communicate"] += second.pop("wait")
+        own = with_phases(block.arms[CANDIDATE], first, second)
+        processes = [replace(one, host=host) for one, host in zip(own.processes, hosts, strict=True)]
+        alone = with_phases(block.arms[BASELINE], phases(1e-3, 0.0, 0.0, data=1e-4, update=1e-4))
+        return changed(block, candidate=replace(own, processes=processes), baseline=alone)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("longer", "said"),
+    [
+        ({"data": 5e-4}, "loads data 0.5 ms longer in 100 % of the steps; look at its loader, and at what it does "),
+        ({"compute": 5e-4}, "computes 0.5 ms longer in 100 % of the steps; give it less work, or look at its core."),
+        ({"update": 5e-4}, "updates 0.5 ms longer in 100 % of the steps; look at what it alone does then."),
+    ],
+)
+def test_the_worker_that_the_others_wait_for_is_named(tmp_path, longer, said):
+    found = summary(tmp_path, change=late("wait", **longer))
+    *_, last = answer(found)
+    assert last.startswith(f"Largest loss: 28 % to waiting for rank 1, which {said}")
+    row = found.good[0]
+    assert (row.slow_rank, row.slow_host, row.slow_phase, row.slow_share) == (1, "", next(iter(longer)), 1.0)
+    assert row.slow_seconds == pytest.approx(5e-4)
+
+
+def test_of_several_hosts_that_of_the_slow_worker_is_named(tmp_path):
+    *_, last = answer(summary(tmp_path, change=late("wait", hosts=("a", "b"), compute=5e-4)))
+    assert "waiting for rank 1 on b, which computes" in last
+
+
+def test_where_waiting_is_not_separated_from_communicating_the_slow_worker_is_named(tmp_path):
+    *_, last = answer(summary(tmp_path, "strategy=ddp", change=late(compute=5e-4)))
+    assert " to waiting for rank 1, which computes " in last
+
+
+def test_a_slow_worker_is_named_beside_a_larger_loss(tmp_path):
+    (line,) = reasons(summary(tmp_path, change=explained))
+    assert "Largest loss: slower computation in every worker. The others wait for rank 1, which computes " in line
+
+
+def test_where_the_work_of_samples_differs_no_rank_is_named(tmp_path):
+    def change(block):
+        one, other = late("wait", compute=5e-4)(block), late("wait", compute=5e-4)(block)
+        own, alone = one.arms[CANDIDATE], one.arms[BASELINE]
+        swapped = {name: [step[:: (-1) ** at] for at, step in enumerate(steps)] for name, steps in own.phases.items()}
+        alone_phases = alone.phases | {"compute": [[1e-3 + 5e-4 * (at % 2)] for at in range(len(alone.phases["data"]))]}
+        return changed(other, candidate=replace(own, phases=swapped), baseline=replace(alone, phases=alone_phases))
+
+    found = summary(tmp_path, baseline=(1.6, 1.6, 1.6), change=change)
+    assert (found.good[0].slow_rank, found.good[0].slow_phase) == (None, "compute")
+    *_, last = answer(found)
+    assert "waiting for another worker in each step, which computes" in last
+    assert last.endswith("the work of samples differs: put those that are alike into a batch.")

@@ -104,8 +104,8 @@ class Clock:
             if message == "fingerprint":
                 seen = {} if self._samples is None else self._samples.seen
                 in_memory = bool(getattr(sys.modules.get("dpexp.processes.peers"), "connected", False))
-                own = {"parameters_sha256": _fingerprint(self._optimizer), "in_memory": in_memory}
-                self._connection.send(own | seen)
+                own = {"parameters_sha256": _fingerprint(self._optimizer), "host": socket.gethostname()}
+                self._connection.send({**own, "in_memory": in_memory, **seen})
                 message = self._connection.recv()
             self._synchronized, self._until, trace = message
         except (OSError, EOFError) as error:

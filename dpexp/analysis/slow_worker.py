@@ -1,0 +1,70 @@
+"""Who is slow: the worker that the others wait for in most steps, and the phase in which it takes longer.
+
+Workers meet in every step; who waits least came last. It delays the step by what one of its phases takes longer than
+those of the others, beyond the factor by which its other phases do, too: a core that others slow down for some seconds
+slows all phases, and then it is another core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dpexp.analysis.ratios import log_seconds, pooled_blocks
+from dpexp.results.phases import USEFUL
+from dpexp.results.schema import Arm
+
+LEAST_STEPS = 12  # that were recorded
+LEAST_DELAY = 0.03  # of a step
+MOST_STEPS = 0.5  # who delays a larger share of the steps is slow
+
+
+def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, Any]:
+    """The columns of the slow worker of an arm in some blocks; {} where nobody stands out."""
+    recorded = [arm for arm in arms if arm.phases and len(arm.processes) > 1]
+    if sum(len(arm.phases["data"]) for arm in recorded) < LEAST_STEPS:
+        return {}
+    blocks = [_delays(arm) for arm in recorded]
+    late, longer, seconds, delays = (np.concatenate(each) for each in zip(*blocks, strict=True))
+    shares = delays.mean(0)
+    rank, phase = (int(at) for at in np.unravel_index(shares.argmax(), shares.shape))
+    of_blocks = [each[:, rank, phase].astype(float) for *_, each in blocks]
+    if min(each.mean() for each in of_blocks) >= MOST_STEPS:
+        pooled = pooled_blocks([log_seconds(each[:, None]) for each in of_blocks])  # type: ignore[arg-type]
+        if pooled is not None and pooled.estimate().low > MOST_STEPS:
+            hosts = [process.host for process in recorded[0].processes]
+            beyond = longer[:, rank, phase]
+            found = {"slow_rank": rank, "slow_phase": USEFUL[phase], "slow_share": float(shares[rank, phase])}
+            found |= {"slow_seconds": float(np.median(beyond)), "slow_loss": float(np.median(beyond / seconds))}
+            return found | {"slow_host": hosts[rank] if len({*hosts}) > 1 else ""}
+    of_last = np.median(longer[np.arange(len(late)), late.argmax(1)], 0)
+    phase, lateness = int(of_last.argmax()), np.median(late.max(1))
+    # Does the work of samples differ, so that it is another worker in each step? Then that of one process does, too.
+    alone = [np.abs(np.diff(arm.phases[USEFUL[phase]], axis=0)) for arm in baseline if arm.phases]
+    differing = np.median(np.concatenate(alone)) if alone else 0.0
+    if lateness > LEAST_DELAY * np.median(seconds) and min(of_last[phase], differing) > lateness / 2:
+        return {"slow_phase": USEFUL[phase], "slow_seconds": float(of_last[phase])}
+    return {}
+
+
+def _delays(arm: Arm) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds by which workers come after the last other one (steps, workers), and take longer than the others' median
+    (steps, workers, phases); those of the steps (steps,); and whether a worker delays a step (steps, workers, phases).
+    """
+    waits = np.asarray(arm.phases.get("wait", arm.phases["communicate"]))  # the latter has both, if not separated
+    late = _of_others(np.min, waits) - waits
+    seconds = np.sum(list(arm.phases.values()), 0).max(1)
+    own = np.stack([arm.phases[phase] for phase in USEFUL], 2)
+    others = _of_others(np.median, own)
+    factors = np.divide(own, others, out=np.ones_like(own), where=others > 0)
+    slowness = np.stack([np.delete(factors, at, 2).min(2) for at in range(len(USEFUL))], 2)  # of its other phases
+    beyond = own - np.maximum(1, slowness) * others
+    delays = np.minimum(late[:, :, None], beyond) > LEAST_DELAY * seconds[:, None, None]
+    return late, own - others, seconds, delays
+
+
+def _of_others(combine: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
+    """What a function makes of the values (steps, workers, ...) of all other workers in a step."""
+    return np.stack([combine(np.delete(values, rank, 1), 1) for rank in range(values.shape[1])], 1)
