@@ -201,7 +201,8 @@ def _line(
     crowded = line.oversubscribed.astype(bool)
     look: dict[str, Any] = {"ls": "--", "mfc": "white"} if crowded.all() and between == "-" else {"ls": between}
     values, low, high = (line[f"{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
-    axes.errorbar(places, values, [values - low, high - values], fmt="none", color=color, capsize=3)
+    reach = [(values - low).tolist(), (high - values).tolist()]
+    axes.errorbar(places, values, reach, fmt="none", color=color, capsize=3)
     axes.plot(places, values, color=color, marker=marker, lw=1.8, zorder=3, label=name, **look)
     axes.plot(places[crowded], values[crowded], color=color, marker=marker, mfc="white", ls="none", zorder=3)
 

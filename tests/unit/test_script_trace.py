@@ -187,7 +187,7 @@ def test_the_samples_of_a_step_are_the_rows_that_models_receive(now, calls, rows
         model(torch.ones(4, 2))
     samples.end()
     model(torch.ones(4, 2))
-    assert samples.seen == {"samples": rows, "exchanges": False}
+    assert samples.seen == {"samples": rows, "exchanges": False, "by_ddp": False}
 
 
 def test_of_an_encoder_and_a_decoder_each_sample_counts_once(now):
