@@ -97,11 +97,12 @@ RANK = (
     "env RANK={host} WORLD_SIZE={workers} MASTER_ADDR={head} MASTER_PORT={port} "
     f"python {Path(__file__).parent}/scripts/train.py --batch {{local_batch_size}}"
 )
-ALONE = "workers=2 batch.size=8 measurement.baseline=none measurement.best_sequential=false".split()
+ONCE = "measurement.repeats=1 measurement.precision=null measurement.best_sequential=false".split()
+ALONE = ["workers=2", "batch.size=8", "measurement.baseline=none", *ONCE]
 
 
 def test_a_script_on_two_hosts_is_one_result(hosts, tmp_path):
-    running = hosts(1, *"workers=4 batch.size=8 measurement.max_seconds=6 -- ".split(), *SCRIPT.split())
+    running = hosts(1, *"workers=4 batch.size=8 measurement.max_seconds=2".split(), *ONCE, "--", *SCRIPT.split())
     assert [host.wait(timeout=120) for host in running] == [0, 0], said(tmp_path)
     (path,) = tmp_path.rglob("result.json")
     for block in json.loads(path.read_text())["blocks"]:

@@ -328,7 +328,7 @@ FAULTS = {
     "late end": (FORK, "--fault exit", 2, "it exited with status 1 after "),
     "uneven": (FORK, "--steps 40 --fault uneven", 2, "rank 1 came to its end after 35 steps, before the others"),
     "short": (ONE, "--steps 12", 1, "the script ended before it could be measured"),
-    "hang": (ONE, "--fault hang", 1, "no step for 12 s after "),
+    "hang": (ONE, "--fault hang", 1, "no step for 5 s after "),
     "fewer": (ONE + " --steps 9{workers}", "", 2, "trains in a world of 1 process, not 2"),
     "absent": ("script.command=nothere {workers}", "", 2, "script.command: nothere: No such file or directory"),
 }
@@ -339,7 +339,7 @@ FAULTS = {
 @pytest.mark.usefixtures("forked")
 def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, monkeypatch, fault):
     command, options, workers, said = FAULTS[fault]
-    patience = ["launch.timeout_seconds=12"] if fault == "hang" else []
+    patience = ["launch.timeout_seconds=5"] if fault == "hang" else []
     if fault == "restarts":
         monkeypatch.setattr(command_processes, "EXIT_SECONDS", 0.5)
     if fault == "uneven":

@@ -131,7 +131,7 @@ def test_a_signal_to_the_whole_group_as_from_a_terminal_is_one_line(tmp_path, nu
 @pytest.mark.parametrize("seed", range(2))
 def test_when_the_main_process_is_killed_nobody_is_left_and_the_sweep_can_go_on(tmp_path, dpexp, seed):
     """The worker that kills it is stopped then, and the other one waits for it: the kernel has to end them."""
-    place = random.Random(seed).choice(list(segment_places(seed)))
+    place = random.Random(seed).choice([one for one in segment_places(seed) if one.step < 9])  # however short it is
     model = faulty_model(tmp_path, "kill_main_and_stop", place, victim=1, training=1 + seed)
     process, marker = started(tmp_path, "-m", *SEVERAL, *model, "seed=1,2")
     process.communicate(timeout=60)
