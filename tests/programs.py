@@ -26,16 +26,17 @@ from pathlib import Path
 from typing import Any
 
 LIBRARY = sys.path[1:]  # without a folder of the program's own
-sys.path.insert(1, str(Path(__file__).parent.parent))
+if __name__ == "__main__":
+    sys.path.insert(1, str(Path(__file__).parent.parent))
 
+from benchmarks.namespaces import enter  # noqa: E402
 from dpexp.processes.fork_server import PRELOAD, SOMETIMES  # noqa: E402
 
 IMPORTS = [*PRELOAD, *SOMETIMES, "dpexp.cli.app", "dpexp.measurement.job", "dpexp.launchers.torchrun_tasks"]
-IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer", "torch.distributed.run"]
+IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer"]
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 LIBC = ctypes.CDLL(None)
 SET_CHILD_SUBREAPER, SET_DEATH_SIGNAL = 36, 1  # of prctl
-NETWORK_NAMESPACE = 0x40000000  # of setns
 MOST_BYTES = 2**16  # of an environment
 
 
@@ -121,9 +122,7 @@ def become(environment: dict[str, str], folder: str, new_session: bool, namespac
     if new_session:
         os.setsid()
     if namespace:
-        file = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-        assert LIBC.setns(file, NETWORK_NAMESPACE) == 0
-        os.close(file)
+        enter(namespace)
     os.environ.clear()
     os.environ.update(environment)
     begin, end = map(int, Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[47:49])
@@ -145,7 +144,7 @@ class Helper:
             return
         self._end.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-        data, files, _, _ = socket.recv_fds(end, 2 * MOST_BYTES, 2)
+        data, files, _, _ = socket.recv_fds(end, 2 * MOST_BYTES, 8)
         if data:
             command, numbers, environment = pickle.loads(data)
             os.environ.update(environment)
@@ -197,5 +196,6 @@ if __name__ == "__main__":
     gc.freeze()  # else each program would copy all this memory
     asked, *given = serve(sys.argv[1], int(sys.argv[2]))
     become(*given)
-    Helper()
+    if asked[0] in ("-m", "-c"):  # not a script, all of whose processes dpexp looks for
+        Helper()
     run_main(asked)

@@ -30,7 +30,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def hosts(link, tmp_path):
     """A function that starts so many dpexp on each of both hosts; it returns what runs."""
-    (tmp_path / "main.py").write_text(MAIN)
     shared = {"MASTER_ADDR": next(iter(HOSTS.values())), "MASTER_PORT": "29512", "GLOO_SOCKET_IFNAME": "eth0"}
     with contextlib.ExitStack() as cleanup:
 
@@ -39,7 +38,7 @@ def hosts(link, tmp_path):
             for rank, (name, local) in enumerate(itertools.product(HOSTS, range(each))):
                 own = {"RANK": rank, "WORLD_SIZE": 2 * each, "LOCAL_RANK": local, "LOCAL_WORLD_SIZE": each}
                 program = Program(
-                    ["ip", "netns", "exec", name, sys.executable, "main.py", "hydra.run.dir=out", *words],
+                    ["ip", "netns", "exec", name, sys.executable, "-c", MAIN, "hydra.run.dir=out", *words],
                     cwd=tmp_path,
                     env=os.environ | shared | {variable: str(value) for variable, value in own.items()},
                     stderr=cleanup.enter_context((tmp_path / f"{rank}.err").open("wb")),
