@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.namespaces import linked
 from dpexp.cli import app
@@ -50,6 +49,8 @@ def preloaded_fork_server() -> None:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
+    import torch  # in the processes that run tests, not in the one that distributes them
+
     torch.set_num_threads(1)
 
 

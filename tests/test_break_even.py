@@ -12,7 +12,7 @@ from dpexp.break_even import Search, answer, crossing, main, search, with_batch
 
 QUICK = (
     "data=synthetic data.size=200 model.hidden=[7] batch.size=24 strategy=ddp measurement.repeats=2 "
-    "measurement.warmup=0 measurement.best_sequential=false measurement.precision=null"
+    "measurement.warmup=0 measurement.best_sequential=false measurement.precision=null measurement.max_seconds=0.3"
 ).split()
 
 

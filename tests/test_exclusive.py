@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import TINY
+from programs import Program
 
 from dpexp.machine.exclusive import exclusive
 
@@ -27,9 +28,9 @@ def name(monkeypatch, tmp_path):
     return str(tmp_path)
 
 
-def started(*words, **options):
+def started(*words):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *words], **(pipes | options))
+    return Program([sys.executable, *words], **pipes)
 
 
 def never(process):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, tiny, wait_until
+from programs import Program
 from training_helpers import assert_same, trained_state
 
 from benchmarks.namespaces import HOSTS
@@ -22,28 +24,24 @@ MAIN = (
     "torchrun_exchange.SILENCE_SECONDS = 3.0; sys.exit(app.main(sys.argv[1:]))"
 )
 
-
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def hosts(link, tmp_path):
-    """A function that starts torchrun on both hosts, with so many dpexp on each; it returns what runs."""
-    (tmp_path / "main.py").write_text(MAIN)
+    """A function that starts so many dpexp on each of both hosts; it returns what runs."""
+    shared = {"MASTER_ADDR": next(iter(HOSTS.values())), "MASTER_PORT": "29512", "GLOO_SOCKET_IFNAME": "eth0"}
     with contextlib.ExitStack() as cleanup:
 
         def start(each: int, *words: str) -> list[subprocess.Popen[bytes]]:
-            run = f"-m torch.distributed.run --nnodes=2 --nproc-per-node={each} --master-port=29512"
-            to = f"--master-addr={next(iter(HOSTS.values()))}"
             running = []
-            for rank, name in enumerate(HOSTS):
-                inside = ["ip", "netns", "exec", name, sys.executable, *run.split(), f"--node-rank={rank}", to]
-                errors = cleanup.enter_context((tmp_path / f"{rank}.err").open("wb"))
-                program = subprocess.Popen(
-                    [*inside, "main.py", "hydra.run.dir=out", *words],
+            for rank, (name, local) in enumerate(itertools.product(HOSTS, range(each))):
+                own = {"RANK": rank, "WORLD_SIZE": 2 * each, "LOCAL_RANK": local, "LOCAL_WORLD_SIZE": each}
+                program = Program(
+                    ["ip", "netns", "exec", name, sys.executable, "-c", MAIN, "hydra.run.dir=out", *words],
                     cwd=tmp_path,
-                    env=os.environ | {"GLOO_SOCKET_IFNAME": "eth0"},
-                    stderr=errors,
+                    env=os.environ | shared | {variable: str(value) for variable, value in own.items()},
+                    stderr=cleanup.enter_context((tmp_path / f"{rank}.err").open("wb")),
                 )
                 cleanup.callback(_end, program)
                 running.append(program)
@@ -68,7 +66,7 @@ def said(folder: Path) -> list[str]:
 def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path):
     settings = "strategy=ddp strategy.exchange=shared_memory workers=4 checkpoint=true measurement.max_seconds=1"
     running = hosts(2, *TINY, *settings.split())
-    assert [host.wait(timeout=120) for host in running] == [0, 0], said(tmp_path)
+    assert [host.wait(timeout=120) for host in running] == [0] * 4, said(tmp_path)
     (block,) = json.loads((tmp_path / "out" / "result.json").read_text())["blocks"]
     candidate = block["arms"]["candidate"]
     assert [one["rank"] for one in candidate["processes"]] == [0, 1, 2, 3]
@@ -93,12 +91,17 @@ SCRIPT = (
     "torchrun --nnodes={hosts} --node-rank={host} --master-addr={head} --master-port={port} "
     f"--nproc-per-node={{workers_per_host}} {Path(__file__).parent}/scripts/train.py --batch {{local_batch_size}}"
 )
-
-ALONE = "workers=2 batch.size=8 measurement.baseline=none measurement.best_sequential=false".split()
+# One rank on each host, without torchrun.
+RANK = (
+    "env RANK={host} WORLD_SIZE={workers} MASTER_ADDR={head} MASTER_PORT={port} "
+    f"python {Path(__file__).parent}/scripts/train.py --batch {{local_batch_size}}"
+)
+ONCE = "measurement.repeats=1 measurement.precision=null measurement.best_sequential=false".split()
+ALONE = ["workers=2", "batch.size=8", "measurement.baseline=none", *ONCE]
 
 
 def test_a_script_on_two_hosts_is_one_result(hosts, tmp_path):
-    running = hosts(1, *"workers=4 batch.size=8 measurement.max_seconds=6 -- ".split(), *SCRIPT.split())
+    running = hosts(1, *"workers=4 batch.size=8 measurement.max_seconds=2".split(), *ONCE, "--", *SCRIPT.split())
     assert [host.wait(timeout=120) for host in running] == [0, 0], said(tmp_path)
     (path,) = tmp_path.rglob("result.json")
     for block in json.loads(path.read_text())["blocks"]:
@@ -108,14 +111,14 @@ def test_a_script_on_two_hosts_is_one_result(hosts, tmp_path):
 
 
 def test_a_script_that_fails_on_another_host_is_told_with_its_cause(hosts, tmp_path):
-    running = hosts(1, *ALONE, "--", *SCRIPT.split(), "--fault", "raise")
+    running = hosts(1, *ALONE, "--", *RANK.split(), "--fault", "raise")
     assert [host.wait(timeout=120) for host in running] == [1, 1], said(tmp_path)
     for error in said(tmp_path):
         assert error.count("2 workers: on host 1 it exited with status 1: ValueError: boom in step 20") == 1
 
 
 def test_a_host_that_is_lost_while_a_script_is_measured_is_told_on_both(hosts, tmp_path):
-    running = hosts(1, *ALONE, "measurement.max_seconds=600", "--", *SCRIPT.split())
+    running = hosts(1, *ALONE, "measurement.max_seconds=600", "--", *RANK.split())
     begun = tmp_path / "out" / "result.json"
     assert wait_until(begun.exists, 60), said(tmp_path)
     subprocess.run(["ip", "-n", next(iter(HOSTS)), "link", "set", "eth0", "down"], check=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+import programs
 import pytest
 import slurm_cluster
 from conftest import TINY, wait_until
@@ -40,8 +41,7 @@ def joblib() -> None:
 
 
 def run(folder: Path, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"DPEXP_LOCK": str(folder), **variables}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
+    return programs.run(command, cwd=folder, env=os.environ | {"DPEXP_LOCK": str(folder), **variables})
 
 
 def sweep(*launcher: str) -> list[str]:

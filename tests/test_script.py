@@ -16,6 +16,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import programs
 import pytest
 from conftest import composed, wait_until
 from fault_helpers import marked
@@ -24,8 +25,7 @@ from dpexp.analysis.table import aggregate
 from dpexp.config.compose import compose
 from dpexp.errors import ConfigError
 from dpexp.launchers import command_output as output
-from dpexp.launchers import commands
-from dpexp.launchers.command_processes import STARTUP
+from dpexp.launchers import command_processes, commands
 from dpexp.launchers.descendants import Descendants
 from dpexp.measurement.user_files import fingerprint
 from dpexp.results import storage
@@ -40,6 +40,14 @@ ONE = f"script.command=python {TRAIN} --batch {{local_batch_size}}"
 EXAMPLE = f"script.command=torchrun --standalone --nproc-per-node={{workers}} {ROOT}/examples/ddp_train.py"
 ARGUED = "script.command='x {workers} {loaders}'"
 TORCHRUN = f"script.command=torchrun --standalone --nproc-per-node={{workers}} {TRAIN} --batch {{local_batch_size}}"
+FORK = f"{ONE} --port {{port}} --fork {{workers}}"
+
+
+@pytest.fixture
+def forked(monkeypatch) -> None:
+    """Scripts start without an import of torch, which takes longer than all else; those of torchrun do import it."""
+    programs.server()
+    monkeypatch.setattr("subprocess.Popen", programs.Program)
 
 
 @pytest.fixture
@@ -267,7 +275,7 @@ def test_if_dpexp_is_killed_a_guard_ends_its_commands():
 
 def test_the_sitecustomize_of_the_user_still_runs(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("print('mine')")
-    path = os.pathsep.join([str(STARTUP), str(tmp_path)])
+    path = os.pathsep.join([str(command_processes.STARTUP), str(tmp_path)])
     run = subprocess.run(
         [sys.executable, "-c", "print('then the program')"],
         env=os.environ | {"PYTHONPATH": path},
@@ -316,7 +324,7 @@ def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, 
 
 
 LAUNCHED = {
-    "spawn": f"env SPAWN_PORT=29511 python {TRAIN} --spawn {{workers}}",
+    "spawn": f"python {TRAIN} --port {{port}} --spawn {{workers}}",
     "torchrun": f"{EXAMPLE.removeprefix('script.command=')} --shared-memory",
     "lightning": f"python {ROOT}/examples/lightning_train.py --shared-memory --devices {{workers}}",
     "accelerate": "accelerate launch --multi_gpu --num_processes {workers} --num_machines 1 --mixed_precision bf16 "
@@ -359,7 +367,7 @@ def test_values_of_an_argument_are_measured_against_one_baseline_and_compared(dp
 FAULTS = {
     "early": (ONE, "--fault early", 1, "it exited with status 1 before a torch optimizer had made a step: no data"),
     "no step": (ONE, "--fault 'no step'", 1, "before a torch optimizer had made a step: nothing to train"),
-    "raise": (TORCHRUN, "--fault raise", 2, "it exited with status 1 after "),
+    "raise": (FORK, "--fault raise", 2, "it exited with status 1 after "),
     "restarts": (
         TORCHRUN.replace("--standalone", "--standalone --max-restarts=9"),
         "--fault raise",
@@ -367,10 +375,10 @@ FAULTS = {
         "--max-restarts",
     ),
     "stop": (ONE, "--fault stop", 1, "it exited with status 1 after 4 steps or more: the loss is NaN"),
-    "late end": (TORCHRUN, "--fault exit", 2, "it exited with status 1 after "),
-    "uneven": (TORCHRUN, "--steps 40 --fault uneven", 2, "rank 1 came to its end after 35 steps, before the others"),
+    "late end": (FORK, "--fault exit", 2, "it exited with status 1 after "),
+    "uneven": (FORK, "--steps 40 --fault uneven", 2, "rank 1 came to its end after 35 steps, before the others"),
     "short": (ONE, "--steps 12", 1, "the script ended before it could be measured"),
-    "hang": (ONE, "--fault hang", 1, "no step for 12 s after "),
+    "hang": (ONE, "--fault hang", 1, "no step for 5 s after "),
     "fewer": (ONE + " --steps 9{workers}", "", 2, "trains in a world of 1 process, not 2"),
     "absent": ("script.command=nothere {workers}", "", 2, "script.command: nothere: No such file or directory"),
 }
@@ -378,9 +386,12 @@ FAULTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, fault):
+@pytest.mark.usefixtures("forked")
+def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, monkeypatch, fault):
     command, options, workers, said = FAULTS[fault]
-    patience = ["launch.timeout_seconds=12"] if fault == "hang" else []
+    patience = ["launch.timeout_seconds=5"] if fault == "hang" else []
+    if fault == "restarts":
+        monkeypatch.setattr(command_processes, "EXIT_SECONDS", 0.5)
     if fault == "uneven":
         patience = ["measurement.max_seconds=60"]  # until the end of the first rank
     outcome = dpexp(*QUICK, f"{command} {options}", f"workers={workers}", *patience)
@@ -394,7 +405,7 @@ def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, fault):
 
 @pytest.mark.slow
 def test_a_script_may_be_measured_with_gradients_exchanged_in_shared_memory(dpexp, tmp_path, left):
-    outcome = dpexp(*QUICK, f"{TORCHRUN} --fault 'no hook'", "workers=2", "script.exchange=shared_memory")
+    outcome = dpexp(*QUICK, f"{FORK} --fault 'no hook'", "workers=2", "script.exchange=shared_memory")
     assert outcome.status == 0, outcome.err
     (row,) = aggregate([tmp_path / "out"]).good
     assert row.exchange == "shared_memory"
@@ -403,7 +414,7 @@ def test_a_script_may_be_measured_with_gradients_exchanged_in_shared_memory(dpex
 
 @pytest.mark.slow
 def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
-    outcome = dpexp(*QUICK, TORCHRUN, "workers=2", "measurement.shared_memory=always")
+    outcome = dpexp(*QUICK, FORK, "workers=2", "measurement.shared_memory=always")
     assert outcome.status == 0, outcome.err
     (row,) = aggregate([tmp_path / "out"]).good
     assert row.in_memory_speedup.is_known
@@ -411,13 +422,15 @@ def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_script_without_a_model_that_could_share_memory_is_told(dpexp):
-    outcome = dpexp(*QUICK, f"{TORCHRUN} --fault 'no ddp'", "workers=2", "script.exchange=shared_memory")
+    outcome = dpexp(*QUICK, f"{FORK} --fault 'no ddp'", "workers=2", "script.exchange=shared_memory")
     assert outcome.status == 1
     assert "no DistributedDataParallel model was made that could share memory" in outcome.err
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_the_threads_that_a_script_sets_itself_are_a_result(dpexp, tmp_path, left):
     outcome = dpexp(*QUICK, f"{ONE} --fault threads", "workers=1")
     assert outcome.status == 0, outcome.err
@@ -427,9 +440,10 @@ def test_the_threads_that_a_script_sets_itself_are_a_result(dpexp, tmp_path, lef
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_script_that_does_not_follow_has_no_other_best_sequential_process(dpexp, tmp_path):
     own = [text for text in QUICK if "baseline" not in text and "best_sequential" not in text]
-    command = f"{TORCHRUN} --fault threads"
+    command = f"{FORK} --fault threads"
     outcome = dpexp(*own, command, f"script.baseline_command=python {TRAIN} --fault threads", "workers=2")
     assert outcome.status == 0, outcome.err
     (block,) = storage.read(tmp_path / "out" / "result.json").blocks
@@ -437,6 +451,7 @@ def test_a_script_that_does_not_follow_has_no_other_best_sequential_process(dpex
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_script_that_ends_keeps_its_rounds(dpexp, tmp_path, left):
     """There is time for ten times as many steps as it makes."""
     outcome = dpexp(*QUICK, f"{ONE} --steps 3000", "workers=1", "measurement.max_seconds=600")
@@ -451,7 +466,7 @@ def test_a_script_that_ends_keeps_its_rounds(dpexp, tmp_path, left):
 def test_a_signal_in_the_middle_of_turns_leaves_no_process(tmp_path, left, number):
     command = [sys.executable, "-m", "dpexp", *QUICK, ONE, "workers=1", f"hydra.run.dir={tmp_path}/out"]
     turns = ["measurement.max_seconds=600", "measurement.baseline=paired"]  # one of the two is always stopped
-    process = subprocess.Popen([*command, *turns], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = programs.Program([*command, *turns], cwd=ROOT, stderr=subprocess.DEVNULL)
     assert wait_until(lambda: any("stopped" in one for one in left()))
     process.send_signal(number)
     process.wait()

@@ -13,11 +13,13 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from conftest import TINY, Outcome, free_port, tiny, wait_until
+from programs import Program
 from training_helpers import assert_same, trained_state
 
 from dpexp.config.compose import compose_job
@@ -33,46 +35,26 @@ OTHERS = [override for override in TINY if not override.startswith("model.")]
 SETTINGS = [*OTHERS, *MODEL, "measurement.max_seconds=0.5"]
 
 
-def together(commands: list[list[str]], folders: list[Path], variables: list[dict[str, str]]) -> list[tuple[int, str]]:
+def together(
+    commands: list[list[str]], folders: list[Path], variables: list[dict[str, str]], start: Any = Program
+) -> list[tuple[int, str]]:
     """Run the commands at once, each in its own folder; their exit status and standard error."""
     running = [
-        subprocess.Popen(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": PATH}, stderr=subprocess.PIPE)
+        start(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": PATH}, stderr=subprocess.PIPE)
         for command, folder, own in zip(commands, folders, variables, strict=True)
     ]
     outcomes = [process.communicate(timeout=120)[1].decode() for process in running]
     return list(zip([process.returncode for process in running], outcomes, strict=True))
 
 
-RANKS = """
-import json, os, sys
-from dpexp.cli import app
-from dpexp.launchers import torchrun_exchange, torchrun_tasks  # once for all: it takes long
-from dpexp.measurement import job
-
-def rank(variables, first, arguments, errors):
-    os.environ.update(variables)
-    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
-    exec(first)
-    os._exit(app.main(arguments))
-
-ranks = [os.fork() or rank(*each) for each in json.loads(sys.argv[1])]
-print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]))
-"""
-
-
-def forked(folder: Path, variables: list[dict[str, str]], arguments: list[list[str]], *first: str) -> list[Outcome]:
-    """Ranks with these variables and arguments; each may do something `first`. For what ends before a training."""
+def changed(folder: Path, variables: list[dict[str, str]], arguments: list[list[str]], *changes: str) -> list[Outcome]:
+    """How ranks with these variables and arguments end, each with a change of its code."""
     local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(variables))}
-    errors = [folder / f"errors {rank}" for rank in range(len(variables))]
-    each = [
-        ({**local, **own}, before, words, str(path))
-        for own, before, words, path in zip(variables, first or [""] * len(variables), arguments, errors, strict=True)
-    ]
-    environment = {**os.environ, "PYTHONPATH": PATH}
-    command = [sys.executable, "-c", RANKS, json.dumps(each)]
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True, timeout=120)
-    statuses = json.loads(done.stdout.splitlines()[-1])  # behind what rank 0 says
-    return [Outcome(status, "", path.read_text()) for status, path in zip(statuses, errors, strict=True)]
+    code = "import os, sys; from dpexp.cli import app; from dpexp.launchers import torchrun_exchange, torchrun_tasks; "
+    both = zip(arguments, changes or [""] * len(arguments), strict=True)
+    commands = [[sys.executable, "-c", f"{code}{change}\nsys.exit(app.main())", *words] for words, change in both]
+    outcomes = together(commands, [folder] * len(commands), [{**local, **own} for own in variables])
+    return [Outcome(status, "", errors) for status, errors in outcomes]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +65,7 @@ def sweep(tmp_path_factory):
     shared = [sys.executable, *torchrun.split(), f"--master-port={free_port()}"]
     jobs = ["-m", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=1,-1", "hydra.sweep.dir=out"]
     agents = [[*shared, f"--node-rank={node}", "-m", "dpexp", *jobs] for node in (0, 1)]
-    return folders, together(agents, folders, [{}, {}])
+    return folders, together(agents, folders, [{}, {}], subprocess.Popen)
 
 
 def results(folder: Path) -> list[dict]:
@@ -149,7 +131,7 @@ KILL = "kill = lambda *_: os.kill(os.getpid(), 9); "
 def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
     own = [{"RANK": rank, "LOCAL_RANK": "0"} for rank in "01"]
     die = f"{KILL}torchrun_tasks.TorchrunController._answers = kill"
-    killed, other = forked(tmp_path, own, [TRAINING] * 2, die, "")
+    killed, other = changed(tmp_path, own, [TRAINING] * 2, die, "")
     assert (killed.status, other.status) == (-signal.SIGKILL, 1)
     assert "rank 0 has ended before the other ranks" in other.err
     assert "Traceback" not in other.err
@@ -169,7 +151,7 @@ def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_train
             variables = {**os.environ, **local, "LOCAL_WORLD_SIZE": "1", "RANK": rank, **own}
             errors = cleanup.enter_context((tmp_path / f"{rank}.err").open("wb"))
             started = [*(parent if own else []), *command, "hydra.run.dir=out"]
-            running.append(subprocess.Popen(started, cwd=tmp_path, env=variables, stderr=errors))
+            running.append((subprocess.Popen if own else Program)(started, cwd=tmp_path, env=variables, stderr=errors))
             cleanup.callback(running[-1].kill)
         assert wait_until((tmp_path / "out" / "result.json").exists)
         orphan = psutil.Process(int((tmp_path / "process").read_text()))
@@ -186,7 +168,7 @@ def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_train
 def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
     own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
     given = [["strategy=ddp", "workers=2", *TINY, f"seed={seed}"] for seed in (1, 2)]
-    first, second = forked(tmp_path, own, given)
+    first, second = changed(tmp_path, own, given)
     rank_0, rank_1 = map(" ".join, given)
     message = (
         f"dpexp: rank 1 was started with WORLD_SIZE=2 and {rank_1!r}, rank 0 was started with WORLD_SIZE=2 and "
@@ -209,7 +191,7 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
 def test_a_wrong_number_of_hosts_is_told_on_each(tmp_path, world_sizes, told):
     own = [{"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": size} for rank, size in zip("01", world_sizes, strict=True)]
     hurry = "torchrun_exchange.SILENCE_SECONDS = 2.0"
-    outcomes = forked(tmp_path, own, [TRAINING] * 2, hurry, hurry)
+    outcomes = changed(tmp_path, own, [TRAINING] * 2, hurry, hurry)
     assert all(outcome.status in (1, 2) for outcome in outcomes)
     for outcome in outcomes:
         assert told in outcome.err
@@ -359,6 +341,6 @@ def test_a_process_that_dies_silently_is_missed(tmp_path):
     """Rank 1's main process is killed while it loads: rank 0 must not wait forever."""
     own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
     hurry = "torchrun_exchange.SILENCE_SECONDS, torchrun_tasks.END_SECONDS = 2.0, 0.1"
-    waiting, killed = forked(tmp_path, own, [TRAINING] * 2, hurry, f"{KILL}torchrun_tasks.load = kill; {hurry}")
+    waiting, killed = changed(tmp_path, own, [TRAINING] * 2, hurry, f"{KILL}torchrun_tasks.load = kill; {hurry}")
     assert (waiting.status, killed.status) == (1, -signal.SIGKILL)
     assert "rank 1 has not responded for 2 s" in waiting.err

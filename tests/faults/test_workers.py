@@ -15,7 +15,7 @@ from fault_helpers import IN_ONE_PIECE, Faulty, children, descriptors, places, r
 from benchmarks.endurance import shared_names
 from dpexp.errors import WorkerError
 from dpexp.processes import launch, waiting
-from dpexp.processes.heartbeat import TRAINING, WAITING
+from dpexp.processes.heartbeat import EVALUATING, TRAINING, WAITING
 from dpexp.processes.world import RemoteRanks, WorldSpec
 from dpexp.results import storage
 from dpexp.results.phases import COMMUNICATE, COMPUTE, WAIT
@@ -24,10 +24,10 @@ from dpexp.train.strategies import core_sharing
 KINDS = {"in turns": True, "in one piece": False}
 MOMENTS = [
     pytest.param(strategy, rank, in_turns, place, id=f"{strategy}-rank {rank}-{kind}-{place}-{place.visit}")
-    for strategy in ("sync_dp", "ddp")
-    for rank in range(3)
+    for first, strategy in enumerate(("sync_dp", "ddp"))
     for kind, in_turns in KINDS.items()
-    for place in (segment_places(seed=rank) if in_turns else places(seed=rank, rank=rank))
+    for number, place in enumerate(segment_places(seed=first) if in_turns else places(seed=first, rank=0))
+    for rank in [0 if place.stage == EVALUATING else (first + number) % 3]
     if strategy == "sync_dp" or place.phase not in (WAIT, COMMUNICATE)  # which ddp can't tell from others
 ]
 
@@ -57,9 +57,8 @@ def test_a_killed_worker_is_named_with_signal_step_and_phase(tmp_path, monkeypat
     assert str(error) == f"rank {rank} was killed by SIGKILL, {place}"
 
 
-@pytest.mark.parametrize("in_turns", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(("rank", "in_turns"), [(0, True), (1, False)], ids=KINDS)
 @pytest.mark.parametrize("phase", [WAIT, COMPUTE, COMMUNICATE])
-@pytest.mark.parametrize("rank", [0, 1])
 def test_a_worker_killed_while_others_wait_for_its_core_is_named(tmp_path, monkeypatch, rank, phase, in_turns):
     monkeypatch.setattr(core_sharing, "usable_cores", lambda: 1)
     place = Place(TRAINING, phase, 4)
@@ -71,8 +70,8 @@ def test_nothing_is_left_of_failed_jobs_and_the_next_one_runs(tmp_path):
     run_job(tmp_path, "workers=2", *IN_ONE_PIECE)  # what is made once is there
     gc.collect()
     before = descriptors(), shared_names(), children()
-    for in_turns, some in ((True, segment_places(seed=7)), (False, places(seed=7))):
-        for number, place in enumerate(some):
+    for in_turns, every in ((True, segment_places(seed=7)), (False, places(seed=7))):
+        for number, place in enumerate([*every][not in_turns :: 2]):
             failure(tmp_path, place, kill, number % 2, "workers=2", in_turns=in_turns)
     gc.collect()
     assert (descriptors(), shared_names(), children()) == (before[0], before[1], set())
@@ -80,12 +79,11 @@ def test_nothing_is_left_of_failed_jobs_and_the_next_one_runs(tmp_path):
     assert storage.read(tmp_path / storage.FILE_NAME).status == "ok"
 
 
-@pytest.mark.parametrize("in_turns", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(("strategy", "kind"), [("sync_dp", "in turns"), ("ddp", "in one piece")])
 @pytest.mark.parametrize("rank", [0, 1, 2])
-@pytest.mark.parametrize("strategy", ["sync_dp", "ddp"])
-def test_what_a_worker_raises_is_the_cause_whatever_others_say(tmp_path, rank, strategy, in_turns):
+def test_what_a_worker_raises_is_the_cause_whatever_others_say(tmp_path, rank, strategy, kind):
     place = Place(TRAINING, COMPUTE, 3)
-    error = failure(tmp_path, place, fail, rank, "workers=3", f"strategy={strategy}", in_turns=in_turns)
+    error = failure(tmp_path, place, fail, rank, "workers=3", f"strategy={strategy}", in_turns=KINDS[kind])
     assert str(error) == f"rank {rank} failed {place}: ValueError: no such luck in two lines"
     assert "in fail\n" in error.details
     assert (tmp_path / "error.log").read_text() == error.details
@@ -98,10 +96,10 @@ def test_memory_that_torch_cannot_have_is_the_cause(tmp_path):
     assert "in ask_for_too_much" in error.details
 
 
-@pytest.mark.parametrize("in_turns", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("deed", [stop, spin], ids=lambda deed: deed.__name__)
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_hang_ends_with_the_stacks_of_all_workers(tmp_path, rank, deed, in_turns):
+def test_a_hang_ends_with_the_stacks_of_all_workers(tmp_path, deed, kind):
+    in_turns, rank = KINDS[kind], int((deed is stop) == KINDS[kind])
     place = Place(TRAINING, COMPUTE, 4)
     error = failure(tmp_path, place, deed, rank, "workers=2", "launch.timeout_seconds=1", in_turns=in_turns)
     stopped = ", stopped by a signal" if deed is stop else ""

@@ -1,4 +1,4 @@
-"""A small training script, as tests start it: alone, by torchrun, or by its own spawn; with a fault, if asked for."""
+"""A small training script, as tests start it: alone, by torchrun, or by its own spawn or fork; perhaps with a fault."""
 
 import argparse
 import os
@@ -15,6 +15,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--batch", type=int, default=8)
 parser.add_argument("--steps", type=int, default=1_000_000)
 parser.add_argument("--spawn", type=int, default=0)
+parser.add_argument("--fork", type=int, default=0)
+parser.add_argument("--port", default="")
 parser.add_argument("--fault", default="")
 options = parser.parse_args()
 
@@ -46,7 +48,7 @@ def train(rank: int, world_size: int) -> None:
 
 
 def spawned(rank: int, world_size: int) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ["SPAWN_PORT"]}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": options.port}
     train(rank, world_size)
 
 
@@ -58,5 +60,8 @@ if __name__ == "__main__":
         sys.exit()
     if options.spawn > 1:
         mp.spawn(spawned, (options.spawn,), nprocs=options.spawn)
+    elif options.fork > 1:
+        ranks = [os.fork() or sys.exit(spawned(rank, options.fork)) for rank in range(options.fork)]
+        sys.exit(max(os.waitpid(rank, 0)[1] for rank in ranks) > 0)
     else:
         train(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))

@@ -1,0 +1,201 @@
+"""Python programs that start at once: forked from a process that has already imported what takes seconds to import.
+
+Each is a process like those of subprocess: a child of the one that asks for it, with the environment, folder, files and
+session that it is given, and an exit of its own. Only its imports were made before: a test of these, or of what happens
+before them, starts an interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import gc
+import importlib
+import inspect
+import multiprocessing.util
+import os
+import pickle
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+LIBRARY = sys.path[1:]  # without a folder of the program's own
+if __name__ == "__main__":
+    sys.path.insert(1, str(Path(__file__).parent.parent))
+
+from benchmarks.namespaces import enter  # noqa: E402
+from dpexp.processes.fork_server import PRELOAD, SOMETIMES  # noqa: E402
+
+IMPORTS = [*PRELOAD, *SOMETIMES, "dpexp.cli.app", "dpexp.measurement.job", "dpexp.launchers.torchrun_tasks"]
+IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer"]
+SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+LIBC = ctypes.CDLL(None)
+SET_CHILD_SUBREAPER, SET_DEATH_SIGNAL = 36, 1  # of prctl
+MOST_BYTES = 2**16  # of an environment
+
+
+class Program(subprocess.Popen):
+    """`python [-m|-c] ...`, perhaps behind `ip netns exec NAME`. Other commands start as always."""
+
+    def _execute_child(self, *given: Any) -> None:
+        asked = inspect.signature(super()._execute_child).bind(*given).arguments
+        words, namespace = list(map(os.fsdecode, asked["args"])), ""
+        if words[:3] == ["ip", "netns", "exec"]:
+            namespace, words = words[3], words[4:]
+        if words[0] not in (sys.executable, "python") or not (words[1] in ("-m", "-c") or words[1].endswith(".py")):
+            super()._execute_child(*given)
+            return
+        pipes = [asked[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
+        files = [standard if own == -1 else own for standard, own in enumerate((pipes[0], pipes[3], pipes[5]))]
+        environment = dict(os.environ if asked["env"] is None else asked["env"])
+        request = words[1:], environment, str(asked["cwd"] or Path.cwd()), asked["start_new_session"], namespace
+        LIBC.prctl(SET_CHILD_SUBREAPER, 1)  # who loses its parent below this process becomes its child
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
+            end.connect("\0" + server())
+            socket.send_fds(end, [pickle.dumps(request)], files)
+            self.pid = int(end.recv(100))
+            end.recv(100)
+        LIBC.prctl(SET_CHILD_SUBREAPER, 0)
+        self._child_created = True
+        self._close_pipe_fds(*pipes)
+
+
+def run(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """As subprocess.run does."""
+    with Program(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as program:
+        try:
+            out, err = program.communicate(timeout=120)
+        finally:
+            program.kill()
+    return subprocess.CompletedProcess(words, program.returncode, out, err)
+
+
+@functools.cache
+def server() -> str:
+    """The name of the process that others are forked from. It ends with this one."""
+    address, (ready, end) = f"programs-{os.getpid()}", os.pipe()
+    environment = {**os.environ, **SINGLE, "ROOM": "." * MOST_BYTES}
+    environment.pop("PYTHONPATH", None)
+    os.set_inheritable(end, True)
+    os.posix_spawn(sys.executable, [sys.executable, __file__, address, str(end)], environment)
+    os.close(end)
+    assert os.read(ready, 1)
+    os.close(ready)
+    return address
+
+
+def serve(address: str, ready: int) -> Any:
+    """Fork a program for each request; return only in those, with what was asked and the standard files."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind("\0" + address)
+        listener.listen()
+        os.write(ready, b"!")
+        os.close(ready)
+        while True:
+            with listener.accept()[0] as end:
+                data, files, _, _ = socket.recv_fds(end, 2 * MOST_BYTES, 3)
+                if between := os.fork():
+                    os.waitpid(between, 0)
+                    for file in files:
+                        os.close(file)
+                    end.send(b"it has lost its parent")
+                elif program := os.fork():
+                    end.send(str(program).encode())
+                    os._exit(0)
+                else:
+                    return *pickle.loads(data), files
+
+
+def become(environment: dict[str, str], folder: str, new_session: bool, namespace: str, files: list[int]) -> None:
+    """Have what a new process is given."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    os.closerange(3, 1024)
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115 - to the end
+    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    if new_session:
+        os.setsid()
+    if namespace:
+        enter(namespace)
+    os.environ.clear()
+    os.environ.update(environment)
+    begin, end = map(int, Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[47:49])
+    seen = b"".join(f"{name}={value}\0".encode() for name, value in environment.items())
+    ctypes.memmove(begin, seen.ljust(end - begin, b"\0"), end - begin)  # in /proc/PID/environ
+    os.chdir(folder)
+    multiprocessing.process.ORIGINAL_DIR = folder
+
+
+class Helper:
+    """Becomes the fork server that a program may start: forked from it at its beginning, while it has one thread."""
+
+    def __init__(self) -> None:
+        self._start = multiprocessing.util.spawnv_passfds
+        self._end, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process = os.fork()
+        if self._process:
+            multiprocessing.util.spawnv_passfds = self.start
+            return
+        self._end.close()
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        data, files, _, _ = socket.recv_fds(end, 2 * MOST_BYTES, 8)
+        if data:
+            command, numbers, environment = pickle.loads(data)
+            os.environ.update(environment)
+            for file, number in zip([fcntl.fcntl(one, fcntl.F_DUPFD, 512) for one in files], numbers, strict=True):
+                os.dup2(file, number)
+            with contextlib.suppress(SystemExit):
+                exec(command, {})
+        os._exit(0)
+
+    def start(self, path: bytes, words: list[str], numbers: list[int]) -> int:
+        """In place of multiprocessing's function, which starts another interpreter."""
+        if "forkserver" not in words[-1] or self._process is None:
+            return self._start(path, words, numbers)
+        socket.send_fds(self._end, [pickle.dumps((words[-1], numbers, dict(os.environ)))], numbers)
+        process, self._process = self._process, None
+        return process
+
+
+def customize() -> None:
+    """What an interpreter does at its start, and what dpexp's part of that does when torch is imported."""
+    sys.modules.pop("sitecustomize", None)
+    with contextlib.suppress(ImportError):
+        importlib.import_module("sitecustomize")
+    for finder in sys.meta_path:
+        for name, install in getattr(finder, "_installs", {}).items():
+            install(sys.modules[name])
+
+
+def run_main(words: list[str]) -> None:
+    """What `python WORDS` does."""
+    sys.path[:] = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *LIBRARY]
+    customize()
+    sys.argv = words[words[0] in ("-m", "-c") :]
+    if words[0] == "-m":
+        sys.path.insert(0, str(Path.cwd()))
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.path.insert(0, "")
+        exec(words[1], {"__name__": "__main__"})
+    else:
+        runpy.run_path(words[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    LIBC.prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+    for name in IMPORTS:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # else each program would copy all this memory
+    asked, *given = serve(sys.argv[1], int(sys.argv[2]))
+    become(*given)
+    if asked[0] in ("-m", "-c"):  # not a script, all of whose processes dpexp looks for
+        Helper()
+    run_main(asked)
