@@ -163,8 +163,8 @@ def test_where_exchanging_gradients_is_lost_shared_memory_is_an_arm_of_further_b
 ):
     made = loop_trainer._arm
 
-    def with_exchange(work, reports, timed):
-        found = made(work, reports, timed)
+    def with_exchange(work, reports, *others):
+        found = made(work, reports, *others)
         phases = {name: np.full((9, len(reports)), 0.1) for name in found.phases}
         phases["communicate"] = np.full((9, len(reports)), exchange * 0.3 / (1 - exchange))
         return dataclasses.replace(found, phases={name: values.tolist() for name, values in phases.items()})
