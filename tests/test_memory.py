@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -28,7 +27,7 @@ from dpexp.train.models.initial_state import initial_state
 from dpexp.train.worker import Work
 
 AGREEMENT = 0.05
-READS, STEPS = 25, 12
+READS, STEPS = 12, 12
 PAGE, PRESENT, FRAME = 4096, np.uint64(1 << 63), np.uint64((1 << 55) - 1)
 
 LOADERS = """
@@ -134,11 +133,10 @@ def test_the_memory_of_our_workers_is_that_of_their_distinct_pages(model, worker
 
 @needs_frames
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_memory_of_a_script_has_that_of_its_helpers(workers, tmp_path):
+def test_the_memory_of_a_script_has_that_of_its_helpers(tmp_path):
     (tmp_path / "train.py").write_text(LOADERS)
-    words = ["torchrun", "--standalone", f"--nproc-per-node={workers}"] if workers > 1 else [sys.executable]
-    command = Command("script", [[*words, str(tmp_path / "train.py")]], workers, 1, 32 * workers)
+    words = ["torchrun", "--standalone", "--nproc-per-node=2", str(tmp_path / "train.py")]
+    command = Command("script", [words], 2, 1, 64)
     with started({"script": command}, {"script": tmp_path / "output"}, 200) as worlds:
         world = worlds["script"]
         with Watching(lambda: list(world.processes._descendants.processes)) as seen:
@@ -146,8 +144,8 @@ def test_the_memory_of_a_script_has_that_of_its_helpers(workers, tmp_path):
                 world.turn(Turn(0, STEPS))
         world.finish()
         processes = len(world.processes._descendants.processes)
-    assert processes == (7 if workers > 1 else 3)  # torchrun, ranks, and two workers of each rank's data loader
-    agree(f"script, {workers} workers, {processes} processes", world.processes.memory, seen)
+    assert processes == 7  # torchrun, two ranks, and two workers of each rank's data loader
+    agree("script, 2 workers, 7 processes", world.processes.memory, seen)
 
 
 def test_processes_that_have_ended_or_are_unreadable_are_no_sum():
