@@ -41,8 +41,9 @@ def use_shared_memory(
     The process group exchanges in the first steps, then takes turns with shared memory, and the faster of the two goes
     on; with `only`, shared memory does. The first sums in memory are compared with the process group's: a RuntimeError
     tells where they differ by more than rounding. While memory is used, a LostRankError (a RuntimeError) names a rank
-    that has ended, or that has not come for `timeout_seconds`. Raises ValueError where hosts have different numbers of
-    ranks, or gradients are not in the memory of the host.
+    that has ended, or that has not come for `timeout_seconds`. Each host needs the memory of (ranks + 1) gradients; a
+    RuntimeError tells where it is short. Raises ValueError where hosts have different numbers of ranks, or gradients
+    are not in the memory of the host.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ValueError("the parameters are on a GPU: shared memory exchanges gradients of CPUs only")
@@ -133,6 +134,8 @@ class Team:
             choice = torch.tensor([in_memory <= over_group])
             dist.broadcast(choice, dist.get_global_rank(self.group, 0), group=self.group)
             self.uses_memory = bool(choice)
+            if not self.uses_memory:
+                self._areas.clear()
         self._step += 1
         self._begun = []
         self._step_began = time.perf_counter()

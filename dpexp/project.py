@@ -59,7 +59,9 @@ def main(arguments: list[str]) -> int:
         checked = model.check()
         if options.efficiency is None and options.seconds is None:
             projections = [model.project(workers, cluster, worst_error(checked)) for workers in options.workers]
-            lines = [f"{describe_projection(one)}{_price(one, rows[0])}" for one in projections]
+            lines = [describe_projection(one) for one in projections]
+            if cluster.link is not None:  # else on one host with more cores, of another price
+                lines = [f"{text}{_price(one, rows[0])}" for text, one in zip(lines, projections, strict=True)]
             lines += [_tradeoff_sentence(projections)] if len(projections) > 1 else []
             lines += measure_next(model, projections[-1], cluster, measured.usable_cores or 1)
         else:
@@ -94,7 +96,8 @@ def _solve(options: argparse.Namespace, model: StepModel, cluster: Cluster, rows
             link = dataclasses.replace(cluster.link, bytes_per_second=gbits * 1e9 / 8)
             projections[gbits] = project(workers, dataclasses.replace(cluster, link=link))
         best = project(workers, dataclasses.replace(cluster, link=Link(math.inf, 0.0)))
-        problem = "the latency alone is too much" if best.speedup.high >= needed(workers) else problem
+        if project(workers, cluster).speedup.high < needed(workers) <= best.speedup.high:
+            problem = "the latency alone is too much"
     elif first.batch_scope == "global":
         raise ResultError("batch.scope=global: to solve for the batch, measure with batch.scope=per_worker")
     else:
@@ -112,7 +115,8 @@ def _solve(options: argparse.Namespace, model: StepModel, cluster: Cluster, rows
     if {value, *ends} == {none}:
         best = max(projections.values(), key=lambda one: one.speedup.value / needed(one.workers))
         raise ResultError(f"{what} for {goal}: {problem}; at best, {describe_projection(best)}")
-    return f"{what} for {goal}: {Estimate(value, min(ends), max(ends)):{shown}}".replace("inf", "none")
+    edge = " or more, which was not tried" if value == MOST_WORKERS and not workers and efficiency else ""
+    return f"{what} for {goal}: {Estimate(value, min(ends), max(ends)):{shown}}{edge}".replace("inf", "none")
 
 
 def _price(projection: Projection, first: Row) -> str:

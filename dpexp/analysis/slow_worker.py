@@ -18,7 +18,7 @@ from dpexp.results.schema import Arm
 
 LEAST_STEPS = 12  # that were recorded
 LEAST_DELAY = 0.03  # of a step
-MOST_STEPS = 0.5  # who delays a larger share of the steps is slow
+LEAST_SHARE = 0.5  # of the steps, which a slow worker delays
 
 
 def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, Any]:
@@ -31,13 +31,13 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
     shares = delays.mean(0)
     rank, phase = (int(at) for at in np.unravel_index(shares.argmax(), shares.shape))
     of_blocks = [each[:, rank, phase].astype(float) for *_, each in blocks]
-    if min(each.mean() for each in of_blocks) >= MOST_STEPS:
+    if min(each.mean() for each in of_blocks) >= LEAST_SHARE:
         pooled = pooled_blocks([log_seconds(each[:, None]) for each in of_blocks])  # type: ignore[arg-type]
-        if pooled is not None and pooled.estimate().low > MOST_STEPS:
+        if pooled is not None and pooled.estimate().low > LEAST_SHARE:
             hosts = [process.host for process in recorded[0].processes]
-            beyond = longer[:, rank, phase]
+            own = longer[:, rank, phase]
             found = {"slow_rank": rank, "slow_phase": USEFUL[phase], "slow_share": float(shares[rank, phase])}
-            found |= {"slow_seconds": float(np.median(beyond)), "slow_loss": float(np.median(beyond / seconds))}
+            found |= {"slow_seconds": float(np.median(own)), "slow_loss": float(np.median(own / seconds))}
             return found | {"slow_host": hosts[rank] if len({*hosts}) > 1 else ""}
     of_last = np.median(longer[np.arange(len(late)), late.argmax(1)], 0)
     phase, lateness = int(of_last.argmax()), np.median(late.max(1))

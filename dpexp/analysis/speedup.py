@@ -71,7 +71,8 @@ def _sequential(members: Sequence[Member]) -> dict[int, ArmStatistics]:
     """The sequential processes that took turns with a configuration, by their threads."""
     config, blocks = members[0].config, _blocks(members)
     arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if any(name in block.arms for block in blocks)]
-    sides = [ArmStatistics(config.baseline(), blocks, name, math.inf, ()) for name in arms]
+    having = {name: [block for block in blocks if name in block.arms] for name in arms}
+    sides = [ArmStatistics(config.baseline(), ones, name, math.inf, ()) for name, ones in having.items()]
     return {side.threads: side for side in sides}
 
 
@@ -114,7 +115,7 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
 
 def _paired(members: Sequence[Member], arm: str, usual_misfit: float, over: str) -> Speedup:
     """The speedup over an arm of the same blocks."""
-    config, blocks = members[0].config, _blocks(members)
+    config, blocks = members[0].config, [block for block in _blocks(members) if arm in block.arms]
     found = compare([member.job.result.kept_blocks() for member in members], arm, CANDIDATE, usual=usual_misfit)
     candidate = ArmStatistics(config, found.blocks, CANDIDATE, found.limits[1], _trainings(members, CANDIDATE), blocks)
     baseline = ArmStatistics(config.baseline(), found.blocks, arm, found.limits[0], _trainings(members, arm), blocks)

@@ -148,7 +148,8 @@ def _warn_of_memory(config: JobConfig, finished: Sequence[RunResult]) -> None:
     for result in [result for result in alike if result.config.workers < config.workers][-1:]:
         arms, workers = result.blocks[-1].arms, result.config.workers
         most = max(process.memory_bytes or 0 for process in arms[CANDIDATE].processes)
-        more = config.processes - result.config.processes + len(arms) - 1  # with the single processes beside them
+        beside = sum(len(arm.processes) for name, arm in arms.items() if name != CANDIDATE)
+        more = config.processes - result.config.processes + beside
         needed, available = (arms[CANDIDATE].memory_bytes or 0) + more * most, available_memory_bytes()
         if needed > available:
             _log.warning(

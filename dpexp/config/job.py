@@ -1,7 +1,7 @@
 """The settings that every job has: frozen, and checked once, when it is built.
 
-Values come from `conf/`; a field has a default only where earlier results lack it. Pydantic checks types and ranges,
-the methods named `_check_*` check rules between fields. Inside the package these objects are trusted.
+Values come from `conf/`; no field has a default here. Pydantic checks types and ranges, the methods named `_check_*`
+check rules between fields. Inside the package these objects are trusted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class JobConfig:
     batch: BatchConfig
     measurement: MeasurementConfig
     launch: LaunchConfig
-    price_per_hour: PositiveFloat | None = Field(default=None, kw_only=True)  # of a host; earlier results lack it
+    price_per_hour: PositiveFloat | None  # of a host
 
     usual_seconds: ClassVar[tuple[float, float]]  # of a job without measurement.max_seconds: of short, of long steps
 

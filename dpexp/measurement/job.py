@@ -20,7 +20,7 @@ from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, IN_MEMORY, Jo
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.environment import Environment, usable_cores
+from dpexp.machine.environment import Environment, available_memory_bytes, usable_cores
 from dpexp.measurement import loop_trainer, script_trainer
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.measure import OnProgress, OnWarm, measure
@@ -83,6 +83,8 @@ def run(
             on_warm = functools.partial(plan.seconds, budget)
             # Of several processes, other hosts run one training at a time.
             in_memory = config.in_memory() if launcher.hosts is None else None
+            if in_memory is None and config.in_memory() and config.measurement.shared_memory == "always":
+                raise ConfigError("measurement.shared_memory=always under torchrun: compare two commands there")
             for block in _measured(trainer, variants, in_memory, budget, record, on_progress, on_warm):
                 _check_unchanged(config, user_files)
                 record.add(block, digests_of(trainer.files))
@@ -149,14 +151,17 @@ def _measured(
         return
     if choice == "always" or any(_loses_by_exchange(in_memory, block) for block in earlier):
         variants[IN_MEMORY] = in_memory
+    finished = time.perf_counter()
     try:
         for block in measure(trainer, variants, budget, earlier, on_progress, on_warm):
             yield block
+            finished = time.perf_counter()
             if _loses_by_exchange(in_memory, block):
                 variants[IN_MEMORY] = in_memory
     except WorkerError as error:
         if choice == "always" or variants.pop(IN_MEMORY, None) is None:
             raise
+        budget.start_after(time.perf_counter() - finished)  # it is not the job's that this has failed
         _log.warning("gradients in shared memory are not measured: %s", error)
         yield from measure(trainer, variants, budget, record.result.kept_blocks(), on_progress, on_warm)
 
@@ -166,6 +171,8 @@ def _loses_by_exchange(config: JobConfig, block: Block) -> bool:
     arm = block.arms[CANDIDATE]
     seconds = {name: float(np.sum(values)) for name, values in arm.phases.items()}
     lost = seconds.get("communicate", 0.0) > max(EXCHANGE_SHARE * sum(seconds.values()), seconds.get("wait", 0.0))
+    if (arm.memory_bytes or 0) > available_memory_bytes():  # for as many processes again
+        return False
     return lost and (isinstance(config, ExperimentConfig) or all(process.by_ddp for process in arm.processes))
 
 

@@ -109,7 +109,8 @@ class LoopArms:
 
 def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory: PeakMemory) -> Arm:
     _check_replicas(reports)
-    own = dict(enumerate(memory.by_process.values()))  # by rank: those on this machine are the first
+    # By rank: those on this machine are the first.
+    own = {} if memory.bytes is None else dict(enumerate(memory.by_process.values()))
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
         samples_per_step=work.config.global_batch_size,

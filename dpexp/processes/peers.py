@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dpexp.errors import counted
+from dpexp.errors import WorkerError, counted
 from dpexp.processes.barrier import Counter, spin_seconds
 from dpexp.processes.descriptors import Descriptor, is_of_this_user
 from dpexp.processes.shared_memory import SharedTensors
@@ -77,12 +77,15 @@ class Peers:
         self._left[self._rank] = self._meetings
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
-        """So many zero bytes that all share; all call it together. Raises WorkerError where memory is short."""
+        """So many zero bytes that all share; all call it together. Raises RuntimeError where memory is short."""
         layout = {"bytes": ((size_bytes,), torch.uint8)}
         if self._rank != self.ranks[0]:
             (number,) = self._receive(self.ranks[0])
             return SharedTensors(Descriptor(number), layout)["bytes"]
-        tensors = SharedTensors.allocate(layout)
+        try:
+            tensors = SharedTensors.allocate(layout)
+        except WorkerError as error:
+            raise RuntimeError(f"{str(error).partition(';')[0]}; let the process group exchange gradients") from error
         self._send([tensors.file.number])
         return tensors["bytes"]
 
@@ -92,7 +95,7 @@ class Peers:
         if not ready:
             # Each rank that waits has posted more often than the one that it waits for.
             late = min(self.ranks, key=lambda rank: int(self._posted[rank]))
-            raise LostRankError(f"rank {late} has not come to exchange gradients for {self.timeout_seconds:g} s")
+            raise self._late(late)
         if counter.number in ready:
             return
         for rank, end in self._ends.items():
@@ -116,6 +119,9 @@ class Peers:
         for end in self._ends.values():
             end.close()
 
+    def _late(self, rank: int) -> LostRankError:
+        return LostRankError(f"rank {rank} has not come to exchange gradients for {self.timeout_seconds:g} s")
+
     def _ended(self, rank: int) -> LostRankError:
         return LostRankError(f"rank {rank} has ended while rank {self._rank} exchanges gradients with it")
 
@@ -128,7 +134,10 @@ class Peers:
             ends[rank].send(str(self._rank).encode())
         listener.settimeout(self.timeout_seconds)
         while len(ends) < len(self.ranks) - 1:
-            end, _ = listener.accept()
+            try:
+                end, _ = listener.accept()
+            except TimeoutError:
+                raise self._late(min({*self.ranks} - {self._rank, *ends})) from None
             if is_of_this_user(end):  # others may see the name, too
                 ends[int(end.recv(16))] = end
         for end in ends.values():
@@ -145,6 +154,8 @@ class Peers:
     def _receive(self, rank: int) -> list[int]:
         try:
             received, descriptors, _, _ = socket.recv_fds(self._ends[rank], 1, MOST_DESCRIPTORS)
+        except TimeoutError:
+            raise self._late(rank) from None
         except OSError as error:
             raise self._ended(rank) from error
         if not received:

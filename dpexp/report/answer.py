@@ -84,7 +84,7 @@ def answer(summary: Summary) -> list[str]:
 def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> str:
     if number.low <= 1 <= number.high:
         name = row.option if choice else f"{label(row)}{workers_of(row)}"
-        return f"No clear gain: {name} reach {times(number)} {over}"
+        return f"No clear gain: {name} {'reaches' if row.workers == 1 else 'reach'} {times(number)} {over}"
     if choice is None:
         return f"Largest speedup: {label(row)}{workers_of(row)}, {times(number)} {over}"
     if choice.row is None:
@@ -98,7 +98,9 @@ def _ranking(decided: Sequence[Row], choice: Choice | None, over: str) -> list[s
         return []
     known = sorted((row for row in decided if row.overall_speedup.is_known), key=lambda row: -row.overall_speedup.value)
     numbers = "; ".join(f"{row.option}, {times(row.overall_speedup)}" for row in known)
-    unsure = f" Uncertain which is the fastest: {choice.name}, with a probability of {100 * choice.probability:.0f} %."
+    unsure = (
+        f" It is uncertain which is fastest: {choice.name}, with a probability of {100 * choice.probability:.0f} %."
+    )
     return [f"Compared with {over}: {numbers}.{unsure if choice.probability < SURE else ''}"]
 
 
@@ -127,11 +129,13 @@ def _cheapest(choice: Choice | None) -> list[str]:
 
 def _costs(summary: Summary, rows: Sequence[Row], choice: Choice | None) -> list[str]:
     """The memory that the most workers need, how many there is room for, and prices, where these are known."""
-    lines, last, room = [], rows[-1], summary.memory_bytes
+    lines, last, room = [], max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
     if last.memory_bytes is not None and last.baseline_memory_bytes is not None:
         one = in_words(last.baseline_memory_bytes)
-        lines.append(f"{workers_of(last)} need {in_words(last.memory_bytes)} of memory, one process {one}")
-        known = {row.workers or 1: row.memory_bytes for row in rows if row.memory_bytes is not None}
+        need = "need" if last.workers != 1 else "needs"
+        lines.append(f"{workers_of(last)} {need} {in_words(last.memory_bytes)} of memory, one process {one}")
+        alike = [row for row in rows if row.series == last.series and row.memory_bytes is not None]
+        known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
         more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
         if more > 0 and room is not None:
             lines[0] += f"; the {in_words(room)} of this machine hold about {(room - rest) / more:,.0f} workers"
@@ -170,7 +174,10 @@ def _to_decide(summary: Summary) -> Sequence[Row]:
         return rows
     best = rows[0].best_sequential_threads
     if best is not None and all(row.best_sequential_threads == best for row in rows):
+        over = [(row, row.overall_best_sequential_speedup) for row in rows]
+        alone = [row.overall_seconds * times.value for row, times in over]  # of that process
         return [
-            replace(row, overall_speedup=row.overall_best_sequential_speedup, baseline_threads=best) for row in rows
+            replace(row, overall_speedup=times, baseline_threads=best, baseline_overall_seconds=seconds)
+            for (row, times), seconds in zip(over, alone, strict=True)
         ]
     return rows if len({row.baseline_threads for row in rows}) == 1 else []

@@ -31,8 +31,11 @@ LOSSES = {  # by factor of efficiency: the loss, and advice
 SLOW = {  # by phase: what a slow worker does for longer, and advice
     "data": ("loads data", "look at its loader, and at what it does between steps"),
     "compute": ("computes", "give it less work, or look at its core"),
-    "update": ("updates", "look at what it alone does then"),
-    "samples": ("", "the work of samples differs: put those that are alike into a batch"),  # another one in each step
+    "update": ("updates", "check what only this worker does during the update"),
+    "samples": (
+        "",
+        "the work of samples differs: group similar samples into the same batch",
+    ),  # another one in each step
 }
 
 
@@ -97,7 +100,7 @@ def _slow_worker(row: Row) -> str:
     """Whom the others wait for, and why."""
     longer = f"{SLOW[row.slow_phase][0]} {1e3 * row.slow_seconds:.2g} ms longer"
     if row.slow_rank is None:
-        return f"another worker in each step, which {longer}"
+        return f"a different worker in each step, which {longer}"
     where = f" on {row.slow_host}" if row.slow_host else ""
     return f"rank {row.slow_rank}{where}, which {longer} in {100 * row.slow_share:.0f} % of the steps"
 

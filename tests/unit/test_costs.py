@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
@@ -75,20 +74,6 @@ def test_what_was_not_measured_is_not_said(tmp_path):
     assert not said(found, "rice")
     assert found.table.memory_bytes.isna().all()
     assert found.table.price.isna().all()
-
-
-def test_results_of_earlier_versions_are_readable(tmp_path):
-    folder = write_sweep(tmp_path, one(2, memory=1.5, price=3.6))
-    path = folder / "0" / "result.json"
-    kept = json.loads(path.read_text())
-    del kept["config"]["price_per_hour"], kept["environment"]["cgroup_memory_bytes"]
-    for arm in (arm for block in kept["blocks"] for arm in block["arms"].values()):
-        for holder in (arm, *arm["processes"]):
-            del holder["memory_bytes"]
-    path.write_text(json.dumps(kept))
-    (row,) = aggregate([folder]).good
-    assert row.memory_bytes is row.worker_memory_bytes is row.baseline_memory_bytes is None
-    assert math.isnan(row.price.value)
 
 
 def test_the_price_is_that_of_the_hours_of_the_whole_machine(tmp_path):

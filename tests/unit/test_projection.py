@@ -431,3 +431,8 @@ def test_results_that_do_not_tell_steps_are_refused(tmp_path, capsys):
     folder = write_sweep(tmp_path, result("workers=2", seconds=[9, 1, 1], baseline=[9, 2, 2]))
     assert main([str(folder), "--workers", "8"]) == 1
     assert "can't project: no row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [1.0, 0.5, 8.0])
+def test_a_line_through_a_single_point_begins_at_0(place):
+    assert line({place: 3.0}, 2 * place) == pytest.approx(6.0)

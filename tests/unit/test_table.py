@@ -7,9 +7,11 @@ import os
 from dataclasses import replace
 
 import pytest
-from results_helpers import MACHINE, result, write_sweep
+from conftest import composed
+from results_helpers import MACHINE, arm, changed, result, write_sweep
 
 from dpexp.analysis.table import aggregate
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL
 from dpexp.errors import ResultError
 from dpexp.report.writer import write_report
 
@@ -241,3 +243,18 @@ def test_a_folder_without_jobs_is_an_error(tmp_path):
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(ResultError, match="no such folder"):
         aggregate([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize("lacking", [BASELINE, BEST_SEQUENTIAL])
+def test_jobs_of_which_only_one_has_an_arm_are_pooled(tmp_path, lacking):
+    def with_best(block):
+        return changed(block, **{BEST_SEQUENTIAL: arm(composed("workers=1"), 1.5, threads=2)})
+
+    def without(block):
+        return replace(block, arms={name: one for name, one in with_best(block).arms.items() if name != lacking})
+
+    whole = result("workers=2", seconds=[9, 1, 1], baseline=[9, 2, 2], change=with_best)
+    other = result("workers=2", seconds=[9, 1.01, 1.01], baseline=[9, 2, 2], change=without)
+    (found,) = aggregate([write_sweep(tmp_path, whole, other)]).good
+    assert found.repeats == 4
+    assert found.speedup.value == pytest.approx(2, rel=0.02)

@@ -234,6 +234,9 @@ def line(points: Mapping[float, float], at: float) -> float:
     """The value of a line by least squares, that neither starts below 0 nor falls; of a single point, through 0."""
     from scipy.optimize import nnls  # slow to import: few commands have the counts for it
 
+    if len(points) == 1:
+        ((place, value),) = points.items()
+        return value / place * at
     start, slope = nnls(np.array([[1.0, place] for place in points]), np.array(list(points.values())))[0]
     return float(start + slope * at)
 
