@@ -115,7 +115,8 @@ def _solve(options: argparse.Namespace, model: StepModel, cluster: Cluster, rows
     if {value, *ends} == {none}:
         best = max(projections.values(), key=lambda one: one.speedup.value / needed(one.workers))
         raise ResultError(f"{what} for {goal}: {problem}; at best, {describe_projection(best)}")
-    edge = " or more, which was not tried" if value == MOST_WORKERS and not workers and efficiency else ""
+    is_limit = MOST_WORKERS in (value, *ends) and not workers and efficiency
+    edge = f"; more than {MOST_WORKERS:,} were not tried" if is_limit else ""
     return f"{what} for {goal}: {Estimate(value, min(ends), max(ends)):{shown}}{edge}".replace("inf", "none")
 
 

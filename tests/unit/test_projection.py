@@ -278,7 +278,7 @@ def solved(capsys, *arguments):
     assert main(list(arguments)) == 0
     first, sentence, *_ = capsys.readouterr().out.splitlines()
     assert first == "projected, not measured:"
-    what, value, low, high = re.fullmatch(r"(.*): (\S+) \((\S+) to (\S+)\)", sentence).groups()
+    what, value, low, high = re.fullmatch(r"(.*): (\S+) \((\S+) to (\S+)\)(?:; more .*)?", sentence).groups()
     numbers = [math.inf if text == "none" else float(text.replace(",", "")) for text in (value, low, high)]
     assert numbers[1] <= numbers[0] <= numbers[2]
     return what, numbers
