@@ -174,7 +174,7 @@ def test_values_of_an_argument_are_compared_by_their_speedups_over_the_same_proc
 def test_it_is_said_where_the_fastest_value_is_uncertain(tmp_path):
     same = "script.baseline_arguments.loaders=0"
     found = aggregate([write_sweep(tmp_path, argued(0, 1.002, same), argued(1, 1.0, same))])
-    assert "Uncertain which is the fastest: loaders=1 with 2 workers, with a probability of " in answer(found)[1]
+    assert "It is uncertain which is fastest: loaders=1 with 2 workers, with a probability of " in answer(found)[1]
 
 
 def test_values_with_different_baselines_are_not_compared(tmp_path):
@@ -402,7 +402,7 @@ def late(*names, hosts=("a", "a"), **longer):
     [
         ({"data": 5e-4}, "loads data 0.5 ms longer in 100 % of the steps; look at its loader, and at what it does "),
         ({"compute": 5e-4}, "computes 0.5 ms longer in 100 % of the steps; give it less work, or look at its core."),
-        ({"update": 5e-4}, "updates 0.5 ms longer in 100 % of the steps; look at what it alone does then."),
+        ({"update": 5e-4}, "updates 0.5 ms longer in 100 % of the steps; check what only this worker does "),
     ],
 )
 def test_the_worker_that_the_others_wait_for_is_named(tmp_path, longer, said):
@@ -440,5 +440,5 @@ def test_where_the_work_of_samples_differs_no_rank_is_named(tmp_path):
     found = summary(tmp_path, baseline=(1.6, 1.6, 1.6), change=change)
     assert (found.good[0].slow_rank, found.good[0].slow_phase) == (None, "compute")
     *_, last = answer(found)
-    assert "waiting for another worker in each step, which computes" in last
-    assert last.endswith("the work of samples differs: put those that are alike into a batch.")
+    assert "waiting for a different worker in each step, which computes" in last
+    assert last.endswith("the work of samples differs: group similar samples into the same batch.")
