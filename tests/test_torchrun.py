@@ -165,6 +165,15 @@ def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_train
 
 
 @pytest.mark.slow
+def test_shared_memory_in_turns_is_refused(tmp_path):
+    own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    asked = ["strategy=ddp", "workers=2", "measurement.shared_memory=always", *TINY]
+    outcomes = changed(tmp_path, own, [asked] * 2)
+    assert [outcome.status for outcome in outcomes] == [2, 2]
+    assert "measurement.shared_memory=always under torchrun: measure two jobs" in outcomes[0].err
+
+
+@pytest.mark.slow
 def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
     own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
     given = [["strategy=ddp", "workers=2", *TINY, f"seed={seed}"] for seed in (1, 2)]

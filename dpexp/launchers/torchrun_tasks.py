@@ -10,7 +10,7 @@ from typing import Any
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
-from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
+from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError, one_line
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.commands import run_beside
 from dpexp.launchers.local import LocalLauncher, start_errors
@@ -43,6 +43,8 @@ class TorchrunController(LocalLauncher):
     def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that the ranks can't run."""
         self._environment.check(config)
+        if config.measurement.shared_memory == "always" and config.in_memory() is not None:
+            raise ConfigError("measurement.shared_memory=always under torchrun: measure two jobs, with and without it")
 
     @property
     def address(self) -> str:

@@ -83,8 +83,6 @@ def run(
             on_warm = functools.partial(plan.seconds, budget)
             # Of several processes, other hosts run one training at a time.
             in_memory = config.in_memory() if launcher.hosts is None else None
-            if in_memory is None and config.in_memory() and config.measurement.shared_memory == "always":
-                raise ConfigError("measurement.shared_memory=always under torchrun: compare two commands there")
             for block in _measured(trainer, variants, in_memory, budget, record, on_progress, on_warm):
                 _check_unchanged(config, user_files)
                 record.add(block, digests_of(trainer.files))
