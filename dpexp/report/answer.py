@@ -30,6 +30,7 @@ from dpexp.report.sentences import (
 )
 
 MOST_LINES = 20  # of a section
+MOST_PER_CORE = 64  # workers, as launch.max_workers_per_core allows; whether there is memory for more is not told
 
 
 def sections(summary: Summary) -> dict[str, list[str]]:
@@ -137,8 +138,9 @@ def _costs(summary: Summary, rows: Sequence[Row], choice: Choice | None) -> list
         alike = [row for row in rows if row.series == last.series and row.memory_bytes is not None]
         known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
         more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
-        if more > 0 and room is not None:
-            lines[0] += f"; the {in_words(room)} of this machine hold about {(room - rest) / more:,.0f} workers"
+        fitting = (room - rest) / more if more > 0 and room is not None else math.inf
+        if room is not None and fitting <= MOST_PER_CORE * (summary.usable_cores or 1):  # else memory is no limit
+            lines[0] += f"; the {in_words(room)} of this machine hold about {fitting:,.0f} workers"
         lines[0] += "."
     if choice and choice.prices:
         lines.append(f"Price of a training: {', '.join(f'{name} {one:.3g}' for name, one in choice.prices.items())}.")

@@ -128,3 +128,8 @@ def test_a_folder_of_ones_own_may_have_local_settings(tmp_path):
     (tmp_path / "local/default.yaml").write_text("price_per_hour: 0.34\n")
     assert compose([], False, str(tmp_path)).jobs[0].config.price_per_hour == 0.34
     assert compose(["price_per_hour=1"], False, str(tmp_path)).jobs[0].config.price_per_hour == 1
+
+
+def test_room_for_more_workers_than_are_allowed_is_not_told(tmp_path):
+    (line,) = said(summary(tmp_path, one(1, memory=1.0), one(2, memory=1.01)), "memory")
+    assert line.endswith("one process 922 MiB.")
