@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 
@@ -15,15 +16,20 @@ TICK_SECONDS = 0.02  # the system counts in hundredths, rounded
 
 
 def test_a_program_of_somebody_else_is_seen_and_ones_own_work_is_not():
-    busy = [sys.executable, "-c", "import time; t = time.monotonic()\nwhile time.monotonic() < t + 1: pass"]
     launch.wait_for_server()
-    watch = Watch()
-    subprocess.run(busy, check=True)
-    seen = watch.conditions(workers_cpu_seconds=0.0)
-    watch = Watch()
-    subprocess.run(busy, check=True)
-    own = watch.conditions(workers_cpu_seconds=1.0)
-    assert seen.other_cores > own.other_cores + 0.3
+    as_ones_own, as_somebody_elses = Watch(), Watch()
+    before = cpu_seconds_of_children()
+    subprocess.run([sys.executable, "-c", "sum(range(40_000_000))"], check=True)
+    used = cpu_seconds_of_children() - before
+    own = as_ones_own.conditions(workers_cpu_seconds=used)
+    seen = as_somebody_elses.conditions(workers_cpu_seconds=0.0)
+    assert used > 10 * TICK_SECONDS
+    assert seen.other_cores > own.other_cores
+
+
+def cpu_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_what_a_worker_used_is_known_when_it_has_ended():
