@@ -5,9 +5,9 @@
     model = DistributedDataParallel(model)
     exchange.use_shared_memory(model)  # on every rank, before the first step
 
-It is a communication hook, torch's public interface. Each rank copies a bucket into its row of shared memory; when all
-have, rank r sums the r-th chunk of all rows; when all have, each copies the sums: a reduce-scatter and an all-gather.
-Rows are added in the order of ranks, so all ranks have the same sums to the bit.
+It is a communication hook, torch's public interface. Each rank copies the other ranks' chunks of a bucket into its row
+of shared memory; when all have, rank r adds the r-th chunk of all other rows to its own; when all have, each copies the
+sums: a reduce-scatter and an all-gather. One rank adds up a chunk, so all have the same sums to the bit.
 
 Where the ranks are on several hosts, those that have summed the same chunk all-reduce it over the network between the
 two steps, while backward goes on. So a host sends each sum once, whatever the number of its ranks, and all of them send
@@ -19,8 +19,8 @@ from __future__ import annotations
 import datetime
 import statistics
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -60,22 +60,19 @@ def _exchange(team, bucket):  # type: ignore[no-untyped-def]  # torch refuses an
 class Area:
     """The shared memory for one bucket."""
 
-    own: torch.Tensor  # this rank's row
-    sums: torch.Tensor  # of all rows
-    total: torch.Tensor  # this rank's chunk of them
-    parts: list[torch.Tensor]  # the same chunk of each row
+    published: list[tuple[slice, torch.Tensor]]  # the others' chunks: where in the bucket, and in this rank's row
+    chunk: slice  # of the bucket, which this rank sums
+    theirs: list[torch.Tensor]  # the same chunk of the other rows
+    total: torch.Tensor  # of these
+    sums: torch.Tensor  # of all chunks
 
 
-@dataclass
-class Exchange:
-    """Of one bucket, in one step."""
+class Begun(NamedTuple):
+    """The exchange of one bucket, in one step."""
 
-    bucket: torch.Tensor
-    area: Area
-    done: Any = field(default_factory=torch.futures.Future)
-    between: Any = None  # the all-reduce between hosts, where it was begun
-    expected: torch.Tensor | None = None  # what the process group has summed
-    rounding: float = 0.0  # by how much that may differ
+    sums: torch.Tensor
+    done: Any  # the future of the sums
+    between: Any  # the all-reduce between hosts, where it was begun
 
 
 class Team:
@@ -86,13 +83,14 @@ class Team:
     ) -> None:
         """All ranks meet, to compute means or sums. Raises ValueError where hosts have different numbers of ranks."""
         self.group: Any = dist.group.WORLD if group is None else group
-        self.average, self._only, self.uses_memory = average, only, False
+        self.average, self._only, self.uses_memory, self._is_decided = average, only, False, False
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._step = 0
         self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of steps in turn, with memory and without
         self._step_began = 0.0
         self._areas: dict[int, Area] = {}  # by the bucket's number
-        self._begun: list[Exchange] = []  # in this step
+        self._begun: list[Begun] = []  # in this step
+        self._expected: list[tuple[torch.Tensor, torch.Tensor, float]] = []  # the first sums, the group's, the rounding
         self.peers = Peers(self.group, timeout_seconds)
         self._between: Any = None  # the group of the ranks of all hosts that have the same chunk
         if len(self.peers.hosts) > 1:
@@ -104,13 +102,14 @@ class Team:
 
     def exchange(self, bucket: Any) -> Any:
         """The future of a dist.GradBucket that has the sum, or mean, of all ranks."""
-        if bucket.index() == 0:
+        number, buffer = bucket.index(), bucket.buffer()
+        if number == 0 and not self._is_decided:
             self._begin_step()
-        if self.uses_memory and not bucket.buffer().is_sparse:
-            done = self._begin(bucket.index(), bucket.buffer())
+        if self.uses_memory and not buffer.is_sparse:
+            done = self._begin(number, buffer)
         else:
-            done = self._over_group(bucket.buffer()).get_future().then(lambda done: done.value()[0])
-        if bucket.is_last() and self._begun:
+            done = self._over_group(buffer).get_future().then(lambda done: done.value()[0])
+        if self._begun and bucket.is_last():
             self._finish()
         return done
 
@@ -125,11 +124,12 @@ class Team:
         now, tried = time.perf_counter(), self._step - FIRST_STEPS
         if 0 < tried <= 2 * TRIED_STEPS:
             self._seconds[self.uses_memory].append(now - self._step_began)
+        self._is_decided = tried == (1 if self._only else 2 * TRIED_STEPS)
         if self._only:
             self.uses_memory = tried >= 0
         elif 0 <= tried < 2 * TRIED_STEPS:
             self.uses_memory = tried // 2 % 2 == 0  # two and two: each way meets both kinds of steps that take turns
-        elif tried == 2 * TRIED_STEPS:
+        elif self._is_decided:
             in_memory, over_group = (statistics.median(self._seconds[way]) for way in (True, False))
             choice = torch.tensor([in_memory <= over_group])
             dist.broadcast(choice, dist.get_global_rank(self.group, 0), group=self.group)
@@ -137,40 +137,44 @@ class Team:
             if not self.uses_memory:
                 self._areas.clear()
         self._step += 1
-        self._begun = []
         self._step_began = time.perf_counter()
 
     def _begin(self, number: int, bucket: torch.Tensor) -> Any:
         """Sum this rank's chunk of a bucket (n,) over its host, and begin to do so between hosts; returns a future."""
         area = self._areas.get(number)
-        if area is None or (area.own.dtype, len(area.own)) != (bucket.dtype, len(bucket)):
+        if area is None or (area.sums.dtype, len(area.sums)) != (bucket.dtype, len(bucket)):
             area = self._areas[number] = self._allocated(bucket)
-        exchange = Exchange(bucket, area)
-        if self._step == FIRST_STEPS + 1:  # the first in memory
-            self._expect(exchange)
+        if not self._is_decided and self._step == FIRST_STEPS + 1:  # the first in memory
+            self._expected.append((area.sums, *self._summed_by_group(bucket)))
         # Divided before they are added, as torch does: sums of float16 may overflow.
-        torch.mul(bucket, 1 / self.size if self.average else 1.0, out=area.own)
+        factor = 1 / self.size if self.average else 1.0
+        for part, row in area.published:
+            torch.mul(bucket[part], factor, out=row)
         self.peers.meet()  # all have written their rows
-        torch.add(area.parts[0], area.parts[1] if len(area.parts) > 1 else 0, out=area.total)
-        for other in area.parts[2:]:
+        if area.theirs:
+            torch.add(area.theirs[0], bucket[area.chunk], alpha=factor, out=area.total)
+        else:
+            torch.mul(bucket[area.chunk], factor, out=area.total)
+        for other in area.theirs[1:]:
             area.total.add_(other)
+        between = None
         if self._between is not None and len(area.total):
-            exchange.between = dist.all_reduce(area.total, group=self._between, async_op=True)
-        self._begun.append(exchange)
-        return exchange.done
+            between = dist.all_reduce(area.total, group=self._between, async_op=True)
+        self._begun.append(Begun(area.sums, torch.futures.Future(), between))
+        return self._begun[-1].done
 
     def _finish(self) -> None:
         """Let all buckets of this step have their sums, which DistributedDataParallel copies from shared memory."""
-        for exchange in self._begun:
-            if exchange.between is not None:
-                self._wait(exchange.between)
+        for one in self._begun:
+            if one.between is not None:
+                self._wait(one.between)
         self.peers.meet()  # all chunks are there; they are read before the next step's first meeting
-        for exchange in self._begun:
-            sums, expected = exchange.area.sums, exchange.expected
-            # Where both are infinite or NaN, they don't differ.
-            if expected is not None and bool(((sums - expected).abs() > exchange.rounding).any()):
+        for sums, expected, rounding in self._expected:
+            if bool(((sums - expected).abs() > rounding).any()):  # where both are infinite or NaN, they don't differ
                 raise RuntimeError("sums of gradients in shared memory differ from those of the process group")
-            exchange.done.set_result(sums)
+        self._expected = []
+        for one in self._begun:
+            one.done.set_result(one.sums)
         self._begun = []
 
     def _wait(self, between: Any) -> None:
@@ -179,14 +183,14 @@ class Team:
         except RuntimeError as error:
             raise LostRankError(f"rank {self.rank} has lost a rank on another host: {error}") from error
 
-    def _expect(self, exchange: Exchange) -> None:
-        """Let the process group sum the bucket, too. Each addition of terms rounds, in its way and in ours."""
-        exchange.expected = exchange.bucket.clone()
-        self._over_group(exchange.expected).wait()
-        largest = exchange.bucket.abs().amax().reshape(1).double()
+    def _summed_by_group(self, bucket: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """The process group's sums, and by how much ours may differ: each addition of terms rounds, in both ways."""
+        expected = bucket.clone()
+        self._over_group(expected).wait()
+        largest = bucket.abs().amax().reshape(1).double()
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
         sums = float(largest) * (1 if self.average else self.size)
-        exchange.rounding = 2 * self.size * torch.finfo(exchange.bucket.dtype).eps * sums
+        return expected, 2 * self.size * torch.finfo(bucket.dtype).eps * sums
 
     def _allocated(self, bucket: torch.Tensor) -> Area:
         """The memory for buckets like this: a row for the sums, then one for each rank.
@@ -198,8 +202,10 @@ class Team:
         table = self.peers.allocate((len(ranks) + 1) * row_bytes).view(len(ranks) + 1, row_bytes)
         sums, *rows = (row[: bucket.nbytes].view(bucket.dtype) for row in table)
         place = ranks.index(self.rank)
-        chunk = slice(*chunk_bounds(bucket, len(ranks))[place : place + 2])
-        return Area(rows[place], sums, sums[chunk], [row[chunk] for row in rows])
+        begin, end = chunk_bounds(bucket, len(ranks))[place : place + 2]
+        own, chunk = rows.pop(place), slice(begin, end)
+        published = [(part, own[part]) for part in (slice(begin), slice(end, None)) if len(own[part])]
+        return Area(published, chunk, [row[chunk] for row in rows], sums[chunk], sums)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of a model has no hook, whatever DistributedDataParallel notes about it."""

@@ -244,7 +244,7 @@ def corrupt(rank, ranks):
     model = DistributedDataParallel(nn.Linear(4, 4))
     team = exchange.use_shared_memory(model, only=True)
     correct = team.peers.meet
-    team.peers.meet = lambda: (correct(), team._areas and rank == 1 and team._areas[0].parts[0].add_(1))
+    team.peers.meet = lambda: (correct(), team._areas and rank == 1 and team._areas[0].theirs[0].add_(1))
     try:
         for _ in range(exchange.FIRST_STEPS + 1):
             model(torch.ones(2, 4)).sum().backward()
