@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ class Rank:
     startup_seconds: float
     ahead_seconds: float  # its clock's before that of this machine, where it runs on another
     process: int  # its number; 0 where it runs on another machine
+    steps_file: int  # of that process: has the number of steps that it has made
     made: int | None = None  # steps in all, once it has come to its end
     facts: dict[str, Any] = field(default_factory=dict)  # about its model, known when the last turn is over
 
@@ -75,7 +78,8 @@ class World:
         ahead_seconds = _ahead_seconds(connection) if is_remote else 0.0
         startup_seconds = time.monotonic() - self._started
         process = 0 if is_remote else introduction["process"]
-        self.ranks.append(Rank(connection, rank, introduction["threads"], startup_seconds, ahead_seconds, process))
+        about = introduction["threads"], startup_seconds, ahead_seconds, process, introduction["made"]
+        self.ranks.append(Rank(connection, rank, *about))
         if not self.missing:
             self.ranks.sort(key=lambda one: one.number)
             self._steps = 1
@@ -132,11 +136,11 @@ class World:
         )
 
     def _uneven(self, missing: Iterable[Rank]) -> WorkerError:
-        names = ", ".join(str(rank.number) for rank in missing)
+        late = ", ".join(f"rank {rank.number} has made {_steps_of(rank)}" for rank in missing)
+        others = ", ".join(f"rank {rank.number} {_steps_of(rank)}" for rank in self.ranks if rank not in missing)
         return self.processes.failure(
-            f"other ranks have made {counted(self._steps, 'step')} and those of a turn, rank {names} has not for "
-            f"{self._timeout_seconds:g} s: ranks that make different numbers of steps, as under Join, can't be "
-            "measured; give all the same number of batches"
+            f"{late} and no further one for {self._timeout_seconds:g} s, {others}: ranks that make different numbers "
+            "of steps, as under Join, can't be measured; give all the same number of batches"
         )
 
     def _ask(self, question: Any) -> list[Any]:
@@ -186,6 +190,15 @@ class World:
             f"rank {first} came to its end after {counted(made, 'step')}, before the others ({how}); give all "
             "the same number of batches"
         )
+
+
+def _steps_of(rank: Rank) -> str:
+    """How many steps it has made, even if it hangs; of a process on another machine that is not known."""
+    try:
+        made = Path(f"/proc/{rank.process}/fd/{rank.steps_file}").read_bytes()[:8]
+    except OSError:
+        return "some steps"
+    return counted(int.from_bytes(made, sys.byteorder), "step")
 
 
 def _ahead_seconds(connection: Connection) -> float:

@@ -43,6 +43,8 @@ def train(rank: int, world_size: int) -> None:
         while step == 20 and options.fault == "hang":
             time.sleep(1)
         model(torch.ones(options.batch, 16)).sum().backward()
+        if step >= 20 and options.fault == "join" and rank == 1:
+            continue
         optimizer.step()
         optimizer.zero_grad()
 

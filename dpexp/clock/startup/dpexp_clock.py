@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import mmap
 import os
 import socket
 import sys
@@ -42,6 +43,7 @@ class Clock:
         self._steps = 0  # before the last pause
         self._times: list[float] = []  # of the end of each step since the last pause, the first when that was over
         self._synchronized = self._until = 1  # numbers of steps since then: the device is idle, and the next pause
+        self._made: Any = [0]  # steps in all; once dpexp knows of it, in memory that it can read
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Called before each step of any optimizer."""
@@ -69,6 +71,7 @@ class Clock:
             _synchronize()
         now = time.perf_counter()
         self._times.append(now)
+        self._made[0] = self._steps + number
         if self._samples is not None and self._steps + number > 1:
             self._samples.end()
         if self._trace is not None:
@@ -92,7 +95,7 @@ class Clock:
         try:
             if self._connection is None:
                 self._connection = _connect()
-                self._connection.send(_introduction(self._read_files()))
+                self._connection.send({**_introduction(self._read_files()), "made": self._share_steps()})
                 atexit.register(self._say_goodbye)
                 self._samples = Samples()
             else:
@@ -119,12 +122,19 @@ class Clock:
         self._steps += len(self._times) - 1
         self._times = [time.perf_counter()]
 
+    def _share_steps(self) -> int:
+        """From now on dpexp sees the number of steps, even of a process that hangs: in this file of the process."""
+        file = os.memfd_create("dpexp")
+        os.ftruncate(file, mmap.PAGESIZE)
+        self._made = memoryview(mmap.mmap(file, mmap.PAGESIZE)).cast("q")
+        return file
+
     def _say_goodbye(self) -> None:
         """At the end of the process: its number of steps, unless an exception has ended it."""
         failed = hasattr(sys, "last_type")
         with contextlib.suppress(OSError, EOFError):
             if self._connection is not None and not failed:
-                self._connection.send(self._steps + len(self._times) - 1)
+                self._connection.send(self._made[0])
 
     def forget(self) -> None:
         """In a forked process: if its parent trains, it is a helper, such as a worker of a data loader."""
@@ -132,6 +142,7 @@ class Clock:
             self._connection.close()
             self._connection = None
             self._until = self._synchronized = 0  # never again
+            self._made = [0]
 
 
 def _synchronize() -> None:
