@@ -10,7 +10,7 @@ import sys
 
 from rich.table import Table
 
-from benchmarks import cases, delays
+from benchmarks import cases
 from benchmarks.setup import command, out, progress, shown
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.report.sentences import largest_loss
@@ -32,7 +32,6 @@ def run(rounds: int) -> None:
     cases.run()
     _examples(rounds)
     _hooks(2 * rounds)
-    delays.run(1)
     _like_ddp(rounds)
     _against_itself(2 * rounds)
 

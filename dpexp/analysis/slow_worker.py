@@ -1,4 +1,4 @@
-"""Who is slow: the worker that the others wait for in most steps, and the phase in which it takes longer.
+"""Who is slow: the worker that the others wait for, and the phase in which it takes longer in most steps.
 
 Workers meet in every step; who waits least came last. It delays the step by what one of its phases takes longer than
 those of the others, beyond the factor by which its other phases do, too: a core that others slow down for some seconds
@@ -18,7 +18,8 @@ from dpexp.results.schema import Arm
 
 LEAST_STEPS = 12  # that were recorded
 LEAST_DELAY = 0.03  # of a step
-LEAST_SHARE = 0.5  # of the steps, which a slow worker delays
+MOST_STEPS = 0.5  # share of the steps: in more of them, a phase of a slow worker takes longer
+LEAST_SHARE = 0.25  # of the steps, which it delays: where workers share cores, another one may be later still
 
 
 def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, Any]:
@@ -27,18 +28,16 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
     if sum(len(arm.phases["data"]) for arm in recorded) < LEAST_STEPS:
         return {}
     blocks = [_delays(arm) for arm in recorded]
-    late, longer, seconds, delays = (np.concatenate(each) for each in zip(*blocks, strict=True))
+    late, longer, seconds, _, delays = (np.concatenate(each) for each in zip(*blocks, strict=True))
     shares = delays.mean(0)
     rank, phase = (int(at) for at in np.unravel_index(shares.argmax(), shares.shape))
-    of_blocks = [each[:, rank, phase].astype(float) for *_, each in blocks]
-    if min(each.mean() for each in of_blocks) >= LEAST_SHARE:
-        pooled = pooled_blocks([log_seconds(each[:, None]) for each in of_blocks])  # type: ignore[arg-type]
-        if pooled is not None and pooled.estimate().low > LEAST_SHARE:
-            hosts = [process.host for process in recorded[0].processes]
-            own = longer[:, rank, phase]
-            found = {"slow_rank": rank, "slow_phase": USEFUL[phase], "slow_share": float(shares[rank, phase])}
-            found |= {"slow_seconds": float(np.median(own)), "slow_loss": float(np.median(own / seconds))}
-            return found | {"slow_host": hosts[rank] if len({*hosts}) > 1 else ""}
+    is_longer, does_delay = ([each[:, rank, phase] for each in of] for of in list(zip(*blocks, strict=True))[3:])
+    if _are_surely_more(is_longer, MOST_STEPS) and _are_surely_more(does_delay, LEAST_SHARE):
+        hosts = [process.host for process in recorded[0].processes]
+        own = longer[:, rank, phase]
+        found = {"slow_rank": rank, "slow_phase": USEFUL[phase], "slow_share": float(shares[rank, phase])}
+        found |= {"slow_seconds": float(np.median(own)), "slow_loss": float(np.median(own / seconds))}
+        return found | {"slow_host": hosts[rank] if len({*hosts}) > 1 else ""}
     of_last = np.median(longer[np.arange(len(late)), late.argmax(1)], 0)
     phase, lateness = int(of_last.argmax()), np.median(late.max(1))
     # Does the work of samples differ, so that it is another worker in each step? Then that of one process does, too.
@@ -49,9 +48,16 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
     return {}
 
 
-def _delays(arm: Arm) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _are_surely_more(blocks: Sequence[np.ndarray], share: float) -> bool:
+    """Whether these are more than a share of the steps: in each block, and with the whole interval of all."""
+    pooled = pooled_blocks([log_seconds(each[:, None]) for each in blocks if each.any()])  # type: ignore[arg-type]
+    return pooled is not None and min(each.mean() for each in blocks) >= share and pooled.estimate().low > share
+
+
+def _delays(arm: Arm) -> tuple[np.ndarray, ...]:
     """Seconds by which workers come after the last other one (steps, workers), and take longer than the others' median
-    (steps, workers, phases); those of the steps (steps,); and whether a worker delays a step (steps, workers, phases).
+    (steps, workers, phases); those of the steps (steps,); in which steps a phase takes longer, beyond what the others
+    do, and whether the worker also delays the step by that (steps, workers, phases).
     """
     waits = np.asarray(arm.phases.get("wait", arm.phases["communicate"]))  # the latter has both, if not separated
     late = _of_others(np.min, waits) - waits
@@ -61,8 +67,8 @@ def _delays(arm: Arm) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     factors = np.divide(own, others, out=np.ones_like(own), where=others > 0)
     slowness = np.stack([np.delete(factors, at, 2).min(2) for at in range(len(USEFUL))], 2)  # of its other phases
     beyond = own - np.maximum(1, slowness) * others
-    delays = np.minimum(late[:, :, None], beyond) > LEAST_DELAY * seconds[:, None, None]
-    return late, own - others, seconds, delays
+    least = LEAST_DELAY * seconds[:, None, None]
+    return late, own - others, seconds, beyond > least, np.minimum(late[:, :, None], beyond) > least
 
 
 def _of_others(combine: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:

@@ -26,9 +26,12 @@ def useful(random, workers: int = 2, steps: int = 60) -> dict[str, np.ndarray]:
     }
 
 
-def arm(work: dict[str, np.ndarray], separates_waiting: bool = True) -> Arm:
-    """An arm of these steps, in which all wait for the last one before they exchange, which takes a millisecond."""
-    arrivals = sum(work.values())
+def arm(work: dict[str, np.ndarray], separates_waiting: bool = True, later: np.ndarray | float = 0.0) -> Arm:
+    """An arm of these steps, in which all wait for the last one before they exchange, which takes a millisecond.
+
+    Some come `later` than their work takes.
+    """
+    arrivals = sum(work.values()) + later
     wait = arrivals.max(1, keepdims=True) - arrivals
     rest = {"wait": wait, "communicate": 1e-3 + 0 * wait} if separates_waiting else {"communicate": wait + 1e-3}
     phases = {name: values.tolist() for name, values in (work | rest).items()}
@@ -53,6 +56,22 @@ def test_a_delay_is_named_with_its_rank_its_phase_and_its_size(phase, workers, r
         assert (found["slow_rank"], found["slow_phase"]) == (rank, phase)
         assert found["slow_seconds"] == pytest.approx(3e-3, rel=0.2)
         assert found["slow_share"] > 0.85
+
+
+@pytest.mark.parametrize("is_delayed", [True, False])
+def test_where_workers_share_cores_others_may_be_later_still_in_half_of_the_steps(is_delayed):
+    random = np.random.default_rng(0)
+    named = []
+    for _ in range(20):
+        works = [useful(random, 4) for _ in range(2)]
+        blocks = [
+            arm(delayed(work, 2, "data") if is_delayed else work, False, random.uniform(0, 9e-3, (60, 4)))
+            for work in works
+        ]
+        found = find_slow_worker(blocks, [])
+        named.append((found.get("slow_rank"), found.get("slow_phase")))
+        assert found.get("slow_share", 0.5) == pytest.approx(0.5, abs=0.2)
+    assert named.count((2, "data") if is_delayed else (None, None)) >= 19
 
 
 def test_the_share_of_the_steps_is_told():
