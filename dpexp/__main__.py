@@ -1,7 +1,5 @@
 """`python -m dpexp`: import and call, no more (workers could not unpickle what is defined here)."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

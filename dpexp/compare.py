@@ -3,8 +3,6 @@
 As in `python -m dpexp.compare 'strategy=ddp workers=2' 'strategy=sync_dp workers=2'`.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

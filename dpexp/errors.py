@@ -1,7 +1,5 @@
 """The errors that dpexp raises on purpose. Each message is one line: the value, the rule, the choices."""
 
-from __future__ import annotations
-
 FROM_USERS_CODE = (Exception, SystemExit, KeyboardInterrupt)  # Ctrl-C raises another one, see machine.signals
 
 

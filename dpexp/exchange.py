@@ -14,8 +14,6 @@ two steps, while backward goes on. So a host sends each sum once, whatever the n
 at the same time.
 """
 
-from __future__ import annotations
-
 import datetime
 import statistics
 import time
@@ -35,7 +33,7 @@ FIRST_STEPS, TRIED_STEPS = 3, 8  # DistributedDataParallel makes its buckets ane
 
 def use_shared_memory(
     model: DistributedDataParallel, *, only: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
-) -> Team:
+) -> "Team":
     """Let the ranks of a model's process group exchange its gradients so; all of them call it, before the first step.
 
     The process group exchanges in the first steps, then takes turns with shared memory, and the faster of the two goes
@@ -52,7 +50,7 @@ def use_shared_memory(
     return team
 
 
-def _exchange(team, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings
+def _exchange(team: "Team", bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
     return team.exchange(bucket)
 
 
@@ -100,7 +98,7 @@ class Team:
             timeout = datetime.timedelta(seconds=timeout_seconds)
             self._between = dist.new_group(same, timeout, "gloo", use_local_synchronization=True)
 
-    def exchange(self, bucket: Any) -> Any:
+    def exchange(self, bucket: Any) -> torch.futures.Future[torch.Tensor]:
         """The future of a dist.GradBucket that has the sum, or mean, of all ranks."""
         number, buffer = bucket.index(), bucket.buffer()
         if number == 0 and not self._is_decided:
@@ -111,7 +109,7 @@ class Team:
             done = self._over_group(buffer).get_future().then(lambda done: done.value()[0])
         if self._begun and bucket.is_last():
             self._finish()
-        return done
+        return done  # type: ignore[no-any-return]
 
     def _over_group(self, bucket: torch.Tensor) -> Any:
         """The process group's all-reduce, begun."""

@@ -6,8 +6,6 @@ B. Data parallelism gives two batch sizes for free: each worker's, and all toget
 unbiased estimates of |G|^2 and tr(Sigma), and the noise scale is tr(Sigma) / |G|^2, in samples.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import sys

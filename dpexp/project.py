@@ -4,8 +4,6 @@ As in `python -m dpexp.project FOLDER --workers 8,64 --link 25Gbit/s,10us --work
 --seconds, it solves for what is left out: the workers, the bandwidth (as in --link ,10us), or else the local batch.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools

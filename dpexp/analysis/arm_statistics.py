@@ -1,7 +1,5 @@
 """The statistics of one arm: its steps, and the times of a whole training that follow from them."""
 
-from __future__ import annotations
-
 import functools
 import math
 import statistics

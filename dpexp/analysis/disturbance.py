@@ -10,8 +10,6 @@ An undisturbed step takes at most LONGER times as long as the fastest steps of a
 ratio depends on that limit, there is no plateau of undisturbed steps, and all time counts.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

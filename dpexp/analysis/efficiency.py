@@ -7,8 +7,6 @@ whole run; here workers synchronize in every step, so it is each worker's useful
 which is recorded in every step: before anything is communicated, and after it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

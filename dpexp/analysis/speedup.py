@@ -1,7 +1,5 @@
 """Speedups: over the paired baseline, the workers=1 jobs of a sweep, or the best sequential process; to an accuracy."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

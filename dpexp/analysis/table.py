@@ -1,7 +1,5 @@
 """The table of all results below some folders, one row per configuration."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import math

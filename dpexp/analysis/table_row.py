@@ -1,7 +1,5 @@
 """One row of the table: a configuration with all statistics of its blocks, or a job that failed."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Warnings about a measurement: the problem, its severity, and advice."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from itertools import chain

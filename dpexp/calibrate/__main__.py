@@ -3,8 +3,6 @@
 It measures known values: it injects faults into real workers, which the measurement must find.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import sys

@@ -1,7 +1,5 @@
 """Faults that calibration injects into real workers. Imports only what workers have already imported."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping

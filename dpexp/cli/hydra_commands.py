@@ -1,7 +1,5 @@
 """The commands that Hydra runs itself: help, configurations, and the jobs of launcher and sweeper plugins."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import multiprocessing

@@ -4,8 +4,6 @@ The folder has the arguments of its command, which are composed again. User code
 run: a command with a script, or with a function that makes a custom model, has to be typed again.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shlex

@@ -4,8 +4,6 @@ A turn is a number of steps, during which all other programs of a block sleep. T
 seconds of each timed step, and sleeps until its next turn.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 MOST_PHASE_STEPS = 256  # of an arm in a block, whose phases are kept

@@ -1,7 +1,5 @@
 """From the overrides of a command line to its jobs, each of one checked `JobConfig`."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

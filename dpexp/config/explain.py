@@ -1,7 +1,5 @@
 """Errors of Hydra, OmegaConf and pydantic, explained in one line: the value, the rule, the choices."""
 
-from __future__ import annotations
-
 import json
 import re
 import textwrap

@@ -4,8 +4,6 @@ Values come from `conf/`; no field has a default here. Pydantic checks types and
 check rules between fields. Inside the package these objects are trusted.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from abc import abstractmethod

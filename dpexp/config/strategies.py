@@ -1,7 +1,5 @@
 """The available strategies: their settings and capabilities. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """The YAML files that hold every default: where they are, and which keys they define."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a command has written: the line that says why it failed."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The processes of one measured command on one machine: started, put to sleep, and ended together."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

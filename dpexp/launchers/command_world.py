@@ -1,7 +1,5 @@
 """One measured command, whose processes train in turns while others sleep, on one machine or several."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time

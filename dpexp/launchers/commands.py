@@ -1,7 +1,5 @@
 """The launcher of other people's commands: their processes take turns, as ours do."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

@@ -1,7 +1,5 @@
 """The launcher on one machine: this process starts every worker."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator, Mapping

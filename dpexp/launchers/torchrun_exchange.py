@@ -1,7 +1,5 @@
 """What the processes that torchrun started tell each other, through torch's key-value store."""
 
-from __future__ import annotations
-
 import math
 import pickle
 import threading

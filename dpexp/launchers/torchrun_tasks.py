@@ -1,7 +1,5 @@
 """Under torchrun: rank 0 measures, and publishes one task after the other, which the agents of the others carry out."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence

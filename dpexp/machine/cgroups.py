@@ -1,7 +1,5 @@
 """What Linux's control groups allow this process, in version 1 or 2; nothing without control groups."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

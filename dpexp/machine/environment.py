@@ -1,7 +1,5 @@
 """The environment of a measurement: machine, libraries, code. Imports no torch."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -4,8 +4,6 @@ The lock is an abstract Unix socket: it leaves no file, and the kernel frees it 
 It holds for all users of a network namespace, so usually for a machine or a container.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

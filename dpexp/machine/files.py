@@ -1,7 +1,5 @@
 """Files that are written atomically: a reader finds the old one or the new one, never half of one; folder locks."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """The memory that processes have together: pages that several of them have count once."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path

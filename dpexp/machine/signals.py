@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM: they unwind the main process, but never while a worker is being started."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import signal

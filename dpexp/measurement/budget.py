@@ -1,7 +1,5 @@
 """How long a job measures: how many blocks, and for how long each."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

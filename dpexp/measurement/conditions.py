@@ -1,7 +1,5 @@
 """The load of other programs on the machine during a block."""
 
-from __future__ import annotations
-
 import time
 
 import psutil

@@ -1,7 +1,5 @@
 """One job: load the data, measure, train, record. Failures and interruptions are recorded, too."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -1,7 +1,5 @@
 """The measurement loop: blocks of arms that take turns, until the budget ends them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 

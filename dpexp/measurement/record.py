@@ -1,7 +1,5 @@
 """The result of a job so far, written after each block, so that finished blocks survive any end of the job."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 from pathlib import Path

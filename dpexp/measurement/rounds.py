@@ -1,7 +1,5 @@
 """The rounds of one block: each arm has a turn of some tens of milliseconds, while the others sleep."""
 
-from __future__ import annotations
-
 import random
 import statistics
 import time

@@ -1,7 +1,5 @@
 """The interface of trainers: arms that are alive for a block and make steps on request."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager

@@ -3,8 +3,6 @@
 They are checked before results are added, so that times of an edited model aren't mixed with those of the old one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """File descriptors that a process passes to others: to the workers that it starts, or through Unix sockets."""
 
-from __future__ import annotations
-
 import os
 import socket
 import struct

@@ -1,7 +1,5 @@
 """The fork server that workers are forked from, and the life of a worker process around its target."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import multiprocessing

@@ -1,7 +1,5 @@
 """Heartbeats: each worker's progress, in memory that its parent can read even if the worker hangs or is dead."""
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import mmap

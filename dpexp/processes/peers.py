@@ -4,8 +4,6 @@ Memory and wake-ups are anonymous (memfd, eventfd) and reach the other ranks thr
 the file system, and nothing is left, whoever dies. The sockets also tell who has died.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import select

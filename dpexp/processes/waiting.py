@@ -1,7 +1,5 @@
 """Waiting for messages of other processes while they make progress, and for other threads of this process."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

@@ -1,7 +1,5 @@
 """The processes of one training: started, named in errors, and ended together."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

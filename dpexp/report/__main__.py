@@ -1,7 +1,5 @@
 """Aggregate the results that lie below folders: `python -m dpexp.report FOLDER... [--output FOLDER]`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The report in sentences: the answer with one number, its certainty, a projection, and the details."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

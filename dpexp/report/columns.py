@@ -1,7 +1,5 @@
 """The table for people, as text by column: the same in the terminal and on the page."""
 
-from __future__ import annotations
-
 import math
 
 from dpexp.analysis.intervals import Estimate

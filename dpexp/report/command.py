@@ -1,7 +1,5 @@
 """The boundary of every command: arguments in, exit status out; an error is one line on standard error."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools

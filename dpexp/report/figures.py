@@ -1,7 +1,5 @@
 """The figures: their titles, layout and files. Each series has its own panel: no curve mixes settings."""
 
-from __future__ import annotations
-
 import io
 import math
 import textwrap

@@ -3,8 +3,6 @@
 Colours are distinguishable with colour-vision deficiency, and markers without colour.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

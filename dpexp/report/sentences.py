@@ -1,7 +1,5 @@
 """The reasons, warnings and failures in sentences, and phrases that all sentences share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Write the report of some folders: the table as CSV, the figures, and a self-contained HTML page."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Find and read the jobs below some folders."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

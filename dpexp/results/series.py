@@ -1,7 +1,5 @@
 """Series: jobs that may share a curve, because they differ only along it; and how each is labelled."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

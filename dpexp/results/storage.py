@@ -1,7 +1,5 @@
 """`result.json` on disk: written atomically, read with explanations of errors."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """The training loop. It does not know how many workers there are; the strategy does."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

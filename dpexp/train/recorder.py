@@ -1,7 +1,5 @@
 """Records the time of each step by phase, in one worker."""
 
-from __future__ import annotations
-
 import time
 from array import array
 

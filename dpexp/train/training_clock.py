@@ -5,8 +5,6 @@ Some seconds of steps are enough to measure the time of a step, however long the
 or starts the training again, until it is told to end.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection

@@ -1,7 +1,5 @@
 """A worker process's part in one training, from its start to its report."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Two sweeps of the same configurations, cell by cell: did the time of a training change?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

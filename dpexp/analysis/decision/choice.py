@@ -1,7 +1,5 @@
 """How many workers to use: the fastest choice, its probability, and the cost of a wrong choice."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The user's arrays, from an .npz file, or from a folder of .npy files whose training inputs stay on disk."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path

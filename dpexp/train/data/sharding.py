@@ -1,7 +1,5 @@
 """Which samples make up a step, and which of them are a worker's: pure functions."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """The built-in data sets: MNIST is in the package, torchvision downloads others, and one is synthetic."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

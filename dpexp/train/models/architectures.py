@@ -1,7 +1,5 @@
 """From a model's configuration to a torch module."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import pkgutil

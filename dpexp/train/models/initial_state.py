@@ -1,7 +1,5 @@
 """The seeded initial state that every replica starts from, in shared memory."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch.nn.parameter import is_lazy

@@ -5,8 +5,6 @@ Every update here is elementwise, but for the norm that clipping needs, so an op
 parameters.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 

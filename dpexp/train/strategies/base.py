@@ -1,7 +1,5 @@
 """The base class of strategies, the only part of a training that knows of other workers; and those of one process."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import os

@@ -1,7 +1,5 @@
 """torch's DistributedDataParallel: the reference for other strategies, also on several machines."""
 
-from __future__ import annotations
-
 import math
 import time
 import warnings
@@ -67,7 +65,7 @@ class Ddp(Distributed):
         self.optimizers[0].step(take_gradients(self._parameters))
 
 
-def _sum(strategy, bucket):  # type: ignore[no-untyped-def]  # torch refuses annotations that are strings, as here all are
+def _sum(strategy: Ddp, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
     """All-reduce one bucket. DDP's default hook would divide by the world size, which is wrong for uneven shards."""
     started = time.perf_counter()
     if strategy.team is not None:

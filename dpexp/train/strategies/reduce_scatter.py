@@ -1,7 +1,5 @@
 """The sum of all ranks' gradients through shared memory, of which each rank computes a chunk: a reduce-scatter."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
