@@ -108,7 +108,7 @@ def test_a_job_that_fails_elsewhere_fails_the_command(tmp_path, joblib):
 def submit(*overrides: str, options: Sequence[str]) -> list[str]:
     """The example, on both nodes of the cluster."""
     file = str(EXAMPLES / "slurm.sbatch")
-    return ["sbatch", "--nodes=2", *options, file, *TINY, "strategy=ddp", *overrides, "hydra.run.dir=out"]
+    return ["sbatch", "--nodes=2", "--cpus-per-task=1", *options, file, "hydra.run.dir=out", *overrides]
 
 
 def printed(folder: Path) -> str:
@@ -116,8 +116,21 @@ def printed(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob("slurm-*.out"))
 
 
-def test_the_sbatch_file_measures_over_two_nodes(cluster, tmp_path):
-    done = cluster.run(tmp_path, *submit(options=["--cpus-per-task=1", "--wait"]), PATH=ACTIVATED)
+SCRIPT = "env RANK={host} WORLD_SIZE={workers} MASTER_ADDR={head} MASTER_PORT={port} python"
+SUBMITTED = {
+    "training": [*TINY, "strategy=ddp"],
+    "script": [
+        *[text for text in TINY if text.startswith("measurement")],
+        "measurement.baseline=none",
+        *["batch.size=8", "--", *SCRIPT.split(), f"{Path(__file__).parent}/scripts/train.py", "--batch"],
+        "{local_batch_size}",
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", SUBMITTED)
+def test_the_sbatch_file_measures_over_two_nodes(cluster, tmp_path, kind):
+    done = cluster.run(tmp_path, *submit(*SUBMITTED[kind], options=["--wait"]), PATH=ACTIVATED)
     assert done.returncode == 0, done.stderr + printed(tmp_path)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert [worker["rank"] for worker in result["blocks"][0]["arms"]["candidate"]["processes"]] == [0, 1]
@@ -125,7 +138,7 @@ def test_the_sbatch_file_measures_over_two_nodes(cluster, tmp_path):
 
 
 def test_a_cancelled_job_ends_all_its_processes_on_all_nodes(cluster, tmp_path):
-    done = cluster.run(tmp_path, *submit("epochs=100000", options=["--cpus-per-task=1"]), PATH=ACTIVATED)
+    done = cluster.run(tmp_path, *submit(*SUBMITTED["training"], "epochs=100000", options=[]), PATH=ACTIVATED)
     assert done.returncode == 0, done.stderr
     begun = tmp_path / "out" / "result.json"  # written when the job starts
     assert wait_until(begun.exists), printed(tmp_path)

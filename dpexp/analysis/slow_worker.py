@@ -5,8 +5,6 @@ those of the others, beyond the factor by which its other phases do, too: a core
 slows all phases, and then it is another core.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,9 +47,9 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
 
 
 def _are_surely_more(blocks: Sequence[np.ndarray], share: float) -> bool:
-    """Whether these are more than a share of the steps: in each block, and with the whole interval of all."""
+    """Whether these are more than a share of the steps, with the whole interval; in no block are they under half."""
     pooled = pooled_blocks([log_seconds(each[:, None]) for each in blocks if each.any()])  # type: ignore[arg-type]
-    return pooled is not None and min(each.mean() for each in blocks) >= share and pooled.estimate().low > share
+    return pooled is not None and min(each.mean() for each in blocks) > share / 2 and pooled.estimate().low > share
 
 
 def _delays(arm: Arm) -> tuple[np.ndarray, ...]:
