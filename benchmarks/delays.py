@@ -49,7 +49,9 @@ class Case:
     @property
     def job_seconds(self) -> float:
         """Enough for some tens of traced steps: a script's are one of some turns, and four workers' take 20 ms."""
-        return 40.0 if self.kind == "script" and (self.workers > 2 or self.place == "samples") else 10.0
+        if self.kind != "script":
+            return 10.0
+        return 40.0 if self.workers > 2 or self.place == "samples" else 20.0
 
     @property
     def is_right(self) -> Callable[[Row], bool]:
