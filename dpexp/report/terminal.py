@@ -173,7 +173,7 @@ class Display:
 
     def _tell(self, text: str) -> None:
         with contextlib.suppress(OSError):  # an output that is gone is no reason to end a job
-            show_line(f"{self._of_jobs()}{self._name}: {text}")
+            show_line(f"{self._of_jobs()}{self._name}: {text}" if self._jobs > 1 else text)
 
     def _redraw(self, text: str, job_fraction: float) -> None:
         self._drawn = time.monotonic()
