@@ -155,4 +155,4 @@ def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
 
 
 PHASES_OF = {"phases": PHASES, "baseline_phases": USEFUL}  # columns of fields
-INTEGERS = [column.name for column in dataclasses.fields(Row) if column.type == "int | None"]
+INTEGERS = [column.name for column in dataclasses.fields(Row) if column.type == int | None]

@@ -76,7 +76,7 @@ class World:
         ahead_seconds = _ahead_seconds(connection) if is_remote else 0.0
         startup_seconds = time.monotonic() - self._started
         process = 0 if is_remote else introduction["process"]
-        about = introduction["threads"], startup_seconds, ahead_seconds, process, introduction["made"]
+        about = introduction["threads"], startup_seconds, ahead_seconds, process, introduction["steps_file"]
         self.ranks.append(Rank(connection, rank, *about))
         if not self.missing:
             self.ranks.sort(key=lambda one: one.number)

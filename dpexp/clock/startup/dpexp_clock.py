@@ -95,7 +95,7 @@ class Clock:
         try:
             if self._connection is None:
                 self._connection = _connect()
-                self._connection.send({**_introduction(self._read_files()), "made": self._share_steps()})
+                self._connection.send(_introduction(self._read_files(), self._share_steps()))
                 atexit.register(self._say_goodbye)
                 self._samples = Samples()
             else:
@@ -169,7 +169,7 @@ def _connect() -> Connection:
     return Connection(end.detach())
 
 
-def _introduction(read: Any) -> dict[str, Any]:
+def _introduction(read: Any, steps_file: int) -> dict[str, Any]:
     import torch
 
     rank, world_size = _from_environment(RANKS), _from_environment(WORLD_SIZES)
@@ -181,6 +181,7 @@ def _introduction(read: Any) -> dict[str, Any]:
         "world_size": world_size or 1,
         "threads": torch.get_num_threads(),
         "process": os.getpid(),
+        "steps_file": steps_file,
         "files": _own_files(read),
     }
 
