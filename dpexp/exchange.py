@@ -101,8 +101,10 @@ class Team:
     def exchange(self, bucket: Any) -> torch.futures.Future[torch.Tensor]:
         """The future of a dist.GradBucket that has the sum, or mean, of all ranks."""
         number, buffer = bucket.index(), bucket.buffer()
-        if number == 0 and not self._is_decided:
-            self._begin_step()
+        if number == 0:
+            self._begun = []  # of a step that an exception has ended
+            if not self._is_decided:
+                self._begin_step()
         if self.uses_memory and not buffer.is_sparse:
             done = self._begin(number, buffer)
         else:
@@ -142,7 +144,7 @@ class Team:
         area = self._areas.get(number)
         if area is None or (area.sums.dtype, len(area.sums)) != (bucket.dtype, len(bucket)):
             area = self._areas[number] = self._allocated(bucket)
-        if not self._is_decided and self._step == FIRST_STEPS + 1:  # the first in memory
+        if self._step == FIRST_STEPS + 1:  # the first in memory
             self._expected.append((area.sums, *self._summed_by_group(bucket)))
         # Divided before they are added, as torch does: sums of float16 may overflow.
         factor = 1 / self.size if self.average else 1.0
