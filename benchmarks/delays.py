@@ -45,13 +45,14 @@ class Case:
     place: str  # of the delay; none; or samples: all workers' steps differ
     rank: int = 0
     seconds: float = 0.003
+    model: str = "mlp"
 
     @property
     def job_seconds(self) -> float:
         """Enough for some tens of traced steps: a script's are one of some turns, and four workers' take 20 ms."""
         if self.kind != "script":
             return 10.0
-        return 40.0 if self.workers > 2 or self.place == "samples" else 20.0
+        return 20.0 if self.workers == 2 and self.place in PHASES else 40.0
 
     @property
     def is_right(self) -> Callable[[Row], bool]:
@@ -73,7 +74,7 @@ CASES = [
         4: [*((place, rank) for rank, place in enumerate(PHASES)), ("none", 0)],
     }.items()
     for place, rank in places
-] + [Case("script", 2, "samples")]
+] + [Case("script", 2, "samples"), Case("sync_dp", 2, "none", model="cnn"), Case("ddp", 2, "none", model="cnn")]
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Delay:
 def run(rounds: int, cases: list[Case] = CASES) -> None:
     """Print a line for each case: who was named in each round, and how often that was right."""
     table = Table(box=None)
-    for head in ("training", "workers", "3 ms in", "of rank", "named: rank, phase, ms, % of steps", "right"):
+    for head in ("training", "model", "workers", "3 ms in", "of rank", "named: rank, phase, ms, % of steps", "right"):
         table.add_column(head)
     rows: list[list[Row]] = [[] for _ in cases]
     with measuring_alone():
@@ -133,7 +134,7 @@ def run(rounds: int, cases: list[Case] = CASES) -> None:
     for case, found in zip(cases, rows, strict=True):
         right = f"{sum(map(case.is_right, found))} of {rounds}"
         rank = str(case.rank) if case.place in PHASES else "-"
-        table.add_row(case.kind, str(case.workers), case.place, rank, "; ".join(map(_named, found)), right)
+        table.add_row(case.kind, case.model, str(case.workers), case.place, rank, "; ".join(map(_named, found)), right)
     out.print(table)
 
 
@@ -146,9 +147,10 @@ def prepared(case: Case, *overrides: str) -> tuple[JobConfig, FaultyLauncher]:
         )
         options.append(f"script.command='{TORCHRUN} {PEER} {delay}'")
     else:
-        options += [f"strategy={case.kind}", "data.size=20000", "measurement.whole_trainings=never"]
+        options += [f"strategy={case.kind}", f"model={case.model}", "data.size=20000"]
+        options.append("measurement.whole_trainings=never")
         launcher = FaultyLauncher({CANDIDATE: Delay(case)})  # type: ignore[dict-item]
-    if case.place != "samples":  # nothing else is compared with the baseline
+    if case.place in PHASES:  # only where no single rank is slow, the steps of the baseline are looked at
         options.append("measurement.baseline=none")
     return compose_job(*options), launcher
 

@@ -18,6 +18,7 @@ LEAST_STEPS = 12  # that were recorded
 LEAST_DELAY = 0.03  # of a step
 MOST_STEPS = 0.5  # share of the steps: in more of them, a phase of a slow worker takes longer
 LEAST_SHARE = 0.25  # of the steps, which it delays: where workers share cores, another one may be later still
+MORE_THAN_UPDATE = 1.25  # times as much, in proportion, must a phase change from step to step if its samples differ
 
 
 def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, Any]:
@@ -38,12 +39,25 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
         return found | {"slow_host": hosts[rank] if len({*hosts}) > 1 else ""}
     of_last = np.median(longer[np.arange(len(late)), late.argmax(1)], 0)
     phase, lateness = int(of_last.argmax()), np.median(late.max(1))
-    # Does the work of samples differ, so that it is another worker in each step? Then that of one process does, too.
-    alone = [np.abs(np.diff(arm.phases[USEFUL[phase]], axis=0)) for arm in baseline if arm.phases]
-    differing = np.median(np.concatenate(alone)) if alone else 0.0
-    if lateness > LEAST_DELAY * np.median(seconds) and min(of_last[phase], differing) > lateness / 2:
+    is_late = lateness > LEAST_DELAY * np.median(seconds) and of_last[phase] > lateness / 2
+    if is_late and _differs_by_samples(phase, lateness / 2, [arm for arm in baseline if arm.phases]):
         return {"slow_phase": USEFUL[phase], "slow_seconds": float(of_last[phase])}
     return {}
+
+
+def _differs_by_samples(phase: int, seconds: float, baseline: Sequence[Arm]) -> bool:
+    """Whether a phase of one process changes by so much from step to step, and because its samples differ.
+
+    What slows a core down changes the update, too, whose work is always the same.
+    """
+    if not baseline:
+        return False
+    own = [np.stack([arm.phases[name] for name in USEFUL], 2) for arm in baseline]
+    usual = np.median(np.concatenate(own), (0, 1))
+    change = np.median(np.concatenate([np.abs(np.diff(steps, axis=0)) for steps in own]), (0, 1))
+    update = USEFUL.index("update")  # not divided by, since it may be 0 in most steps
+    in_proportion = change[phase] * usual[update] > MORE_THAN_UPDATE * change[update] * usual[phase]
+    return bool(change[phase] > seconds and in_proportion)
 
 
 def _are_surely_more(blocks: Sequence[np.ndarray], share: float) -> bool:

@@ -140,6 +140,17 @@ def test_if_the_work_of_samples_differs_another_worker_is_late_in_each_step(diff
     assert "slow_rank" not in found
 
 
+def test_steps_that_a_slow_core_makes_longer_are_no_samples_that_differ():
+    """Nor of one process: all of its phases change from step to step alike."""
+    random = np.random.default_rng(0)
+    works = [useful(random), useful(random, 1)]
+    for work in works:
+        slowed = random.uniform(1, 3, work["update"].shape)
+        for phase in USEFUL:
+            work[phase] *= slowed
+    assert find_slow_worker([arm(works[0])], [arm(works[1])]) == {}
+
+
 def test_of_a_few_steps_nobody_is_named():
     random = np.random.default_rng(0)
     few = delayed(useful(random, steps=LEAST_STEPS - 1), 1, "data")
