@@ -13,11 +13,10 @@ import torch.distributed as dist
 from rich.table import Table
 
 from benchmarks.setup import out, progress, shown
-from dpexp import exchange
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.ratios import compare
 from dpexp.config.compose import compose_job
-from dpexp.launchers.local import LocalLauncher
+from dpexp.exchange import Team
 from dpexp.measurement.job import measure_in_turns
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
@@ -53,7 +52,7 @@ def run(rounds: int) -> None:
             MEMORY: compose_job(*words, "strategy=ddp", "strategy.exchange=shared_memory"),
         }
         with tempfile.TemporaryDirectory() as folder, measuring_alone():
-            blocks = measure_in_turns(arms, Path(folder), LocalLauncher())
+            blocks = measure_in_turns(arms, Path(folder))
         table.add_row(name, *(shown(compare([blocks], over=other, of=MEMORY).overall) for other in (GLOO, ALONE, OURS)))
     out.print(table)
     out.print()
@@ -88,7 +87,7 @@ def _all_reduces(rank: int, ranks: int, place: Rendezvous, notify: object) -> li
     """In each process: seconds of an all-reduce of each size over gloo, and in memory, in turns."""
     torch.set_num_threads(1)
     place.join("gloo", rank, ranks)
-    team, found = exchange.Team(None, average=False), []
+    team, found = Team(None, average=False), []
     for size in SIZES_BYTES:
         buffer, seconds = torch.zeros(size // 4), {False: 0.0, True: 0.0}
         bucket = SimpleNamespace(index=lambda: 1, buffer=lambda buffer=buffer: buffer, is_last=lambda: True)

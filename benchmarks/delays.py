@@ -17,12 +17,10 @@ from rich.table import Table
 from benchmarks.setup import TORCHRUN, out, progress
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
-from dpexp.calibrate.faults import FaultyLauncher
 from dpexp.config.compose import compose_job
 from dpexp.config.job import CANDIDATE, JobConfig
-from dpexp.machine.environment import describe
+from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import job
-from dpexp.measurement.user_files import fingerprint
 from dpexp.report.command import measuring_alone
 from dpexp.train import worker
 from dpexp.train.models import architectures
@@ -138,9 +136,9 @@ def run(rounds: int, cases: list[Case] = CASES) -> None:
     out.print(table)
 
 
-def prepared(case: Case, *overrides: str) -> tuple[JobConfig, FaultyLauncher]:
+def prepared(case: Case, *overrides: str) -> tuple[JobConfig, LocalLauncher]:
     """The job of a case, and what starts its workers."""
-    options, launcher = [*JOB, f"workers={case.workers}", *overrides], FaultyLauncher({})
+    options, launcher = [*JOB, f"workers={case.workers}", *overrides], LocalLauncher({})
     if case.kind == "script":
         delay = f"--delay {case.place} --seconds {case.seconds}" + (
             f" --rank {case.rank}" if case.place in PHASES else ""
@@ -149,7 +147,7 @@ def prepared(case: Case, *overrides: str) -> tuple[JobConfig, FaultyLauncher]:
     else:
         options += [f"strategy={case.kind}", f"model={case.model}", "data.size=20000"]
         options.append("measurement.whole_trainings=never")
-        launcher = FaultyLauncher({CANDIDATE: Delay(case)})  # type: ignore[dict-item]
+        launcher = LocalLauncher({CANDIDATE: Delay(case)})
     if case.place in PHASES:  # only where no single rank is slow, the steps of the baseline are looked at
         options.append("measurement.baseline=none")
     return compose_job(*options), launcher
@@ -160,7 +158,7 @@ def measured(case: Case, seconds: float) -> Row:
     config, launcher = prepared(case, f"measurement.max_seconds={seconds}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job.run(config, folder, lambda *_: None, launcher, describe(), fingerprint(config), record_bad_input=False)
+        job.run(config, folder, launcher=launcher)
         (row,) = aggregate([folder]).good
     return row
 

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from rich.table import Table
 
 from benchmarks.setup import configured, out, prepared
-from dpexp.cli import app
+from dpexp.cli.api import sweep as measure_sweep
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import WorkerError
 from dpexp.launchers.local import LocalLauncher
@@ -221,7 +221,7 @@ def _print_jobs(jobs: int) -> None:
 
 
 def sweep(jobs: int) -> None:
-    """Run it by the command line's own function, and check that every job succeeded."""
+    """Run it in this process, and check that every job succeeded."""
     alike = ",".join(str(300 + job) for job in range(jobs))  # what makes no other configuration: one row, few figures
     quick = [
         "measurement.repeats=1",
@@ -231,8 +231,8 @@ def sweep(jobs: int) -> None:
         "measurement.max_seconds=0.4",
     ]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        status = app.main(["-m", *TINY, *quick, f"launch.timeout_seconds={alike}", f"hydra.sweep.dir={folder}"])
-        assert status == 0
+        table = measure_sweep(*TINY, *quick, f"launch.timeout_seconds={alike}", folder=folder)
+        assert set(table["status"]) == {"ok"}
         assert len(list(Path(folder).glob("*/result.json"))) == jobs
 
 

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.endurance import Census
 from benchmarks.setup import out, progress
-from dpexp import exchange
+from dpexp.exchange import hook
 from dpexp.processes import launch
 from dpexp.processes.world import Worker, WorldSpec
 from dpexp.train.strategies.rendezvous import Rendezvous
@@ -84,8 +84,8 @@ def _exchange_for_ever(rank: int, ranks: int, place: Rendezvous, notify: Callabl
     torch.set_num_threads(1)
     place.join("gloo", rank, ranks)
     model = DistributedDataParallel(torch.nn.Linear(100, 100))
-    exchange.use_shared_memory(model, only=True, timeout_seconds=STOPPED_SECONDS)
-    for _ in range(exchange.FIRST_STEPS + 1):
+    hook.use_shared_memory(model, only=True, timeout_seconds=STOPPED_SECONDS)
+    for _ in range(hook.FIRST_STEPS + 1):
         model(torch.ones(2, 100)).sum().backward()
     notify(os.getpid())
     try:

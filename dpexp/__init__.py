@@ -3,12 +3,11 @@
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
 __all__ = ["load", "plot", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `dpexp.api`, imported when first used, since that imports torch."""
+    """The functions of `dpexp.cli.api`, imported when first used, since that imports torch."""
     if name not in __all__:
         raise AttributeError(f"module dpexp has no attribute {name}")
-    return getattr(importlib.import_module("dpexp.api"), name)
+    return getattr(importlib.import_module("dpexp.cli.api"), name)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.table import aggregate
 from dpexp.cli import runner
 from dpexp.config.compose import Job, Plan, compose_job, with_script
 from dpexp.config.experiment import AnyConfig
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, counted
-from dpexp.machine.environment import describe
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command, measuring_alone
 
@@ -69,11 +69,9 @@ def answer(workers: int, found: Search) -> str:
 
 def _measured(overrides: Sequence[str], batch: int, folder: Path) -> Estimate:
     """The speedup at one batch, from a job in a folder of its own. Raises DpexpError."""
-    from dpexp.measurement.job import speedup  # imports torch: mistakes don't wait for it
-
     job = Job(f"batch_{batch}", [*overrides, f"batch.size={batch}"], with_batch(overrides, batch))
-    list(runner.measure_jobs(Plan(folder, False, [job]), describe()))
-    found = speedup(folder / job.folder)
+    list(runner.measure_jobs(Plan(folder, False, [job])))
+    found = aggregate([folder / job.folder]).good[0].speedup
     terminal.show_line(f"batch {batch:,}: speedup {found:.2f}")
     return found
 

@@ -78,8 +78,7 @@ def _show_commands(before: str, after: str, share: float) -> bool:
     """
     first, second = _composed(before), _composed(after)
     _refuse_other_work(first, second)
-    from dpexp.launchers.local import LocalLauncher  # imports torch: mistakes don't wait for it
-    from dpexp.measurement.job import measure_in_turns
+    from dpexp.measurement.job import measure_in_turns  # imports torch: mistakes don't wait for it
 
     with (
         measuring_alone(),
@@ -88,7 +87,7 @@ def _show_commands(before: str, after: str, share: float) -> bool:
     ):
         display.begin(0, "")
         configs = {"before": first, "after": second}
-        blocks = measure_in_turns(configs, Path(folder), LocalLauncher(), display.update)
+        blocks = measure_in_turns(configs, Path(folder), on_progress=display.update)
     found = compare([blocks], over="after", of="before")
     cell = Cell(after, found.shown, None)
     _show(cell)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.table import summarize_measured
+from dpexp.analysis.table import Summary, summarize_measured
 from dpexp.analysis.table_row import Row, at_most_samples
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import CustomModelConfig
@@ -25,7 +25,6 @@ from dpexp.errors import ConfigError, ResultError, counted
 from dpexp.measurement.user_files import changed_files, fingerprint
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command, measuring_alone
-from dpexp.results.jobs import Job, read_jobs
 from dpexp.train.data.dataset import Dataset, load
 from dpexp.train.loop import train
 from dpexp.train.models import architectures
@@ -46,17 +45,16 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.seeds < 2:
         raise ConfigError(f"--seeds {options.seeds}: at least 2, for an interval")
-    rows = at_most_samples(summarize_measured(options.folder).good)
-    job = largest_job(options.folder, rows)
-    config = job.config
-    assert isinstance(config, ExperimentConfig)
+    measured = summarize_measured(options.folder)
+    rows = at_most_samples(measured.good)
+    config, user_files = largest_job(measured, options.folder, rows)
     model = config.model
     if isinstance(model, CustomModelConfig) and model.builder != options.builder:
         raise ConfigError(
             f"these results are of model.builder={model.builder}, whose code would be run: "
             f"add --builder {model.builder} to allow this"
         )
-    if names := changed_files(job.result.user_files, fingerprint(config)):
+    if names := changed_files(user_files, fingerprint(config)):
         raise ConfigError(f"{', '.join(names)} changed since {options.folder} was measured; measure again")
     with measuring_alone():
         found = scales(config, options.seeds)
@@ -65,14 +63,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def largest_job(folder: Path, rows: Sequence[Row]) -> Job:
-    """The good job with the most samples and workers. Raises ConfigError, ResultError if it has no noise scale."""
+def largest_job(measured: Summary, folder: Path, rows: Sequence[Row]) -> tuple[ExperimentConfig, dict[str, str]]:
+    """The configuration of the job with the most samples and workers, and the fingerprint of its files.
+
+    Raises ConfigError, ResultError if it has no noise scale.
+    """
     if len({row.series for row in rows}) != 1:
         raise ResultError(f"{folder}: the noise scale needs one series, not {len({row.series for row in rows})}")
     if any(math.isnan(row.speedup.value) for row in rows):
         raise ResultError(f"{folder}: its speedups are unknown; measure with measurement.baseline=paired")
-    good = [job for job in read_jobs([folder])[0] if job.result.status == "ok"]
-    largest = max(good, key=lambda job: (job.config.data.size, job.config.workers))
+    largest = max(measured.jobs, key=lambda job: (job.config.data.size, job.config.workers))
     config = largest.config
     if not isinstance(config, ExperimentConfig):
         raise ConfigError("these results are of a script, whose gradients can't be computed here")
@@ -81,7 +81,7 @@ def largest_job(folder: Path, rows: Sequence[Row]) -> Job:
             f"workers={config.workers} with batch.scope={config.batch.scope}: the batch doesn't grow with the workers; "
             "measure workers=1,2 with batch.scope=per_worker"
         )
-    return largest
+    return config, largest.result.user_files
 
 
 def scales(config: ExperimentConfig, seeds: int) -> list[list[float]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, line, measure_next, worst_error
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.table import summarize_measured
+from dpexp.analysis.table import Summary, summarize_measured
 from dpexp.analysis.table_row import Row, at_most_samples
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.script import ScriptConfig
@@ -24,7 +24,6 @@ from dpexp.errors import ConfigError, ResultError
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command
 from dpexp.report.sentences import describe_projection
-from dpexp.results.jobs import read_jobs
 
 MOST_WORKERS = 4096  # all up to this are tried: an efficiency may rise beside measured counts, and until a host is full
 STEPS = [1.01**power for power in range(1390)]  # from one to a million: the Mbit/s and samples that are tried
@@ -50,7 +49,7 @@ def main(arguments: list[str]) -> int:
     rows = _rows(measured.good, options.folder, options.series)
     cluster = Cluster()
     if options.link is not None:
-        size = _gradient_bytes(rows[0], options.folder) if options.gradient_mb is None else options.gradient_mb * 1e6
+        size = _gradient_bytes(rows[0], measured) if options.gradient_mb is None else options.gradient_mb * 1e6
         cluster = Cluster(options.workers_per_host, options.link, size, options.overlap)
     try:
         model = StepModel(rows)
@@ -211,12 +210,12 @@ def _rows(rows: Sequence[Row], folder: Path, series: str | None) -> list[Row]:
     return at_most_samples([row for row in rows if series in (None, row.series)])
 
 
-def _gradient_bytes(row: Row, folder: Path) -> float:
+def _gradient_bytes(row: Row, measured: Summary) -> float:
     """The gradient's size in the model of these jobs. Raises ConfigError if only the user's code knows it."""
     from dpexp.train.data.dataset import load  # imports torch
     from dpexp.train.models.architectures import build
 
-    config = next(job.config for job in read_jobs([folder])[0] if job.name in row.job.split(" + "))
+    config = next(job.config for job in measured.jobs if job.name in row.job.split(" + "))
     if isinstance(config, ScriptConfig) or isinstance(config.model, CustomModelConfig):
         raise ConfigError(f"model={config.names['model']} has an unknown gradient size: give it as --gradient-mb")
     dataset = load(config)

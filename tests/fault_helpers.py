@@ -64,6 +64,7 @@ class Faulty(LocalLauncher):
     """Does the deed in one program of several workers: of the segments or of the whole trainings the n-th, from 0."""
 
     def __init__(self, place: Place, deed: Any, victim: int, in_turns: bool = True, number: int = 0) -> None:
+        super().__init__()
         self._fault = partial(run_with_trap, place, deed, victim)
         self._in_turns, self._left = in_turns, number
 
@@ -92,7 +93,7 @@ def run_config(
     earlier = resume_command.find_earlier(config, folder, environment, anew) if resume else None
     if earlier is not None and earlier.status == "ok":
         return False
-    launcher = launcher or LocalLauncher()
+    launcher = launcher
     job.run(config, folder, lambda text, done: None, launcher, environment, files, record_bad_input, earlier)
     return True
 

@@ -129,7 +129,7 @@ def test_the_example_notebook_runs(tmp_path):
 
 
 def test_the_command_line_does_without_the_functions():
-    code = "import sys, dpexp; sys.exit('dpexp.api' in sys.modules or 'pandas' in sys.modules)"
+    code = "import sys, dpexp; sys.exit('dpexp.cli.api' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -21,7 +21,6 @@ config
 results
 processes
 exchange
-clock
 train
 launchers
 analysis
@@ -29,7 +28,7 @@ measurement
 report
 cli
 calibrate
-api break_even compare noise_scale project
+break_even compare noise_scale project
 __main__
 """.strip().splitlines()
 LEVEL = {name: level for level, line in enumerate(ORDER) for name in line.split()}
@@ -102,7 +101,7 @@ def test_hydra_is_known_at_the_edge_only():
 
 
 def test_only_figures_and_their_panels_know_matplotlib():
-    assert users("matplotlib") == {"api", "report/figures", "report/panels"}
+    assert users("matplotlib") == {"cli/api", "report/figures", "report/panels"}
 
 
 @pytest.mark.parametrize("package", LIGHT)

@@ -9,8 +9,9 @@ from conftest import tiny
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.calibrate import __main__ as checks
-from dpexp.calibrate.faults import Fault, FaultyLauncher
-from dpexp.clock.messages import Turn
+from dpexp.calibrate.faults import Fault
+from dpexp.launchers.local import LocalLauncher
+from dpexp.processes.messages import Turn
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.worker import Work
@@ -74,7 +75,7 @@ def test_faults_reach_the_workers_they_are_for_and_change_no_result():
     dataset = load(config)
     work = Work(config, dataset, initial_state(config, dataset), in_turns=True)
     fault = Fault(compute_seconds=DELAY, communicate_seconds=DELAY, slowdown=1.01)
-    with FaultyLauncher({"late": fault}).segments({"late": work, "plain": work}) as programs:
+    with LocalLauncher({"late": fault}).segments({"late": work, "plain": work}) as programs:
         for name in ("late", "plain"):
             assert len(programs.turn(name, Turn(1, 5))) == 5
         reports = programs.end()

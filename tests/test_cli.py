@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from conftest import TINY
@@ -221,9 +222,7 @@ def test_help_says_for_which_command_completion_works(dpexp):
 
 
 def test_the_version_is_ours(dpexp):
-    import dpexp as package
-
-    assert dpexp("--version").out == f"dpexp {package.__version__}\n"
+    assert dpexp("--version").out == f"dpexp {metadata.version('dpexp')}\n"
 
 
 def tiny_custom(*overrides):

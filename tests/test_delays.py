@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks.delays import PHASES, Case, prepared
 from dpexp.analysis.slow_worker import find_slow_worker
-from dpexp.clock.messages import Turn
 from dpexp.config.job import CANDIDATE
 from dpexp.measurement import job
 from dpexp.measurement.trainer import TimedSteps
+from dpexp.processes.messages import Turn
 
 LONG = 0.03  # seconds: what else goes on here is shorter
 

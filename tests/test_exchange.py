@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dpexp import exchange
-from dpexp.processes import launch, peers
+from dpexp.exchange import hook, peers
+from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
 from dpexp.train.strategies.rendezvous import Rendezvous
 
@@ -57,7 +57,7 @@ def reduce(team, *buckets):
 def reduce_all(rank, ranks, average, hosts):
     """Of each dtype and size the reduced bucket as bytes, and how far it is from the sum in float64."""
     peers._host = lambda: f"host {rank % hosts}"
-    team, found = exchange.Team(None, average), []
+    team, found = hook.Team(None, average), []
     for dtype in DTYPES:
         reduced_buckets = reduce(team, *(bucket_of(rank, size, dtype) for size in SIZES))
         for size, reduced in zip(SIZES, reduced_buckets, strict=True):
@@ -94,7 +94,7 @@ def train(rank, ranks, in_memory, hosts=1):
     own = {"find_unused_parameters": True, "bucket_cap_mb": 0.001, "gradient_as_bucket_view": ranks == 3}
     model = DistributedDataParallel(Branches().double(), **own)
     if in_memory:
-        exchange.use_shared_memory(model, only=True)
+        hook.use_shared_memory(model, only=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(rank)
     for step in range(30):
@@ -118,8 +118,8 @@ def train_two(rank, ranks):
     """Two models, whose backward passes alternate; whether all ranks have the same gradients, and not their own."""
     models = [DistributedDataParallel(nn.Linear(3, size)) for size in (2, 5)]
     for model in models:
-        exchange.use_shared_memory(model, only=True)
-    for _ in range(exchange.FIRST_STEPS + 2):
+        hook.use_shared_memory(model, only=True)
+    for _ in range(hook.FIRST_STEPS + 2):
         for model in models:
             model.zero_grad()
             model(torch.full((1, 3), rank + 1.0)).sum().backward()
@@ -133,16 +133,16 @@ def test_each_of_several_models_has_its_own_exchange():
 def choose(rank, ranks, slow):
     """The way that goes on where one of the two takes longer on one rank."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    team, now, correct = exchange.use_shared_memory(model), [0.0], exchange.Team.exchange
+    team, now, correct = hook.use_shared_memory(model), [0.0], hook.Team.exchange
 
     def counted(team, bucket):
         done = correct(team, bucket)
         now[0] += 5 if team.uses_memory is (slow == "memory") else 1
         return done
 
-    exchange.Team.exchange = counted
-    exchange.time = SimpleNamespace(perf_counter=lambda: now[0])
-    for _ in range(exchange.FIRST_STEPS + 2 * exchange.TRIED_STEPS + 2):
+    hook.Team.exchange = counted
+    hook.time = SimpleNamespace(perf_counter=lambda: now[0])
+    for _ in range(hook.FIRST_STEPS + 2 * hook.TRIED_STEPS + 2):
         model(torch.ones(2, 4)).sum().backward()
     return team.uses_memory
 
@@ -155,10 +155,10 @@ def test_the_faster_way_goes_on_on_all_ranks(slow):
 def lose(rank, ranks, store, waits, seconds):
     """Rank 1 makes three steps only: it ends, or waits until another has noticed. What the others raise."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    team = exchange.use_shared_memory(model, only=True)
+    team = hook.use_shared_memory(model, only=True)
     try:
         while True:
-            for _ in range(exchange.FIRST_STEPS + 3):
+            for _ in range(hook.FIRST_STEPS + 3):
                 model(torch.ones(2, 4)).sum().backward()
             team.peers.timeout_seconds = seconds
             if rank == 1:
@@ -182,7 +182,7 @@ def test_a_rank_that_does_not_come_is_named_by_who_notices_first():
 
 def go_on_without(rank, ranks):
     """Rank 1 has left its last meeting, and another rank notices that before its next one."""
-    team = exchange.Team(None)
+    team = hook.Team(None)
     team.peers._gone.append(1)
     with pytest.raises(RuntimeError, match="rank 1 has ended"):
         reduce(team, torch.ones(3))
@@ -195,7 +195,7 @@ def test_a_rank_that_is_known_to_have_ended_is_not_waited_for():
 
 def forked(rank, ranks, store):
     """Rank 1 ends, and leaves a forked process, as a data loader may."""
-    team = exchange.Team(None)
+    team = hook.Team(None)
     reduce(team, torch.ones(3))
     if rank == 1:
         if child := os.fork():
@@ -218,7 +218,7 @@ def test_the_end_of_a_rank_is_seen_though_a_process_that_it_forked_lives():
 
 def copy_model(rank, ranks):
     model = DistributedDataParallel(nn.Linear(4, 4))
-    exchange.use_shared_memory(model)
+    hook.use_shared_memory(model)
     return copy.deepcopy(model).module.weight.equal(model.module.weight)
 
 
@@ -229,7 +229,7 @@ def test_a_model_can_still_be_copied():
 def refuse(rank, ranks):
     peers._host = lambda: f"host {rank // 2}"
     try:
-        exchange.Team(None)
+        hook.Team(None)
     except ValueError as error:
         return str(error)
 
@@ -242,11 +242,11 @@ def test_hosts_with_different_numbers_of_ranks_are_refused():
 def corrupt(rank, ranks):
     """The first exchange in memory, of which a rank sums something else."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    team = exchange.use_shared_memory(model, only=True)
+    team = hook.use_shared_memory(model, only=True)
     correct = team.peers.meet
     team.peers.meet = lambda: (correct(), team._areas and rank == 1 and team._areas[0].theirs[0].add_(1))
     try:
-        for _ in range(exchange.FIRST_STEPS + 1):
+        for _ in range(hook.FIRST_STEPS + 1):
             model(torch.ones(2, 4)).sum().backward()
     except RuntimeError as error:
         return str(error)

@@ -15,7 +15,6 @@ from fault_helpers import run_config
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, IN_MEMORY
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.environment import describe
 from dpexp.measurement import job, loop_trainer
 from dpexp.measurement.loop_trainer import LoopTrainer
 from dpexp.measurement.trainer import TimedSteps
@@ -105,8 +104,7 @@ def test_where_the_data_lie_changes_from_block_to_block(monkeypatch, tmp_path):
 def test_progress_runs_from_nothing_to_all_that_was_done(tmp_path):
     seen = []
     config = tiny("measurement.repeats=2", WHOLE)
-    environment, launcher = describe(), LocalLauncher()
-    job.run(config, tmp_path, lambda text, done: seen.append((text, done)), launcher, environment, {}, True)
+    job.run(config, tmp_path, lambda text, done: seen.append((text, done)))
     shares = [done for _, done in seen]
     assert shares == sorted(shares)
     assert 0 <= shares[0] < shares[-1] <= 1

@@ -17,11 +17,11 @@ import pytest
 from conftest import TINY, composed
 
 from dpexp.cli import runner
-from dpexp.clock.messages import Turn
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.commands import started
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.memory import PeakMemory
+from dpexp.processes.messages import Turn
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.worker import Work

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
 from dpexp.launchers.local import LocalLauncher
+from dpexp.processes.messages import MOST_PHASE_STEPS, Turn
 from dpexp.results.phases import COMPUTE, DATA, PHASES, UPDATE
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state

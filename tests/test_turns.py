@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import tiny
 
-from dpexp.clock.messages import Steps, Turn
 from dpexp.errors import ScriptEnded
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import loop_trainer
 from dpexp.measurement.loop_trainer import OVERSUBSCRIBED_PACE, PACE, LoopTrainer
 from dpexp.measurement.rounds import JITTER, LEAST_ROUNDS, WARMUP_SECONDS, Rounds
 from dpexp.measurement.trainer import Pace
+from dpexp.processes.messages import Steps, Turn
 from dpexp.processes.waiting import wait_until_idle
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state

@@ -23,7 +23,7 @@ from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError
 from dpexp.results import series
-from dpexp.results.jobs import Unreadable, read_jobs, refuse_mixed_machines
+from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
 from dpexp.results.phases import PHASES, USEFUL
 from dpexp.results.series import Member
 
@@ -36,6 +36,7 @@ class Summary:
     machine: str | None  # None when no job succeeded
     usable_cores: int | None
     memory_bytes: int | None = None  # of the machine, or the cgroup's limit
+    jobs: Sequence[Job] = ()  # the good ones
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
@@ -77,7 +78,7 @@ def aggregate(folders: Sequence[Path]) -> Summary:
         return Summary(rows, None, None)
     environment = good[0].job.result.environment
     memory_bytes = min(environment.memory_bytes, environment.cgroup_memory_bytes or environment.memory_bytes)
-    return Summary(rows, environment.machine, environment.usable_cores, memory_bytes)
+    return Summary(rows, environment.machine, environment.usable_cores, memory_bytes, [member.job for member in good])
 
 
 def _good_rows(good: Sequence[Member]) -> list[Row]:

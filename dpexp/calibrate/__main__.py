@@ -16,7 +16,7 @@ from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.disturbance import LONGER, fastest_step_seconds
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.ratios import compare
-from dpexp.calibrate.faults import Fault, FaultyLauncher
+from dpexp.calibrate.faults import Fault
 from dpexp.config.compose import compose_job
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.launchers.local import LocalLauncher
@@ -24,7 +24,6 @@ from dpexp.machine.environment import describe
 from dpexp.measurement import job
 from dpexp.report import terminal
 from dpexp.report.command import FAILED, Parser, command, measuring_alone
-from dpexp.results import storage
 from dpexp.results.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
 from dpexp.results.schema import Block
 from dpexp.train.recorder import Recorder
@@ -93,7 +92,7 @@ def _composed(seconds: float, *overrides: str) -> JobConfig:
 def _blocks(configs: Mapping[str, JobConfig], faults: Mapping[str, Fault]) -> list[Block]:
     """Blocks of these arms, some with faults."""
     with tempfile.TemporaryDirectory() as folder:
-        return job.measure_in_turns(configs, Path(folder), FaultyLauncher(faults))
+        return job.measure_in_turns(configs, Path(folder), LocalLauncher(faults))
 
 
 def _ratio(first: JobConfig, second: JobConfig, /, **faults: Fault) -> Estimate:
@@ -109,8 +108,7 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
     for _ in range(PAIRS):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            job.run(config, folder, lambda *progress: None, LocalLauncher(), describe(), {}, record_bad_input=False)
-            result = storage.read(folder / storage.FILE_NAME)
+            result = job.run(config, folder)
         steps = ArmStatistics(config, result.kept_blocks(), CANDIDATE, math.inf, ())
         ratios.append(steps.seconds.value / result.trainings[CANDIDATE][0].seconds)
     return geometric_mean(ratios, LEVEL)

@@ -2,16 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 
-from dpexp.launchers.local import LocalLauncher
 from dpexp.train import worker
 from dpexp.train.strategies.reduce_scatter import ReduceScatter
-from dpexp.train.worker import Work, WorkerReport
+from dpexp.train.worker import WorkerReport
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,6 @@ class Fault:
         if self.communicate_seconds:
             _before(ReduceScatter, "sum_chunk", lambda: _spend(self.communicate_seconds))
         return worker.run(rank, *arguments)
-
-
-class FaultyLauncher(LocalLauncher):
-    """Puts a fault into the workers of each training that has one, by its name."""
-
-    def __init__(self, faults: Mapping[str, Fault]) -> None:
-        self._faults = faults
-
-    def target(self, name: str, work: Work) -> Callable[..., Any]:
-        """The worker, with its fault."""
-        return self._faults.get(name, worker.run)
 
 
 def _before(owner: Any, name: str, work: Callable[[], None]) -> None:

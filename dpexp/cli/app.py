@@ -7,10 +7,10 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dpexp
 from dpexp.cli import hydra_commands, resume, runner
 from dpexp.config.compose import Plan, with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
@@ -112,7 +112,7 @@ def _parse(arguments: list[str]) -> tuple[resume.Words, Path | None, bool]:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--config-dir", "-cd")
-    parser.add_argument("--version", action="version", version=f"dpexp {dpexp.__version__}")
+    parser.add_argument("--version", action="version", version=f"dpexp {metadata.version('dpexp')}")
     try:
         options = parser.parse_intermixed_args(arguments)
     except ConfigError as error:

@@ -18,9 +18,8 @@ from dpexp.config.explain import explain
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError, DpexpError, WorkerError, one_line
 from dpexp.machine import signals
-from dpexp.machine.environment import describe, modified_environment
+from dpexp.machine.environment import modified_environment
 from dpexp.machine.files import lock_folder
-from dpexp.measurement.user_files import fingerprint
 from dpexp.report.command import measuring_alone
 
 SHOWING = "--help -h --hydra-help --cfg -c --info -i --shell-completion -sc".split()
@@ -83,8 +82,8 @@ def measure(composed: DictConfig) -> float:
 
     The launcher may start several on one machine: each waits until no other measures. Raises DpexpError.
     """
-    from dpexp.launchers.local import LocalLauncher  # imports torch
-    from dpexp.measurement import job as measurement
+    from dpexp.analysis.table import aggregate  # slow to import, too
+    from dpexp.measurement import job as measurement  # imports torch
 
     hydra_settings = HydraConfig.get()
     config, folder = to_job(composed, typed_overrides(hydra_settings)), Path(hydra_settings.runtime.output_dir)
@@ -93,11 +92,10 @@ def measure(composed: DictConfig) -> float:
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which workers would not know
     try:
         with signals.raised(), measuring_alone():
-            files = fingerprint(config)
-            measurement.run(config, folder, lambda *progress: None, LocalLauncher(), describe(None), files, True)
+            measurement.run(config, folder)
     except signals.Interrupted as stop:
         raise WorkerError(f"interrupted by {stop}") from stop
-    return measurement.speedup(folder).value
+    return aggregate([folder]).good[0].speedup.value
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ def open_plan(
 
 def measure_jobs(
     plan: Plan,
-    environment: Environment,
+    environment: Environment | None = None,
     earlier: Sequence[RunResult | None] = (),
     launcher: LocalLauncher | None = None,
     imports: Iterable[str] = (),

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dpexp.clock
 from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers import command_output as output
 from dpexp.launchers import descendants
@@ -17,7 +16,8 @@ from dpexp.machine.exclusive import VARIABLE as LOCK
 from dpexp.machine.memory import PeakMemory
 from dpexp.processes.waiting import wait_until
 
-STARTUP = Path(dpexp.clock.__file__).parent / "startup"
+STARTUP = Path(__file__).parent / "startup"
+PACKAGES = Path(__file__).parents[2]  # where dpexp is
 SOCKET, EXCHANGE = "DPEXP_SCRIPT_SOCKET", "DPEXP_SCRIPT_EXCHANGE"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Where dpexp is a rank itself, one on each host, these are its own, whoever started it.
@@ -64,7 +64,7 @@ class CommandProcesses:
         for name, first in (("PYTHONPATH", STARTUP), ("PATH", Path(sys.executable).parent)):
             environment[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
         if self._command.exchange is not None:  # by this dpexp, wherever it is
-            environment[EXCHANGE] = str(Path(dpexp.__file__).parent.parent)
+            environment[EXCHANGE] = str(PACKAGES)
         with self._files[0].open("wb") as errors, self._files[1].open("wb") as out:
             files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": errors}
             try:

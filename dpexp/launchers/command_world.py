@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dpexp.clock.messages import Turn
 from dpexp.errors import ScriptEnded, WorkerError, counted
 from dpexp.launchers.command_processes import Command, CommandProcesses, how_ended
+from dpexp.processes.messages import Turn
 from dpexp.processes.waiting import wait_until
 
 PINGS = 5

@@ -5,14 +5,15 @@ import time
 from collections.abc import Iterator, Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 
-from dpexp.clock.messages import Steps, Turn
 from dpexp.config.job import CANDIDATE
 from dpexp.errors import WorkerError
 from dpexp.launchers.commands import Hosts
 from dpexp.machine.memory import PeakMemory
 from dpexp.processes.fork_server import Target
 from dpexp.processes.launch import Started, launch, started
+from dpexp.processes.messages import Steps, Turn
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker
 from dpexp.train.strategies import strategy_class
@@ -54,6 +55,10 @@ class LocalLauncher:
 
     hosts: Hosts | None = None  # where others take part
 
+    def __init__(self, programs: Mapping[str, Target] = MappingProxyType({})) -> None:
+        """`programs` are what the workers of these trainings run in the place of `worker.run`."""
+        self._programs = programs
+
     def run(self, work: Work) -> list[WorkerReport]:
         """One whole training; the reports of all processes by rank. Raises WorkerError."""
         with start_errors(work), contextlib.ExitStack() as cleanup:
@@ -78,7 +83,7 @@ class LocalLauncher:
 
     def target(self, name: str, work: Work) -> Target:
         """What each worker process runs."""
-        return worker.run
+        return self._programs.get(name, worker.run)
 
     def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gate: Connection | None) -> WorldSpec:
         """The processes of one training, whose rank 0 has the gate."""

@@ -31,6 +31,7 @@ class TorchrunController(LocalLauncher):
     """Runs a training of several processes with one in each rank's place, and all others on rank 0's machine."""
 
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
+        super().__init__()
         self._environment = environment
         self.hosts, self.number = self, environment.world_size  # of a script, one dpexp runs on each
         self.exchange = Exchange(environment, arguments, task=FIRST)

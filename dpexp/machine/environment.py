@@ -13,7 +13,6 @@ import psutil
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
-import dpexp
 from dpexp.machine import cgroups
 
 
@@ -64,8 +63,7 @@ def describe(local_world_size: int | None = None) -> Environment:
         local_world_size=local_world_size,
         versions={
             "Python": platform.python_version(),
-            "dpexp": dpexp.__version__,
-            **{name: metadata.version(name) for name in ("torch", "numpy", "hydra-core")},
+            **{name: metadata.version(name) for name in ("dpexp", "torch", "numpy", "hydra-core")},
         },
         code_sha256=_code_sha256(),
         cgroup_memory_bytes=min((limit for limit, _ in cgroups.memory()), default=None),

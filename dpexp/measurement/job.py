@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.ratios import compare
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, IN_MEMORY, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.environment import Environment, available_memory_bytes, usable_cores
+from dpexp.machine.environment import Environment, available_memory_bytes, describe, usable_cores
 from dpexp.measurement import loop_trainer, script_trainer
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.measure import OnProgress, OnWarm, measure
@@ -26,7 +24,6 @@ from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.trainer import TimedSteps, Trainer
 from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
-from dpexp.results import storage
 from dpexp.results.schema import Block, RunResult
 
 _log = logging.getLogger(__name__)
@@ -48,23 +45,26 @@ def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> Ab
 def run(
     config: JobConfig,
     folder: Path,
-    on_progress: OnProgress,
-    launcher: LocalLauncher,
-    environment: Environment,
-    user_files: dict[str, str],
-    record_bad_input: bool,
+    on_progress: OnProgress = lambda text, done: None,
+    launcher: LocalLauncher | None = None,
+    environment: Environment | None = None,
+    user_files: dict[str, str] | None = None,
+    record_bad_input: bool = True,
     earlier: RunResult | None = None,
 ) -> RunResult:
     """Measure `config` and write result.json into `folder`, replacing the one there; return what it holds.
 
-    `user_files` is the fingerprint that the job's files must keep until it ends. The blocks of an `earlier`, unfinished
-    result are kept. From the first block on the result is an unfinished one.
+    `user_files` is the fingerprint that the job's files must keep until it ends; None, like the other arguments: as it
+    is here and now. The blocks of an `earlier`, unfinished result are kept. From the first block on the result is an
+    unfinished one.
 
     Raises the job's error. A WorkerError is recorded as a failed result, with the blocks finished until then and its
     traceback in error.log; a DivergedError as a diverged one. ConfigError and DataError are recorded with
     `record_bad_input`, else nothing is. A ResultError says that nothing can be recorded.
     """
-    record = Record(config, folder, environment, user_files, earlier)
+    launcher = launcher or LocalLauncher()
+    user_files = fingerprint(config) if user_files is None else user_files
+    record = Record(config, folder, environment or describe(), user_files, earlier)
     started = time.perf_counter()
     over = BASELINE if config.measurement.baseline == "paired" else None
     budget = Budget(config, over, CANDIDATE)
@@ -112,7 +112,7 @@ def run(
 def measure_in_turns(
     configs: Mapping[str, JobConfig],
     folder: Path,
-    launcher: LocalLauncher,
+    launcher: LocalLauncher | None = None,
     on_progress: OnProgress = lambda text, done: None,
 ) -> list[Block]:
     """The blocks of these trainings, at least two, on the data of the first, measured as its settings say.
@@ -121,7 +121,7 @@ def measure_in_turns(
     ConfigError, DataError, WorkerError, DivergedError.
     """
     first, *_, last = configs
-    with open_trainer(configs[first], folder, launcher) as trainer:
+    with open_trainer(configs[first], folder, launcher or LocalLauncher()) as trainer:
         trainer.get_ready()
         budget = Budget(configs[first], over=last, of=first)
         blocks = measure(trainer, configs, budget, on_progress=on_progress)
@@ -262,11 +262,6 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
         best = min(arms.values(), key=lambda arm: float(arm.step_seconds.mean()))
         _best_threads[key] = best.threads
     return _best_threads[key]
-
-
-def speedup(folder: Path) -> Estimate:
-    """The speedup of a finished job; unknown without a paired baseline."""
-    return compare([storage.read(folder / storage.FILE_NAME).kept_blocks()], BASELINE, CANDIDATE).shown
 
 
 def _check_unchanged(config: JobConfig, user_files: dict[str, str]) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpexp.clock.messages import Turn
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, DivergedError, WorkerError
@@ -21,6 +20,7 @@ from dpexp.machine.environment import usable_cores
 from dpexp.machine.memory import PeakMemory
 from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
 from dpexp.processes.launch import wait_for_server
+from dpexp.processes.messages import Turn
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Arm, Process, Training
 from dpexp.results.storage import finite

@@ -5,9 +5,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from dpexp.clock.messages import Turn
 from dpexp.errors import ScriptEnded
 from dpexp.measurement.trainer import Pace, RunningArms, TimedSteps
+from dpexp.processes.messages import Turn
 
 LEAST_WARMUP_STEPS = 2  # to learn how long a step takes
 WARMUP_SECONDS = 0.5  # after which no more warm-up steps are made

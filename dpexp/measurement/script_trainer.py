@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dpexp.clock.messages import MOST_PHASE_STEPS, Turn
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
@@ -19,6 +18,7 @@ from dpexp.launchers.command_processes import Command
 from dpexp.launchers.command_world import Trace, World
 from dpexp.launchers.commands import Hosts, started
 from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
+from dpexp.processes.messages import MOST_PHASE_STEPS, Turn
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import Arm, Process
 

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dpexp.clock.messages import Turn
 from dpexp.config.job import JobConfig
+from dpexp.processes.messages import Turn
 from dpexp.results.schema import Arm
 
 

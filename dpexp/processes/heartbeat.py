@@ -5,11 +5,10 @@ import faulthandler
 import mmap
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dpexp.processes.descriptors import Descriptor
-from dpexp.results.phases import DATA, PHASES
 
 STAGES = (
     "starting",
@@ -21,6 +20,7 @@ STAGES = (
     "reporting",
 )
 STACKS_SIGNAL = signal.SIGUSR1
+NAMES = 4 * 8  # where the names of the phases are, behind the words
 STARTING, WARMING_UP, WAITING, TRAINING, FINISHING, EVALUATING, REPORTING = range(len(STAGES))
 
 
@@ -31,7 +31,12 @@ class Heartbeat:
     """
 
     def __init__(self, memory: mmap.mmap | None = None) -> None:
-        self.cells = memoryview(memory or bytearray(4 * 8)).cast("q")
+        self.cells = memoryview(memory or bytearray(mmap.PAGESIZE)).cast("q")
+
+    def name_phases(self, names: Sequence[str]) -> None:
+        """For the parent, in the order of their numbers."""
+        text = " ".join(names).encode()
+        self.cells.cast("B")[NAMES : NAMES + len(text)] = text
 
     def enter(self, stage: int) -> None:
         """A stage begins."""
@@ -53,8 +58,8 @@ class Heartbeat:
         self.cells[2] = phase
 
     def step(self) -> None:
-        """A step is complete, and the next one begins with its data."""
-        self.cells[2] = DATA
+        """A step is complete, and the next one begins with its first phase."""
+        self.cells[2] = 0
         self.cells[1] += 1
 
     @property
@@ -69,7 +74,9 @@ class Heartbeat:
     def __str__(self) -> str:
         stage, steps, phase, _ = self.state()
         if stage in (WARMING_UP, TRAINING):
-            return f"while {STAGES[stage]}, in step {steps + 1}, phase {PHASES[phase]}"
+            names = bytes(self.cells.cast("B")[NAMES:]).rstrip(b"\0").decode().split()
+            in_phase = f", phase {names[phase]}" if names else ""
+            return f"while {STAGES[stage]}, in step {steps + 1}{in_phase}"
         return f"while {STAGES[stage]}"
 
 

@@ -18,6 +18,7 @@ class Recorder:
         self._row = [0.0] * len(PHASES)
         self._phase = DATA
         self._last = 0.0
+        heartbeat.name_phases(PHASES)
 
     def start(self) -> None:
         """The timed region begins, with the data of a step."""

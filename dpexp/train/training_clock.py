@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from dpexp.clock.messages import Steps, Turn
 from dpexp.processes.heartbeat import TRAINING, WAITING, heartbeat
+from dpexp.processes.messages import Steps, Turn
 from dpexp.processes.waiting import wait_until_idle
 from dpexp.train.strategies import Strategy
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpexp.clock.messages import MOST_PHASE_STEPS
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import WorkerError
 from dpexp.machine.files import write_atomically
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, heartbeat
+from dpexp.processes.messages import MOST_PHASE_STEPS
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import PHASES, WAIT
 from dpexp.train.data.dataset import Dataset

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from dpexp.clock.messages import MOST_PHASE_STEPS
 from dpexp.launchers.command_processes import STARTUP
 from dpexp.measurement.script_trainer import _phases, _split
+from dpexp.processes.messages import MOST_PHASE_STEPS
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from dpexp import exchange
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import DdpConfig
+from dpexp.exchange import Team
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.train.models.optimizers import take_gradients
@@ -40,9 +40,9 @@ class Ddp(Distributed):
             self._wrapped = DistributedDataParallel(
                 model, broadcast_buffers=False, find_unused_parameters=config.strategy.find_unused_parameters
             )
-        self.team: exchange.Team | None = None  # where the ranks share memory
+        self.team: Team | None = None  # where the ranks share memory
         if config.strategy.exchange == "shared_memory":
-            self.team = exchange.Team(self._wrapped.process_group, average=False, only=True)
+            self.team = Team(self._wrapped.process_group, average=False, only=True)
         self._wrapped.register_comm_hook(self, _sum)
         self.last_bucket_started = math.inf
         self.replicas = (Replica(rank, self._wrapped),)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from dpexp.errors import PeerError, WorkerError, one_line
-from dpexp.processes.peers import LostRankError
+from dpexp.exchange.peers import LostRankError
 from dpexp.train.strategies.base import Strategy
 
 LOOPBACK = "127.0.0.1"

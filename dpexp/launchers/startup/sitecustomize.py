@@ -73,9 +73,9 @@ def _install_exchange(parallel: Any) -> None:
         if model._comm_hooks:
             refuse()
         sys.path.append(os.environ[EXCHANGE])  # the last: all other modules are the script's
-        from dpexp import exchange
+        from dpexp.exchange import use_shared_memory
 
-        exchange.use_shared_memory(model, only=True)
+        use_shared_memory(model, only=True)
         model.register_comm_hook = refuse
 
     def refuse(*arguments: Any) -> None:

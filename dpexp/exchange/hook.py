@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from dpexp.processes.peers import LostRankError, Peers
+from dpexp.exchange.peers import LostRankError, Peers
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, chunk_bounds
 
 TIMEOUT_SECONDS = 1800.0  # torch's own
