@@ -106,7 +106,7 @@ class Clock:
                 message = self._connection.recv()
             if message == "fingerprint":
                 seen = {} if self._samples is None else self._samples.seen
-                in_memory = bool(getattr(sys.modules.get("dpexp.processes.peers"), "connected", False))
+                in_memory = bool(getattr(sys.modules.get("dpexp.exchange.peers"), "connected", False))
                 own = {"parameters_sha256": _fingerprint(self._optimizer), "host": socket.gethostname()}
                 self._connection.send({**own, "in_memory": in_memory, **seen})
                 message = self._connection.recv()
