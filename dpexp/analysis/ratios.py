@@ -64,8 +64,10 @@ def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
     # Shifts add up to 0, which makes the correlation slightly negative.
     correlation = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MOST_CORRELATION)
     fewer = (1 - correlation) / (1 + correlation)
+    effective = [max(2.0, block.groups * fewer) for block in known]  # of which their mean takes one
     of_step = [
-        square * block.groups / (block.groups - 1) * block.steps for square, block in zip(squares, known, strict=True)
+        square * count / (count - 1) * block.steps
+        for square, count, block in zip(squares, effective, known, strict=True)
     ]
     return float(np.mean(of_step)) / fewer, groups * fewer
 
