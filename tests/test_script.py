@@ -350,9 +350,9 @@ def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher):
 
 @pytest.mark.slow
 def test_values_of_an_argument_are_measured_against_one_baseline_and_compared(dpexp, tmp_path, left):
-    quick = [text for text in QUICK if "baseline" not in text and "repeats" not in text]
+    quick = [text for text in QUICK if "baseline" not in text]
     command = f"script.command=python {TRAIN} --steps {{steps}}"
-    outcome = dpexp("-m", *quick, command, "workers=1", "script.arguments.steps=800000,900000", "measurement.repeats=2")
+    outcome = dpexp("-m", *quick, command, "workers=1", "script.arguments.steps=800000,900000")
     assert outcome.status == 0, outcome.err
     rows = aggregate([tmp_path / "out"]).good
     assert [(row.series, row.baseline_arguments) for row in rows] == [

@@ -123,7 +123,8 @@ class Panels:
             _line(axes, here, "overall_speedup", here.workers * shift, (TEXT, "x"), name, between="none")
         for _, row in line[line.workers > 1].iterrows():
             place = (row.workers * shift, row.speedup)
-            axes.annotate(f"{row.speedup:.2f}", place, (8, 4), textcoords="offset points", fontweight="bold")
+            text = axes.annotate(f"{row.speedup:.2f}", place, (8, 4), textcoords="offset points", fontweight="bold")
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # lines may cross it
         _logarithmic(axes, "x", low, high, FixedLocator(sparse(self.counts)))
         axes.set_xlabel("workers")
         self._speedup_scale(axes)
