@@ -21,9 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from dpexp.config.experiment import ExperimentConfig, from_settings
-from dpexp.config.explain import explain
+from dpexp.config.explain import close_matches, explain
 from dpexp.config.script import SETTINGS, ScriptConfig
-from dpexp.config.yaml_files import close_matches, config_folder, config_groups
+from dpexp.config.yaml_files import config_folder, config_groups
 from dpexp.errors import ConfigError
 from dpexp.machine.environment import usable_cores
 

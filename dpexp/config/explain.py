@@ -1,5 +1,6 @@
 """Errors of Hydra, OmegaConf and pydantic, explained in one line: the value, the rule, the choices."""
 
+import difflib
 import json
 import re
 import textwrap
@@ -9,7 +10,7 @@ from hydra.errors import MissingConfigException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from dpexp.config.yaml_files import close_matches, known_keys
+from dpexp.config.yaml_files import config_groups, known_keys
 
 PLAIN = {
     "Input should be": "must be",
@@ -46,6 +47,19 @@ def explain(error: Exception) -> str:
     text = str(error).partition("See https")[0].partition("full_key:")[0] or type(error).__name__
     where = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
     return " ".join(f"{where}{text}{f' ({cause})' if cause else ''}".split())
+
+
+def close_matches(key: str) -> str:
+    """What to append to "no such key"."""
+    keys = known_keys()
+    known = key if key in keys else key.rpartition(".")[0]
+    if known in keys and known.partition(".")[0] in config_groups():
+        return f" in this configuration: it belongs to {' and '.join(keys[known])}"
+    groups = {name.partition(".")[0] for name in keys}
+    matches = [known for known in keys if known.rpartition(".")[2] == key]
+    matches = matches or difflib.get_close_matches(key, {*keys, *groups}, n=3)
+    matches = matches or [known for known in keys if key in re.split(r"\W|_", known)]
+    return f"; did you mean {', '.join(matches)}?" if matches else "; --help lists the keys"
 
 
 def _explain_field(item: dict[str, Any]) -> str:

@@ -1,7 +1,5 @@
 """The YAML files that hold every default: where they are, and which keys they define."""
 
-import difflib
-import re
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -35,16 +33,3 @@ def known_keys() -> dict[str, list[str]]:
                 name = ".".join(part for part in (group, str(key), inner) if part)
                 keys.setdefault(name, []).append(f"{group}={path.stem}" if group else "config")
     return keys
-
-
-def close_matches(key: str) -> str:
-    """What to append to "no such key"."""
-    keys = known_keys()
-    known = key if key in keys else key.rpartition(".")[0]
-    if known in keys and known.partition(".")[0] in config_groups():
-        return f" in this configuration: it belongs to {' and '.join(keys[known])}"
-    groups = {name.partition(".")[0] for name in keys}
-    matches = [known for known in keys if known.rpartition(".")[2] == key]
-    matches = matches or difflib.get_close_matches(key, {*keys, *groups}, n=3)
-    matches = matches or [known for known in keys if key in re.split(r"\W|_", known)]
-    return f"; did you mean {', '.join(matches)}?" if matches else "; --help lists the keys"
