@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import os
 import signal
 from types import SimpleNamespace
@@ -239,21 +240,28 @@ def test_hosts_with_different_numbers_of_ranks_are_refused():
     assert together(3, refuse) == [told] * 3
 
 
-def corrupt(rank, ranks):
+def corrupt(rank, ranks, more, inputs):
     """The first exchange in memory, of which a rank sums something else."""
     model = DistributedDataParallel(nn.Linear(4, 4))
     team = hook.use_shared_memory(model, only=True)
     correct = team.peers.meet
-    team.peers.meet = lambda: (correct(), team._areas and rank == 1 and team._areas[0].theirs[0].add_(1))
+    team.peers.meet = lambda: (correct(), team._areas and rank == 1 and team._areas[0].theirs[0].add_(more))
     try:
         for _ in range(hook.FIRST_STEPS + 1):
-            model(torch.ones(2, 4)).sum().backward()
+            model(torch.full((2, 4), inputs)).sum().backward()
     except RuntimeError as error:
         return str(error)
 
 
-def test_wrong_sums_are_noticed_in_the_first_exchange():
-    assert together(2, corrupt) == ["sums of gradients in shared memory differ from those of the process group"] * 2
+@pytest.mark.parametrize(("more", "inputs"), [(1.0, 1.0), (math.nan, 1.0), (1.0, math.inf)])
+def test_wrong_sums_are_noticed_in_the_first_exchange(more, inputs):
+    """Those that are no number, too, and finite ones (of the bias) beside infinite ones."""
+    told = "sums of gradients in shared memory differ from those of the process group"
+    assert together(2, corrupt, more, inputs) == [told] * 2
+
+
+def test_sums_that_are_infinite_both_ways_are_no_error():
+    assert together(2, corrupt, 0.0, math.inf) == [None, None]
 
 
 def open_descriptors(rank, ranks):

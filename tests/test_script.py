@@ -90,7 +90,7 @@ def test_only_a_process_that_has_the_key_is_heard_from_another_host(sent, accept
         (["script.command='x {workers} {nodes}'"], "has a placeholder {nodes}: choose from {workers}"),
         (["script.command='x {workers} {nodes}'"], "or give it a value by script.arguments.nodes=..."),
         ([ARGUED, "script.arguments.loaders=1", "script.arguments.lr=2"], "script.arguments.lr=2: no command uses it"),
-        ([ARGUED, "script.arguments.loaders=[1]"], "script.arguments.loaders=[1]: must be a valid string"),
+        ([ARGUED, "script.arguments.loaders=[1]"], "script.arguments.loaders=[1]: must be text"),
         ([ARGUED, "script.arguments.loaders=1", "script.arguments.seed=2"], "choose another name, of letters, digits"),
         ([ARGUED, "script.arguments.loaders=1", "script.arguments.a-b=2"], "choose another name, of letters, digits"),
         (["script.command='x {loaders}'", "script.arguments.loaders=1"], "is the same for one and 2 workers"),
@@ -102,7 +102,7 @@ def test_only_a_process_that_has_the_key_is_heard_from_another_host(sent, accept
         (["script.command='~/x {workers}'"], "it runs without a shell"),
         (["script.command='x {workers}'", "model=cnn"], "it belongs to the script; leave model out"),
         (["script.command='x {workers}'", "checkpoint=true"], "it belongs to the script; leave checkpoint out"),
-        (["script.baseline_command=x"], "script.command=null: must be a valid string"),
+        (["script.baseline_command=x"], "script.command: no value; type the script's command after --"),
     ],
 )
 def test_a_command_that_cannot_be_measured_is_refused(overrides, said):

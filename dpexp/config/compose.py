@@ -38,7 +38,7 @@ def _splits() -> str:
 
 
 def _threads_of_split(workers: Any) -> int:
-    """Of each of so many workers on all cores; 1 for what is no such number, which the rule for workers refuses."""
+    """Threads of each worker if `workers` share all cores; 1 for an invalid value, which is refused later."""
     return max(1, usable_cores() // workers) if isinstance(workers, int) and workers > 0 else 1
 
 
@@ -137,6 +137,8 @@ def _of_script(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
         key = text.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in SETTINGS and key not in SETTINGS:
             raise ConfigError(f"{text}: it belongs to the script; leave {key} out")
+    if isinstance(composed.script, DictConfig) and composed.script.command is None:
+        raise ConfigError("script.command: no value; type the script's command after --")
     values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
     values |= {"epochs": 1, "checkpoint": False, "target_accuracy": None, "data": {"size": values["data"]["size"]}}
     config = from_settings(values)

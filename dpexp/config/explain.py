@@ -17,6 +17,7 @@ PLAIN = {
     "a valid integer": "a whole number",
     "a valid number": "a number",
     "a valid boolean": "true or false",
+    "a valid string": "text",
 }
 RULES = {  # by pydantic's kind of error, where its message is too general
     "string_pattern_mismatch": "write module:function, such as mine:build",

@@ -102,7 +102,7 @@ class Team:
         """The future of a dist.GradBucket that has the sum, or mean, of all ranks."""
         number, buffer = bucket.index(), bucket.buffer()
         if number == 0:
-            self._begun = []  # of a step that an exception has ended
+            self._begun, self._expected = [], []  # of a step that an exception has ended
             if not self._is_decided:
                 self._begin_step()
         if self.uses_memory and not buffer.is_sparse:
@@ -170,7 +170,7 @@ class Team:
                 self._wait(one.between)
         self.peers.meet()  # all chunks are there; they are read before the next step's first meeting
         for sums, expected, rounding in self._expected:
-            if bool(((sums - expected).abs() > rounding).any()):  # where both are infinite or NaN, they don't differ
+            if not torch.isclose(sums, expected, rtol=0.0, atol=rounding, equal_nan=True).all():
                 raise RuntimeError("sums of gradients in shared memory differ from those of the process group")
         self._expected = []
         for one in self._begun:
@@ -187,7 +187,7 @@ class Team:
         """The process group's sums, and by how much ours may differ: each addition of terms rounds, in both ways."""
         expected = bucket.clone()
         self._over_group(expected).wait()
-        largest = bucket.abs().amax().reshape(1).double()
+        largest = bucket.abs().nan_to_num(0.0, 0.0).amax().reshape(1).double()  # of the finite ones
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
         sums = float(largest) * (1 if self.average else self.size)
         return expected, 2 * self.size * torch.finfo(bucket.dtype).eps * sums

@@ -41,7 +41,7 @@ class Process:
 class Arm:
     """One way to train, alive for one block in fresh processes: the wall seconds of its timed steps.
 
-    The steps are those of the slowest process.
+    The steps are those of rank 0 in our own trainer, and of the slowest process of a script.
     """
 
     samples_per_step: int  # of all processes together

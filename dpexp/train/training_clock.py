@@ -70,8 +70,9 @@ class SegmentClock(Clock):
     def epochs(self, configured: int) -> Iterable[int]:
         """The epochs of the training, repeated as often as needed."""
         heartbeat.enter(TRAINING)
-        goes_on = self._take_turn()
-        while goes_on:
+        if not self._take_turn():
+            return
+        while True:  # until the gate ends the last epoch
             yield from range(configured)
             self._strategy.start()
             self._last = time.perf_counter()

@@ -50,7 +50,7 @@ class _Option:
 
 
 def choose(rows: Sequence[Row]) -> Choice | None:
-    """The option of one family at one data size, or the one process of so many threads, that trains fastest.
+    """The fastest option at one data size: a row, or one process with some number of threads.
 
     All time counts. Each speedup is drawn from its interval (log-normal). An option with more threads than cores is
     compared only if it is the fastest with probability SURE. None without a row other than baselines, or an interval.

@@ -126,7 +126,7 @@ class StepModel:
         return found
 
     def assume(self, workers: int) -> StepModel:
-        """This model, if so many workers of one host were measured to do what is projected; as precisely as fewer."""
+        """A model with the projection for `workers` of one host as if measured, as precisely as a smaller count."""
         near = self._rows[max((count for count in self._rows if count < workers), default=min(self._rows))]
         found, own = self.project(workers, Cluster()), self._own(workers, workers)
         wait = self._waits(workers, own)[0] + self._unexplained_wait(workers)  # of undisturbed steps, as in _parts

@@ -1,9 +1,10 @@
 """In the processes of a measured script: the steps of an optimizer are its clock, and where it takes turns.
 
-It is the first optimizer, and when that steps no more, the one that does then: a script may make a new one for each
-part of its work. A step ends when `optimizer.step` has returned. At steps that dpexp names, the process reports the
-times of its steps through a socket, and waits for its next turn. In turns that are traced, further hooks tell where a
-step's time goes. Needs no other module of dpexp: the script may run in another environment, and in an older Python.
+The clock follows the first optimizer, and switches to another when the first stops stepping: a script may make a new
+one for each part of its work. A step ends when `optimizer.step` has returned. At steps that dpexp names, the process
+reports the times of its steps through a socket, and waits for its next turn. In turns that are traced, further hooks
+tell where a step's time goes. Needs no other module of dpexp: the script may run in another environment, and in an
+older Python.
 """
 
 from __future__ import annotations
