@@ -176,11 +176,13 @@ def _check(options: argparse.Namespace) -> None:
     is_open = options.link is not None and math.isinf(options.link.bytes_per_second)
     left_out = ["--workers"] * (options.workers is None) + ["the bandwidth"] * is_open
     goals = {"--efficiency": options.efficiency, "--seconds": options.seconds}
-    goal = next((name for name, value in goals.items() if value is not None), "no goal")
-    if len(left_out) not in {"no goal": [0], "--efficiency": [0, 1], "--seconds": [1]}[goal]:
+    goal = next((name for name, value in goals.items() if value is not None), None)
+    if goal is None and left_out:
+        raise ConfigError(f"give {' and '.join(left_out)}; or --efficiency or --seconds, to solve for it")
+    if len(left_out) > 1 or (goal == "--seconds" and not left_out):
         raise ConfigError(
-            f"{goal}, and {' and '.join(left_out) or 'nothing'} left out: --efficiency or --seconds solves for one of "
-            "--workers and the bandwidth (--link ,10us), --efficiency with nothing left out for the local batch"
+            f"{goal}: leave out {'exactly' if goal == '--seconds' else 'at most'} one of --workers and the bandwidth "
+            "(--link ,10us), to solve for it; --efficiency with nothing left out solves for the local batch"
         )
     if options.efficiency is not None and not 0 < options.efficiency <= 1:
         raise ConfigError(f"--efficiency {options.efficiency:g}: it must be a share above 0, of at most 1")

@@ -403,9 +403,9 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
         (["--gradient-mb", "-5"], "--gradient-mb -5: it must be above 0"),
         (
             ["--link", ",1ms", "--workers-per-host", "2"],
-            "no goal, and the bandwidth left out: --efficiency or --seconds",
+            "give the bandwidth; or --efficiency or --seconds, to solve for it",
         ),
-        (["--seconds", "3"], "--seconds, and nothing left out: --efficiency or --seconds solves for one of"),
+        (["--seconds", "3"], "--seconds: leave out exactly one of --workers and the bandwidth (--link ,10us)"),
         (["--efficiency", "80"], "--efficiency 80: it must be a share above 0, of at most 1"),
         (["--efficiency", "0"], "--efficiency 0: it must be a share above 0, of at most 1"),
         (["--seconds", "0", *HOSTS, ",1ms"], "--seconds 0: it must be above 0"),
@@ -424,7 +424,7 @@ def test_a_mistake_is_told_in_one_line(example, arguments, message, capsys):
 
 def test_without_a_count_or_a_goal_the_choices_are_told(example, capsys):
     assert main([example]) > 0
-    assert "no goal, and --workers left out: --efficiency or --seconds solves for one of" in capsys.readouterr().err
+    assert "give --workers; or --efficiency or --seconds, to solve for it" in capsys.readouterr().err
 
 
 def test_results_that_do_not_tell_steps_are_refused(tmp_path, capsys):
