@@ -18,7 +18,7 @@ from dpexp.analysis.ratios import compare, job_ratio, usual_misfit
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
-from dpexp.analysis.warnings import busy_threads, warnings
+from dpexp.analysis.warnings import warnings
 from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError
@@ -115,7 +115,7 @@ def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: S
 
 def _row(members: list[Member], singles: dict[str, list[Member]], label: str, misfit: float, best: int | None) -> Row:
     """One configuration; the blocks of several jobs of it are pooled."""
-    config, environment = members[0].config, members[0].job.result.environment
+    config, first = members[0].config, members[0].job.result
     found = speedup.over_baseline(members, misfit, singles)
     own, ratio, prices = found.candidate, found.comparison, _prices_of_a_second(members)
     return Row(
@@ -142,8 +142,8 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         phases=_of_training(own, own.phases, PHASES),
         train_loss=mean_of_known([training.epoch_losses[-1] for training in own.trainings]),
         test_accuracy=own.test_accuracy,
-        oversubscribed=busy_threads(config, environment) > environment.usable_cores,
-        warnings=tuple(warnings(environment, found)),
+        oversubscribed=first.busy_threads > first.environment.usable_cores,
+        warnings=tuple(warnings(first, found)),
         job=" + ".join(member.job.name for member in members),
         series=label,
         family=members[0].family,

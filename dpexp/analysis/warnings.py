@@ -11,8 +11,7 @@ from dpexp.analysis.ratios import Comparison
 from dpexp.analysis.speedup import Speedup
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.errors import counted
-from dpexp.machine.environment import Environment
-from dpexp.results.schema import Block, Warning
+from dpexp.results.schema import Block, RunResult, Warning
 
 BATCH = "batch"  # the kind of warning that makes all speedups meaningless
 
@@ -26,21 +25,16 @@ EXTRAPOLATION = 0.1  # of a training's time, beyond the prediction from its turn
 USUAL_TURNS = (0.025, 0.975)  # quantiles
 
 
-def busy_threads(config: JobConfig, environment: Environment) -> int:
-    """Threads that compute at the same time on one machine."""
-    return config.threads_per_worker * min(config.processes, environment.local_world_size or config.processes)
-
-
-def warnings(environment: Environment, speedup: Speedup) -> list[Warning]:
-    """The warnings about one configuration, the most severe first."""
+def warnings(result: RunResult, speedup: Speedup) -> list[Warning]:
+    """The warnings about one configuration, of which this is a result, the most severe first."""
     own = speedup.candidate
     config, blocks = own.config, own.every or own.blocks
     every = chain(
-        _about_settings(config, environment, speedup),
+        _about_settings(result, speedup),
         _about_precision(config, blocks, speedup.comparison),
         _about_disturbance(speedup.comparison),
         *(_about_extrapolation(side) for side in (own, speedup.baseline) if side is not None and side.trainings),
-        _about_conditions(environment, blocks),
+        _about_conditions(result, blocks),
         _about_superlinear_speedup(speedup),
         _about_samples(speedup),
     )
@@ -53,10 +47,10 @@ def _above(threshold: float, value: float, kind: str, text: str, advice: str) ->
         yield Warning(kind, value / threshold, text, advice)
 
 
-def _about_settings(config: JobConfig, environment: Environment, speedup: Speedup) -> Iterator[Warning]:
+def _about_settings(result: RunResult, speedup: Speedup) -> Iterator[Warning]:
     if speedup.over == "none":
         yield Warning("no baseline", 1.0, "no baseline", "add a workers=1 job, or set measurement.baseline=paired")
-    quota, threads = environment.cgroup_cpu_quota, busy_threads(config, environment)
+    quota, threads = result.environment.cgroup_cpu_quota, result.busy_threads
     if quota is not None:
         what = f"the cgroup allows {quota:g} CPUs for {counted(threads, 'thread')}"
         yield from _above(quota, threads, "quota", what, "use fewer workers, or raise the quota")
@@ -97,10 +91,10 @@ def _about_extrapolation(side: ArmStatistics) -> Iterator[Warning]:
     yield from _above(EXTRAPOLATION, off, "extrapolation", what, advice)
 
 
-def _about_conditions(environment: Environment, blocks: Sequence[Block]) -> Iterator[Warning]:
-    conditions, cores = [block.conditions for block in blocks], environment.usable_cores
+def _about_conditions(result: RunResult, blocks: Sequence[Block]) -> Iterator[Warning]:
+    conditions, cores = [block.conditions for block in blocks], result.environment.usable_cores
     other = max(block.other_cores for block in conditions)
-    if cores == environment.logical_cores:  # in a container, the counters are the host's
+    if cores == result.environment.logical_cores:  # in a container, the counters are the host's
         what = f"other programs used up to {other:.1f} of {cores} cores"
         yield from _above(OTHER_CORES, other, "other programs", what, "stop them while measuring")
     stolen = max(block.stolen_cores for block in conditions)

@@ -159,6 +159,12 @@ class RunResult:
         """Whether a loss of any training was not a finite number."""
         return any(loss is None for ones in self.trainings.values() for one in ones for loss in one.epoch_losses)
 
+    @property
+    def busy_threads(self) -> int:
+        """Threads that compute at the same time on one machine."""
+        processes = min(self.config.processes, self.environment.local_world_size or self.config.processes)
+        return self.config.threads_per_worker * processes
+
     def kept_blocks(self) -> list[Block]:
         """The blocks that count."""
         return [block for block in self.blocks if not block.warmup]

@@ -13,7 +13,7 @@ from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.ratios import compare
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table import aggregate
-from dpexp.analysis.warnings import LEAST_TURNS, busy_threads, warnings
+from dpexp.analysis.warnings import LEAST_TURNS, warnings
 from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.report.answer import answer
 
@@ -35,7 +35,7 @@ def seen(
             (config, config.baseline()), (CANDIDATE, BASELINE), reversed(found.limits), strict=True
         )
     ]
-    return warnings(machine, Speedup("sequential in the same blocks", found, *sides))
+    return warnings(replace(measured, environment=machine), Speedup("sequential in the same blocks", found, *sides))
 
 
 def test_a_quiet_measurement_has_none():
@@ -104,9 +104,9 @@ def test_a_tighter_quota_is_more_severe():
 
 
 def test_ranks_on_other_machines_do_not_oversubscribe_this_one():
-    config = result("workers=4", "strategy=ddp", seconds=SECONDS, baseline=BASES).config
-    assert busy_threads(config, MACHINE) == 4
-    assert busy_threads(config, replace(MACHINE, local_world_size=2)) == 2
+    here = result("workers=4", "strategy=ddp", seconds=SECONDS, baseline=BASES)
+    assert here.busy_threads == 4
+    assert replace(here, environment=replace(MACHINE, local_world_size=2)).busy_threads == 2
 
 
 def test_other_threads_are_a_cause_of_more_than_full_efficiency():
@@ -162,7 +162,7 @@ def test_jobs_that_looked_for_the_best_sequential_process_count_beside_those_tha
     blocks = [*one.kept_blocks(), *(changed(block, best_sequential=block.arms[BASELINE]) for block in other)]
     found = compare([blocks], BASELINE, CANDIDATE)
     side = ArmStatistics(one.config, blocks, CANDIDATE, math.inf, [])
-    assert warnings(MACHINE, Speedup("sequential in the same blocks", found, side, None)) == []
+    assert warnings(one, Speedup("sequential in the same blocks", found, side, None)) == []
 
 
 def test_enough_turns_are_no_reason_for_doubt():
