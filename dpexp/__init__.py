@@ -1,13 +1,16 @@
 """dpexp: how well does data-parallel training scale for my model, my data and my machine, and why?"""
 
 import importlib
+from importlib import metadata
 from typing import Any
 
 __all__ = ["load", "plot", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `dpexp.cli.api`, imported when first used, since that imports torch."""
+    """The installed version; the functions of `dpexp.cli.api`, imported when first used, since that imports torch."""
+    if name == "__version__":
+        return metadata.version("dpexp")
     if name not in __all__:
         raise AttributeError(f"module dpexp has no attribute {name}")
     return getattr(importlib.import_module("dpexp.cli.api"), name)

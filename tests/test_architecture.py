@@ -77,7 +77,8 @@ def test_every_module_has_its_place_in_the_order():
 
 
 def test_modules_do_not_import_in_a_circle():
-    needs = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): imports(path) for path in MODULES}
+    names = (".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in MODULES)
+    needs = {one.removesuffix(".__init__"): imports(path) for one, path in zip(names, MODULES, strict=True)}
     while needs:
         free = [module for module, others in needs.items() if not others & needs.keys()]
         assert free, f"{sorted(needs)} import each other"
