@@ -37,7 +37,7 @@ def use_shared_memory(
     """Let the ranks of a model's process group exchange its gradients so; all of them call it, before the first step.
 
     The process group exchanges in the first steps, then takes turns with shared memory, and the faster of the two goes
-    on; with `only`, shared memory does. The first sums in memory are compared with the process group's: a RuntimeError
+    on; with `only`, shared memory does. Where each host has a single rank, the process group goes on. The first sums in memory are compared with the process group's: a RuntimeError
     tells where they differ by more than rounding. While memory is used, a LostRankError (a RuntimeError) names a rank
     that has ended, or that has not come for `timeout_seconds`. Each host needs the memory of (ranks + 1) gradients; a
     RuntimeError tells where it is short. Raises ValueError where hosts have different numbers of ranks, or gradients
@@ -81,7 +81,7 @@ class Team:
     ) -> None:
         """All ranks meet, to compute means or sums. Raises ValueError where hosts have different numbers of ranks."""
         self.group: Any = dist.group.WORLD if group is None else group
-        self.average, self._only, self.uses_memory, self._is_decided = average, only, False, False
+        self.average, self._only, self.uses_memory = average, only, False
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._step = 0
         self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of steps in turn, with memory and without
@@ -90,8 +90,9 @@ class Team:
         self._begun: list[Begun] = []  # in this step
         self._expected: list[tuple[torch.Tensor, torch.Tensor, float]] = []  # the first sums, the group's, the rounding
         self.peers = Peers(self.group, timeout_seconds)
+        self._is_decided = len(self.peers.ranks) == 1  # who is alone on its host shares memory with nobody
         self._between: Any = None  # the group of the ranks of all hosts that have the same chunk
-        if len(self.peers.hosts) > 1:
+        if len(self.peers.hosts) > 1 and not self._is_decided:
             place = self.peers.ranks.index(self.rank)
             world: Any = self.group
             same = [dist.get_global_rank(world, ranks[place]) for ranks in self.peers.hosts]
@@ -151,10 +152,7 @@ class Team:
         for part, row in area.published:
             torch.mul(bucket[part], factor, out=row)
         self.peers.meet()  # all have written their rows
-        if area.theirs:
-            torch.add(area.theirs[0], bucket[area.chunk], alpha=factor, out=area.total)
-        else:
-            torch.mul(bucket[area.chunk], factor, out=area.total)
+        torch.add(area.theirs[0], bucket[area.chunk], alpha=factor, out=area.total)
         for other in area.theirs[1:]:
             area.total.add_(other)
         between = None
