@@ -28,7 +28,7 @@ measurement
 report
 cli
 calibrate
-break_even compare noise_scale project
+compare noise_scale project
 __main__
 """.strip().splitlines()
 LEVEL = {name: level for level, line in enumerate(ORDER) for name in line.split()}
