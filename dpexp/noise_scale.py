@@ -57,8 +57,8 @@ def main(arguments: list[str]) -> int:
     if names := changed_files(user_files, fingerprint(config)):
         raise ConfigError(f"{', '.join(names)} changed since {options.folder} was measured; measure again")
     with measuring_alone():
-        found = scales(config, options.seeds)
-    for line in lines(config, rows, found):
+        noise_scales = scales(config, options.seeds)
+    for line in lines(config, rows, noise_scales):
         terminal.show_line(line)
     return 0
 
@@ -87,14 +87,14 @@ def largest_job(measured: Summary, folder: Path, rows: Sequence[Row]) -> tuple[E
 def scales(config: ExperimentConfig, seeds: int) -> list[list[float]]:
     """For each seed the noise scale of the whole training, then those of its parts. Raises DpexpError."""
     torch.set_num_threads(config.threads_per_worker)
-    found = []
+    of_seeds = []
     dataset = load(config)
     with dataset.tensors:
         for seed in range(config.seed, config.seed + seeds):
             norms = squared_norms(dataclasses.replace(config, seed=seed % 2**32), dataset)
             parts = [norms, *np.array_split(norms, min(PARTS, len(norms)))]
-            found.append([noise_scale(part, config.local_batch_size, config.workers) for part in parts])
-    return found
+            of_seeds.append([noise_scale(part, config.local_batch_size, config.workers) for part in parts])
+    return of_seeds
 
 
 class _Observed(Emulated):
@@ -107,8 +107,8 @@ class _Observed(Emulated):
         gradients = [
             [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters] for parameters in self.trained
         ]
-        local = sum(float(gradient.square().sum()) for one in gradients for gradient in one)
-        whole = sum(float(sum(each).square().sum()) for each in zip(*gradients, strict=True))
+        local = sum(float(gradient.square().sum()) for of_worker in gradients for gradient in of_worker)
+        whole = sum(float(sum(of_workers).square().sum()) for of_workers in zip(*gradients, strict=True))
         # A worker's gradient is weighted by its share of the batch.
         self.norms.append((local * len(gradients), whole))
         super().update()
@@ -148,9 +148,9 @@ def statistical_efficiency(noise_scale: float, batch: float, baseline_batch: flo
     return (noise_scale + baseline_batch) / (noise_scale + batch)
 
 
-def lines(config: ExperimentConfig, rows: Sequence[Row], found: Sequence[Sequence[float]]) -> Iterator[str]:
+def lines(config: ExperimentConfig, rows: Sequence[Row], noise_scales: Sequence[Sequence[float]]) -> Iterator[str]:
     """The answer, from what `scales` returns."""
-    whole = [of_seed[0] for of_seed in found]
+    whole = [of_seed[0] for of_seed in noise_scales]
     if not all(map(math.isfinite, whole)):
         noisy = "no noise scale: the gradient is too noisy in trainings as short as these; increase data.size or epochs"
         diverged = "no noise scale: a training diverged; try a smaller optimizer.lr"
@@ -158,9 +158,9 @@ def lines(config: ExperimentConfig, rows: Sequence[Row], found: Sequence[Sequenc
         return
     scale, batch = geometric_mean([max(value, 1e-9) for value in whole]), config.batch.size
     yield (
-        f"gradient noise scale: {scale:,.0f} samples, from {len(found)} trainings of {config.epochs} x "
+        f"gradient noise scale: {scale:,.0f} samples, from {len(noise_scales)} trainings of {config.epochs} x "
         f"{config.train_samples:,}; by quarters of the training: "
-        f"{', '.join(f'{part:,.0f}' for part in np.median(found, 0)[1:])}"
+        f"{', '.join(f'{part:,.0f}' for part in np.median(noise_scales, 0)[1:])}"
     )
     gained = {}
     for row in rows:

@@ -56,9 +56,11 @@ def main(arguments: list[str]) -> int:
         checked = model.check()
         if options.efficiency is None and options.seconds is None:
             projections = [model.project(workers, cluster, worst_error(checked)) for workers in options.workers]
-            lines = [describe_projection(one) for one in projections]
+            lines = [describe_projection(projection) for projection in projections]
             if cluster.link is not None:  # else on one host with more cores, of another price
-                lines = [f"{text}{_price(one, rows[0])}" for text, one in zip(lines, projections, strict=True)]
+                lines = [
+                    f"{text}{_price(projection, rows[0])}" for text, projection in zip(lines, projections, strict=True)
+                ]
             lines += [_tradeoff_sentence(projections)] if len(projections) > 1 else []
             lines += measure_next(model, projections[-1], cluster, measured.usable_cores or 1)
         else:
@@ -77,18 +79,18 @@ def _solve(options: argparse.Namespace, model: StepModel, cluster: Cluster, rows
     goal = f"an efficiency of {100 * efficiency:g} %" if efficiency else f"a training in {options.seconds:g} s"
     project = functools.partial(model.project, error=worst_error(model.check()))
     projections: dict[float, Projection] = {}  # by what is tried: the first that is enough is the answer
-    none, shown, problem = math.inf, ",.0f", "none is enough"
+    none, digits, problem = math.inf, ",.0f", "none is enough"
 
     def needed(count: int) -> float:  # speedup
         more = count if first.data_scope == "per_worker" else 1  # samples than one process
         return float(efficiency * count if efficiency else more * first.baseline_seconds / options.seconds)
 
     if not workers:
-        what, none = ("most workers", 1) if efficiency else ("fewest workers", math.inf)
+        sought, none = ("most workers", 1) if efficiency else ("fewest workers", math.inf)
         counts = range(MOST_WORKERS, 1, -1) if efficiency else range(1, MOST_WORKERS + 1)
         projections |= {count: project(count, cluster) for count in counts}
     elif cluster.link and math.isinf(cluster.link.bytes_per_second):
-        what, shown = f"least Gbit/s at this latency with {workers:,} workers", ",.3g"
+        sought, digits = f"least Gbit/s at this latency with {workers:,} workers", ",.3g"
         for gbits in (step / 1e3 for step in STEPS):
             link = dataclasses.replace(cluster.link, bytes_per_second=gbits * 1e9 / 8)
             projections[gbits] = project(workers, dataclasses.replace(cluster, link=link))
@@ -100,28 +102,31 @@ def _solve(options: argparse.Namespace, model: StepModel, cluster: Cluster, rows
     else:
         work = _work_by_batch(rows, first)
         known, measured = " and ".join(map(str, sorted(work))), line(work, first.local_batch_size or 0)
-        how = f"on the line through {known}" if len(work) > 1 else f"proportional to it (only {known} is measured)"
-        what = f"smallest local batch with {workers:,} workers, if its work is {how},"
+        basis = f"on the line through {known}" if len(work) > 1 else f"proportional to it (only {known} is measured)"
+        sought = f"smallest local batch with {workers:,} workers, if its work is {basis},"
         for batch in map(round, STEPS):
             projections[batch] = project(workers, cluster, work=line(work, batch) / measured)
 
     value, *ends = (
-        next((at for at, one in projections.items() if getattr(one.speedup, end) >= needed(one.workers)), none)
+        next(
+            (tried for tried, result in projections.items() if getattr(result.speedup, end) >= needed(result.workers)),
+            none,
+        )
         for end in ("value", "low", "high")
     )
     if {value, *ends} == {none}:
-        best = max(projections.values(), key=lambda one: one.speedup.value / needed(one.workers))
-        raise ResultError(f"{what} for {goal}: {problem}; at best, {describe_projection(best)}")
+        best = max(projections.values(), key=lambda result: result.speedup.value / needed(result.workers))
+        raise ResultError(f"{sought} for {goal}: {problem}; at best, {describe_projection(best)}")
     is_limit = MOST_WORKERS in (value, *ends) and not workers and efficiency
     edge = f"; more than {MOST_WORKERS:,} were not tried" if is_limit else ""
-    return f"{what} for {goal}: {Estimate(value, min(ends), max(ends)):{shown}}{edge}".replace("inf", "none")
+    return f"{sought} for {goal}: {Estimate(value, min(ends), max(ends)):{digits}}{edge}".replace("inf", "none")
 
 
 def _price(projection: Projection, first: Row) -> str:
     """Of a training on so many hosts, where that of one is known."""
     samples = projection.workers if first.data_scope == "per_worker" else 1  # over the baseline's
-    one, times = projection.hosts * samples * first.baseline_price, projection.speedup
-    price = Estimate(one / times.value, one / times.high, one / times.low)
+    undivided, speedup = projection.hosts * samples * first.baseline_price, projection.speedup
+    price = Estimate(undivided / speedup.value, undivided / speedup.high, undivided / speedup.low)
     return f"; projected price of a training: {price:.3g}" if price.is_known else ""
 
 
@@ -136,7 +141,7 @@ def _work_by_batch(rows: Sequence[Row], first: Row) -> Mapping[float, float]:
 
 def _tradeoff_sentence(projections: Sequence[Projection]) -> str:
     """Where another worker costs more than it brings (Eager et al. 1989)."""
-    best = max(projections, key=lambda one: one.speedup.value * one.efficiency.value)
+    best = max(projections, key=lambda projection: projection.speedup.value * projection.efficiency.value)
     edge = " or beyond" if best is projections[-1] else " or below" if best is projections[0] else ""
     return (
         f"speedup x efficiency is highest at {best.workers:,} workers{edge}, among the given worker counts: beyond "

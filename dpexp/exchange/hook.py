@@ -37,11 +37,11 @@ def use_shared_memory(
     """Let the ranks of a model's process group exchange its gradients so; all of them call it, before the first step.
 
     The process group exchanges in the first steps, then takes turns with shared memory, and the faster of the two goes
-    on; with `only`, shared memory does. Where each host has a single rank, the process group goes on. The first sums in memory are compared with the process group's: a RuntimeError
-    tells where they differ by more than rounding. While memory is used, a LostRankError (a RuntimeError) names a rank
-    that has ended, or that has not come for `timeout_seconds`. Each host needs the memory of (ranks + 1) gradients; a
-    RuntimeError tells where it is short. Raises ValueError where hosts have different numbers of ranks, or gradients
-    are not in the memory of the host.
+    on; with `only`, shared memory does. Where each host has a single rank, the process group goes on. The first sums in
+    memory are compared with the process group's: a RuntimeError tells where they differ by more than rounding. While
+    memory is used, a LostRankError (a RuntimeError) names a rank that has ended, or that has not come for
+    `timeout_seconds`. Each host needs the memory of (ranks + 1) gradients; a RuntimeError tells where it is short.
+    Raises ValueError where hosts have different numbers of ranks, or gradients are not in the memory of the host.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ValueError("the parameters are on a GPU: shared memory exchanges gradients of CPUs only")
@@ -163,16 +163,16 @@ class Team:
 
     def _finish(self) -> None:
         """Let all buckets of this step have their sums, which DistributedDataParallel copies from shared memory."""
-        for one in self._begun:
-            if one.between is not None:
-                self._wait(one.between)
+        for begun in self._begun:
+            if begun.between is not None:
+                self._wait(begun.between)
         self.peers.meet()  # all chunks are there; they are read before the next step's first meeting
         for sums, expected, rounding in self._expected:
             if not torch.isclose(sums, expected, rtol=0.0, atol=rounding, equal_nan=True).all():
                 raise RuntimeError("sums of gradients in shared memory differ from those of the process group")
         self._expected = []
-        for one in self._begun:
-            one.done.set_result(one.sums)
+        for begun in self._begun:
+            begun.done.set_result(begun.sums)
         self._begun = []
 
     def _wait(self, between: Any) -> None:
@@ -201,9 +201,9 @@ class Team:
         sums, *rows = (row[: bucket.nbytes].view(bucket.dtype) for row in table)
         place = ranks.index(self.rank)
         begin, end = chunk_bounds(bucket, len(ranks))[place : place + 2]
-        own, chunk = rows.pop(place), slice(begin, end)
-        published = [(part, own[part]) for part in (slice(begin), slice(end, None)) if len(own[part])]
-        return Area(published, chunk, [row[chunk] for row in rows], sums[chunk], sums)
+        row, chunk = rows.pop(place), slice(begin, end)
+        published = [(part, row[part]) for part in (slice(begin), slice(end, None)) if len(row[part])]
+        return Area(published, chunk, [other[chunk] for other in rows], sums[chunk], sums)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of a model has no hook, whatever DistributedDataParallel notes about it."""

@@ -50,13 +50,13 @@ class Peers:
             self._ends = self._connected(listener, [name for _, name in places])
         size, place = len(self.ranks), self.ranks.index(self._rank)
         rounds = [2**power for power in range((size - 1).bit_length())]
-        own = [Counter() for _ in rounds]
-        self._send([counter.number for counter in own])
+        counters = [Counter() for _ in rounds]
+        self._send([counter.number for counter in counters])
         theirs = {rank: [Counter(number) for number in self._receive(rank)] for rank in self._ends}
         # A dissemination barrier: of each round the counter to post and the one to wait for, see barrier.py.
-        self._rounds = [(theirs[self.ranks[(place + step) % size]][at], own[at]) for at, step in enumerate(rounds)]
+        self._rounds = [(theirs[self.ranks[(place + step) % size]][at], counters[at]) for at, step in enumerate(rounds)]
         self._spin_seconds = spin_seconds(size * torch.get_num_threads())
-        self._polls = {counter: self._poll(counter) for counter in own}
+        self._polls = {counter: self._poll(counter) for counter in counters}
         self._gone: list[int] = []  # ranks that ended after they had left the last meeting
         connected.add(self)
         # How often each rank has posted, and how many meetings it has left.

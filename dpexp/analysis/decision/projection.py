@@ -93,18 +93,18 @@ class StepModel:
         """
         on_host = min(workers, cluster.workers_per_host or workers)
         hosts = math.ceil(workers / on_host)
-        own, step = work * self._own(workers, on_host), work * self._step
-        waits = [wait + self._unexplained_wait(workers) for wait in self._waits(workers, own)]
+        useful, step = work * self._useful_seconds(workers, on_host), work * self._step
+        waits = [wait + self._unexplained_wait(workers) for wait in self._waits(workers, useful)]
         local = self._local_exchange(on_host)
         between = (0.0, 0.0) if cluster.link is None else ring(hosts, cluster.gradient_bytes, cluster.link)
         latency, bandwidth = ((1 - cluster.overlap) * seconds for seconds in between)
-        steps = [own + waits[side] + local[side] + latency + bandwidth for side in (0, 1)]
+        steps = [useful + waits[side] + local[side] + latency + bandwidth for side in (0, 1)]
         spread = math.exp(error) * self._precision(on_host)
         best, worst = (step * (1 if self._same_batch else workers) / seconds for seconds in steps)
-        ideal = min(own, step / (workers if self._same_batch else 1))
+        ideal = min(useful, step / (workers if self._same_batch else 1))
         parts = {
             OWN: ideal,
-            SLOWER: own - ideal,
+            SLOWER: useful - ideal,
             WAIT: sum(waits) / 2,
             LOCAL: sum(local) / 2,
             LATENCY: latency,
@@ -115,34 +115,34 @@ class StepModel:
 
     def check(self) -> dict[int, tuple[float, float]]:
         """The projected and the measured speedup of each count that can be projected from smaller ones."""
-        found = {}
+        checked = {}
         for workers in self._parts:
             try:
                 smaller = StepModel([row for count, row in self._rows.items() if count < workers])
                 projected = smaller.project(workers, Cluster()).speedup.value
             except ValueError:  # the exchange is not known from one worker
                 continue
-            found[workers] = (projected, self._rows[workers].speedup.value)
-        return found
+            checked[workers] = (projected, self._rows[workers].speedup.value)
+        return checked
 
     def assume(self, workers: int) -> StepModel:
         """A model with the projection for `workers` of one host as if measured, as precisely as a smaller count."""
         near = self._rows[max((count for count in self._rows if count < workers), default=min(self._rows))]
-        found, own = self.project(workers, Cluster()), self._own(workers, workers)
-        wait = self._waits(workers, own)[0] + self._unexplained_wait(workers)  # of undisturbed steps, as in _parts
-        phases = dict.fromkeys(PHASES, 0.0) | {"compute": own, "wait": wait, "communicate": found.parts[LOCAL]}
+        projection, useful = self.project(workers, Cluster()), self._useful_seconds(workers, workers)
+        wait = self._waits(workers, useful)[0] + self._unexplained_wait(workers)  # of undisturbed steps, as in _parts
+        phases = dict.fromkeys(PHASES, 0.0) | {"compute": useful, "wait": wait, "communicate": projection.parts[LOCAL]}
         seconds = near.seconds.scaled(sum(phases.values()) / near.step_seconds)
-        speedup = near.speedup.scaled(found.speedup.value / near.speedup.value)
+        speedup = near.speedup.scaled(projection.speedup.value / near.speedup.value)
         row = dataclasses.replace(near, workers=workers, phases=phases, seconds=seconds, speedup=speedup)
         return StepModel([*self._rows.values(), row])
 
-    def _waits(self, workers: int, own: float) -> tuple[float, float]:
+    def _waits(self, workers: int, useful: float) -> tuple[float, float]:
         """The seconds of a step that a worker waits for the slowest: if all steps are calm, and with all of them."""
         calm = self._compute
-        if self.first.disturbed_share > 0:  # then `own` is of undisturbed steps, too
+        if self.first.disturbed_share > 0:  # then `useful` is of undisturbed steps, too
             calm = calm[calm <= LONGER * np.quantile(calm, FASTEST)]
-        least, most = (mean_of_slowest(workers, each) / calm.mean() - 1 for each in (calm, self._compute))
-        return own * self._computed_share * least, own * self._computed_share * most
+        least, most = (mean_of_slowest(workers, seconds) / calm.mean() - 1 for seconds in (calm, self._compute))
+        return useful * self._computed_share * least, useful * self._computed_share * most
 
     def _unexplained_wait(self, workers: int) -> float:
         """The additional waiting at the nearest measured count, such as for barriers; it is assumed to stay."""
@@ -152,7 +152,7 @@ class StepModel:
         calm, _ = self._waits(near, useful_seconds(self._parts[near]))
         return max(0.0, self._parts[near]["wait"] - calm)
 
-    def _own(self, workers: int, on_host: int) -> float:
+    def _useful_seconds(self, workers: int, on_host: int) -> float:
         """The useful seconds of a worker in a step."""
         measured = {1: self._step} | {count: useful_seconds(parts) for count, parts in self._parts.items()}
         if not self._same_batch:
@@ -206,10 +206,10 @@ def project_further(rows: Sequence[Row]) -> Projection | None:
     most = max((row.workers or 1 for row in rows if not row.oversubscribed), default=1)
     try:
         model = StepModel(rows)
-        found = model.project(FURTHER * most, Cluster(), worst_error(model.check()))
+        projection = model.project(FURTHER * most, Cluster(), worst_error(model.check()))
     except ValueError:
         return None
-    return found if most > 1 and found.speedup.high < WIDEST * found.speedup.low else None
+    return projection if most > 1 and projection.speedup.high < WIDEST * projection.speedup.low else None
 
 
 def measure_next(model: StepModel, asked: Projection, cluster: Cluster, cores: int) -> list[str]:
@@ -220,14 +220,17 @@ def measure_next(model: StepModel, asked: Projection, cluster: Cluster, cores: i
     threads, counts = model.first.threads_per_worker or 1, model.counts
     here = [count for count in range(2, cores // threads + 1) if count not in counts]
     models = {count: model.assume(count) for count in (here or [2 * counts[-1]] if counts[-1] > 1 else [])}
-    bands = {at: one.project(asked.workers, cluster, worst_error(one.check())).speedup for at, one in models.items()}
+    bands = {
+        count: larger.project(asked.workers, cluster, worst_error(larger.check())).speedup
+        for count, larger in models.items()
+    }
     best = min(bands, key=lambda count: (round(bands[count].precision, 6), -count), default=0)
     if not best or bands[best].precision > (1 - LEAST_NARROWING) * asked.speedup.precision:
         return []
     all_counts = ",".join(map(str, [*counts, best]))
-    what = f"measure workers={best} next" if here else f"on {threads * best} cores, measure workers={all_counts}"
+    advice = f"measure workers={best} next" if here else f"on {threads * best} cores, measure workers={all_counts}"
     ends = [f"{band.low:,.3g}..{band.high:,.3g}" for band in (asked.speedup, bands[best])]
-    return [f"{what}: the band at {asked.workers:,} workers would narrow from {ends[0]} to about {ends[1]}"]
+    return [f"{advice}: the band at {asked.workers:,} workers would narrow from {ends[0]} to about {ends[1]}"]
 
 
 def line(points: Mapping[float, float], at: float) -> float:
