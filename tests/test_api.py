@@ -60,7 +60,7 @@ def test_a_table_is_loaded_again(swept):
 
 
 def test_a_sweep_can_be_resumed_by_the_command_line(swept, dpexp):  # dpexp: the fixture
-    outcome = dpexp(f"resume={swept[0]}")
+    outcome = dpexp("-m", *QUICK, "workers=1,2", f"resume={swept[0]}")
     assert outcome.status == 0
     assert "2 of 2 jobs had already been measured" in outcome.out
 

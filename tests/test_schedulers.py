@@ -71,7 +71,7 @@ def test_a_sweep_of_joblib_is_finished_by_this_process(tmp_path, joblib):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
     assert run(tmp_path, sweep(*launcher), PATH=ACTIVATED).returncode == 0
     (tmp_path / "out" / "1" / "result.json").unlink()
-    done = run(tmp_path, ["python", "-m", "dpexp", "resume=out"], PATH=ACTIVATED)
+    done = run(tmp_path, [*sweep(*launcher), "resume=out"], PATH=ACTIVATED)
     assert (done.returncode, done.stderr) == (0, "")
     assert "1 of 2 jobs had already been measured" in done.stdout
 

@@ -173,15 +173,6 @@ def test_the_files_that_a_command_names_are_part_of_the_job():
     assert fingerprint(config).keys() == {TRAIN}
 
 
-def test_a_resumed_job_runs_no_command_that_only_the_folder_names(dpexp, tmp_path):
-    command = "script.command=nothere {workers}"
-    dpexp(command, "workers=2")
-    resumed = f"resume={tmp_path / 'out'}"
-    assert f"if you trust it, type python -m dpexp '{command}' workers=2 {resumed}" in dpexp(resumed).err
-    assert "nothere: No such file" in dpexp(resumed, command, "workers=2").err
-    assert "start a new sweep for other settings" in dpexp(resumed, "script.command=other {workers}", "workers=2").err
-
-
 # What commands write.
 
 

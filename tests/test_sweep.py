@@ -101,7 +101,6 @@ def test_a_single_run_writes_one_result_and_prints_the_table(dpexp, tmp_path):
     assert outcome.status == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         ".hydra",
-        "command.json",
         "model.pt",
         "result.json",
     ]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.analysis.table_row import Row
-from dpexp.cli import resume, runner
-from dpexp.config.compose import with_script
+from dpexp.cli import runner
+from dpexp.config.compose import compose, with_script
 from dpexp.errors import ConfigError
 from dpexp.measurement.user_files import refuse_edited_modules
 from dpexp.processes import fork_server
@@ -58,12 +58,11 @@ def plot(table: pd.DataFrame, name: FigureName = "speedup_by_workers", axes: Axe
 
 
 def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: bool) -> Summary:
-    words = resume.Words(with_script(overrides), multirun)
-    plan = words.compose()
+    plan = compose(with_script(overrides), multirun)
     if plan.sweep and not multirun:
         raise ConfigError(f"{' '.join(overrides)}: this is a sweep; call dpexp.sweep")
     if folder is not None:
         plan = replace(plan, folder=Path(folder))
-    with runner.open_plan(plan, words, refuse_edited_modules, imports=fork_server.SOMETIMES) as jobs:
+    with runner.open_plan(plan, refuse_edited_modules, imports=fork_server.SOMETIMES) as jobs:
         list(jobs)
         return write_report([plan.folder], plan.folder).summary if multirun else aggregate([plan.folder])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpexp.cli import hydra_commands, resume, runner
-from dpexp.config.compose import Plan, with_script
+from dpexp.config.compose import Plan, compose, with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine import signals
@@ -30,7 +32,6 @@ def main(arguments: list[str]) -> int:
         sys.path.insert(0, str(Path.cwd()))  # a custom model is found as with `python -m`
     logging.basicConfig(format="dpexp: %(message)s", level=logging.WARNING, force=True)
     logging.root.handlers[0].setLevel(logging.WARNING)  # where Hydra's --info lowers that of the root
-    arguments = with_script(arguments)
     torchrun = TorchrunEnvironment.read()
     if torchrun is None:
         return _run(arguments, None)
@@ -69,23 +70,30 @@ def _lead(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
 
 def _run(arguments: list[str], controller: TorchrunController | None, local_world_size: int | None = None) -> int:
     """Do what the arguments say; return the exit status. Raises DpexpError."""
-    if hydra_commands.shows(arguments):
-        return hydra_commands.show(arguments)
-    words, folder, anew = _parse(arguments)
-    plan = words.compose() if folder is None else resume.read_plan(folder, words)
-    if controller is not None and (plan.plugins or folder is not None):
+    words = with_script(arguments)
+    if hydra_commands.shows(words):
+        return hydra_commands.show(words)
+    options = _parse(words)
+    plan = compose(options.overrides, options.multirun, options.config_dir)
+    if controller is not None and (plan.plugins or options.resume):
         raise ConfigError(f"{plan.plugins or 'resume='} under torchrun is not supported")
+    if options.resume:
+        if not plan.jobs:
+            raise ConfigError("resume=: its sweeper chooses the jobs while it runs, so they can't be resumed")
+        plan = replace(plan, folder=options.resume, plugins="")  # finished here
     if plan.plugins:
-        return _measure(plan, hydra_commands.open_plan(plan, words), "; jobs that the launcher has started may go on")
+        started = hydra_commands.open_plan(plan, options.overrides, options.config_dir)
+        return _measure(plan, started, "; jobs that the launcher has started may go on")
     started = runner.open_plan(
         plan,
-        words if folder is None else None,
         *([controller.check] if controller else []),
-        anew=anew,
+        resumed=options.resume is not None,
+        anew=options.anew,
         launcher=controller,
         local_world_size=local_world_size,
     )
-    return _measure(plan, started, "" if controller is not None else f"; to finish, run: {resume.hint(plan, words)}")
+    how_to_finish = f"; to finish, run: {resume.hint(arguments, plan.folder)}"
+    return _measure(plan, started, how_to_finish if controller is None else "")
 
 
 def _measure(plan: Plan, started: contextlib.AbstractContextManager[Iterator[runner.Done]], how_to_finish: str) -> int:
@@ -106,8 +114,8 @@ def _measure(plan: Plan, started: contextlib.AbstractContextManager[Iterator[run
         raise
 
 
-def _parse(arguments: list[str]) -> tuple[resume.Words, Path | None, bool]:
-    """The flags and overrides, and what resume= and anew= say. Raises ConfigError."""
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """The overrides and flags, with the folder of `resume=` (None: a new command) and `anew`. Raises ConfigError."""
     parser = Parser(prog="dpexp", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--multirun", "-m", action="store_true")
@@ -118,10 +126,12 @@ def _parse(arguments: list[str]) -> tuple[resume.Words, Path | None, bool]:
     except ConfigError as error:
         words = [word.lstrip("-") for word in arguments if word.startswith("--") and "=" in word]
         raise ConfigError(f"{error}{f' (settings have no dashes: {words[0]})' if words else ''}") from error
-    about = [text for text in options.overrides if text.startswith("resume=")]
-    if len(about) > 1 or "resume=" in about:
-        raise ConfigError(f"{' '.join(about)}: name the folder of one sweep or run")
-    folder = Path(about[0].removeprefix("resume=")).expanduser() if about else None
-    anew = bool(about) and "anew=true" in options.overrides
-    overrides = [text for text in options.overrides if text not in ({*about, "anew=true"} if about else ())]
-    return resume.Words(overrides, options.multirun, options.config_dir), folder, anew
+    folders = [text.removeprefix("resume=") for text in options.overrides if text.startswith("resume=")]
+    options.resume, options.anew = None, False
+    if folders:
+        options.resume = Path(folders[0]).expanduser()
+        if len(folders) > 1 or not folders[0] or not options.resume.is_dir():
+            raise ConfigError(f"resume={' resume='.join(folders)}: name the folder of one sweep or run")
+        options.anew = "anew=true" in options.overrides
+        options.overrides = [text for text in options.overrides if not text.startswith(("resume=", "anew=true"))]
+    return options

@@ -40,25 +40,27 @@ def show(arguments: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def open_plan(plan: Plan, words: resume.Words) -> Iterator[Iterator[runner.Done]]:
+def open_plan(plan: Plan, overrides: Sequence[str], config_dir: str | None) -> Iterator[Iterator[runner.Done]]:
     """Within, this process alone works in the plan's folder; plugins run the jobs. Raises DpexpError.
 
     Each job is checked where it runs, and its result contains its outcome.
     """
     with lock_folder(plan.folder):
-        resume.keep(plan.folder, words)
-        yield _launched(plan, words)
+        resume.refuse_results(plan.folder)
+        yield _launched(plan, overrides, config_dir)
 
 
-def _launched(plan: Plan, words: resume.Words) -> Iterator[runner.Done]:
-    own = with_baseline_arguments([parse(text) for text in [*words.overrides, f"hydra.sweep.dir={plan.folder}"]])
+def _launched(plan: Plan, overrides: Sequence[str], config_dir: str | None) -> Iterator[runner.Done]:
+    parsed = with_baseline_arguments([parse(text) for text in [*overrides, f"hydra.sweep.dir={plan.folder}"]])
     added = ("model.arguments", "script.arguments", "script.baseline_arguments")  # which take any key
-    overrides = [
-        f"++{str(one.input_line).lstrip('+')}" if one.key_or_group.startswith(added) else str(one.input_line)
-        for one in own
+    words = [
+        f"++{str(override.input_line).lstrip('+')}"
+        if override.key_or_group.startswith(added)
+        else str(override.input_line)
+        for override in parsed
     ]
     try:
-        _main(["-m", *(["--config-dir", words.config_dir] if words.config_dir else []), *overrides])
+        _main(["-m", *(["--config-dir", config_dir] if config_dir else []), *words])
     except DpexpError:
         raise
     except Exception as error:

@@ -56,8 +56,8 @@ def check(config: JobConfig) -> None:
 @contextlib.contextmanager
 def open_plan(
     plan: Plan,
-    words: resume.Words | None,
     *checks: Callable[[JobConfig], None],
+    resumed: bool = False,
     anew: bool = False,
     launcher: LocalLauncher | None = None,
     local_world_size: int | None = None,
@@ -65,8 +65,8 @@ def open_plan(
 ) -> Iterator[Iterator[Done]]:
     """Within, this process has locked the plan's folder and the machine; yields the outcomes of the jobs.
 
-    `words` are the arguments of a new command, None for a resumed one; then `anew` measures again what depends on
-    changed files. Raises ConfigError for a job that can't be measured here, or fails one of `checks`; ResultError.
+    A `resumed` command builds on the results there, and with `anew` measures again what depends on changed files.
+    Raises ConfigError for a job that can't be measured here, or fails one of `checks`; ResultError.
     """
     for job in plan.jobs:
         try:
@@ -76,12 +76,11 @@ def open_plan(
             raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
     environment = describe(local_world_size)
     with lock_folder(plan.folder):
-        if words is not None:
-            resume.keep(plan.folder, words)
         earlier: list[RunResult | None] = []
-        if words is None:
-            for job in plan.jobs:
-                earlier.append(resume.find_earlier(job.config, plan.folder / job.folder, environment, anew))
+        if resumed:
+            earlier = resume.find_earlier_results(plan, environment, anew)
+        else:
+            resume.refuse_results(plan.folder)
         with measuring_alone():
             yield measure_jobs(plan, environment, earlier, launcher, imports)
 

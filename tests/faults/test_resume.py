@@ -1,11 +1,11 @@
-"""`resume=FOLDER`: what is missing is measured, what is there stays, and nothing is run that only the folder names."""
+"""`resume=FOLDER` beside the same command: what is missing is measured, and what is there stays."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-import os
+import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy
 import pandas as pd
 import pytest
-from conftest import TINY, composed, tiny
+from conftest import TINY, composed
 from deeds import Place, kill
 from fault_helpers import Faulty, run_config, run_job
 
-from dpexp.cli import app, resume, runner
+from dpexp.cli import app, resume
 from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.files import lock_folder
@@ -56,7 +56,7 @@ def statuses(sweep):
 def test_a_missing_job_is_measured_and_the_others_stay(dpexp, sweep):
     good = (sweep / "0" / "result.json").read_bytes()
     (sweep / "1" / "result.json").unlink()
-    outcome = dpexp(f"resume={sweep}")
+    outcome = dpexp("-m", *SWEEP, f"resume={sweep}")
     assert (outcome.status, statuses(sweep)) == (0, ["ok", "ok"])
     assert (sweep / "0" / "result.json").read_bytes() == good
 
@@ -64,11 +64,9 @@ def test_a_missing_job_is_measured_and_the_others_stay(dpexp, sweep):
 def test_what_is_no_good_result_of_the_same_settings_is_measured_again(tmp_path):
     run_job(tmp_path, "workers=2")
     measured = storage.read(tmp_path / storage.FILE_NAME)
-    other = tiny("workers=1")
     for left in (
         replace(measured, status="failed", error="rank 1 was killed", blocks=[]),
         replace(measured, status="unfinished", blocks=[]),
-        replace(measured, config=other, config_sha256=other.sha256),
         None,
     ):
         if left is None:
@@ -80,10 +78,21 @@ def test_what_is_no_good_result_of_the_same_settings_is_measured_again(tmp_path)
         assert (again.status, again.config) == ("ok", measured.config)
 
 
+def test_a_result_of_other_settings_is_refused(tmp_path):
+    run_job(tmp_path, "workers=2")
+    with pytest.raises(ConfigError, match=r"result.json has other settings than this job; resume= needs the same"):
+        run_job(tmp_path, "workers=1", resume=True)
+
+
+def test_how_a_job_is_measured_may_change(tmp_path):
+    run_job(tmp_path, "workers=2")
+    assert not run_job(tmp_path, "workers=2", "measurement.max_seconds=9", "launch.timeout_seconds=50", resume=True)
+
+
 def test_a_finished_sweep_is_only_reported_again(dpexp, measured_once, sweep):
     before = {path: path.read_bytes() for path in sweep.glob("*/result.json")}
     table = (sweep / "results.csv").read_bytes()
-    outcome = dpexp("-m", f"resume={sweep}")
+    outcome = dpexp("-m", *SWEEP, f"resume={sweep}")
     assert outcome.status == 0
     assert "2 of 2 jobs had already been measured" in outcome.out
     assert {path: path.read_bytes() for path in sweep.glob("*/result.json")} == before
@@ -93,7 +102,7 @@ def test_a_finished_sweep_is_only_reported_again(dpexp, measured_once, sweep):
 def test_a_single_run_is_resumed_too(dpexp, tmp_path):
     assert dpexp(*TINY).status == 0
     (tmp_path / "out" / "result.json").unlink()
-    assert dpexp(f"resume={tmp_path / 'out'}").status == 0
+    assert dpexp(*TINY, f"resume={tmp_path / 'out'}").status == 0
     assert storage.read(tmp_path / "out" / "result.json").status == "ok"
 
 
@@ -215,7 +224,7 @@ def test_a_builder_that_is_not_importable_here_is_refused(dpexp, tmp_path, with_
     good = {path: path.read_bytes() for path in tmp_path.glob("out/*/result.json")}
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
     sys.modules.pop("model_that_changes")
-    outcome = dpexp(f"resume={tmp_path / 'out'}", *with_files, "workers=1,2")
+    outcome = dpexp("-m", f"resume={tmp_path / 'out'}", *with_files, "workers=1,2")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "no module model_that_changes can be imported from" in outcome.err
     assert {path: path.read_bytes() for path in tmp_path.glob("out/*/result.json")} == good
@@ -224,7 +233,7 @@ def test_a_builder_that_is_not_importable_here_is_refused(dpexp, tmp_path, with_
 def test_the_flag_measures_again_what_depends_on_changed_files(dpexp, tmp_path, with_files):
     assert dpexp("-m", *with_files, "workers=1,2").status == 0
     (tmp_path / "helper_that_changes.py").write_text("# other\n")
-    again = [f"resume={tmp_path / 'out'}", *with_files, "workers=1,2"]
+    again = ["-m", f"resume={tmp_path / 'out'}", *with_files, "workers=1,2"]
     assert "helper_that_changes changed since" in dpexp(*again).err
     assert dpexp(*again, "anew=true").status == 0
     assert statuses(tmp_path / "out") == ["ok", "ok"]
@@ -252,7 +261,7 @@ def test_a_folder_that_holds_results_takes_no_others(dpexp, tmp_path, multirun):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
     outcome = dpexp(*multirun, *TINY, "seed=1")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert f"it holds the results of another command; finish that one with resume={tmp_path / 'out'}" in outcome.err
+    assert f"to finish the command that wrote them, add resume={tmp_path / 'out'} to that command" in outcome.err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
@@ -282,7 +291,7 @@ def test_a_folder_with_results_of_another_machine_or_version_is_not_touched(dpex
     path.write_text(json.dumps(values))
     (sweep / "1" / "result.json").unlink()
     before = path.read_bytes()
-    outcome = dpexp(f"resume={sweep}")
+    outcome = dpexp("-m", *SWEEP, f"resume={sweep}")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "start a" in outcome.err
     assert path.read_bytes() == before
@@ -299,113 +308,40 @@ def test_data_that_are_gone_cost_no_finished_block(dpexp, tmp_path):
     storage.write(replace(storage.read(path), status="unfinished"), path.parent)
     before = path.read_bytes()
     arrays.unlink()
-    assert dpexp(f"resume={tmp_path / 'out'}").status == 2
+    assert dpexp(*own, f"resume={tmp_path / 'out'}").status == 2
     assert path.read_bytes() == before
-
-
-def test_the_watch_over_processes_may_change(dpexp, sweep):
-    outcome = dpexp(f"resume={sweep}", "launch.timeout_seconds=50")
-    assert "2 of 2 jobs had already been measured" in outcome.out
 
 
 def test_two_processes_do_not_work_in_one_folder(dpexp, sweep):
     with lock_folder(sweep):
-        outcome = dpexp(f"resume={sweep}")
+        outcome = dpexp("-m", *SWEEP, f"resume={sweep}")
     assert outcome.status == 2
     assert outcome.err == f"dpexp: {sweep}: another dpexp is writing there; wait until it ends\n"
 
 
 MISTAKES = {
-    "no folder": ("resume=nowhere", "command.json is missing or not a regular file"),
+    "no folder": ("resume=nowhere", "resume=nowhere: name the folder of one sweep or run"),
     "nothing named": ("resume=", "name the folder of one sweep or run"),
-    "another setting": ("resume=SWEEP workers=4", "workers=4 with resume="),
     "twice": ("resume=SWEEP resume=SWEEP", "name the folder of one sweep or run"),
+    "another setting": ("-m TINY workers=1,4 resume=SWEEP", "1/result.json has other settings than this job"),
+    "fewer jobs": ("-m TINY workers=1 resume=SWEEP", "1/result.json: no job of this command"),
+    "no sweep": ("TINY resume=SWEEP", "0/result.json: no job of this command"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_one_line(dpexp, sweep, arguments, message):
-    outcome = dpexp(*arguments.replace("SWEEP", str(sweep)).split())
+    settings = " ".join(SWEEP).replace("workers=1,2 ", "")
+    outcome = dpexp(*arguments.replace("SWEEP", str(sweep)).replace("TINY", settings).split())
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert message in outcome.err
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": "other"}', ""])
-def test_a_damaged_command_is_one_line(dpexp, sweep, content):
-    (sweep / "command.json").write_text(content)
-    outcome = dpexp(f"resume={sweep}")
-    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert "command.json is damaged" in outcome.err
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "hydra.callbacks.evil._target_=deeds.make_ruins",
-        "+hydra.callbacks.evil={_target_:deeds.make_ruins}",
-        "hydra/launcher=evil",
-        "+model@hydra.callbacks.evil=custom",
-        "--experimental-rerun=evil.pickle",
-        "--config-dir=evil",
-        "++hydra.sweeper._target_=deeds.make_ruins",
-    ],
-)
-def test_code_for_hydra_is_not_taken_from_the_folder(dpexp, sweep, code, monkeypatch):
-    monkeypatch.chdir(sweep)
-    change_words(sweep, [*SWEEP, code])
-    assert dpexp(f"resume={sweep}").status in (0, 2)
-    assert not list(sweep.rglob("RUINS"))
-
-
-def change_words(sweep, overrides):
-    """Change the words that the folder keeps; its second job is missing."""
-    (sweep / "command.json").write_text(json.dumps({"overrides": overrides, "multirun": True, "config_dir": None}))
-    (sweep / "1" / "result.json").unlink()
-
-
-def words_with_builder(builder):
-    return [*OWN, "workers=1,2", "model=custom", f"model.builder={builder}"]
-
-
-def with_builder(sweep, builder):
-    change_words(sweep, words_with_builder(builder))
-
-
-@pytest.mark.parametrize("beside", [[], ["deeds:build"], ["deeds:make_ruins2"]])
-def test_a_builder_is_not_taken_from_the_folder(dpexp, sweep, beside, monkeypatch):
-    monkeypatch.chdir(sweep)
-    with_builder(sweep, "deeds:make_ruins")
-    outcome = dpexp(f"resume={sweep}", *[word for builder in beside for word in words_with_builder(builder)])
-    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert "it runs code of yours; if you trust it, type python -m dpexp" in outcome.err or beside
-    assert not list(sweep.rglob("RUINS"))
-
-
-def test_a_builder_that_the_user_names_is_run(dpexp, sweep):
-    with_builder(sweep, "user_models:linear")
-    assert dpexp(f"resume={sweep}", *words_with_builder("user_models:linear")).status == 0
-    assert storage.read(sweep / "1" / "result.json").config.model.builder == "user_models:linear"
-
-
 @pytest.mark.parametrize("folder", ["..", "../elsewhere", "/tmp/elsewhere"])
-def test_no_job_lies_outside_the_folder(dpexp, sweep, folder):
-    change_words(sweep, [*SWEEP, f"hydra.sweep.subdir={folder}"])
-    outcome = dpexp(f"resume={sweep}")
+def test_no_job_lies_outside_the_folder(dpexp, folder):
+    outcome = dpexp("-m", *SWEEP, f"hydra.sweep.subdir={folder}")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert f"hydra.sweep.subdir={folder}: it must lie below the command's folder" in outcome.err
-
-
-def test_a_command_that_is_no_regular_file_is_one_line(dpexp, sweep):
-    (sweep / "command.json").unlink()
-    os.mkfifo(sweep / "command.json")
-    outcome = dpexp(f"resume={sweep}")
-    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert "not a regular file" in outcome.err
-
-
-def test_the_command_of_an_older_version_is_named(dpexp, sweep):
-    (sweep / "command.json").write_text('{"format": "dpexp-command", "version": 1}')
-    assert "command.json is damaged, or of another version of dpexp" in dpexp(f"resume={sweep}").err
 
 
 def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp_path):
@@ -414,52 +350,41 @@ def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp
     folder = tmp_path / "out"
     good = (folder / "0" / "result.json").read_bytes()
     shutil.rmtree(folder / "1")
-    outcome = dpexp(f"resume={folder}")
+    outcome = dpexp("experiment=quick", *MNIST, f"resume={folder}")
     assert (outcome.status, statuses(folder)) == (0, ["ok", "ok"])
     assert "1 of 2 jobs had already been measured" in outcome.out
     assert (folder / "0" / "result.json").read_bytes() == good
     assert (folder / "1" / ".hydra" / "overrides.yaml").exists()
 
 
-def test_where_data_is_cached_is_no_other_setting(tmp_path, monkeypatch):
-    words = ["data=fashion_mnist", "workers=2"]
-    monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "first"))
-    resume.keep(tmp_path, resume.Words(words))
-    (before,) = resume.read_plan(tmp_path, resume.Words([])).jobs
-    monkeypatch.setenv("DPEXP_CACHE", str(tmp_path / "second"))
-    for typed, cache in (([], "second"), ([f"data.cache={tmp_path / 'third'}"], "third")):
-        (job,) = resume.read_plan(tmp_path, resume.Words(typed)).jobs
-        assert (job.config.data.cache, job.config.sha256) == (str(tmp_path / cache), before.config.sha256)
+def test_where_data_is_cached_is_no_other_setting(tmp_path):
+    folders = [f"data.cache={tmp_path / name}" for name in ("first", "second")]
+    first, second = (composed("data=fashion_mnist", folder) for folder in folders)
+    assert (first.sha256, first.data.cache) == (second.sha256, str(tmp_path / "first"))
 
 
-def test_a_model_from_ones_own_yaml_is_resumed_by_typing_the_command_again(dpexp, tmp_path):
+def test_a_model_from_ones_own_yaml_is_resumed(dpexp, tmp_path):
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "mine.yaml").write_text("name: custom\nbuilder: user_models:linear\narguments: {}\n")
-    flags = ["--config-dir", str(tmp_path / "mine")]
-    assert dpexp("-m", *flags, *OWN, "model=mine", "workers=1,2").status == 0
+    command = ["-m", "--config-dir", str(tmp_path / "mine"), *OWN, "model=mine", "workers=1,2"]
+    assert dpexp(*command).status == 0
     folder = tmp_path / "out"
     (folder / "1" / "result.json").unlink()
-    assert "it runs code of yours" in dpexp(f"resume={folder}").err
-    assert dpexp(f"resume={folder}", *OWN, "model=mine", "workers=1,2").status == 0
+    assert dpexp(*command, f"resume={folder}").status == 0
     assert statuses(folder) == ["ok", "ok"]
 
 
-def test_the_typed_overrides_may_stand_beside_the_folder(dpexp, sweep):
-    (sweep / "1" / "result.json").unlink()
-    assert dpexp("-m", *SWEEP, f"resume={sweep}").status == 0
-
-
-def test_a_script_is_resumed_by_typing_its_command_again(dpexp, tmp_path, monkeypatch):
-    script = [
-        sys.executable,
-        str(Path(__file__).parents[1] / "scripts" / "train.py"),
-        "--note=${{x}} it's",
-        "{workers}",
-    ]
-    monkeypatch.setattr(runner, "measure_jobs", lambda *arguments: iter(()))  # only the folder matters
-    settings = [f"resume={tmp_path / 'out'}", "workers=1", "batch.size=8"]
-    assert app.main([f"hydra.run.dir={tmp_path / 'out'}", *settings[1:], "--", *script]) == 1
-    assert "if you trust it, type python -m dpexp batch.size=8 'script.command=" in dpexp(settings[0]).err
-    assert "with resume=" in dpexp(*settings, "--", *script, "--other").err
-    outcome = dpexp(*settings, "--", *script)
-    assert (outcome.status, outcome.err) == (1, "")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "workers=1,2", "hydra.sweep.dir=there"],
+        ["workers=1", "hydra.run.dir=there", "--", "python", "train.py", "--note=${{x}} it's", "{workers}", "resume=1"],
+        ["workers=1", "model.arguments={a: 'b c'}", "resume=elsewhere", "anew=true"],
+    ],
+)
+def test_the_hint_is_the_same_command_with_the_folder(arguments):
+    first, *words = shlex.split(resume.hint(arguments, Path("my folder")))
+    assert first == "python"
+    given = [word for word in arguments if not word.startswith(("hydra.", "resume=else", "anew="))]
+    assert [word for word in words if word != "resume=my folder"] == ["-m", "dpexp", *given]
+    assert words.index("resume=my folder") < words.index("--") if "--" in words else words[-1] == "resume=my folder"
