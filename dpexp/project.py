@@ -222,7 +222,7 @@ def _gradient_bytes(row: Row, measured: Summary) -> float:
     from dpexp.train.data.dataset import load  # imports torch
     from dpexp.train.models.architectures import build
 
-    config = next(job.config for job in measured.jobs if job.name in row.job.split(" + "))
+    config = next(job.config for job in measured.jobs if job.name in row.jobs)
     if isinstance(config, ScriptConfig) or isinstance(config.model, CustomModelConfig):
         raise ConfigError(f"model={config.names['model']} has an unknown gradient size: give it as --gradient-mb")
     dataset = load(config)

@@ -47,8 +47,8 @@ class ArmStatistics:
     @property
     def samples(self) -> float:
         """The samples that a script's model receives in a step, as a mean over processes; 0 if unknown."""
-        found = [process.samples for block in self.blocks for process in block.arms[self.arm].processes]
-        return statistics.fmean(found) if all(found) else 0.0
+        samples = [process.samples for block in self.blocks for process in block.arms[self.arm].processes]
+        return statistics.fmean(samples) if all(samples) else 0.0
 
     @property
     def exchanges(self) -> bool:
@@ -58,14 +58,16 @@ class ArmStatistics:
     @property
     def memory_bytes(self) -> int | None:
         """Of all processes together, at its highest; None if it was not measured."""
-        found = [block.arms[self.arm].memory_bytes for block in self.every or self.blocks]
-        return max((size for size in found if size is not None), default=None)
+        sizes = [block.arms[self.arm].memory_bytes for block in self.every or self.blocks]
+        return max((size for size in sizes if size is not None), default=None)
 
     @property
     def worker_memory_bytes(self) -> int | None:
         """What one process shares with no other, the largest, at its highest; None if it was not measured."""
-        found = [one.memory_bytes for block in self.every or self.blocks for one in block.arms[self.arm].processes]
-        return max((size for size in found if size is not None), default=None)
+        sizes = [
+            process.memory_bytes for block in self.every or self.blocks for process in block.arms[self.arm].processes
+        ]
+        return max((size for size in sizes if size is not None), default=None)
 
     @property
     def steps(self) -> float:
@@ -124,18 +126,22 @@ class ArmStatistics:
     @property
     def compute_seconds(self) -> tuple[float, ...]:
         """The compute seconds of one process in each of its recorded steps; () if unknown."""
-        found = [block.arms[self.arm].phases.get("compute", []) for block in self.blocks]
-        return tuple(step[0] for steps in found for step in steps)
+        arms = [block.arms[self.arm].phases.get("compute", []) for block in self.blocks]
+        return tuple(step[0] for steps in arms for step in steps)
 
     def _step(self, blocks: Sequence[Block], limit: float) -> Pooled:
-        found = step_seconds(blocks, self.arm, limit)
-        assert found is not None
-        return found
+        pooled = step_seconds(blocks, self.arm, limit)
+        assert pooled is not None
+        return pooled
 
     def _training(self, step: Pooled) -> Estimate:
         between = statistics.median(block.arms[self.arm].between_epochs_seconds for block in self.blocks)
-        one, rest = step.estimate(), self.config.epochs * between
-        return Estimate(self.steps * one.value + rest, self.steps * one.low + rest, self.steps * one.high + rest)
+        of_step, between_epochs = step.estimate(), self.config.epochs * between
+        return Estimate(
+            self.steps * of_step.value + between_epochs,
+            self.steps * of_step.low + between_epochs,
+            self.steps * of_step.high + between_epochs,
+        )
 
 
 def mean_of_known(values: Sequence[float | None]) -> float:

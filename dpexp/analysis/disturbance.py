@@ -118,11 +118,11 @@ def _repeats(arms: Sequence[Arm], limit: float) -> bool:
         for first, turn in zip(arm.first_steps, arm.turn_seconds, strict=True):
             start[first : first + len(turn)] = np.asarray(turn) > limit
     correlations, counts = [], []
-    for one, other in itertools.combinations(starts, 2):
-        both = ~np.isnan(one) & ~np.isnan(other)
-        if both.sum() > 1 and one[both].std() and other[both].std():
-            correlations.append(np.corrcoef(one[both], other[both])[0, 1])
-            counts.append(int(both.sum()))
+    for start, another in itertools.combinations(starts, 2):
+        timed_twice = ~np.isnan(start) & ~np.isnan(another)
+        if timed_twice.sum() > 1 and start[timed_twice].std() and another[timed_twice].std():
+            correlations.append(np.corrcoef(start[timed_twice], another[timed_twice])[0, 1])
+            counts.append(int(timed_twice.sum()))
     if not counts:
         return False
     return float(np.average(correlations, weights=counts)) > max(REPEATED, SURE / math.sqrt(sum(counts)))

@@ -126,17 +126,17 @@ class Pooled:
         return from_log(self.log, t_quantile(level, self.freedom) * math.sqrt(self.variance))
 
 
-def pooled_blocks(found: Sequence[LogRatio | None], usual_misfit: float = 1.0) -> Pooled | None:
+def pooled_blocks(blocks: Sequence[LogRatio | None], usual_misfit: float = 1.0) -> Pooled | None:
     """The mean of the blocks of a job, which differ by more than their rounds show; None where none is known.
 
     `usual_misfit` is a deviation's square over what is expected, as seen in other jobs of a sweep.
     """
-    ratios = [one for one in found if one is not None]
-    if not ratios:
+    known = [one for one in blocks if one is not None]
+    if not known:
         return None
-    variance, freedom = variance_of_step(ratios)
-    within = np.array([variance / one.steps for one in ratios])
-    pooled = _pooled([one.log for one in ratios], within, START_DEVIATION, usual_misfit)
+    variance, freedom = variance_of_step(known)
+    within = np.array([variance / one.steps for one in known])
+    pooled = _pooled([one.log for one in known], within, START_DEVIATION, usual_misfit)
     share = float(within.mean() / (within.mean() + START_DEVIATION**2))  # of the variance that rounds show
     return dataclasses.replace(pooled, freedom=1 / (1 / pooled.freedom + share**2 / freedom))
 
@@ -144,8 +144,8 @@ def pooled_blocks(found: Sequence[LogRatio | None], usual_misfit: float = 1.0) -
 def pooled_jobs(jobs: Sequence[Pooled], deviation: float) -> Pooled:
     """The mean of jobs of the same configuration."""
     within = np.full(len(jobs), np.mean([job.variance for job in jobs]))
-    found = _pooled([job.log for job in jobs], within, deviation, 1.0)
-    return dataclasses.replace(found, freedom=sum(job.freedom for job in jobs))
+    pooled = _pooled([job.log for job in jobs], within, deviation, 1.0)
+    return dataclasses.replace(pooled, freedom=sum(job.freedom for job in jobs))
 
 
 def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_misfit: float) -> Pooled:
@@ -158,9 +158,9 @@ def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_m
     return Pooled(mean, scale / float(weights.sum()), misfit, len(logs), freedom)
 
 
-def usual_misfit(found: Sequence[Pooled]) -> float:
+def usual_misfit(jobs: Sequence[Pooled]) -> float:
     """The mean misfit of the jobs of a sweep, moderated by PRIOR_FREEDOM blocks of the expected spread."""
-    return (PRIOR_FREEDOM + sum(one.misfit for one in found)) / (PRIOR_FREEDOM + sum(one.count - 1 for one in found))
+    return (PRIOR_FREEDOM + sum(job.misfit for job in jobs)) / (PRIOR_FREEDOM + sum(job.count - 1 for job in jobs))
 
 
 @dataclass(frozen=True)
@@ -186,30 +186,30 @@ class Comparison:
 def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 1.0) -> Comparison:
     """Of all blocks of jobs of the same configuration that have both arms; unknown where none has."""
     having = [[block for block in blocks if {over, of} <= block.arms.keys()] for blocks in jobs]
-    every = [block for blocks in having for block in blocks]
-    if not every:
+    all_blocks = [block for blocks in having for block in blocks]
+    if not all_blocks:
         return Comparison()
     overall = _over_jobs(having, over, of, NO_LIMITS, usual)
-    limits, blocks = disturbance.find_undisturbed(every, over, of)
+    limits, blocks = disturbance.find_undisturbed(all_blocks, over, of)
     if not blocks:
-        return Comparison(overall.estimate(), blocks=every, shown_log=overall)
+        return Comparison(overall.estimate(), blocks=all_blocks, shown_log=overall)
     kept = [[block for block in of_job if block in blocks] for of_job in having]
-    found = _over_jobs(kept, over, of, limits, usual)
+    undisturbed = _over_jobs(kept, over, of, limits, usual)
     shares = [
-        disturbance.disturbed_share([block.arms[name] for block in every], limit)
+        disturbance.disturbed_share([block.arms[name] for block in all_blocks], limit)
         for name, limit in zip((over, of), limits, strict=True)
     ]
-    return Comparison(overall.estimate(), found.estimate(), limits, max(shares), blocks, found)
+    return Comparison(overall.estimate(), undisturbed.estimate(), limits, max(shares), blocks, undisturbed)
 
 
 def _over_jobs(
     jobs: Sequence[Sequence[Block]], over: str, of: str, limits: tuple[float, float], usual: float
 ) -> Pooled:
     """Combine blocks into each job's ratio of seconds per step, and jobs into one ratio of seconds per sample."""
-    found = [job_ratio(blocks, over, of, limits, usual) for blocks in jobs]
+    ratios = [job_ratio(blocks, over, of, limits, usual) for blocks in jobs]
     first, second = (next(block for blocks in jobs for block in blocks).arms[name] for name in (over, of))
     several = max(len(arm.processes) * arm.threads for arm in (first, second)) > 1
-    pooled = pooled_jobs([one for one in found if one is not None], COMMAND_DEVIATION if several else 0.0)
+    pooled = pooled_jobs([ratio for ratio in ratios if ratio is not None], COMMAND_DEVIATION if several else 0.0)
     return dataclasses.replace(pooled, log=pooled.log + math.log(second.samples_per_step / first.samples_per_step))
 
 

@@ -37,16 +37,18 @@ def over_baseline(
     config, blocks = members[0].config, _blocks(members)
     if any(BASELINE in block.arms for block in blocks):
         return _paired(members, BASELINE, usual_misfit, "sequential in the same blocks")
-    own = ArmStatistics(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE))
+    candidate = ArmStatistics(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE))
     keys = [_key(members[0], strategy) for strategy in (config.names["strategy"], "sequential")]
     single = next((singles[key] for key in keys if key in singles), None)
     if single is None:
-        return Speedup("none", Comparison(), own, None)
-    other = ArmStatistics(config.baseline(), _blocks(single), CANDIDATE, math.inf, _trainings(single, CANDIDATE))
+        return Speedup("none", Comparison(), candidate, None)
+    baseline = ArmStatistics(config.baseline(), _blocks(single), CANDIDATE, math.inf, _trainings(single, CANDIDATE))
     if single[0].key == members[0].key:
-        return Speedup("itself", Comparison(Estimate(1.0, math.nan, math.nan)), own, other)
-    ratio = other.step.quotient(own.step).estimate().scaled(own.samples_per_step / other.samples_per_step)
-    return Speedup(f"{single[0].config.names['strategy']} workers=1 job", Comparison(ratio), own, other)
+        return Speedup("itself", Comparison(Estimate(1.0, math.nan, math.nan)), candidate, baseline)
+    ratio = (
+        baseline.step.quotient(candidate.step).estimate().scaled(candidate.samples_per_step / baseline.samples_per_step)
+    )
+    return Speedup(f"{single[0].config.names['strategy']} workers=1 job", Comparison(ratio), candidate, baseline)
 
 
 def over_best_sequential(members: Sequence[Member], usual_misfit: float, threads: int | None = None) -> Speedup | None:
@@ -70,7 +72,7 @@ def _sequential(members: Sequence[Member]) -> dict[int, ArmStatistics]:
     config, blocks = members[0].config, _blocks(members)
     arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if any(name in block.arms for block in blocks)]
     having = {name: [block for block in blocks if name in block.arms] for name in arms}
-    sides = [ArmStatistics(config.baseline(), ones, name, math.inf, ()) for name, ones in having.items()]
+    sides = [ArmStatistics(config.baseline(), having_arm, name, math.inf, ()) for name, having_arm in having.items()]
     return {side.threads: side for side in sides}
 
 
@@ -114,10 +116,14 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
 def _paired(members: Sequence[Member], arm: str, usual_misfit: float, over: str) -> Speedup:
     """The speedup over an arm of the same blocks."""
     config, blocks = members[0].config, [block for block in _blocks(members) if arm in block.arms]
-    found = compare([member.job.result.kept_blocks() for member in members], arm, CANDIDATE, usual=usual_misfit)
-    candidate = ArmStatistics(config, found.blocks, CANDIDATE, found.limits[1], _trainings(members, CANDIDATE), blocks)
-    baseline = ArmStatistics(config.baseline(), found.blocks, arm, found.limits[0], _trainings(members, arm), blocks)
-    return Speedup(over, found, candidate, baseline)
+    comparison = compare([member.job.result.kept_blocks() for member in members], arm, CANDIDATE, usual=usual_misfit)
+    candidate = ArmStatistics(
+        config, comparison.blocks, CANDIDATE, comparison.limits[1], _trainings(members, CANDIDATE), blocks
+    )
+    baseline = ArmStatistics(
+        config.baseline(), comparison.blocks, arm, comparison.limits[0], _trainings(members, arm), blocks
+    )
+    return Speedup(over, comparison, candidate, baseline)
 
 
 def _blocks(members: Sequence[Member]) -> list[Block]:

@@ -3,6 +3,7 @@
 import functools
 import gc
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError
 from dpexp.results import series
-from dpexp.results.jobs import Job, Unreadable, read_jobs, refuse_mixed_machines
+from dpexp.results.jobs import MeasuredJob, Unreadable, read_jobs, refuse_mixed_machines
 from dpexp.results.phases import PHASES, USEFUL
 from dpexp.results.series import Member
 
@@ -36,7 +37,7 @@ class Summary:
     machine: str | None  # None when no job succeeded
     usable_cores: int | None
     memory_bytes: int | None = None  # of the machine, or the cgroup's limit
-    jobs: Sequence[Job] = ()  # the good ones
+    jobs: Sequence[MeasuredJob] = ()  # the good ones
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
@@ -56,7 +57,7 @@ def summarize_measured(folder: Path) -> Summary:
     summary = aggregate([folder])
     if not summary.good:
         first = summary.rows[0]
-        raise ResultError(f"{folder} has no good result; {first.job}: {first.problem or first.status}")
+        raise ResultError(f"{folder} has no good result; {first.jobs[0]}: {first.problem or first.status}")
     return summary
 
 
@@ -96,7 +97,13 @@ def _good_rows(good: Sequence[Member]) -> list[Row]:
     for family in families.values():
         best = speedup.best_threads(family)
         rows += [_row(members, singles, labels[members[0].series_key], misfit, best) for members in family]
-    return sorted(rows, key=lambda row: (row.series, row.data_size, row.workers, row.job))
+    return sorted(rows, key=lambda row: (_in_numerical_order(row.series), row.data_size, row.workers, row.jobs))
+
+
+def _in_numerical_order(label: str) -> tuple[Any, ...]:
+    """A key that sorts batch.size=64 before batch.size=256, and optimizer.lr=0.01 before optimizer.lr=0.1."""
+    texts_and_numbers = re.split(r"(\d+(?:\.\d+)?)", label)
+    return (texts_and_numbers[::2], [float(number) for number in texts_and_numbers[1::2]], label)
 
 
 def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: Sequence[Unreadable]) -> list[Row]:
@@ -107,52 +114,53 @@ def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: S
         result, label = member.job.result, labels[member.series_key]
         problem = result.error or f"interrupted after {len(result.kept_blocks())} of its blocks; resume it to finish"
         settings = _settings(member.config)
-        rows.append(Row(status=result.status, **settings, problem=problem, job=member.job.name, series=label))
+        rows.append(Row(status=result.status, **settings, problem=problem, jobs=(member.job.name,), series=label))
     for job in sorted(unreadable, key=lambda job: job.name):
-        rows.append(Row(status=job.status, problem=job.reason, job=job.name))
+        rows.append(Row(status=job.status, problem=job.reason, jobs=(job.name,)))
     return rows
 
 
 def _row(members: list[Member], singles: dict[str, list[Member]], label: str, misfit: float, best: int | None) -> Row:
     """One configuration; the blocks of several jobs of it are pooled."""
     config, first = members[0].config, members[0].job.result
-    found = speedup.over_baseline(members, misfit, singles)
-    own, ratio, prices = found.candidate, found.comparison, _prices_of_a_second(members)
+    measured = speedup.over_baseline(members, misfit, singles)
+    candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
+    prices = _prices_of_a_second(members)
     return Row(
         status="ok",
-        **_settings(config) | {"threads_per_worker": own.threads},
+        **_settings(config) | {"threads_per_worker": candidate.threads},
         repeats=sum(len(member.job.result.kept_blocks()) for member in members),
-        seconds=own.seconds,
-        overall_seconds=own.overall_seconds.value,
-        trained_seconds=own.trained_seconds,
-        samples_per_second=config.epochs * config.train_samples / own.seconds.value,
-        baseline=found.over,
-        **(_of_baseline(own, found.baseline, prices) if found.baseline else {}),
-        memory_bytes=own.memory_bytes,
-        worker_memory_bytes=own.worker_memory_bytes,
-        price=own.seconds.scaled(prices[1]),
+        seconds=candidate.seconds,
+        overall_seconds=candidate.overall_seconds.value,
+        trained_seconds=candidate.trained_seconds,
+        samples_per_second=config.epochs * config.train_samples / candidate.seconds.value,
+        baseline=measured.over,
+        **(_of_baseline(candidate, baseline, prices) if baseline else {}),
+        memory_bytes=candidate.memory_bytes,
+        worker_memory_bytes=candidate.worker_memory_bytes,
+        price=candidate.seconds.scaled(prices[1]),
         speedup=ratio.shown,
         overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
         **_of_best_sequential(speedup.over_best_sequential(members, misfit, best)),
         in_memory_speedup=_in_memory_speedup(members, misfit),
-        **_factors(own, found.baseline),
-        **find_slow_worker(own.arms, found.baseline.arms if found.baseline else []),
-        phases=_of_training(own, own.phases, PHASES),
-        train_loss=mean_of_known([training.epoch_losses[-1] for training in own.trainings]),
-        test_accuracy=own.test_accuracy,
+        **_factors(candidate, baseline),
+        **find_slow_worker(candidate.arms, baseline.arms if baseline else []),
+        phases=_of_training(candidate, candidate.phases, PHASES),
+        train_loss=mean_of_known([training.epoch_losses[-1] for training in candidate.trainings]),
+        test_accuracy=candidate.test_accuracy,
         oversubscribed=first.busy_threads > first.environment.usable_cores,
-        warnings=tuple(warnings(first, found)),
-        job=" + ".join(member.job.name for member in members),
+        warnings=tuple(warnings(first, measured)),
+        jobs=tuple(member.job.name for member in members),
         series=label,
         family=members[0].family,
     )
 
 
-def _of_baseline(own: ArmStatistics, baseline: ArmStatistics, prices: tuple[float, float]) -> dict[str, Any]:
-    target = own.config.target_accuracy
-    reached = {} if target is None else speedup.time_to_target(target, own, baseline)
+def _of_baseline(candidate: ArmStatistics, baseline: ArmStatistics, prices: tuple[float, float]) -> dict[str, Any]:
+    target = candidate.config.target_accuracy
+    reached = {} if target is None else speedup.time_to_target(target, candidate, baseline)
     return reached | {
         "baseline_threads": baseline.threads,
         "baseline_seconds": baseline.seconds.value,
@@ -167,15 +175,15 @@ def _of_baseline(own: ArmStatistics, baseline: ArmStatistics, prices: tuple[floa
     }
 
 
-def _of_best_sequential(found: Speedup | None) -> dict[str, Any]:
-    if found is None or found.baseline is None:
+def _of_best_sequential(best: Speedup | None) -> dict[str, Any]:
+    if best is None or best.baseline is None:
         return {}
     return {
-        "best_sequential_threads": found.baseline.threads,
-        "best_sequential_seconds": found.baseline.steps * found.baseline.step_seconds,
-        "best_sequential_speedup": found.comparison.shown,
-        "overall_best_sequential_speedup": found.comparison.overall,
-        "best_sequential_disturbed_share": found.comparison.disturbed_share,
+        "best_sequential_threads": best.baseline.threads,
+        "best_sequential_seconds": best.baseline.steps * best.baseline.step_seconds,
+        "best_sequential_speedup": best.comparison.shown,
+        "overall_best_sequential_speedup": best.comparison.overall,
+        "best_sequential_disturbed_share": best.comparison.disturbed_share,
     }
 
 
@@ -188,23 +196,23 @@ def _prices_of_a_second(members: Sequence[Member]) -> tuple[float, float]:
     """Of one host, and of all that the workers have; NaN where it is not known, or jobs had several prices."""
     config, ranks = members[0].config, members[0].job.result.environment.local_world_size
     prices = {member.config.price_per_hour for member in members}
-    one = (prices.pop() or math.nan) / 3600 if len(prices) == 1 else math.nan
+    price_per_second = (prices.pop() or math.nan) / 3600 if len(prices) == 1 else math.nan
     hosts = math.ceil(config.processes / (ranks or config.processes))
     is_known = hosts == 1 or not isinstance(config, ScriptConfig)  # a script's result doesn't say how many there were
-    return one, one * hosts if is_known else math.nan
+    return price_per_second, price_per_second * hosts if is_known else math.nan
 
 
-def _factors(own: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:
+def _factors(candidate: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:
     """The factors of efficiency; one process that emulates several workers has no parallel efficiency."""
-    workers = own.phases if len(own.phases) == own.config.workers else []
-    ratio = own.samples_per_step / baseline.samples_per_step if baseline else math.nan
-    return efficiency_factors(own.step_seconds, workers, baseline.phases if baseline else [], ratio)
+    workers = candidate.phases if len(candidate.phases) == candidate.config.workers else []
+    ratio = candidate.samples_per_step / baseline.samples_per_step if baseline else math.nan
+    return efficiency_factors(candidate.step_seconds, workers, baseline.phases if baseline else [], ratio)
 
 
-def _of_training(side: ArmStatistics, processes: Sequence[Seconds], among: Sequence[str]) -> dict[str, float]:
+def _of_training(arm: ArmStatistics, processes: Sequence[Seconds], among: Sequence[str]) -> dict[str, float]:
     """The seconds of some processes in a whole training, by phase, where they are known."""
     known = processes[0] if processes else ()
-    return {phase: side.steps * sum(process[phase] for process in processes) for phase in known if phase in among}
+    return {phase: arm.steps * sum(process[phase] for process in processes) for phase in known if phase in among}
 
 
 def _settings(config: JobConfig) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Row:
     oversubscribed: bool | None = None
     warnings: tuple[Warning, ...] = ()
     problem: str = ""  # why the job has no usable result
-    job: str = ""
+    jobs: tuple[str, ...] = ()  # the folders of its jobs; `job` in results.csv
     series: str = ""  # its label; "" where there is one series only
     configured_size: int | None = None  # data.size
     baseline_compute: tuple[float, ...] = ()  # seconds of a step, for projections; not a column
@@ -132,6 +132,8 @@ class Row:
         for name, value in vars(self).items():
             if isinstance(value, Estimate):
                 columns |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+            elif name == "jobs":
+                columns["job"] = " + ".join(value)
             elif name in PHASES_OF:
                 before = name.removesuffix("phases")
                 columns |= {f"{before}{phase}_seconds": value.get(phase, math.nan) for phase in PHASES_OF[name]}

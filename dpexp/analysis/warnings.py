@@ -27,13 +27,13 @@ USUAL_TURNS = (0.025, 0.975)  # quantiles
 
 def warnings(result: RunResult, speedup: Speedup) -> list[Warning]:
     """The warnings about one configuration, of which this is a result, the most severe first."""
-    own = speedup.candidate
-    config, blocks = own.config, own.every or own.blocks
+    candidate = speedup.candidate
+    config, blocks = candidate.config, candidate.every or candidate.blocks
     every = chain(
         _about_settings(result, speedup),
         _about_precision(config, blocks, speedup.comparison),
         _about_disturbance(speedup.comparison),
-        *(_about_extrapolation(side) for side in (own, speedup.baseline) if side is not None and side.trainings),
+        *(_about_extrapolation(side) for side in (candidate, speedup.baseline) if side is not None and side.trainings),
         _about_conditions(result, blocks),
         _about_superlinear_speedup(speedup),
         _about_samples(speedup),
@@ -52,32 +52,32 @@ def _about_settings(result: RunResult, speedup: Speedup) -> Iterator[Warning]:
         yield Warning("no baseline", 1.0, "no baseline", "add a workers=1 job, or set measurement.baseline=paired")
     quota, threads = result.environment.cgroup_cpu_quota, result.busy_threads
     if quota is not None:
-        what = f"the cgroup allows {quota:g} CPUs for {counted(threads, 'thread')}"
-        yield from _above(quota, threads, "quota", what, "use fewer workers, or raise the quota")
+        text = f"the cgroup allows {quota:g} CPUs for {counted(threads, 'thread')}"
+        yield from _above(quota, threads, "quota", text, "use fewer workers, or raise the quota")
 
 
-def _about_precision(config: JobConfig, blocks: Sequence[Block], found: Comparison) -> Iterator[Warning]:
+def _about_precision(config: JobConfig, blocks: Sequence[Block], comparison: Comparison) -> Iterator[Warning]:
     settings = config.measurement
     turns = sum(len(block.arms[CANDIDATE].turn_seconds) for block in blocks)  # all other arms have as many
     if turns < LEAST_TURNS:
         seconds = sum(block.wall_seconds for block in blocks)
-        what = f"there was time for only {counted(turns, 'turn')} of each training"
+        text = f"there was time for only {counted(turns, 'turn')} of each training"
         advice = f"set measurement.max_seconds={math.ceil(seconds * LEAST_TURNS / turns)} or more"
-        yield Warning("few turns", LEAST_TURNS / turns, what, advice)
+        yield Warning("few turns", LEAST_TURNS / turns, text, advice)
     elif settings.precision is not None:
         now = "" if settings.max_seconds is None else f" (now {settings.max_seconds:g})"
-        what = f"the speedup is known only to within {100 * found.shown.precision:.1f} %"
+        text = f"the speedup is known only to within {100 * comparison.shown.precision:.1f} %"
         advice = f"increase measurement.max_seconds{now}"
-        yield from _above(settings.precision, found.shown.precision, "precision", what, advice)
+        yield from _above(settings.precision, comparison.shown.precision, "precision", text, advice)
 
 
-def _about_disturbance(found: Comparison) -> Iterator[Warning]:
-    if found.undisturbed is not None:
-        what = f"other programs or virtual machines slowed down {100 * found.disturbed_share:.0f} % of the steps"
-        calm, overall = found.undisturbed, found.overall
-        both = f"undisturbed, the speedup is {calm:.2f}; with all time counted, it is {overall:.2f}"
+def _about_disturbance(comparison: Comparison) -> Iterator[Warning]:
+    if comparison.undisturbed is not None:
+        text = f"other programs or virtual machines slowed down {100 * comparison.disturbed_share:.0f} % of the steps"
+        calm, overall = comparison.undisturbed, comparison.overall
+        advice = f"undisturbed, the speedup is {calm:.2f}; with all time counted, it is {overall:.2f}"
         off = abs(math.log(overall.value / calm.value))
-        yield from _above(DISTURBANCE, off, "disturbed", what, both)
+        yield from _above(DISTURBANCE, off, "disturbed", text, advice)
 
 
 def _about_extrapolation(side: ArmStatistics) -> Iterator[Warning]:
@@ -85,59 +85,59 @@ def _about_extrapolation(side: ArmStatistics) -> Iterator[Warning]:
     seconds, predicted = side.trained_seconds, side.overall_seconds.value
     turns = [np.mean(turn) for arm in side.arms for turn in arm.turn_seconds]
     least, most = (side.steps * float(one) for one in np.quantile(turns, USUAL_TURNS))
-    what = f"a whole training ({side.arm}) took {seconds:.3g} s, but its steps predict {predicted:.3g} s"
+    text = f"a whole training ({side.arm}) took {seconds:.3g} s, but its steps predict {predicted:.3g} s"
     advice = "the machine's speed has changed, or the training spends time outside of its steps; measure again"
     off = max(math.log(least / seconds), math.log(seconds / most))
-    yield from _above(EXTRAPOLATION, off, "extrapolation", what, advice)
+    yield from _above(EXTRAPOLATION, off, "extrapolation", text, advice)
 
 
 def _about_conditions(result: RunResult, blocks: Sequence[Block]) -> Iterator[Warning]:
     conditions, cores = [block.conditions for block in blocks], result.environment.usable_cores
     other = max(block.other_cores for block in conditions)
     if cores == result.environment.logical_cores:  # in a container, the counters are the host's
-        what = f"other programs used up to {other:.1f} of {cores} cores"
-        yield from _above(OTHER_CORES, other, "other programs", what, "stop them while measuring")
+        text = f"other programs used up to {other:.1f} of {cores} cores"
+        yield from _above(OTHER_CORES, other, "other programs", text, "stop them while measuring")
     stolen = max(block.stolen_cores for block in conditions)
-    what = f"the host took up to {stolen:.1f} cores away from this virtual machine"
-    yield from _above(STOLEN_CORES, stolen, "stolen time", what, "measure at another time")
+    text = f"the host took up to {stolen:.1f} cores away from this virtual machine"
+    yield from _above(STOLEN_CORES, stolen, "stolen time", text, "measure at another time")
     throttled = sum(block.throttled_seconds for block in conditions)
     timed = sum(arm.seconds for block in blocks for arm in block.arms.values())
-    what = f"the cgroup's CPU quota held processes back for {throttled:.1f} s"
+    text = f"the cgroup's CPU quota held processes back for {throttled:.1f} s"
     advice = "use fewer workers, or raise the quota"
-    yield from _above(THROTTLED_SHARE * timed, throttled, "throttled", what, advice)
+    yield from _above(THROTTLED_SHARE * timed, throttled, "throttled", text, advice)
 
 
 def _about_superlinear_speedup(speedup: Speedup) -> Iterator[Warning]:
-    own, baseline = speedup.candidate, speedup.baseline
-    if own.config.workers == 1 or baseline is None:
+    candidate, baseline = speedup.candidate, speedup.baseline
+    if candidate.config.workers == 1 or baseline is None:
         return
     advice = "trust this result only if computation scaling is above 100 %, as it is when more data fit in caches"
-    if baseline.threads != own.threads:
-        advice = f"a worker has {counted(own.threads, 'thread')}, and the baseline {baseline.threads}"
-    other = own.config.names.get("baseline_arguments")
-    if other and other != own.config.names["arguments"]:
-        advice = f"the baseline has {other}"
-    efficiency = speedup.comparison.shown.low / own.config.workers
+    if baseline.threads != candidate.threads:
+        advice = f"a worker has {counted(candidate.threads, 'thread')}, and the baseline {baseline.threads}"
+    arguments = candidate.config.names.get("baseline_arguments")
+    if arguments and arguments != candidate.config.names["arguments"]:
+        advice = f"the baseline has {arguments}"
+    efficiency = speedup.comparison.shown.low / candidate.config.workers
     yield from _above(1.0, efficiency, "superlinear", "the efficiency is above 100 %", advice)
 
 
 def _about_samples(speedup: Speedup) -> Iterator[Warning]:
     """Whether the samples that a script's model receives in a step agree with batch.scope."""
-    own, baseline = speedup.candidate, speedup.baseline
-    if baseline is None or not (own.samples and baseline.samples):
+    candidate, baseline = speedup.candidate, speedup.baseline
+    if baseline is None or not (candidate.samples and baseline.samples):
         return
-    scope, workers = own.config.batch.scope, own.config.workers
-    said = own.config.local_batch_size / baseline.config.local_batch_size
-    off = abs(math.log(own.samples / baseline.samples / said))
-    what = (
-        f"in a step, the model receives {own.samples:g} samples in each of {workers} workers, and {baseline.samples:g} "
-        f"in one process, which contradicts batch.scope={scope}: speedups are wrong by that factor"
+    scope, workers = candidate.config.batch.scope, candidate.config.workers
+    expected = candidate.config.local_batch_size / baseline.config.local_batch_size
+    off = abs(math.log(candidate.samples / baseline.samples / expected))
+    text = (
+        f"in a step, the model receives {candidate.samples:g} samples in each of {workers} workers, and "
+        f"{baseline.samples:g} in one process, which contradicts batch.scope={scope}: speedups are wrong by that factor"
     )
     other = "global" if scope == "per_worker" else "per_worker"
     advice = f"set batch.scope={other}, or pass another placeholder to the script"
     if off > math.log(OTHER_BATCH):
-        yield Warning(BATCH, BEFORE_ALL_OTHERS, what, advice)
+        yield Warning(BATCH, BEFORE_ALL_OTHERS, text, advice)
     if baseline.exchanges and workers > 1:
-        what = "the baseline's single process trains with DistributedDataParallel, which slows it down"
+        text = "the baseline's single process trains with DistributedDataParallel, which slows it down"
         advice = "set script.baseline_command to a plain command, to measure the gain over that"
-        yield Warning("baseline exchanges", 1.0, what, advice)
+        yield Warning("baseline exchanges", 1.0, text, advice)

@@ -189,7 +189,7 @@ def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
         terminal.show_line(f"{before} of {len(plan.jobs)} jobs had already been measured")
     jobs, failed = len(plan.jobs) or len(written.summary.rows), len(errors)
     if plan.plugins:
-        failed = jobs - sum(len(row.job.split(" + ")) for row in written.summary.good)
+        failed = jobs - sum(len(row.jobs) for row in written.summary.good)
     if failed:
         terminal.show_error(f"{failed} of {jobs} jobs failed; {written.csv} lists them{how_to_finish}")
     return FAILED if failed else 0

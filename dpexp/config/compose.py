@@ -66,7 +66,7 @@ class Plan:
 
     def name(self, job: Job) -> str:
         """The overrides that distinguish a job from the others."""
-        common = set.intersection(*(set(one.overrides) for one in self.jobs)) if len(self.jobs) > 1 else set()
+        common = set.intersection(*(set(job.overrides) for job in self.jobs)) if len(self.jobs) > 1 else set()
         return " ".join(text for text in job.overrides if text not in common)
 
 
@@ -77,15 +77,15 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
     """
     with _hydra(config_dir):
         parsed = [parse(text) for text in overrides]
-        swept = [one for one in parsed if one.is_sweep_override()]
-        whole = _composed([one for one in parsed if one not in swept])
+        swept = [override for override in parsed if override.is_sweep_override()]
+        whole = _composed([override for override in parsed if override not in swept])
         if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
             if swept:
                 raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
             _refuse_what_has_no_effect(whole)
             typed = typed_overrides(whole.hydra)
             return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_job(whole, typed))])
-        if several := [one.input_line for one in swept if one.key_or_group == "experiment"]:
+        if several := [override.input_line for override in swept if override.key_or_group == "experiment"]:
             raise ConfigError(f"{several[0]}: each experiment is a sweep; run them one by one")
         plugins = [str(whole.hydra[part]._target_) for part in ("launcher", "sweeper")]
         basic = [name.rpartition(".")[2].startswith("Basic") for name in plugins]
@@ -128,7 +128,7 @@ def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | Scr
                 data["path"] = str(Path.cwd() / Path(data["path"]).expanduser())
         return from_settings(values)
     except (OmegaConfBaseException, ValidationError, TypeError) as error:
-        files = f" (with {', '.join(own)})" if (own := _users_files(composed)) else ""
+        files = f" (with {', '.join(files_of_user)})" if (files_of_user := _users_files(composed)) else ""
         raise ConfigError(f"{explain(error)}{files}") from error
 
 
@@ -204,8 +204,12 @@ def expand_sweep(override: Override) -> list[str]:
 
 def with_baseline_arguments(overrides: Sequence[Override]) -> list[Override]:
     """Of a sweep: the baseline of every job has the first value of each swept argument, so that speedups compare."""
-    swept = [one for one in overrides if one.is_discrete_sweep() and one.key_or_group.startswith("script.arguments.")]
-    firsts = [expand_sweep(one)[0].lstrip("+").removeprefix("script.") for one in swept]
+    swept = [
+        override
+        for override in overrides
+        if override.is_discrete_sweep() and override.key_or_group.startswith("script.arguments.")
+    ]
+    firsts = [expand_sweep(override)[0].lstrip("+").removeprefix("script.") for override in swept]
     return [*(parse(f"script.baseline_{first}") for first in firsts), *overrides]
 
 
@@ -228,7 +232,7 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
 
 def _composed(overrides: Sequence[Override], number: int = 0) -> DictConfig:
     """The configuration with these overrides. Keys that it doesn't have are for `to_job` to refuse."""
-    words = [f"++{one.input_line}" if _is_key(one) else str(one.input_line) for one in overrides]
+    words = [f"++{override.input_line}" if _is_key(override) else str(override.input_line) for override in overrides]
     words.append("hydra.searchpath=[]")  # unless there is another one: it makes Hydra read its search path again
     composed = hydra.compose("config", words, return_hydra_config=True)
     with open_dict(composed):
@@ -238,18 +242,23 @@ def _composed(overrides: Sequence[Override], number: int = 0) -> DictConfig:
     return composed
 
 
-def _is_key(one: Override) -> bool:
+def _is_key(override: Override) -> bool:
     """Whether it sets a value of the experiment, rather than choosing a file."""
-    if one.type != OverrideType.CHANGE or one.is_hydra_override() or "/" in one.key_or_group or one.package:
+    if (
+        override.type != OverrideType.CHANGE
+        or override.is_hydra_override()
+        or "/" in override.key_or_group
+        or override.package
+    ):
         return False
-    return one.key_or_group not in GlobalHydra.instance().config_loader().list_groups("")
+    return override.key_or_group not in GlobalHydra.instance().config_loader().list_groups("")
 
 
 def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
     """Every combination of the values, in the order of Hydra's basic sweeper; of a key given twice the last counts."""
-    for one in overrides:
-        one.config_loader = GlobalHydra.instance().config_loader()  # for glob()
-    varied = {one.get_key_element(): expand_sweep(one) for one in overrides}
+    for override in overrides:
+        override.config_loader = GlobalHydra.instance().config_loader()  # for glob()
+    varied = {override.get_key_element(): expand_sweep(override) for override in overrides}
     for number, words in enumerate(itertools.product(*varied.values())):
         try:
             composed = _composed([parse(word) for word in words], number)
@@ -267,8 +276,8 @@ def _users_files(composed: DictConfig) -> list[str]:
     """The YAML files, other than ours, that a configuration was composed from."""
     runtime = OmegaConf.select(composed, "hydra.runtime")
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"] if runtime else []
-    own = [folder for folder in folders if folder != config_folder()]
-    paths = [folder / group / f"{choice}.yaml" for folder in own for group, choice in runtime.choices.items()]
+    own_folders = [folder for folder in folders if folder != config_folder()]
+    paths = [folder / group / f"{choice}.yaml" for folder in own_folders for group, choice in runtime.choices.items()]
     return [str(path) for path in paths if path.is_file()]
 
 

@@ -78,10 +78,15 @@ class ExperimentConfig(JobConfig):
 
     def in_memory(self) -> ExperimentConfig | None:
         """The same training by DistributedDataParallel with gradients in shared memory."""
-        own = self.strategy
-        if self.workers == 1 or self.device != "cpu" or not isinstance(own, DdpConfig) or own.exchange != "gloo":
+        strategy = self.strategy
+        if (
+            self.workers == 1
+            or self.device != "cpu"
+            or not isinstance(strategy, DdpConfig)
+            or strategy.exchange != "gloo"
+        ):
             return None
-        return dataclasses.replace(self, strategy=dataclasses.replace(own, exchange="shared_memory"))
+        return dataclasses.replace(self, strategy=dataclasses.replace(strategy, exchange="shared_memory"))
 
     @functools.cached_property
     def _baseline(self) -> ExperimentConfig:
@@ -138,8 +143,8 @@ AnyConfig = Annotated[
 def from_settings(settings: dict[str, Any]) -> ExperimentConfig | ScriptConfig:
     """The job of some `JobConfig.settings`. Raises pydantic's ValidationError."""
     kind: Any = ScriptConfig if "script" in settings else ExperimentConfig
-    found: ExperimentConfig | ScriptConfig = TypeAdapter(kind).validate_json(json.dumps(settings))
-    return found  # from JSON, where a list may become a tuple
+    config: ExperimentConfig | ScriptConfig = TypeAdapter(kind).validate_json(json.dumps(settings))
+    return config  # from JSON, where a list may become a tuple
 
 
 def check_size(config: ExperimentConfig, available: int) -> None:

@@ -178,7 +178,7 @@ def failures(summary: Summary) -> list[str]:
         if row.status != "ok":
             known = row.workers is not None
             what = f" ({row.series or row.strategy}, {workers_of(row)}, {row.data_size:,} samples)" if known else ""
-            lines.append(f"{row.status}: {row.job}{what}: {row.problem}")
+            lines.append(f"{row.status}: {' + '.join(row.jobs)}{what}: {row.problem}")
     return lines
 
 

@@ -16,7 +16,7 @@ from dpexp.results.schema import RunResult
 
 
 @dataclass(frozen=True)
-class Job:
+class MeasuredJob:
     """One job's folder and its result."""
 
     name: str
@@ -37,9 +37,9 @@ class Unreadable:
     reason: str
 
 
-def read_jobs(folders: Sequence[Path]) -> tuple[list[Job], list[Unreadable]]:
+def read_jobs(folders: Sequence[Path]) -> tuple[list[MeasuredJob], list[Unreadable]]:
     """All jobs below `folders`: those with a result, and the others. Raises ResultError when there is no job."""
-    jobs: list[Job] = []
+    jobs: list[MeasuredJob] = []
     others = []
     for folder in _job_folders(folders):
         path = folder / storage.FILE_NAME
@@ -53,7 +53,7 @@ def read_jobs(folders: Sequence[Path]) -> tuple[list[Job], list[Unreadable]]:
             others.append(Unreadable(_name(folder), "unreadable", str(error)))
             continue
         if not any(_is_copy(result, job.result) for job in jobs):
-            jobs.append(Job(_name(folder), result))
+            jobs.append(MeasuredJob(_name(folder), result))
     if not jobs and not others:
         raise ResultError(
             f"no job found below {', '.join(map(str, folders))}: choose a folder that holds result.json files"
@@ -71,7 +71,7 @@ def _is_copy(one: RunResult, other: RunResult) -> bool:
 
 def _job_folders(folders: Sequence[Path]) -> list[Path]:
     """Folders with a result, or with settings of a job of dpexp; each once, even if links lead there."""
-    found: dict[str, Path] = {}
+    folders_by_place: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ResultError(f"{folder}: no such folder")
@@ -81,9 +81,9 @@ def _job_folders(folders: Sequence[Path]) -> list[Path]:
             if place in seen:
                 inner.clear()
             elif storage.FILE_NAME in files or (".hydra" in inner and _is_ours(Path(path))):
-                found.setdefault(place, Path(path))
+                folders_by_place.setdefault(place, Path(path))
             seen.add(place)
-    return sorted(found.values(), key=lambda path: [(len(part), part) for part in path.parts])
+    return sorted(folders_by_place.values(), key=lambda path: [(len(part), part) for part in path.parts])
 
 
 def _is_ours(folder: Path) -> bool:
@@ -105,7 +105,7 @@ def _name(folder: Path) -> str:
     return os.fsencode(folder).decode(errors="backslashreplace")
 
 
-def refuse_mixed_machines(jobs: Sequence[Job]) -> None:
+def refuse_mixed_machines(jobs: Sequence[MeasuredJob]) -> None:
     """Raise ResultError when jobs ran on different machines or versions."""
     machines: dict[str, list[str]] = {}
     for job in jobs:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dpexp.config.experiment import AnyConfig
 from dpexp.config.job import JobConfig, flatten
-from dpexp.results.jobs import Job
+from dpexp.results.jobs import MeasuredJob
 
 Settings = Mapping[str, Any]
 """Values by dotted name, such as batch.size."""
@@ -22,7 +22,7 @@ DATA_FILE, DIGITS = "data.path", 8
 class Member:
     """A job, and the series that it belongs to."""
 
-    job: Job
+    job: MeasuredJob
     differing: frozenset[str] = frozenset()  # files whose content differs between jobs
 
     @property
@@ -60,13 +60,13 @@ class Member:
         return json.dumps([self.series_key, self.config.workers, self.config.data.size])
 
 
-def members(jobs: Sequence[Job]) -> list[Member]:
+def members(jobs: Sequence[MeasuredJob]) -> list[Member]:
     """These jobs; those that differ in the content of a file of the user's belong to different series."""
-    found: dict[str, set[str]] = {}
+    contents_by_name: dict[str, set[str]] = {}
     for job in jobs:
         for name, sha256 in job.result.user_files.items():
-            found.setdefault(name, set()).add(sha256)
-    differing = frozenset(name for name, contents in found.items() if len(contents) > 1)
+            contents_by_name.setdefault(name, set()).add(sha256)
+    differing = frozenset(name for name, contents in contents_by_name.items() if len(contents) > 1)
     return [Member(job, differing) for job in jobs]
 
 
@@ -92,7 +92,10 @@ def labels(all_settings: Iterable[Settings]) -> dict[str, str]:
         # A setting that only follows from the choice of a group is not named.
         name = f"{setting.split('.')[0]}.name"
         choices = {settings.get(name) for settings in series.values()}
-        return any(differs(setting, [one for one in series.values() if one.get(name) == choice]) for choice in choices)
+        return any(
+            differs(setting, [settings for settings in series.values() if settings.get(name) == choice])
+            for choice in choices
+        )
 
     names = sorted({name for settings in series.values() for name in settings})
     chosen = [
@@ -101,9 +104,9 @@ def labels(all_settings: Iterable[Settings]) -> dict[str, str]:
         if (name.endswith(".name") and differs(name, series.values())) or differs_within_a_choice(name)
     ]
     short = {name: name.removesuffix(".name").removeprefix(ARGUMENTS) for name in chosen}
-    found = {
+    texts = {
         text: ", ".join(f"{short[name]}={settings[name]}" for name in chosen if name in settings)
         for text, settings in series.items()
     }
-    assert len(set(found.values())) == len(found), "two series share a label"
-    return found
+    assert len(set(texts.values())) == len(texts), "two series share a label"
+    return texts

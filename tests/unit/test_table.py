@@ -258,3 +258,15 @@ def test_jobs_of_which_only_one_has_an_arm_are_pooled(tmp_path, lacking):
     (found,) = aggregate([write_sweep(tmp_path, whole, other)]).good
     assert found.repeats == 4
     assert found.speedup.value == pytest.approx(2, rel=0.02)
+
+
+def test_series_that_differ_in_a_number_are_in_its_order(tmp_path):
+    values = [("64", "0.1"), ("256", "0.01"), ("64", "0.01")]
+    settings = [(f"batch.size={size}", f"optimizer.lr={rate}") for size, rate in values]
+    write_sweep(tmp_path, *(result(*words, seconds=[9, 1, 1], baseline=[9, 2, 2]) for words in settings))
+    in_order = [
+        "batch.size=64, optimizer.lr=0.01",
+        "batch.size=64, optimizer.lr=0.1",
+        "batch.size=256, optimizer.lr=0.01",
+    ]
+    assert [row.series for row in aggregate([tmp_path]).rows] == in_order

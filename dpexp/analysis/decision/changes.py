@@ -10,7 +10,7 @@ from dpexp.analysis.speedup import over_baseline
 from dpexp.config.job import JobConfig
 from dpexp.errors import ResultError, counted
 from dpexp.results import series
-from dpexp.results.jobs import Job, read_jobs
+from dpexp.results.jobs import MeasuredJob, read_jobs
 from dpexp.results.series import Member, Settings
 
 LEVEL = 0.95  # for all cells together
@@ -92,27 +92,30 @@ def _settings(config: JobConfig) -> Settings:
     return {**series.settings(config), "workers": config.workers, "data.size": config.data.size}
 
 
-def _configurations(folder: Path) -> dict[str, list[Job]]:
+def _configurations(folder: Path) -> dict[str, list[MeasuredJob]]:
     """The good jobs by their settings."""
-    found: dict[str, list[Job]] = {}
+    configurations: dict[str, list[MeasuredJob]] = {}
     for job in read_jobs([folder])[0]:
         if job.result.status == "ok":
-            found.setdefault(series.key(_settings(job.config)), []).append(job)
-    if not found:
+            configurations.setdefault(series.key(_settings(job.config)), []).append(job)
+    if not configurations:
         raise ResultError(f"{folder}: no job there was measured to its end")
-    return found
+    return configurations
 
 
-def _measured(jobs: Sequence[Job]) -> tuple[Pooled, Pooled | None]:
+def _measured(jobs: Sequence[MeasuredJob]) -> tuple[Pooled, Pooled | None]:
     """Logs: of a step's seconds, and of the speedup over the baseline of the same blocks, where they have one."""
-    found = over_baseline([Member(job) for job in jobs])
-    return found.candidate.step, found.comparison.shown_log
+    speedup = over_baseline([Member(job) for job in jobs])
+    return speedup.candidate.step, speedup.comparison.shown_log
 
 
-def _refuse_other_machines(jobs: Sequence[Job]) -> None:
+def _refuse_other_machines(jobs: Sequence[MeasuredJob]) -> None:
     """Raise ResultError where the hardware differs. A new version of torch may be what is compared."""
     environments = [job.result.environment for job in jobs]
-    machines = {(one.cpu_model, one.usable_cores, one.memory_bytes >> 30) for one in environments}
+    machines = {
+        (environment.cpu_model, environment.usable_cores, environment.memory_bytes >> 30)
+        for environment in environments
+    }
     if len(machines) > 1:
         parts = "; ".join(f"{model}, {cores} usable cores, {memory} GiB" for model, cores, memory in sorted(machines))
         raise ResultError(f"they were measured on different machines, whose times can't be compared: {parts}")

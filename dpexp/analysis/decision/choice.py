@@ -98,9 +98,9 @@ def _options(several: Sequence[Row]) -> list[_Option]:
     """One process, that with the best number of threads where it is another, and each number of workers."""
     generator = np.random.default_rng(0)
     threads = several[0].baseline_threads or several[0].threads_per_worker or 1
-    own = f" and {several[0].baseline_arguments}" if several[0].baseline_arguments else ""
+    arguments = f" and {several[0].baseline_arguments}" if several[0].baseline_arguments else ""
     price = min(row.baseline_price / row.baseline_seconds for row in several)
-    options = [_Option(_process(threads) + own, None, threads, np.zeros(DRAWS), price)]
+    options = [_Option(_process(threads) + arguments, None, threads, np.zeros(DRAWS), price)]
     drawn = [_draws(row.overall_speedup, generator) for row in several]
     known = [at for at, row in enumerate(several) if not math.isnan(row.overall_best_sequential_speedup.low)]
     if known:
@@ -108,7 +108,7 @@ def _options(several: Sequence[Row]) -> list[_Option]:
         best_threads = several[best].best_sequential_threads or threads
         if best_threads != threads:
             over = _draws(several[best].overall_best_sequential_speedup, generator)  # measured in pairs with it
-            options.append(_Option(_process(best_threads) + own, None, best_threads, drawn[best] - over, price))
+            options.append(_Option(_process(best_threads) + arguments, None, best_threads, drawn[best] - over, price))
     for row, log_speeds in zip(several, drawn, strict=True):
         workers = row.workers or 1
         busy = (1 if row.strategy == "emulated" else workers) * (row.threads_per_worker or 1)

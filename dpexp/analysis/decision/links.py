@@ -26,10 +26,10 @@ class Link:
     def parse(cls, text: str) -> Link:
         """From words such as `25Gbit/s,10us`, or `,10us`. Raises ValueError."""
         number = r"(\d+(?:\.\d+)?)"
-        found = re.fullmatch(rf"(?:{number}([kmg]bit/s))?,{number}(ns|us|ms|s)", text.lower().replace(" ", ""))
-        if found is None or (found[1] and float(found[1]) == 0):
+        match = re.fullmatch(rf"(?:{number}([kmg]bit/s))?,{number}(ns|us|ms|s)", text.lower().replace(" ", ""))
+        if match is None or (match[1] and float(match[1]) == 0):
             raise ValueError(f"link {text!r}: expected a bandwidth above 0 and a latency, such as 25Gbit/s,10us")
-        bandwidth, unit, latency, seconds = found.groups()
+        bandwidth, unit, latency, seconds = match.groups()
         return cls(float(bandwidth) * UNITS[unit] / 8 if bandwidth else math.inf, float(latency) * TIMES[seconds])
 
 
