@@ -30,8 +30,8 @@ SHARED = ("model", "data", "seed", "dtype", "device", "measurement", "launch")  
 def main(arguments: list[str]) -> int:
     """Print how the time of a training changes; return the exit status."""
     parser = Parser(prog="python -m dpexp.compare", description=__doc__)
-    what = "a folder of results, or a command's key=value settings in quotes"
-    parser.add_argument("before", help=what)
+    text = "a folder of results, or a command's key=value settings in quotes"
+    parser.add_argument("before", help=text)
     parser.add_argument("after", help="the same, after the change")
     parser.add_argument(
         "--fail-if-slower", metavar="5%", type=_share, help=f"exit with status {TOO_SLOW} if AFTER is slower by more"
@@ -53,22 +53,22 @@ def _share(text: str) -> float:
 
 def _show_folders(before: str, after: str, share: float) -> bool:
     """Whether any cell is slower by more than `share`, or may be."""
-    found = compare_folders(Path(before), Path(after))
-    for cell in found.cells:
+    changes = compare_folders(Path(before), Path(after))
+    for cell in changes.cells:
         _show(cell)
-    if found.others:
-        terminal.show_line(f"not compared: {counted(found.others, 'configuration')} that only one folder has")
-    for name in found.failed:
+    if changes.others:
+        terminal.show_line(f"not compared: {counted(changes.others, 'configuration')} that only one folder has")
+    for name in changes.failed:
         terminal.show_line(f"warning: {name} has no good result")
-    cells = counted(len(found.cells), "cell")
-    verdicts = Counter(cell.verdict for cell in found.cells)
+    cells = counted(len(changes.cells), "cell")
+    verdicts = Counter(cell.verdict for cell in changes.cells)
     if drifted := verdicts[LIKE_BASELINE]:
         terminal.show_line(
             f"warning: in {drifted} of {cells} the sequential baseline changed, too: by "
             "your change, or because the machine's speed changed; measure both commands in turns to find out"
         )
     terminal.show_line(f"{verdicts[SLOWER]} of {cells} slower, {verdicts[FASTER]} faster")
-    return found.is_slower(share)
+    return changes.is_slower(share)
 
 
 def _show_commands(before: str, after: str, share: float) -> bool:
@@ -88,13 +88,13 @@ def _show_commands(before: str, after: str, share: float) -> bool:
         display.begin(0, "")
         configs = {"before": first, "after": second}
         blocks = measure_in_turns(configs, Path(folder), on_progress=display.update)
-    found = compare([blocks], over="after", of="before")
-    cell = Cell(after, found.shown, None)
+    comparison = compare([blocks], over="after", of="before")
+    cell = Cell(after, comparison.shown, None)
     _show(cell)
-    if found.undisturbed is not None:
+    if comparison.undisturbed is not None:
         terminal.show_line(
-            f"other programs or virtual machines slowed down {100 * found.disturbed_share:.0f} % of the steps, which "
-            f"don't count; with all time counted: {found.overall:.3f} times"
+            f"other programs or virtual machines slowed down {100 * comparison.disturbed_share:.0f} % of the steps, "
+            f"which don't count; with all time counted: {comparison.overall:.3f} times"
         )
     return cell.takes_longer(share)
 

@@ -131,12 +131,12 @@ def pooled_blocks(blocks: Sequence[LogRatio | None], usual_misfit: float = 1.0) 
 
     `usual_misfit` is a deviation's square over what is expected, as seen in other jobs of a sweep.
     """
-    known = [one for one in blocks if one is not None]
+    known = [block for block in blocks if block is not None]
     if not known:
         return None
     variance, freedom = variance_of_step(known)
-    within = np.array([variance / one.steps for one in known])
-    pooled = _pooled([one.log for one in known], within, START_DEVIATION, usual_misfit)
+    within = np.array([variance / block.steps for block in known])
+    pooled = _pooled([block.log for block in known], within, START_DEVIATION, usual_misfit)
     share = float(within.mean() / (within.mean() + START_DEVIATION**2))  # of the variance that rounds show
     return dataclasses.replace(pooled, freedom=1 / (1 / pooled.freedom + share**2 / freedom))
 

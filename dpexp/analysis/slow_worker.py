@@ -27,16 +27,19 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
     if sum(len(arm.phases["data"]) for arm in recorded) < LEAST_STEPS:
         return {}
     blocks = [_delays(arm) for arm in recorded]
-    late, longer, seconds, _, delays = (np.concatenate(each) for each in zip(*blocks, strict=True))
+    late, longer, seconds, _, delays = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     shares = delays.mean(0)
     rank, phase = (int(at) for at in np.unravel_index(shares.argmax(), shares.shape))
-    is_longer, does_delay = ([each[:, rank, phase] for each in of] for of in list(zip(*blocks, strict=True))[3:])
+    is_longer, does_delay = ([parts[:, rank, phase] for parts in of] for of in list(zip(*blocks, strict=True))[3:])
     if _are_surely_more(is_longer, MOST_STEPS) and _are_surely_more(does_delay, LEAST_SHARE):
         hosts = [process.host for process in recorded[0].processes]
-        own = longer[:, rank, phase]
-        found = {"slow_rank": rank, "slow_phase": USEFUL[phase], "slow_share": float(shares[rank, phase])}
-        found |= {"slow_seconds": float(np.median(own)), "slow_loss": float(np.median(own / seconds))}
-        return found | {"slow_host": hosts[rank] if len({*hosts}) > 1 else ""}
+        longer_seconds = longer[:, rank, phase]
+        columns = {"slow_rank": rank, "slow_phase": USEFUL[phase], "slow_share": float(shares[rank, phase])}
+        columns |= {
+            "slow_seconds": float(np.median(longer_seconds)),
+            "slow_loss": float(np.median(longer_seconds / seconds)),
+        }
+        return columns | {"slow_host": hosts[rank] if len({*hosts}) > 1 else ""}
     of_last = np.median(longer[np.arange(len(late)), late.argmax(1)], 0)
     phase, lateness = int(of_last.argmax()), np.median(late.max(1))
     is_late = lateness > LEAST_DELAY * np.median(seconds) and of_last[phase] > lateness / 2
@@ -52,9 +55,9 @@ def _differs_by_samples(phase: int, seconds: float, baseline: Sequence[Arm]) -> 
     """
     if not baseline:
         return False
-    own = [np.stack([arm.phases[name] for name in USEFUL], 2) for arm in baseline]
-    usual = np.median(np.concatenate(own), (0, 1))
-    change = np.median(np.concatenate([np.abs(np.diff(steps, axis=0)) for steps in own]), (0, 1))
+    useful = [np.stack([arm.phases[name] for name in USEFUL], 2) for arm in baseline]
+    usual = np.median(np.concatenate(useful), (0, 1))
+    change = np.median(np.concatenate([np.abs(np.diff(steps, axis=0)) for steps in useful]), (0, 1))
     update = USEFUL.index("update")  # not divided by, since it may be 0 in most steps
     in_proportion = change[phase] * usual[update] > MORE_THAN_UPDATE * change[update] * usual[phase]
     return bool(change[phase] > seconds and in_proportion)
@@ -62,8 +65,8 @@ def _differs_by_samples(phase: int, seconds: float, baseline: Sequence[Arm]) -> 
 
 def _are_surely_more(blocks: Sequence[np.ndarray], share: float) -> bool:
     """Whether these are more than a share of the steps, with the whole interval; in no block are they under half."""
-    pooled = pooled_blocks([log_seconds(each[:, None]) for each in blocks if each.any()])  # type: ignore[arg-type]
-    return pooled is not None and min(each.mean() for each in blocks) > share / 2 and pooled.estimate().low > share
+    pooled = pooled_blocks([log_seconds(steps[:, None]) for steps in blocks if steps.any()])  # type: ignore[arg-type]
+    return pooled is not None and min(steps.mean() for steps in blocks) > share / 2 and pooled.estimate().low > share
 
 
 def _delays(arm: Arm) -> tuple[np.ndarray, ...]:
@@ -74,13 +77,13 @@ def _delays(arm: Arm) -> tuple[np.ndarray, ...]:
     waits = np.asarray(arm.phases.get("wait", arm.phases["communicate"]))  # the latter has both, if not separated
     late = _of_others(np.min, waits) - waits
     seconds = np.sum(list(arm.phases.values()), 0).max(1)
-    own = np.stack([arm.phases[phase] for phase in USEFUL], 2)
-    others = _of_others(np.median, own)
-    factors = np.divide(own, others, out=np.ones_like(own), where=others > 0)
+    useful = np.stack([arm.phases[phase] for phase in USEFUL], 2)
+    others = _of_others(np.median, useful)
+    factors = np.divide(useful, others, out=np.ones_like(useful), where=others > 0)
     slowness = np.stack([np.delete(factors, at, 2).min(2) for at in range(len(USEFUL))], 2)  # of its other phases
-    beyond = own - np.maximum(1, slowness) * others
+    beyond = useful - np.maximum(1, slowness) * others
     least = LEAST_DELAY * seconds[:, None, None]
-    return late, own - others, seconds, beyond > least, np.minimum(late[:, :, None], beyond) > least
+    return late, useful - others, seconds, beyond > least, np.minimum(late[:, :, None], beyond) > least
 
 
 def _of_others(combine: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:

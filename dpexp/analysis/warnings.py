@@ -33,7 +33,7 @@ def warnings(result: RunResult, speedup: Speedup) -> list[Warning]:
         _about_settings(result, speedup),
         _about_precision(config, blocks, speedup.comparison),
         _about_disturbance(speedup.comparison),
-        *(_about_extrapolation(side) for side in (candidate, speedup.baseline) if side is not None and side.trainings),
+        *(_about_extrapolation(arm) for arm in (candidate, speedup.baseline) if arm is not None and arm.trainings),
         _about_conditions(result, blocks),
         _about_superlinear_speedup(speedup),
         _about_samples(speedup),
@@ -80,12 +80,12 @@ def _about_disturbance(comparison: Comparison) -> Iterator[Warning]:
         yield from _above(DISTURBANCE, off, "disturbed", text, advice)
 
 
-def _about_extrapolation(side: ArmStatistics) -> Iterator[Warning]:
+def _about_extrapolation(arm: ArmStatistics) -> Iterator[Warning]:
     """Whole trainings that took more or less time than their turns predict."""
-    seconds, predicted = side.trained_seconds, side.overall_seconds.value
-    turns = [np.mean(turn) for arm in side.arms for turn in arm.turn_seconds]
-    least, most = (side.steps * float(one) for one in np.quantile(turns, USUAL_TURNS))
-    text = f"a whole training ({side.arm}) took {seconds:.3g} s, but its steps predict {predicted:.3g} s"
+    seconds, predicted = arm.trained_seconds, arm.overall_seconds.value
+    turns = [np.mean(turn) for of_block in arm.arms for turn in of_block.turn_seconds]
+    least, most = (arm.steps * float(seconds_per_step) for seconds_per_step in np.quantile(turns, USUAL_TURNS))
+    text = f"a whole training ({arm.arm}) took {seconds:.3g} s, but its steps predict {predicted:.3g} s"
     advice = "the machine's speed has changed, or the training spends time outside of its steps; measure again"
     off = max(math.log(least / seconds), math.log(seconds / most))
     yield from _above(EXTRAPOLATION, off, "extrapolation", text, advice)

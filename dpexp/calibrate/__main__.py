@@ -65,17 +65,17 @@ class Check:
 
 def checks() -> Iterator[Check]:
     """Each check as soon as it is done; about two minutes in all."""
-    one, two = ("strategy=sequential", "workers=1"), ("workers=2",)
-    for who, workers, seconds in (("one process", one, 10), ("2 workers", two, 16)):
+    one_process, two_workers = ("strategy=sequential", "workers=1"), ("workers=2",)
+    for name, workers, seconds in (("one process", one_process, 10), ("2 workers", two_workers, 16)):
         config = _composed(seconds, *workers)
-        yield check_same(who, _ratio(config, config))
-        yield check_segments(who, _steps_over_trainings(*workers))
+        yield check_same(name, _ratio(config, config))
+        yield check_segments(name, _steps_over_trainings(*workers))
         slower, control = Fault(slowdown=SLOWDOWN), Fault(slowdown=1.0)
-        yield check_slower(who, _ratio(config, config, first=slower, second=control))
+        yield check_slower(name, _ratio(config, config, first=slower, second=control))
     script = _composed(20, *SCRIPT)
     yield check_same("a script", _ratio(script, script))
-    config = _composed(12, *two)
-    cost = _ratio(config, _composed(12, *two, "measurement.phases=false"))
+    config = _composed(12, *two_workers)
+    cost = _ratio(config, _composed(12, *two_workers, "measurement.phases=false"))
     faults = {"working": Fault(compute_seconds=DELAY_SECONDS), "late": Fault(communicate_seconds=DELAY_SECONDS)}
     blocks = _blocks(dict.fromkeys(("plain", *faults), config), faults)
     plain, working, late = (_undisturbed(config, blocks, name) for name in ("plain", *faults))
@@ -132,24 +132,25 @@ def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> ArmStatis
     return ArmStatistics(config, blocks, name, limit, ())
 
 
-def check_same(who: str, ratio: Estimate) -> Check:
+def check_same(name: str, ratio: Estimate) -> Check:
     """A/A."""
-    return Check(ratio.low <= 1 <= ratio.high, f"{who} against itself (A/A): ratio {ratio:.3f}; should include 1")
+    return Check(ratio.low <= 1 <= ratio.high, f"{name} against itself (A/A): ratio {ratio:.3f}; should include 1")
 
 
-def check_segments(who: str, ratio: Estimate) -> Check:
+def check_segments(name: str, ratio: Estimate) -> Check:
     """Times from steps in turns must be those of whole trainings."""
     return Check(
         abs(ratio.value - 1) < MOST_OFF or ratio.low <= 1 <= ratio.high,
-        f"{who}: time of a training, from steps in turns / from whole trainings {ratio:.3f}; should be 1 +- {MOST_OFF}",
+        f"{name}: time of a training, from steps in turns / from whole trainings {ratio:.3f}; "
+        f"should be 1 +- {MOST_OFF}",
     )
 
 
-def check_slower(who: str, ratio: Estimate) -> Check:
+def check_slower(name: str, ratio: Estimate) -> Check:
     """A candidate that is a little slower must be seen."""
     return Check(
         ratio.low > 1 and ratio.low <= SLOWDOWN <= ratio.high,
-        f"{who}, {100 * (SLOWDOWN - 1):.0f} % slower: ratio {ratio:.3f}; should include {SLOWDOWN:.2f}, but not 1",
+        f"{name}, {100 * (SLOWDOWN - 1):.0f} % slower: ratio {ratio:.3f}; should include {SLOWDOWN:.2f}, but not 1",
     )
 
 
@@ -162,14 +163,14 @@ def check_cost(ratio: Estimate, share: float) -> Check:
     )
 
 
-def check_delay(what: str, plain: ArmStatistics, delayed: ArmStatistics, waiting: float, communicating: float) -> Check:
+def check_delay(kind: str, plain: ArmStatistics, delayed: ArmStatistics, waiting: float, communicating: float) -> Check:
     """DELAY_SECONDS more of `what` in each step must be found as these shares of it, in the means over workers."""
     waits, communicates = (_mean(delayed, phase) - _mean(plain, phase) for phase in ("wait", "communicate"))
     off = abs(waits - waiting * DELAY_SECONDS), abs(communicates - communicating * DELAY_SECONDS)
     delay = 1e3 * DELAY_SECONDS
     return Check(
         max(off) < TOLERANCE * DELAY_SECONDS,
-        f"{delay:.0f} ms more {what} in each step: {1e3 * waits:+.2f} ms waiting per worker, should be "
+        f"{delay:.0f} ms more {kind} in each step: {1e3 * waits:+.2f} ms waiting per worker, should be "
         f"{waiting * delay:.1f}; {1e3 * communicates:+.2f} ms communicating, should be {communicating * delay:.1f}",
     )
 

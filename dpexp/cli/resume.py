@@ -30,8 +30,8 @@ def find_earlier_results(plan: Plan, environment: Environment, anew: bool) -> li
 
     Raises ConfigError, also where the plan's folder has results of other jobs.
     """
-    own = {plan.folder / job.folder / storage.FILE_NAME for job in plan.jobs}
-    if others := sorted({*plan.folder.rglob(storage.FILE_NAME)} - own):
+    expected = {plan.folder / job.folder / storage.FILE_NAME for job in plan.jobs}
+    if others := sorted({*plan.folder.rglob(storage.FILE_NAME)} - expected):
         raise ConfigError(f"{others[0]}: no job of this command; resume= needs the same command as before")
     return [find_earlier(job.config, plan.folder / job.folder, environment, anew) for job in plan.jobs]
 

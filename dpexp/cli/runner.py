@@ -167,7 +167,7 @@ def _describe(job: Job, folder: Path) -> None:
 
 def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
     """Show the results; for a sweep, write table, figures and page, too. Returns the exit status."""
-    errors = [one.error for one in done if one.error is not None]
+    errors = [outcome.error for outcome in done if outcome.error is not None]
     if errors and len(errors) == len(plan.jobs) and all(status_of(error) == BAD_INPUT for error in errors):
         return BAD_INPUT  # nothing was measured: nothing to report
     if not done and not plan.plugins:
@@ -175,7 +175,7 @@ def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
     from dpexp.analysis.table import aggregate  # slow to import: --help and errors don't wait for these
     from dpexp.report.writer import write_report
 
-    before = sum(one.before for one in done)
+    before = sum(outcome.before for outcome in done)
     if not plan.sweep:
         terminal.show_report(aggregate([plan.folder]), [] if before else [plan.folder / storage.FILE_NAME])
         return 0

@@ -119,7 +119,7 @@ def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | Scr
     """Check a composed configuration, and what was `typed`, once. Raises ConfigError with one line for all mistakes."""
     try:
         script = composed.get("script")
-        if any(one not in (None, {}) for one in (script.values() if isinstance(script, DictConfig) else [script])):
+        if any(value not in (None, {}) for value in (script.values() if isinstance(script, DictConfig) else [script])):
             return _of_script(composed, typed)
         values = _values(composed, [str(key) for key in composed if key not in ("hydra", "script")])
         data = values.get("data")

@@ -102,12 +102,12 @@ class ScriptConfig(JobConfig):
     @property
     def names(self) -> dict[str, str]:
         """All is the script's, but for an exchange of gradients and arguments that the baseline has own values of."""
-        own = dict.fromkeys(("strategy", "model", "data"), "script")
-        own |= {"data_scope": "global", "exchange": self.script.exchange or ""}
+        names = dict.fromkeys(("strategy", "model", "data"), "script")
+        names |= {"data_scope": "global", "exchange": self.script.exchange or ""}
         for name, command in (("arguments", self.script), ("baseline_arguments", self.script.baseline())):
-            swept = [one for one in sorted(self.script.baseline_arguments) if one in command.arguments]
-            own[name] = ", ".join(f"{one}={command.arguments[one]}" for one in swept)
-        return own
+            swept = [argument for argument in sorted(self.script.baseline_arguments) if argument in command.arguments]
+            names[name] = ", ".join(f"{argument}={command.arguments[argument]}" for argument in swept)
+        return names
 
     @property
     def train_samples(self) -> int:
@@ -125,7 +125,7 @@ class ScriptConfig(JobConfig):
         numbers = {name: getattr(self, name) for name in NUMBERS} | {"workers_per_host": self.workers // hosts}
         places = [{"hosts": hosts, "host": host, "head": head, "port": port} for host in range(hosts)]
         values = [numbers | place | self.script.arguments for place in places]
-        return [[word.format(**one) for word in shlex.split(self.script.command)] for one in values]
+        return [[word.format(**fields) for word in shlex.split(self.script.command)] for fields in values]
 
     @property
     def command(self) -> list[str]:
@@ -146,8 +146,8 @@ class ScriptConfig(JobConfig):
     @model_validator(mode="after")
     def _check_together(self) -> ScriptConfig:
         self.check_batch()
-        one = dataclasses.replace(self.script, baseline_arguments={}).baseline()
-        if self.workers > 1 and self.command == dataclasses.replace(self, workers=1, script=one).command:
+        baseline = dataclasses.replace(self.script, baseline_arguments={}).baseline()
+        if self.workers > 1 and self.command == dataclasses.replace(self, workers=1, script=baseline).command:
             raise ValueError(
                 f"script.command={self.script.command}: the command is the same for one and {self.workers} workers; "
                 "write {workers} where the number of processes belongs"

@@ -30,7 +30,7 @@ def cause(lines: Iterable[str]) -> str:
             if in_traceback or _REFUSED.match(text):
                 deaths.append(text)
             in_traceback = False
-    causes, others = ([text for text in found if not _SECONDARY.search(text)] for found in (deaths, errors))
+    causes, others = ([text for text in group if not _SECONDARY.search(text)] for group in (deaths, errors))
     lost = [text for text in errors if lost_peer(text)]
     return next(iter([*causes, *others[-1:], *lost, *errors[-1:], *texts[-1:]]), "")
 

@@ -56,7 +56,7 @@ class CommandProcesses:
     def start(self, address: str) -> None:
         """Start the command, whose processes report to `address`. Raises ConfigError where there is no such program."""
         words, is_rank = self._command.words[self._host], {"RANK", "WORLD_SIZE"} <= os.environ.keys()
-        environment = {name: one for name, one in os.environ.items() if not (is_rank and OWN.fullmatch(name))}
+        environment = {name: value for name, value in os.environ.items() if not (is_rank and OWN.fullmatch(name))}
         environment |= dict.fromkeys(THREADS, str(self._command.threads))
         environment |= {LOCK: ""}  # a dpexp in there would wait for this one
         environment |= {SOCKET: address, descendants.NAME: self._mark}
@@ -119,15 +119,15 @@ class CommandProcesses:
         self.cpu_seconds += now.children_user + now.children_system - before.children_user - before.children_system
         return self.status
 
-    def failure(self, what: str) -> WorkerError:
+    def failure(self, reason: str) -> WorkerError:
         """The error, with what the command wrote last; a PeerError where another host must know the cause."""
         lines = {file: output.last_lines(file) for file in self._files}
         line = next(filter(None, map(output.cause, lines.values())), "it wrote nothing")
         if "address already in use" in line.lower():
             line += "; write {port} where the command has a port: each has another one"
-        details = "\n".join(f"{file}:\n" + "\n".join(own[-MOST_LINES:]) for file, own in lines.items())
+        details = "\n".join(f"{file}:\n" + "\n".join(texts[-MOST_LINES:]) for file, texts in lines.items())
         kind = PeerError if len(self._command.words) > 1 and output.lost_peer(line) else WorkerError
-        return kind(f"{self._command.name}: {what}: {line}", details)
+        return kind(f"{self._command.name}: {reason}: {line}", details)
 
 
 def how_ended(status: int | None) -> str:

@@ -69,17 +69,17 @@ class World:
                 f"{self.command.name}: the command trains in a world of {counted(world_size, 'process')}, not "
                 f"{self.command.ranks}: its number of processes must follow {{workers}}"
             )
-        if any(one.number == rank for one in self.ranks):
+        if any(known.number == rank for known in self.ranks):
             raise WorkerError(f"{self.command.name}: several processes say that they are rank {rank}")
         if not is_remote:
             self.files |= {*introduction["files"]}
         ahead_seconds = _ahead_seconds(connection) if is_remote else 0.0
         startup_seconds = time.monotonic() - self._started
         process = 0 if is_remote else introduction["process"]
-        about = introduction["threads"], startup_seconds, ahead_seconds, process, introduction["steps_file"]
-        self.ranks.append(Rank(connection, rank, *about))
+        details = introduction["threads"], startup_seconds, ahead_seconds, process, introduction["steps_file"]
+        self.ranks.append(Rank(connection, rank, *details))
         if not self.missing:
-            self.ranks.sort(key=lambda one: one.number)
+            self.ranks.sort(key=lambda known: known.number)
             self._steps = 1
             self.processes.stop()
 
@@ -87,8 +87,8 @@ class World:
         """Raise WorkerError when it has ended before all its processes made their first step."""
         self._check_hosts()
         if self.missing and self.processes.status is not None:
-            how = how_ended(self.processes.wait_for_end())
-            raise self.processes.failure(f"{how} before a torch optimizer had made a step")
+            ending = how_ended(self.processes.wait_for_end())
+            raise self.processes.failure(f"{ending} before a torch optimizer had made a step")
 
     def turn(self, turn: Turn) -> list[float]:
         """Let it make some steps; the wall seconds of each timed one by its slowest process.
@@ -103,7 +103,9 @@ class World:
         if turn.traced:
             steps = [trace[turn.lead_steps :] for _, trace in reports]
             ahead = [rank.ahead_seconds for rank in self.ranks]
-            self.traces.append([[_earlier(one, by) for one in own] for own, by in zip(steps, ahead, strict=True)])
+            self.traces.append(
+                [[_earlier(trace, by) for trace in traces] for traces, by in zip(steps, ahead, strict=True)]
+            )
             return []
         seconds = np.diff([times for times, _ in reports])[:, turn.lead_steps :]
         return max(seconds, key=np.sum).tolist()  # type: ignore[no-any-return]
@@ -180,12 +182,12 @@ class World:
         together = len({rank.made for rank in self.ranks}) == 1
         if status == 0 and together:
             return ScriptEnded(self.command.name)
-        how = how_ended(status)
+        ending = how_ended(status)
         if together:
-            return self.processes.failure(f"{how} after {counted(self._steps, 'step')} or more")
+            return self.processes.failure(f"{ending} after {counted(self._steps, 'step')} or more")
         made, first = min((rank.made, rank.number) for rank in self.ranks if rank.made is not None)
         return self.processes.failure(
-            f"rank {first} came to its end after {counted(made, 'step')}, before the others ({how}); give all "
+            f"rank {first} came to its end after {counted(made, 'step')}, before the others ({ending}); give all "
             "the same number of batches"
         )
 
@@ -201,14 +203,14 @@ def _steps_of(rank: Rank) -> str:
 
 def _ahead_seconds(connection: Connection) -> float:
     """How far a process's clock is ahead of this one's, by the quickest of some questions (Cristian 1989)."""
-    found: list[tuple[float, float]] = []
+    offsets: list[tuple[float, float]] = []
     for _ in range(PINGS):
         asked = time.perf_counter()
         connection.send("time")
         theirs = connection.recv()
         answered = time.perf_counter()
-        found.append((answered - asked, theirs - (asked + answered) / 2))
-    return min(found)[1]
+        offsets.append((answered - asked, theirs - (asked + answered) / 2))
+    return min(offsets)[1]
 
 
 def _earlier(trace: Trace, seconds: float) -> Trace:

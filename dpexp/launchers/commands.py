@@ -118,10 +118,10 @@ def _accept(listener: socket.socket, key: bytes) -> Connection | None:
     except (OSError, EOFError, connection.AuthenticationError):  # type: ignore[attr-defined]
         remote.close()
         return None
-    with socket.socket(fileno=os.dup(remote.fileno())) as own:
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+    with socket.socket(fileno=os.dup(remote.fileno())) as options:
+        options.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
         for name, value in KEEPALIVE.items():  # else a read would wait forever for a host that is lost
-            own.setsockopt(socket.SOL_SOCKET if name == socket.SO_KEEPALIVE else socket.IPPROTO_TCP, name, value)
+            options.setsockopt(socket.SOL_SOCKET if name == socket.SO_KEEPALIVE else socket.IPPROTO_TCP, name, value)
     return remote
 
 

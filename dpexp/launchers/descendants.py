@@ -26,17 +26,17 @@ class Descendants:
 
     def refresh(self) -> None:
         """Look for those that are alive."""
-        found: set[int] = set()
+        marked: set[int] = set()
         for process in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - many times a second
             if process in self._others or not (fields := _fields(process)):
                 continue
             state, parent = fields[0], int(fields[1])
-            if process in self.processes or parent in self.processes or parent in found or self._is_marked(process):
+            if process in self.processes or parent in self.processes or parent in marked or self._is_marked(process):
                 if state not in "ZX":
-                    found.add(process)
+                    marked.add(process)
             else:
                 self._others.add(process)
-        self.processes = found
+        self.processes = marked
 
     def send(self, number: int) -> None:
         """A signal to those that were found last."""

@@ -100,7 +100,7 @@ class Exchange:
     def _look(self, store: Any) -> None:
         """Publish, and see what the others have published."""
         store.set(str(self._environment.rank), pickle.dumps({**self.facts, "time": time.monotonic()}))
-        found = zip(self._others, store.multi_get([str(rank) for rank in self._others]), strict=True)
-        seen = {rank: pickle.loads(facts) for rank, facts in found if facts}  # noqa: S301 - a task may name any code
+        published = zip(self._others, store.multi_get([str(rank) for rank in self._others]), strict=True)
+        seen = {rank: pickle.loads(facts) for rank, facts in published if facts}  # noqa: S301 - a task may name any code
         self._heard |= {rank: self._waited for rank in seen if seen[rank] != self.seen.get(rank)}
         self.seen = seen

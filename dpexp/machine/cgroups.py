@@ -53,7 +53,7 @@ def _folders(controller: str) -> Iterator[Path]:
             if controllers == "" or controller in controllers.split(","):  # version 2 has one tree for all
                 top = ROOT / controllers if (ROOT / controllers).is_dir() else ROOT / controller
                 folder = top / path.lstrip("/")
-                yield from (one for one in (folder, *folder.parents) if one.is_relative_to(top))
+                yield from (parent for parent in (folder, *folder.parents) if parent.is_relative_to(top))
 
 
 def _fields(path: Path) -> dict[str, int]:

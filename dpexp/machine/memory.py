@@ -16,11 +16,11 @@ class PeakMemory:
 
     def look(self, processes: Collection[int]) -> None:
         """Read the memory of these processes, as it is and as it was at its highest so far."""
-        found = {process: fields for process in processes if (fields := _fields(process))}
-        for process, fields in found.items():
+        fields_by_process = {process: fields for process in processes if (fields := _fields(process))}
+        for process, fields in fields_by_process.items():
             self.by_process[process] = max(fields["own"] + fields["before"], self.by_process.get(process, 0))
-        if found and len(found) == len(processes):
-            self.bytes = max(_together(list(found.values())), self.bytes or 0)
+        if fields_by_process and len(fields_by_process) == len(processes):
+            self.bytes = max(_together(list(fields_by_process.values())), self.bytes or 0)
 
 
 def in_words(size: float) -> str:
@@ -35,8 +35,10 @@ def _together(processes: Sequence[dict[str, int]]) -> int:
     what each has alone, and the most that one shares, as where all are forked from one server; and what they have of
     anonymous pages, which only forked relatives share, and the most that one has of files and shared memory.
     """
-    sums, most = ({name: how(one[name] for one in processes) for name in processes[0]} for how in (sum, max))
-    alike = sums["own"] + max(one["Rss"] - one["own"] for one in processes)
+    sums, most = (
+        {name: combine(process[name] for process in processes) for name in processes[0]} for combine in (sum, max)
+    )
+    alike = sums["own"] + max(process["Rss"] - process["own"] for process in processes)
     return sums["before"] + max(alike, sums["Pss_Anon"] + most["RssFile"] + most["RssShmem"])
 
 

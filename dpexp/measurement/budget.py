@@ -74,9 +74,9 @@ class Budget:
             return False
         if left < WORTH_A_START * self._overhead_seconds:
             return False  # nothing else can be done with it
-        found = turns_ratio(rounds.timed[self._over].turn_seconds, rounds.timed[self._of].turn_seconds)
-        assert found is not None
-        variance = found.variance * seconds
+        ratio = turns_ratio(rounds.timed[self._over].turn_seconds, rounds.timed[self._of].turn_seconds)
+        assert ratio is not None
+        variance = ratio.variance * seconds
         return seconds >= math.sqrt(self._overhead_seconds * variance) / START_DEVIATION
 
     def _share(self, seconds: float, blocks: int) -> float:

@@ -86,12 +86,12 @@ def run(
                 record.add(block, digests_of(trainer.files))
             plan.seconds(budget, _as_timed(record.result.blocks[-1]))  # where all blocks had been made before
             checkpoint = folder / CHECKPOINT if config.checkpoint else None
-            for number, name, one in plan.configs():
+            for number, name, variant in plan.configs():
                 if len(record.result.trainings.get(name, [])) > number:
                     continue  # made before an interruption
-                on_progress(f"training as {name}, seed {one.seed}", budget.done_fraction)
+                on_progress(f"training as {name}, seed {variant.seed}", budget.done_fraction)
                 assert isinstance(trainer, loop_trainer.LoopTrainer)
-                training = trainer.train(one, checkpoint if name == CANDIDATE and number == 0 else None)
+                training = trainer.train(variant, checkpoint if name == CANDIDATE and number == 0 else None)
                 record.add_training(name, training)
         if record.result.diverged:
             raise DivergedError(loop_trainer.DIVERGED)
@@ -210,8 +210,8 @@ def _as_timed(block: Block) -> dict[str, TimedSteps]:
     """The step times of the arms of a finished block."""
     steps = {name: arm.step_seconds for name, arm in block.arms.items()}
     return {
-        name: TimedSteps(step_seconds=float(np.median(one)), least_step_seconds=float(one.min()))
-        for name, one in steps.items()
+        name: TimedSteps(step_seconds=float(np.median(seconds)), least_step_seconds=float(seconds.min()))
+        for name, seconds in steps.items()
     }
 
 

@@ -101,7 +101,9 @@ class LoopArms:
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
         """End all arms; return their results. Raises WorkerError, also if replicas differ."""
         reports = self._programs.end()
-        if not all(math.isfinite(loss) for ones in reports.values() for one in ones for loss in one.epoch_loss_sums):
+        if not all(
+            math.isfinite(loss) for of_arm in reports.values() for report in of_arm for loss in report.epoch_loss_sums
+        ):
             raise DivergedError(DIVERGED)
         memory = self._programs.memory
         return {name: _arm(work, reports[name], timed[name], memory[name]) for name, work in self._works.items()}
@@ -110,7 +112,7 @@ class LoopArms:
 def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory: PeakMemory) -> Arm:
     _check_replicas(reports)
     # By rank: those on this machine are the first.
-    own = {} if memory.bytes is None else dict(enumerate(memory.by_process.values()))
+    memory_by_rank = {} if memory.bytes is None else dict(enumerate(memory.by_process.values()))
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
         samples_per_step=work.config.global_batch_size,
@@ -122,16 +124,16 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory:
         parameters_sha256=reports[0].parameters_sha256[0],
         processes=[
             Process(
-                one.rank,
-                one.threads,
-                one.process_cpu_seconds,
-                one.startup_seconds,
-                memory_bytes=own.get(one.rank),
-                host=one.host,
+                report.rank,
+                report.threads,
+                report.process_cpu_seconds,
+                report.startup_seconds,
+                memory_bytes=memory_by_rank.get(report.rank),
+                host=report.host,
             )
-            for one in reports
+            for report in reports
         ],
-        memory_bytes=memory.bytes if len(own) == len(reports) else None,
+        memory_bytes=memory.bytes if len(memory_by_rank) == len(reports) else None,
     )
 
 

@@ -53,11 +53,11 @@ class Rounds:
         traced = every is not None and self._number % every == every // 2  # the shortest block has one, too
         names = self._names if self.made % 2 == 0 else self._names[::-1]
         turns = {name: self._turn(self.timed[name], traced) for name in names}
-        found = {name: running.turn(name, turn) for name, turn in turns.items()}
+        seconds = {name: running.turn(name, turn) for name, turn in turns.items()}
         for name, turn in turns.items():
             timed = self.timed[name]
             if not traced:
-                timed.turn_seconds.append(found[name])
+                timed.turn_seconds.append(seconds[name])
                 timed.first_steps.append(timed.steps + turn.lead_steps)
             timed.steps += turn.steps
         self.made += not traced

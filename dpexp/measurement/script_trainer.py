@@ -143,12 +143,12 @@ def _phases(traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[
     chosen = np.linspace(0, len(steps) - 1, min(MOST_PHASE_STEPS, len(steps))).astype(int)
     ranks = range(len(traces[0]))
     split = [[_split(steps[at][0], steps[at][1], rank) for rank in ranks] for at in chosen]
-    values = {name: np.array([[one[name] for one in step] for step in split]) for name in PHASES}
-    if values["compute"].sum() < LEAST_COMPUTING * sum(np.nansum(each) for each in values.values()):
+    values = {name: np.array([[of_rank[name] for of_rank in step] for step in split]) for name in PHASES}
+    if values["compute"].sum() < LEAST_COMPUTING * sum(np.nansum(seconds) for seconds in values.values()):
         return {}  # no `backward` was seen, so the phases can't be separated
     if np.isnan(values["wait"]).mean() > MOST_UNKNOWN:
         values["communicate"] += np.nan_to_num(values.pop("wait"))
-    return {name: np.nan_to_num(each).tolist() for name, each in values.items()}
+    return {name: np.nan_to_num(seconds).tolist() for name, seconds in values.items()}
 
 
 def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int) -> dict[str, float]:
@@ -162,7 +162,7 @@ def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int) -> dict[str, f
         return {"data": data, "compute": compute + synchronize, "wait": 0.0, "communicate": 0.0, "update": update}
     wait = math.nan
     everybodys = [traces[step][3] for traces in turn]
-    if len({len(ones) for ones in everybodys}) == 1:
+    if len({len(meetings_of_rank) for meetings_of_rank in everybodys}) == 1:
         last = [max(arrival for arrival, _ in same) for same in zip(*everybodys, strict=True)]
         wait = sum(min(seconds, last[at] - arrival) for at, (arrival, seconds) in enumerate(meetings))
     communicate = synchronize - (0.0 if math.isnan(wait) else wait)

@@ -109,5 +109,5 @@ def _imports(module: str, folder: Path) -> dict[str, Path]:
     if not any(folder.is_relative_to(library) for library in LIBRARIES):
         with contextlib.suppress(Exception):  # to import it says why
             finder.import_hook(module)
-    files = {name: getattr(found, "__file__", None) for name, found in finder.modules.items()}
+    files = {name: getattr(imported, "__file__", None) for name, imported in finder.modules.items()}
     return {name: Path(file).resolve() for name, file in files.items() if file}

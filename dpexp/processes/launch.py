@@ -55,7 +55,9 @@ class Started:
 
     def __init__(self, specs: Sequence[WorldSpec], workers: Sequence[Worker], timeout_seconds: float) -> None:
         self._timeout_seconds, self._workers = timeout_seconds, workers
-        self._worlds = [(spec, [one for one in workers if one.world == world]) for world, spec in enumerate(specs)]
+        self._worlds = [
+            (spec, [worker for worker in workers if worker.world == world]) for world, spec in enumerate(specs)
+        ]
         self._running = {worker.pipe: worker for worker in workers}
         self._has_lost_peer = False
 

@@ -103,7 +103,9 @@ class Worker:
 def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
     """The error when none of the processes has made progress for `seconds`, with the stacks of all."""
     stopped = [worker for worker in workers if worker.is_stopped()]
-    states = [f"{one.name} {one.heartbeat}{', stopped by a signal' if one in stopped else ''}" for one in workers]
+    states = [
+        f"{worker.name} {worker.heartbeat}{', stopped by a signal' if worker in stopped else ''}" for worker in workers
+    ]
     # The stopped ones last: asking makes them continue, and others with them.
     for asked in ([worker for worker in workers if worker not in stopped], stopped):
         for worker in asked:
@@ -112,7 +114,9 @@ def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
         while time.monotonic() < deadline and not (all(seen) and seen == [worker.stacks() for worker in asked]):
             seen = [worker.stacks() for worker in asked]
             time.sleep(STACK_POLL_SECONDS)
-    details = [f"{state}:\n{one.stacks() or 'wrote no stack'}" for state, one in zip(states, workers, strict=True)]
+    details = [
+        f"{state}:\n{worker.stacks() or 'wrote no stack'}" for state, worker in zip(states, workers, strict=True)
+    ]
     return WorkerError(
         f"no worker made progress for {seconds:g} s: {'; '.join(states)}; "
         "if they are only slow, increase launch.timeout_seconds",

@@ -33,17 +33,17 @@ MOST_PER_CORE = 64  # workers, as launch.max_workers_per_core allows; whether th
 
 def sections(summary: Summary) -> dict[str, list[str]]:
     """All sentences by section, of each section at most MOST_LINES."""
-    found = {
+    said = {
         "answer": answer(summary),
         "details": [*details(summary), *targets(summary)],
         "reasons": reasons(summary),
         "warnings": warnings(summary),
         "failures": failures(summary),
     }
-    for lines in found.values():
+    for lines in said.values():
         if len(lines) > MOST_LINES:
             lines[MOST_LINES:] = [f"... and {len(lines) - MOST_LINES:,} more: see results.csv"]
-    return found
+    return said
 
 
 def answer(summary: Summary) -> list[str]:
@@ -130,9 +130,9 @@ def _costs(summary: Summary, rows: Sequence[Row], choice: Choice | None) -> list
     """The memory that the most workers need, how many there is room for, and prices, where these are known."""
     lines, last, room = [], max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
     if last.memory_bytes is not None and last.baseline_memory_bytes is not None:
-        one = in_words(last.baseline_memory_bytes)
+        of_one_process = in_words(last.baseline_memory_bytes)
         need = "need" if last.workers != 1 else "needs"
-        lines.append(f"{workers_of(last)} {need} {in_words(last.memory_bytes)} of memory, one process {one}")
+        lines.append(f"{workers_of(last)} {need} {in_words(last.memory_bytes)} of memory, one process {of_one_process}")
         alike = [row for row in rows if row.series == last.series and row.memory_bytes is not None]
         known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
         more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
@@ -141,7 +141,9 @@ def _costs(summary: Summary, rows: Sequence[Row], choice: Choice | None) -> list
             lines[0] += f"; the {in_words(room)} of this machine hold about {fitting:,.0f} workers"
         lines[0] += "."
     if choice and choice.prices:
-        lines.append(f"Price of a training: {', '.join(f'{name} {one:.3g}' for name, one in choice.prices.items())}.")
+        lines.append(
+            f"Price of a training: {', '.join(f'{name} {price:.3g}' for name, price in choice.prices.items())}."
+        )
     return lines
 
 

@@ -137,7 +137,7 @@ class Panels:
         places, left = [counts.index(workers) for workers in known.workers], 0.0 * known.load_balance
         for color, (name, share) in zip((BAR, *LOSS_COLORS), shares(known).items(), strict=True):
             bars = axes.barh(places, share, 0.62, left, color=color, edgecolor="white", lw=0.8, label=name)
-            numbers = [f"{100 * one:.0f} %" if one >= LEAST_SHARE else "" for one in share]
+            numbers = [f"{100 * value:.0f} %" if value >= LEAST_SHARE else "" for value in share]
             axes.bar_label(bars, numbers, label_type="center", color=TEXT)
             left += share
         axes.axvline(1, color=TEXT, lw=1.2)
@@ -178,8 +178,8 @@ def sparse(values: Sequence[int], most: int = MOST_TICKS) -> list[int]:
 
 def _styles(values: pd.Series) -> dict[Any, Style]:
     """A colour and a marker for each value, the same in all figures."""
-    found = enumerate(sorted(values.unique()))
-    return {value: (COLORS[at % len(COLORS)], MARKERS[at % len(MARKERS)]) for at, value in found}
+    numbered = enumerate(sorted(values.unique()))
+    return {value: (COLORS[at % len(COLORS)], MARKERS[at % len(MARKERS)]) for at, value in numbered}
 
 
 def _logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Locator) -> None:

@@ -42,13 +42,13 @@ def reasons(summary: Summary) -> list[str]:
     lines = []
     for row in largest_of_each_series([row for row in summary.good if _factors(row)]):
         product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in _factors(row).items())
-        _, what, _ = largest_loss(row)
-        who, lost = f"{label(row)}{workers_of(row)}", f" Largest loss: {what}." if what else ""
+        _, loss, _ = largest_loss(row)
+        subject, lost = f"{label(row)}{workers_of(row)}", f" Largest loss: {loss}." if loss else ""
         if row.oversubscribed:  # the main cause, whatever the factors are
-            who, lost = f"{who}, with more threads than the {summary.usable_cores} cores", ""
+            subject, lost = f"{subject}, with more threads than the {summary.usable_cores} cores", ""
         if row.slow_phase and _slow_worker(row) not in lost:
             lost += f" The others wait for {_slow_worker(row)}."
-        lines.append(f"{who}: {product}.{lost} {_step(row)}")
+        lines.append(f"{subject}: {product}.{lost} {_step(row)}")
     return lines
 
 
@@ -83,15 +83,15 @@ def in_memory(row: Row) -> list[str]:
     gain = row.in_memory_speedup
     if not gain.is_known:
         return []
-    what = "With gradients in shared memory instead of gloo"
+    beginning = "With gradients in shared memory instead of gloo"
     if gain.low <= 1:
-        return [f"{what}, it trains {times(gain)} as fast{', which is no clear gain' if gain.high >= 1 else ''}."]
+        return [f"{beginning}, it trains {times(gain)} as fast{', which is no clear gain' if gain.high >= 1 else ''}."]
     use = (
         "exchange.use_shared_memory(model), see docs/exchange.md"
         if row.is_script
         else "strategy.exchange=shared_memory"
     )
-    return [f"{what}, it trains {times(gain)} as fast (measured): use {use}."]
+    return [f"{beginning}, it trains {times(gain)} as fast (measured): use {use}."]
 
 
 def _slow_worker(row: Row) -> str:
@@ -162,7 +162,7 @@ def warnings(summary: Summary) -> list[str]:
     for row in summary.good:
         for warning in row.warnings:
             kinds.setdefault(warning.kind, []).append((warning, row))
-    worst = [(*max(found, key=lambda pair: pair[0].severity), len(found)) for found in kinds.values()]
+    worst = [(*max(of_kind, key=lambda pair: pair[0].severity), len(of_kind)) for of_kind in kinds.values()]
     lines = []
     for warning, row, count in sorted(worst, key=lambda entry: -entry[0].severity):
         more = f" and {counted(count - 1, 'more row')}" if count > 1 else ""
@@ -177,8 +177,8 @@ def failures(summary: Summary) -> list[str]:
     for row in summary.rows:
         if row.status != "ok":
             known = row.workers is not None
-            what = f" ({row.series or row.strategy}, {workers_of(row)}, {row.data_size:,} samples)" if known else ""
-            lines.append(f"{row.status}: {' + '.join(row.jobs)}{what}: {row.problem}")
+            job = f" ({row.series or row.strategy}, {workers_of(row)}, {row.data_size:,} samples)" if known else ""
+            lines.append(f"{row.status}: {' + '.join(row.jobs)}{job}: {row.problem}")
     return lines
 
 

@@ -62,8 +62,8 @@ def show_line(text: str) -> None:
 
 def show_waiting(process: int) -> None:
     """One line on standard error: another dpexp measures on this machine."""
-    who = f"process {process}" if process else "a process of another container"
-    show_error(f"waiting until {who} has finished measuring: two measurements at once would both be wrong")
+    holder = f"process {process}" if process else "a process of another container"
+    show_error(f"waiting until {holder} has finished measuring: two measurements at once would both be wrong")
 
 
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:

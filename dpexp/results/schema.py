@@ -157,7 +157,9 @@ class RunResult:
     @property
     def diverged(self) -> bool:
         """Whether a loss of any training was not a finite number."""
-        return any(loss is None for ones in self.trainings.values() for one in ones for loss in one.epoch_losses)
+        return any(
+            loss is None for of_arm in self.trainings.values() for training in of_arm for loss in training.epoch_losses
+        )
 
     @property
     def busy_threads(self) -> int:

@@ -85,7 +85,7 @@ def run(
         strategy.start()
     initial_sha256 = _hashes(strategy)
     torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank, whatever the warm-up drew
-    found = _segment(work, strategy, gate, notify) if work.in_turns else _whole(work, strategy, rank, model)
+    measured = _segment(work, strategy, gate, notify) if work.in_turns else _whole(work, strategy, rank, model)
     return WorkerReport(
         rank=rank,
         host=platform.node(),
@@ -94,7 +94,7 @@ def run(
         startup_seconds=startup_seconds,
         parameters_sha256=_hashes(strategy),
         initial_sha256=initial_sha256,
-        **found,
+        **measured,
     )
 
 

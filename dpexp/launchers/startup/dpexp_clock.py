@@ -84,7 +84,7 @@ class Clock:
         """From now on this optimizer's steps are the clock; what went on since the last one's belongs to no step."""
         self._optimizer, self._other_steps = optimizer, 0
         now = time.perf_counter()
-        self._times = [one + now - self._times[-1] for one in self._times]
+        self._times = [end + now - self._times[-1] for end in self._times]
         if self._trace is not None:
             steps = self._trace.end()
             self._trace = Trace(optimizer, steps)
@@ -208,8 +208,8 @@ def _fingerprint(optimizer: Any) -> str:
 def _own_files(read: Any) -> list[str]:
     """Of the modules that are imported and of these files those that belong to no library."""
     libraries, here = Path(os.__file__).resolve().parent, Path(__file__).resolve().parent
-    found = {getattr(module, "__file__", None) for module in list(sys.modules.values())} | set(read)
-    paths = {Path(path).resolve() for path in found if isinstance(path, str)}
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())} | set(read)
+    paths = {Path(path).resolve() for path in files if isinstance(path, str)}
     return sorted(
         str(path)
         for path in paths

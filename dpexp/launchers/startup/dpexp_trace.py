@@ -103,7 +103,7 @@ class Trace:
         self._is_in_backward = self._is_in_meeting = False
         # One hook until the end: to add and to remove hooks while another thread calls modules would disturb it.
         self._handles = [torch.nn.modules.module.register_module_forward_pre_hook(self._on_forward)]
-        self._hook([one for group in optimizer.param_groups for one in group["params"]])
+        self._hook([parameter for group in optimizer.param_groups for parameter in group["params"]])
         self._last = time.perf_counter()
         self._begin_step()
 
@@ -116,10 +116,10 @@ class Trace:
 
     def _hook(self, parameters: list[Any]) -> None:
         """Look for the gradients of these: other optimizers may update some of them."""
-        for one in parameters:
-            if id(one) not in self._hooked and one.requires_grad and one.is_leaf:
-                self._hooked.add(id(one))
-                self._handles.append(one.register_post_accumulate_grad_hook(self._on_gradient))
+        for parameter in parameters:
+            if id(parameter) not in self._hooked and parameter.requires_grad and parameter.is_leaf:
+                self._hooked.add(id(parameter))
+                self._handles.append(parameter.register_post_accumulate_grad_hook(self._on_gradient))
 
     def _on_forward(self, module: Any, args: Any) -> None:
         """The first call of a module that is trained, after a step, or after `backward`."""
@@ -193,4 +193,4 @@ class Trace:
 
 def _trained(module: Any) -> list[Any]:
     """Its parameters that are trained."""
-    return [one for one in module.parameters() if one.requires_grad]
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

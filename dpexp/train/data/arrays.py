@@ -41,8 +41,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        what = "its .npy files" if path.is_dir() else "an .npz file"
-        raise ValueError(f"can't be read as {what}: damaged, or not written by numpy") from error
+        expected = "its .npy files" if path.is_dir() else "an .npz file"
+        raise ValueError(f"can't be read as {expected}: damaged, or not written by numpy") from error
 
 
 def _check(arrays: Mapping[str, np.ndarray], scale_uint8: bool) -> None:

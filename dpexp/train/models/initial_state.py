@@ -42,8 +42,8 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
         ) from error
     expected = (samples, dataset.classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
-        raise ConfigError(f"{name} returns {found}; it must be logits of shape {expected}")
+        returned = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+        raise ConfigError(f"{name} returns {returned}; it must be logits of shape {expected}")
     if not logits.requires_grad:
         raise ConfigError(
             f"{name} returns logits that don't depend on its parameters; does it use torch.no_grad(), or is it frozen?"

@@ -25,8 +25,8 @@ class Optimizer:
     def __init__(self, config: OptimizerConfig, parameters: Sequence[torch.Tensor]) -> None:
         self.lr = config.lr  # of the next update
         self.clip_norm = config.clip_norm
-        own = [parameter.detach() for parameter in parameters]
-        self._update = _sgd(config, own) if isinstance(config, SgdConfig) else _adam(config, own)
+        updated = [parameter.detach() for parameter in parameters]
+        self._update = _sgd(config, updated) if isinstance(config, SgdConfig) else _adam(config, updated)
 
     def step(self, gradients: list[torch.Tensor], squared_norm: torch.Tensor | None = None) -> None:
         """One update, from a gradient for each parameter. `squared_norm` (), that of all gradients, where these are a

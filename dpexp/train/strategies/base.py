@@ -66,7 +66,7 @@ class Strategy:
         """Give every replica the initial state and a fresh optimizer. All processes call it together."""
         for model in self._models:
             model.load_state_dict(self._initial)
-        self.optimizers = [Optimizer(self._config.optimizer, own) for own in self._updated]
+        self.optimizers = [Optimizer(self._config.optimizer, parameters) for parameters in self._updated]
 
     def begin_step(self) -> None:
         """Before a step's data: return when it is this process's turn and the parameters are up to date."""

@@ -25,7 +25,7 @@ class ReduceScatter:
         chunk = slice(bounds[row], bounds[row + 1])
         self.chunk = flat[chunk]  # of the parameters
         # The sum is made in the own row: no other rank reads this chunk of it.
-        self.total, *self._others = [one[chunk] for one in (*gradients[row:], *gradients[:row])]
+        self.total, *self._others = [gradient[chunk] for gradient in (*gradients[row:], *gradients[:row])]
 
     def publish(self) -> None:
         """Write the gradient where all ranks read it, or add it to what is there; take it off the parameters."""
