@@ -52,7 +52,7 @@ def _share(text: str) -> float:
 
 
 def _show_folders(before: str, after: str, share: float) -> bool:
-    """Whether any cell is slower by more than `share`, or may be."""
+    """Show the changes between two folders; return whether any cell is, or may be, slower by more than `share`."""
     changes = compare_folders(Path(before), Path(after))
     for cell in changes.cells:
         _show(cell)
@@ -72,7 +72,7 @@ def _show_folders(before: str, after: str, share: float) -> bool:
 
 
 def _show_commands(before: str, after: str, share: float) -> bool:
-    """Whether the second command is slower by more than `share`.
+    """Measure two commands in turns; return whether the second is slower by more than `share`.
 
     Blocks are added until that is known to `measurement.precision` of the first, or its time is over.
     """
@@ -100,7 +100,7 @@ def _show_commands(before: str, after: str, share: float) -> bool:
 
 
 def _composed(text: str) -> JobConfig:
-    """The experiment of a command's settings. Raises ConfigError."""
+    """Return the job of a command's settings. Raises ConfigError."""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -113,7 +113,7 @@ def _composed(text: str) -> JobConfig:
 
 
 def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
-    """Raise ConfigError where the two can't take turns, or do different work."""
+    """Raise ConfigError if the two commands can't take turns, or do different work."""
     first_settings, second_settings = (
         {name: value for name, value in flatten(config.settings).items() if name.split(".")[0] in SHARED}
         for config in (first, second)

@@ -4,7 +4,7 @@ FROM_USERS_CODE = (Exception, SystemExit, KeyboardInterrupt)  # Ctrl-C raises an
 
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun: 1 worker, 2 workers, 1,000 samples, 3 processes."""
+    """Return a count with its noun: 1 worker, 2 workers, 1,000 samples, 3 processes."""
     plural = "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{plural if count != 1 else ''}"
 
@@ -14,14 +14,14 @@ class DpexpError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """The error's type and message on one line."""
+    """Return the error's type and message on one line."""
     if isinstance(error, SystemExit):
         return f"it called sys.exit({'' if error.code is None else repr(error.code)})"
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(" :")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the error's message, else its type."""
+    """Return the first line of the error's message, or its type without a message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
 
 

@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
 
 
 def largest_job(measured: Summary, folder: Path, rows: Sequence[Row]) -> tuple[ExperimentConfig, dict[str, str]]:
-    """The configuration of the job with the most samples and workers, and the fingerprint of its files.
+    """Return the configuration of the job with the most samples and workers, and the fingerprint of its files.
 
     Raises ConfigError, ResultError if it has no noise scale.
     """
@@ -85,7 +85,7 @@ def largest_job(measured: Summary, folder: Path, rows: Sequence[Row]) -> tuple[E
 
 
 def scales(config: ExperimentConfig, seeds: int) -> list[list[float]]:
-    """For each seed the noise scale of the whole training, then those of its parts. Raises DpexpError."""
+    """Return for each seed the noise scale of the whole training, then those of its parts. Raises DpexpError."""
     torch.set_num_threads(config.threads_per_worker)
     of_seeds = []
     dataset = load(config)
@@ -103,7 +103,7 @@ class _Observed(Emulated):
     norms: list[tuple[float, float]]
 
     def update(self) -> None:
-        """See Emulated."""
+        """Keep the norms, then update as Emulated does."""
         gradients = [
             [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters] for parameters in self.trained
         ]
@@ -115,7 +115,7 @@ class _Observed(Emulated):
 
 
 def squared_norms(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
-    """Of the gradients of the mean loss in each step with a whole batch: a worker's, and that of all; shape (steps, 2).
+    """Return the squared norms of a worker's and of all gradients in each step with a whole batch, shape (steps, 2).
 
     Trains as `config` says, all workers in this process. Raises ConfigError.
     """
@@ -135,7 +135,7 @@ def squared_norms(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
 
 
 def noise_scale(norms: np.ndarray, local_batch: int, workers: int) -> float:
-    """In samples, from squared norms (steps, 2); infinite where the noise is too large to see the gradient."""
+    """Return the noise scale in samples, from squared norms (steps, 2); infinite if noise hides the gradient."""
     local, whole = norms.mean(0).tolist()
     small, large = local_batch, local_batch * workers
     squared_gradient = (large * whole - small * local) / (large - small)
@@ -144,12 +144,12 @@ def noise_scale(norms: np.ndarray, local_batch: int, workers: int) -> float:
 
 
 def statistical_efficiency(noise_scale: float, batch: float, baseline_batch: float) -> float:
-    """The progress per sample in this batch, relative to the baseline's (Qiao et al. 2021, Pollux, equation 6)."""
+    """Return the progress per sample relative to the baseline's batch (Qiao et al. 2021, Pollux, equation 6)."""
     return (noise_scale + baseline_batch) / (noise_scale + batch)
 
 
 def lines(config: ExperimentConfig, rows: Sequence[Row], noise_scales: Sequence[Sequence[float]]) -> Iterator[str]:
-    """The answer, from what `scales` returns."""
+    """Yield the answer, from the result of `scales`."""
     whole = [of_seed[0] for of_seed in noise_scales]
     if not all(map(math.isfinite, whole)):
         noisy = "no noise scale: the gradient is too noisy in trainings as short as these; increase data.size or epochs"

@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _solve(options: argparse.Namespace, model: StepModel, cluster: Cluster, rows: Sequence[Row], workers: int) -> str:
-    """What is left out, in words; 0 workers: these. Raises ResultError where nothing that is tried is enough."""
+    """Solve for what is left out (0 workers: the workers), in words. Raises ResultError if nothing tried is enough."""
     first, efficiency = model.first, options.efficiency
     goal = f"an efficiency of {100 * efficiency:g} %" if efficiency else f"a training in {options.seconds:g} s"
     project = functools.partial(model.project, error=worst_error(model.check()))
@@ -123,7 +123,7 @@ def _solve(options: argparse.Namespace, model: StepModel, cluster: Cluster, rows
 
 
 def _price(projection: Projection, first: Row) -> str:
-    """Of a training on so many hosts, where that of one is known."""
+    """Return the text for the price of a training on so many hosts, if the price of one is known."""
     samples = projection.workers if first.data_scope == "per_worker" else 1  # over the baseline's
     undivided, speedup = projection.hosts * samples * first.baseline_price, projection.speedup
     price = Estimate(undivided / speedup.value, undivided / speedup.high, undivided / speedup.low)
@@ -131,7 +131,7 @@ def _price(projection: Projection, first: Row) -> str:
 
 
 def _work_by_batch(rows: Sequence[Row], first: Row) -> Mapping[float, float]:
-    """The seconds of a step of one process, by batch, of rows like the first in all but the batch."""
+    """Return the seconds of a step of one process, by batch, of rows that differ from the first only in the batch."""
 
     def rest(row: Row) -> tuple[object, ...]:
         return re.sub(r"batch\.size=\d+", "", row.series), row.workers, row.configured_size
@@ -140,7 +140,7 @@ def _work_by_batch(rows: Sequence[Row], first: Row) -> Mapping[float, float]:
 
 
 def _tradeoff_sentence(projections: Sequence[Projection]) -> str:
-    """Where another worker costs more than it brings (Eager et al. 1989)."""
+    """Say from where on another worker costs more than it gains (Eager et al. 1989)."""
     best = max(projections, key=lambda projection: projection.speedup.value * projection.efficiency.value)
     edge = " or beyond" if best is projections[-1] else " or below" if best is projections[0] else ""
     return (
@@ -207,7 +207,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _rows(rows: Sequence[Row], folder: Path, series: str | None) -> list[Row]:
-    """Those of one series at its most samples. Raises ResultError."""
+    """Return the rows of one series at its most samples. Raises ResultError."""
     labels = sorted({row.series for row in rows})
     if series is None and len(labels) > 1:
         raise ResultError(f"{folder} has {len(labels)} series; choose one with --series: {'; '.join(labels)}")
@@ -218,7 +218,7 @@ def _rows(rows: Sequence[Row], folder: Path, series: str | None) -> list[Row]:
 
 
 def _gradient_bytes(row: Row, measured: Summary) -> float:
-    """The gradient's size in the model of these jobs. Raises ConfigError if only the user's code knows it."""
+    """Return the size of the gradient of these jobs' model. Raises ConfigError if only the user's code knows it."""
     from dpexp.train.data.dataset import load  # imports torch
     from dpexp.train.models.architectures import build
 

@@ -20,7 +20,7 @@ LEAST_RECORDED = 6  # steps, to tell where their time goes
 
 @dataclass(frozen=True)
 class ArmStatistics:
-    """An arm in some blocks, whose steps up to `limit` seconds count, and its whole trainings."""
+    """The statistics of one arm: of its steps of at most `limit` seconds in some blocks, and of its whole trainings."""
 
     config: JobConfig
     blocks: Sequence[Block]
@@ -31,22 +31,22 @@ class ArmStatistics:
 
     @property
     def arms(self) -> list[Arm]:
-        """In all blocks, too disturbed ones included."""
+        """The arm in all blocks, including blocks that are too disturbed to count."""
         return [block.arms[self.arm] for block in self.every or self.blocks]
 
     @property
     def samples_per_step(self) -> int:
-        """Of all processes together."""
+        """The samples of a step, of all processes together."""
         return self.blocks[0].arms[self.arm].samples_per_step
 
     @property
     def threads(self) -> int:
-        """Of each process; a script may set its own."""
+        """The threads of each process; a script may set its own number."""
         return self.blocks[0].arms[self.arm].threads
 
     @property
     def samples(self) -> float:
-        """The samples that a script's model receives in a step, as a mean over processes; 0 if unknown."""
+        """The mean number of samples that a script's model receives in a step of one process; 0 if unknown."""
         samples = [process.samples for block in self.blocks for process in block.arms[self.arm].processes]
         return statistics.fmean(samples) if all(samples) else 0.0
 
@@ -57,13 +57,13 @@ class ArmStatistics:
 
     @property
     def memory_bytes(self) -> int | None:
-        """Of all processes together, at its highest; None if it was not measured."""
+        """The peak memory of all processes together; None if it was not measured."""
         sizes = [block.arms[self.arm].memory_bytes for block in self.every or self.blocks]
         return max((size for size in sizes if size is not None), default=None)
 
     @property
     def worker_memory_bytes(self) -> int | None:
-        """What one process shares with no other, the largest, at its highest; None if it was not measured."""
+        """The peak memory that the largest process shares with no other; None if it was not measured."""
         sizes = [
             process.memory_bytes for block in self.every or self.blocks for process in block.arms[self.arm].processes
         ]
@@ -76,12 +76,12 @@ class ArmStatistics:
 
     @functools.cached_property
     def step(self) -> Pooled:
-        """The log of a step's seconds."""
+        """The log of the seconds of a step."""
         return self._step(self.blocks, self.limit)
 
     @property
     def step_seconds(self) -> float:
-        """Of a step."""
+        """The seconds of a step."""
         return math.exp(self.step.log)
 
     @property
@@ -91,7 +91,7 @@ class ArmStatistics:
 
     @property
     def overall_seconds(self) -> Estimate:
-        """The same, with all time counted."""
+        """The time of a training, with all time counted."""
         return self._training(self._step(self.every or self.blocks, math.inf))
 
     @property
@@ -101,7 +101,7 @@ class ArmStatistics:
 
     @property
     def test_accuracy(self) -> float:
-        """The mean of whole trainings; NaN without any."""
+        """The mean test accuracy of whole trainings; NaN without any."""
         return mean_of_known([training.test_accuracy for training in self.trainings])
 
     @functools.cached_property
@@ -145,6 +145,6 @@ class ArmStatistics:
 
 
 def mean_of_known(values: Sequence[float | None]) -> float:
-    """The mean of those that are not None; NaN where none is."""
+    """The mean of the values that are not None; NaN if there is none."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else math.nan

@@ -38,7 +38,7 @@ def disturbed_share(arms: Sequence[Arm], limit: float) -> float:
 
 
 def find_undisturbed(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, float], list[Block]]:
-    """The most seconds of an undisturbed step of both arms, and the blocks that have enough of them.
+    """Return the longest undisturbed step of both arms, in seconds, and the blocks with enough such steps.
 
     Without evidence of a disturbance, there are no blocks: then all time counts.
     """
@@ -61,12 +61,12 @@ def find_undisturbed(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple
 
 
 def fastest_step_seconds(arms: Sequence[Arm]) -> float:
-    """The seconds of an undisturbed step."""
+    """The time of the fastest steps, which are undisturbed."""
     return float(np.quantile(np.concatenate([arm.step_seconds for arm in arms]), FASTEST))
 
 
 def _change(blocks: Sequence[Block], over: str, of: str, limits: tuple[float, float]) -> float:
-    """How much the log ratio changes when the limits are moved."""
+    """Return how much the log ratio changes if the limits are moved."""
     logs = []
     for moved in (LONGER - PLATEAU, LONGER + PLATEAU):
         means = []
@@ -81,13 +81,13 @@ def _change(blocks: Sequence[Block], over: str, of: str, limits: tuple[float, fl
 
 
 def _matters(arms: Sequence[Arm], limit: float) -> bool:
-    """Whether steps longer than that take enough time to change anything."""
+    """Whether the steps above the limit take enough time to change the result."""
     steps = np.concatenate([arm.step_seconds for arm in arms])
     return float(steps[steps > limit].sum()) > LEAST_SHARE * float(steps.sum())
 
 
 def _in_spells(arms: Sequence[Arm], limit: float) -> bool:
-    """Whether long steps are clustered, the much longer ones by themselves, too, and don't repeat between starts."""
+    """Whether long steps are clustered, much longer ones too, and don't repeat between starts."""
     much = limit / LONGER * MUCH_LONGER
     if not _is_clustered(arms, limit) or (_matters(arms, much) and not _is_clustered(arms, much)):
         return False

@@ -20,7 +20,7 @@ FACTORS = ("parallel_efficiency", "load_balance", "communication_efficiency", "c
 def efficiency_factors(
     step_seconds: float, workers: Sequence[Seconds], baseline: Sequence[Seconds], work_ratio: float
 ) -> dict[str, float]:
-    """The factors of a step of `step_seconds` by `workers`, against a step of the `baseline`.
+    """Return the factors of the efficiency of a step of `workers`, relative to a step of the `baseline`.
 
     `work_ratio` is the samples of a step over those of the baseline's. The factors lie between 0 and (mostly) 1, and
     are NaN where the phases are unknown; {} without workers.
@@ -36,5 +36,5 @@ def efficiency_factors(
 
 
 def useful_seconds(process: Seconds) -> float:
-    """The time of work that a sequential process does, too."""
+    """The time of the work that a sequential process does, too."""
     return sum(process[phase] for phase in USEFUL)

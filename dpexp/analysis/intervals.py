@@ -39,7 +39,7 @@ class Estimate:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is a value."""
+        """Whether the value was measured."""
         return not math.isnan(self.value)
 
 
@@ -55,7 +55,7 @@ def geometric_mean(values: Sequence[float], level: float = 0.95) -> Estimate:
 
 
 def from_log(log: float, half: float) -> Estimate:
-    """The estimate with the log's interval of +- `half`."""
+    """Return the estimate whose log has an interval of +- `half`."""
     return Estimate(math.exp(log), math.exp(log - half), math.exp(log + half))
 
 

@@ -45,12 +45,12 @@ class LogRatio:
 
     @property
     def variance(self) -> float:
-        """The variance that its own data show."""
+        """The variance of the log, from its own data."""
         return variance_of_step([self])[0] / self.steps
 
 
 def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
-    """The variance of the log over one step that the rounds of some blocks show, and its degrees of freedom.
+    """Return the variance of the log for a single step, from the rounds of some blocks, and its degrees of freedom.
 
     Over n steps, the variance is divided by n. Disturbances may be longer than a group: correlated neighbours reduce
     the effective number of groups.
@@ -73,9 +73,9 @@ def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
 
 
 def turns_ratio(over: Turns, of: Turns, limits: tuple[float, float] = NO_LIMITS) -> LogRatio | None:
-    """Seconds a step of `over` over those of `of`; only steps up to the limits count, in seconds.
+    """Return the ratio of the seconds of a step: `over` divided by `of`. Only steps up to the limits (seconds) count.
 
-    None where an arm has none.
+    Returns None if an arm has no such steps.
     """
     first, second = (log_seconds(turns, limit) for turns, limit in zip((over, of), limits, strict=True))
     if first is None or second is None:
@@ -85,7 +85,7 @@ def turns_ratio(over: Turns, of: Turns, limits: tuple[float, float] = NO_LIMITS)
 
 
 def log_seconds(turns: Turns, limit: float = math.inf) -> LogRatio | None:
-    """Seconds of a step of one arm; None where it has no step up to the limit."""
+    """Return the seconds of a step of one arm; None if it has no step up to the limit."""
     every = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
     groups = np.arange(len(turns)) * min(GROUPS, len(turns)) // len(turns)
     of_steps = np.repeat(groups, [len(turn) for turn in turns])
@@ -99,7 +99,7 @@ def log_seconds(turns: Turns, limit: float = math.inf) -> LogRatio | None:
 
 
 def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> Pooled | None:
-    """Seconds of a step of one arm over all blocks; None where none has it.
+    """Return the seconds of a step of one arm over all blocks; None if no block has the arm.
 
     No other arm took turns with it: the deviation between commands is not visible in these blocks, and is added.
     """
@@ -127,7 +127,7 @@ class Pooled:
 
 
 def pooled_blocks(blocks: Sequence[LogRatio | None], usual_misfit: float = 1.0) -> Pooled | None:
-    """The mean of the blocks of a job, which differ by more than their rounds show; None where none is known.
+    """Return the mean of the blocks of a job, whose processes differ by more than their rounds show.
 
     `usual_misfit` is a deviation's square over what is expected, as seen in other jobs of a sweep.
     """
@@ -142,14 +142,14 @@ def pooled_blocks(blocks: Sequence[LogRatio | None], usual_misfit: float = 1.0) 
 
 
 def pooled_jobs(jobs: Sequence[Pooled], deviation: float) -> Pooled:
-    """The mean of jobs of the same configuration."""
+    """Return the mean of jobs of the same configuration."""
     within = np.full(len(jobs), np.mean([job.variance for job in jobs]))
     pooled = _pooled([job.log for job in jobs], within, deviation, 1.0)
     return dataclasses.replace(pooled, freedom=sum(job.freedom for job in jobs))
 
 
 def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_misfit: float) -> Pooled:
-    """The mean of logs that differ by a standard deviation in addition to their own variances."""
+    """Return the mean of logs that differ by a standard deviation in addition to their own variances."""
     weights, values = 1 / (within + deviation**2), np.array(logs)
     mean = float(weights @ values / weights.sum())
     misfit = float(weights @ (values - mean) ** 2)
@@ -159,7 +159,7 @@ def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_m
 
 
 def usual_misfit(jobs: Sequence[Pooled]) -> float:
-    """The mean misfit of the jobs of a sweep, moderated by PRIOR_FREEDOM blocks of the expected spread."""
+    """Return the mean misfit of the jobs of a sweep, moderated by PRIOR_FREEDOM blocks of the expected spread."""
     return (PRIOR_FREEDOM + sum(job.misfit for job in jobs)) / (PRIOR_FREEDOM + sum(job.count - 1 for job in jobs))
 
 
@@ -179,12 +179,12 @@ class Comparison:
 
     @property
     def shown(self) -> Estimate:
-        """The undisturbed ratio, where there is one."""
+        """The undisturbed ratio if there is one, else the overall ratio."""
         return self.overall if self.undisturbed is None else self.undisturbed
 
 
 def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 1.0) -> Comparison:
-    """Of all blocks of jobs of the same configuration that have both arms; unknown where none has."""
+    """Compare two arms over all blocks of jobs of the same configuration; unknown if no block has both arms."""
     having = [[block for block in blocks if {over, of} <= block.arms.keys()] for blocks in jobs]
     all_blocks = [block for blocks in having for block in blocks]
     if not all_blocks:
@@ -220,7 +220,7 @@ def job_ratio(
     limits: tuple[float, float] = NO_LIMITS,
     usual_misfit: float = 1.0,
 ) -> Pooled | None:
-    """Seconds a step over those of another arm in the blocks of one job; None where none has both."""
+    """Return the ratio of the seconds of a step of two arms in the blocks of one job; None if no block has both."""
     both = [block.arms for block in blocks if {over, of} <= block.arms.keys()]
     ratios = [turns_ratio(arms[over].turn_seconds, arms[of].turn_seconds, limits) for arms in both]
     return pooled_blocks(ratios, usual_misfit)

@@ -22,7 +22,7 @@ MORE_THAN_UPDATE = 1.25  # times as much, in proportion, must a phase change fro
 
 
 def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, Any]:
-    """The columns of the slow worker of an arm in some blocks; {} where nobody stands out."""
+    """Return the columns that name the slow worker of an arm; {} if no worker stands out."""
     recorded = [arm for arm in arms if arm.phases and len(arm.processes) > 1]
     if sum(len(arm.phases["data"]) for arm in recorded) < LEAST_STEPS:
         return {}
@@ -49,7 +49,7 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
 
 
 def _differs_by_samples(phase: int, seconds: float, baseline: Sequence[Arm]) -> bool:
-    """Whether a phase of one process changes by so much from step to step, and because its samples differ.
+    """Whether a phase of one process varies that much between steps because its samples differ.
 
     What slows a core down changes the update, too, whose work is always the same.
     """
@@ -64,15 +64,18 @@ def _differs_by_samples(phase: int, seconds: float, baseline: Sequence[Arm]) -> 
 
 
 def _are_surely_more(blocks: Sequence[np.ndarray], share: float) -> bool:
-    """Whether these are more than a share of the steps, with the whole interval; in no block are they under half."""
+    """Whether the steps are surely more than a share of all: by the whole interval, and in each block by half of it."""
     pooled = pooled_blocks([log_seconds(steps[:, None]) for steps in blocks if steps.any()])  # type: ignore[arg-type]
     return pooled is not None and min(steps.mean() for steps in blocks) > share / 2 and pooled.estimate().low > share
 
 
 def _delays(arm: Arm) -> tuple[np.ndarray, ...]:
-    """Seconds by which workers come after the last other one (steps, workers), and take longer than the others' median
-    (steps, workers, phases); those of the steps (steps,); in which steps a phase takes longer, beyond what the others
-    do, and whether the worker also delays the step by that (steps, workers, phases).
+    """Return five arrays about the steps of an arm.
+
+    The seconds by which a worker comes after the last other one (steps, workers). The seconds by which a phase takes
+    longer than the others' median (steps, workers, phases). The seconds of each step (steps,). Whether a phase takes
+    longer, beyond what the worker's other phases do; and whether the worker delays the step by that (steps, workers,
+    phases).
     """
     waits = np.asarray(arm.phases.get("wait", arm.phases["communicate"]))  # the latter has both, if not separated
     late = _of_others(np.min, waits) - waits
@@ -87,5 +90,5 @@ def _delays(arm: Arm) -> tuple[np.ndarray, ...]:
 
 
 def _of_others(combine: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
-    """What a function makes of the values (steps, workers, ...) of all other workers in a step."""
+    """Apply a function to the values (steps, workers, ...) of all other workers in a step."""
     return np.stack([combine(np.delete(values, rank, 1), 1) for rank in range(values.shape[1])], 1)

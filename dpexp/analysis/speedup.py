@@ -15,7 +15,7 @@ from dpexp.results.series import Member
 
 @dataclass(frozen=True)
 class Speedup:
-    """Of a configuration over its baseline: the ratio of throughputs.
+    """The speedup of a configuration over its baseline: a ratio of throughputs.
 
     For equal samples that is T(sequential) / T(w); in weak scaling, where w workers train on w times the baseline's
     samples, it is w T(1) / T(w) (Gustafson 1988).
@@ -30,9 +30,9 @@ class Speedup:
 def over_baseline(
     members: Sequence[Member], usual_misfit: float = 1.0, singles: Mapping[str, Sequence[Member]] = {}
 ) -> Speedup:
-    """Over the sequential arm of the same blocks, else over the workers=1 jobs of the same series and strategy.
+    """Return the speedup over the sequential arm of the same blocks, else over workers=1 jobs of the same series.
 
-    Where that strategy has none, they are those of the sequential one; `singles` has them all.
+    `singles` has all workers=1 jobs. If there is none of the same strategy, those of the sequential one are used.
     """
     config, blocks = members[0].config, _blocks(members)
     if any(BASELINE in block.arms for block in blocks):
@@ -52,7 +52,7 @@ def over_baseline(
 
 
 def over_best_sequential(members: Sequence[Member], usual_misfit: float, threads: int | None = None) -> Speedup | None:
-    """The gain of a user: over the sequential process of so many threads, else over the best; None if not measured."""
+    """Return the speedup over the sequential process with `threads`, else over the best; None if not measured."""
     sides = _sequential(members)
     if not sides or not members[0].config.measurement.best_sequential:
         return None
@@ -61,7 +61,7 @@ def over_best_sequential(members: Sequence[Member], usual_misfit: float, threads
 
 
 def best_threads(family: Sequence[Sequence[Member]]) -> int | None:
-    """The threads of the fastest sequential process that took turns with each configuration; None without one."""
+    """The threads of the fastest sequential process that took turns with each configuration; None if there is none."""
     sides = [_sequential(members) for members in family]
     common = set(sides[0]).intersection(*sides)
     return min(common, key=lambda threads: sum(side[threads].step.log for side in sides), default=None)
@@ -77,7 +77,7 @@ def _sequential(members: Sequence[Member]) -> dict[int, ArmStatistics]:
 
 
 def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:
-    """The workers=1 jobs among these, by all other settings."""
+    """The workers=1 jobs, by all other settings."""
     singles: dict[str, list[Member]] = {}
     for member in good:
         if member.config.workers == 1:
@@ -86,7 +86,7 @@ def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:
 
 
 def time_to_target(target: float, candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, float]:
-    """The time to the target of the median seed, by column; NaN if it did not reach the target.
+    """Return the columns of the time to the target accuracy of the median seed; NaN if it was not reached.
 
     The split is exact, because seconds are samples / throughput:
     target_speedup = target_throughput_ratio x target_samples_ratio.
@@ -103,7 +103,7 @@ def time_to_target(target: float, candidate: ArmStatistics, baseline: ArmStatist
 
 
 def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
-    """Seconds and samples of the median training, the slower of the middle two; NaN if it did not reach the target."""
+    """Return seconds and samples to the target of the median training; NaN if it did not reach the target."""
     reached = []
     for training in side.trainings:
         epochs = [epoch for epoch, accuracy in enumerate(training.epoch_accuracies, 1) if accuracy >= target]
@@ -114,7 +114,7 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
 
 
 def _paired(members: Sequence[Member], arm: str, usual_misfit: float, over: str) -> Speedup:
-    """The speedup over an arm of the same blocks."""
+    """Return the speedup over an arm of the same blocks."""
     config, blocks = members[0].config, [block for block in _blocks(members) if arm in block.arms]
     comparison = compare([member.job.result.kept_blocks() for member in members], arm, CANDIDATE, usual=usual_misfit)
     candidate = ArmStatistics(

@@ -31,7 +31,7 @@ from dpexp.results.series import Member
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so that derived values can be cached
 class Summary:
-    """The rows, sorted, with failed and missing jobs last; and the machine."""
+    """The rows of the table, failed and missing jobs last, and the machine of the measurement."""
 
     rows: list[Row]
     machine: str | None  # None when no job succeeded
@@ -41,7 +41,7 @@ class Summary:
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
-        """The rows by the columns of `results.csv`."""
+        """The rows as a data frame with the columns of `results.csv`."""
         columns = pd.DataFrame([row.columns() for row in self.rows])
         table: pd.DataFrame = columns.astype(dict.fromkeys(INTEGERS, "Int64"))
         return table
@@ -53,7 +53,7 @@ class Summary:
 
 
 def summarize_measured(folder: Path) -> Summary:
-    """Aggregate the jobs below `folder`. Raises ResultError, too, where no configuration was measured."""
+    """Aggregate the jobs below `folder`. Raises ResultError if there is no successful job."""
     summary = aggregate([folder])
     if not summary.good:
         first = summary.rows[0]
@@ -62,7 +62,7 @@ def summarize_measured(folder: Path) -> Summary:
 
 
 def aggregate(folders: Sequence[Path]) -> Summary:
-    """Read all jobs below `folders`. Raises ResultError when there is none, or machines are mixed."""
+    """Read all jobs below `folders` into a table. Raises ResultError if there is no job, or machines are mixed."""
     enabled = gc.isenabled()
     gc.disable()  # the many new objects all stay alive, so collections would be useless
     try:
@@ -107,7 +107,7 @@ def _in_numerical_order(label: str) -> tuple[Any, ...]:
 
 
 def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: Sequence[Unreadable]) -> list[Row]:
-    """Jobs without a good result; their labels name the differences from all jobs, good or not."""
+    """Return the rows of jobs without a usable result, labelled by their differences from all other jobs."""
     labels = series.labels([member.settings for member in (*good, *failed)])
     rows = []
     for member in sorted(failed, key=lambda member: member.job.name):
@@ -121,7 +121,7 @@ def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: S
 
 
 def _row(members: list[Member], singles: dict[str, list[Member]], label: str, misfit: float, best: int | None) -> Row:
-    """One configuration; the blocks of several jobs of it are pooled."""
+    """Return the row of one configuration; the blocks of all of its jobs are pooled."""
     config, first = members[0].config, members[0].job.result
     measured = speedup.over_baseline(members, misfit, singles)
     candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
@@ -193,7 +193,7 @@ def _in_memory_speedup(members: Sequence[Member], misfit: float) -> Estimate:
 
 
 def _prices_of_a_second(members: Sequence[Member]) -> tuple[float, float]:
-    """Of one host, and of all that the workers have; NaN where it is not known, or jobs had several prices."""
+    """Return the price of a second on one host, and on all hosts of the workers; NaN if unknown or mixed."""
     config, ranks = members[0].config, members[0].job.result.environment.local_world_size
     prices = {member.config.price_per_hour for member in members}
     price_per_second = (prices.pop() or math.nan) / 3600 if len(prices) == 1 else math.nan
@@ -203,14 +203,14 @@ def _prices_of_a_second(members: Sequence[Member]) -> tuple[float, float]:
 
 
 def _factors(candidate: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:
-    """The factors of efficiency; one process that emulates several workers has no parallel efficiency."""
+    """Return the factors of efficiency; one process that emulates several workers has no parallel efficiency."""
     workers = candidate.phases if len(candidate.phases) == candidate.config.workers else []
     ratio = candidate.samples_per_step / baseline.samples_per_step if baseline else math.nan
     return efficiency_factors(candidate.step_seconds, workers, baseline.phases if baseline else [], ratio)
 
 
 def _of_training(arm: ArmStatistics, processes: Sequence[Seconds], among: Sequence[str]) -> dict[str, float]:
-    """The seconds of some processes in a whole training, by phase, where they are known."""
+    """Return the seconds of some processes in a whole training, by phase; {} if they are unknown."""
     known = processes[0] if processes else ()
     return {phase: arm.steps * sum(process[phase] for process in processes) for phase in known if phase in among}
 

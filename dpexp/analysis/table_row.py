@@ -16,7 +16,7 @@ from dpexp.results.schema import Warning
 
 @dataclass(frozen=True)
 class Row:
-    """Missing measurements are NaN or UNKNOWN; unknown settings are None.
+    """One row of the table. Missing measurements are NaN or UNKNOWN; unknown settings are None.
 
     In `results.csv` an Estimate takes three columns (`speedup`, `speedup_low`, `speedup_high`), and each phase one
     (`compute_seconds`, `baseline_compute_seconds`).
@@ -98,18 +98,18 @@ class Row:
 
     @property
     def is_script(self) -> bool:
-        """Whether a command of the user was measured: only its author knows its accuracy."""
+        """Whether a script was measured, whose accuracy only its author knows."""
         return self.data == "script"
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is the same training as its baseline (A/A)."""
+        """Whether the row is the same training as its baseline (A/A)."""
         is_alone = self.workers == 1 and self.baseline_threads in (None, self.threads_per_worker)
         return is_alone and self.arguments == self.baseline_arguments
 
     @property
     def option(self) -> str:
-        """In words, what sets it apart from rows of its family, such as "loaders=2 with 2 workers x 4 threads"."""
+        """What distinguishes the row within its family, such as "loaders=2 with 2 workers x 4 threads"."""
         arguments, by_threads, _ = self.series.partition("threads_per_worker=")
         threads = f" x {counted(self.threads_per_worker or 1, 'thread')}" if by_threads else ""
         workers = counted(self.workers or 1, "worker") + threads
@@ -117,17 +117,17 @@ class Row:
 
     @property
     def step_seconds(self) -> float:
-        """Of a step with a whole batch."""
+        """The seconds of a step with a whole batch."""
         return self.seconds.value * (self.global_batch_size or 0) / ((self.epochs or 1) * (self.data_size or 1))
 
     @property
     def baseline_step_seconds(self) -> float:
-        """The same of the baseline."""
+        """The seconds of such a step of the baseline."""
         batch = self.global_batch_size if self.batch_scope == "global" else self.local_batch_size
         return self.baseline_seconds * (batch or 0) / ((self.epochs or 1) * (self.configured_size or 1))
 
     def columns(self) -> dict[str, Any]:
-        """The row by the column names of `results.csv`."""
+        """Return the values of the row by the column names of `results.csv`."""
         columns: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, Estimate):
@@ -145,13 +145,13 @@ class Row:
 
 
 def at_most_samples(rows: Sequence[Row]) -> list[Row]:
-    """The rows at the largest data size."""
+    """Return the rows at the largest data size."""
     largest = max((row.configured_size or 0 for row in rows), default=0)
     return [row for row in rows if row.configured_size == largest]
 
 
 def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
-    """The rows other than baselines, at the largest data size of their series."""
+    """Return the rows at the largest data size of their series, except baselines."""
     several = [row for row in rows if not row.is_baseline]
     return [row for _, of_one in groupby(several, lambda row: row.series) for row in at_most_samples(list(of_one))]
 

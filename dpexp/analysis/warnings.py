@@ -26,7 +26,7 @@ USUAL_TURNS = (0.025, 0.975)  # quantiles
 
 
 def warnings(result: RunResult, speedup: Speedup) -> list[Warning]:
-    """The warnings about one configuration, of which this is a result, the most severe first."""
+    """Return the warnings about one configuration, the most severe first. `result` is one of its results."""
     candidate = speedup.candidate
     config, blocks = candidate.config, candidate.every or candidate.blocks
     every = chain(
@@ -42,7 +42,7 @@ def warnings(result: RunResult, speedup: Speedup) -> list[Warning]:
 
 
 def _above(threshold: float, value: float, kind: str, text: str, advice: str) -> Iterator[Warning]:
-    """A warning where the value is above the threshold."""
+    """Yield a warning if the value is above the threshold."""
     if value > threshold:
         yield Warning(kind, value / threshold, text, advice)
 
@@ -81,7 +81,7 @@ def _about_disturbance(comparison: Comparison) -> Iterator[Warning]:
 
 
 def _about_extrapolation(arm: ArmStatistics) -> Iterator[Warning]:
-    """Whole trainings that took more or less time than their turns predict."""
+    """Warn of whole trainings that took more or less time than their turns predict."""
     seconds, predicted = arm.trained_seconds, arm.overall_seconds.value
     turns = [np.mean(turn) for of_block in arm.arms for turn in of_block.turn_seconds]
     least, most = (arm.steps * float(seconds_per_step) for seconds_per_step in np.quantile(turns, USUAL_TURNS))
@@ -122,7 +122,7 @@ def _about_superlinear_speedup(speedup: Speedup) -> Iterator[Warning]:
 
 
 def _about_samples(speedup: Speedup) -> Iterator[Warning]:
-    """Whether the samples that a script's model receives in a step agree with batch.scope."""
+    """Warn if the samples that a script's model receives in a step contradict batch.scope."""
     candidate, baseline = speedup.candidate, speedup.baseline
     if baseline is None or not (candidate.samples and baseline.samples):
         return

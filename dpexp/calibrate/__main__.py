@@ -64,7 +64,7 @@ class Check:
 
 
 def checks() -> Iterator[Check]:
-    """Each check as soon as it is done; about two minutes in all."""
+    """Yield each check as soon as it is done; they take about two minutes in all."""
     one_process, two_workers = ("strategy=sequential", "workers=1"), ("workers=2",)
     for name, workers, seconds in (("one process", one_process, 10), ("2 workers", two_workers, 16)):
         config = _composed(seconds, *workers)
@@ -85,23 +85,23 @@ def checks() -> Iterator[Check]:
 
 
 def _composed(seconds: float, *overrides: str) -> JobConfig:
-    """The job, which is measured for so long: a precision as high as this is never reached."""
+    """Compose a job that is measured for so many seconds: its precision is never reached."""
     return compose_job(*JOB, "measurement.precision=0.0001", f"measurement.max_seconds={seconds}", *overrides)
 
 
 def _blocks(configs: Mapping[str, JobConfig], faults: Mapping[str, Fault]) -> list[Block]:
-    """Blocks of these arms, some with faults."""
+    """Measure blocks of these arms, some of them with faults."""
     with tempfile.TemporaryDirectory() as folder:
         return job.measure_in_turns(configs, Path(folder), LocalLauncher(faults))
 
 
 def _ratio(first: JobConfig, second: JobConfig, /, **faults: Fault) -> Estimate:
-    """Time of the first over time of the second."""
+    """Measure the ratio of the times of two trainings."""
     return compare([_blocks({"first": first, "second": second}, faults)], "first", "second", LEVEL).shown
 
 
 def _steps_over_trainings(*overrides: str) -> Estimate:
-    """The time of a training computed from steps in turns, over that of whole trainings, alternately."""
+    """Measure the time of a training as computed from steps in turns, over that of whole trainings."""
     once = ("measurement.baseline=none", "measurement.repeats=1", "measurement.whole_trainings=always")
     config = _composed(1.5, *overrides, *once)
     ratios = []
@@ -115,7 +115,7 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
 
 
 def _recording_seconds(steps: int = 20_000) -> float:
-    """The time that recording one step of sync_dp takes."""
+    """Measure the time of recording one step of sync_dp."""
     recorder = Recorder()
     recorder.start()
     started = time.perf_counter()
@@ -127,18 +127,18 @@ def _recording_seconds(steps: int = 20_000) -> float:
 
 
 def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> ArmStatistics:
-    """The undisturbed steps of an arm."""
+    """Return the statistics of an arm's undisturbed steps."""
     limit = LONGER * fastest_step_seconds([block.arms[name] for block in blocks])
     return ArmStatistics(config, blocks, name, limit, ())
 
 
 def check_same(name: str, ratio: Estimate) -> Check:
-    """A/A."""
+    """Check that a training compared with itself (A/A) gives 1."""
     return Check(ratio.low <= 1 <= ratio.high, f"{name} against itself (A/A): ratio {ratio:.3f}; should include 1")
 
 
 def check_segments(name: str, ratio: Estimate) -> Check:
-    """Times from steps in turns must be those of whole trainings."""
+    """Check that times computed from steps in turns are those of whole trainings."""
     return Check(
         abs(ratio.value - 1) < MOST_OFF or ratio.low <= 1 <= ratio.high,
         f"{name}: time of a training, from steps in turns / from whole trainings {ratio:.3f}; "
@@ -147,7 +147,7 @@ def check_segments(name: str, ratio: Estimate) -> Check:
 
 
 def check_slower(name: str, ratio: Estimate) -> Check:
-    """A candidate that is a little slower must be seen."""
+    """Check that a slightly slower candidate is recognized."""
     return Check(
         ratio.low > 1 and ratio.low <= SLOWDOWN <= ratio.high,
         f"{name}, {100 * (SLOWDOWN - 1):.0f} % slower: ratio {ratio:.3f}; should include {SLOWDOWN:.2f}, but not 1",
@@ -155,7 +155,7 @@ def check_slower(name: str, ratio: Estimate) -> Check:
 
 
 def check_cost(ratio: Estimate, share: float) -> Check:
-    """The recording of a step is also timed by itself, since a restless machine may hide it."""
+    """Check the cost of recording a step, which is also timed alone, since a disturbed machine may hide it."""
     return Check(
         ratio.low < 1 + MOST_COST and share < MOST_COST,
         f"cost of recording phases: {100 * share:.2f} % of a step, should be below {100 * MOST_COST:.0f} %; "
@@ -164,7 +164,7 @@ def check_cost(ratio: Estimate, share: float) -> Check:
 
 
 def check_delay(kind: str, plain: ArmStatistics, delayed: ArmStatistics, waiting: float, communicating: float) -> Check:
-    """DELAY_SECONDS more of `what` in each step must be found as these shares of it, in the means over workers."""
+    """Check that a delay of DELAY_SECONDS in each step is attributed to waiting and communicating in these shares."""
     waits, communicates = (_mean(delayed, phase) - _mean(plain, phase) for phase in ("wait", "communicate"))
     off = abs(waits - waiting * DELAY_SECONDS), abs(communicates - communicating * DELAY_SECONDS)
     delay = 1e3 * DELAY_SECONDS
@@ -176,7 +176,7 @@ def check_delay(kind: str, plain: ArmStatistics, delayed: ArmStatistics, waiting
 
 
 def _mean(side: ArmStatistics, phase: str) -> float:
-    """Seconds of a phase in a step, as the mean over workers."""
+    """Return the seconds of a phase in a step, averaged over workers."""
     return statistics.fmean(worker[phase] for worker in side.phases)
 
 

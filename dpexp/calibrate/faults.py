@@ -15,7 +15,7 @@ from dpexp.train.worker import WorkerReport
 
 @dataclass(frozen=True)
 class Fault:
-    """Useless work that workers do in every step. Called in a worker process, it is `worker.run` with that."""
+    """Useless work in every step of a worker. Called in a worker process, it runs `worker.run` with that work."""
 
     compute_seconds: float = 0.0  # on rank 1
     communicate_seconds: float = 0.0  # on all ranks
@@ -33,7 +33,7 @@ class Fault:
 
 
 def _before(owner: Any, name: str, work: Callable[[], None]) -> None:
-    """From now on this process does `work` before each call of a function, which has the same name."""
+    """From now on, do `work` in this process before each call of a function."""
     function = getattr(owner, name)
 
     def after_work(*arguments: Any, **options: Any) -> Any:
@@ -44,7 +44,7 @@ def _before(owner: Any, name: str, work: Callable[[], None]) -> None:
 
 
 def _slowdown(times: float) -> Callable[[], None]:
-    """Spends a share of the time that has passed since it was called last: of one step."""
+    """Return a function that spends a share of the time since its last call, which is the time of a step."""
     left = math.inf  # the time before the first step belongs to none
 
     def spend_share() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(*overrides: str, folder: str | Path | None = None) -> Row:
-    """Measure one configuration, as `python -m dpexp` does with these overrides; its row of the table.
+    """Measure one configuration, as `python -m dpexp` does with these overrides; return its row of the table.
 
     `folder` is where results go, by default below `outputs/runs`. Raises DpexpError.
     """
@@ -31,7 +31,7 @@ def run(*overrides: str, folder: str | Path | None = None) -> Row:
 
 
 def sweep(*overrides: str, folder: str | Path | None = None) -> pd.DataFrame:
-    """Measure several configurations, as `python -m dpexp -m` does with these overrides; the table of `results.csv`.
+    """Measure several configurations, as `python -m dpexp -m` does; return the table of `results.csv`.
 
     A job that fails is a row with its status. `folder` is where results and the report go, by default below
     `outputs/sweeps`. Raises DpexpError.
@@ -40,7 +40,7 @@ def sweep(*overrides: str, folder: str | Path | None = None) -> pd.DataFrame:
 
 
 def load(*folders: str | Path) -> pd.DataFrame:
-    """The table of all results below these folders, a row a configuration; docs/results.md explains the columns.
+    """Return the table of all results below these folders, with a row per configuration (see docs/results.md).
 
     Raises ResultError.
     """

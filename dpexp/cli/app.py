@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _lead(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
-    """Run it as rank 0; the other ranks end with the same status."""
+    """Run the command as rank 0; the other ranks end with the same status."""
     from dpexp.launchers.torchrun_tasks import TorchrunController  # imports torch
 
     controller = TorchrunController(torchrun, arguments)
@@ -69,7 +69,7 @@ def _lead(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str], controller: TorchrunController | None, local_world_size: int | None = None) -> int:
-    """Do what the arguments say; return the exit status. Raises DpexpError."""
+    """Run a command that is not under torchrun, or is rank 0; return the exit status. Raises DpexpError."""
     words = with_script(arguments)
     if hydra_commands.shows(words):
         return hydra_commands.show(words)
@@ -115,7 +115,7 @@ def _measure(plan: Plan, started: contextlib.AbstractContextManager[Iterator[run
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The overrides and flags, with the folder of `resume=` (None: a new command) and `anew`. Raises ConfigError."""
+    """Parse overrides and flags, with the folder of `resume=` (None: a new command) and `anew`. Raises ConfigError."""
     parser = Parser(prog="dpexp", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--multirun", "-m", action="store_true")

@@ -31,7 +31,7 @@ def shows(arguments: Sequence[str]) -> bool:
 
 
 def show(arguments: Sequence[str]) -> int:
-    """Let Hydra show it; the exit status. Raises ConfigError."""
+    """Let Hydra show it; return the exit status. Raises ConfigError."""
     try:
         _main(arguments)
     except Exception as error:
@@ -41,7 +41,7 @@ def show(arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def open_plan(plan: Plan, overrides: Sequence[str], config_dir: str | None) -> Iterator[Iterator[runner.Done]]:
-    """Within, this process alone works in the plan's folder; plugins run the jobs. Raises DpexpError.
+    """Lock the plan's folder while the context is open, and let plugins run the jobs. Raises DpexpError.
 
     Each job is checked where it runs, and its result contains its outcome.
     """
@@ -69,7 +69,7 @@ def _launched(plan: Plan, overrides: Sequence[str], config_dir: str | None) -> I
 
 
 def _main(arguments: Sequence[str]) -> None:
-    """Hydra's own command line. Raises what Hydra raises."""
+    """Run Hydra's own command line. Raises what Hydra raises."""
     run = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(measure)
     before, sys.argv = sys.argv, ["dpexp", *arguments]
     try:
@@ -102,7 +102,7 @@ def measure(composed: DictConfig) -> float:
 
 @contextlib.contextmanager
 def _help_as_text() -> Iterator[None]:
-    """Within, parsers get help as text: Python 3.14 refuses the object that Hydra 1.3 gives for one of its flags."""
+    """Pass help to parsers as text while the context is open: Python 3.14 refuses an object that Hydra 1.3 passes."""
     add: Callable[..., Any] = argparse.ArgumentParser.add_argument
 
     def add_with_text(parser: argparse.ArgumentParser, *names: str, **options: Any) -> Any:

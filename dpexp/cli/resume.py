@@ -26,7 +26,7 @@ def refuse_results(folder: Path) -> None:
 
 
 def find_earlier_results(plan: Plan, environment: Environment, anew: bool) -> list[RunResult | None]:
-    """What each job of a resumed plan can build on, see `find_earlier`.
+    """Return the result that each job of a resumed plan can build on, see `find_earlier`.
 
     Raises ConfigError, also where the plan's folder has results of other jobs.
     """
@@ -37,7 +37,7 @@ def find_earlier_results(plan: Plan, environment: Environment, anew: bool) -> li
 
 
 def find_earlier(config: JobConfig, folder: Path, environment: Environment, anew: bool) -> RunResult | None:
-    """The result in `folder` that a resumed job can build on; with status "ok" nothing is left to measure.
+    """Return the result in `folder` that a resumed job builds on; if its status is "ok", nothing is left to measure.
 
     Raises ConfigError for a result of another configuration, version or machine, and where files of the user's have
     changed since, unless what depends on them is to be measured `anew`.
@@ -73,7 +73,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment, anew
 
 
 def hint(arguments: Sequence[str], folder: Path) -> str:
-    """The command line that finishes a command of these arguments."""
+    """Return the command line that finishes a command with these arguments."""
     at = list(arguments).index("--") if "--" in arguments else len(arguments)
     kept = [word for word in arguments[:at] if not word.startswith(ABOUT_FOLDERS)]
     return shlex.join(["python", "-m", "dpexp", *kept, f"resume={folder}", *arguments[at:]])

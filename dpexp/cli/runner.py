@@ -63,7 +63,7 @@ def open_plan(
     local_world_size: int | None = None,
     imports: Iterable[str] = (),
 ) -> Iterator[Iterator[Done]]:
-    """Within, this process has locked the plan's folder and the machine; yields the outcomes of the jobs.
+    """Lock the plan's folder and the machine while the context is open; yield the outcomes of the jobs.
 
     A `resumed` command builds on the results there, and with `anew` measures again what depends on changed files.
     Raises ConfigError for a job that can't be measured here, or fails one of `checks`; ResultError.
@@ -142,7 +142,7 @@ def measure_jobs(
 
 
 def _warn_of_memory(config: JobConfig, finished: Sequence[RunResult]) -> None:
-    """Log a warning if this job won't fit into memory, by what the last one with fewer workers took."""
+    """Log a warning if this job won't fit into memory, judging by the last one with fewer workers."""
     alike = [result for result in finished if series.settings(result.config) == series.settings(config)]
     for result in [result for result in alike if result.config.workers < config.workers][-1:]:
         arms, workers = result.blocks[-1].arms, result.config.workers
@@ -158,7 +158,7 @@ def _warn_of_memory(config: JobConfig, finished: Sequence[RunResult]) -> None:
 
 
 def _describe(job: Job, folder: Path) -> None:
-    """Write overrides and configuration, as Hydra does for its jobs. Raises ResultError."""
+    """Write the overrides and the configuration, as Hydra does for its jobs. Raises ResultError."""
     with storage.write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in (("overrides", job.overrides), ("config", job.config.settings)):

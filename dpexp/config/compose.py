@@ -32,13 +32,13 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
 def _splits() -> str:
-    """The numbers of workers that divide the cores, as a sweep."""
+    """Return the numbers of workers that divide the cores, as a sweep."""
     cores = usable_cores()
     return ",".join(str(workers) for workers in range(1, cores + 1) if cores % workers == 0)
 
 
 def _threads_of_split(workers: Any) -> int:
-    """Threads of each worker if `workers` share all cores; 1 for an invalid value, which is refused later."""
+    """Return the threads of each of `workers` that share all cores; 1 for an invalid value, which is refused later."""
     return max(1, usable_cores() // workers) if isinstance(workers, int) and workers > 0 else 1
 
 
@@ -65,13 +65,13 @@ class Plan:
     plugins: str = ""  # launcher and sweeper, where they are plugins of Hydra's, which start the jobs
 
     def name(self, job: Job) -> str:
-        """The overrides that distinguish a job from the others."""
+        """Return the overrides that distinguish a job from the others."""
         common = set.intersection(*(set(job.overrides) for job in self.jobs)) if len(self.jobs) > 1 else set()
         return " ".join(text for text in job.overrides if text not in common)
 
 
 def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = None) -> Plan:
-    """The plan of a command with these overrides, each job composed once. Raises ConfigError.
+    """Return the plan of a command with these overrides; each job is composed once. Raises ConfigError.
 
     `config_dir` is a folder of the user's YAML files, which take precedence over ours.
     """
@@ -109,7 +109,7 @@ def _refuse_what_has_no_effect(composed: DictConfig) -> None:
 
 
 def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
-    """The job of a single run with these overrides. Raises ConfigError."""
+    """Return the job of a single run with these overrides. Raises ConfigError."""
     with _hydra(None):
         composed = _composed([parse(text) for text in overrides])
         return to_job(composed, typed_overrides(composed.hydra))
@@ -152,7 +152,7 @@ def _values(composed: DictConfig, names: list[str]) -> dict[str, Any]:
 
 
 def parse(text: str) -> Override:
-    """One override, parsed by Hydra; a value that its grammar refuses is taken as a text. Raises ConfigError."""
+    """Parse one override with Hydra; a value that Hydra's grammar refuses is taken as text. Raises ConfigError."""
     key, sign, value = (part.strip() for part in text.partition("="))
     name = key.lstrip("+~")
     if not name or (not sign and not key.startswith("~")):
@@ -176,7 +176,7 @@ def parse(text: str) -> Override:
 
 
 def with_script(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with a script's command after `--` replaced by the setting script.command.
+    """Replace a script's command after `--` in the arguments by the setting script.command.
 
     The spelling of earlier versions (strategy=script strategy.command=...) is understood, too.
     """
@@ -194,7 +194,7 @@ def _quoted(value: str) -> str:
 
 
 def expand_sweep(override: Override) -> list[str]:
-    """The single-job overrides of a sweep override; any other override is returned alone. Raises ConfigError."""
+    """Return the single-job overrides of a sweep override; any other override is returned alone. Raises ConfigError."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if not override.is_discrete_sweep():
@@ -203,7 +203,7 @@ def expand_sweep(override: Override) -> list[str]:
 
 
 def with_baseline_arguments(overrides: Sequence[Override]) -> list[Override]:
-    """Of a sweep: the baseline of every job has the first value of each swept argument, so that speedups compare."""
+    """Give the baseline of all jobs of a sweep the first value of each swept argument, so that speedups compare."""
     swept = [
         override
         for override in overrides
@@ -215,7 +215,7 @@ def with_baseline_arguments(overrides: Sequence[Override]) -> list[Override]:
 
 @contextlib.contextmanager
 def _hydra(config_dir: str | None) -> Iterator[None]:
-    """Within, Hydra can compose; all its exceptions become a ConfigError."""
+    """Let Hydra compose while the context is open; all its exceptions become a ConfigError."""
     try:
         with hydra.initialize_config_dir(str(config_folder()), "dpexp", version_base="1.3"):
             if config_dir is not None:
@@ -231,7 +231,7 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
 
 
 def _composed(overrides: Sequence[Override], number: int = 0) -> DictConfig:
-    """The configuration with these overrides. Keys that it doesn't have are for `to_job` to refuse."""
+    """Compose the configuration with these overrides. Unknown keys are left for `to_job` to refuse."""
     words = [f"++{override.input_line}" if _is_key(override) else str(override.input_line) for override in overrides]
     words.append("hydra.searchpath=[]")  # unless there is another one: it makes Hydra read its search path again
     composed = hydra.compose("config", words, return_hydra_config=True)
@@ -243,7 +243,7 @@ def _composed(overrides: Sequence[Override], number: int = 0) -> DictConfig:
 
 
 def _is_key(override: Override) -> bool:
-    """Whether it sets a value of the experiment, rather than choosing a file."""
+    """Whether an override sets a value of the experiment, rather than choosing a file."""
     if (
         override.type != OverrideType.CHANGE
         or override.is_hydra_override()
@@ -255,7 +255,10 @@ def _is_key(override: Override) -> bool:
 
 
 def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
-    """Every combination of the values, in the order of Hydra's basic sweeper; of a key given twice the last counts."""
+    """Yield every combination of the values, in the order of Hydra's basic sweeper.
+
+    Of a repeated key the last value counts.
+    """
     for override in overrides:
         override.config_loader = GlobalHydra.instance().config_loader()  # for glob()
     varied = {override.get_key_element(): expand_sweep(override) for override in overrides}
@@ -273,7 +276,7 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
 
 
 def _users_files(composed: DictConfig) -> list[str]:
-    """The YAML files, other than ours, that a configuration was composed from."""
+    """Return the user's YAML files that a configuration was composed from."""
     runtime = OmegaConf.select(composed, "hydra.runtime")
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"] if runtime else []
     own_folders = [folder for folder in folders if folder != config_folder()]
@@ -282,6 +285,6 @@ def _users_files(composed: DictConfig) -> list[str]:
 
 
 def typed_overrides(settings: Any) -> list[str]:
-    """The typed overrides of a job without those for Hydra, from Hydra's settings."""
+    """Return the typed overrides of a job from Hydra's settings, without those for Hydra."""
     typed = cast(list[str], OmegaConf.to_container(settings.overrides.task, resolve=False))
     return [text.removeprefix("++").replace("\\:", ":") for text in typed]

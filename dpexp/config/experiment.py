@@ -21,7 +21,7 @@ KNOWN_TRAIN_SAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_0
 
 @dataclass(frozen=True, config=STRICT)
 class ExperimentConfig(JobConfig):
-    """What is trained, on what, and how workers combine their gradients."""
+    """What is trained, on which data, and how workers combine their gradients."""
 
     data: DataConfig
     dtype: Literal["float32", "float64"]
@@ -55,7 +55,7 @@ class ExperimentConfig(JobConfig):
         return {CANDIDATE: self} | ({BASELINE: self.baseline()} if paired else {})
 
     def learning_rate(self, update: int) -> float:
-        """The learning rate of update number `update`, from 0.
+        """Return the learning rate of update number `update`, from 0.
 
         `lr` belongs to the baseline's batch. The linear rule multiplies it by how many times as large this global
         batch is (Goyal et al. 2017, "Accurate, Large Minibatch SGD"), the square-root rule by the root of that
@@ -71,13 +71,13 @@ class ExperimentConfig(JobConfig):
         return optimizer.lr * (1 + (factor - 1) * risen)
 
     def baseline(self, threads: int | None = None) -> ExperimentConfig:
-        """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
+        """Return the job of one sequential process, with the threads of a worker, or with `threads`."""
         if threads is not None:
             return dataclasses.replace(self._baseline, threads_per_worker=threads)
         return self._baseline
 
     def in_memory(self) -> ExperimentConfig | None:
-        """The same training by DistributedDataParallel with gradients in shared memory."""
+        """Return the training with gradients exchanged in shared memory; None if it can't, or does so already."""
         strategy = self.strategy
         if (
             self.workers == 1
@@ -141,7 +141,7 @@ AnyConfig = Annotated[
 
 
 def from_settings(settings: dict[str, Any]) -> ExperimentConfig | ScriptConfig:
-    """The job of some `JobConfig.settings`. Raises pydantic's ValidationError."""
+    """Return the job of the given `JobConfig.settings`. Raises pydantic's ValidationError."""
     kind: Any = ScriptConfig if "script" in settings else ExperimentConfig
     config: ExperimentConfig | ScriptConfig = TypeAdapter(kind).validate_json(json.dumps(settings))
     return config  # from JSON, where a list may become a tuple

@@ -33,7 +33,7 @@ EXAMPLES = {  # for settings without a default
 
 
 def explain(error: Exception) -> str:
-    """One line for an error of Hydra, OmegaConf or pydantic: the value, the rule, the choices."""
+    """Explain an error of Hydra, OmegaConf or pydantic in one line: the value, the rule, the choices."""
     if isinstance(error, ValidationError):
         return "; ".join(_explain_field(dict(item)) for item in error.errors())
     if isinstance(error, MissingConfigException) and error.options is not None:
@@ -51,7 +51,7 @@ def explain(error: Exception) -> str:
 
 
 def close_matches(key: str) -> str:
-    """What to append to "no such key"."""
+    """Return the text to append to "no such key"."""
     keys = known_keys()
     known = key if key in keys else key.rpartition(".")[0]
     if known in keys and known.partition(".")[0] in config_groups():
@@ -87,7 +87,7 @@ def _explain_field(item: dict[str, Any]) -> str:
 
 
 def _rule(key: str, value: Any, message: str, kind: str) -> str:
-    """The rule that a value breaks, with an example where pydantic's message is too general."""
+    """Return the rule that a value breaks, with an example if pydantic's message is too general."""
     if kind.startswith("dataclass") or kind == "model_attributes_type":
         names = sorted(name for name in known_keys() if name.startswith(f"{key}."))
         return f"it is a group of settings: {', '.join(names)}"

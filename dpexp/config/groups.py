@@ -53,7 +53,7 @@ ModelConfig = Annotated[MlpConfig | CnnConfig | ResNet18Config | CustomModelConf
 
 @dataclass(frozen=True, config=STRICT)
 class SizedConfig:
-    """Training samples of an epoch."""
+    """The number of training samples of an epoch."""
 
     size: PositiveInt
 
@@ -68,7 +68,7 @@ class MnistConfig(SizedConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class DownloadedDataConfig(SizedConfig):
-    """The same of a data set that is downloaded into the folder `cache`."""
+    """A data set that is downloaded into the folder `cache`."""
 
     name: Literal["fashion_mnist", "cifar10"]
     scope: Scope
@@ -141,7 +141,7 @@ OptimizerConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="name")]
 
 @dataclass(frozen=True, config=STRICT)
 class BatchConfig:
-    """`size` samples an update for each worker (per_worker) or for all together (global).
+    """`size` samples per update, for each worker (per_worker) or for all together (global).
 
     A worker's share passes through the model in `accumulation` parts, whose gradients are added up.
     """
@@ -174,7 +174,7 @@ class MeasurementConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class LaunchConfig:
-    """Limits for worker processes: a world that makes no progress for `timeout_seconds` is ended."""
+    """Limits for worker processes: they are ended if none makes progress for `timeout_seconds`."""
 
     timeout_seconds: PositiveFloat
     max_workers_per_core: PositiveInt

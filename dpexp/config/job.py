@@ -48,20 +48,20 @@ class JobConfig:
     @property
     @abstractmethod
     def train_samples(self) -> int:
-        """Samples of one epoch, all workers together."""
+        """Samples of one epoch, of all workers together."""
 
     @property
     @abstractmethod
     def processes(self) -> int:
-        """Processes that train together."""
+        """The number of processes that train together."""
 
     @abstractmethod
     def baseline(self: Self, threads: int | None = None) -> Self:
-        """The same job for one sequential process, of as many threads as each worker has, or of `threads`."""
+        """Return the job of one sequential process, with the threads of a worker, or with `threads`."""
 
     @abstractmethod
     def in_memory(self: Self) -> Self | None:
-        """The same job with gradients exchanged in shared memory in the place of gloo; None where that is no choice."""
+        """Return the job with gradients exchanged in shared memory instead of gloo; None if that is no choice."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class JobConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings that say what is measured: jobs that agree in them are measurements of the same."""
+        """The settings that say what is measured: jobs with equal identities measure the same."""
         settings = {name: value for name, value in self.settings.items() if name not in HOW}
         settings["data"].pop("cache", None)
         return settings
@@ -82,12 +82,12 @@ class JobConfig:
 
     @property
     def global_batch_size(self) -> int:
-        """Samples of one optimizer update, all workers together."""
+        """Samples of one optimizer update, of all workers together."""
         return self.batch.size * (self.workers if self.batch.scope == "per_worker" else 1)
 
     @property
     def local_batch_size(self) -> int:
-        """Samples of one optimizer update, one worker."""
+        """Samples of one optimizer update, of one worker."""
         return self.global_batch_size // self.workers
 
     @property
@@ -117,7 +117,7 @@ class JobConfig:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested dictionaries by dotted name."""
+    """Return the values of nested dictionaries by dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):

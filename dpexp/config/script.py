@@ -30,7 +30,7 @@ workers threads_per_worker seed data.size batch.size batch.scope script measurem
 
 @dataclass(frozen=True, config=STRICT)
 class CommandConfig:
-    """How to start the training; `baseline_command` (None: the same) runs with one worker.
+    """How to start the training; `baseline_command` (None: the same command) runs with one worker.
 
     `exchange` is how the command's DistributedDataParallel exchanges gradients (None: as the script has it).
     `arguments` are the values of the user's own placeholders; `baseline_arguments` replace some in the baseline.
@@ -43,7 +43,7 @@ class CommandConfig:
     baseline_arguments: dict[str, Value] = dataclasses.field(default_factory=dict)
 
     def baseline(self) -> CommandConfig:
-        """The command of the baseline, with those arguments that it uses."""
+        """Return the command of the baseline, with the arguments that it uses."""
         command, arguments = self.baseline_command or self.command, self.arguments | self.baseline_arguments
         used = {name: value for name, value in arguments.items() if name in placeholders(command)}
         return CommandConfig(command, None, arguments=used)
@@ -84,13 +84,13 @@ class CommandConfig:
 
 
 def placeholders(command: str) -> set[str]:
-    """The names in braces. Raises ValueError."""
+    """Return the names in braces. Raises ValueError."""
     return {field for _, field, _, _ in string.Formatter().parse(command) if field is not None}
 
 
 @dataclass(frozen=True, config=STRICT)
 class ScriptConfig(JobConfig):
-    """A script; times are computed for `data.size` samples from the timed steps."""
+    """A script. Its times are computed from the timed steps, for `data.size` samples."""
 
     epochs: Literal[1]
     checkpoint: Literal[False]
@@ -101,7 +101,7 @@ class ScriptConfig(JobConfig):
 
     @property
     def names(self) -> dict[str, str]:
-        """All is the script's, but for an exchange of gradients and arguments that the baseline has own values of."""
+        """The names that say what is measured: the exchange, and arguments that differ from the baseline's."""
         names = dict.fromkeys(("strategy", "model", "data"), "script")
         names |= {"data_scope": "global", "exchange": self.script.exchange or ""}
         for name, command in (("arguments", self.script), ("baseline_arguments", self.script.baseline())):
@@ -116,11 +116,11 @@ class ScriptConfig(JobConfig):
 
     @property
     def processes(self) -> int:
-        """One for each worker."""
+        """The number of processes: one for each worker."""
         return self.workers
 
     def words(self, port: int, hosts: int = 1, head: str = "127.0.0.1") -> list[list[str]]:
-        """The words of the command on each host; a single worker needs only the first host. See PLACES."""
+        """Return the words of the command on each host (see PLACES); a single worker needs only the first host."""
         hosts = min(hosts, self.workers)
         numbers = {name: getattr(self, name) for name in NUMBERS} | {"workers_per_host": self.workers // hosts}
         places = [{"hosts": hosts, "host": host, "head": head, "port": port} for host in range(hosts)]
@@ -129,16 +129,16 @@ class ScriptConfig(JobConfig):
 
     @property
     def command(self) -> list[str]:
-        """The same on a single host, with port 0."""
+        """The words of the command on a single host, with port 0."""
         return self.words(0)[0]
 
     def baseline(self, threads: int | None = None) -> ScriptConfig:
-        """The command of the baseline, with one worker."""
+        """Return the job of the baseline's command, with one worker."""
         threads = self.threads_per_worker if threads is None else threads
         return dataclasses.replace(self, workers=1, threads_per_worker=threads, script=self.script.baseline())
 
     def in_memory(self) -> ScriptConfig | None:
-        """The same command, whose DistributedDataParallel exchanges in shared memory."""
+        """Return the job whose DistributedDataParallel exchanges in shared memory; None if it does already."""
         if self.workers == 1 or self.script.exchange is not None:
             return None
         return dataclasses.replace(self, script=dataclasses.replace(self.script, exchange="shared_memory"))

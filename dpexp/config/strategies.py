@@ -33,7 +33,7 @@ class Named:
 
     @property
     def kind(self) -> Kind:
-        """Its capabilities."""
+        """The capabilities of the strategy."""
         return KINDS[self.name]
 
 
@@ -46,7 +46,7 @@ class PlainConfig(Named):
 
 @dataclass(frozen=True, config=STRICT)
 class DdpConfig(Named):
-    """torch's DistributedDataParallel; the flag is torch's, for models that leave parameters unused."""
+    """torch's DistributedDataParallel. `find_unused_parameters` is for models that leave parameters unused."""
 
     name: Literal["ddp"]
     find_unused_parameters: bool
@@ -57,6 +57,6 @@ StrategyConfig = Annotated[PlainConfig | DdpConfig, Field(discriminator="name")]
 
 
 def strategies_where(suitable: Callable[[Kind], bool]) -> str:
-    """The names of the suitable strategies, for an error message."""
+    """Return the names of the suitable strategies, for an error message."""
     *others, last = [name for name, kind in KINDS.items() if suitable(kind)]
     return f"strategy={', '.join(others)} or {last}" if others else f"strategy={last}"

@@ -6,19 +6,19 @@ from omegaconf import OmegaConf
 
 
 def config_folder() -> Path:
-    """The folder of the YAML files: inside an installed package, or beside it in a checkout."""
+    """Return the folder of the YAML files: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
 
 
 def config_groups() -> list[str]:
-    """The names of the config groups."""
+    """Return the names of the config groups."""
     return [path.name for path in config_folder().iterdir() if path.is_dir() and path.name != "hydra"]
 
 
 def known_keys() -> dict[str, list[str]]:
-    """Every key of the configuration, with the choices that bring it along."""
+    """Return every key of the configuration, with the choices that define it."""
     keys: dict[str, list[str]] = {}
     for path in sorted([config_folder() / "config.yaml", *config_folder().glob("*/*.yaml")]):
         group = "" if path.name == "config.yaml" else path.parent.name

@@ -34,7 +34,7 @@ FIRST_STEPS, TRIED_STEPS = 3, 8  # DistributedDataParallel makes its buckets ane
 def use_shared_memory(
     model: DistributedDataParallel, *, only: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> "Team":
-    """Let the ranks of a model's process group exchange its gradients so; all of them call it, before the first step.
+    """Let a model exchange gradients in shared memory; all ranks of its process group call it before the first step.
 
     The process group exchanges in the first steps, then takes turns with shared memory, and the faster of the two goes
     on; with `only`, shared memory does. Where each host has a single rank, the process group goes on. The first sums in
@@ -74,12 +74,12 @@ class Begun(NamedTuple):
 
 
 class Team:
-    """The ranks of a process group, with what they share."""
+    """The ranks of a process group that exchange gradients."""
 
     def __init__(
         self, group: Any, average: bool = True, only: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
-        """All ranks meet, to compute means or sums. Raises ValueError where hosts have different numbers of ranks."""
+        """Meet all ranks, to compute means or sums. Raises ValueError if hosts have different numbers of ranks."""
         self.group: Any = dist.group.WORLD if group is None else group
         self.average, self._only, self.uses_memory = average, only, False
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
@@ -100,7 +100,7 @@ class Team:
             self._between = dist.new_group(same, timeout, "gloo", use_local_synchronization=True)
 
     def exchange(self, bucket: Any) -> torch.futures.Future[torch.Tensor]:
-        """The future of a dist.GradBucket that has the sum, or mean, of all ranks."""
+        """Return the future of the sum, or mean, of all ranks of a dist.GradBucket."""
         number, buffer = bucket.index(), bucket.buffer()
         if number == 0:
             self._begun, self._expected = [], []  # of a step that an exception has ended
@@ -115,13 +115,13 @@ class Team:
         return done  # type: ignore[no-any-return]
 
     def _over_group(self, bucket: torch.Tensor) -> Any:
-        """The process group's all-reduce, begun."""
+        """Begin an all-reduce by the process group."""
         if self.average:
             bucket.div_(self.size)
         return dist.all_reduce(bucket, group=self.group, async_op=True)
 
     def _begin_step(self) -> None:
-        """Choose the way: the process group's until the buckets are final, both in turn, then the faster one."""
+        """Choose how to exchange: by the process group while buckets change, in turns, then by the faster way."""
         now, tried = time.perf_counter(), self._step - FIRST_STEPS
         if 0 < tried <= 2 * TRIED_STEPS:
             self._seconds[self.uses_memory].append(now - self._step_began)
@@ -141,7 +141,7 @@ class Team:
         self._step_began = time.perf_counter()
 
     def _begin(self, number: int, bucket: torch.Tensor) -> Any:
-        """Sum this rank's chunk of a bucket (n,) over its host, and begin to do so between hosts; returns a future."""
+        """Sum this rank's chunk of a bucket (n,) over its host, and begin to sum it between hosts; return a future."""
         area = self._areas.get(number)
         if area is None or (area.sums.dtype, len(area.sums)) != (bucket.dtype, len(bucket)):
             area = self._areas[number] = self._allocated(bucket)
@@ -162,7 +162,7 @@ class Team:
         return self._begun[-1].done
 
     def _finish(self) -> None:
-        """Let all buckets of this step have their sums, which DistributedDataParallel copies from shared memory."""
+        """Complete the sums of all buckets of this step; DistributedDataParallel copies them from shared memory."""
         for begun in self._begun:
             if begun.between is not None:
                 self._wait(begun.between)
@@ -182,7 +182,7 @@ class Team:
             raise LostRankError(f"rank {self.rank} has lost a rank on another host: {error}") from error
 
     def _summed_by_group(self, bucket: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """The process group's sums, and by how much ours may differ: each addition of terms rounds, in both ways."""
+        """Return the process group's sums, and by how much rounding may make ours differ."""
         expected = bucket.clone()
         self._over_group(expected).wait()
         largest = bucket.abs().nan_to_num(0.0, 0.0).amax().reshape(1).double()  # of the finite ones
@@ -191,7 +191,7 @@ class Team:
         return expected, 2 * self.size * torch.finfo(bucket.dtype).eps * sums
 
     def _allocated(self, bucket: torch.Tensor) -> Area:
-        """The memory for buckets like this: a row for the sums, then one for each rank.
+        """Allocate the memory for buckets like this: a row for the sums, then one for each rank.
 
         DistributedDataParallel looks for its parts of the sums from the beginning of their storage.
         """

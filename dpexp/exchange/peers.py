@@ -24,14 +24,14 @@ MOST_DESCRIPTORS = 250  # in a message
 
 
 class LostRankError(RuntimeError):
-    """Another rank has ended, or does not come."""
+    """Another rank has ended, or doesn't come."""
 
 
 class Peers:
-    """The ranks of this rank's host, by their numbers in the group."""
+    """The ranks of the process group on this host, by their numbers in the group."""
 
     def __init__(self, group: Any, timeout_seconds: float) -> None:
-        """All ranks of the group meet. Raises ValueError where hosts have different numbers of them."""
+        """Meet all ranks of the group. Raises ValueError if hosts have different numbers of ranks."""
         self.timeout_seconds = timeout_seconds
         self._rank, self._meetings = dist.get_rank(group), 0
         places: list[Any] = [None] * dist.get_world_size(group)
@@ -64,7 +64,7 @@ class Peers:
         self._posted, self._left = counts.view(torch.int64).view(2, len(places)).numpy()
 
     def meet(self) -> None:
-        """Return when all ranks of the host have called it. Raises LostRankError."""
+        """Return when all ranks of the host have called this. Raises LostRankError."""
         if self._gone:
             raise self._ended(self._gone[0])
         self._meetings += 1
@@ -75,7 +75,10 @@ class Peers:
         self._left[self._rank] = self._meetings
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
-        """So many zero bytes that all share; all call it together. Raises RuntimeError where memory is short."""
+        """Return `size_bytes` zero bytes that all ranks share; all call it together.
+
+        Raises RuntimeError if memory is short.
+        """
         layout = {"bytes": ((size_bytes,), torch.uint8)}
         if self._rank != self.ranks[0]:
             (number,) = self._receive(self.ranks[0])
@@ -105,7 +108,7 @@ class Peers:
                     poll.unregister(end)
 
     def _poll(self, counter: Counter) -> select.poll:
-        """What wakes this rank: the counter, or another rank's end."""
+        """Return what wakes this rank: the counter, or the end of another rank."""
         poll = select.poll()
         poll.register(counter.number, select.POLLIN)
         for end in self._ends.values():
@@ -113,7 +116,7 @@ class Peers:
         return poll
 
     def forget(self) -> None:
-        """In a forked process, such as a worker of a data loader: a rank's end must not wait for it."""
+        """Close the sockets in a forked process, such as a data loader's worker, so that a rank's end is noticed."""
         for end in self._ends.values():
             end.close()
 
@@ -124,7 +127,7 @@ class Peers:
         return LostRankError(f"rank {rank} has ended while rank {self._rank} exchanges gradients with it")
 
     def _connected(self, listener: socket.socket, names: list[str]) -> dict[int, socket.socket]:
-        """A socket to each other rank of the host; the higher one of two connects."""
+        """Return a socket to each other rank of the host; the higher rank of two connects."""
         ends = {}
         for rank in self.ranks[: self.ranks.index(self._rank)]:
             ends[rank] = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -175,5 +178,5 @@ os.register_at_fork(after_in_child=_forget_peers)
 
 
 def _host() -> str:
-    """The same for processes that can share memory: those of one kernel and one network namespace."""
+    """Return the same text in processes that can share memory: with the same kernel and network namespace."""
     return Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/net").readlink())

@@ -17,7 +17,7 @@ _SECONDARY = re.compile(f"ChildFailedError|CalledProcessError|SignalException|{_
 
 
 def cause(lines: Iterable[str]) -> str:
-    """The first error that ended a process and that no other caused; else the last of any kind; else the last line.
+    """Return the first error that ended a process by itself; else the last error of any kind; else the last line.
 
     Of errors that others caused, one about another process that is gone tells more than a launcher's.
     """
@@ -36,12 +36,12 @@ def cause(lines: Iterable[str]) -> str:
 
 
 def lost_peer(line: str) -> bool:
-    """Whether a cause is that another process has gone."""
+    """Whether the line says that another process has gone."""
     return re.search(_LOST_PEER, line) is not None
 
 
 def last_lines(path: Path) -> list[str]:
-    """Of a file; none where it can't be read."""
+    """Return the last lines of a file; none if it can't be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))

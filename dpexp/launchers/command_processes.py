@@ -31,7 +31,7 @@ EXIT_SECONDS = 10.0  # a launcher may take so long to end after one of its proce
 
 @dataclass(frozen=True)
 class Command:
-    """What to start."""
+    """A command to start, and how its processes train."""
 
     name: str  # in errors
     words: list[list[str]]  # of each host's command, of which each has as many of the ranks
@@ -42,10 +42,10 @@ class Command:
 
 
 class CommandProcesses:
-    """All processes of a command on this machine, by a mark in their environment."""
+    """All processes of a command on this machine, found by a mark in their environment."""
 
     def __init__(self, command: Command, host: int, files: Path, mark: str) -> None:
-        """Files of this name, with endings, receive what the processes write."""
+        """The output of the processes is written to `files`, with endings."""
         self._command, self._host, self._mark = command, host, mark
         self._files = [files.with_name(f"{files.name}.{kind}") for kind in ("err", "out")]
         self._descendants = descendants.Descendants(mark)
@@ -54,7 +54,7 @@ class CommandProcesses:
         self.cpu_seconds = 0.0  # of all processes, helpers such as the workers of data loaders, too; known at the end
 
     def start(self, address: str) -> None:
-        """Start the command, whose processes report to `address`. Raises ConfigError where there is no such program."""
+        """Start the command, whose processes report to `address`. Raises ConfigError if there is no such program."""
         words, is_rank = self._command.words[self._host], {"RANK", "WORLD_SIZE"} <= os.environ.keys()
         environment = {name: value for name, value in os.environ.items() if not (is_rank and OWN.fullmatch(name))}
         environment |= dict.fromkeys(THREADS, str(self._command.threads))
@@ -76,31 +76,31 @@ class CommandProcesses:
                 ) from error
 
     def stop(self) -> None:
-        """All sleep until `go_on`, helpers too."""
+        """Stop all processes, including helpers, until `go_on`."""
         self._descendants.refresh()
         self._descendants.send(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let those that were stopped go on."""
+        """Continue the stopped processes."""
         self._descendants.send(signal.SIGCONT)
 
     def look_at_memory(self) -> None:
-        """Of those that were stopped last."""
+        """Read the memory of the stopped processes."""
         self.memory.look(self._descendants.processes)
 
     def count_cpu_seconds(self) -> None:
-        """Of those that were stopped last."""
+        """Add the CPU seconds of the stopped processes."""
         self.cpu_seconds += self._descendants.cpu_seconds()
 
     def ask_to_end(self) -> None:
-        """Send SIGTERM to all."""
+        """Send SIGTERM to all processes."""
         if self._root is not None:
             self._descendants.refresh()
             self._descendants.send(signal.SIGTERM)
             self._descendants.send(signal.SIGCONT)
 
     def end(self) -> None:
-        """End all, and wait until they are gone."""
+        """End all processes, and wait until they are gone."""
         if self._root is not None:
             self._descendants.end()
             self._root.kill()  # if it had wiped its environment
@@ -112,7 +112,7 @@ class CommandProcesses:
         return None if self._root is None else self._root.poll()
 
     def wait_for_end(self) -> int | None:
-        """A process has ended: the exit status of the command, if it ends in turn within some seconds."""
+        """Return the exit status if the command ends within some seconds after one of its processes, else None."""
         before = os.times()
         wait_until(lambda: self.status is not None, EXIT_SECONDS)
         now = os.times()
@@ -120,7 +120,7 @@ class CommandProcesses:
         return self.status
 
     def failure(self, reason: str) -> WorkerError:
-        """The error, with what the command wrote last; a PeerError where another host must know the cause."""
+        """Return the error with the last output of the command; a PeerError if another host knows the cause."""
         lines = {file: output.last_lines(file) for file in self._files}
         line = next(filter(None, map(output.cause, lines.values())), "it wrote nothing")
         if "address already in use" in line.lower():
@@ -131,7 +131,7 @@ class CommandProcesses:
 
 
 def how_ended(status: int | None) -> str:
-    """In words."""
+    """Say in words how a command ended."""
     if status is None:
         return "a process ended, and the command goes on, as torchrun does with --max-restarts,"
     return f"it was killed by signal {-status}" if status < 0 else f"it exited with status {status}"

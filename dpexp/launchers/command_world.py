@@ -24,7 +24,7 @@ Trace = tuple[float, float, float, list[tuple[float, float]]]
 
 @dataclass
 class Rank:
-    """One process that trains."""
+    """One process of a command that trains."""
 
     connection: Connection
     number: int
@@ -38,7 +38,7 @@ class Rank:
 
 
 class World:
-    """A command that runs. Its processes sleep, but in their turn."""
+    """A running command whose processes are stopped except during their turns."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class World:
         timeout_seconds: float,
         check_hosts: Callable[[], Any] = lambda: None,
     ) -> None:
-        """`processes` are those on this machine; `check_hosts` raises WorkerError when another host's have failed."""
+        """`processes` are those on this machine; `check_hosts` raises WorkerError if another host's have failed."""
         self.command, self.processes = command, processes
         self.ranks: list[Rank] = []  # by number, when none is missing
         self.traces: list[list[list[Trace]]] = []  # of each traced turn, process and step
@@ -58,11 +58,11 @@ class World:
 
     @property
     def missing(self) -> int:
-        """How many of its processes have not made their first step."""
+        """The number of processes that have not made their first step."""
         return self.command.ranks - len(self.ranks)
 
     def introduce(self, connection: Connection, introduction: dict[str, Any], is_remote: bool) -> None:
-        """One of its processes has made its first step. Raises WorkerError when it is not what was asked for."""
+        """Add a process that has made its first step. Raises WorkerError if it is not what was asked for."""
         rank, world_size = introduction["rank"], introduction["world_size"]
         if world_size != self.command.ranks:
             raise WorkerError(
@@ -84,16 +84,16 @@ class World:
             self.processes.stop()
 
     def check_start(self) -> None:
-        """Raise WorkerError when it has ended before all its processes made their first step."""
+        """Raise WorkerError if the command has ended before all processes made their first step."""
         self._check_hosts()
         if self.missing and self.processes.status is not None:
             ending = how_ended(self.processes.wait_for_end())
             raise self.processes.failure(f"{ending} before a torch optimizer had made a step")
 
     def turn(self, turn: Turn) -> list[float]:
-        """Let it make some steps; the wall seconds of each timed one by its slowest process.
+        """Let the command make some steps; return the wall seconds of each timed step of its slowest process.
 
-        None of a traced turn, whose hooks take time. Raises WorkerError, ScriptEnded.
+        Returns [] for a traced turn, whose hooks take time. Raises WorkerError, ScriptEnded.
         """
         reports = self._ask((turn.lead_steps, turn.steps, turn.traced))
         self.processes.stop()
@@ -111,7 +111,7 @@ class World:
         return max(seconds, key=np.sum).tolist()  # type: ignore[no-any-return]
 
     def finish(self) -> None:
-        """The last turn is over: ask for what only the processes know; some may have ended."""
+        """After the last turn, ask for what only the processes know; some of them may have ended."""
         self.processes.look_at_memory()
         with contextlib.suppress(ScriptEnded, WorkerError):
             for rank, facts in zip(self.ranks, self._ask("fingerprint"), strict=True):
@@ -126,7 +126,7 @@ class World:
             rank.connection.close()
 
     def no_progress(self) -> WorkerError:
-        """The error when it has made no step for too long."""
+        """Return the error for a command that has made no step for too long."""
         where = f"after {counted(self._steps, 'step')} or more"
         if self.missing:
             processes = counted(self.command.ranks, "process")
@@ -144,7 +144,7 @@ class World:
         )
 
     def _ask(self, question: Any) -> list[Any]:
-        """Let it go on; what each process answers, by number. Raises WorkerError, ScriptEnded."""
+        """Continue the command until each process has answered a question. Raises WorkerError, ScriptEnded."""
         waiting = {rank.connection: rank for rank in self.ranks}
         answers: dict[int, Any] = {}
 
@@ -172,7 +172,7 @@ class World:
         return [answers[rank.number] for rank in self.ranks]
 
     def _lost(self) -> Exception:
-        """What to raise when a process has come to its end."""
+        """Return the exception to raise when a process has ended."""
         status = self.processes.wait_for_end()
         for rank in self.ranks:
             with contextlib.suppress(EOFError, OSError):
@@ -193,7 +193,7 @@ class World:
 
 
 def _steps_of(rank: Rank) -> str:
-    """How many steps it has made, even if it hangs; of a process on another machine that is not known."""
+    """Return the number of steps of a process, even if it hangs; it is unknown for a process on another machine."""
     try:
         made = Path(f"/proc/{rank.process}/fd/{rank.steps_file}").read_bytes()[:8]
     except OSError:
@@ -202,7 +202,7 @@ def _steps_of(rank: Rank) -> str:
 
 
 def _ahead_seconds(connection: Connection) -> float:
-    """How far a process's clock is ahead of this one's, by the quickest of some questions (Cristian 1989)."""
+    """Return how far a process's clock is ahead of this one's, by the fastest of some questions (Cristian 1989)."""
     offsets: list[tuple[float, float]] = []
     for _ in range(PINGS):
         asked = time.perf_counter()
@@ -214,6 +214,6 @@ def _ahead_seconds(connection: Connection) -> float:
 
 
 def _earlier(trace: Trace, seconds: float) -> Trace:
-    """The same by a clock that is so far behind."""
+    """Return the trace with times of a clock that is `seconds` behind."""
     *phases, meetings = trace
     return (*phases, [(arrival - seconds, lasted) for arrival, lasted in meetings])  # type: ignore[return-value]

@@ -26,26 +26,26 @@ HANDSHAKE_SECONDS = 5  # for a process on another machine to prove who it is
 
 
 class Hosts(Protocol):
-    """What starts a command's processes on the other hosts."""
+    """Starts a command's processes on other hosts."""
 
     number: int  # with this one
 
     @property
     def address(self) -> str:
-        """Of this machine, for them."""
+        """The address of this machine for the other hosts."""
 
     def script(self, command: Command, number: int, address: str) -> contextlib.AbstractContextManager[None]:
-        """Within, the command runs on the others, too; its processes report to `address` as world `number`."""
+        """Run the command on the other hosts while the context is open; its processes report to `address`."""
 
     def check_script(self) -> None:
-        """Raise WorkerError when it has failed on one of them."""
+        """Raise WorkerError if the command has failed on another host."""
 
 
 @contextlib.contextmanager
 def started(
     commands: Mapping[str, Command], output: Mapping[str, Path], timeout_seconds: float, hosts: Hosts | None = None
 ) -> Iterator[dict[str, World]]:
-    """Within, all commands run, and wait at the end of their first step; what they write begins with `output`.
+    """Start all commands, which wait at the end of their first step while the context is open.
 
     However this ends, no process that it started outlives it. Raises WorkerError, and ConfigError where a program can't
     be started.
@@ -82,7 +82,7 @@ def started(
 def _wait_for_first_steps(
     worlds: Sequence[World], listeners: Mapping[socket.socket, bytes], timeout_seconds: float
 ) -> None:
-    """Until each process of each command waits at the end of its first step. Raises WorkerError."""
+    """Return when each process of each command waits at the end of its first step. Raises WorkerError."""
 
     def introduce(listener: socket.socket) -> None:
         end = _accept(listener, listeners[listener])
@@ -102,7 +102,7 @@ def _wait_for_first_steps(
 
 
 def _accept(listener: socket.socket, key: bytes) -> Connection | None:
-    """The next connection; None where it is another user's, or of a machine that lacks the key."""
+    """Return the next connection; None if it is another user's, or comes from a machine without the key."""
     end, _ = listener.accept()
     if not key:
         if is_of_this_user(end):
@@ -145,7 +145,7 @@ def run_beside(command: Command, host: int, number: int, address: str, check: Ca
 
 @contextlib.contextmanager
 def guard(mark: str) -> Iterator[None]:
-    """Within, another process ends all that bear this mark if this one dies, whatever kills it."""
+    """Let another process end all processes with this mark if this process dies while the context is open."""
     program = subprocess.Popen(
         [sys.executable, "-I", "-S", descendants.__file__, mark], stdin=subprocess.PIPE, start_new_session=True
     )

@@ -17,7 +17,7 @@ GRACE_SECONDS, POLL_SECONDS = 1.0, 0.01
 
 
 class Descendants:
-    """The processes whose `DPEXP_SCRIPT_WORLD` begins with `mark`, and those that they started."""
+    """All processes whose `DPEXP_SCRIPT_WORLD` begins with `mark`, and all processes started by them."""
 
     def __init__(self, mark: str) -> None:
         self._mark = f"{NAME}={mark}".encode()
@@ -25,7 +25,7 @@ class Descendants:
         self.processes: set[int] = set()
 
     def refresh(self) -> None:
-        """Look for those that are alive."""
+        """Look for the processes that are alive."""
         marked: set[int] = set()
         for process in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - many times a second
             if process in self._others or not (fields := _fields(process)):
@@ -39,18 +39,18 @@ class Descendants:
         self.processes = marked
 
     def send(self, number: int) -> None:
-        """A signal to those that were found last."""
+        """Send a signal to the processes found last."""
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
 
     def cpu_seconds(self) -> float:
-        """Of those that were found last, and of their children that have ended."""
+        """Return the CPU seconds of the processes found last, and of their children that have ended."""
         ticks = [sum(map(int, _fields(process)[11:15])) for process in self.processes]
         return sum(ticks) / os.sysconf("SC_CLK_TCK")
 
     def end(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """End all: SIGTERM, and after a while SIGKILL, until none is left."""
+        """End all processes: SIGTERM, then after `grace_seconds` SIGKILL, until none is left."""
         self._others = {os.getpid()}  # numbers of processes are used again
         self.refresh()
         self.send(signal.SIGTERM)
@@ -71,7 +71,7 @@ class Descendants:
 
 
 def _fields(process: int) -> list[str]:
-    """Those of /proc/PID/stat from the state on, which is the third; [] if it is gone."""
+    """Return the fields of /proc/PID/stat from the third (the state) on; [] if the process is gone."""
     try:
         with open(f"/proc/{process}/stat") as file:  # noqa: PTH123
             return file.read().rpartition(")")[2].split()

@@ -21,22 +21,22 @@ from dpexp.train.worker import Work, WorkerReport
 
 
 class Programs:
-    """Segments whose processes run, by name. Errors name all but the candidate."""
+    """The running processes of some segments, by name. Errors name all segments but the candidate."""
 
     def __init__(self, processes: Started, gates: Mapping[str, Connection]) -> None:
-        """Wait until each sleeps before its first turn. Raises WorkerError."""
+        """Wait until all segments sleep before their first turn. Raises WorkerError."""
         self._processes, self._gates = processes, gates
         self.memory = {name: PeakMemory() for name in gates}  # of the processes on this machine
         for name in gates:
             self._answer(name)
 
     def turn(self, name: str, turn: Turn) -> list[float]:
-        """Let one make some steps; the wall seconds of each timed one. Raises WorkerError."""
+        """Let a segment make some steps; return the wall seconds of each timed step. Raises WorkerError."""
         self._gates[name].send(turn)
         return self._answer(name)
 
     def end(self) -> dict[str, list[WorkerReport]]:
-        """Let all end; the reports of each by rank. Raises WorkerError."""
+        """End all segments; return the reports of each by rank. Raises WorkerError."""
         for world, name in enumerate(self._gates):
             self.memory[name].look(self._processes.numbers(world))
         for gate in self._gates.values():
@@ -44,7 +44,7 @@ class Programs:
         return dict(zip(self._gates, self._processes.reports(), strict=True))
 
     def _answer(self, name: str) -> list[float]:
-        """The seconds of the steps of its last turn."""
+        """Wait for the end of a segment's turn; return the seconds of its steps."""
         (steps,) = self._processes.notices(list(self._gates).index(name), 1)
         assert isinstance(steps, Steps)
         return steps.seconds
@@ -56,17 +56,17 @@ class LocalLauncher:
     hosts: Hosts | None = None  # where others take part
 
     def __init__(self, programs: Mapping[str, Target] = MappingProxyType({})) -> None:
-        """`programs` are what the workers of these trainings run in the place of `worker.run`."""
+        """`programs` are run by the workers of the named trainings instead of `worker.run`."""
         self._programs = programs
 
     def run(self, work: Work) -> list[WorkerReport]:
-        """One whole training; the reports of all processes by rank. Raises WorkerError."""
+        """Run one whole training; return the reports of all processes by rank. Raises WorkerError."""
         with start_errors(work), contextlib.ExitStack() as cleanup:
             return launch(self._world(cleanup, CANDIDATE, work, None), work.config.launch.timeout_seconds)
 
     @contextlib.contextmanager
     def segments(self, works: Mapping[str, Work]) -> Iterator[Programs]:
-        """Within, the processes of all segments live, and take turns. Raises WorkerError."""
+        """Start the processes of all segments, which take turns while the context is open. Raises WorkerError."""
         first = next(iter(works.values()))
         with start_errors(first), contextlib.ExitStack() as cleanup:
             gates, specs = {}, []
@@ -79,14 +79,14 @@ class LocalLauncher:
                 yield Programs(processes, gates)
 
     def end(self, status: int, error: str = "") -> None:
-        """After everything is written. `status` and `error` are how this command ends."""
+        """Called after everything is written; `status` and `error` say how the command ends."""
 
     def target(self, name: str, work: Work) -> Target:
-        """What each worker process runs."""
+        """Return the function that each worker process runs."""
         return self._programs.get(name, worker.run)
 
     def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gate: Connection | None) -> WorldSpec:
-        """The processes of one training, whose rank 0 has the gate."""
+        """Return the processes of one training to start; rank 0 has the gate."""
         launched, shown = time.monotonic(), "" if name == CANDIDATE else name.replace("_", " ")
         shared = strategy_class(work.config).share(work.config, work.initial)
         arguments = [(work, part, launched, None if rank else gate) for rank, part in enumerate(shared)]

@@ -16,7 +16,7 @@ REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class TorchrunEnvironment:
-    """This process among all that torchrun started, on however many machines."""
+    """The place of this process among all that torchrun started."""
 
     rank: int
     world_size: int
@@ -30,7 +30,7 @@ class TorchrunEnvironment:
 
     @classmethod
     def read(cls, variables: Mapping[str, str] = os.environ) -> TorchrunEnvironment | None:
-        """None where dpexp was started by hand. Raises ConfigError for a broken contract."""
+        """Read the environment variables; None if dpexp was not started by torchrun. Raises ConfigError."""
         if "RANK" not in variables or "WORLD_SIZE" not in variables:
             return None
         if missing := [name for name in REQUIRED if name not in variables]:

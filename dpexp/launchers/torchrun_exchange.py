@@ -38,25 +38,25 @@ class Exchange:
         self._thread.start()
 
     def publish(self, **facts: Any) -> None:
-        """Let the others see these facts, in place of earlier ones of the same names."""
+        """Let the others see these facts, which replace earlier ones of the same names."""
         self.facts = self.facts | facts
 
     def wait_until(self, done: Callable[[], Any], seconds: float = math.inf) -> None:
-        """Return when `done`, or after so many seconds. Raises what `check` does."""
+        """Return when `done()` is true, or after `seconds`. Raises what `check` raises."""
         until = time.monotonic() + seconds
         while not done() and time.monotonic() < until:
             self.check()
             time.sleep(POLL_SECONDS / 2)
 
     def check(self) -> None:
-        """Raise WorkerError when a rank is lost, ConfigError when the store can't be reached."""
+        """Raise WorkerError if a rank is lost, ConfigError if the store can't be reached."""
         if self._error is not None:
             raise self._error
         for why in self.lost().values():
             raise WorkerError(why)
 
     def lost(self) -> dict[int, str]:
-        """Why nothing more is to be expected of a rank, for each of which that is so."""
+        """Return why nothing more is expected of a rank, for each rank that is lost."""
         now = time.monotonic()
         self._waited += min(now - self._last_wait, 1.0)  # others may have spoken while this process was stopped
         self._last_wait = now
@@ -65,13 +65,13 @@ class Exchange:
         return why | {rank: facts["left"] for rank, facts in self.seen.items() if "left" in facts}
 
     def close(self, **facts: Any) -> None:
-        """Publish the last facts, and end the thread: one that runs when the interpreter ends may abort it."""
+        """Publish the last facts, and end the thread, which might abort the interpreter at exit."""
         self.publish(**facts)
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)  # one that has lost the store's machine doesn't come back
 
     def have_met(self) -> bool:
-        """Whether all others are there. Raises ConfigError when one was started with another world or arguments."""
+        """Whether all others are there. Raises ConfigError if a rank has another world or other arguments."""
         for rank, facts in self.seen.items():
             if facts["started"] != self.facts["started"]:
                 both = [(rank, facts["started"]), (self._environment.rank, self.facts["started"])]
@@ -98,7 +98,7 @@ class Exchange:
             self._error = type(why)(f"{why} ({one_line(error)})")
 
     def _look(self, store: Any) -> None:
-        """Publish, and see what the others have published."""
+        """Publish this rank's facts, and read those of the others."""
         store.set(str(self._environment.rank), pickle.dumps({**self.facts, "time": time.monotonic()}))
         published = zip(self._others, store.multi_get([str(rank) for rank in self._others]), strict=True)
         seen = {rank: pickle.loads(facts) for rank, facts in published if facts}  # noqa: S301 - a task may name any code

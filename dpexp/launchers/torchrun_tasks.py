@@ -28,7 +28,7 @@ FIRST: dict[str, Any] = {"number": 0, "kind": "rest", "errors": []}
 
 
 class TorchrunController(LocalLauncher):
-    """Runs a training of several processes with one in each rank's place, and all others on rank 0's machine."""
+    """Runs one worker of a training in each rank's place, and single processes on rank 0's machine."""
 
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
         super().__init__()
@@ -47,19 +47,19 @@ class TorchrunController(LocalLauncher):
 
     @property
     def address(self) -> str:
-        """Of this machine, for the others."""
+        """The address of this machine for the other hosts."""
         return self._environment.master_address
 
     def script(self, command: Command, number: int, address: str) -> contextlib.AbstractContextManager[None]:
-        """Within, the command runs on the other hosts, too; its processes report to `address`, as world `number`."""
+        """Run the command on the other hosts while the context is open; its processes report to `address`."""
         return self._task("script", script=(command, number, address))
 
     def check_script(self) -> None:
-        """Raise WorkerError when it has failed on another host, or that is lost."""
+        """Raise WorkerError if the command has failed on another host, or the host is lost."""
         self._answers()
 
     def end(self, status: int, error: str = "") -> None:
-        """Let the agents end as this command does, and wait for them, who may still need the store."""
+        """Let the agents end as this command does, and wait for them, since they may still need the store."""
         if error and not any(told in error for told in self._errors):
             self._errors.append(error)
         self._publish("end", status=status)
@@ -81,7 +81,7 @@ class TorchrunController(LocalLauncher):
 
     @contextlib.contextmanager
     def _task(self, kind: str, **task: Any) -> Iterator[None]:
-        """Within, the agents carry it out. Raises the root cause of a WorkerError."""
+        """Let the agents carry out a task while the context is open. Raises the root cause of a WorkerError."""
         self._publish(kind, **task)
         try:
             try:
@@ -104,7 +104,7 @@ class TorchrunController(LocalLauncher):
         return [facts["progress"] for facts in self.exchange.seen.values()]
 
     def _answers(self) -> list[Any] | None:
-        """Of all agents, None until the last is there. Raises WorkerError when one has failed or is lost."""
+        """Return the answers of all agents; None until the last is there. Raises WorkerError if one has failed."""
         answers = [facts["answer"] for facts in self.exchange.seen.values() if facts["number"] == self._task_number]
         for answer in answers:
             if isinstance(answer, WorkerError):
@@ -116,7 +116,7 @@ class TorchrunController(LocalLauncher):
 
 
 class TorchrunAgent:
-    """Ranks 1 and up. Each launches one worker for a training."""
+    """Carries out rank 0's tasks on ranks 1 and up: it launches one worker for a training."""
 
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
         self._environment = environment
@@ -125,7 +125,7 @@ class TorchrunAgent:
         self._dataset: Dataset | None = None
 
     def serve(self, show_error: Callable[[str], None]) -> int:
-        """Carry out rank 0's tasks until it ends; its exit status. `show_error` receives what went wrong.
+        """Carry out rank 0's tasks until it ends; return its exit status. `show_error` receives errors.
 
         Raises WorkerError when rank 0 dies, ConfigError when it was started with another world or other arguments.
         """
@@ -179,7 +179,7 @@ class TorchrunAgent:
                 return report  # type: ignore[no-any-return]
 
     def _exchange_progress(self, local: Any) -> None:
-        """Tell rank 0. Raises PeerError when the task is over, WorkerError when rank 0 is lost."""
+        """Publish progress. Raises PeerError if the task is over, WorkerError if rank 0 is lost."""
         self._exchange.publish(progress=local)
         self._exchange.check()
         if self._is_over():
@@ -189,6 +189,6 @@ class TorchrunAgent:
 def _one_rank(
     work: Work, environment: TorchrunEnvironment, task: int, gate: Connection | None, remote: RemoteRanks
 ) -> WorldSpec:
-    """The one worker of a rank, in this task; it is ended when another rank's fails."""
+    """Return the one worker of a rank in this task; it is ended if another rank's worker fails."""
     rendezvous = Rendezvous(environment.master_address, environment.master_port, f"{environment.prefix}/world/{task}")
     return WorldSpec(worker.run, [(work, rendezvous, time.monotonic(), gate)], remote=remote)

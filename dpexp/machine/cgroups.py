@@ -9,7 +9,7 @@ UNLIMITED_BYTES = 2**60  # version 1 writes "no limit" as a number beyond this
 
 
 def cpu_quota() -> float | None:
-    """CPUs that the cgroup and those above it allow, None when none sets a limit."""
+    """Return the CPUs that the cgroup and its parents allow; None without a limit."""
     quotas = []
     for folder in _folders("cpu"):
         for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
@@ -20,14 +20,14 @@ def cpu_quota() -> float | None:
 
 
 def throttled_seconds() -> float:
-    """The seconds for which CPU quotas have throttled this process's cgroup, or those above it, so far."""
+    """Return for how long CPU quotas have throttled this process's cgroup or its parents so far."""
     counters = [_fields(folder / "cpu.stat") for folder in _folders("cpu")]
     units = (("throttled_usec", 1e-6), ("throttled_time", 1e-9))  # of version 2, of version 1
     return max((unit * counter.get(name, 0) for counter in counters for name, unit in units), default=0.0)
 
 
 def memory() -> Iterator[tuple[int, int]]:
-    """Limit and use, in bytes, of each cgroup that limits this process's memory. What can be dropped counts as free."""
+    """Yield limit and use, in bytes, of each cgroup that limits this process's memory. Caches count as free."""
     names = (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -41,12 +41,12 @@ def memory() -> Iterator[tuple[int, int]]:
 
 
 def memory_kills() -> int:
-    """How many processes of this machine the kernel has killed so far for want of memory, a cgroup's or its own."""
+    """Return how many processes of this machine the kernel has killed so far because memory was short."""
     return _fields(Path("/proc/vmstat")).get("oom_kill", 0)
 
 
 def _folders(controller: str) -> Iterator[Path]:
-    """The folders of this process's cgroup and those above it, that have to do with `controller`."""
+    """Yield the folders of this process's cgroup and its parents for a controller."""
     with contextlib.suppress(OSError):
         for entry in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = entry.split(":", 2)
@@ -57,7 +57,7 @@ def _folders(controller: str) -> Iterator[Path]:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """A file of lines like `name 123`; nothing where it can't be read."""
+    """Read a file with lines like `name 123`; {} if it can't be read."""
     with contextlib.suppress(OSError, ValueError):
         return {name: int(value) for name, value in (line.split() for line in path.read_text().splitlines())}
     return {}

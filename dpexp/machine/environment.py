@@ -17,21 +17,21 @@ from dpexp.machine import cgroups
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: by affinity, and by the cgroup's CPU quota (at least 1)."""
+    """Return the cores that this process may use, by affinity and the cgroup's CPU quota (at least 1)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroups.cpu_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def available_memory_bytes() -> int:
-    """Memory that this process may still take: what the machine has left, and what the cgroup allows."""
+    """Return the memory that this process may still take, limited by the machine and the cgroup."""
     left = [limit - used for limit, used in cgroups.memory()]
     return max(0, min([psutil.virtual_memory().available, *left]))
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Machine, libraries and code of a measurement, as kept in its result."""
+    """Machine, libraries and code of a measurement, as stored in its result."""
 
     cpu_model: str
     logical_cores: int
@@ -45,7 +45,7 @@ class Environment:
 
     @property
     def machine(self) -> str:
-        """In words, what must be equal for two timings to share a curve."""
+        """What two timings must share to be compared, in words."""
         versions = ", ".join(f"{name} {self.versions.get(name)}" for name in ("torch", "Python", "dpexp"))
         ranks = "" if self.local_world_size is None else f", {self.local_world_size} ranks a machine"
         memory = f"{self.memory_bytes / 2**30:.0f} GiB"
@@ -53,7 +53,10 @@ class Environment:
 
 
 def describe(local_world_size: int | None = None) -> Environment:
-    """The environment of this process; `local_world_size` is the ranks on this machine under torchrun."""
+    """Describe the environment of this process.
+
+    Under torchrun, `local_world_size` is the number of ranks on this machine.
+    """
     return Environment(
         cpu_model=_cpu_model(),
         logical_cores=os.cpu_count() or 1,
@@ -72,7 +75,7 @@ def describe(local_world_size: int | None = None) -> Environment:
 
 @contextlib.contextmanager
 def modified_environment(**values: str) -> Iterator[None]:
-    """Set environment variables within, and restore them after."""
+    """Set environment variables while the context is open."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -17,7 +17,7 @@ VARIABLE, DEFAULT = "DPEXP_LOCK", "dpexp"
 
 @contextlib.contextmanager
 def exclusive(on_wait: Callable[[int], None]) -> Iterator[None]:
-    """Within, no other dpexp of this machine measures.
+    """Let no other dpexp on this machine measure while the context is open.
 
     While another does, `on_wait` receives its process number, and this waits until that has ended. The environment
     variable DPEXP_LOCK names another lock; empty, there is none. Without abstract sockets (not Linux) there is none.
@@ -42,7 +42,7 @@ def exclusive(on_wait: Callable[[int], None]) -> Iterator[None]:
 
 
 def _wait(address: str, on_wait: Callable[[int], None]) -> None:
-    """Return when the process that has the lock may have released it."""
+    """Return when the process with the lock may have released it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waiting:
         try:
             waiting.connect(address)

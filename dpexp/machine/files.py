@@ -11,12 +11,12 @@ from dpexp.errors import ConfigError, ResultError
 
 
 def user_cache() -> Path:
-    """The user's cache folder for dpexp."""
+    """Return the user's cache folder for dpexp."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dpexp"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside `path`, flush to disk, rename over it, flush the folder, which must exist. Raises OSError."""
+    """Write beside `path`, flush to disk, rename, and flush the folder, which must exist. Raises OSError."""
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
     try:
         with temporary.open("xb") as file:
@@ -35,14 +35,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that died while writing into `folder` has left. Nobody else may write there."""
+    """Remove the files of a process that died while writing into `folder`. Nobody else may write there."""
     for leftover in folder.glob(".*.part"):
         leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Within, this process alone works in the folder; its death ends that, too. Raises ConfigError, ResultError."""
+    """Lock the folder for this process alone while the context is open. Raises ConfigError, ResultError."""
     with contextlib.ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)

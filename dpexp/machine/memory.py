@@ -8,14 +8,14 @@ FIELDS = re.compile(r"^(\w+):\s*(\d+) kB$", re.MULTILINE)
 
 
 class PeakMemory:
-    """Of some processes, at the highest of all looks. They should sleep then, at the end of a step or between two."""
+    """The highest memory use of some processes, of all looks. They should sleep then, between two steps."""
 
     def __init__(self) -> None:
         self.bytes: int | None = None  # of all together; None: not measured
         self.by_process: dict[int, int] = {}  # without what each shares, so these add up to less
 
     def look(self, processes: Collection[int]) -> None:
-        """Read the memory of these processes, as it is and as it was at its highest so far."""
+        """Read the memory of these processes, as it is and as it was at its highest."""
         fields_by_process = {process: fields for process in processes if (fields := _fields(process))}
         for process, fields in fields_by_process.items():
             self.by_process[process] = max(fields["own"] + fields["before"], self.by_process.get(process, 0))
@@ -24,12 +24,12 @@ class PeakMemory:
 
 
 def in_words(size: float) -> str:
-    """A number of bytes, for people."""
+    """Return a number of bytes as text."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _together(processes: Sequence[dict[str, int]]) -> int:
-    """The bytes of all pages that any of these processes has or had.
+    """Return the bytes of all pages that any of these processes has or had.
 
     Linux only tells shares of pages that other programs may have, too (PSS). So this is the larger of two lower bounds:
     what each has alone, and the most that one shares, as where all are forked from one server; and what they have of
@@ -43,7 +43,7 @@ def _together(processes: Sequence[dict[str, int]]) -> int:
 
 
 def _fields(process: int) -> dict[str, int]:
-    """Those of /proc/PID, in bytes; {} where it has ended, is another user's, or the kernel is older."""
+    """Return memory figures of /proc/PID, in bytes; {} if it has ended, is another user's, or the kernel is too old."""
     try:
         text = "".join(Path(f"/proc/{process}/{name}").read_text() for name in ("smaps_rollup", "status"))
         fields = {name: 1024 * int(value) for name, value in FIELDS.findall(text)}

@@ -28,7 +28,7 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Within, both signals raise Interrupted in the main thread."""
+    """Raise Interrupted in the main thread at both signals while the context is open."""
     try:
         with _handled_by(_interrupt):
             yield
@@ -37,14 +37,14 @@ def raised() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise Interrupted again if the first was lost: Python drops what is raised within a destructor."""
+    """Raise Interrupted again if the first one was lost: Python drops exceptions within a destructor."""
     if _received:
         raise Interrupted(_received[0])
 
 
 @contextlib.contextmanager
 def postponed() -> Iterator[None]:
-    """Within, both signals are held back until the end or the next `wait`, so that nothing is left half done."""
+    """Hold back both signals until the context ends or `wait` is called, so that nothing is left half done."""
     if threading.current_thread() is not threading.main_thread():  # signals interrupt the main thread only
         yield
         return
@@ -59,7 +59,7 @@ def postponed() -> Iterator[None]:
 
 
 def wait(ends: Iterable[Any], seconds: float) -> list[Any]:
-    """Those of `ends` that can be read, as soon as there are any; none after so many seconds.
+    """Return the readable ones of `ends` as soon as there are any; none after `seconds`.
 
     Raises Interrupted when a signal comes that was postponed.
     """
@@ -75,7 +75,7 @@ def wait(ends: Iterable[Any], seconds: float) -> list[Any]:
 
 @contextlib.contextmanager
 def blocked() -> Iterator[None]:
-    """Within, both signals are blocked for this thread, and for good in programs that it starts."""
+    """Block both signals for this thread while the context is open, and for good in programs that it starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STATUS)
     try:
         yield
@@ -84,7 +84,7 @@ def blocked() -> Iterator[None]:
 
 
 def receive_when_parent_ends(number: int) -> None:
-    """This process receives the signal when the one that started it ends, however it does."""
+    """Let this process receive the signal when its parent process ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 

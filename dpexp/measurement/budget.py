@@ -36,19 +36,19 @@ class Budget:
 
     @property
     def done_fraction(self) -> float:
-        """The fraction of it that has passed."""
+        """The fraction of the time that has passed."""
         return min(1.0, (time.monotonic() - self._started) / self.seconds)
 
     def start_after(self, seconds: float) -> None:
-        """Exclude these seconds: the command's first job waits for the fork server."""
+        """Exclude these seconds, as when the command's first job waits for the fork server."""
         self._started += seconds
 
     def begin_block(self) -> None:
-        """A block starts its processes."""
+        """Called before a block starts its processes."""
         self._block_started = time.monotonic()
 
     def begin_rounds(self, rounds: Rounds, reserved_seconds: float) -> None:
-        """The arms are warm. `reserved_seconds` are needed after the last block."""
+        """Called when the arms are warm. `reserved_seconds` are needed after the last block."""
         self._overhead_seconds = time.monotonic() - self._block_started + END_SECONDS
         if self._seconds is None:
             needed = 2 * self._overhead_seconds + ROUNDS_OF_LONG_STEPS * rounds.round_seconds
@@ -56,7 +56,7 @@ class Budget:
         self._reserved = reserved_seconds
 
     def block_is_long_enough(self, rounds: Rounds, blocks: Sequence[Block], seconds: float) -> bool:
-        """Whether the rounds of this block, which took `seconds`, are enough.
+        """Whether a block needs no more rounds; they have taken `seconds` so far.
 
         Another start gives more information than more rounds of this one after sqrt(cost of a start x variance of a
         second of rounds / variance between starts); see Kalibera and Jones 2013, "Rigorous benchmarking in
@@ -80,11 +80,11 @@ class Budget:
         return seconds >= math.sqrt(self._overhead_seconds * variance) / START_DEVIATION
 
     def _share(self, seconds: float, blocks: int) -> float:
-        """The seconds for the rounds of each of `blocks` blocks, the first of which has started."""
+        """Return the seconds for the rounds of each of `blocks` blocks, the first of which has started."""
         return (seconds - (blocks - 1) * self._overhead_seconds) / blocks
 
     def is_over(self, blocks: Sequence[Block]) -> bool:
-        """Whether these blocks are enough: the ratio is precise enough, or there is no time for another block."""
+        """Whether no block is missing: the ratio is precise enough, or there is no time for another block."""
         measurement = self.measurement
         if not blocks:
             return False

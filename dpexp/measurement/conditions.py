@@ -19,7 +19,7 @@ class Watch:
         self._throttled = cgroups.throttled_seconds()
 
     def conditions(self, workers_cpu_seconds: float) -> Conditions:
-        """What was seen; `workers_cpu_seconds` is the CPU time that the workers here, now ended, reported."""
+        """Return what was seen; `workers_cpu_seconds` is the CPU time that the ended workers reported."""
         wall = max(time.monotonic() - self._started, 1e-3)
         busy, stolen = _busy_and_stolen_seconds()
         # The system counts more than workers report: their start and end take time, too.
@@ -33,7 +33,7 @@ class Watch:
 
 
 def _busy_and_stolen_seconds() -> tuple[float, float]:
-    """Over all cores so far: in which any program ran, and in which a virtual machine's host ran something else."""
+    """Return the seconds of all cores in which any program ran, and in which the host took them away."""
     times = psutil.cpu_times()
     busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
     return busy, getattr(times, "steal", 0.0)

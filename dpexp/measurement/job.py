@@ -35,7 +35,7 @@ TRAINING_START_SECONDS = 0.3  # of the processes of a whole training, and its ev
 
 
 def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> AbstractContextManager[Trainer]:
-    """A trainer for the variants of a job; `folder` receives the output of scripts."""
+    """Return a trainer for the variants of a job; `folder` receives the output of scripts."""
     if isinstance(config, ScriptConfig):
         return script_trainer.open_trainer(config, folder, launcher.hosts)
     assert isinstance(config, ExperimentConfig)
@@ -52,11 +52,10 @@ def run(
     record_bad_input: bool = True,
     earlier: RunResult | None = None,
 ) -> RunResult:
-    """Measure `config` and write result.json into `folder`, replacing the one there; return what it holds.
+    """Measure `config`, write result.json into `folder`, replacing the one there, and return the result.
 
-    `user_files` is the fingerprint that the job's files must keep until it ends; None, like the other arguments: as it
-    is here and now. The blocks of an `earlier`, unfinished result are kept. From the first block on the result is an
-    unfinished one.
+    `user_files` is the fingerprint that the job's files must keep until it ends. Arguments that are None are determined
+    here. The blocks of an `earlier`, unfinished result are kept. Until the job ends, its result is an unfinished one.
 
     Raises the job's error. A WorkerError is recorded as a failed result, with the blocks finished until then and its
     traceback in error.log; a DivergedError as a diverged one. ConfigError and DataError are recorded with
@@ -115,7 +114,7 @@ def measure_in_turns(
     launcher: LocalLauncher | None = None,
     on_progress: OnProgress = lambda text, done: None,
 ) -> list[Block]:
-    """The blocks of these trainings, at least two, on the data of the first, measured as its settings say.
+    """Measure these trainings in turns on the data of the first, as its settings say; return at least two blocks.
 
     The precision is that of the ratio of the last to the first. `folder` receives the output of scripts. Raises
     ConfigError, DataError, WorkerError, DivergedError.
@@ -137,9 +136,11 @@ def _measured(
     on_progress: OnProgress,
     on_warm: OnWarm,
 ) -> Iterator[Block]:
-    """The blocks of a job. Where exchanging gradients is what is lost, `in_memory` is an arm of all further blocks.
+    """Yield the blocks of a job.
 
-    That fails no job which did not ask for it: it is left out then.
+    If exchanging gradients is the bottleneck, `in_memory` is an arm of all further blocks.
+
+    If that arm fails, it is left out, unless the job asked for it.
     """
     choice, earlier = budget.measurement.shared_memory, record.result.kept_blocks()
     if in_memory is None or choice == "never":
@@ -163,7 +164,7 @@ def _measured(
 
 
 def _loses_by_exchange(config: JobConfig, block: Block) -> bool:
-    """Whether DistributedDataParallel spends much of a step in exchanging gradients, and more than in waiting."""
+    """Whether DistributedDataParallel spends much of a step exchanging gradients, and more than waiting."""
     arm = block.arms[CANDIDATE]
     seconds = {name: float(np.sum(values)) for name, values in arm.phases.items()}
     lost = seconds.get("communicate", 0.0) > max(EXCHANGE_SHARE * sum(seconds.values()), seconds.get("wait", 0.0))
@@ -185,7 +186,7 @@ class _Trainings:
         self._seconds = None if config.measurement.whole_trainings == "auto" and not asked else 0.0
 
     def seconds(self, budget: Budget, warm: Mapping[str, TimedSteps]) -> float:
-        """The seconds reserved for them in the job's time, from the first block's arms after their warm-up.
+        """Return the seconds reserved for whole trainings, from the first block's arms after their warm-up.
 
         The shortest steps decide whether they are short: other programs may have slowed down the warm-up.
         """
@@ -199,7 +200,7 @@ class _Trainings:
         return self._seconds
 
     def configs(self) -> Iterator[tuple[int, str, ExperimentConfig]]:
-        """Each with a number and the name of its arm: time to target depends on the seed, too."""
+        """Yield each training with its number and arm; with a target accuracy, there is one per seed."""
         seeds = 1 if self._config.target_accuracy is None else self._config.measurement.repeats
         for number in range(seeds if self._made else 0):
             for name, config in self._arms.items():
@@ -207,7 +208,7 @@ class _Trainings:
 
 
 def _as_timed(block: Block) -> dict[str, TimedSteps]:
-    """The step times of the arms of a finished block."""
+    """Return the step times of the arms of a finished block."""
     steps = {name: arm.step_seconds for name, arm in block.arms.items()}
     return {
         name: TimedSteps(step_seconds=float(np.median(seconds)), least_step_seconds=float(seconds.min()))
@@ -218,7 +219,7 @@ def _as_timed(block: Block) -> dict[str, TimedSteps]:
 def _variants(
     config: JobConfig, trainer: Trainer, earlier: list[Block], on_progress: OnProgress
 ) -> dict[str, JobConfig]:
-    """The arms of each block, by name."""
+    """Return the arms of each block, by name."""
     variants = {CANDIDATE: config}
     if config.measurement.baseline == "paired":
         variants[BASELINE] = config.baseline()
@@ -237,7 +238,7 @@ _best_threads: dict[str, int] = {}  # by the relevant settings, from earlier job
 
 
 def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -> int:
-    """The number of threads with which one process is likely fastest: of powers of two, and all usable cores, in turns.
+    """Find the number of threads with which one process is likely fastest, by turns of all candidates.
 
     If there are just two numbers, both are measured in each block. There is one answer for all
     jobs of this process that differ in workers, strategy, epochs or data size only.
@@ -265,7 +266,7 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
 
 
 def _check_unchanged(config: JobConfig, user_files: dict[str, str]) -> None:
-    """Raise DataError when a file was edited since the command started: each training loads the files again."""
+    """Raise DataError if a file was edited since the command started: each training loads the files again."""
     if names := changed_files(user_files, fingerprint(config)):
         raise DataError(
             f"{', '.join(names)} changed while this command was running; start it again, and edit copies meanwhile"

@@ -37,7 +37,7 @@ OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.1, lead_seconds=0.03)
 
 @contextlib.contextmanager
 def open_trainer(config: ExperimentConfig, launcher: LocalLauncher) -> Iterator[Trainer]:
-    """A trainer with the data and the initial weights of a job in shared memory. Raises ConfigError, DataError."""
+    """Return a trainer with a job's data and initial weights in shared memory. Raises ConfigError, DataError."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: torch finds no CUDA device; set device=cpu")
     dataset = load(config)
@@ -46,7 +46,7 @@ def open_trainer(config: ExperimentConfig, launcher: LocalLauncher) -> Iterator[
 
 
 class LoopTrainer:
-    """Trains by our loop, all variants on the same data, from the same initial state."""
+    """Trains all variants by our loop, on the same data and from the same initial state."""
 
     def __init__(
         self, config: ExperimentConfig, dataset: Dataset, initial: SharedTensors, launcher: LocalLauncher
@@ -63,7 +63,7 @@ class LoopTrainer:
 
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, JobConfig]) -> Iterator[LoopArms]:
-        """Within, an arm of each variant is alive, with the data at a different place in memory than before.
+        """Keep an arm of each variant alive while the context is open, with the data at another place in memory.
 
         The place of the data changes times by about a percent. Raises WorkerError.
         """
@@ -75,7 +75,7 @@ class LoopTrainer:
             yield LoopArms(works, programs)
 
     def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training:
-        """A whole training, with its evaluation. Raises WorkerError."""
+        """Run a whole training, and evaluate it. Raises WorkerError."""
         work = self._work(config, checkpoint=checkpoint)
         if config.seed == self._dataset.source.seed:
             return summarize_training(work, self._launcher.run(work))
@@ -138,7 +138,7 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory:
 
 
 def summarize_training(work: Work, reports: Sequence[WorkerReport]) -> Training:
-    """The result of a whole training. Raises WorkerError if replicas differ."""
+    """Return the result of a whole training. Raises WorkerError if replicas differ."""
     _check_replicas(reports)
     samples = work.config.train_samples
     return Training(
@@ -154,7 +154,7 @@ def summarize_training(work: Work, reports: Sequence[WorkerReport]) -> Training:
 
 
 def _check_replicas(reports: Sequence[WorkerReport]) -> None:
-    """Raise WorkerError where replicas did not start or end with the same parameters."""
+    """Raise WorkerError if replicas did not start or end with the same parameters."""
     for when, hashes in (
         ("start", [sha256 for report in reports for sha256 in report.initial_sha256]),
         ("end", [sha256 for report in reports for sha256 in report.parameters_sha256]),

@@ -25,7 +25,7 @@ def measure(
     on_progress: OnProgress = lambda text, done: None,
     on_warm: OnWarm = lambda warm: 0.0,
 ) -> Iterator[Block]:
-    """Each block of the arms, as soon as it is finished, the discarded ones first. Raises WorkerError.
+    """Yield each block of the arms as soon as it is finished, discarded ones first. Raises WorkerError.
 
     The order of the arms alternates, so that a drift of the machine's speed favours no arm. `earlier` are blocks from
     before an interruption. `variants` may be changed between blocks.

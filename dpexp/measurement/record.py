@@ -19,7 +19,7 @@ OTHER_EACH_TIME = "other in each start"  # in the place of a SHA-256: a script h
 
 
 class Record:
-    """One job's files: result.json, and with an error its details in error.log."""
+    """One job's files: result.json, and error.log with the details of an error."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Record:
             (folder / ERROR_LOG).unlink(missing_ok=True)
 
     def add(self, block: Block, files: dict[str, str]) -> None:
-        """Write with another finished block, and the SHA-256 of the user's files that it depends on.
+        """Add a finished block, and the SHA-256 of the user's files that it depends on.
 
         Raises DataError for a program that has changed, ResultError.
         """
@@ -66,12 +66,12 @@ class Record:
         self.write("unfinished", blocks=[*self.result.blocks, block], user_files=known | files)
 
     def add_training(self, name: str, training: Training) -> None:
-        """Write with another whole training. Raises ResultError."""
+        """Add a whole training. Raises ResultError."""
         trainings = self.result.trainings
         self.write("unfinished", trainings=trainings | {name: [*trainings.get(name, []), training]})
 
     def write(self, status: Status, error: DpexpError | None = None, **changes: Any) -> None:
-        """Write everything, with these changes of the result. Raises ResultError."""
+        """Write the result with these changes. Raises ResultError."""
         self.result = dataclasses.replace(
             self.result,
             status=status,

@@ -20,7 +20,7 @@ class Rounds:
     """The steps of one block so far."""
 
     def __init__(self, pace: Pace, names: Sequence[str], seed: int) -> None:
-        """The first round is in this order, the next one backwards, and so on."""
+        """The first round has this order of arms, the next one the reverse, and so on."""
         self.timed = {name: TimedSteps() for name in names}
         self.made = 0  # those that count
         self._pace, self._names = pace, names
@@ -28,7 +28,7 @@ class Rounds:
         self._number = 0
 
     def warm_up(self, running: RunningArms, steps: int) -> None:
-        """Make so many untimed steps with each arm, fewer if they are long, and learn how long one takes.
+        """Make `steps` untimed steps with each arm, fewer if they are long, and learn how long a step takes.
 
         The first may be much longer than all others, as where a model is compiled in it.
         """
@@ -43,11 +43,11 @@ class Rounds:
 
     @property
     def round_seconds(self) -> float:
-        """Of one round, as expected."""
+        """The expected seconds of one round."""
         return sum(self._turn(timed, False).steps * timed.step_seconds for timed in self.timed.values())
 
     def make(self, running: RunningArms) -> None:
-        """One round. Where a script ends in it, it doesn't count. Raises WorkerError, ScriptEnded."""
+        """Make one round; it doesn't count if a script ends in it. Raises WorkerError, ScriptEnded."""
         self._number += 1
         every = self._pace.traced_every
         traced = every is not None and self._number % every == every // 2  # the shortest block has one, too
@@ -63,7 +63,7 @@ class Rounds:
         self.made += not traced
 
     def make_until(self, running: RunningArms, is_enough: Callable[[float], bool]) -> None:
-        """Rounds until `is_enough`, which receives the seconds that they took so far; or until a script ends."""
+        """Make rounds until `is_enough`, which receives the seconds so far, or until a script ends."""
         started = time.monotonic()
         while self.made < LEAST_ROUNDS or not is_enough(time.monotonic() - started):
             try:

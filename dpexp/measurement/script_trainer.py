@@ -31,7 +31,7 @@ TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 
 @contextlib.contextmanager
 def open_trainer(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterator[Trainer]:
-    """A trainer with a folder for the commands' output. Raises ResultError."""
+    """Return a trainer with a folder for the commands' output. Raises ResultError."""
     try:
         (folder / OUTPUT).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,7 +54,7 @@ class ScriptTrainer:
 
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, JobConfig]) -> Iterator[ScriptArms]:
-        """Within, the command of each variant runs. Raises WorkerError, ConfigError."""
+        """Run the command of each variant while the context is open. Raises WorkerError, ConfigError."""
         number = next(self._numbers)
         commands = {name: self._command(name, config) for name, config in variants.items()}
         output = {name: self._folder / f"{number}-{name.replace(' ', '_')}" for name in variants}
@@ -94,11 +94,11 @@ class ScriptArms:
         self._worlds = worlds
 
     def turn(self, name: str, turn: Turn) -> list[float]:
-        """Let one arm make some steps; the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
+        """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
         return self._worlds[name].turn(turn)
 
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
-        """The results of the arms; a script that sets its own threads has no best sequential process."""
+        """Return the results of the arms; a script that sets its own threads has no best sequential process."""
         arms = {name: _arm(world, timed[name]) for name, world in self._worlds.items()}
         if BASELINE in arms and BEST_SEQUENTIAL in arms and arms[BASELINE].threads == arms[BEST_SEQUENTIAL].threads:
             del arms[BEST_SEQUENTIAL]
@@ -136,7 +136,7 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
 
 
 def _phases(traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[float]]]:
-    """The phases of each process in its traced steps: (steps, processes) by name."""
+    """Return the phases of each process in its traced steps: (steps, processes) by name."""
     steps = [(turn, step) for turn in traces for step in range(len(turn[0]))]
     if not steps:
         return {}
@@ -152,7 +152,7 @@ def _phases(traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[
 
 
 def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int) -> dict[str, float]:
-    """The phases of one step of one process. At each meeting it waits for the last to arrive, then communicates.
+    """Return the phases of one step of one process. At each meeting it waits for the last one, then communicates.
 
     The wait is NaN if the processes did not meet equally often, so that their meetings can't be matched.
     """

@@ -13,7 +13,7 @@ from dpexp.results.schema import Arm
 
 @dataclass(frozen=True)
 class Pace:
-    """How long turns are, and the untimed steps at the beginning of each."""
+    """The length of turns, and of the untimed steps at the beginning of each."""
 
     turn_seconds: float
     lead_seconds: float
@@ -50,10 +50,10 @@ class Trainer(Protocol):
 
     @property
     def files(self) -> AbstractSet[str]:
-        """The user's files that the arms so far depend on, beyond those of the fingerprint."""
+        """The user's files that the arms so far depend on, other than those of the fingerprint."""
 
     def get_ready(self) -> None:
         """Wait for anything that starts slowly and would disturb the first block."""
 
     def running(self, variants: Mapping[str, JobConfig]) -> AbstractContextManager[RunningArms]:
-        """Within, an arm of each variant lives in fresh processes, started in this order. Raises WorkerError."""
+        """Keep an arm of each variant alive in fresh processes while the context is open. Raises WorkerError."""

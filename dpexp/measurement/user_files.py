@@ -25,7 +25,7 @@ LIBRARIES = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "p
 
 
 def fingerprint(config: JobConfig) -> dict[str, str]:
-    """The SHA-256 of each file, by module name, `data.path`, or a script's word; unreadable files are left out.
+    """Return the SHA-256 of each file, by module name, `data.path`, or a script's word; unreadable files are left out.
 
     Raises ConfigError where the model's module can't be found.
     """
@@ -39,14 +39,14 @@ def fingerprint(config: JobConfig) -> dict[str, str]:
 
 
 def refuse_edited_modules(config: JobConfig) -> None:
-    """Raise ConfigError for a model whose file was edited: this process would use the version that it has imported."""
+    """Raise ConfigError if a model's file was edited after this process imported it."""
     for name, sha256 in _digests(_modules(config)).items():
         if _imported.setdefault(name, sha256) != sha256:
             raise ConfigError(f"{name} has changed since this Python process imported it; restart it, or the notebook")
 
 
 def digests_of(names: Iterable[str]) -> dict[str, str]:
-    """The same of files by their paths, as they are now; those in the current folder are named from there."""
+    """Return the SHA-256 of files by their paths; those in the current folder are named relative to it."""
     paths = {name: Path(name) for name in names}
     here = Path.cwd()
     return _digests(
@@ -66,7 +66,7 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
 
 
 def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """The names of the files that differ."""
+    """Return the names of the files that differ."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
@@ -80,13 +80,13 @@ def _sha256(path: Path, changed_ns: int, size_bytes: int) -> str:
 
 
 def _sha256_of_folder(path: Path) -> str:
-    """Of the names, sizes and times of its files: they may be larger than memory, and take long to read."""
+    """Return the SHA-256 of names, sizes and times of a folder's files, which may be too large to read."""
     files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in path.glob("*.npy"))
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def _modules(config: JobConfig) -> dict[str, Path]:
-    """The module of a model's builder, and the modules beside it that it imports, directly or not."""
+    """Return the module of a model's builder, and the modules beside it that it imports, directly or not."""
     if not isinstance(config, ExperimentConfig) or not isinstance(config.model, CustomModelConfig):
         return {}
     builder = config.model.builder
@@ -104,7 +104,7 @@ def _modules(config: JobConfig) -> dict[str, Path]:
 
 @functools.cache  # a change of what is imported changes one of the files known already
 def _imports(module: str, folder: Path) -> dict[str, Path]:
-    """The modules below a folder that one of them imports, as the standard library finds them, without running any."""
+    """Return the modules below a folder that one of them imports, found without running any."""
     finder = ModuleFinder([str(folder)], excludes=["dpexp"])
     if not any(folder.is_relative_to(library) for library in LIBRARIES):
         with contextlib.suppress(Exception):  # to import it says why

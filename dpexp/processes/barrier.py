@@ -15,7 +15,7 @@ FLAGS = os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
 class Counter(Descriptor):
-    """A semaphore between processes: an eventfd, at zero if it is new.
+    """A semaphore between processes: an eventfd, zero if it is new.
 
     The kernel's locks order memory: what was written before `post` is seen after `wait`.
     """
@@ -30,7 +30,7 @@ class Counter(Descriptor):
         os.eventfd_write(self.number, 1)
 
     def take(self, spin_seconds: float) -> bool:
-        """Take one; when there is none, look again for `spin_seconds`. Whether there was one."""
+        """Take one, looking again for `spin_seconds` if there is none. Returns whether there was one."""
         deadline = time.perf_counter() + spin_seconds
         while True:
             try:
@@ -46,13 +46,13 @@ class Counter(Descriptor):
         self._poll.poll()
 
     def wait(self, spin_seconds: float, sleep: Callable[[Counter], None] = sleep) -> None:
-        """Take one; when there is none for `spin_seconds`, sleep until there is."""
+        """Take one; if there is none for `spin_seconds`, sleep until there is."""
         while not self.take(spin_seconds):
             sleep(self)
 
 
 def spin_seconds(threads: int) -> float:
-    """How long to spin before sleeping, where so many threads compute: not at all if another one needs the core."""
+    """Return how long to spin before sleeping: not at all if another of so many threads needs the core."""
     return 0.0 if threads > usable_cores() else SPIN_SECONDS
 
 
@@ -65,12 +65,12 @@ class BarrierMember:
     """
 
     def __init__(self, rounds: list[tuple[Counter, Counter]], spin_seconds: float) -> None:
-        """`rounds` are the counter to post and the one to wait for, of each."""
+        """`rounds` are, for each round, the counter to post and the one to wait for."""
         self._rounds, self._spin_seconds = rounds, spin_seconds
 
     @classmethod
     def create(cls, world_size: int, spin_seconds: float) -> list[BarrierMember]:
-        """The members of a new barrier, one a rank."""
+        """Return the members of a new barrier, one per rank."""
         rounds = range((world_size - 1).bit_length())
         counters = [[Counter() for _ in rounds] for _ in range(world_size)]
         return [

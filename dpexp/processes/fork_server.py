@@ -37,7 +37,7 @@ Target = Callable[..., Any]
 
 
 def start_server(imports: Iterable[str] = SOMETIMES) -> None:
-    """The fork server with its preloaded imports; started on the first call, which does not wait for it.
+    """Start the fork server with its preloaded imports, without waiting for it; the first call counts.
 
     A worker that needs others than these `imports` finds them itself when it starts, which takes longer.
     """
@@ -52,7 +52,7 @@ def start_server(imports: Iterable[str] = SOMETIMES) -> None:
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of the fork server and of all its workers that have ended."""
+    """Return the CPU seconds of the fork server and of all its workers that have ended."""
     process = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     try:
         return 0.0 if process is None else sum(psutil.Process(process).cpu_times()[:4])  # the last two are its workers'
@@ -63,9 +63,9 @@ def cpu_seconds() -> float:
 def start_process(
     target: Target, rank: int, arguments: tuple[Any, ...], monitor: Monitor
 ) -> tuple[ForkServerProcess, connection.Connection]:
-    """A new worker, and the connection for its messages. Raises OSError, or WorkerError when the server has died.
+    """Start a worker; return it and the connection for its messages. Raises OSError, WorkerError.
 
-    They are ("notice", what the target passed to `notify`), ("warning", text), ("report", what it returned), and
+    The messages are ("notice", what the target passed to `notify`), ("warning", text), ("report", what it returned), and
     ("failure", WorkerError).
     """
     context = multiprocessing.get_context("forkserver")
@@ -83,7 +83,7 @@ def start_process(
 
 
 def _main(target: Target, rank: int, arguments: tuple[Any, ...], monitor: Monitor, sender: Any) -> None:
-    """The whole life of a worker process."""
+    """Run the whole life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the parent decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STATUS)
     _die_with_parent()

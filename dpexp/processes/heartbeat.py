@@ -34,19 +34,19 @@ class Heartbeat:
         self.cells = memoryview(memory or bytearray(mmap.PAGESIZE)).cast("q")
 
     def name_phases(self, names: Sequence[str]) -> None:
-        """For the parent, in the order of their numbers."""
+        """Tell the parent the names of the phases, in the order of their numbers."""
         text = " ".join(names).encode()
         self.cells.cast("B")[NAMES : NAMES + len(text)] = text
 
     def enter(self, stage: int) -> None:
-        """A stage begins."""
+        """Begin a stage."""
         self.cells[1] = self.cells[2] = 0
         self.cells[0] = stage
         self.cells[3] += 1
 
     @contextlib.contextmanager
     def within(self, stage: int) -> Iterator[None]:
-        """A stage that interrupts another one."""
+        """Interrupt the current stage by another one while the context is open."""
         interrupted = self.cells[:3].tolist()
         self.enter(stage)
         yield
@@ -54,21 +54,21 @@ class Heartbeat:
         self.cells[0], self.cells[1], self.cells[2] = interrupted
 
     def phase(self, phase: int) -> None:
-        """A phase of a step begins."""
+        """Begin a phase of a step."""
         self.cells[2] = phase
 
     def step(self) -> None:
-        """A step is complete, and the next one begins with its first phase."""
+        """Complete a step; the next one begins with its first phase."""
         self.cells[2] = 0
         self.cells[1] += 1
 
     @property
     def steps(self) -> int:
-        """Steps finished in the current stage."""
+        """The finished steps of the current stage."""
         return int(self.cells[1])
 
     def state(self) -> tuple[int, ...]:
-        """Changes whenever the process makes progress."""
+        """Return values that change whenever the process makes progress."""
         return tuple(self.cells[:4])
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ heartbeat = Heartbeat()  # of this process
 
 
 class Monitor:
-    """One worker's heartbeat and its stacks, in memory that its parent shares with it when it starts."""
+    """One worker's heartbeat and stacks, in memory that it shares with its parent."""
 
     def __init__(self, file: Descriptor | None = None) -> None:
         if file is None:
@@ -98,13 +98,13 @@ class Monitor:
         return Monitor, (self._file,)
 
     def publish(self) -> None:
-        """In the worker: from now on its heartbeat is seen, and its stacks when it crashes, or is asked for them."""
+        """In the worker, publish its heartbeat from now on, and its stacks if it crashes or is asked for them."""
         faulthandler.enable(self._file.number)
         faulthandler.register(STACKS_SIGNAL, self._file.number)
         heartbeat.cells = self.heartbeat.cells
 
     def stacks(self) -> str:
-        """The Python stacks that the worker has written, of all its threads; "" for none."""
+        """Return the Python stacks of all threads that the worker has written; "" for none."""
         size = os.fstat(self._file.number).st_size
         return os.pread(self._file.number, size - mmap.PAGESIZE, mmap.PAGESIZE).decode(errors="replace")
 

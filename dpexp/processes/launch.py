@@ -30,7 +30,7 @@ def launch(spec: WorldSpec, timeout_seconds: float = math.inf) -> list[Any]:
 
 @contextlib.contextmanager
 def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> Iterator[Started]:
-    """Within, the processes of all worlds live; however this ends, no process that it started outlives it.
+    """Keep the processes of all worlds alive while the context is open; none of them outlives it.
 
     Raises WorkerError.
     """
@@ -51,7 +51,7 @@ def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> It
 
 
 class Started:
-    """Worlds whose processes run."""
+    """Worlds of running processes."""
 
     def __init__(self, specs: Sequence[WorldSpec], workers: Sequence[Worker], timeout_seconds: float) -> None:
         self._timeout_seconds, self._workers = timeout_seconds, workers
@@ -68,11 +68,11 @@ class Started:
         return [worker.notices.pop() for worker in workers if worker.notices]
 
     def numbers(self, world: int) -> list[int]:
-        """Of one world's processes on this machine, by rank; remote ranks come behind them."""
+        """Return the process numbers of one world on this machine, by rank; remote ranks come after them."""
         return [worker.number for worker in self._worlds[world][1]]
 
     def reports(self) -> list[list[Any]]:
-        """Wait for the end of all processes; the reports of each world by rank. Raises WorkerError."""
+        """Wait for the end of all processes; return the reports of each world by rank. Raises WorkerError."""
         remotes = [spec.remote for spec, _ in self._worlds if spec.remote is not None]
         self._wait_until(lambda: not self._running and all(remote.reports() is not None for remote in remotes))
         return [
@@ -116,7 +116,7 @@ class Started:
             raise failure
 
     def _progress(self) -> list[Any]:
-        """Changes whenever any process makes progress. Raises WorkerError where a remote rank has failed."""
+        """Return states that change whenever any process makes progress. Raises WorkerError if a remote rank failed."""
         states: list[Any] = []
         for spec, workers in self._worlds:
             local = [worker.heartbeat.state() for worker in workers]
@@ -130,4 +130,4 @@ def wait_for_server() -> None:
 
 
 def _nothing(rank: int, notify: Any) -> None:
-    """The target of a worker that only has to start."""
+    """The target of a worker that only starts."""

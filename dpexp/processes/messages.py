@@ -11,7 +11,7 @@ MOST_PHASE_STEPS = 256  # of an arm in a block, whose phases are kept
 
 @dataclass(frozen=True)
 class Turn:
-    """The steps that a program may make: first some that aren't timed, since caches have to be filled again."""
+    """The steps that a program may make: first untimed ones, since caches have to be filled again."""
 
     lead_steps: int
     timed_steps: int
@@ -26,6 +26,6 @@ class Turn:
 
 @dataclass(frozen=True)
 class Steps:
-    """The answer: wall seconds of each timed step. The first answer, before any turn, has none."""
+    """The answer to a turn: wall seconds of each timed step. The first answer, before any turn, has none."""
 
     seconds: list[float]

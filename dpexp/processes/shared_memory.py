@@ -23,7 +23,7 @@ Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 class SharedTensors(dict[str, torch.Tensor]):
-    """Tensors that every process sees in the same memory pages, which the constructor maps from a file.
+    """Tensors in memory pages that every process sees; the constructor maps them from a file.
 
     Pickling passes that, so it works only while a worker process is being started.
     The memory is freed by the kernel when the last process that maps it is gone.
@@ -37,7 +37,7 @@ class SharedTensors(dict[str, torch.Tensor]):
 
     @classmethod
     def allocate(cls, layout: Layout) -> SharedTensors:
-        """Zeroed tensors of the given shapes and dtypes. Raises WorkerError when memory is short."""
+        """Allocate zeroed tensors of the given shapes and dtypes. Raises WorkerError if memory is short."""
         _, total_bytes = _place(layout)
         available = available_memory_bytes()
         try:
@@ -55,7 +55,7 @@ class SharedTensors(dict[str, torch.Tensor]):
 
     @classmethod
     def copy_of(cls, tensors: Mapping[str, torch.Tensor]) -> SharedTensors:
-        """A shared copy of `tensors`."""
+        """Return a shared copy of `tensors`."""
         shared = cls.allocate({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
         for name, tensor in tensors.items():
             shared[name].copy_(tensor)
@@ -76,7 +76,7 @@ class SharedTensors(dict[str, torch.Tensor]):
 
 
 def chunk_bounds(flat: torch.Tensor, ranks: int) -> list[int]:
-    """Where each rank's chunk begins, and where the last one ends: as even as cache lines allow."""
+    """Return where each rank's chunk begins, and where the last one ends: as even as cache lines allow."""
     line, elements = ALIGNMENT_BYTES // flat.itemsize, len(flat)
     inner = [min(round(elements * rank / ranks / line) * line, elements) for rank in range(1, ranks)]
     return [0, *inner, elements]
@@ -90,7 +90,7 @@ def _view(mapping: mmap.mmap, offset: int, shape: tuple[int, ...], dtype: torch.
 
 
 def _place(layout: Layout) -> tuple[dict[str, int], int]:
-    """Each tensor's offset in bytes, aligned, and the bytes of all."""
+    """Return each tensor's offset in bytes, aligned, and the bytes of all tensors."""
     offsets, position = {}, 0
     for name, (shape, dtype) in layout.items():
         offsets[name] = position

@@ -20,7 +20,7 @@ def wait_until(
     receive: Callable[[Any], None] = lambda end: None,
     progress: Callable[[], Any] = lambda: None,
 ) -> bool:
-    """Pass each readable one of `ends()` to `receive` until `done()`; return whether it is done.
+    """Pass each readable one of `ends()` to `receive` until `done()`; return whether that became true.
 
     Returns False when `progress()` has been the same for `seconds`. Time in which this process was itself held up
     doesn't count. Raises signals.Interrupted, and what the functions raise.

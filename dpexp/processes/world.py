@@ -22,7 +22,7 @@ STACK_SECONDS, STACK_POLL_SECONDS = 3.0, 0.05
 
 @dataclass(frozen=True)
 class RemoteRanks:
-    """The ranks of a world that other launching processes start, here or on other machines."""
+    """The ranks of a world that other launching processes start."""
 
     first_local_rank: int  # of those that this launch starts
     exchange_progress: Callable[[Any], Any]
@@ -44,7 +44,7 @@ class Worker:
     """One process of a world, as its parent sees it."""
 
     def __init__(self, spec: WorldSpec, world: int, number: int) -> None:
-        """Start the process with this number in the world with that number. Raises OSError, WorkerError."""
+        """Start process `number` of world `world`. Raises OSError, WorkerError."""
         self.world = world
         self.notices: list[Any] = []
         self.report: Any = None
@@ -57,19 +57,19 @@ class Worker:
         self.number = self._process.pid or 0
 
     def kill(self) -> None:
-        """End it at once, if it is still alive."""
+        """End the process at once, if it is still alive."""
         if self._process.exitcode is None:
             self._process.kill()
 
     def close(self) -> None:
-        """Reap the process, and release what belonged to it."""
+        """Reap the process, and release its resources."""
         self._process.join()
         self._process.close()
         self.pipe.close()
         self._monitor.close()
 
     def death(self) -> WorkerError:
-        """The error when it has closed its pipe without a report."""
+        """Return the error for a process that has closed its pipe without a report."""
         self._process.join(timeout=1)
         code = self._process.exitcode
         if code is None:
@@ -91,7 +91,7 @@ class Worker:
             return False
 
     def ask_for_stacks(self) -> None:
-        """Have it write its stacks, if it lives, and go on if it was stopped."""
+        """Ask the process for its stacks, and continue it if it was stopped."""
         if self._process.exitcode is None:
             # To the main thread, which has the number of its process: it shows where it stopped before it goes on.
             tgkill = getattr(ctypes.CDLL(None), "tgkill", lambda _, thread, number: os.kill(thread, number))
@@ -101,7 +101,7 @@ class Worker:
 
 
 def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
-    """The error when none of the processes has made progress for `seconds`, with the stacks of all."""
+    """Return the error for processes that have made no progress for `seconds`, with the stacks of all."""
     stopped = [worker for worker in workers if worker.is_stopped()]
     states = [
         f"{worker.name} {worker.heartbeat}{', stopped by a signal' if worker in stopped else ''}" for worker in workers

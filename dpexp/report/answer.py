@@ -32,7 +32,7 @@ MOST_PER_CORE = 64  # workers, as launch.max_workers_per_core allows; whether th
 
 
 def sections(summary: Summary) -> dict[str, list[str]]:
-    """All sentences by section, of each section at most MOST_LINES."""
+    """Return all sentences by section, at most MOST_LINES of each."""
     said = {
         "answer": answer(summary),
         "details": [*details(summary), *targets(summary)],
@@ -47,7 +47,7 @@ def sections(summary: Summary) -> dict[str, list[str]]:
 
 
 def answer(summary: Summary) -> list[str]:
-    """The headline: what to do, with the overall speedup; then what it costs, and what would help."""
+    """Return the headline (what to do, with the overall speedup), then what it costs and what would help."""
     decided = _to_decide(summary)
     rows = largest_of_each_series(row for row in decided or summary.good if row.overall_speedup.is_known)
     if not rows:
@@ -92,7 +92,7 @@ def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> s
 
 
 def _ranking(decided: Sequence[Row], choice: Choice | None, over: str) -> list[str]:
-    """Of several series that are compared: the speedups, the fastest first, and whether that one is surely so."""
+    """Return the speedups of compared series, the fastest first, and whether it is surely the fastest."""
     if choice is None or len({row.series for row in decided}) == 1:
         return []
     known = sorted((row for row in decided if row.overall_speedup.is_known), key=lambda row: -row.overall_speedup.value)
@@ -118,7 +118,7 @@ def _accuracy(row: Row) -> list[str]:
 
 
 def _cheapest(choice: Choice | None) -> list[str]:
-    """Only workers on several hosts, or hosts of other prices, are fastest without being cheapest."""
+    """Say what is cheapest, if it is not the fastest: with several hosts, or hosts of other prices."""
     if choice is None or not choice.prices:
         return []
     least, price = min(choice.prices.items(), key=lambda item: item[1].value)
@@ -127,7 +127,7 @@ def _cheapest(choice: Choice | None) -> list[str]:
 
 
 def _costs(summary: Summary, rows: Sequence[Row], choice: Choice | None) -> list[str]:
-    """The memory that the most workers need, how many there is room for, and prices, where these are known."""
+    """Say how much memory the most workers need, how many workers it is enough for, and prices if they are known."""
     lines, last, room = [], max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
     if last.memory_bytes is not None and last.baseline_memory_bytes is not None:
         of_one_process = in_words(last.baseline_memory_bytes)
@@ -148,7 +148,7 @@ def _costs(summary: Summary, rows: Sequence[Row], choice: Choice | None) -> list
 
 
 def details(summary: Summary) -> list[str]:
-    """How certain the choice is, and what more workers would bring; of several series, a line for each."""
+    """Say how certain the choice is, and what more workers would bring; of several series, a line for each."""
     if rows := _to_decide(summary):
         choice = choose(rows)
         projection = project_further(rows) if len({row.series for row in rows}) == 1 else None
@@ -168,7 +168,7 @@ def details(summary: Summary) -> list[str]:
 
 
 def _to_decide(summary: Summary) -> Sequence[Row]:
-    """The rows to compare, at the most samples: of a single family, over the same process; [] if there are none."""
+    """Return the rows to compare, at the most samples: of one family, over the same process; [] if there are none."""
     rows = at_most_samples(summary.good)
     if len({row.family for row in summary.good}) != 1 or all(row.is_baseline for row in rows):
         return []

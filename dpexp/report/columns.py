@@ -18,7 +18,7 @@ FOOTNOTES = {
 
 
 def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """What all good rows have in common, in words, and the columns by head in which they differ or have numbers."""
+    """Return what all successful rows have in common, in words, and the other columns by head."""
     rows = [cells(row) for row in summary.good]
     columns = {head: tuple(row[head] for row in rows) for head in (rows[0] if rows else ())}
     common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
@@ -32,7 +32,7 @@ def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
 
 
 def footnotes(summary: Summary, heads: list[str]) -> list[str]:
-    """What the shown columns mean."""
+    """Return the meaning of the shown columns."""
     star = any(row.oversubscribed for row in summary.good)
     notes = [f"* more threads than the {summary.usable_cores} usable cores"] if star else []
     notes += [note for head, note in FOOTNOTES.items() if head in heads]
@@ -47,7 +47,7 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
 
 
 def cells(row: Row) -> dict[str, str]:
-    """One good row of the table as text, by head; what was not measured is a dash."""
+    """Return one successful row of the table as text, by head; what was not measured is a dash."""
     batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in all"
     accuracy = percent(row.test_accuracy)
     if not math.isnan(row.baseline_test_accuracy):
@@ -72,7 +72,7 @@ def cells(row: Row) -> dict[str, str]:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    """As short as it gets, for narrow terminals."""
+    """Return an estimate as short as possible, for narrow terminals."""
     if math.isnan(estimate.low):
         return f"{estimate.value:.2f}" if estimate.is_known else "-"
     return f"{estimate.value:.2f} ({estimate.low:.2f}-{estimate.high:.2f})"

@@ -17,15 +17,15 @@ BAD_INPUT, FAILED = 2, 1  # exit statuses
 
 
 class Parser(argparse.ArgumentParser):
-    """Explains a mistake in one line, like every other error."""
+    """Explains a mistake in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise ConfigError, where argparse would print its usage and exit."""
+        """Raise ConfigError instead of printing the usage and exiting."""
         raise ConfigError(f"{message}; --help lists the options")
 
 
 def command(body: Callable[[list[str]], int]) -> Callable[..., int]:
-    """The `main(arguments)` of a command, by default with those of this process; it returns the exit status.
+    """Return the `main(arguments)` of a command (default: those of this process), which returns the exit status.
 
     Within, Ctrl-C and SIGTERM raise signals.Interrupted; callers may extend its text.
     """
@@ -53,12 +53,12 @@ def command(body: Callable[[list[str]], int]) -> Callable[..., int]:
 
 
 def measuring_alone() -> contextlib.AbstractContextManager[None]:
-    """Within, no other dpexp on this machine measures; a line reports that this one waits for another."""
+    """Let no other dpexp on this machine measure while the context is open; say so while this one waits."""
     return exclusive(terminal.show_waiting)
 
 
 def status_of(error: DpexpError) -> int:
-    """The exit status for an error."""
+    """Return the exit status for an error."""
     return BAD_INPUT if isinstance(error, ConfigError | DataError) else FAILED
 
 

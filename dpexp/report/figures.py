@@ -38,7 +38,7 @@ TITLES: dict[FigureName, str] = {
 
 @dataclass(frozen=True)
 class FigureFile:
-    """A figure's title, and its PNG file; the SVG file is beside it."""
+    """A figure's title and its PNG file, with the SVG file beside it."""
 
     title: str
     path: Path
@@ -73,7 +73,7 @@ def draw(summary: Summary, folder: Path) -> list[FigureFile]:
 
 
 def paint(table: pd.DataFrame, name: FigureName, axes: Axes | None = None) -> Axes:
-    """One figure of the rows of one series, with its legend, in `axes`, or in new ones of a figure of pyplot.
+    """Draw one figure of the rows of one series, with its legend, into `axes`, or into a new figure of pyplot.
 
     Raises ValueError where the rows can't share a curve, or none was measured.
     """
@@ -92,13 +92,13 @@ def paint(table: pd.DataFrame, name: FigureName, axes: Axes | None = None) -> Ax
 
 
 def _entries(axes: Axes) -> dict[str, Artist]:
-    """The entries of a legend: each label once."""
+    """Return the entries of a legend, each label once."""
     handles, labels = axes.get_legend_handles_labels()
     return dict(zip(labels, handles, strict=True))
 
 
 def _figure(table: pd.DataFrame, title: str, paint: Painter, panel_height: float, caption: str) -> Figure:
-    """Title and legend, a panel for each series on the same scales, and the caption, without overlaps."""
+    """Return a figure with title, legend, a panel for each series on the same scales, and a caption."""
     names = list(table.series.unique())
     figure = Figure(layout="constrained")
     panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
@@ -127,7 +127,7 @@ def _figure(table: pd.DataFrame, title: str, paint: Painter, panel_height: float
 
 
 def _caption(summary: Summary, table: pd.DataFrame) -> str:
-    """The batch scope, the baseline, the machine, and other facts about all curves."""
+    """Return the caption: batch scope, baseline, machine, and other facts about all curves."""
     parts = [
         f"batch {_either(rows.local_batch_size)} per worker"
         if scope == "per_worker"

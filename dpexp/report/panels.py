@@ -40,7 +40,7 @@ LEAST_SHARE = 0.05  # of a bar that has room for its number
 
 
 def shares(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """The factors of efficiency as shares of the ideal speedup: what is reached, and the loss by each factor.
+    """Return the factors of efficiency as shares of the ideal speedup: what is reached, and the loss by each factor.
 
     The losses are taken in order: computation, waiting, exchanging. If computation gets faster with more workers, the
     sum is more than 1.
@@ -57,7 +57,7 @@ def shares(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 class Panels:
-    """How each figure fills one panel with the rows of one series, on scales that all its panels share."""
+    """Draws each kind of figure into a panel with the rows of one series, on scales that all panels share."""
 
     def __init__(self, table: pd.DataFrame) -> None:
         self.counts = sorted(table.workers.unique().tolist())
@@ -70,7 +70,7 @@ class Panels:
         self._best_sequential = table.baseline_seconds / table.best_sequential_seconds
 
     def bars(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Time by workers, a bar each, at one data size, with marks for the time of one process."""
+        """Draw time by workers at one data size as bars, with marks for the time of one process."""
         for _, row in rows.iterrows():
             place = self.counts.index(row.workers)
             hatch = "///" if row.oversubscribed else None
@@ -87,19 +87,19 @@ class Panels:
         axes.set_xlabel("seconds")
 
     def time(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Time against data size, a line for each worker count."""
+        """Draw time against data size, a line for each worker count."""
         self._over_sizes(axes, rows, "seconds")
         low, high = self._ends["seconds"]
         _logarithmic(axes, "y", low / 1.25, high * 1.25, LogLocator(10, (1, 2, 5)))
         axes.set_ylabel("seconds")
 
     def speedup(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Speedup against data size, a line for each worker count."""
+        """Draw speedup against data size, a line for each worker count."""
         self._over_sizes(axes, rows, "speedup")
         self._speedup_scale(axes)
 
     def efficiency(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Efficiency against data size, a line for each worker count."""
+        """Draw efficiency against data size, a line for each worker count."""
         self._over_sizes(axes, rows, "efficiency")
         axes.axhline(1, color=GREY, lw=1, zorder=1)
         axes.set_ylim(0, 1.06 * max(1.0, self._ends["efficiency"][1]))
@@ -107,7 +107,7 @@ class Panels:
         axes.set_ylabel("efficiency")
 
     def speedup_by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Speedup against workers with the ideal line, a line for each data size; numbers for the largest."""
+        """Draw speedup against workers with the ideal line, a line per data size; numbers for the largest."""
         low, high = self.counts[0] / 1.3, self.counts[-1] * 1.45
         for size, line, shift in _lines(rows, "configured_size"):
             name = counted(size, "sample") + self._each
@@ -130,7 +130,7 @@ class Panels:
         self._speedup_scale(axes)
 
     def losses(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """The share of the ideal speedup that each worker count reaches, and the losses, at the largest data size."""
+        """Draw the reached share of the ideal speedup by worker count, and the losses, at the largest data size."""
         size, counts = int(rows.configured_size.max()), [count for count in self.counts if count > 1]
         known = rows[(rows.configured_size == size) & (rows.workers > 1)]
         known = known[known.load_balance.notna() & known.computation_scaling.notna()]
@@ -147,7 +147,7 @@ class Panels:
         axes.set_xlabel(f"share of the ideal speedup, {counted(size, 'sample')}{self._each}")
 
     def _over_sizes(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
-        """One line a worker count over data sizes."""
+        """Draw a line for each worker count over data sizes."""
         for workers, line, shift in _lines(rows, "workers"):
             name = counted(workers, "worker") + ("*" if line.oversubscribed.any() else "")
             _line(axes, line, column, line.data_size * shift, self._workers[workers], name)
@@ -155,7 +155,7 @@ class Panels:
         axes.set_xlabel("training samples")
 
     def _speedup_scale(self, axes: Axes) -> None:
-        """A scale for all speedups, 1, and the best sequential process."""
+        """Set the scale of all speedups, and mark 1."""
         marks = [1, self._best_sequential.max(), *self._ends["speedup"], *self._ends["overall_speedup"]]
         low, high = min(marks) / 1.15, max(marks) * 1.15
         axes.axhline(1, color=GREY, lw=1, zorder=1)
@@ -164,26 +164,26 @@ class Panels:
 
 
 def ends(table: pd.DataFrame, column: str) -> tuple[float, float]:
-    """The smallest and the largest value of a column, intervals included, in any panel."""
+    """Return the smallest and the largest value of a column, including intervals, in any panel."""
     columns = table[[column, f"{column}_low", f"{column}_high"]]
     return columns.min(axis=None), columns.max(axis=None)
 
 
 def sparse(values: Sequence[int], most: int = MOST_TICKS) -> list[int]:
-    """At most `most` of sorted values, evenly spaced, with the first and the last."""
+    """Return at most `most` of sorted values, evenly spaced, with the first and the last."""
     if len(values) <= most:
         return list(values)
     return [values[round(at * (len(values) - 1) / (most - 1))] for at in range(most)]
 
 
 def _styles(values: pd.Series) -> dict[Any, Style]:
-    """A colour and a marker for each value, the same in all figures."""
+    """Return a colour and a marker for each value, the same in all figures."""
     numbered = enumerate(sorted(values.unique()))
     return {value: (COLORS[at % len(COLORS)], MARKERS[at % len(MARKERS)]) for at, value in numbered}
 
 
 def _logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Locator) -> None:
-    """A logarithmic scale from `low` to `high` with plain numbers at these ticks alone."""
+    """Set a logarithmic scale from `low` to `high` with plain numbers at these ticks only."""
     getattr(axes, f"set_{which}scale")("log", base=2)
     axis: Axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(ticks)
@@ -195,7 +195,7 @@ def _logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Locator
 def _line(
     axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, style: Style, name: str, between: str = "-"
 ) -> None:
-    """Points with their intervals; open points and dashed lines have more threads than cores."""
+    """Draw points with their intervals; open points and dashed lines have more threads than cores."""
     color, marker = style
     crowded = line.oversubscribed.astype(bool)
     look: dict[str, Any] = {"ls": "--", "mfc": "white"} if crowded.all() and between == "-" else {"ls": between}
@@ -207,7 +207,7 @@ def _line(
 
 
 def _worker_rows(axes: Axes, counts: list[int], rows: pd.DataFrame) -> None:
-    """A row of the panel for each worker count, the smallest on top."""
+    """Set up a row of the panel for each worker count, the smallest on top."""
     crowded = set(rows.workers[rows.oversubscribed.astype(bool)])
     axes.set_yticks(range(len(counts)), [f"{count}{'*' * (count in crowded)}" for count in counts])
     axes.set_ylim(len(counts) - 0.45, -0.55)
@@ -217,7 +217,7 @@ def _worker_rows(axes: Axes, counts: list[int], rows: pd.DataFrame) -> None:
 
 
 def _lines(rows: pd.DataFrame, column: str) -> list[tuple[int, pd.DataFrame, float]]:
-    """The rows of each value of a column, and a factor that sets their points apart, so that intervals can be read."""
+    """Return the rows of each value of a column, with a factor that sets points apart so that intervals can be read."""
     values = sorted(rows[column].unique())
     shifts = [1.022 ** (place - (len(values) - 1) / 2) for place in range(len(values))]
     return [(int(value), rows[rows[column] == value], shift) for value, shift in zip(values, shifts, strict=True)]

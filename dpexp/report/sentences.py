@@ -38,7 +38,7 @@ SLOW = {  # by phase: what a slow worker does for longer, and advice
 
 
 def reasons(summary: Summary) -> list[str]:
-    """For each series and worker count, at the most samples: the factors of efficiency, and the largest loss."""
+    """Return the factors of efficiency and the largest loss of each series and worker count, at the most samples."""
     lines = []
     for row in largest_of_each_series([row for row in summary.good if _factors(row)]):
         product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in _factors(row).items())
@@ -53,7 +53,7 @@ def reasons(summary: Summary) -> list[str]:
 
 
 def largest_loss(row: Row) -> tuple[float, str, str]:
-    """The largest share of the time that is lost, the cause, and advice; 0 if none is known, or it is small."""
+    """Return the largest lost share of the time, its cause, and advice; 0 if none is known, or it is small."""
     factors = _factors(row)
     worst = min(factors, key=lambda name: factors[name], default="")
     loss = 1 - factors.get(worst, 1.0)
@@ -79,7 +79,7 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
 
 
 def in_memory(row: Row) -> list[str]:
-    """What gradients in shared memory bring, where that was measured."""
+    """Return what gradients in shared memory bring, if it was measured."""
     gain = row.in_memory_speedup
     if not gain.is_known:
         return []
@@ -95,7 +95,7 @@ def in_memory(row: Row) -> list[str]:
 
 
 def _slow_worker(row: Row) -> str:
-    """Whom the others wait for, and why."""
+    """Return whom the others wait for, and why."""
     longer = f"{SLOW[row.slow_phase][0]} {1e3 * row.slow_seconds:.2g} ms longer"
     if row.slow_rank is None:
         return f"a different worker in each step, which {longer}"
@@ -104,7 +104,7 @@ def _slow_worker(row: Row) -> str:
 
 
 def _factors(row: Row) -> dict[str, float]:
-    """The known factors of efficiency, by name."""
+    """Return the known factors of efficiency, by name."""
     factors = {name: value for name in FACTORS if not math.isnan(value := getattr(row, name))}
     if "load_balance" in factors:
         del factors["parallel_efficiency"]  # a product of others
@@ -112,7 +112,7 @@ def _factors(row: Row) -> dict[str, float]:
 
 
 def _step(row: Row) -> str:
-    """The time of a step by phase, for a worker and for the baseline."""
+    """Return the time of a step by phase, for a worker and for the baseline."""
     text = f"A step takes {_shares(row.phases, row.step_seconds)}"
     if row.baseline_phases:
         text += f"; in one process {_shares(row.baseline_phases, row.baseline_step_seconds)}"
@@ -125,7 +125,7 @@ def _shares(phases: Mapping[str, float], seconds: float) -> str:
 
 
 def describe_projection(projection: Projection) -> str:
-    """A projection in words."""
+    """Return a projection in words."""
     hosts = f" on {projection.hosts} hosts" if projection.hosts > 1 else " on one host"
     lost = projection.parts[projection.bottleneck] / projection.step_seconds
     return (
@@ -136,7 +136,7 @@ def describe_projection(projection: Projection) -> str:
 
 
 def targets(summary: Summary) -> list[str]:
-    """For each configuration with a target accuracy: how much faster it is reached, and why."""
+    """Return how much faster a target accuracy is reached, and why, for each configuration that has one."""
     lines = []
     for row in summary.good:
         if row.workers == 1 or math.isnan(row.target_accuracy):
@@ -157,7 +157,7 @@ def targets(summary: Summary) -> list[str]:
 
 
 def warnings(summary: Summary) -> list[str]:
-    """Each kind of warning once, the most severe first: what was seen, in which row, and what to do about it."""
+    """Return each kind of warning once, the most severe first: the problem, its row, and advice."""
     kinds: dict[str, list[tuple[Warning, Row]]] = {}
     for row in summary.good:
         for warning in row.warnings:
@@ -172,7 +172,7 @@ def warnings(summary: Summary) -> list[str]:
 
 
 def failures(summary: Summary) -> list[str]:
-    """A line for each job without a usable result: its status, what it was, and why."""
+    """Return a line for each job without a usable result: its status, its settings, and the reason."""
     lines = []
     for row in summary.rows:
         if row.status != "ok":
@@ -183,21 +183,21 @@ def failures(summary: Summary) -> list[str]:
 
 
 def label(row: Row) -> str:
-    """The beginning of a row's sentence: its series, if there are several."""
+    """Return the beginning of a row's sentence: its series, if there are several."""
     return f"{row.series}: " if row.series else ""
 
 
 def workers_of(row: Row) -> str:
-    """The number of workers, in words."""
+    """Return the number of workers, in words."""
     return counted(row.workers or 0, "worker")
 
 
 def times(estimate: Estimate) -> str:
-    """A ratio with its interval, if it has one."""
+    """Return a ratio with its interval, if it has one."""
     interval = "" if math.isnan(estimate.low) else f" ({estimate.low:.2f} to {estimate.high:.2f})"
     return f"{estimate.value:.2f} times{interval}"
 
 
 def percent(fraction: float) -> str:
-    """A fraction with one decimal; a dash for NaN."""
+    """Return a fraction as percent with one decimal; a dash for NaN."""
     return "-" if math.isnan(fraction) else f"{100 * fraction:.1f} %"

@@ -38,12 +38,12 @@ _silenced = {"errors": False, "rest": False}
 
 
 def silence(errors: bool) -> None:
-    """Show nothing more in this process, not even errors if so asked, because another process reports."""
+    """Show nothing more in this process, because another one reports; with `errors`, not even errors."""
     _silenced.update(errors=errors, rest=True)
 
 
 def _console(stderr: bool = False, kind: str = "rest") -> Console:
-    """A console without markup, since paths and messages of users' code may look like it."""
+    """Return a console without markup, since paths and messages of users' code may look like it."""
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):  # an encoding that lacks a character is no reason to fail
         stream.reconfigure(errors="replace")
@@ -51,23 +51,23 @@ def _console(stderr: bool = False, kind: str = "rest") -> Console:
 
 
 def show_error(message: str) -> None:
-    """One line on standard error."""
+    """Print one line on standard error."""
     _console(stderr=True, kind="errors").print(f"dpexp: {message}", style="red")
 
 
 def show_line(text: str) -> None:
-    """One line on standard output."""
+    """Print one line on standard output."""
     _console().print(text, soft_wrap=True)
 
 
 def show_waiting(process: int) -> None:
-    """One line on standard error: another dpexp measures on this machine."""
+    """Print on standard error that another dpexp measures on this machine."""
     holder = f"process {process}" if process else "a process of another container"
     show_error(f"waiting until {holder} has finished measuring: two measurements at once would both be wrong")
 
 
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:
-    """Show the final table, the answer in words, and the files that were written, on standard output.
+    """Print the answer, the table, and the files that were written, on standard output.
 
     Raises ResultError when standard output can't be written, and BrokenPipeError when its reader is gone.
     """
@@ -145,13 +145,13 @@ class Display:
         self._task = self._bar.add_task("starting", total=1.0, left="")
 
     def begin(self, job: int, name: str) -> None:
-        """Job `job` (from 0) starts; `name` is what distinguishes it from the others."""
+        """Begin job `job` (from 0); `name` distinguishes it from the others."""
         self._job, self._name, self._job_started = job, name or "defaults", time.monotonic()
         self._bar.start()
         self._redraw("loading", 0.0)
 
     def update(self, text: str, done_fraction: float) -> None:
-        """The current job has come this far."""
+        """Show the progress of the current job."""
         silent = time.monotonic() - self._drawn
         if self._bar.disable and silent >= TELL_SECONDS:
             self._drawn = time.monotonic()
@@ -160,7 +160,7 @@ class Display:
             self._redraw(text, done_fraction)
 
     def finish(self, outcome: str) -> None:
-        """The current job is over."""
+        """End the current job."""
         if not self._console.is_terminal and self._jobs > 1:
             self._tell(f"{outcome}, {time.monotonic() - self._job_started:.1f} s")
 

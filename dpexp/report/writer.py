@@ -23,7 +23,7 @@ MOST_DESCRIBED = 12  # rows, in a picture's alternative text
 
 @dataclass(frozen=True)
 class Report:
-    """The files of a report, and the summary in them."""
+    """The files of a report, and their summary."""
 
     summary: Summary
     csv: Path
@@ -32,7 +32,7 @@ class Report:
 
     @property
     def paths(self) -> list[Path]:
-        """The files and folders to name to the user."""
+        """The files and folders to show to the user."""
         return [self.csv, self.page, *([self.figures[0].path.parent] if self.figures else [])]
 
 
@@ -51,7 +51,7 @@ def write_report(folders: Sequence[Path], output: Path) -> Report:
 
 
 def _page(summary: Summary, drawn: Sequence[FigureFile]) -> str:
-    """The HTML: answer, figures in their order, and table."""
+    """Return the HTML page: answer, figures in their order, and table."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dpexp.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -76,7 +76,7 @@ def _page(summary: Summary, drawn: Sequence[FigureFile]) -> str:
 
 
 def _picture(summary: Summary, figure: FigureFile) -> dict[str, str]:
-    """A figure, with its numbers as alternative text."""
+    """Return a figure, with its numbers as alternative text."""
     rows = [row for row in summary.good if figure.path.stem == f"time_{row.data_size}"]
     numbered = []
     for row in rows or largest_of_each_series(summary.good):

@@ -17,7 +17,7 @@ from dpexp.results.schema import RunResult
 
 @dataclass(frozen=True)
 class MeasuredJob:
-    """One job's folder and its result."""
+    """The folder of a job, and its result."""
 
     name: str
     result: RunResult
@@ -38,7 +38,7 @@ class Unreadable:
 
 
 def read_jobs(folders: Sequence[Path]) -> tuple[list[MeasuredJob], list[Unreadable]]:
-    """All jobs below `folders`: those with a result, and the others. Raises ResultError when there is no job."""
+    """Return all jobs below `folders`: those with a result, and the others. Raises ResultError if there is no job."""
     jobs: list[MeasuredJob] = []
     others = []
     for folder in _job_folders(folders):
@@ -62,7 +62,7 @@ def read_jobs(folders: Sequence[Path]) -> tuple[list[MeasuredJob], list[Unreadab
 
 
 def _is_copy(one: RunResult, other: RunResult) -> bool:
-    """Whether one has the blocks of the other: a copy of a folder, perhaps resumed, is no second measurement."""
+    """Whether the results have the same blocks: a copied folder, perhaps resumed, is no second measurement."""
     if (one.config_sha256, one.status) != (other.config_sha256, other.status) or not (one.blocks and other.blocks):
         return False
     first, second = (result.blocks[0].arms[CANDIDATE] for result in (one, other))
@@ -70,7 +70,7 @@ def _is_copy(one: RunResult, other: RunResult) -> bool:
 
 
 def _job_folders(folders: Sequence[Path]) -> list[Path]:
-    """Folders with a result, or with settings of a job of dpexp; each once, even if links lead there."""
+    """Return the folders with a result, or with settings of a dpexp job; each once, even if links lead there."""
     folders_by_place: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -87,13 +87,13 @@ def _job_folders(folders: Sequence[Path]) -> list[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether Hydra's files there may be of a job of dpexp."""
+    """Whether Hydra's files in a folder may be of a dpexp job."""
     settings = _settings(folder)
     return not settings or "threads_per_worker" in settings
 
 
 def _settings(folder: Path, name: str = "config") -> Any:
-    """What Hydra's files keep of a job; empty where they can't be read."""
+    """Return what Hydra's files tell about a job; () if they can't be read."""
     try:
         return yaml.safe_load((folder / ".hydra" / f"{name}.yaml").read_text()) or ()
     except (OSError, ValueError, yaml.YAMLError):
@@ -101,12 +101,12 @@ def _settings(folder: Path, name: str = "config") -> Any:
 
 
 def _name(folder: Path) -> str:
-    """Of a folder, whatever its bytes."""
+    """Return the name of a folder, whatever its bytes."""
     return os.fsencode(folder).decode(errors="backslashreplace")
 
 
 def refuse_mixed_machines(jobs: Sequence[MeasuredJob]) -> None:
-    """Raise ResultError when jobs ran on different machines or versions."""
+    """Raise ResultError if jobs ran on different machines or versions."""
     machines: dict[str, list[str]] = {}
     for job in jobs:
         machines.setdefault(job.result.environment.machine, []).append(job.name)

@@ -24,7 +24,7 @@ _CONFIG = ConfigDict(allow_inf_nan=False)
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Process:
-    """One process that took part in training."""
+    """One process of a training."""
 
     rank: int
     threads: int
@@ -81,7 +81,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Training:
-    """A whole training in one piece, from the first step to the last: what it learned, and how long it took."""
+    """A whole training in one piece: what it learned, and how long it took."""
 
     seed: int
     seconds: float
@@ -93,7 +93,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The machine during one block."""
+    """The state of the machine during one block."""
 
     other_cores: float  # cores that programs other than ours used, as a mean over the block
     stolen_cores: float  # cores that a virtual machine's host gave to others
@@ -125,7 +125,7 @@ class Warning:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class RunResult:
-    """Everything that one job measured, and on what. `error` is None when the status is ok."""
+    """Everything that one job measured. `error` is None if the status is ok."""
 
     format: Literal["dpexp-result"]
     version: Literal[11]  # VERSION

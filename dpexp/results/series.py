@@ -20,7 +20,7 @@ DATA_FILE, DIGITS = "data.path", 8
 
 @dataclass(frozen=True)
 class Member:
-    """A job, and the series that it belongs to."""
+    """A job and its series."""
 
     job: MeasuredJob
     differing: frozenset[str] = frozenset()  # files whose content differs between jobs
@@ -42,12 +42,12 @@ class Member:
 
     @cached_property
     def series_key(self) -> str:
-        """The same for jobs of the same series."""
+        """A key of the series."""
         return key(self.settings)
 
     @cached_property
     def family(self) -> str:
-        """The same for jobs that differ only in workers, threads, data size or arguments, over the same process."""
+        """A key of jobs over the same process that differ only in workers, threads, data size or arguments."""
         if self.config.measurement.baseline == "none":
             return self.series_key
         differing = ("threads_per_worker", ARGUMENTS)
@@ -56,12 +56,12 @@ class Member:
 
     @property
     def key(self) -> str:
-        """The same for measurements of the same configuration."""
+        """A key of the configuration."""
         return json.dumps([self.series_key, self.config.workers, self.config.data.size])
 
 
 def members(jobs: Sequence[MeasuredJob]) -> list[Member]:
-    """These jobs; those that differ in the content of a file of the user's belong to different series."""
+    """Return the jobs with their series; jobs with different contents of a user's file belong to different series."""
     contents_by_name: dict[str, set[str]] = {}
     for job in jobs:
         for name, sha256 in job.result.user_files.items():
@@ -71,18 +71,18 @@ def members(jobs: Sequence[MeasuredJob]) -> list[Member]:
 
 
 def settings(config: JobConfig) -> dict[str, Any]:
-    """All settings that one curve must share."""
+    """Return all settings that the jobs of a curve must share."""
     values = flatten(config.identity)
     return {name: values[name] for name in sorted(values) if name not in ALONG_A_CURVE}
 
 
 def key(series: Settings) -> str:
-    """The same for the same settings."""
+    """Return a key of these settings."""
     return json.dumps(series)
 
 
 def labels(all_settings: Iterable[Settings]) -> dict[str, str]:
-    """The label of each series, by its key: the settings in which it differs from the others; "" for a single one."""
+    """Return the label of each series, by its key: the settings in which it differs; "" for a single one."""
     series = {key(settings): settings for settings in all_settings}
 
     def differs(name: str, among: Iterable[Settings]) -> bool:

@@ -20,7 +20,7 @@ _ADAPTER = TypeAdapter(RunResult)
 
 
 def finite(value: float) -> float | None:
-    """The value, or None for NaN and infinity, which JSON doesn't have."""
+    """Return the value, or None for NaN and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None
 
 
@@ -54,7 +54,7 @@ def read(path: Path) -> RunResult:
 
 
 def _explain(path: Path, error: ValidationError) -> ResultError:
-    """The error for a file that is not a result of this version."""
+    """Return the error for a file that is not a result of this version."""
     items = {".".join(str(part) for part in item["loc"] if part != LOOP): item for item in error.errors()}
     place, first = next(iter(items.items()))
     if "format" in items or first["type"] == "dataclass_type":

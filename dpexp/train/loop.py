@@ -67,7 +67,7 @@ def step(
 
 @functools.cache
 def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The start of backward: from 1 / samples, gradients of summed losses add up to that of the mean loss."""
+    """Return the start of backward: from 1 / samples, gradients of summed losses add up to that of the mean loss."""
     return torch.tensor(value, dtype=dtype, device=device)
 
 

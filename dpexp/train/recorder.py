@@ -10,7 +10,7 @@ from dpexp.results.phases import DATA, PHASES
 
 
 class Recorder:
-    """Adds up seconds by phase and step, while it is on. Entering a phase costs about a microsecond."""
+    """Records seconds by phase and step, while it is on. Entering a phase costs about a microsecond."""
 
     def __init__(self, is_on: bool = True) -> None:
         self.is_on = is_on  # else it passes phases and steps on to the heartbeat only
@@ -21,12 +21,12 @@ class Recorder:
         heartbeat.name_phases(PHASES)
 
     def start(self) -> None:
-        """The timed region begins, with the data of a step."""
+        """Begin the timed region, with the data of a step."""
         self._phase = DATA
         self._last = time.perf_counter()
 
     def enter(self, phase: int) -> None:
-        """From now on, time belongs to `phase`."""
+        """From now on, count time as `phase`."""
         if self.is_on:
             now = time.perf_counter()
             self._row[self._phase] += now - self._last
@@ -34,13 +34,13 @@ class Recorder:
         heartbeat.phase(phase)
 
     def move_since(self, started: float, source: int, target: int) -> None:
-        """The time from `started` until this phase began was counted as `source` and belongs to `target`."""
+        """Count the time from `started` to the beginning of this phase as `target` instead of `source`."""
         seconds = max(0.0, self._last - started)
         self._row[source] -= seconds
         self._row[target] += seconds
 
     def end_step(self) -> None:
-        """One optimizer update is complete."""
+        """Complete one optimizer update."""
         self.enter(DATA)
         if self.is_on:
             self._steps.extend(self._row)
@@ -48,7 +48,7 @@ class Recorder:
         heartbeat.step()
 
     def phases(self, most: int) -> dict[str, list[float]]:
-        """The seconds of each phase in each step, by name; of more than `most` steps an even choice."""
+        """Return the seconds of each phase in each step, by name; of more than `most` steps, an even choice."""
         table = np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
         chosen = np.linspace(0, len(table) - 1, min(most, len(table))).astype(int)
         return dict(zip(PHASES, table[chosen].T.tolist(), strict=True))

@@ -21,7 +21,7 @@ END = [0, 0, 0]  # what rank 0 broadcasts at the end of a segment: a turn withou
 
 
 class Clock:
-    """The clock of a whole training: its seconds, without pauses."""
+    """The clock of a whole training: its seconds without pauses."""
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
@@ -29,26 +29,26 @@ class Clock:
         self.seconds = 0.0
 
     def epochs(self, configured: int) -> Iterable[int]:
-        """The numbers of the epochs to train; the clock starts with the first."""
+        """Return the numbers of the epochs to train; the clock starts with the first."""
         heartbeat.enter(TRAINING)
         self.resume()
         return range(configured)
 
     def batches(self, batches: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """The batches of an epoch to train on; its first step comes next."""
+        """Return the batches of an epoch to train on; its first step comes next."""
         return batches
 
     def goes_on(self) -> bool:
-        """Called after each step: whether the training does."""
+        """Return whether the training goes on. Called after each step."""
         return True
 
     def pause(self) -> None:
-        """Stop."""
+        """Stop the clock."""
         self._strategy.synchronize()
         self.seconds += time.perf_counter() - self._started
 
     def resume(self) -> None:
-        """Start, when all ranks do."""
+        """Start the clock when all ranks do."""
         self._strategy.barrier()
         self._started = time.perf_counter()
 
@@ -68,7 +68,7 @@ class SegmentClock(Clock):
         self._last = 0.0  # the end of the step before
 
     def epochs(self, configured: int) -> Iterable[int]:
-        """The epochs of the training, repeated as often as needed."""
+        """Yield the epochs of the training, repeated as often as needed."""
         heartbeat.enter(TRAINING)
         if not self._take_turn():
             return
@@ -78,7 +78,7 @@ class SegmentClock(Clock):
             self._last = time.perf_counter()
 
     def batches(self, batches: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Whole batches only: the time of a training is that of its samples."""
+        """Return whole batches only: the time of a training is that of its samples."""
         now = time.perf_counter()
         self.epoch_seconds.append(now - self._last)
         self._last = now
@@ -86,7 +86,7 @@ class SegmentClock(Clock):
         return batches if len(batches[-1]) == len(batches[0]) else batches[:-1]
 
     def goes_on(self) -> bool:
-        """Whether there is another step, now or in the next turn."""
+        """Return whether there is another step, now or in the next turn."""
         self._left -= 1
         if self._left <= self._timed and self._left in (self._timed, 0):
             self._strategy.synchronize()
@@ -98,7 +98,7 @@ class SegmentClock(Clock):
         return self._left > 0 or self._take_turn()
 
     def _take_turn(self) -> bool:
-        """Report the last turn and sleep until the next one; whether there is one."""
+        """Report the last turn and sleep until the next one; return whether there is one."""
         self._strategy.recorder.is_on = False
         numbers = END
         with heartbeat.within(WAITING):

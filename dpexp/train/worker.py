@@ -64,7 +64,7 @@ class WorkerReport:
 def run(
     rank: int, work: Work, shared: Any, launched_seconds: float, gate: Connection | None, notify: Callable[[Any], None]
 ) -> WorkerReport:
-    """Train as rank `rank`; rank 0 of a segment waits for its turns at `gate`, and notifies of each one's steps.
+    """Train as rank `rank`. Rank 0 of a segment waits for its turns at `gate`, and reports the steps of each.
 
     `launched_seconds` is the parent's monotonic clock at the launch.
     """
@@ -99,7 +99,7 @@ def run(
 
 
 def _segment(work: Work, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]) -> dict[str, Any]:
-    """Steps in turns, until rank 0 is told to end."""
+    """Train in turns, until rank 0 is told to end."""
     clock = SegmentClock(strategy, work.config.measurement.phases, gate, notify)
     epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
     heartbeat.enter(REPORTING)
@@ -112,7 +112,7 @@ def _segment(work: Work, strategy: Strategy, gate: Connection | None, notify: Ca
 
 
 def _whole(work: Work, strategy: Strategy, rank: int, model: nn.Module) -> dict[str, Any]:
-    """A whole training in one piece; `model` is this rank's, as it was built."""
+    """Run a whole training in one piece; `model` is this rank's, as it was built."""
     clock, epoch_loss_sums, epoch_accuracies = Clock(strategy), [], []
     for loss_sum in train(work.config, work.dataset, strategy, clock):
         epoch_loss_sums.append(loss_sum)
@@ -143,7 +143,7 @@ def _hashes(strategy: Strategy) -> list[str]:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: Dataset) -> float:
-    """The accuracy (a fraction) on the whole test split."""
+    """Return the accuracy (a fraction) on the whole test split."""
     model.eval()
     device = next(model.parameters()).device
     inputs, labels = (dataset.tensors[name].to(device) for name in ("test_inputs", "test_labels"))
@@ -158,7 +158,7 @@ def evaluate(model: nn.Module, dataset: Dataset) -> float:
 
 
 def parameters_sha256(model: nn.Module) -> str:
-    """The SHA-256 of all parameters."""
+    """Return the SHA-256 of all parameters."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
         digest.update(parameter.detach().cpu().contiguous().numpy().data)

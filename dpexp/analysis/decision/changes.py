@@ -82,7 +82,7 @@ def compare_folders(before: Path, after: Path) -> Changes:
 
 
 def differences(first: Settings, second: Settings) -> str:
-    """In words, the first few settings in which two jobs differ; "" where they are the same."""
+    """The first settings in which two jobs differ, in words; "" if they are the same."""
     names = [name for name in first if name in second and first[name] != second[name]]
     return ", ".join(f"{name.removesuffix('.name')}={first[name]} against {second[name]}" for name in names[:3])
 
@@ -93,7 +93,7 @@ def _settings(config: JobConfig) -> Settings:
 
 
 def _configurations(folder: Path) -> dict[str, list[MeasuredJob]]:
-    """The good jobs by their settings."""
+    """Return the successful jobs below a folder, by their settings."""
     configurations: dict[str, list[MeasuredJob]] = {}
     for job in read_jobs([folder])[0]:
         if job.result.status == "ok":
@@ -104,7 +104,7 @@ def _configurations(folder: Path) -> dict[str, list[MeasuredJob]]:
 
 
 def _measured(jobs: Sequence[MeasuredJob]) -> tuple[Pooled, Pooled | None]:
-    """Logs: of a step's seconds, and of the speedup over the baseline of the same blocks, where they have one."""
+    """Return the logs of a step's seconds, and of the speedup over the baseline of the same blocks if there is one."""
     speedup = over_baseline([Member(job) for job in jobs])
     return speedup.candidate.step, speedup.comparison.shown_log
 

@@ -17,7 +17,7 @@ TOLERANCE, SURE = 0.05, 0.95  # a choice with fewer threads is named if it is SU
 
 @dataclass(frozen=True)
 class Choice:
-    """The fastest of some options."""
+    """The fastest of the compared options."""
 
     name: str
     row: Row | None  # of the workers; None where it is one process
@@ -50,7 +50,7 @@ class _Option:
 
 
 def choose(rows: Sequence[Row]) -> Choice | None:
-    """The fastest option at one data size: a row, or one process with some number of threads.
+    """Return the fastest option at one data size: a row, or one process with a number of threads.
 
     All time counts. Each speedup is drawn from its interval (log-normal). An option with more threads than cores is
     compared only if it is the fastest with probability SURE. None without a row other than baselines, or an interval.
@@ -95,7 +95,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
 
 
 def _options(several: Sequence[Row]) -> list[_Option]:
-    """One process, that with the best number of threads where it is another, and each number of workers."""
+    """Return the options: one process, one process with the best number of threads, and each number of workers."""
     generator = np.random.default_rng(0)
     threads = several[0].baseline_threads or several[0].threads_per_worker or 1
     arguments = f" and {several[0].baseline_arguments}" if several[0].baseline_arguments else ""

@@ -17,14 +17,14 @@ LATENCIES_A_MESSAGE = 2  # gloo/transport/tcp/pair.cc: the notice, then the data
 
 @dataclass(frozen=True)
 class Link:
-    """Between two hosts, full duplex; the bandwidth is infinite where it is left out."""
+    """A full-duplex link between two hosts; without a given bandwidth, that is infinite."""
 
     bytes_per_second: float
     latency_seconds: float
 
     @classmethod
     def parse(cls, text: str) -> Link:
-        """From words such as `25Gbit/s,10us`, or `,10us`. Raises ValueError."""
+        """Parse a link such as `25Gbit/s,10us`, or `,10us`. Raises ValueError."""
         number = r"(\d+(?:\.\d+)?)"
         match = re.fullmatch(rf"(?:{number}([kmg]bit/s))?,{number}(ns|us|ms|s)", text.lower().replace(" ", ""))
         if match is None or (match[1] and float(match[1]) == 0):
@@ -34,7 +34,7 @@ class Link:
 
 
 def ring(members: int, size: float, link: Link) -> tuple[float, float]:
-    """The seconds of an all-reduce of `size` bytes: those of the latency, and those of the bandwidth.
+    """Return the seconds that latency and bandwidth take in an all-reduce of `size` bytes.
 
     Reduce-scatter and all-gather: each member sends a part of the bytes 2 (members - 1) times.
     """

@@ -37,7 +37,7 @@ OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machines that are projected to: hosts like the measured one, joined by `link` (None: a single host)."""
+    """The hosts of a projection: hosts like the measured one, joined by `link` (None: a single host)."""
 
     workers_per_host: int | None = None  # None: all on one host, with as many cores
     link: Link | None = None
@@ -67,7 +67,7 @@ class Projection:
 
 
 class StepModel:
-    """The parts of a step, from the rows of one series at one data size."""
+    """A model of the parts of a step, from the rows of one series at one data size."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         """Raises ValueError if the rows lack them."""
@@ -87,7 +87,7 @@ class StepModel:
         self._same_batch = first.batch_scope == "global"
 
     def project(self, workers: int, cluster: Cluster, error: float = 0.0, work: float = 1.0) -> Projection:
-        """The speedup of so many workers. Raises ValueError.
+        """Return the projected speedup of `workers`. Raises ValueError if it can't be projected.
 
         `error` is the log error of earlier projections; a step computes `work` times as long as the measured one.
         """
@@ -114,7 +114,7 @@ class StepModel:
         return Projection(workers, hosts, speedup, sum(steps) / 2, parts)
 
     def check(self) -> dict[int, tuple[float, float]]:
-        """The projected and the measured speedup of each count that can be projected from smaller ones."""
+        """Return the projected and the measured speedup of each worker count that smaller ones can project."""
         checked = {}
         for workers in self._parts:
             try:
@@ -126,7 +126,7 @@ class StepModel:
         return checked
 
     def assume(self, workers: int) -> StepModel:
-        """A model with the projection for `workers` of one host as if measured, as precisely as a smaller count."""
+        """Return a model in which the projection for `workers` on one host counts as measured."""
         near = self._rows[max((count for count in self._rows if count < workers), default=min(self._rows))]
         projection, useful = self.project(workers, Cluster()), self._useful_seconds(workers, workers)
         wait = self._waits(workers, useful)[0] + self._unexplained_wait(workers)  # of undisturbed steps, as in _parts
@@ -137,7 +137,7 @@ class StepModel:
         return StepModel([*self._rows.values(), row])
 
     def _waits(self, workers: int, useful: float) -> tuple[float, float]:
-        """The seconds of a step that a worker waits for the slowest: if all steps are calm, and with all of them."""
+        """Return the least and the most seconds of a step that a worker waits for the slowest one."""
         calm = self._compute
         if self.first.disturbed_share > 0:  # then `useful` is of undisturbed steps, too
             calm = calm[calm <= LONGER * np.quantile(calm, FASTEST)]
@@ -180,14 +180,14 @@ class StepModel:
         return seconds, seconds
 
     def _precision(self, on_host: int) -> float:
-        """The factor that the measured speedup next to this may be off by."""
+        """Return the factor by which the nearest measured speedup may be off."""
         near = max((count for count in self._parts if count <= on_host), default=min(self._rows))
         speedup = self._rows[near].speedup
         return 1.0 if math.isnan(speedup.low) else 1 + speedup.precision
 
 
 def mean_of_slowest(workers: int, seconds: np.ndarray) -> float:
-    """How long the slowest of so many workers takes if each draws from these sorted seconds.
+    """Return the mean time of the slowest of `workers`, if each draws from these sorted seconds.
 
     The mean of the greatest of n independent draws is the sum of values times the difference of the n-th powers of the
     distribution function.
@@ -197,12 +197,12 @@ def mean_of_slowest(workers: int, seconds: np.ndarray) -> float:
 
 
 def worst_error(checked: dict[int, tuple[float, float]]) -> float:
-    """The greatest log error of projections that were checked; 0 where none was."""
+    """The largest log error of the checked projections; 0 if none was checked."""
     return max((abs(math.log(projected / measured)) for projected, measured in checked.values()), default=0.0)
 
 
 def project_further(rows: Sequence[Row]) -> Projection | None:
-    """Project to FURTHER times the workers of a series, on one host with as many cores; None if little is known."""
+    """Project to FURTHER times as many workers as measured, on one host; None if too little is known."""
     most = max((row.workers or 1 for row in rows if not row.oversubscribed), default=1)
     try:
         model = StepModel(rows)
@@ -213,9 +213,9 @@ def project_further(rows: Sequence[Row]) -> Projection | None:
 
 
 def measure_next(model: StepModel, asked: Projection, cluster: Cluster, cores: int) -> list[str]:
-    """In words: which count to measure for a narrower band of what is asked, if it gives what is projected.
+    """Say which worker count to measure next for the narrowest interval of a projection.
 
-    Of counts that narrow it alike, the greatest; where there are no cores for another one, twice the greatest.
+    Of counts that narrow it alike, it is the largest; without cores for another count, it is twice the largest.
     """
     threads, counts = model.first.threads_per_worker or 1, model.counts
     here = [count for count in range(2, cores // threads + 1) if count not in counts]
@@ -234,7 +234,7 @@ def measure_next(model: StepModel, asked: Projection, cluster: Cluster, cores: i
 
 
 def line(points: Mapping[float, float], at: float) -> float:
-    """The value of a line by least squares, that neither starts below 0 nor falls; of a single point, through 0."""
+    """Return the value at `at` of the least-squares line with start and slope >= 0; of a single point, through 0."""
     from scipy.optimize import nnls  # slow to import: few commands have the counts for it
 
     if len(points) == 1:

@@ -33,7 +33,7 @@ class Clock:
     """Times the steps of one process."""
 
     def __init__(self, read_files: Any = set) -> None:
-        """`read_files` returns the files of settings that this process has read."""
+        """`read_files` returns the settings files that this process has read."""
         self._read_files = read_files
         self._optimizer: Any = None
         self._stepping: list[Any] = []  # optimizers, each within the step of the one before
@@ -53,7 +53,10 @@ class Clock:
         self._stepping.append(optimizer)
 
     def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Called after each step of any optimizer; one within another's is part of it (ZeroRedundancyOptimizer)."""
+        """Called after each step of any optimizer.
+
+        A step within another one's is part of it (ZeroRedundancyOptimizer).
+        """
         if self._stepping[-1] is not optimizer:  # an exception had ended one within it
             del self._stepping[self._stepping.index(optimizer) + 1 :]
         self._stepping.pop()
@@ -81,7 +84,7 @@ class Clock:
             self._pause()
 
     def _follow(self, optimizer: Any) -> None:
-        """From now on this optimizer's steps are the clock; what went on since the last one's belongs to no step."""
+        """Time this optimizer's steps from now on; the time since the last step of the former belongs to no step."""
         self._optimizer, self._other_steps = optimizer, 0
         now = time.perf_counter()
         self._times = [end + now - self._times[-1] for end in self._times]
@@ -124,21 +127,21 @@ class Clock:
         self._times = [time.perf_counter()]
 
     def _share_steps(self) -> int:
-        """From now on dpexp sees the number of steps, even of a process that hangs: in this file of the process."""
+        """Keep the number of steps in a file of this process, which dpexp can read even if the process hangs."""
         file = os.memfd_create("dpexp")
         os.ftruncate(file, mmap.PAGESIZE)
         self._made = memoryview(mmap.mmap(file, mmap.PAGESIZE)).cast("q")
         return file
 
     def _say_goodbye(self) -> None:
-        """At the end of the process: its number of steps, unless an exception has ended it."""
+        """Report the number of steps at the end of the process, unless an exception has ended it."""
         failed = hasattr(sys, "last_type")
         with contextlib.suppress(OSError, EOFError):
             if self._connection is not None and not failed:
                 self._connection.send(self._made[0])
 
     def forget(self) -> None:
-        """In a forked process: if its parent trains, it is a helper, such as a worker of a data loader."""
+        """Stop the clock in a forked process: it is a helper, such as a worker of a data loader."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -147,7 +150,7 @@ class Clock:
 
 
 def _synchronize() -> None:
-    """Wait until the devices have finished; untested, for want of one."""
+    """Wait until the devices have finished (untested without a GPU)."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -155,7 +158,7 @@ def _synchronize() -> None:
 
 
 def _connect() -> Connection:
-    """On another machine than dpexp's the address has a host, a port and a key."""
+    """Connect to dpexp; from another machine, the address has a host, a port and a key."""
     address = os.environ[ADDRESS].split()
     if len(address) > 1:
         host, port, key = address
@@ -192,7 +195,7 @@ def _from_environment(names: tuple[str, ...]) -> int | None:
 
 
 def _fingerprint(optimizer: Any) -> str:
-    """The SHA-256 of the parameters, as this process holds them."""
+    """Return the SHA-256 of the parameters in this process."""
     import hashlib
 
     import torch
@@ -206,7 +209,7 @@ def _fingerprint(optimizer: Any) -> str:
 
 
 def _own_files(read: Any) -> list[str]:
-    """Of the modules that are imported and of these files those that belong to no library."""
+    """Return the imported modules and read files that belong to no library."""
     libraries, here = Path(os.__file__).resolve().parent, Path(__file__).resolve().parent
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())} | set(read)
     paths = {Path(path).resolve() for path in files if isinstance(path, str)}
@@ -220,7 +223,7 @@ def _own_files(read: Any) -> list[str]:
 
 
 def install(optimizers: Any, read_files: Any) -> None:
-    """Once `torch.optim.optimizer` is imported."""
+    """Install the clock; called when `torch.optim.optimizer` has been imported."""
     if ADDRESS in os.environ:
         clock = Clock(read_files)
         optimizers.register_optimizer_step_pre_hook(clock.before_step)

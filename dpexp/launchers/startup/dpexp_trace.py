@@ -57,7 +57,7 @@ class Samples:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """How many, and whether a model is wrapped to exchange gradients, by DistributedDataParallel or otherwise."""
+        """The samples of a step, and whether a model is wrapped to exchange gradients."""
         samples = max(self._samples.values(), default=0)
         return {"samples": samples, "exchanges": self._exchanges, "by_ddp": self._by_ddp}
 
@@ -69,17 +69,16 @@ class Samples:
 
 
 class Trace:
-    """Where the time of each step goes.
+    """Traces where the time of each step goes.
 
-    Until the first call of a module that is trained it waits for data; until all gradients are there it computes; from
-    there to the return of `backward` it synchronizes (as DistributedDataParallel does), and so it does within calls of
-    `torch.distributed`'s collectives, and where it waits for one, wherever they are; the rest, up to the end of the
-    step, is its update. With gradient accumulation, all that happens several times in a step. What other threads do
-    doesn't count.
+    Until the first call of a trained module, the process waits for data. Until all gradients are there, it computes.
+    From then until `backward` returns, it synchronizes (as DistributedDataParallel does), and also in calls of
+    `torch.distributed`'s collectives, and in waits for one. The rest, up to the end of the step, is the update. With
+    gradient accumulation, all of this happens several times in a step. Other threads don't count.
     """
 
     def __init__(self, optimizer: Any, steps: list[Any] | None = None) -> None:
-        """`steps` are those that were traced before with another optimizer."""
+        """`steps` are steps that were traced before with another optimizer."""
         import torch
 
         self._torch: Any = torch
@@ -115,14 +114,14 @@ class Trace:
         self._waits_for_data = True
 
     def _hook(self, parameters: list[Any]) -> None:
-        """Look for the gradients of these: other optimizers may update some of them."""
+        """Watch for the gradients of these parameters; other optimizers may update some of them."""
         for parameter in parameters:
             if id(parameter) not in self._hooked and parameter.requires_grad and parameter.is_leaf:
                 self._hooked.add(id(parameter))
                 self._handles.append(parameter.register_post_accumulate_grad_hook(self._on_gradient))
 
     def _on_forward(self, module: Any, args: Any) -> None:
-        """The first call of a module that is trained, after a step, or after `backward`."""
+        """Called at the first call of a trained module after a step, or after `backward`."""
         if not self._waits_for_data or threading.get_ident() != self._thread:
             return
         if id(module) not in self._trained:
@@ -158,7 +157,7 @@ class Trace:
         self._waits_for_data = True
 
     def _traced(self, function: Any) -> Any:
-        """A collective, or the wait for one, as a meeting."""
+        """Return a collective, or the wait for one, that is recorded as a meeting."""
 
         def traced(*args: Any, **kwargs: Any) -> Any:
             if self._is_in_meeting or threading.get_ident() != self._thread:  # as a collective that waits for itself
@@ -175,7 +174,7 @@ class Trace:
         return traced
 
     def end_step(self, now: float) -> None:
-        """The step has ended."""
+        """Called at the end of each step."""
         self._update += now - self._last
         self._last = now
         self._steps.append((self._data, self._compute, self._update, self._meetings))
@@ -192,5 +191,5 @@ class Trace:
 
 
 def _trained(module: Any) -> list[Any]:
-    """Its parameters that are trained."""
+    """Return the module's parameters that are trained."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]

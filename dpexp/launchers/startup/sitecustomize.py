@@ -22,7 +22,7 @@ SETTINGS = (".yaml", ".yml", ".json", ".toml", ".ini", ".cfg")  # endings of fil
 
 
 class _Watch(importlib.abc.MetaPathFinder):
-    """Waits for the import of torch's optimizers, and notes which files of settings are read until the first step."""
+    """Waits for the import of torch's optimizers, and notes the settings files that are read until the first step."""
 
     def __init__(self) -> None:
         self._read: set[str] | None = set()
@@ -38,7 +38,7 @@ class _Watch(importlib.abc.MetaPathFinder):
                 self._read.add(os.path.abspath(path))  # noqa: PTH100
 
     def _end(self) -> set[str]:
-        """The files; no more are noted."""
+        """Return the files that were read, and stop watching."""
         read, self._read = self._read or set(), None
         return read
 
@@ -65,7 +65,7 @@ class _Watch(importlib.abc.MetaPathFinder):
 
 
 def _install_exchange(parallel: Any) -> None:
-    """From now on each DistributedDataParallel exchanges in shared memory."""
+    """Let each DistributedDataParallel exchange gradients in shared memory from now on."""
     initialize = parallel.DistributedDataParallel.__init__
 
     def initialize_and_share(model: Any, *arguments: Any, **options: Any) -> None:

@@ -14,7 +14,7 @@ GREY = "grey levels of uint8"
 
 
 def array_splits(config: ArraysDataConfig) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Inputs (n, ...) and labels (n,) of the training and of the test split; of a folder, mapped. Raises DataError."""
+    """Return inputs (n, ...) and labels (n,) of training and test split; a folder's are mapped. Raises DataError."""
     try:
         arrays = _read(Path(config.path))
         _check(arrays, config.scale_uint8)
@@ -26,14 +26,14 @@ def array_splits(config: ArraysDataConfig) -> list[tuple[np.ndarray, np.ndarray]
 
 
 def kind(inputs: np.ndarray, scale_uint8: bool) -> str:
-    """What the numbers are: grey levels, integers such as token ids, or fractions."""
+    """Return what the numbers are: grey levels, integers such as token ids, or fractions."""
     if inputs.dtype == np.uint8 and scale_uint8:
         return GREY
     return "integers" if inputs.dtype.kind in "ui" else "fractions"
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays by name. Raises OSError, or ValueError for what numpy didn't write."""
+    """Return the arrays by name. Raises OSError, or ValueError for files that numpy didn't write."""
     try:
         if path.is_dir():
             files = {name: path / f"{name}.npy" for name in NAMES}

@@ -22,7 +22,7 @@ MOST_COPIED_BYTES = 2**29
 
 @dataclasses.dataclass(frozen=True)
 class MappedInputs:
-    """Rows of a .npy file that stays on disk, with the part of a tensor's interface that a training needs.
+    """Rows of a .npy file that stays on disk, with the part of a tensor's interface that training needs.
 
     All workers read them through the system's page cache.
     """
@@ -32,11 +32,11 @@ class MappedInputs:
     dtype: np.dtype  # that they are read as; fractions, for grey levels of uint8
 
     def to(self, device: torch.device) -> MappedInputs:
-        """Itself: it is on no device."""
+        """Return itself: it is on no device."""
         return self
 
     def index_select(self, dim: int, index: torch.Tensor) -> torch.Tensor:
-        """The samples of these indices (k,), read from the file."""
+        """Read the samples of these indices (k,) from the file."""
         assert dim == 0
         inputs = torch.from_numpy(self.array[self.rows[index].numpy()].astype(self.dtype, copy=False))
         return inputs.div_(255) if self.array.dtype == np.uint8 and self.dtype.kind == "f" else inputs
@@ -53,25 +53,25 @@ class Dataset:
 
     @property
     def train_inputs(self) -> torch.Tensor | MappedInputs:
-        """In memory or on disk."""
+        """The training inputs, in memory or on disk."""
         if self.file is None:
             return self.tensors["train_inputs"]
         array = np.load(self.file, mmap_mode="r")
         return MappedInputs(array, self.tensors["train_rows"], self.tensors["test_inputs"].numpy().dtype)
 
     def copy_elsewhere(self) -> Dataset:
-        """A copy in other memory, as far as that is cheap; else this one."""
+        """Return a copy in other memory if that is cheap, else this data set."""
         small = sum(tensor.nbytes for tensor in self.tensors.values()) <= MOST_COPIED_BYTES
         return dataclasses.replace(self, tensors=SharedTensors.copy_of(self.tensors)) if small else self
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """The shape of one sample."""
         return tuple(self.tensors["test_inputs"].shape[1:])
 
 
 def load(config: ExperimentConfig) -> Dataset:
-    """The data set of a job. Raises DataError when it can't be loaded, ConfigError when it is too small."""
+    """Load the data set of a job. Raises DataError if it can't be loaded, ConfigError if it is too small."""
     (train_inputs, train_labels), (test_inputs, test_labels) = _splits(config)
     try:
         check_size(config, len(train_inputs))
@@ -103,7 +103,7 @@ def load(config: ExperimentConfig) -> Dataset:
 
 
 def _splits(config: ExperimentConfig) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Inputs (n, *shape) and labels (n,) of the training and of the test split, as they come from their source."""
+    """Return inputs (n, *shape) and labels (n,) of training and test split, as they come from their source."""
     match config.data:
         case MnistConfig():
             return [mnist_split(split) for split in ("train", "t10k")]

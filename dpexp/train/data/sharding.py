@@ -7,18 +7,18 @@ _ORDER, _SUBSET = 1, 2  # tags that keep the two kinds of random streams apart
 
 
 def epoch_order(samples: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order of samples in one epoch, int64 (samples,): a function of seed and epoch alone."""
+    """Return the order of samples in one epoch, int64 (samples,): a function of seed and epoch alone."""
     # numpy's streams, since torch's CPU generator looks at the low 32 bits of a seed only.
     return torch.from_numpy(np.random.default_rng([_ORDER, seed, epoch]).permutation(samples))
 
 
 def subset(available: int, size: int, seed: int) -> torch.Tensor:
-    """Indices (size,) of a seeded random subset; a smaller one is the beginning of a larger one."""
+    """Return indices (size,) of a seeded random subset; a smaller one is the beginning of a larger one."""
     return torch.from_numpy(np.random.default_rng([_SUBSET, seed]).permutation(available)[:size])
 
 
 def shard(batch: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
-    """The contiguous slice of a global batch that is this rank's: disjoint, complete, sizes within one.
+    """Return this rank's contiguous slice of a global batch: slices are disjoint and complete, with sizes within one.
 
     Lower ranks take the larger slices, so rank 0 has a sample whenever anyone has.
     """

@@ -27,7 +27,7 @@ SHA256 = {
 
 
 def mnist_split(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 1, 28, 28) and labels (n,) of "train" or "t10k", both uint8. Raises DataError."""
+    """Return images (n, 1, 28, 28) and labels (n,) of "train" or "t10k", both uint8. Raises DataError."""
     images = np.frombuffer(_decoded(f"{split}-images-idx3-ubyte"), np.uint8, offset=16)
     labels = np.frombuffer(_decoded(f"{split}-labels-idx1-ubyte"), np.uint8, offset=8)
     return images.reshape(-1, 1, 28, 28), labels
@@ -35,7 +35,7 @@ def mnist_split(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache  # it takes a second, and the jobs of a sweep share it
 def _decoded(name: str) -> bytes:
-    """The checked content of one of the packaged IDX files."""
+    """Return the checked content of one of the packaged IDX files."""
     packed = resources.files("dpexp.train.data") / "mnist" / f"{name}.xz"
     try:
         content = lzma.decompress(packed.read_bytes())
@@ -47,7 +47,7 @@ def _decoded(name: str) -> bytes:
 
 
 def torchvision_split(name: str, train: bool, cache: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (n, channels, height, width), uint8, and labels (n,) of one split of fashion_mnist or cifar10.
+    """Return inputs (n, channels, height, width), uint8, and labels (n,) of a split of fashion_mnist or cifar10.
 
     Downloads it when it isn't there. Raises DataError.
     """
@@ -88,7 +88,7 @@ def _check_pinned(pin: Path, inputs: np.ndarray, labels: np.ndarray) -> None:
 
 
 def synthetic_splits(config: SyntheticDataConfig, train_samples: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Gaussian classes with seeded means: training and test samples, float32, labels uniform at random."""
+    """Return Gaussian classes with seeded means: training and test samples, float32, with random labels."""
     samples = train_samples + config.test_size
     needed, available = 4 * samples * math.prod(config.shape), available_memory_bytes()
     if needed > available:

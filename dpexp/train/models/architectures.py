@@ -12,7 +12,7 @@ from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
 
 
 def build(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A module from inputs (n, *input_shape) to logits (n, classes). Raises ConfigError."""
+    """Return a module from inputs (n, *input_shape) to logits (n, classes). Raises ConfigError."""
     match config:
         case MlpConfig():
             return _mlp(config, input_shape, classes)
@@ -25,7 +25,7 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn
 
 
 def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The same model, with tensors of torch's default dtype converted; others, such as complex ones, stay."""
+    """Convert the tensors of torch's default dtype; others, such as complex ones, stay. Returns the model."""
     default = torch.get_default_dtype()
     converted: nn.Module = model._apply(lambda tensor: tensor.to(dtype) if tensor.dtype == default else tensor)
     return converted

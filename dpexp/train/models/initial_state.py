@@ -12,7 +12,7 @@ from dpexp.train.models.architectures import build, convert
 
 
 def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
-    """The seeded weights and buffers that every replica of every training of this job starts from.
+    """Return the seeded weights and buffers from which every replica of every training of this job starts.
 
     Raises ConfigError when the model doesn't fit the data, or can't train on the smallest shard.
     """
@@ -55,7 +55,7 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
 
 
 def _smallest_shard(config: ExperimentConfig) -> int:
-    """Samples of the smallest non-empty shard of the last batch, the candidate's or a paired baseline's."""
+    """Return the samples of the smallest non-empty shard of the last batch, candidate's or paired baseline's."""
     sizes = []
     for variant in config.variants.values():
         tail = variant.train_samples % variant.global_batch_size or variant.global_batch_size

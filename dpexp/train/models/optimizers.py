@@ -16,7 +16,7 @@ from dpexp.config.groups import AdamConfig, OptimizerConfig, SgdConfig
 
 
 class Optimizer:
-    """Updates `parameters` in place, from a fresh state; equal to the configured class of torch.optim.
+    """Updates `parameters` in place from a fresh state, as the configured class of torch.optim does.
 
     A parameter that no sample used has a gradient of zeros here, as in any flat layout of gradients:
     momentum and weight decay go on. (torch.optim skips a parameter whose gradient is None.)
@@ -29,10 +29,9 @@ class Optimizer:
         self._update = _sgd(config, updated) if isinstance(config, SgdConfig) else _adam(config, updated)
 
     def step(self, gradients: list[torch.Tensor], squared_norm: torch.Tensor | None = None) -> None:
-        """One update, from a gradient for each parameter. `squared_norm` (), that of all gradients, where these are a
-        slice of them.
+        """Make one update, from a gradient for each parameter.
 
-        Clipping is that of torch.nn.utils.clip_grad_norm_ (Pascanu et al. 2013); it changes `gradients`.
+        If the gradients are a slice of all gradients, `squared_norm` () is that of all of them. Clipping is that of torch.nn.utils.clip_grad_norm_ (Pascanu et al. 2013); it changes `gradients`.
         """
         if self.clip_norm is not None:
             norm = (squared_norms(gradients) if squared_norm is None else squared_norm).sqrt()
@@ -74,12 +73,12 @@ def _adam(config: AdamConfig, parameters: list[torch.Tensor]) -> Callable[..., N
 
 
 def squared_norms(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """The square of the norm (), of all gradients together."""
+    """Return the square of the norm (), of all gradients together."""
     return torch.stack(torch._foreach_norm(gradients)).square().sum()
 
 
 def take_gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
-    """The parameters' gradients, zeros where there is none, taken off the parameters."""
+    """Return the parameters' gradients, zeros if there is none, and remove them from the parameters."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     for parameter in parameters:
         parameter.grad = None

@@ -11,5 +11,5 @@ CLASSES: dict[str, type[Strategy]] = {"sync_dp": SyncDataParallel, "ddp": Ddp, "
 
 
 def strategy_class(config: ExperimentConfig) -> type[Strategy]:
-    """The implementation of the configured strategy. A single worker has nothing to combine, whatever the strategy."""
+    """Return the class of the configured strategy. A single worker has nothing to combine, whatever the strategy."""
     return Strategy if config.workers == 1 else CLASSES[config.strategy.name]

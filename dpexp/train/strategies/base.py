@@ -27,7 +27,7 @@ class Replica:
 
 
 class Strategy:
-    """How the gradients of all replicas become one update of all replicas. The base class is for a single worker.
+    """Turns the gradients of all replicas into one update of all replicas. The base class is for a single worker.
 
     The loss of every shard is summed and divided by the size of the whole global batch. So the sum of
     the gradients over replicas is the gradient of the mean loss, whatever the split, and a strategy
@@ -41,7 +41,7 @@ class Strategy:
     def __init__(
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any
     ) -> None:
-        """In the process of rank `rank`; `shared` is its part of what `share` returned."""
+        """Called in the process of rank `rank`; `shared` is its part of what `share` returned."""
         self.device = torch.device("cpu" if config.device == "cpu" else f"cuda:{os.environ.get('LOCAL_RANK', rank)}")
         model.to(self.device)
         self.replicas = (Replica(rank, model),)
@@ -56,7 +56,7 @@ class Strategy:
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
-        """In the parent: what each process receives, beyond the initial state, to reach the others.
+        """In the parent, return what each process receives, besides the initial state, to reach the others.
 
         Returns one picklable object for each process.
         """
@@ -69,10 +69,10 @@ class Strategy:
         self.optimizers = [Optimizer(self._config.optimizer, parameters) for parameters in self._updated]
 
     def begin_step(self) -> None:
-        """Before a step's data: return when it is this process's turn and the parameters are up to date."""
+        """Return when it is this process's turn and the parameters are up to date. Called before a step's data."""
 
     def accumulating(self) -> AbstractContextManager[Any]:
-        """Within it, a backward pass leaves its gradients to be added to by the next one."""
+        """While the context is open, backward leaves its gradients for the next one to add to."""
         return contextlib.nullcontext()
 
     def update(self) -> None:
@@ -94,7 +94,7 @@ class Strategy:
         self.synchronize()
 
     def broadcast(self, numbers: list[int]) -> list[int]:
-        """Rank 0's numbers. All processes call it together."""
+        """Return rank 0's numbers. All processes call it together."""
         return numbers
 
 

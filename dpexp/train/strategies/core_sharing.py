@@ -19,7 +19,7 @@ from dpexp.processes.barrier import Counter
 
 @dataclass(frozen=True)
 class CoreTurn:
-    """One rank's turn: after the rank before it in its group, and the first one's after the last one's."""
+    """One rank's turn, after that of the rank before it in its group; the first rank's is after the last one's."""
 
     group: int
     is_first: bool
@@ -29,7 +29,7 @@ class CoreTurn:
 
     @classmethod
     def create(cls, ranks: int, groups: int) -> list[CoreTurn]:
-        """Those of all ranks: rank r belongs to group r mod the number of groups."""
+        """Return the turns of all ranks: rank r belongs to group r mod `groups`."""
         counters, turns = [Counter() for _ in range(ranks)], []
         for rank, own in enumerate(counters):
             group, is_first, is_last = rank % groups, rank < groups, rank + groups >= ranks
@@ -43,19 +43,19 @@ class CoreTurn:
         self.own.wait(0.0)
 
     def pass_on(self) -> None:
-        """It is the next rank's turn."""
+        """Begin the next rank's turn."""
         self.following.post()
 
 
 def group_count(config: ExperimentConfig) -> int:
-    """A group for each core where workers take turns, which those of one thread do; elsewhere each worker is one."""
+    """Return the number of groups: one per core if single-threaded workers outnumber the cores, else one per worker."""
     cores = usable_cores()
     take_turns = config.workers > cores and config.threads_per_worker == 1
     return cores if take_turns else config.workers
 
 
 def stay_on_a_core(number: int, threads: int) -> None:
-    """Where so many threads leave no core free, keep this process on one of them.
+    """Pin this process to a core if so many threads leave no core free.
 
     A worker that sleeps at a barrier is often woken on the core of the one that wakes it, where they then take turns
     while another core is idle. Where a core is free, the scheduler uses that.

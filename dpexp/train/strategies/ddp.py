@@ -21,7 +21,7 @@ from dpexp.train.strategies.rendezvous import Distributed, Rendezvous
 
 
 class Ddp(Distributed):
-    """One process a worker, on one machine or, under torchrun, on several: gloo on CPUs, nccl on GPUs (untested).
+    """torch's DistributedDataParallel, one process per worker: gloo on CPUs, nccl on GPUs (untested).
 
     Each rank has its own parameters and optimizer; gradients are all-reduced while backward still runs.
     """
@@ -49,15 +49,15 @@ class Ddp(Distributed):
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Rendezvous]:
-        """The rendezvous of all ranks."""
+        """Return the rendezvous of all ranks."""
         return Rendezvous.here(config.workers)
 
     def accumulating(self) -> AbstractContextManager[Any]:
-        """Without an all-reduce."""
+        """Skip the all-reduce while the context is open."""
         return self._wrapped.no_sync()
 
     def update(self) -> None:
-        """One optimizer update, from gradients that backward has summed over all ranks."""
+        """Make one optimizer update, from gradients that backward has summed over all ranks."""
         self.recorder.enter(UPDATE)
         # Backward computes while buckets are all-reduced; what is left of that after it is communication, or waiting.
         self.recorder.move_since(self.last_bucket_started, COMPUTE, COMMUNICATE)

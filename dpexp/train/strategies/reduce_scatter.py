@@ -9,14 +9,14 @@ from dpexp.processes.shared_memory import chunk_bounds
 
 
 class ReduceScatter:
-    """One rank's part in it. Each rank publishes its gradient in a row of its own, then sums its chunk of all rows."""
+    """One rank's part: it publishes its gradient in its own row, then sums its chunk of all rows."""
 
     def __init__(
         self, parameters: list[nn.Parameter], flat: torch.Tensor, gradients: torch.Tensor, row: int, adds: bool = False
     ) -> None:
-        """`flat` (n,) has the parameters one after another, `gradients` (rows, n) the ranks' gradients in that order.
+        """`flat` (n,) has all parameters, one after another; `gradients` (rows, n) the ranks' gradients in that order.
 
-        Where ranks share a row, all but the first to publish in a step are those that add to it.
+        If ranks share a row, the first one of a step writes its gradient there, and the others are those that add to it.
         """
         self.parameters = parameters
         self._adds = adds
@@ -28,7 +28,7 @@ class ReduceScatter:
         self.total, *self._others = [gradient[chunk] for gradient in (*gradients[row:], *gradients[:row])]
 
     def publish(self) -> None:
-        """Write the gradient where all ranks read it, or add it to what is there; take it off the parameters."""
+        """Write, or add, the gradient where all ranks read it, and remove it from the parameters."""
         places, gradients = [], []
         for parameter, place in zip(self.parameters, self._published, strict=True):
             if parameter.grad is not None:
@@ -41,18 +41,18 @@ class ReduceScatter:
             (torch._foreach_add_ if self._adds else torch._foreach_copy_)(places, gradients)
 
     def sum_chunk(self) -> None:
-        """Let `total` be the sum, in a fixed order, once all ranks have published their gradients."""
+        """Compute `total`, in a fixed order, once all ranks have published their gradients."""
         for other in self._others:
             self.total.add_(other)
 
 
 def move(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> None:
-    """Let the parameters lie in `flat`, one after the other."""
+    """Move the parameters into `flat`, one after the other."""
     for parameter, place in zip(parameters, views(parameters, flat), strict=True):
         parameter.data = place
 
 
 def views(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> list[torch.Tensor]:
-    """What follows one after the other in `flat`, in the parameters' shapes."""
+    """Return views of `flat` with the parameters' shapes, one after the other."""
     sizes = [parameter.numel() for parameter in parameters]
     return [part.view_as(like) for part, like in zip(flat.split(sizes), parameters, strict=True)]

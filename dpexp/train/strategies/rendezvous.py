@@ -21,7 +21,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """What one rank receives: where the store is."""
+    """What one rank needs to find the others: the place of the store."""
 
     host: str
     port: int
@@ -33,12 +33,12 @@ class Rendezvous:
 
     @classmethod
     def here(cls, ranks: int) -> list[Rendezvous]:
-        """The parts of all ranks, at a new store on a free port of this machine."""
+        """Return the parts of all ranks, with a new store on a free port of this machine."""
         server = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
         return [cls(LOOPBACK, server.port, "group", server)] * ranks
 
     def join(self, backend: str, rank: int, world_size: int) -> PrefixStore:
-        """Make this process a member of torch's default process group; returns the store."""
+        """Join torch's default process group; return the store."""
         if self.host == LOOPBACK:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store = PrefixStore(self.prefix, TCPStore(self.host, self.port, is_master=False))
@@ -55,7 +55,7 @@ class Distributed(Strategy):
         dist.barrier()
 
     def broadcast(self, numbers: list[int]) -> list[int]:
-        """Rank 0's numbers."""
+        """Return rank 0's numbers."""
         values = torch.tensor(numbers, device=self.device)
         dist.broadcast(values, src=0)
         return [int(value) for value in values]
@@ -63,7 +63,7 @@ class Distributed(Strategy):
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise torch's errors as a PeerError where another rank is gone, or as a WorkerError that says what to set."""
+    """Raise torch's errors as PeerError if another rank is gone, or as WorkerError that says what to set."""
     try:
         yield
     except RuntimeError as error:

@@ -43,7 +43,7 @@ class Shared:
     def create(
         cls, config: ExperimentConfig, initial: SharedTensors, ranks: int, threads: int, groups: int
     ) -> list[Shared]:
-        """The parts of so many ranks with so many threads in so many groups, all on one machine."""
+        """Return the parts of `ranks` ranks in `groups` groups on one machine; `threads` compute at the same time."""
         arena = SharedTensors.allocate(arena_layout(config, initial, groups))
         members = BarrierMember.create(ranks, spin_seconds(threads))
         if groups == ranks:
@@ -56,7 +56,7 @@ class Shared:
 
 
 def arena_layout(config: ExperimentConfig, initial: SharedTensors, rows: int) -> Layout:
-    """The tensors that the ranks of a machine share, with so many rows of gradients."""
+    """Return the layout of the tensors that the ranks of a machine share, with `rows` rows of gradients."""
     dtype = getattr(torch, config.dtype)
     # All of the state: a bound on the trainable parameters that needs no model here.
     line = ALIGNMENT_BYTES // dtype.itemsize
@@ -70,7 +70,7 @@ def arena_layout(config: ExperimentConfig, initial: SharedTensors, rows: int) ->
 
 
 class SyncDataParallel(Strategy):
-    """One process a worker; sums in a fixed order, so that a run can be repeated to the bit.
+    """One process per worker; sums have a fixed order, so a run can be repeated to the bit.
 
     Replicas are equal by construction, as long as each model keeps using the shared parameters.
     """
@@ -89,17 +89,17 @@ class SyncDataParallel(Strategy):
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
-        """The shared memory and the barriers."""
+        """Allocate the shared memory and the barriers."""
         return Shared.create(config, initial, config.workers, config.busy_threads, group_count(config))
 
     def start(self) -> None:
-        """Each rank loads all of the initial state, the same values."""
+        """Load all of the initial state on each rank."""
         self.barrier()  # no rank still reads or updates
         super().start()
         self.barrier()
 
     def begin_step(self) -> None:
-        """Wait for this rank's turn on its core; then all parameters are updated."""
+        """Wait for this rank's turn on its core; then all parameters are up to date."""
         if self._turn is not None:
             self.recorder.enter(WAIT)
             self._turn.wait()
@@ -129,7 +129,7 @@ class SyncDataParallel(Strategy):
         self._wait()  # all parameters are updated, all gradients read
 
     def _wait(self) -> None:
-        """For the ranks that update the other chunks."""
+        """Wait for the ranks that update the other chunks."""
         self.recorder.enter(WAIT)
         self._update_barrier.wait()
 
@@ -138,7 +138,7 @@ class SyncDataParallel(Strategy):
         self._barrier.wait()
 
     def broadcast(self, numbers: list[int]) -> list[int]:
-        """Rank 0's numbers, a few."""
+        """Return rank 0's numbers, a few."""
         if self.replicas[0].rank == 0:
             self._broadcast[: len(numbers)] = torch.tensor(numbers)
         self.barrier()
