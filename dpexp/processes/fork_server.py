@@ -65,8 +65,8 @@ def start_process(
 ) -> tuple[ForkServerProcess, connection.Connection]:
     """Start a worker; return it and the connection for its messages. Raises OSError, WorkerError.
 
-    The messages are ("notice", what the target passed to `notify`), ("warning", text), ("report", what it returned), and
-    ("failure", WorkerError).
+    The messages are ("notice", what the target passed to `notify`), ("warning", text), ("report", what it returned),
+    and ("failure", WorkerError).
     """
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)

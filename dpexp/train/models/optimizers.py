@@ -31,7 +31,8 @@ class Optimizer:
     def step(self, gradients: list[torch.Tensor], squared_norm: torch.Tensor | None = None) -> None:
         """Make one update, from a gradient for each parameter.
 
-        If the gradients are a slice of all gradients, `squared_norm` () is that of all of them. Clipping is that of torch.nn.utils.clip_grad_norm_ (Pascanu et al. 2013); it changes `gradients`.
+        If the gradients are a slice of all gradients, `squared_norm` () is that of all of them. Clipping is that of
+        torch.nn.utils.clip_grad_norm_ (Pascanu et al. 2013); it changes `gradients`.
         """
         if self.clip_norm is not None:
             norm = (squared_norms(gradients) if squared_norm is None else squared_norm).sqrt()

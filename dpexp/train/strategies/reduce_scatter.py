@@ -16,7 +16,7 @@ class ReduceScatter:
     ) -> None:
         """`flat` (n,) has all parameters, one after another; `gradients` (rows, n) the ranks' gradients in that order.
 
-        If ranks share a row, the first one of a step writes its gradient there, and the others are those that add to it.
+        If ranks share a row, the first one of a step writes its gradient there, and the others add to it (`adds`).
         """
         self.parameters = parameters
         self._adds = adds
