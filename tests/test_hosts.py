@@ -20,8 +20,8 @@ from benchmarks.namespaces import HOSTS
 
 # Where the two hosts may be slow to be missed, that is done sooner; see test_torchrun.
 MAIN = (
-    "import sys; from dpexp.cli import app; from dpexp.launchers import torchrun_exchange; "
-    "torchrun_exchange.SILENCE_SECONDS = 3.0; sys.exit(app.main(sys.argv[1:]))"
+    "import sys; from dpexp.cli import app; from dpexp.launchers import torchrun_channel; "
+    "torchrun_channel.SILENCE_SECONDS = 3.0; sys.exit(app.main(sys.argv[1:]))"
 )
 
 pytestmark = pytest.mark.slow

@@ -24,7 +24,7 @@ from training_helpers import assert_same, trained_state
 
 from dpexp.config.compose import compose_job
 from dpexp.errors import ConfigError, PeerError, WorkerError
-from dpexp.launchers import torchrun_exchange, torchrun_tasks
+from dpexp.launchers import torchrun_channel, torchrun_tasks
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine import signals
 
@@ -50,7 +50,7 @@ def together(
 def changed(folder: Path, variables: list[dict[str, str]], arguments: list[list[str]], *changes: str) -> list[Outcome]:
     """How ranks with these variables and arguments end, each with a change of its code."""
     local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(variables))}
-    code = "import os, sys; from dpexp.cli import app; from dpexp.launchers import torchrun_exchange, torchrun_tasks; "
+    code = "import os, sys; from dpexp.cli import app; from dpexp.launchers import torchrun_channel, torchrun_tasks; "
     both = zip(arguments, changes or [""] * len(arguments), strict=True)
     commands = [[sys.executable, "-c", f"{code}{change}\nsys.exit(app.main())", *words] for words, change in both]
     outcomes = together(commands, [folder] * len(commands), [{**local, **own} for own in variables])
@@ -199,7 +199,7 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
 )
 def test_a_wrong_number_of_hosts_is_told_on_each(tmp_path, world_sizes, told):
     own = [{"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": size} for rank, size in zip("01", world_sizes, strict=True)]
-    hurry = "torchrun_exchange.SILENCE_SECONDS = 2.0"
+    hurry = "torchrun_channel.SILENCE_SECONDS = 2.0"
     outcomes = changed(tmp_path, own, [TRAINING] * 2, hurry, hurry)
     assert all(outcome.status in (1, 2) for outcome in outcomes)
     for outcome in outcomes:
@@ -229,7 +229,7 @@ def test_what_an_agent_answers_is_the_cause_on_all_ranks(monkeypatch):
     with ThreadPoolExecutor(2) as pool:
         agents = [torchrun_tasks.TorchrunAgent(one, []) for one in others]
         served = [pool.submit(agent.serve, said[one.rank].append) for agent, one in zip(agents, others, strict=True)]
-        controller.exchange.wait_until(controller.exchange.have_met)
+        controller.channel.wait_until(controller.channel.have_met)
         with pytest.raises(WorkerError, match=r"^rank 2 failed$") as failure, controller._task("train"):
             raise PeerError("rank 0 has lost another rank")
         assert failure.value.details == "its traceback"
@@ -239,25 +239,25 @@ def test_what_an_agent_answers_is_the_cause_on_all_ranks(monkeypatch):
 
 
 def test_a_rank_that_says_nothing_more_is_missed(monkeypatch):
-    """Its process is stopped, or stuck. The last round of its exchange stands for that."""
-    monkeypatch.setattr(torchrun_exchange, "SILENCE_SECONDS", 0.5)
+    """Its process is stopped, or stuck. The last round of its channel stands for that."""
+    monkeypatch.setattr(torchrun_channel, "SILENCE_SECONDS", 0.5)
     for silent, other in ((0, 1), (1, 0)):
-        exchanges = [torchrun_exchange.Exchange(environment, []) for environment in ranks(2)]
-        exchanges[other].wait_until(lambda: silent in exchanges[other].seen)  # noqa: B023 - called here
-        monkeypatch.setattr(exchanges[silent], "_look", lambda store: None)
+        channels = [torchrun_channel.Channel(environment, []) for environment in ranks(2)]
+        channels[other].wait_until(lambda: silent in channels[other].seen)  # noqa: B023 - called here
+        monkeypatch.setattr(channels[silent], "_look", lambda store: None)
         with pytest.raises(WorkerError, match=rf"^rank {silent} has not responded for 0 s$"):
-            exchanges[other].wait_until(lambda: False, 20)
-        for exchange in reversed(exchanges):  # rank 0 serves the store
-            exchange.close()
+            channels[other].wait_until(lambda: False, 20)
+        for channel in reversed(channels):  # rank 0 serves the store
+            channel.close()
 
 
 def test_a_rank_that_was_stopped_itself_misses_nobody():
-    exchanges = [torchrun_exchange.Exchange(environment, []) for environment in ranks(2)]
-    exchanges[0].wait_until(exchanges[0].have_met)
-    exchanges[0]._last_wait -= 1000
-    exchanges[0].check()
-    for exchange in reversed(exchanges):
-        exchange.close()
+    channels = [torchrun_channel.Channel(environment, []) for environment in ranks(2)]
+    channels[0].wait_until(channels[0].have_met)
+    channels[0]._last_wait -= 1000
+    channels[0].check()
+    for channel in reversed(channels):
+        channel.close()
 
 
 def test_a_rank_beyond_the_world_of_rank_zero_is_refused():
@@ -269,7 +269,7 @@ def test_a_rank_beyond_the_world_of_rank_zero_is_refused():
         ConfigError, match="rank 2 was started with WORLD_SIZE=3 and '', rank 0 was started with WORLD_SIZE=2 and ''"
     ):
         torchrun_tasks.TorchrunAgent(third, []).serve(print)
-    controller.exchange.close()
+    controller.channel.close()
 
 
 def test_an_agent_that_was_interrupted_is_not_waited_for(monkeypatch):
@@ -349,7 +349,7 @@ def test_a_script_needs_one_dpexp_and_as_many_workers_on_each_host(variables, wo
 def test_a_process_that_dies_silently_is_missed(tmp_path):
     """Rank 1's main process is killed while it loads: rank 0 must not wait forever."""
     own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    hurry = "torchrun_exchange.SILENCE_SECONDS, torchrun_tasks.END_SECONDS = 2.0, 0.1"
+    hurry = "torchrun_channel.SILENCE_SECONDS, torchrun_tasks.END_SECONDS = 2.0, 0.1"
     waiting, killed = changed(tmp_path, own, [TRAINING] * 2, hurry, f"{KILL}torchrun_tasks.load = kill; {hurry}")
     assert (waiting.status, killed.status) == (1, -signal.SIGKILL)
     assert "rank 1 has not responded for 2 s" in waiting.err

@@ -55,7 +55,7 @@ def _lead(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
     controller = TorchrunController(torchrun, arguments)
     status, message = FAILED, ""
     try:
-        controller.exchange.wait_until(controller.exchange.have_met)
+        controller.channel.wait_until(controller.channel.have_met)
         status = _run(arguments, controller, torchrun.local_world_size)
     except DpexpError as error:
         status, message = status_of(error), str(error)

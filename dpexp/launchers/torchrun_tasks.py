@@ -12,8 +12,8 @@ from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError, one_li
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.commands import run_beside
 from dpexp.launchers.local import LocalLauncher, start_errors
+from dpexp.launchers.torchrun_channel import Channel
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
-from dpexp.launchers.torchrun_exchange import Exchange
 from dpexp.machine import signals
 from dpexp.processes.launch import REMOTE_CAUSE_SECONDS, launch
 from dpexp.processes.world import RemoteRanks, WorldSpec
@@ -34,7 +34,7 @@ class TorchrunController(LocalLauncher):
         super().__init__()
         self._environment = environment
         self.hosts, self.number = self, environment.world_size  # of a script, one dpexp runs on each
-        self.exchange = Exchange(environment, arguments, task=FIRST)
+        self.channel = Channel(environment, arguments, task=FIRST)
         self._task_number = 0  # of the last one
         self._loaded: ExperimentConfig | None = None  # whose data all agents hold
         self._errors: list[str] = []  # of all tasks
@@ -64,16 +64,16 @@ class TorchrunController(LocalLauncher):
             self._errors.append(error)
         self._publish("end", status=status)
         until = time.monotonic() + END_SECONDS
-        while self.exchange.seen.keys() - self.exchange.lost() and time.monotonic() < until:
+        while self.channel.seen.keys() - self.channel.lost() and time.monotonic() < until:
             time.sleep(0.1)
-        self.exchange.close()
+        self.channel.close()
 
     def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gate: Connection | None) -> WorldSpec:
         if work.config.processes == 1:
             return super()._world(cleanup, name, work, gate)
         if self._loaded != work.dataset.source:  # before anything is timed
             with self._task("load", config=work.dataset.source):
-                self.exchange.wait_until(self._answers)
+                self.channel.wait_until(self._answers)
             self._loaded = work.dataset.source
         cleanup.enter_context(self._task("train", config=work.config, in_turns=work.in_turns))
         remote = RemoteRanks(0, self._exchange_progress, self._answers)
@@ -87,7 +87,7 @@ class TorchrunController(LocalLauncher):
             try:
                 yield
             except PeerError:
-                self.exchange.wait_until(self._answers, REMOTE_CAUSE_SECONDS)  # of who knows the cause
+                self.channel.wait_until(self._answers, REMOTE_CAUSE_SECONDS)  # of who knows the cause
                 raise
         except WorkerError as error:
             self._errors.append(str(error))
@@ -97,21 +97,21 @@ class TorchrunController(LocalLauncher):
 
     def _publish(self, kind: str, **task: Any) -> None:
         self._task_number += 1
-        self.exchange.publish(task={"number": self._task_number, "kind": kind, "errors": self._errors.copy(), **task})
+        self.channel.publish(task={"number": self._task_number, "kind": kind, "errors": self._errors.copy(), **task})
 
     def _exchange_progress(self, local: Any) -> list[Any]:
         self._answers()
-        return [facts["progress"] for facts in self.exchange.seen.values()]
+        return [facts["progress"] for facts in self.channel.seen.values()]
 
     def _answers(self) -> list[Any] | None:
         """Return the answers of all agents; None until the last is there. Raises WorkerError if one has failed."""
-        answers = [facts["answer"] for facts in self.exchange.seen.values() if facts["number"] == self._task_number]
+        answers = [facts["answer"] for facts in self.channel.seen.values() if facts["number"] == self._task_number]
         for answer in answers:
             if isinstance(answer, WorkerError):
                 raise answer
         if len(answers) == self._environment.world_size - 1:
             return answers
-        self.exchange.check()
+        self.channel.check()
         return None
 
 
@@ -120,7 +120,7 @@ class TorchrunAgent:
 
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
         self._environment = environment
-        self._exchange = Exchange(environment, arguments, number=0, answer=None, progress=None)
+        self._channel = Channel(environment, arguments, number=0, answer=None, progress=None)
         self._task = FIRST  # which is carried out
         self._dataset: Dataset | None = None
 
@@ -131,11 +131,11 @@ class TorchrunAgent:
         """
         why = f"rank {self._environment.rank} has ended; its output says why"
         try:
-            self._exchange.wait_until(self._exchange.have_met)
+            self._channel.wait_until(self._channel.have_met)
             while self._task["kind"] != "end":
-                self._exchange.publish(number=self._task["number"], answer=self._answer())
-                self._exchange.wait_until(self._is_over)
-                told, self._task = len(self._task["errors"]), self._exchange.seen[0]["task"]
+                self._channel.publish(number=self._task["number"], answer=self._answer())
+                self._channel.wait_until(self._is_over)
+                told, self._task = len(self._task["errors"]), self._channel.seen[0]["task"]
                 for error in self._task["errors"][told:]:
                     show_error(error)
             return int(self._task["status"])
@@ -144,11 +144,11 @@ class TorchrunAgent:
             show_error(why)
             raise
         finally:
-            self._exchange.close(left=why)
+            self._channel.close(left=why)
 
     def _is_over(self) -> bool:
         """Whether rank 0 has gone on to another task."""
-        return bool(self._exchange.seen[0]["task"]["number"] != self._task["number"])
+        return bool(self._channel.seen[0]["task"]["number"] != self._task["number"])
 
     def _answer(self) -> WorkerReport | WorkerError | None:
         try:
@@ -161,7 +161,7 @@ class TorchrunAgent:
             return self._train() if self._task["kind"] == "train" else None
         except WorkerError as error:  # which names the rank
             if isinstance(error, PeerError):  # who knows the cause answers first
-                self._exchange.wait_until(self._is_over, REMOTE_CAUSE_SECONDS)
+                self._channel.wait_until(self._is_over, REMOTE_CAUSE_SECONDS)
             return error
         except Exception as error:  # whatever it is, rank 0 must know
             message = str(error) if isinstance(error, DpexpError) else one_line(error)
@@ -180,8 +180,8 @@ class TorchrunAgent:
 
     def _exchange_progress(self, local: Any) -> None:
         """Publish progress. Raises PeerError if the task is over, WorkerError if rank 0 is lost."""
-        self._exchange.publish(progress=local)
-        self._exchange.check()
+        self._channel.publish(progress=local)
+        self._channel.check()
         if self._is_over():
             raise PeerError("rank 0 has ended this training")
 

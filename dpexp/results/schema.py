@@ -17,7 +17,7 @@ from dpexp.results.phases import PHASES
 VERSION: Final = 11
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
-Turn = Annotated[list[PositiveFloat], Field(min_length=1)]
+StepSeconds = Annotated[list[PositiveFloat], Field(min_length=1)]
 
 _CONFIG = ConfigDict(allow_inf_nan=False)
 
@@ -45,7 +45,7 @@ class Arm:
     """
 
     samples_per_step: int  # of all processes together
-    turn_seconds: Annotated[list[Turn], Field(min_length=1)]  # of each timed step of each turn
+    turn_seconds: Annotated[list[StepSeconds], Field(min_length=1)]  # of each timed step of each turn
     first_steps: list[int]  # of each turn, the number of its first timed step since the processes were started
     phases: dict[str, list[list[float]]]  # of some steps, by name: the seconds of each process (steps, processes)
     between_epochs_seconds: float  # what belongs to an epoch and to no step; 0 for a script, whose steps have it

@@ -15,7 +15,7 @@ from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 POLL_SECONDS, SILENCE_SECONDS, CLOSE_SECONDS = 0.2, 20.0, 1.0
 
 
-class Exchange:
+class Channel:
     """Each rank publishes facts about itself. Rank 0 sees those of all ranks, the others rank 0's.
 
     A thread talks to the store: no signal interrupts torch's calls, and they wait forever for a machine that is lost.
