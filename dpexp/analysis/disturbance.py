@@ -37,16 +37,17 @@ def disturbed_share(arms: Sequence[Arm], limit: float) -> float:
     return float((np.concatenate([arm.step_seconds for arm in arms]) > limit).mean())
 
 
-def find_undisturbed(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, float], list[Block]]:
+def find_undisturbed(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, float], list[Block], float]:
     """Return the longest undisturbed step of both arms, in seconds, and the blocks with enough such steps.
 
-    Without evidence of a disturbance, there are no blocks: then all time counts.
+    The third value is how much the log ratio depends on the limit. Without evidence of a disturbance, there are no
+    blocks: then all time counts.
     """
     sides = [[block.arms[name] for block in blocks] for name in (over, of)]
     limits = (LONGER * fastest_step_seconds(sides[0]), LONGER * fastest_step_seconds(sides[1]))
     long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
     if not long_sides or not all(_in_spells(arms, limit) for arms, limit in long_sides):
-        return limits, []
+        return limits, [], 0.0
     calm = [
         block
         for block in blocks
@@ -55,9 +56,8 @@ def find_undisturbed(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple
             for name, limit in zip((over, of), limits, strict=True)
         )
     ]
-    if len(calm) < LEAST_STARTS or _change(calm, over, of, limits) > MOST_CHANGE:
-        return limits, []
-    return limits, calm
+    change = _change(calm, over, of, limits) if len(calm) >= LEAST_STARTS else math.inf
+    return (limits, calm, change) if change <= MOST_CHANGE else (limits, [], 0.0)
 
 
 def fastest_step_seconds(arms: Sequence[Arm]) -> float:

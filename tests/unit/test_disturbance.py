@@ -189,7 +189,7 @@ def test_a_quiet_machine_has_one_number():
 def test_starts_that_were_disturbed_nearly_all_the_time_do_not_count():
     calm, slow = blocks_of(steady, steady), blocks_of(functools.partial(spells, share=0.97), steady)
     few = blocks_of(spells, steady, 1)
-    _, found = disturbance.find_undisturbed([*calm[:2], *few[:2], *slow[:2]], "over", "of")
+    _, found, _ = disturbance.find_undisturbed([*calm[:2], *few[:2], *slow[:2]], "over", "of")
     assert found == [*calm[:2], *few[:2]]
 
 
@@ -208,3 +208,12 @@ def test_where_the_ratio_depends_on_the_limit_all_time_counts():
 
 def test_no_step_below_the_moved_limit_is_no_plateau():
     assert disturbance._change(blocks_of(steady, steady), "over", "of", (0.9e-3, 1.0)) == math.inf
+
+
+def test_the_interval_includes_how_much_the_limit_matters(monkeypatch):
+    before = found_in(spells, steady).undisturbed
+    monkeypatch.setattr(disturbance, "_change", lambda *arguments: disturbance.MOST_CHANGE)
+    after = found_in(spells, steady).undisturbed
+    assert after.value == before.value
+    of_limit = 2.2 * disturbance.MOST_CHANGE / math.sqrt(12)
+    assert of_limit < after.precision < before.precision + 2 * of_limit
