@@ -21,6 +21,8 @@ from dpexp.machine import signals
 from dpexp.machine.environment import modified_environment
 from dpexp.machine.files import lock_folder
 from dpexp.report.command import measuring_alone
+from dpexp.results.jobs import MeasuredJob
+from dpexp.results.series import Member
 
 SHOWING = "--help -h --hydra-help --cfg -c --info -i --shell-completion -sc".split()
 
@@ -84,7 +86,7 @@ def measure(composed: DictConfig) -> float:
 
     The launcher may start several on one machine: each waits until no other measures. Raises DpexpError.
     """
-    from dpexp.analysis.table import aggregate  # slow to import, too
+    from dpexp.analysis.speedup import over_baseline, single_workers  # slow to import, too
     from dpexp.measurement import job as measurement  # imports torch
 
     hydra_settings = HydraConfig.get()
@@ -94,10 +96,10 @@ def measure(composed: DictConfig) -> float:
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which workers would not know
     try:
         with signals.raised(), measuring_alone():
-            measurement.run(config, folder)
+            job = Member(MeasuredJob(str(folder), measurement.run(config, folder)))
     except signals.Interrupted as stop:
         raise WorkerError(f"interrupted by {stop}") from stop
-    return aggregate([folder]).good[0].speedup.value
+    return over_baseline([job], singles=single_workers([job])).comparison.shown.value
 
 
 @contextlib.contextmanager
