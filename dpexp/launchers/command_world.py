@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -22,6 +22,29 @@ Trace = tuple[float, float, float, list[tuple[float, float]]]
 """Of a step: seconds of data, compute and update; and of each meeting with others, the arrival and its seconds."""
 
 
+class Introduction(TypedDict):
+    """What a process tells at the end of its first step; see startup/dpexp_clock.py."""
+
+    world: str  # the mark of its command, and the number of its world
+    rank: int
+    world_size: int
+    threads: int
+    process: int
+    steps_file: int  # its descriptor
+    files: list[str]  # of the user's, that it depends on
+
+
+class Facts(TypedDict, total=False):
+    """What a process tells after its last turn; nothing if it has ended before."""
+
+    parameters_sha256: str
+    host: str
+    in_memory: bool  # whether its models exchange gradients in shared memory
+    samples: int  # see Process
+    exchanges: bool
+    by_ddp: bool
+
+
 @dataclass
 class Rank:
     """One process of a command that trains."""
@@ -34,7 +57,7 @@ class Rank:
     process: int  # its number; 0 where it runs on another machine
     steps_file: int  # of that process: has the number of steps that it has made
     made: int | None = None  # steps in all, once it has come to its end
-    facts: dict[str, Any] = field(default_factory=dict)  # about its model, known when the last turn is over
+    facts: Facts = field(default_factory=Facts)
 
 
 class World:
@@ -61,7 +84,7 @@ class World:
         """The number of processes that have not made their first step."""
         return self.command.ranks - len(self.ranks)
 
-    def introduce(self, connection: Connection, introduction: dict[str, Any], is_remote: bool) -> None:
+    def introduce(self, connection: Connection, introduction: Introduction, is_remote: bool) -> None:
         """Add a process that has made its first step. Raises WorkerError if it is not what was asked for."""
         rank, world_size = introduction["rank"], introduction["world_size"]
         if world_size != self.command.ranks:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from dpexp.launchers import descendants
 from dpexp.launchers.command_processes import Command, CommandProcesses, how_ended
-from dpexp.launchers.command_world import World
+from dpexp.launchers.command_world import Introduction, World
 from dpexp.machine import signals
 from dpexp.processes.descriptors import is_of_this_user
 from dpexp.processes.waiting import POLL_SECONDS, wait_until
@@ -88,7 +88,7 @@ def _wait_for_first_steps(
         end = _accept(listener, listeners[listener])
         if end is not None and signals.wait([end], timeout_seconds):
             with contextlib.suppress(EOFError, OSError):  # it has died, as its command's end will tell
-                introduction: dict[str, Any] = end.recv()
+                introduction: Introduction = end.recv()
                 number = int(introduction["world"].split(".")[1])
                 worlds[number].introduce(end, introduction, is_remote=bool(listeners[listener]))
 
