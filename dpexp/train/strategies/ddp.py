@@ -34,7 +34,6 @@ class Ddp(Strategy):
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         shared.join("nccl" if self.device.type == "cuda" else "gloo", rank, config.workers)
-        model.load_state_dict(self._initial)
         with warnings.catch_warnings():  # the new name of `broadcast_buffers` isn't known to older versions of torch
             warnings.simplefilter("ignore", FutureWarning)
             self._wrapped = DistributedDataParallel(
