@@ -32,7 +32,7 @@ class Shared:
     """What one rank receives: its part of the barriers, and the shared memory."""
 
     row: int  # of the gradients: the rank's, or that of its group of ranks that share a core
-    arena: SharedTensors  # parameters, gradients, and a little that ranks tell each other
+    arena: SharedTensors  # parameters, gradients, their norms, and broadcast numbers
     barrier: BarrierMember  # of all ranks
     update_barrier: BarrierMember  # of the ranks that update parameters: one of each row
     turn: CoreTurn | None = None  # where ranks share cores
@@ -102,7 +102,7 @@ class SyncDataParallel(Strategy):
             self._reduction.sum_chunk()
             self._update_chunks([self._reduction.total])
         if self._turn is not None:
-            self.recorder.enter(WAIT)  # who wakes the next one on this core may not go on before that sleeps
+            self.recorder.enter(WAIT)  # this rank may get the core back only when the rank that it wakes sleeps
             self._turn.pass_on()
 
     def _update_chunks(self, gradients: list[torch.Tensor]) -> None:
