@@ -122,8 +122,8 @@ def squared_norms(config: ExperimentConfig, dataset: Dataset) -> np.ndarray:
     config = dataclasses.replace(config, strategy=PlainConfig(name="emulated"), device="cpu")
     with initial_state(config, dataset) as initial:
         torch.manual_seed(config.seed)
-        model = architectures.build(config.model, dataset.input_shape, dataset.classes)
-        architectures.convert(model, getattr(torch, config.dtype))
+        dtype = getattr(torch, config.dtype)
+        model = architectures.build(config.model, dataset.input_shape, dataset.classes, dtype)
         strategy = _Observed(config, 0, model, initial, None)
         strategy.norms = []
         strategy.start()

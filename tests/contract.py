@@ -24,8 +24,7 @@ def play(rank, script, config, dataset, initial, shared, notify):
     torch.set_num_threads(1)
     if isinstance(shared, OnHost):
         shared = shared.enter()
-    model = architectures.build(config.model, dataset.input_shape, dataset.classes)
-    architectures.convert(model, getattr(torch, config.dtype))
+    model = architectures.build(config.model, dataset.input_shape, dataset.classes, getattr(torch, config.dtype))
     strategy = strategy_class(config)(config, rank, model, initial, shared)
     strategy.start()
     return globals()[script](config, dataset, strategy)

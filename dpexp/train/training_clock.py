@@ -88,7 +88,7 @@ class SegmentClock(Clock):
     def goes_on(self) -> bool:
         """Return whether there is another step, now or in the next turn."""
         self._left -= 1
-        if self._left <= self._timed and self._left in (self._timed, 0):
+        if self._left in (self._timed, 0):
             self._strategy.synchronize()
         now = time.perf_counter()
         self._seconds.append(now - self._last)

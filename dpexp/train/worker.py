@@ -19,7 +19,6 @@ from dpexp.machine.files import write_atomically
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, heartbeat
 from dpexp.processes.messages import MOST_PHASE_STEPS
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.results.phases import PHASES, WAIT
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.loop import train, warm_up
 from dpexp.train.models import architectures
@@ -47,11 +46,11 @@ class WorkerReport:
 
     rank: int
     host: str
-    threads: int
-    process_cpu_seconds: float  # since this process was forked
     startup_seconds: float  # from the parent's call until this process was ready to train
-    parameters_sha256: list[str]  # of each replica in this process, after the last update
-    initial_sha256: list[str]  # the same, before the first
+    initial_sha256: list[str]  # of the parameters of each replica in this process, before the first update
+    parameters_sha256: list[str] = dataclasses.field(default_factory=list)  # the same, after the last
+    threads: int = 0
+    process_cpu_seconds: float = 0.0  # since this process was forked
     seconds: float = 0.0  # of a whole training: of its steps and what lies between them, without evaluation
     epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a whole training; of a segment the last
     epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # of the test split, after each; rank 0's
@@ -75,66 +74,72 @@ def run(
             f"threads_per_worker={config.threads_per_worker}: torch uses {threads} threads regardless; set that number"
         )
     torch.manual_seed(config.seed)
-    model = architectures.build(config.model, work.dataset.input_shape, work.dataset.classes)
-    architectures.convert(model, getattr(torch, config.dtype))
+    dtype = getattr(torch, config.dtype)
+    model = architectures.build(config.model, work.dataset.input_shape, work.dataset.classes, dtype)
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()
     startup_seconds = time.monotonic() - launched_seconds
     if not work.in_turns:
         warm_up(config, work.dataset, strategy)
         strategy.start()
-    initial_sha256 = _hashes(strategy)
+    report = WorkerReport(rank, platform.node(), startup_seconds, initial_sha256=_hashes(strategy))
     torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank, whatever the warm-up drew
-    measured = _segment(work, strategy, gate, notify) if work.in_turns else _whole(work, strategy, rank, model)
-    return WorkerReport(
-        rank=rank,
-        host=platform.node(),
+    if work.in_turns:
+        report = _train_in_turns(report, work, strategy, gate, notify)
+    else:
+        report = _train_whole(report, work, strategy, model)
+    return dataclasses.replace(
+        report,
         threads=torch.get_num_threads(),
         process_cpu_seconds=time.process_time(),
-        startup_seconds=startup_seconds,
         parameters_sha256=_hashes(strategy),
-        initial_sha256=initial_sha256,
-        **measured,
     )
 
 
-def _segment(work: Work, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]) -> dict[str, Any]:
-    """Train in turns, until rank 0 is told to end."""
+def _train_in_turns(
+    report: WorkerReport, work: Work, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]
+) -> WorkerReport:
+    """Train a segment, until rank 0 is told to end; return the report with its measurements."""
     clock = SegmentClock(strategy, work.config.measurement.phases, gate, notify)
     epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
     heartbeat.enter(REPORTING)
     phases = strategy.recorder.phases(MOST_PHASE_STEPS)
-    return {
-        "phases": {name: phases[name] for name in phases if name != PHASES[WAIT] or strategy.wait_phase == WAIT},
-        "epoch_loss_sums": epoch_loss_sums[-1:],
-        "between_epochs_seconds": clock.epoch_seconds,
-    }
+    return dataclasses.replace(
+        report,
+        phases={name: phases[name] for name in strategy.measured_phases},
+        epoch_loss_sums=epoch_loss_sums[-1:],
+        between_epochs_seconds=clock.epoch_seconds,
+    )
 
 
-def _whole(work: Work, strategy: Strategy, rank: int, model: nn.Module) -> dict[str, Any]:
-    """Run a whole training in one piece; `model` is this rank's, as it was built."""
+def _train_whole(report: WorkerReport, work: Work, strategy: Strategy, model: nn.Module) -> WorkerReport:
+    """Run a whole training in one piece; return the report with its measurements.
+
+    `model` is this rank's, as it was built.
+    """
     clock, epoch_loss_sums, epoch_accuracies = Clock(strategy), [], []
     for loss_sum in train(work.config, work.dataset, strategy, clock):
         epoch_loss_sums.append(loss_sum)
         if work.config.target_accuracy is not None:
             clock.pause()
-            if rank == 0:
+            if report.rank == 0:
                 epoch_accuracies.append(evaluate(model, work.dataset))
             clock.resume()
     heartbeat.enter(FINISHING)
     strategy.barrier()
-    test_accuracy = evaluate(model, work.dataset) if rank == 0 else None
+    test_accuracy = evaluate(model, work.dataset) if report.rank == 0 else None
     heartbeat.enter(REPORTING)
-    if work.checkpoint is not None and rank == 0:
+    if work.checkpoint is not None and report.rank == 0:
         buffer = io.BytesIO()
         torch.save({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}, buffer)
         write_atomically(work.checkpoint, buffer.getvalue())
-    return {
-        "seconds": clock.seconds,
-        "epoch_loss_sums": epoch_loss_sums,
-        "epoch_accuracies": epoch_accuracies,
-        "test_accuracy": test_accuracy,
-    }
+    return dataclasses.replace(
+        report,
+        seconds=clock.seconds,
+        epoch_loss_sums=epoch_loss_sums,
+        epoch_accuracies=epoch_accuracies,
+        test_accuracy=test_accuracy,
+    )
 
 
 def _hashes(strategy: Strategy) -> list[str]:

@@ -11,24 +11,26 @@ from dpexp.config.groups import CnnConfig, CustomModelConfig, MlpConfig, ModelCo
 from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
 
 
-def build(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Return a module from inputs (n, *input_shape) to logits (n, classes). Raises ConfigError."""
+def build(
+    config: ModelConfig, input_shape: tuple[int, ...], classes: int, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """Return a module from inputs (n, *input_shape) to logits (n, classes). Raises ConfigError.
+
+    Its tensors of torch's default dtype are converted to `dtype`; others, such as complex ones, stay.
+    """
+    model: nn.Module
     match config:
         case MlpConfig():
-            return _mlp(config, input_shape, classes)
+            model = _mlp(config, input_shape, classes)
         case CnnConfig():
-            return _cnn(config, input_shape, classes)
+            model = _cnn(config, input_shape, classes)
         case ResNet18Config():
-            return _resnet18(config, input_shape, classes)
+            model = _resnet18(config, input_shape, classes)
         case CustomModelConfig():
-            return _custom(config, input_shape, classes)
-
-
-def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert the tensors of torch's default dtype; others, such as complex ones, stay. Returns the model."""
+            model = _custom(config, input_shape, classes)
     default = torch.get_default_dtype()
-    converted: nn.Module = model._apply(lambda tensor: tensor.to(dtype) if tensor.dtype == default else tensor)
-    return converted
+    model._apply(lambda tensor: tensor.to(dtype) if tensor.dtype == default else tensor)
+    return model
 
 
 def _mlp(config: MlpConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:

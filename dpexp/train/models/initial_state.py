@@ -8,7 +8,7 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.data.dataset import Dataset
-from dpexp.train.models.architectures import build, convert
+from dpexp.train.models.architectures import build
 
 
 def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
@@ -18,7 +18,7 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     """
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
-    model = convert(build(config.model, dataset.input_shape, dataset.classes), dtype)
+    model = build(config.model, dataset.input_shape, dataset.classes, dtype)
     samples = _smallest_shard(config)
     name = f"model={config.model.name}"
     if any(is_lazy(parameter) for parameter in model.parameters()):

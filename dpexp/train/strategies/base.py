@@ -13,7 +13,7 @@ from torch import nn
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.results.phases import COMMUNICATE, UPDATE, WAIT
+from dpexp.results.phases import COMMUNICATE, PHASES, UPDATE
 from dpexp.train.models.optimizers import Optimizer, take_gradients
 from dpexp.train.recorder import Recorder
 
@@ -34,7 +34,7 @@ class Strategy:
     only adds gradients. One object lives in each process.
     """
 
-    wait_phase: ClassVar[int] = WAIT  # COMMUNICATE if waiting can't be separated from it
+    measured_phases: ClassVar[tuple[str, ...]] = PHASES  # those that can be told apart
     optimizers: list[Optimizer]  # made by `start`
     replicas: tuple[Replica, ...]  # those in this process: one, or all
 

@@ -24,27 +24,28 @@ class CoreTurn:
     group: int
     is_first: bool
     is_last: bool
-    own: Counter
-    following: Counter  # the next rank's
+    counter: Counter  # 1 when it is this rank's turn
+    next_counter: Counter  # the next rank's
 
     @classmethod
     def create(cls, ranks: int, groups: int) -> list[CoreTurn]:
         """Return the turns of all ranks: rank r belongs to group r mod `groups`."""
         counters, turns = [Counter() for _ in range(ranks)], []
-        for rank, own in enumerate(counters):
+        for rank, counter in enumerate(counters):
             group, is_first, is_last = rank % groups, rank < groups, rank + groups >= ranks
-            turns.append(cls(group, is_first, is_last, own, counters[group if is_last else rank + groups]))
+            next_counter = counters[group if is_last else rank + groups]
+            turns.append(cls(group, is_first, is_last, counter, next_counter))
             if is_first:
-                own.post()
+                counter.post()
         return turns
 
     def wait(self) -> None:
         """Return when it is this rank's turn."""
-        self.own.wait(0.0)
+        self.counter.wait(0.0)
 
     def pass_on(self) -> None:
         """Begin the next rank's turn."""
-        self.following.post()
+        self.next_counter.post()
 
 
 def group_count(config: ExperimentConfig) -> int:

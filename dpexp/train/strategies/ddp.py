@@ -16,17 +16,17 @@ from dpexp.exchange import Team
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.train.models.optimizers import take_gradients
-from dpexp.train.strategies.base import Replica
-from dpexp.train.strategies.rendezvous import Distributed, Rendezvous
+from dpexp.train.strategies.base import Replica, Strategy
+from dpexp.train.strategies.rendezvous import Rendezvous
 
 
-class Ddp(Distributed):
+class Ddp(Strategy):
     """torch's DistributedDataParallel, one process per worker: gloo on CPUs, nccl on GPUs (untested).
 
     Each rank has its own parameters and optimizer; gradients are all-reduced while backward still runs.
     """
 
-    wait_phase = COMMUNICATE
+    measured_phases = ("data", "compute", "communicate", "update")  # waiting is part of communicate
 
     def _connect(self, shared: Rendezvous) -> None:
         config, rank, model = self._config, self.replicas[0].rank, self._models[0]
@@ -34,7 +34,6 @@ class Ddp(Distributed):
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         shared.join("nccl" if self.device.type == "cuda" else "gloo", rank, config.workers)
-        model.load_state_dict(self._initial)
         with warnings.catch_warnings():  # the new name of `broadcast_buffers` isn't known to older versions of torch
             warnings.simplefilter("ignore", FutureWarning)
             self._wrapped = DistributedDataParallel(
@@ -63,6 +62,18 @@ class Ddp(Distributed):
         self.recorder.move_since(self.last_bucket_started, COMPUTE, COMMUNICATE)
         self.last_bucket_started = math.inf
         self.optimizers[0].step(take_gradients(self._parameters))
+
+    def barrier(self) -> None:
+        """Return when every rank has called it."""
+        self.synchronize()
+        dist.barrier()
+
+    def broadcast(self, numbers: list[int]) -> list[int]:
+        """Return rank 0's numbers."""
+        values = torch.tensor(numbers, device=self.device)
+        dist.broadcast(values, src=0)
+        received: list[int] = values.tolist()
+        return received
 
 
 def _sum(strategy: Ddp, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]

@@ -55,4 +55,4 @@ def move(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> None:
 def views(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> list[torch.Tensor]:
     """Return views of `flat` with the parameters' shapes, one after the other."""
     sizes = [parameter.numel() for parameter in parameters]
-    return [part.view_as(like) for part, like in zip(flat.split(sizes), parameters, strict=True)]
+    return [part.view_as(parameter) for part, parameter in zip(flat.split(sizes), parameters, strict=True)]

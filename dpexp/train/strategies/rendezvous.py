@@ -8,20 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from dpexp.errors import PeerError, WorkerError, one_line
 from dpexp.exchange.peers import LostRankError
-from dpexp.train.strategies.base import Strategy
 
 LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """What one rank needs to find the others: the place of the store."""
+    """The address of the store, by which the ranks find each other."""
 
     host: str
     port: int
@@ -33,7 +31,7 @@ class Rendezvous:
 
     @classmethod
     def here(cls, ranks: int) -> list[Rendezvous]:
-        """Return the parts of all ranks, with a new store on a free port of this machine."""
+        """Return the rendezvous of each rank, at a new store on a free port of this machine."""
         server = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
         return [cls(LOOPBACK, server.port, "group", server)] * ranks
 
@@ -44,21 +42,6 @@ class Rendezvous:
         store = PrefixStore(self.prefix, TCPStore(self.host, self.port, is_master=False))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         return store
-
-
-class Distributed(Strategy):
-    """A strategy whose processes have joined torch's default process group."""
-
-    def barrier(self) -> None:
-        """Return when every rank has called it."""
-        self.synchronize()
-        dist.barrier()
-
-    def broadcast(self, numbers: list[int]) -> list[int]:
-        """Return rank 0's numbers."""
-        values = torch.tensor(numbers, device=self.device)
-        dist.broadcast(values, src=0)
-        return [int(value) for value in values]
 
 
 @contextlib.contextmanager

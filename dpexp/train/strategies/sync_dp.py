@@ -12,7 +12,6 @@ the rest, as one rank; see core_sharing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -30,43 +29,13 @@ MOST_BROADCAST = 8  # numbers at once
 
 @dataclass(frozen=True)
 class Shared:
-    """What one rank of a machine receives: its part of the barriers, and the shared memory."""
+    """What one rank receives: its part of the barriers, and the shared memory."""
 
     row: int  # of the gradients: the rank's, or that of its group of ranks that share a core
-    threads: int  # that compute on this machine, of all ranks together
-    arena: SharedTensors  # see arena_layout
+    arena: SharedTensors  # parameters, gradients, their norms, and broadcast numbers
     barrier: BarrierMember  # of all ranks
     update_barrier: BarrierMember  # of the ranks that update parameters: one of each row
     turn: CoreTurn | None = None  # where ranks share cores
-
-    @classmethod
-    def create(
-        cls, config: ExperimentConfig, initial: SharedTensors, ranks: int, threads: int, groups: int
-    ) -> list[Shared]:
-        """Return the parts of `ranks` ranks in `groups` groups on one machine; `threads` compute at the same time."""
-        arena = SharedTensors.allocate(arena_layout(config, initial, groups))
-        members = BarrierMember.create(ranks, spin_seconds(threads))
-        if groups == ranks:
-            return [cls(rank, threads, arena, member, member) for rank, member in enumerate(members)]
-        updating = BarrierMember.create(groups, spin_seconds(groups))
-        return [
-            cls(turn.group, threads, arena, member, updating[turn.group], turn)
-            for member, turn in zip(members, CoreTurn.create(ranks, groups), strict=True)
-        ]
-
-
-def arena_layout(config: ExperimentConfig, initial: SharedTensors, rows: int) -> Layout:
-    """Return the layout of the tensors that the ranks of a machine share, with `rows` rows of gradients."""
-    dtype = getattr(torch, config.dtype)
-    # All of the state: a bound on the trainable parameters that needs no model here.
-    line = ALIGNMENT_BYTES // dtype.itemsize
-    elements = -(-sum(t.numel() for t in initial.values()) // line) * line
-    return {
-        "parameters": ((elements,), dtype),
-        "gradients": ((rows, elements), dtype),
-        "squared_norms": ((rows,), dtype),
-        "broadcast": ((MOST_BROADCAST,), torch.int64),
-    }
 
 
 class SyncDataParallel(Strategy):
@@ -76,7 +45,7 @@ class SyncDataParallel(Strategy):
     """
 
     def _connect(self, shared: Shared) -> None:
-        stay_on_a_core(self.replicas[0].rank if shared.turn is None else shared.row, shared.threads)
+        stay_on_a_core(shared.row, self._config.busy_threads)
         self._barrier, self._update_barrier, self._turn = shared.barrier, shared.update_barrier, shared.turn
         self._squared_norms, self._row = shared.arena["squared_norms"], shared.row
         self._broadcast = shared.arena["broadcast"]
@@ -88,9 +57,28 @@ class SyncDataParallel(Strategy):
         self._updated = [[self._reduction.chunk]]
 
     @classmethod
-    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
+    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
         """Allocate the shared memory and the barriers."""
-        return Shared.create(config, initial, config.workers, config.busy_threads, group_count(config))
+        dtype, groups = getattr(torch, config.dtype), group_count(config)
+        # All of the state: a bound on the trainable parameters that needs no model here.
+        line = ALIGNMENT_BYTES // dtype.itemsize
+        elements = -(-sum(tensor.numel() for tensor in initial.values()) // line) * line
+        layout: Layout = {
+            "parameters": ((elements,), dtype),
+            "gradients": ((groups, elements), dtype),
+            "squared_norms": ((groups,), dtype),
+            "broadcast": ((MOST_BROADCAST,), torch.int64),
+        }
+        arena = SharedTensors.allocate(layout)
+        members = BarrierMember.create(config.workers, spin_seconds(config.busy_threads))
+        if groups == config.workers:
+            return [Shared(rank, arena, member, member) for rank, member in enumerate(members)]
+        updating = BarrierMember.create(groups, spin_seconds(groups))
+        turns = CoreTurn.create(config.workers, groups)
+        return [
+            Shared(turn.group, arena, member, updating[turn.group], turn)
+            for member, turn in zip(members, turns, strict=True)
+        ]
 
     def start(self) -> None:
         """Load all of the initial state on each rank."""
@@ -114,7 +102,7 @@ class SyncDataParallel(Strategy):
             self._reduction.sum_chunk()
             self._update_chunks([self._reduction.total])
         if self._turn is not None:
-            self.recorder.enter(WAIT)  # who wakes the next one on this core may not go on before that sleeps
+            self.recorder.enter(WAIT)  # this rank may get the core back only when the rank that it wakes sleeps
             self._turn.pass_on()
 
     def _update_chunks(self, gradients: list[torch.Tensor]) -> None:
@@ -142,6 +130,6 @@ class SyncDataParallel(Strategy):
         if self.replicas[0].rank == 0:
             self._broadcast[: len(numbers)] = torch.tensor(numbers)
         self.barrier()
-        received = self._broadcast[: len(numbers)].tolist()
+        received: list[int] = self._broadcast[: len(numbers)].tolist()
         self.barrier()  # before rank 0 writes again, all have read
-        return [int(number) for number in received]
+        return received
