@@ -14,7 +14,6 @@ import pandas as pd
 from dpexp.analysis import speedup
 from dpexp.analysis.arm_statistics import ArmStatistics, mean_of_known
 from dpexp.analysis.efficiency import Seconds, efficiency_factors
-from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare, job_ratio, usual_misfit
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
@@ -125,11 +124,12 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
     config, first = members[0].config, members[0].job.result
     measured = speedup.over_baseline(members, misfit, singles)
     candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
+    blocks = [member.job.result.kept_blocks() for member in members]
     prices = _prices_of_a_second(members)
     return Row(
         status="ok",
         **_settings(config) | {"threads_per_worker": candidate.threads},
-        repeats=sum(len(member.job.result.kept_blocks()) for member in members),
+        repeats=sum(map(len, blocks)),
         seconds=candidate.seconds,
         overall_seconds=candidate.overall_seconds.value,
         trained_seconds=candidate.trained_seconds,
@@ -144,7 +144,7 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
         **_of_best_sequential(speedup.over_best_sequential(members, misfit, best)),
-        in_memory_speedup=_in_memory_speedup(members, misfit),
+        in_memory_speedup=compare(blocks, over=CANDIDATE, of=IN_MEMORY, usual=misfit).overall,
         **_factors(candidate, baseline),
         **find_slow_worker(candidate.arms, baseline.arms if baseline else []),
         phases=_of_training(candidate, candidate.phases, PHASES),
@@ -185,11 +185,6 @@ def _of_best_sequential(best: Speedup | None) -> dict[str, Any]:
         "overall_best_sequential_speedup": best.comparison.overall,
         "best_sequential_disturbed_share": best.comparison.disturbed_share,
     }
-
-
-def _in_memory_speedup(members: Sequence[Member], misfit: float) -> Estimate:
-    blocks = [member.job.result.kept_blocks() for member in members]
-    return compare(blocks, over=CANDIDATE, of=IN_MEMORY, usual=misfit).overall
 
 
 def _prices_of_a_second(members: Sequence[Member]) -> tuple[float, float]:

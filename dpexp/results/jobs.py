@@ -61,12 +61,14 @@ def read_jobs(folders: Sequence[Path]) -> tuple[list[MeasuredJob], list[Unreadab
     return jobs, others
 
 
-def _is_copy(one: RunResult, other: RunResult) -> bool:
+def _is_copy(result: RunResult, earlier: RunResult) -> bool:
     """Whether the results have the same blocks: a copied folder, perhaps resumed, is no second measurement."""
-    if (one.config_sha256, one.status) != (other.config_sha256, other.status) or not (one.blocks and other.blocks):
+    if (result.config_sha256, result.status) != (earlier.config_sha256, earlier.status):
         return False
-    first, second = (result.blocks[0].arms[CANDIDATE] for result in (one, other))
-    return first.turn_seconds == second.turn_seconds and first.processes == second.processes
+    if not (result.blocks and earlier.blocks):
+        return False
+    arm, earlier_arm = result.blocks[0].arms[CANDIDATE], earlier.blocks[0].arms[CANDIDATE]
+    return arm.turn_seconds == earlier_arm.turn_seconds and arm.processes == earlier_arm.processes
 
 
 def _job_folders(folders: Sequence[Path]) -> list[Path]:

@@ -58,27 +58,28 @@ class Changes:
 
 def compare_folders(before: Path, after: Path) -> Changes:
     """Compare two folders cell by cell. Raises ResultError when nothing can be compared."""
-    sides = [_configurations(folder) for folder in (before, after)]
-    _refuse_other_machines([job for side in sides for jobs in side.values() for job in jobs])
-    common = [key for key in sides[0] if key in sides[1]]
+    earlier, _ = _configurations(before)
+    later, failed = _configurations(after)
+    _refuse_other_machines([job for jobs in (*earlier.values(), *later.values()) for job in jobs])
+    common = [key for key in earlier if key in later]
     if not common:
-        differing = differences(*(_settings(next(iter(side.values()))[0].config) for side in sides))
+        differing = differences(*(_settings(next(iter(side.values()))[0].config) for side in (earlier, later)))
         raise ResultError(f"{before} and {after} have no configuration in common: {differing}")
     level = 1 - (1 - LEVEL) / len(common)
-    labels = series.labels([series.settings(sides[0][key][0].config) for key in common])
+    labels = series.labels([series.settings(earlier[key][0].config) for key in common])
     cells = []
     for key in common:
-        config = sides[0][key][0].config
+        config = earlier[key][0].config
         label = labels[series.key(series.settings(config))]
         name = f"{counted(config.workers, 'worker')}, {config.train_samples:,} samples"
-        (earlier, earlier_speedup), (later, later_speedup) = (_measured(side[key]) for side in sides)
-        relative = None
+        earlier_step, earlier_speedup = _measured(earlier[key])
+        later_step, later_speedup = _measured(later[key])
+        change = later_step.quotient(earlier_step).estimate(level)
+        relative_change = None
         if earlier_speedup is not None and later_speedup is not None:
-            relative = earlier_speedup.quotient(later_speedup).estimate(level)
-        cells.append(Cell(f"{label}, {name}" if label else name, later.quotient(earlier).estimate(level), relative))
-    jobs, unreadable = read_jobs([after])
-    failed = [job.name for job in jobs if job.result.status != "ok"] + [job.name for job in unreadable]
-    return Changes(cells, len(sides[0].keys() ^ sides[1].keys()), failed)
+            relative_change = earlier_speedup.quotient(later_speedup).estimate(level)
+        cells.append(Cell(f"{label}, {name}" if label else name, change, relative_change))
+    return Changes(cells, len(earlier.keys() ^ later.keys()), failed)
 
 
 def differences(first: Settings, second: Settings) -> str:
@@ -92,15 +93,19 @@ def _settings(config: JobConfig) -> Settings:
     return {**series.settings(config), "workers": config.workers, "data.size": config.data.size}
 
 
-def _configurations(folder: Path) -> dict[str, list[MeasuredJob]]:
-    """Return the successful jobs below a folder, by their settings."""
+def _configurations(folder: Path) -> tuple[dict[str, list[MeasuredJob]], list[str]]:
+    """Return the successful jobs below a folder by their settings, and the names of the others."""
+    jobs, unreadable = read_jobs([folder])
     configurations: dict[str, list[MeasuredJob]] = {}
-    for job in read_jobs([folder])[0]:
+    failed = []
+    for job in jobs:
         if job.result.status == "ok":
             configurations.setdefault(series.key(_settings(job.config)), []).append(job)
+        else:
+            failed.append(job.name)
     if not configurations:
         raise ResultError(f"{folder}: no job there was measured to its end")
-    return configurations
+    return configurations, failed + [job.name for job in unreadable]
 
 
 def _measured(jobs: Sequence[MeasuredJob]) -> tuple[Pooled, Pooled | None]:
