@@ -133,5 +133,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         if len(folders) > 1 or not folders[0] or not options.resume.is_dir():
             raise ConfigError(f"resume={' resume='.join(folders)}: name the folder of one sweep or run")
         options.anew = "anew=true" in options.overrides
-        options.overrides = [text for text in options.overrides if not text.startswith(("resume=", "anew=true"))]
+        options.overrides = [
+            text for text in options.overrides if not text.startswith("resume=") and text != "anew=true"
+        ]
     return options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -72,9 +71,8 @@ class ExperimentConfig(JobConfig):
 
     def baseline(self, threads: int | None = None) -> ExperimentConfig:
         """Return the job of one sequential process, with the threads of a worker, or with `threads`."""
-        if threads is not None:
-            return dataclasses.replace(self._baseline, threads_per_worker=threads)
-        return self._baseline
+        threads = self.threads_per_worker if threads is None else threads
+        return dataclasses.replace(self, workers=1, threads_per_worker=threads, strategy=PlainConfig(name="sequential"))
 
     def in_memory(self) -> ExperimentConfig | None:
         """Return the training with gradients exchanged in shared memory; None if it can't, or does so already."""
@@ -87,10 +85,6 @@ class ExperimentConfig(JobConfig):
         ):
             return None
         return dataclasses.replace(self, strategy=dataclasses.replace(strategy, exchange="shared_memory"))
-
-    @functools.cached_property
-    def _baseline(self) -> ExperimentConfig:
-        return dataclasses.replace(self, workers=1, strategy=PlainConfig(name="sequential"))
 
     @model_validator(mode="after")
     def _check_together(self) -> ExperimentConfig:

@@ -20,7 +20,7 @@ PLACES = ("workers_per_host", "hosts", "host", "head", "port")
 PLACEHOLDERS = (*NUMBERS, *PLACES)
 CHOICES = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
 # Of a user's own placeholder: a number, true and false become texts.
-Value = Annotated[str, BeforeValidator(lambda one: str(one).lower() if isinstance(one, int | float) else one)]
+Value = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, int | float) else value)]
 SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that only a shell understands
 # The settings of such a job; all others belong to the script.
 SETTINGS = """
@@ -38,15 +38,15 @@ class CommandConfig:
 
     command: str
     baseline_command: str | None
-    exchange: Literal["shared_memory"] | None = None
-    arguments: dict[str, Value] = dataclasses.field(default_factory=dict)
-    baseline_arguments: dict[str, Value] = dataclasses.field(default_factory=dict)
+    exchange: Literal["shared_memory"] | None
+    arguments: dict[str, Value]
+    baseline_arguments: dict[str, Value]
 
     def baseline(self) -> CommandConfig:
         """Return the command of the baseline, with the arguments that it uses."""
         command, arguments = self.baseline_command or self.command, self.arguments | self.baseline_arguments
         used = {name: value for name, value in arguments.items() if name in placeholders(command)}
-        return CommandConfig(command, None, arguments=used)
+        return CommandConfig(command, None, exchange=None, arguments=used, baseline_arguments={})
 
     @model_validator(mode="after")
     def _check_commands(self) -> CommandConfig:

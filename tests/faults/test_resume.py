@@ -325,6 +325,7 @@ MISTAKES = {
     "twice": ("resume=SWEEP resume=SWEEP", "name the folder of one sweep or run"),
     "another setting": ("-m TINY workers=1,4 resume=SWEEP", "1/result.json has other settings than this job"),
     "fewer jobs": ("-m TINY workers=1 resume=SWEEP", "1/result.json: no job of this command"),
+    "another word": ("-m TINY workers=1,2 resume=SWEEP anew=true1", "anew: no such key"),
     "no sweep": ("TINY resume=SWEEP", "0/result.json: no job of this command"),
 }
 
