@@ -9,6 +9,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{plural if count != 1 else ''}"
 
 
+def printable(text: str) -> str:
+    """Return the text, or its representation if it has line breaks or other control characters."""
+    return text if text.isprintable() else repr(text)
+
+
 class DpexpError(Exception):
     """The base class of dpexp's errors."""
 

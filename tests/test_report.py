@@ -188,7 +188,7 @@ def test_series_are_answered_in_a_line_each(tmp_path, capsys):
     jobs = [result("workers=2", f"model.hidden=[{width}]", **times) for width in (64, 128, 256)]
     assert command.main([str(write_sweep(tmp_path, *jobs))]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("Largest speedup: model.hidden=[128]: 2 workers, 2.00 times (1.97 to 2.03) the best single")
+    assert out.startswith("Largest speedup: model.hidden=[64]: 2 workers, 2.00 times (1.97 to 2.03) the best single")
     lines = [line for line in out.splitlines() if "as fast as one process" in line]
     assert len(lines) == 3
     assert all(len(line) < 200 for line in lines)

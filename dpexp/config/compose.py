@@ -24,7 +24,7 @@ from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.config.explain import close_matches, explain
 from dpexp.config.script import SETTINGS, ScriptConfig
 from dpexp.config.yaml_files import config_folder, config_groups
-from dpexp.errors import ConfigError
+from dpexp.errors import ConfigError, printable
 from dpexp.machine.environment import usable_cores
 
 COMMANDS = ("script.command", "script.baseline_command")  # their commas and braces are not Hydra's
@@ -67,7 +67,7 @@ class Plan:
     def name(self, job: Job) -> str:
         """Return the overrides that distinguish a job from the others."""
         common = set.intersection(*(set(job.overrides) for job in self.jobs)) if len(self.jobs) > 1 else set()
-        return " ".join(text for text in job.overrides if text not in common)
+        return printable(" ".join(text for text in job.overrides if text not in common))
 
 
 def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = None) -> Plan:
@@ -172,7 +172,7 @@ def parse(text: str) -> Override:
             is_name = parsed.is_sweep_override() or isinstance(parsed.value(), str | list)
             if name not in config_groups() or is_name:  # else a number, or null, which is no choice
                 return parsed
-    raise ConfigError(f"{name if name.isprintable() else repr(name)}: no such key{close_matches(name)}")
+    raise ConfigError(f"{printable(name)}: no such key{close_matches(name)}")
 
 
 def with_script(arguments: Sequence[str]) -> list[str]:
@@ -270,7 +270,7 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
                 raise ConfigError(f"hydra.sweep.subdir={folder}: it must lie below the command's folder")
             yield Job(folder, typed, to_job(composed, typed))
         except Exception as error:
-            name = " ".join(word for word in words if not word.startswith("hydra"))
+            name = printable(" ".join(word for word in words if not word.startswith("hydra")))
             explained = error if isinstance(error, ConfigError) else explain(error)
             raise ConfigError(f"{explained} (in the job {name})") from error
 

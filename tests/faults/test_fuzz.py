@@ -7,7 +7,7 @@ import io
 
 import pytest
 from conftest import TINY
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dpexp.cli import app
@@ -35,6 +35,8 @@ overrides = st.one_of(
 
 
 @settings(max_examples=500, deadline=None)
+@example(["batch.accumulation=null", "batch.accumulation=0\n0"], True)
+@example(["model=custom", "model.builder=a:b", "model.arguments.text='a\nb'"], True)
 @given(given_overrides=st.lists(overrides, max_size=4), multirun=st.booleans())
 def test_any_overrides_make_a_configuration_or_a_one_line_error(given_overrides, multirun):
     try:
