@@ -194,7 +194,11 @@ def test_shared_memory_that_fails_is_left_out_unless_it_was_asked_for(monkeypatc
 
 def test_blocks_are_added_until_the_speedup_is_precise(monkeypatch, tmp_path):
     widths = iter([0.3, 0.01])
-    monkeypatch.setattr("dpexp.measurement.budget.Budget._precision", lambda budget, found: next(widths))
+
+    def compare(*arguments):
+        return SimpleNamespace(shown=SimpleNamespace(precision=next(widths)))
+
+    monkeypatch.setattr("dpexp.measurement.budget.compare", compare)
     settings = ["measurement.precision=0.02", "measurement.repeats=3", "measurement.warmup=1"]
     monkeypatch.setattr("dpexp.measurement.budget.Budget.block_is_long_enough", lambda *arguments: True)
     result = measured(tmp_path, *settings, "measurement.max_seconds=1000")

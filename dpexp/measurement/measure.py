@@ -34,13 +34,12 @@ def measure(
     while discarded < settings.warmup or not budget.is_over(kept):
         warmup = discarded < settings.warmup  # anew after an interruption: the machine is cold again
         watch, started = Watch(), time.monotonic()
-        budget.begin_block()
         names = sorted(variants, reverse=(len(kept) + discarded) % 2 == 1)
         on_progress(f"block {len(kept) + 1}", budget.done_fraction)
         with trainer.running({name: variants[name] for name in names}) as running:
             rounds = Rounds(trainer.pace, names, seed=len(kept))
             rounds.warm_up(running, settings.warmup_steps)
-            budget.begin_rounds(rounds, on_warm(rounds.timed))
+            budget.begin_rounds(rounds, time.monotonic() - started, on_warm(rounds.timed))
 
             def is_enough(seconds: float, rounds: Rounds = rounds) -> bool:
                 on_progress(f"block {len(kept) + 1}", budget.done_fraction)
