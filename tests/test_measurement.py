@@ -18,6 +18,7 @@ from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import job, loop_trainer
 from dpexp.measurement.loop_trainer import LoopTrainer
 from dpexp.measurement.trainer import TimedSteps
+from dpexp.measurement.whole_trainings import WholeTrainings
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
 from dpexp.train import loop
@@ -283,10 +284,10 @@ def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, ov
     ],
 )
 def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reserved):
-    plan = job._Trainings(tiny("measurement.whole_trainings=auto", *settings))
+    trainings = WholeTrainings(tiny("measurement.whole_trainings=auto", *settings), job_seconds=9.0)
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
     steps = {name: TimedSteps(step_seconds=one, least_step_seconds=one) for name, one in seconds.items()}
-    assert plan.seconds(SimpleNamespace(seconds=9.0), steps) == pytest.approx(reserved)
+    assert trainings.reserve_seconds(steps) == pytest.approx(reserved)
 
 
 def test_a_target_accuracy_is_looked_for_with_several_seeds(tmp_path):

@@ -54,8 +54,7 @@ class LoopTrainer:
         self._dataset, self._initial, self._launcher = dataset, initial, launcher
         self._placed = dataset
         self.pace = OVERSUBSCRIBED_PACE if config.busy_threads > usable_cores() else PACE
-
-    files: frozenset[str] = frozenset()  # the fingerprint has all of them
+        self.files: set[str] = set()  # the fingerprint has all of them
 
     def get_ready(self) -> None:
         """Wait for the fork server."""
