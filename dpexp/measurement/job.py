@@ -96,11 +96,8 @@ def run(
         if record_bad_input and not record.replaces:  # a good result stays until there is a better one
             record.write("failed", error)
         raise
-    except WorkerError as error:
-        record.write("failed", error)
-        raise
-    except DivergedError as error:
-        record.write("diverged", error)
+    except (WorkerError, DivergedError) as error:
+        record.write("diverged" if isinstance(error, DivergedError) else "failed", error)
         raise
     record.write("ok")
     return record.result

@@ -13,7 +13,7 @@ import numpy as np
 
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
+from dpexp.errors import ScriptEnded, WorkerError, counted
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.command_world import Trace, World
 from dpexp.launchers.commands import Hosts, started
@@ -21,6 +21,7 @@ from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
 from dpexp.processes.messages import MOST_PHASE_STEPS, Turn
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import Arm, Process
+from dpexp.results.storage import write_errors
 
 OUTPUT = "output"  # folder of what the commands write
 LEAST_COMPUTING = 0.01  # of a step; below it, the phases were not separated
@@ -32,10 +33,8 @@ TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 @contextlib.contextmanager
 def open_trainer(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterator[Trainer]:
     """Return a trainer with a folder for the commands' output. Raises ResultError."""
-    try:
+    with write_errors(folder / OUTPUT):
         (folder / OUTPUT).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultError(f"can't write {folder / OUTPUT}: {error.strerror}") from error
     yield ScriptTrainer(config, folder / OUTPUT, hosts)
 
 
