@@ -16,7 +16,7 @@ from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.worker import Work
 
-DELAY = checks.DELAY_SECONDS
+DELAY, SLOWDOWN = checks.DELAY_SECONDS, checks.SLOWDOWN
 
 
 def step(*workers):
@@ -32,7 +32,7 @@ PLAIN = step((2.0, 0.1, 0.2), (2.1, 0.0, 0.2))
 
 @pytest.mark.parametrize(("value", "passed"), [(1.0, True), (1.05, False)])
 def test_the_same_twice_must_read_one(value, passed):
-    assert checks.check_same("one process", Estimate(value, value - 0.02, value + 0.02)).passed is passed
+    assert checks.check_ratio("A/A", Estimate(value, value - 0.02, value + 0.02), 1.0).passed is passed
 
 
 @pytest.mark.parametrize(("value", "passed"), [(1.0, True), (1.015, True), (1.06, False)])
@@ -42,7 +42,7 @@ def test_steps_must_tell_the_time_of_whole_trainings(value, passed):
 
 @pytest.mark.parametrize(("value", "passed"), [(1.02, True), (1.005, False), (1.1, False)])
 def test_two_percent_must_be_found_and_be_two_percent(value, passed):
-    assert checks.check_slower("one process", Estimate(value, value - 0.01, value + 0.01)).passed is passed
+    assert checks.check_ratio("slower", Estimate(value, value - 0.01, value + 0.01), SLOWDOWN).passed is passed
 
 
 @pytest.mark.parametrize(("value", "share", "passed"), [(1.005, 0.001, True), (1.08, 0.001, False), (1.0, 0.03, False)])

@@ -8,7 +8,7 @@ import sys
 
 from deeds import use_cpu
 
-from dpexp.measurement.conditions import Watch
+from dpexp.measurement.measure import Watch
 from dpexp.processes import fork_server, launch
 from dpexp.processes.world import WorldSpec
 

@@ -18,6 +18,7 @@ from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import job, loop_trainer
 from dpexp.measurement.loop_trainer import LoopTrainer
 from dpexp.measurement.trainer import TimedSteps
+from dpexp.measurement.whole_trainings import WholeTrainings
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
 from dpexp.train import loop
@@ -194,7 +195,11 @@ def test_shared_memory_that_fails_is_left_out_unless_it_was_asked_for(monkeypatc
 
 def test_blocks_are_added_until_the_speedup_is_precise(monkeypatch, tmp_path):
     widths = iter([0.3, 0.01])
-    monkeypatch.setattr("dpexp.measurement.budget.Budget._precision", lambda budget, found: next(widths))
+
+    def compare(*arguments):
+        return SimpleNamespace(shown=SimpleNamespace(precision=next(widths)))
+
+    monkeypatch.setattr("dpexp.measurement.budget.compare", compare)
     settings = ["measurement.precision=0.02", "measurement.repeats=3", "measurement.warmup=1"]
     monkeypatch.setattr("dpexp.measurement.budget.Budget.block_is_long_enough", lambda *arguments: True)
     result = measured(tmp_path, *settings, "measurement.max_seconds=1000")
@@ -279,10 +284,10 @@ def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, ov
     ],
 )
 def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reserved):
-    plan = job._Trainings(tiny("measurement.whole_trainings=auto", *settings))
+    trainings = WholeTrainings(tiny("measurement.whole_trainings=auto", *settings), job_seconds=9.0)
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
     steps = {name: TimedSteps(step_seconds=one, least_step_seconds=one) for name, one in seconds.items()}
-    assert plan.seconds(SimpleNamespace(seconds=9.0), steps) == pytest.approx(reserved)
+    assert trainings.reserve_seconds(steps) == pytest.approx(reserved)
 
 
 def test_a_target_accuracy_is_looked_for_with_several_seeds(tmp_path):

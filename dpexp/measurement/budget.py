@@ -22,17 +22,12 @@ class Budget:
     def __init__(self, config: JobConfig, over: str | None, of: str) -> None:
         """The precision is that of the ratio of the arm `over` to the arm `of`."""
         self.measurement, self._over, self._of = config.measurement, over, of
-        self._short_seconds, self._long_seconds = config.usual_seconds
+        self.seconds, self._most_seconds = config.usual_seconds  # that the job may take; the most where steps are long
+        if config.measurement.max_seconds is not None:
+            self.seconds = self._most_seconds = config.measurement.max_seconds
         self._started = time.monotonic()
-        self._reserved = 0.0  # for whole trainings, after the blocks
-        self._seconds = config.measurement.max_seconds
+        self._reserved_seconds = 0.0  # for whole trainings, after the blocks
         self._overhead_seconds = 0.0  # of a block: all but its rounds
-        self._block_started = self._started
-
-    @property
-    def seconds(self) -> float:
-        """The wall time that the job may take."""
-        return self._short_seconds if self._seconds is None else self._seconds
 
     @property
     def done_fraction(self) -> float:
@@ -43,17 +38,16 @@ class Budget:
         """Exclude these seconds, as when the command's first job waits for the fork server."""
         self._started += seconds
 
-    def begin_block(self) -> None:
-        """Called before a block starts its processes."""
-        self._block_started = time.monotonic()
+    def begin_rounds(self, rounds: Rounds, start_seconds: float, reserved_seconds: float) -> None:
+        """Called when the arms of a block are warm, `start_seconds` after it began.
 
-    def begin_rounds(self, rounds: Rounds, reserved_seconds: float) -> None:
-        """Called when the arms are warm. `reserved_seconds` are needed after the last block."""
-        self._overhead_seconds = time.monotonic() - self._block_started + END_SECONDS
-        if self._seconds is None:
+        `reserved_seconds` are needed after the last block.
+        """
+        self._overhead_seconds = start_seconds + END_SECONDS
+        if self.seconds < self._most_seconds:  # the first block decides
             needed = 2 * self._overhead_seconds + ROUNDS_OF_LONG_STEPS * rounds.round_seconds
-            self._seconds = min(max(self._short_seconds, needed), self._long_seconds)
-        self._reserved = reserved_seconds
+            self.seconds = self._most_seconds = min(max(self.seconds, needed), self._most_seconds)
+        self._reserved_seconds = reserved_seconds
 
     def block_is_long_enough(self, rounds: Rounds, blocks: Sequence[Block], seconds: float) -> bool:
         """Whether a block needs no more rounds; they have taken `seconds` so far.
@@ -93,12 +87,11 @@ class Budget:
         is_missing = len(blocks) < measurement.repeats
         if self._left_seconds() < (1.0 if is_missing else WORTH_A_START) * self._overhead_seconds:
             return True
+        if is_missing:
+            return False
+        assert self._over is not None
         assert measurement.precision is not None
-        return not is_missing and self._precision(blocks) <= measurement.precision
+        return compare([blocks], self._over, self._of).shown.precision <= measurement.precision
 
     def _left_seconds(self) -> float:
-        return self.seconds - self._reserved - (time.monotonic() - self._started)
-
-    def _precision(self, blocks: Sequence[Block]) -> float:
-        assert self._over is not None
-        return compare([blocks], self._over, self._of).shown.precision
+        return self.seconds - self._reserved_seconds - (time.monotonic() - self._started)

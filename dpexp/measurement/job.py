@@ -1,7 +1,5 @@
 """One job: load the data, measure, train, record. Failures and interruptions are recorded, too."""
 
-import dataclasses
-import functools
 import json
 import logging
 import time
@@ -22,16 +20,15 @@ from dpexp.measurement.budget import Budget
 from dpexp.measurement.measure import OnProgress, OnWarm, measure
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import TimedSteps, Trainer
-from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
+from dpexp.measurement.trainer import Trainer
+from dpexp.measurement.user_files import changed_files, digests_of, fingerprint, refuse_changes
+from dpexp.measurement.whole_trainings import WholeTrainings, step_times
 from dpexp.results.schema import Block, RunResult
 
 _log = logging.getLogger(__name__)
 
 EXCHANGE_SHARE = 0.1  # of a step; where exchanging gradients takes more of it, shared memory is tried
 PROBE_SECONDS = 1.0  # for which the numbers of threads take turns
-SHORT_SHARE = 0.6  # of the job's time: whole trainings that take no longer are made without being asked for
-TRAINING_START_SECONDS = 0.3  # of the processes of a whole training, and its evaluation
 
 
 def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> AbstractContextManager[Trainer]:
@@ -68,7 +65,7 @@ def run(
     over = BASELINE if config.measurement.baseline == "paired" else None
     budget = Budget(config, over, CANDIDATE)
     try:
-        _check_unchanged(config, user_files)
+        refuse_changes(changed_files(user_files, fingerprint(config)))
         with open_trainer(config, folder, launcher) as trainer:
             # A folder that can't be written is found before anything is measured.
             record.write("unfinished", data_seconds=time.perf_counter() - started)
@@ -76,16 +73,17 @@ def run(
             trainer.get_ready()
             budget.start_after(time.perf_counter() - started)
             variants = _variants(config, trainer, record.result.blocks, on_progress)
-            plan = _Trainings(config)
-            on_warm = functools.partial(plan.seconds, budget)
+            whole_trainings = WholeTrainings(config, budget.seconds)
             # Of several processes, other hosts run one training at a time.
-            in_memory = config.in_memory() if launcher.hosts is None else None
-            for block in _measured(trainer, variants, in_memory, budget, record, on_progress, on_warm):
-                _check_unchanged(config, user_files)
+            may_share = launcher.hosts is None and config.measurement.shared_memory != "never"
+            in_memory = config.in_memory() if may_share else None
+            on_warm = whole_trainings.reserve_seconds
+            for block in _measure_blocks(trainer, variants, in_memory, budget, record, on_progress, on_warm):
+                refuse_changes(changed_files(user_files, fingerprint(config)))
                 record.add(block, digests_of(trainer.files))
-            plan.seconds(budget, _as_timed(record.result.blocks[-1]))  # where all blocks had been made before
+            on_warm(step_times(record.result.blocks[-1]))  # where all blocks had been made before
             checkpoint = folder / CHECKPOINT if config.checkpoint else None
-            for number, name, variant in plan.configs():
+            for number, name, variant in whole_trainings.configs():
                 if len(record.result.trainings.get(name, [])) > number:
                     continue  # made before an interruption
                 on_progress(f"training as {name}, seed {variant.seed}", budget.done_fraction)
@@ -98,11 +96,8 @@ def run(
         if record_bad_input and not record.replaces:  # a good result stays until there is a better one
             record.write("failed", error)
         raise
-    except WorkerError as error:
-        record.write("failed", error)
-        raise
-    except DivergedError as error:
-        record.write("diverged", error)
+    except (WorkerError, DivergedError) as error:
+        record.write("diverged" if isinstance(error, DivergedError) else "failed", error)
         raise
     record.write("ok")
     return record.result
@@ -127,7 +122,7 @@ def measure_in_turns(
         return [block for block in blocks if not block.warmup]
 
 
-def _measured(
+def _measure_blocks(
     trainer: Trainer,
     variants: dict[str, JobConfig],
     in_memory: JobConfig | None,
@@ -136,31 +131,30 @@ def _measured(
     on_progress: OnProgress,
     on_warm: OnWarm,
 ) -> Iterator[Block]:
-    """Yield the blocks of a job.
+    """Yield the blocks of a job; the caller adds them to its record.
 
-    If exchanging gradients is the bottleneck, `in_memory` is an arm of all further blocks.
-
-    If that arm fails, it is left out, unless the job asked for it.
+    If exchanging gradients is the bottleneck, `in_memory` is an arm of all further blocks. If that arm fails, it is
+    left out, unless the job asked for it.
     """
-    choice, earlier = budget.measurement.shared_memory, record.result.kept_blocks()
-    if in_memory is None or choice == "never":
-        yield from measure(trainer, variants, budget, earlier, on_progress, on_warm)
-        return
-    if choice == "always" or any(_loses_by_exchange(in_memory, block) for block in earlier):
+    is_requested = budget.measurement.shared_memory == "always"
+    earlier = record.result.kept_blocks()
+    if in_memory is not None and (is_requested or any(_loses_by_exchange(in_memory, block) for block in earlier)):
         variants[IN_MEMORY] = in_memory
-    finished = time.perf_counter()
-    try:
-        for block in measure(trainer, variants, budget, earlier, on_progress, on_warm):
-            yield block
-            finished = time.perf_counter()
-            if _loses_by_exchange(in_memory, block):
-                variants[IN_MEMORY] = in_memory
-    except WorkerError as error:
-        if choice == "always" or variants.pop(IN_MEMORY, None) is None:
-            raise
-        budget.start_after(time.perf_counter() - finished)  # it is not the job's that this has failed
-        _log.warning("gradients in shared memory are not measured: %s", error)
-        yield from measure(trainer, variants, budget, record.result.kept_blocks(), on_progress, on_warm)
+    while True:
+        finished = time.perf_counter()
+        try:
+            for block in measure(trainer, variants, budget, record.result.kept_blocks(), on_progress, on_warm):
+                yield block
+                finished = time.perf_counter()
+                if in_memory is not None and _loses_by_exchange(in_memory, block):
+                    variants[IN_MEMORY] = in_memory
+            return
+        except WorkerError as error:
+            if is_requested or variants.pop(IN_MEMORY, None) is None:
+                raise
+            in_memory = None
+            budget.start_after(time.perf_counter() - finished)  # the job's time doesn't include the failed block
+            _log.warning("gradients in shared memory are not measured: %s", error)
 
 
 def _loses_by_exchange(config: JobConfig, block: Block) -> bool:
@@ -171,49 +165,6 @@ def _loses_by_exchange(config: JobConfig, block: Block) -> bool:
     if (arm.memory_bytes or 0) > available_memory_bytes():  # for as many processes again
         return False
     return lost and (isinstance(config, ExperimentConfig) or all(process.by_ddp for process in arm.processes))
-
-
-class _Trainings:
-    """The whole trainings of a job, if they were asked for or are short."""
-
-    def __init__(self, config: JobConfig) -> None:
-        self._config = config
-        # The length of a script's training is unknown.
-        self._arms = config.variants if isinstance(config, ExperimentConfig) else {}
-        asked = config.checkpoint or config.target_accuracy is not None
-        self._made = asked or config.measurement.whole_trainings == "always"
-        # In the job's time; those that are asked for come on top of it. None: not known yet.
-        self._seconds = None if config.measurement.whole_trainings == "auto" and not asked else 0.0
-
-    def seconds(self, budget: Budget, warm: Mapping[str, TimedSteps]) -> float:
-        """Return the seconds reserved for whole trainings, from the first block's arms after their warm-up.
-
-        The shortest steps decide whether they are short: other programs may have slowed down the warm-up.
-        """
-        if self._seconds is None:
-            arms = [(config.updates, warm[name]) for name, config in self._arms.items()]
-            starts = TRAINING_START_SECONDS * len(arms)
-            least = starts + sum(updates * arm.least_step_seconds for updates, arm in arms)
-            usual = starts + sum(updates * arm.step_seconds for updates, arm in arms)
-            self._made = least <= SHORT_SHARE * budget.seconds
-            self._seconds = min(usual, SHORT_SHARE * budget.seconds) if self._made else 0.0
-        return self._seconds
-
-    def configs(self) -> Iterator[tuple[int, str, ExperimentConfig]]:
-        """Yield each training with its number and arm; with a target accuracy, there is one per seed."""
-        seeds = 1 if self._config.target_accuracy is None else self._config.measurement.repeats
-        for number in range(seeds if self._made else 0):
-            for name, config in self._arms.items():
-                yield number, name, dataclasses.replace(config, seed=(config.seed + number) % 2**32)
-
-
-def _as_timed(block: Block) -> dict[str, TimedSteps]:
-    """Return the step times of the arms of a finished block."""
-    steps = {name: arm.step_seconds for name, arm in block.arms.items()}
-    return {
-        name: TimedSteps(step_seconds=float(np.median(seconds)), least_step_seconds=float(seconds.min()))
-        for name, seconds in steps.items()
-    }
 
 
 def _variants(
@@ -263,11 +214,3 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
         best = min(arms.values(), key=lambda arm: float(arm.step_seconds.mean()))
         _best_threads[key] = best.threads
     return _best_threads[key]
-
-
-def _check_unchanged(config: JobConfig, user_files: dict[str, str]) -> None:
-    """Raise DataError if a file was edited since the command started: each training loads the files again."""
-    if names := changed_files(user_files, fingerprint(config)):
-        raise DataError(
-            f"{', '.join(names)} changed while this command was running; start it again, and edit copies meanwhile"
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,8 +53,7 @@ class LoopTrainer:
         self._dataset, self._initial, self._launcher = dataset, initial, launcher
         self._placed = dataset
         self.pace = OVERSUBSCRIBED_PACE if config.busy_threads > usable_cores() else PACE
-
-    files: frozenset[str] = frozenset()  # the fingerprint has all of them
+        self.files: set[str] = set()  # the fingerprint has all of them
 
     def get_ready(self) -> None:
         """Wait for the fork server."""
@@ -70,22 +68,21 @@ class LoopTrainer:
         if self._placed is not self._dataset:
             self._placed.tensors.close()
         self._placed = self._dataset.copy_elsewhere()
-        works = {name: self._work(config, in_turns=True) for name, config in variants.items()}
+        works = {}
+        for name, config in variants.items():
+            assert isinstance(config, ExperimentConfig)
+            works[name] = Work(config, self._placed, self._initial, in_turns=True)
         with self._launcher.segments(works) as programs:
             yield LoopArms(works, programs)
 
     def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training:
         """Run a whole training, and evaluate it. Raises WorkerError."""
-        work = self._work(config, checkpoint=checkpoint)
-        if config.seed == self._dataset.source.seed:
+        with contextlib.ExitStack() as cleanup:
+            initial = self._initial
+            if config.seed != self._dataset.source.seed:
+                initial = cleanup.enter_context(initial_state(config, self._dataset))
+            work = Work(config, self._placed, initial, checkpoint)
             return summarize_training(work, self._launcher.run(work))
-        with initial_state(config, self._dataset) as initial:
-            work = dataclasses.replace(work, initial=initial)
-            return summarize_training(work, self._launcher.run(work))
-
-    def _work(self, config: JobConfig, checkpoint: Path | None = None, in_turns: bool = False) -> Work:
-        assert isinstance(config, ExperimentConfig)
-        return Work(config, self._placed, self._initial, checkpoint, in_turns)
 
 
 class LoopArms:

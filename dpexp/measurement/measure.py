@@ -1,14 +1,17 @@
-"""The measurement loop: blocks of arms that take turns, until the budget ends them."""
+"""The measurement loop: blocks of arms that take turns until the budget ends them, and the other load meanwhile."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import psutil
+
 from dpexp.config.job import JobConfig
+from dpexp.machine import cgroups
 from dpexp.measurement.budget import Budget
-from dpexp.measurement.conditions import Watch
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.trainer import TimedSteps, Trainer
-from dpexp.results.schema import Block
+from dpexp.processes import fork_server
+from dpexp.results.schema import Block, Conditions
 
 OnProgress = Callable[[str, float], None]
 """Receives the current activity in words, and the fraction of the job's time that has passed."""
@@ -34,13 +37,12 @@ def measure(
     while discarded < settings.warmup or not budget.is_over(kept):
         warmup = discarded < settings.warmup  # anew after an interruption: the machine is cold again
         watch, started = Watch(), time.monotonic()
-        budget.begin_block()
         names = sorted(variants, reverse=(len(kept) + discarded) % 2 == 1)
         on_progress(f"block {len(kept) + 1}", budget.done_fraction)
         with trainer.running({name: variants[name] for name in names}) as running:
             rounds = Rounds(trainer.pace, names, seed=len(kept))
             rounds.warm_up(running, settings.warmup_steps)
-            budget.begin_rounds(rounds, on_warm(rounds.timed))
+            budget.begin_rounds(rounds, time.monotonic() - started, on_warm(rounds.timed))
 
             def is_enough(seconds: float, rounds: Rounds = rounds) -> bool:
                 on_progress(f"block {len(kept) + 1}", budget.done_fraction)
@@ -55,3 +57,33 @@ def measure(
         else:
             kept.append(block)
         yield block
+
+
+class Watch:
+    """Watches the load of other programs on the machine from its creation until `conditions`."""
+
+    def __init__(self) -> None:
+        self._started, self._main_cpu = time.monotonic(), time.process_time()
+        self._server_cpu = fork_server.cpu_seconds()
+        self._busy, self._stolen = _busy_and_stolen_seconds()
+        self._throttled = cgroups.throttled_seconds()
+
+    def conditions(self, workers_cpu_seconds: float) -> Conditions:
+        """Return what was seen; `workers_cpu_seconds` is the CPU time that the ended workers reported."""
+        wall = max(time.monotonic() - self._started, 1e-3)
+        busy, stolen = _busy_and_stolen_seconds()
+        # The system counts more than workers report: their start and end take time, too.
+        workers = max(workers_cpu_seconds, fork_server.cpu_seconds() - self._server_cpu)
+        ours = time.process_time() - self._main_cpu + workers
+        return Conditions(
+            other_cores=max(0.0, busy - self._busy - ours) / wall,
+            stolen_cores=max(0.0, stolen - self._stolen) / wall,
+            throttled_seconds=max(0.0, cgroups.throttled_seconds() - self._throttled),
+        )
+
+
+def _busy_and_stolen_seconds() -> tuple[float, float]:
+    """Return the seconds of all cores in which any program ran, and in which the host took them away."""
+    times = psutil.cpu_times()
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+    return busy, getattr(times, "steal", 0.0)

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from dpexp.config.experiment import AnyConfig
 from dpexp.config.job import JobConfig
-from dpexp.errors import DataError, DpexpError, WorkerError
+from dpexp.errors import DpexpError, WorkerError
 from dpexp.machine.environment import Environment
 from dpexp.machine.files import remove_leftovers, write_atomically
-from dpexp.measurement.user_files import changed_files
+from dpexp.measurement.user_files import refuse_changes
 from dpexp.results import storage
 from dpexp.results.schema import VERSION, Block, RunResult, Status, Training
 
@@ -59,11 +59,10 @@ class Record:
         Raises DataError for a program that has changed, ResultError.
         """
         known = self.result.user_files
-        for name in changed_files({name: known.get(name, files[name]) for name in files}, files):
-            if name.endswith(".py"):
-                raise DataError(f"{name} changed while this command was running; start it again, and edit copies")
-            files = {**files, name: OTHER_EACH_TIME}
-        self.write("unfinished", blocks=[*self.result.blocks, block], user_files=known | files)
+        changed = [name for name, sha256 in files.items() if known.get(name, sha256) != sha256]
+        refuse_changes([name for name in changed if name.endswith(".py")])
+        user_files = known | files | dict.fromkeys(changed, OTHER_EACH_TIME)
+        self.write("unfinished", blocks=[*self.result.blocks, block], user_files=user_files)
 
     def add_training(self, name: str, training: Training) -> None:
         """Add a whole training. Raises ResultError."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.errors import ResultError, ScriptEnded, WorkerError, counted
+from dpexp.errors import ScriptEnded, WorkerError, counted
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.command_world import Trace, World
 from dpexp.launchers.commands import Hosts, started
@@ -21,6 +21,7 @@ from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
 from dpexp.processes.messages import MOST_PHASE_STEPS, Turn
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import Arm, Process
+from dpexp.results.storage import write_errors
 
 OUTPUT = "output"  # folder of what the commands write
 LEAST_COMPUTING = 0.01  # of a step; below it, the phases were not separated
@@ -32,10 +33,8 @@ TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 @contextlib.contextmanager
 def open_trainer(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterator[Trainer]:
     """Return a trainer with a folder for the commands' output. Raises ResultError."""
-    try:
+    with write_errors(folder / OUTPUT):
         (folder / OUTPUT).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultError(f"can't write {folder / OUTPUT}: {error.strerror}") from error
     yield ScriptTrainer(config, folder / OUTPUT, hosts)
 
 
@@ -135,35 +134,39 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
     )
 
 
-def _phases(traces: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[float]]]:
+def _phases(turns: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[float]]]:
     """Return the phases of each process in its traced steps: (steps, processes) by name."""
-    steps = [(turn, step) for turn in traces for step in range(len(turn[0]))]
+    steps = [traces for turn in turns for traces in zip(*turn, strict=True)]
     if not steps:
         return {}
     chosen = np.linspace(0, len(steps) - 1, min(MOST_PHASE_STEPS, len(steps))).astype(int)
-    ranks = range(len(traces[0]))
-    split = [[_split(steps[at][0], steps[at][1], rank) for rank in ranks] for at in chosen]
-    values = {name: np.array([[of_rank[name] for of_rank in step] for step in split]) for name in PHASES}
-    if values["compute"].sum() < LEAST_COMPUTING * sum(np.nansum(seconds) for seconds in values.values()):
+    split_steps = [_split(steps[number]) for number in chosen]
+    phases = {name: np.array([[process[name] for process in step] for step in split_steps]) for name in PHASES}
+    if phases["compute"].sum() < LEAST_COMPUTING * sum(np.nansum(seconds) for seconds in phases.values()):
         return {}  # no `backward` was seen, so the phases can't be separated
-    if np.isnan(values["wait"]).mean() > MOST_UNKNOWN:
-        values["communicate"] += np.nan_to_num(values.pop("wait"))
-    return {name: np.nan_to_num(seconds).tolist() for name, seconds in values.items()}
+    if np.isnan(phases["wait"]).mean() > MOST_UNKNOWN:
+        phases["communicate"] += np.nan_to_num(phases.pop("wait"))
+    return {name: np.nan_to_num(seconds).tolist() for name, seconds in phases.items()}
 
 
-def _split(turn: Sequence[Sequence[Trace]], step: int, rank: int) -> dict[str, float]:
-    """Return the phases of one step of one process. At each meeting it waits for the last one, then communicates.
+def _split(traces: Sequence[Trace]) -> list[dict[str, float]]:
+    """Return the phases of one step of each process. At each meeting it waits for the last one, then communicates.
 
     The wait is NaN if the processes did not meet equally often, so that their meetings can't be matched.
     """
-    data, compute, update, meetings = turn[rank][step]
-    synchronize = sum(seconds for _, seconds in meetings)
-    if len(turn) == 1:
-        return {"data": data, "compute": compute + synchronize, "wait": 0.0, "communicate": 0.0, "update": update}
-    wait = math.nan
-    everybodys = [traces[step][3] for traces in turn]
-    if len({len(meetings_of_rank) for meetings_of_rank in everybodys}) == 1:
-        last = [max(arrival for arrival, _ in same) for same in zip(*everybodys, strict=True)]
-        wait = sum(min(seconds, last[at] - arrival) for at, (arrival, seconds) in enumerate(meetings))
-    communicate = synchronize - (0.0 if math.isnan(wait) else wait)
-    return {"data": data, "compute": compute, "wait": wait, "communicate": communicate, "update": update}
+    meetings_of_ranks = [meetings for *_, meetings in traces]
+    are_matched = len({len(meetings) for meetings in meetings_of_ranks}) == 1
+    last_arrivals = [max(arrival for arrival, _ in meeting) for meeting in zip(*meetings_of_ranks, strict=False)]
+    phases = []
+    for data, compute, update, meetings in traces:
+        communicate, wait = sum(seconds for _, seconds in meetings), 0.0
+        if len(traces) == 1:
+            compute, communicate = compute + communicate, 0.0
+        elif are_matched:
+            arrived = zip(meetings, last_arrivals, strict=True)
+            wait = sum(min(seconds, last - arrival) for (arrival, seconds), last in arrived)
+            communicate -= wait
+        else:
+            wait = math.nan
+        phases.append({"data": data, "compute": compute, "wait": wait, "communicate": communicate, "update": update})
+    return phases

@@ -1,7 +1,6 @@
 """The interface of trainers: arms that are alive for a block and make steps on request."""
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -47,10 +46,7 @@ class Trainer(Protocol):
     """Starts the variants of one job as arms, by name."""
 
     pace: Pace
-
-    @property
-    def files(self) -> AbstractSet[str]:
-        """The user's files that the arms so far depend on, other than those of the fingerprint."""
+    files: set[str]  # of the user's, that the arms so far depend on, other than those of the fingerprint
 
     def get_ready(self) -> None:
         """Wait for anything that starts slowly and would disturb the first block."""

@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import os
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from modulefinder import ModuleFinder
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import ArraysDataConfig, CustomModelConfig
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.errors import ConfigError
+from dpexp.errors import ConfigError, DataError
 
 CHUNK_BYTES = 2**20
 _imported: dict[str, str] = {}  # SHA-256 of the user's modules, as this process has imported them
@@ -68,6 +68,14 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
 def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """Return the names of the files that differ."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def refuse_changes(names: Sequence[str]) -> None:
+    """Raise DataError if any files were edited since the command started: each training loads its files again."""
+    if names:
+        raise DataError(
+            f"{', '.join(names)} changed while this command was running; start it again, and edit copies meanwhile"
+        )
 
 
 @functools.cache  # the jobs of a sweep share a file, which may be large

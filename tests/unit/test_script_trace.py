@@ -336,40 +336,39 @@ def test_no_hook_is_left(now, monkeypatch):
 
 
 def traced(*ranks):
-    """A turn of one step in which each process has these meetings."""
-    return [[(2.0, 3.0, 1.0, list(meetings))] for meetings in ranks]
+    """A step of processes with these meetings."""
+    return [(2.0, 3.0, 1.0, list(meetings)) for meetings in ranks]
+
+
+def turn(step):
+    """A traced turn of one step."""
+    return [[trace] for trace in step]
 
 
 def test_who_arrives_first_at_a_meeting_waits_there():
-    turn = traced([(5.0, 4.0), (10.0, 1.0)], [(8.0, 1.0), (10.0, 1.0)])
-    first, second = (_split(turn, 0, rank) for rank in (0, 1))
+    first, second = _split(traced([(5.0, 4.0), (10.0, 1.0)], [(8.0, 1.0), (10.0, 1.0)]))
     assert (first["wait"], first["communicate"]) == (3, 2)
     assert (second["wait"], second["communicate"]) == (0, 2)
 
 
 def test_nobody_waits_longer_than_the_meeting_takes():
     """As the source of a broadcast, which goes on before the others arrive."""
-    assert _split(traced([(5.0, 1.0)], [(9.0, 1.0)]), 0, 0)["wait"] == 1
+    assert _split(traced([(5.0, 1.0)], [(9.0, 1.0)]))[0]["wait"] == 1
 
 
 def test_where_processes_do_not_meet_equally_often_the_wait_is_unknown():
-    phases = _split(traced([(5.0, 1.0)], []), 0, 0)
+    phases, _ = _split(traced([(5.0, 1.0)], []))
     assert math.isnan(phases["wait"])
     assert phases["communicate"] == 1
 
 
 def test_a_process_of_its_own_meets_nobody():
-    assert _split(traced([(5.0, 1.0)]), 0, 0) == {
-        "data": 2,
-        "compute": 4,
-        "wait": 0,
-        "communicate": 0,
-        "update": 1,
-    }
+    (phases,) = _split(traced([(5.0, 1.0)]))
+    assert phases == {"data": 2, "compute": 4, "wait": 0, "communicate": 0, "update": 1}
 
 
 def test_where_waiting_is_mostly_unknown_it_stands_under_communicate(tmp_path):
-    matched, unmatched = traced([(5.0, 4.0)], [(8.0, 1.0)]), traced([(5.0, 4.0)], [])
+    matched, unmatched = turn(traced([(5.0, 4.0)], [(8.0, 1.0)])), turn(traced([(5.0, 4.0)], []))
     phases = _phases([matched, unmatched])
     assert "wait" not in phases
     assert phases["communicate"] == [[4.0, 1.0], [4.0, 0.0]]
@@ -377,7 +376,7 @@ def test_where_waiting_is_mostly_unknown_it_stands_under_communicate(tmp_path):
 
 
 def test_where_waiting_is_mostly_known_it_counts_as_none_in_the_other_steps(tmp_path):
-    matched, unmatched = traced([(5.0, 4.0)], [(8.0, 1.0)]), traced([(5.0, 4.0)], [])
+    matched, unmatched = turn(traced([(5.0, 4.0)], [(8.0, 1.0)])), turn(traced([(5.0, 4.0)], []))
     phases = _phases([matched] * 19 + [unmatched])
     assert phases["wait"] == [[3.0, 0.0]] * 19 + [[0.0, 0.0]]
     assert phases["communicate"] == [[1.0, 1.0]] * 19 + [[4.0, 0.0]]

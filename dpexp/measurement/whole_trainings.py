@@ -1,0 +1,59 @@
+"""Which whole trainings a job makes, and how much of its time they need."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.job import JobConfig
+from dpexp.measurement.trainer import TimedSteps
+from dpexp.results.schema import Block
+
+SHORT_SHARE = 0.6  # of the job's time: whole trainings that take no longer are made without being asked for
+START_SECONDS = 0.3  # of the processes of a whole training, and its evaluation
+
+
+class WholeTrainings:
+    """The whole trainings of a job, if they were asked for or are short."""
+
+    def __init__(self, config: JobConfig, job_seconds: float) -> None:
+        self._config, self._short_seconds = config, SHORT_SHARE * job_seconds
+        # The length of a script's training is unknown.
+        self._variants = config.variants if isinstance(config, ExperimentConfig) else {}
+        is_requested = config.checkpoint or config.target_accuracy is not None
+        self._are_made = is_requested or config.measurement.whole_trainings == "always"
+        # In the job's time; those that are asked for come on top of it. None: not known yet.
+        self._reserved_seconds = None if config.measurement.whole_trainings == "auto" and not is_requested else 0.0
+
+    def reserve_seconds(self, warm: Mapping[str, TimedSteps]) -> float:
+        """Return the seconds reserved for whole trainings, from the first block's arms after their warm-up.
+
+        The shortest steps decide whether they are short: other programs may have slowed down the warm-up.
+        """
+        if self._reserved_seconds is None:
+            steps = [(config.updates, warm[name]) for name, config in self._variants.items()]
+            least = sum(START_SECONDS + updates * timed.least_step_seconds for updates, timed in steps)
+            usual = sum(START_SECONDS + updates * timed.step_seconds for updates, timed in steps)
+            self._are_made = least <= self._short_seconds
+            self._reserved_seconds = min(usual, self._short_seconds) if self._are_made else 0.0
+        return self._reserved_seconds
+
+    def configs(self) -> Iterator[tuple[int, str, ExperimentConfig]]:
+        """Yield each training with its number and arm; with a target accuracy, there is one per seed."""
+        if not self._are_made:
+            return
+        seeds = 1 if self._config.target_accuracy is None else self._config.measurement.repeats
+        for number in range(seeds):
+            for name, config in self._variants.items():
+                yield number, name, dataclasses.replace(config, seed=(config.seed + number) % 2**32)
+
+
+def step_times(block: Block) -> dict[str, TimedSteps]:
+    """Return how long a step of each arm takes, from a finished block."""
+    return {
+        name: TimedSteps(
+            step_seconds=float(np.median(arm.step_seconds)), least_step_seconds=float(arm.step_seconds.min())
+        )
+        for name, arm in block.arms.items()
+    }
