@@ -76,27 +76,27 @@ def open_plan(
             raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
     environment = describe(local_world_size)
     with lock_folder(plan.folder):
-        earlier: list[RunResult | None] = []
+        earlier: list[RunResult | None] = [None] * len(plan.jobs)
         if resumed:
             earlier = resume.find_earlier_results(plan, environment, anew)
         else:
             resume.refuse_results(plan.folder)
         with measuring_alone():
-            yield measure_jobs(plan, environment, earlier, launcher, imports)
+            yield _measure_jobs(plan, environment, earlier, launcher, imports)
 
 
-def measure_jobs(
+def _measure_jobs(
     plan: Plan,
-    environment: Environment | None = None,
-    earlier: Sequence[RunResult | None] = (),
-    launcher: LocalLauncher | None = None,
-    imports: Iterable[str] = (),
+    environment: Environment,
+    earlier: Sequence[RunResult | None],
+    launcher: LocalLauncher | None,
+    imports: Iterable[str],
 ) -> Iterator[Done]:
     """Measure one job after the other; in a sweep, show an error and continue.
 
-    `earlier` are results to build on, none or one a job; those with status "ok" are done already. `imports` are
-    modules that workers of later plans need. Raises the error of a single run, and ResultError, after which no job
-    could be recorded.
+    `earlier` are the results to build on; jobs whose status is "ok" are done already. `imports` are modules that
+    workers of later plans need. Raises the error of a single run, and ResultError, after which no job could be
+    recorded.
     """
     user_files = [fingerprint(job.config) for job in plan.jobs]
     if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
@@ -111,9 +111,9 @@ def measure_jobs(
     shown: set[str] = set()
     finished = [result for result in earlier if result is not None and result.status == "ok"]
     try:
-        for number, job in enumerate(plan.jobs):
+        for number, (job, before) in enumerate(zip(plan.jobs, earlier, strict=True)):
             display.begin(number, plan.name(job))
-            before, folder, error = earlier[number] if earlier else None, plan.folder / job.folder, None
+            folder, error = plan.folder / job.folder, None
             if before is not None and before.status == "ok":
                 display.finish("already measured")
                 yield Done(before=True)
