@@ -13,7 +13,7 @@ from dpexp.launchers.commands import Hosts
 from dpexp.machine.memory import PeakMemory
 from dpexp.processes.fork_server import Target
 from dpexp.processes.launch import Started, launch, started
-from dpexp.processes.messages import Steps, Turn
+from dpexp.processes.messages import Turn
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker
 from dpexp.train.strategies import strategy_class
@@ -45,9 +45,8 @@ class Programs:
 
     def _answer(self, name: str) -> list[float]:
         """Wait for the end of a segment's turn; return the seconds of its steps."""
-        (steps,) = self._processes.notices(list(self._gates).index(name), 1)
-        assert isinstance(steps, Steps)
-        return steps.seconds
+        answers: list[list[float]] = self._processes.notices(list(self._gates).index(name), 1)
+        return answers[0]
 
 
 class LocalLauncher:
