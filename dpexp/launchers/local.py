@@ -38,7 +38,7 @@ class Programs:
     def end(self) -> dict[str, list[WorkerReport]]:
         """End all segments; return the reports of each by rank. Raises WorkerError."""
         for world, name in enumerate(self._gates):
-            self.memory[name].look(self._processes.numbers(world))
+            self.memory[name].look(self._processes.pids(world))
         for gate in self._gates.values():
             gate.send(None)
         return dict(zip(self._gates, self._processes.reports(), strict=True))

@@ -67,18 +67,15 @@ class Started:
         self._wait_until(lambda: sum(len(worker.notices) for worker in workers) == count)
         return [worker.notices.pop() for worker in workers if worker.notices]
 
-    def numbers(self, world: int) -> list[int]:
-        """Return the process numbers of one world on this machine, by rank; remote ranks come after them."""
-        return [worker.number for worker in self._worlds[world][1]]
+    def pids(self, world: int) -> list[int]:
+        """Return the process ids of one world on this machine, by rank; remote ranks come after them."""
+        return [worker.pid for worker in self._worlds[world][1]]
 
     def reports(self) -> list[list[Any]]:
         """Wait for the end of all processes; return the reports of each world by rank. Raises WorkerError."""
-        remotes = [spec.remote for spec, _ in self._worlds if spec.remote is not None]
+        remotes = [spec.remote for spec, _ in self._worlds]
         self._wait_until(lambda: not self._running and all(remote.reports() is not None for remote in remotes))
-        return [
-            [worker.report for worker in workers] + ([] if spec.remote is None else spec.remote.reports() or [])
-            for spec, workers in self._worlds
-        ]
+        return [[worker.report for worker in workers] + (spec.remote.reports() or []) for spec, workers in self._worlds]
 
     def _wait_until(self, done: Callable[[], bool]) -> None:
         """Receive messages until `done`.
@@ -120,7 +117,7 @@ class Started:
         states: list[Any] = []
         for spec, workers in self._worlds:
             local = [worker.heartbeat.state() for worker in workers]
-            states.append(local if spec.remote is None else (local, spec.remote.exchange_progress(local)))
+            states.append((local, spec.remote.exchange_progress(local)))
         return states
 
 
