@@ -12,7 +12,7 @@ from dpexp.errors import WorkerError
 from dpexp.launchers.commands import Hosts
 from dpexp.machine.memory import PeakMemory
 from dpexp.processes.fork_server import Target
-from dpexp.processes.launch import Started, launch, started
+from dpexp.processes.launch import RunningWorlds, launch, started
 from dpexp.processes.messages import Turn
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker
@@ -23,7 +23,7 @@ from dpexp.train.worker import Work, WorkerReport
 class Programs:
     """The running processes of some segments, by name. Errors name all segments but the candidate."""
 
-    def __init__(self, processes: Started, gates: Mapping[str, Connection]) -> None:
+    def __init__(self, processes: RunningWorlds, gates: Mapping[str, Connection]) -> None:
         """Wait until all segments sleep before their first turn. Raises WorkerError."""
         self._processes, self._gates = processes, gates
         self.memory = {name: PeakMemory() for name in gates}  # of the processes on this machine

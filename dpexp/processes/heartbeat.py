@@ -57,11 +57,6 @@ class Heartbeat:
         self.cells[2] = 0
         self.cells[1] += 1
 
-    @property
-    def steps(self) -> int:
-        """The finished steps of the current stage."""
-        return int(self.cells[1])
-
     def state(self) -> tuple[int, ...]:
         """Return values that change whenever the process makes progress."""
         return tuple(self.cells[:4])

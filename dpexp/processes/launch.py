@@ -29,7 +29,7 @@ def launch(spec: WorldSpec, timeout_seconds: float = math.inf) -> list[Any]:
 
 
 @contextlib.contextmanager
-def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> Iterator[Started]:
+def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> Iterator[RunningWorlds]:
     """Keep the processes of all worlds alive while the context is open; none of them outlives it.
 
     Raises WorkerError.
@@ -42,7 +42,7 @@ def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> It
             for world, spec in enumerate(specs):
                 for number in range(len(spec.arguments)):
                     workers.append(Worker(spec, world, number))
-            yield Started(specs, workers, timeout_seconds)
+            yield RunningWorlds(specs, workers, timeout_seconds)
         finally:
             for worker in workers:
                 worker.kill()
@@ -50,8 +50,8 @@ def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> It
                 worker.close()
 
 
-class Started:
-    """Worlds of running processes."""
+class RunningWorlds:
+    """The running processes of some worlds."""
 
     def __init__(self, specs: Sequence[WorldSpec], workers: Sequence[Worker], timeout_seconds: float) -> None:
         self._timeout_seconds, self._workers = timeout_seconds, workers
@@ -62,7 +62,7 @@ class Started:
         self._has_lost_peer = False
 
     def notices(self, world: int, count: int) -> list[Any]:
-        """The next `count` notices from processes of one world. Raises WorkerError as soon as any process fails."""
+        """Return the next `count` notices of one world. Raises WorkerError as soon as any process fails."""
         _, workers = self._worlds[world]
         self._wait_until(lambda: sum(len(worker.notices) for worker in workers) == count)
         return [worker.notices.pop() for worker in workers if worker.notices]

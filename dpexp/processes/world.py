@@ -13,7 +13,6 @@ import psutil
 
 from dpexp.errors import WorkerError
 from dpexp.machine import cgroups
-from dpexp.machine.environment import describe
 from dpexp.processes.fork_server import Target, start_process
 from dpexp.processes.heartbeat import STACKS_SIGNAL, Monitor
 
@@ -125,6 +124,6 @@ def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
 
 
 def _memory_in_words() -> str:
-    here = describe()
-    machine, limit = f"the machine has {here.memory_bytes / 2**30:.0f} GiB", here.cgroup_memory_bytes
-    return machine if limit is None else f"the cgroup allows {limit / 2**20:,.0f} MiB; {machine}"
+    machine = f"the machine has {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    limits = [limit for limit, _ in cgroups.memory()]
+    return f"the cgroup allows {min(limits) / 2**20:,.0f} MiB; {machine}" if limits else machine
