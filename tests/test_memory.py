@@ -124,7 +124,7 @@ def test_the_memory_of_our_workers_is_that_of_their_distinct_pages(model, worker
     beside = Work(config.baseline(), dataset, work.initial, in_turns=True)
     with LocalLauncher().segments({"candidate": work, "baseline": beside}) as programs:
         programs.turn("baseline", Turn(0, STEPS))
-        with Watching(lambda: programs._processes.numbers(0)) as seen:
+        with Watching(lambda: programs._processes.pids(0)) as seen:
             while seen.reads < READS:
                 programs.turn("candidate", Turn(0, STEPS))
         programs.end()

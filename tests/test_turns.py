@@ -17,7 +17,7 @@ from dpexp.measurement import loop_trainer
 from dpexp.measurement.loop_trainer import OVERSUBSCRIBED_PACE, PACE, LoopTrainer
 from dpexp.measurement.rounds import JITTER, LEAST_ROUNDS, WARMUP_SECONDS, Rounds
 from dpexp.measurement.trainer import Pace
-from dpexp.processes.messages import Steps, Turn
+from dpexp.processes.messages import Turn
 from dpexp.processes.waiting import wait_until_idle
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
@@ -143,15 +143,15 @@ def make_steps(clock, ranks, batches_an_epoch, epochs):
 def test_the_first_steps_of_a_turn_are_not_timed():
     clock, ranks, answers = clock_of(Turn(2, 3), Turn(0, 1), Turn(1, 1))
     assert make_steps(clock, ranks, 4, 1) == [False, False, True, True, True, True, False, True]
-    assert answers[0] == Steps([])
-    assert [len(answer.seconds) for answer in answers] == [0, 3, 1, 1]
+    assert answers[0] == []
+    assert [len(seconds) for seconds in answers] == [0, 3, 1, 1]
     assert ranks.starts == 1
 
 
 def test_where_the_time_of_warm_up_steps_goes_is_not_recorded():
     clock, ranks, answers = clock_of(Turn(0, 2, warmup=True), Turn(0, 3))
     assert make_steps(clock, ranks, 100, 1) == [False] * 2 + [True] * 3
-    assert [len(answer.seconds) for answer in answers] == [0, 2, 3]
+    assert [len(seconds) for seconds in answers] == [0, 2, 3]
 
 
 def test_warm_up_turns_say_that_they_are():
@@ -176,7 +176,7 @@ def test_partial_batches_are_left_out():
 def test_without_a_turn_no_step_is_made():
     clock, ranks, answers = clock_of()
     assert not list(clock.epochs(3))
-    assert (answers, ranks.starts) == ([Steps([])], 0)
+    assert (answers, ranks.starts) == ([[]], 0)
 
 
 # Rounds.

@@ -86,7 +86,7 @@ def _wait_for_first_steps(
 
     def introduce(listener: socket.socket) -> None:
         end = _accept(listener, listeners[listener])
-        if end is not None and signals.wait([end], timeout_seconds):
+        if end is not None and wait_until(end.poll, timeout_seconds, lambda: [end]):
             with contextlib.suppress(EOFError, OSError):  # it has died, as its command's end will tell
                 introduction: Introduction = end.recv()
                 number = int(introduction["world"].split(".")[1])

@@ -12,8 +12,8 @@ from dpexp.errors import WorkerError
 from dpexp.launchers.commands import Hosts
 from dpexp.machine.memory import PeakMemory
 from dpexp.processes.fork_server import Target
-from dpexp.processes.launch import Started, launch, started
-from dpexp.processes.messages import Steps, Turn
+from dpexp.processes.launch import RunningWorlds, launch, started
+from dpexp.processes.messages import Turn
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker
 from dpexp.train.strategies import strategy_class
@@ -23,7 +23,7 @@ from dpexp.train.worker import Work, WorkerReport
 class Programs:
     """The running processes of some segments, by name. Errors name all segments but the candidate."""
 
-    def __init__(self, processes: Started, gates: Mapping[str, Connection]) -> None:
+    def __init__(self, processes: RunningWorlds, gates: Mapping[str, Connection]) -> None:
         """Wait until all segments sleep before their first turn. Raises WorkerError."""
         self._processes, self._gates = processes, gates
         self.memory = {name: PeakMemory() for name in gates}  # of the processes on this machine
@@ -38,16 +38,15 @@ class Programs:
     def end(self) -> dict[str, list[WorkerReport]]:
         """End all segments; return the reports of each by rank. Raises WorkerError."""
         for world, name in enumerate(self._gates):
-            self.memory[name].look(self._processes.numbers(world))
+            self.memory[name].look(self._processes.pids(world))
         for gate in self._gates.values():
             gate.send(None)
         return dict(zip(self._gates, self._processes.reports(), strict=True))
 
     def _answer(self, name: str) -> list[float]:
         """Wait for the end of a segment's turn; return the seconds of its steps."""
-        (steps,) = self._processes.notices(list(self._gates).index(name), 1)
-        assert isinstance(steps, Steps)
-        return steps.seconds
+        answers: list[list[float]] = self._processes.notices(list(self._gates).index(name), 1)
+        return answers[0]
 
 
 class LocalLauncher:

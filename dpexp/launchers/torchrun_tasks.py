@@ -170,7 +170,7 @@ class TorchrunAgent:
     def _train(self) -> WorkerReport:
         config, dataset = self._task["config"], self._dataset
         assert dataset is not None, "the first task is to load the data"
-        remote = RemoteRanks(self._environment.rank, self._exchange_progress, lambda: [])
+        remote = RemoteRanks(self._environment.rank, self._exchange_progress)
         with initial_state(config, dataset) as initial:
             work = Work(config, dataset, initial, in_turns=self._task["in_turns"])
             spec = _one_rank(work, self._environment, self._task["number"], None, remote)

@@ -18,7 +18,7 @@ from dpexp.machine import cgroups
 
 def usable_cores() -> int:
     """Return the cores that this process may use, by affinity and the cgroup's CPU quota (at least 1)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     quota = cgroups.cpu_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
 
@@ -76,16 +76,14 @@ def describe(local_world_size: int | None = None) -> Environment:
 @contextlib.contextmanager
 def modified_environment(**values: str) -> Iterator[None]:
     """Set environment variables while the context is open."""
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in values:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def _cpu_model() -> str:

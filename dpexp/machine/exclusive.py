@@ -20,10 +20,10 @@ def exclusive(on_wait: Callable[[int], None]) -> Iterator[None]:
     """Let no other dpexp on this machine measure while the context is open.
 
     While another does, `on_wait` receives its process number, and this waits until that has ended. The environment
-    variable DPEXP_LOCK names another lock; empty, there is none. Without abstract sockets (not Linux) there is none.
+    variable DPEXP_LOCK names another lock; empty, there is none.
     """
     name = os.environ.get(VARIABLE, DEFAULT)
-    if not name or not hasattr(socket, "SO_PEERCRED"):
+    if not name:
         yield
         return
     address = f"\0dpexp/{hashlib.sha256(name.encode()).hexdigest()}"  # which ends at 107 bytes

@@ -15,7 +15,6 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # exit statuses as shells ha
 
 _received: list[int] = []
 _postponed: list[int] = []
-_waits = False  # whether `wait` runs
 
 
 class Interrupted(BaseException):
@@ -61,16 +60,12 @@ def postponed() -> Iterator[None]:
 def wait(ends: Iterable[Any], seconds: float) -> list[Any]:
     """Return the readable ones of `ends` as soon as there are any; none after `seconds`.
 
-    Raises Interrupted when a signal comes that was postponed.
+    Raises Interrupted, at the latest after `seconds`, if a signal was postponed.
     """
-    global _waits
-    _waits = True
-    try:
-        if _postponed:
-            raise Interrupted(_postponed[0])
-        return connection.wait(list(ends), seconds)
-    finally:
-        _waits = False
+    readable = connection.wait(list(ends), seconds)
+    if _postponed:
+        raise Interrupted(_postponed[0])
+    return readable
 
 
 @contextlib.contextmanager
@@ -104,8 +99,4 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _postpone(number: int, frame: FrameType | None) -> None:
-    global _waits
     _postponed.append(number)
-    if _waits:
-        _waits = False  # once: what ends the processes now must not be interrupted
-        raise Interrupted(number)

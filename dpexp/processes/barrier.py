@@ -29,26 +29,20 @@ class Counter(Descriptor):
         """Add one."""
         os.eventfd_write(self.number, 1)
 
-    def take(self, spin_seconds: float) -> bool:
-        """Take one, looking again for `spin_seconds` if there is none. Returns whether there was one."""
-        deadline = time.perf_counter() + spin_seconds
-        while True:
-            try:
-                os.eventfd_read(self.number)
-            except BlockingIOError:
-                if time.perf_counter() >= deadline:
-                    return False
-            else:
-                return True
-
     def sleep(self) -> None:
         """Return when there is one."""
         self._poll.poll()
 
     def wait(self, spin_seconds: float, sleep: Callable[[Counter], None] = sleep) -> None:
         """Take one; if there is none for `spin_seconds`, sleep until there is."""
-        while not self.take(spin_seconds):
-            sleep(self)
+        deadline = time.perf_counter() + spin_seconds
+        while True:
+            try:
+                os.eventfd_read(self.number)
+                return
+            except BlockingIOError:
+                if time.perf_counter() >= deadline:
+                    sleep(self)
 
 
 def spin_seconds(threads: int) -> float:

@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -72,12 +72,14 @@ def start_process(
     receiver, sender = context.Pipe(duplex=False)
     life = (target, rank, arguments, monitor, sender)
     process = context.Process(target=_main, args=life, name=f"dpexp-{rank}", daemon=True)
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")  # else the worker would run the main program a second time
     try:
-        with _main_module_hidden():
-            process.start()
+        process.start()
     except EOFError as error:
         raise WorkerError(f"rank {rank} can't be started: the fork server has died") from error
     finally:
+        sys.modules["__main__"] = main
         sender.close()
     return process, receiver
 
@@ -124,14 +126,3 @@ def _die_with_parent() -> None:
     assert parent is not None
     if not parent.is_alive():  # since before the kernel was told
         os._exit(1)
-
-
-@contextlib.contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Keep workers from running the main program a second time, as multiprocessing would have them do."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

@@ -5,10 +5,11 @@ import faulthandler
 import mmap
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from dpexp.processes.descriptors import Descriptor
+from dpexp.results.phases import PHASES
 
 STAGES = (
     "starting",
@@ -20,7 +21,6 @@ STAGES = (
     "reporting",
 )
 STACKS_SIGNAL = signal.SIGUSR1
-NAMES = 4 * 8  # where the names of the phases are, behind the words
 STARTING, WARMING_UP, WAITING, TRAINING, FINISHING, EVALUATING, REPORTING = range(len(STAGES))
 
 
@@ -32,11 +32,6 @@ class Heartbeat:
 
     def __init__(self, memory: mmap.mmap | None = None) -> None:
         self.cells = memoryview(memory or bytearray(mmap.PAGESIZE)).cast("q")
-
-    def name_phases(self, names: Sequence[str]) -> None:
-        """Tell the parent the names of the phases, in the order of their numbers."""
-        text = " ".join(names).encode()
-        self.cells.cast("B")[NAMES : NAMES + len(text)] = text
 
     def enter(self, stage: int) -> None:
         """Begin a stage."""
@@ -62,11 +57,6 @@ class Heartbeat:
         self.cells[2] = 0
         self.cells[1] += 1
 
-    @property
-    def steps(self) -> int:
-        """The finished steps of the current stage."""
-        return int(self.cells[1])
-
     def state(self) -> tuple[int, ...]:
         """Return values that change whenever the process makes progress."""
         return tuple(self.cells[:4])
@@ -74,9 +64,7 @@ class Heartbeat:
     def __str__(self) -> str:
         stage, steps, phase, _ = self.state()
         if stage in (WARMING_UP, TRAINING):
-            names = bytes(self.cells.cast("B")[NAMES:]).rstrip(b"\0").decode().split()
-            in_phase = f", phase {names[phase]}" if names else ""
-            return f"while {STAGES[stage]}, in step {steps + 1}{in_phase}"
+            return f"while {STAGES[stage]}, in step {steps + 1}, phase {PHASES[phase]}"
         return f"while {STAGES[stage]}"
 
 

@@ -29,7 +29,7 @@ def launch(spec: WorldSpec, timeout_seconds: float = math.inf) -> list[Any]:
 
 
 @contextlib.contextmanager
-def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> Iterator[Started]:
+def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> Iterator[RunningWorlds]:
     """Keep the processes of all worlds alive while the context is open; none of them outlives it.
 
     Raises WorkerError.
@@ -42,7 +42,7 @@ def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> It
             for world, spec in enumerate(specs):
                 for number in range(len(spec.arguments)):
                     workers.append(Worker(spec, world, number))
-            yield Started(specs, workers, timeout_seconds)
+            yield RunningWorlds(specs, workers, timeout_seconds)
         finally:
             for worker in workers:
                 worker.kill()
@@ -50,8 +50,8 @@ def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> It
                 worker.close()
 
 
-class Started:
-    """Worlds of running processes."""
+class RunningWorlds:
+    """The running processes of some worlds."""
 
     def __init__(self, specs: Sequence[WorldSpec], workers: Sequence[Worker], timeout_seconds: float) -> None:
         self._timeout_seconds, self._workers = timeout_seconds, workers
@@ -62,23 +62,20 @@ class Started:
         self._has_lost_peer = False
 
     def notices(self, world: int, count: int) -> list[Any]:
-        """The next `count` notices from processes of one world. Raises WorkerError as soon as any process fails."""
+        """Return the next `count` notices of one world. Raises WorkerError as soon as any process fails."""
         _, workers = self._worlds[world]
         self._wait_until(lambda: sum(len(worker.notices) for worker in workers) == count)
         return [worker.notices.pop() for worker in workers if worker.notices]
 
-    def numbers(self, world: int) -> list[int]:
-        """Return the process numbers of one world on this machine, by rank; remote ranks come after them."""
-        return [worker.number for worker in self._worlds[world][1]]
+    def pids(self, world: int) -> list[int]:
+        """Return the process ids of one world on this machine, by rank; remote ranks come after them."""
+        return [worker.pid for worker in self._worlds[world][1]]
 
     def reports(self) -> list[list[Any]]:
         """Wait for the end of all processes; return the reports of each world by rank. Raises WorkerError."""
-        remotes = [spec.remote for spec, _ in self._worlds if spec.remote is not None]
+        remotes = [spec.remote for spec, _ in self._worlds]
         self._wait_until(lambda: not self._running and all(remote.reports() is not None for remote in remotes))
-        return [
-            [worker.report for worker in workers] + ([] if spec.remote is None else spec.remote.reports() or [])
-            for spec, workers in self._worlds
-        ]
+        return [[worker.report for worker in workers] + (spec.remote.reports() or []) for spec, workers in self._worlds]
 
     def _wait_until(self, done: Callable[[], bool]) -> None:
         """Receive messages until `done`.
@@ -120,7 +117,7 @@ class Started:
         states: list[Any] = []
         for spec, workers in self._worlds:
             local = [worker.heartbeat.state() for worker in workers]
-            states.append(local if spec.remote is None else (local, spec.remote.exchange_progress(local)))
+            states.append((local, spec.remote.exchange_progress(local)))
         return states
 
 

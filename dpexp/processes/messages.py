@@ -1,7 +1,7 @@
 """The messages between dpexp and a program that trains: its own trainer, or a script.
 
 A turn is a number of steps, during which all other programs of a block sleep. The program answers with the wall
-seconds of each timed step, and sleeps until its next turn.
+seconds of each timed step, and sleeps until its next turn. Its first answer, before any turn, is an empty list.
 """
 
 from dataclasses import dataclass
@@ -22,10 +22,3 @@ class Turn:
     def steps(self) -> int:
         """All steps of the turn."""
         return self.lead_steps + self.timed_steps
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The answer to a turn: wall seconds of each timed step. The first answer, before any turn, has none."""
-
-    seconds: list[float]

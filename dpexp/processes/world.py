@@ -13,7 +13,6 @@ import psutil
 
 from dpexp.errors import WorkerError
 from dpexp.machine import cgroups
-from dpexp.machine.environment import describe
 from dpexp.processes.fork_server import Target, start_process
 from dpexp.processes.heartbeat import STACKS_SIGNAL, Monitor
 
@@ -22,12 +21,12 @@ STACK_SECONDS, STACK_POLL_SECONDS = 3.0, 0.05
 
 @dataclass(frozen=True)
 class RemoteRanks:
-    """The ranks of a world that other launching processes start."""
+    """The ranks of a world that other launching processes start; by default, there are none."""
 
-    first_local_rank: int  # of those that this launch starts
-    exchange_progress: Callable[[Any], Any]
+    first_local_rank: int = 0  # of those that this launch starts
+    exchange_progress: Callable[[Any], Any] = lambda local: None
     """Takes the local heartbeats; its value changes as remote ranks get on. Raises WorkerError where one has failed."""
-    reports: Callable[[], list[Any] | None]  # those that belong behind the local ones; None until all are there
+    reports: Callable[[], list[Any] | None] = list  # those that belong behind the local ones; None until all are there
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class WorldSpec:
     target: Target
     arguments: list[tuple[Any, ...]]
     name: str = ""  # in errors, before the rank
-    remote: RemoteRanks | None = None
+    remote: RemoteRanks = RemoteRanks()
 
 
 class Worker:
@@ -48,13 +47,13 @@ class Worker:
         self.world = world
         self.notices: list[Any] = []
         self.report: Any = None
-        rank = number + (0 if spec.remote is None else spec.remote.first_local_rank)
+        rank = spec.remote.first_local_rank + number
         self.name = f"{spec.name}{': ' if spec.name else ''}rank {rank}"  # in errors
         self._memory_kills = cgroups.memory_kills()
         self._monitor = Monitor()
         self.heartbeat, self.stacks = self._monitor.heartbeat, self._monitor.stacks
         self._process, self.pipe = start_process(spec.target, rank, spec.arguments[number], self._monitor)
-        self.number = self._process.pid or 0
+        self.pid = self._process.pid or 0
 
     def kill(self) -> None:
         """End the process at once, if it is still alive."""
@@ -86,18 +85,18 @@ class Worker:
     def is_stopped(self) -> bool:
         """Whether a signal has stopped it."""
         try:
-            return psutil.Process(self.number).status() == psutil.STATUS_STOPPED
+            return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
         except psutil.Error:
             return False
 
     def ask_for_stacks(self) -> None:
         """Ask the process for its stacks, and continue it if it was stopped."""
         if self._process.exitcode is None:
-            # To the main thread, which has the number of its process: it shows where it stopped before it goes on.
+            # To the main thread, whose id is the pid: it shows where it stopped before it goes on.
             tgkill = getattr(ctypes.CDLL(None), "tgkill", lambda _, thread, number: os.kill(thread, number))
             with contextlib.suppress(ProcessLookupError):
-                tgkill(self.number, self.number, STACKS_SIGNAL)
-                os.kill(self.number, signal.SIGCONT)
+                tgkill(self.pid, self.pid, STACKS_SIGNAL)
+                os.kill(self.pid, signal.SIGCONT)
 
 
 def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
@@ -125,6 +124,6 @@ def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
 
 
 def _memory_in_words() -> str:
-    here = describe()
-    machine, limit = f"the machine has {here.memory_bytes / 2**30:.0f} GiB", here.cgroup_memory_bytes
-    return machine if limit is None else f"the cgroup allows {limit / 2**20:,.0f} MiB; {machine}"
+    machine = f"the machine has {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    limits = [limit for limit, _ in cgroups.memory()]
+    return f"the cgroup allows {min(limits) / 2**20:,.0f} MiB; {machine}" if limits else machine

@@ -18,7 +18,6 @@ class Recorder:
         self._row = [0.0] * len(PHASES)
         self._phase = DATA
         self._last = 0.0
-        heartbeat.name_phases(PHASES)
 
     def start(self) -> None:
         """Begin the timed region, with the data of a step."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dpexp.processes.heartbeat import TRAINING, WAITING, heartbeat
-from dpexp.processes.messages import Steps, Turn
+from dpexp.processes.messages import Turn
 from dpexp.processes.waiting import wait_until_idle
 from dpexp.train.strategies import Strategy
 
@@ -105,7 +105,7 @@ class SegmentClock(Clock):
             if torch.get_num_threads() > 1:
                 wait_until_idle()  # a spinning thread would disturb the next program
             if self._gate is not None:
-                self._notify(Steps(self._seconds[len(self._seconds) - self._timed :]))
+                self._notify(self._seconds[len(self._seconds) - self._timed :])
                 turn: Turn | None = self._gate.recv()
                 numbers = END if turn is None else [turn.steps, turn.timed_steps, turn.warmup]
             self._left, self._timed, self._warmup = self._strategy.broadcast(numbers)  # the other ranks sleep here

@@ -166,6 +166,7 @@ def test_many_runs_at_once_do_not_meet_and_know_that_they_were_not_alone(tmp_pat
     marker = uuid.uuid4().hex
     command = [sys.executable, "-m", "dpexp", *TINY, "strategy=ddp", "workers=2", "epochs=20"]
     environment = {**ENVIRONMENT, "MARKER": marker}
+    programs.server()  # once, before several threads ask for it
     with ThreadPoolExecutor() as pool:
         runs = list(pool.map(lambda _: programs.run(command, cwd=tmp_path, env=environment), range(3)))
     assert [(run.returncode, run.stderr) for run in runs] == [(0, "")] * 3
