@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from benchmarks.setup import out
 ROOT = Path(__file__).parent.parent
 FOLDER = "outputs/example"
 MOST = 40_000  # samples of the rows that are shown
+COLUMNS = 106  # of the terminal: the README shows what fits
 SWEEP = ["-m", "workers=1,2,4", "data.size=5000,10000,20000,40000"]
 
 
@@ -19,7 +21,8 @@ def run() -> None:
     """Measure, and replace the README's block, whose words before the figures stay."""
     shutil.rmtree(ROOT / FOLDER, ignore_errors=True)
     command = [sys.executable, "-m", "dpexp", *SWEEP, f"hydra.sweep.dir={FOLDER}"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    environment = os.environ | {"COLUMNS": str(COLUMNS)}
+    printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     headline, table, *_ = printed[printed.index("\nUse ") + 1 :].split("\n\n")
     configuration, heads, rule, *rows = table.splitlines()
     largest = [row for row in rows if f" {MOST:,} " in row]

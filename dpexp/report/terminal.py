@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ TELL_SECONDS = 15.0  # interval of progress lines without a terminal
 STYLES = {"details": "", "reasons": "dim", "warnings": "yellow", "failures": "red"}  # of the sections below the table
 # Columns that a narrow terminal leaves out, in this order; results.csv has all columns.
 LEAST_NEEDED = (
-    "samples/s, batch, updates, warnings, accuracy, efficiency, overall speedup, over best sequential, seconds"
+    "samples/s, batch, updates, warnings, overall speedup, accuracy, efficiency, over best sequential, seconds"
 ).split(", ")
 
 _silenced = {"errors": False, "rest": False}
@@ -75,7 +76,7 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
 
     console, said = _console(), sections(summary)
     try:
-        if not console.is_terminal:
+        if not console.is_terminal and "COLUMNS" not in os.environ:
             console.width = WIDTH_WITHOUT_TERMINAL
         for number, line in enumerate(said["answer"]):
             console.print(line, soft_wrap=True, style="" if number else "bold")
