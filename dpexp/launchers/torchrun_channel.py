@@ -75,9 +75,11 @@ class Channel:
         for rank, facts in self.seen.items():
             if facts["started"] != self.facts["started"]:
                 both = [(rank, facts["started"]), (self._environment.rank, self.facts["started"])]
-                told = ", ".join(f"rank {each} was started with {how}" for each, how in sorted(both, reverse=True))
+                text = ", ".join(
+                    f"rank {place} was started with {start}" for place, start in sorted(both, reverse=True)
+                )
                 raise ConfigError(
-                    f"{told}; start all ranks with the same arguments (torchrun: also the same --nnodes and "
+                    f"{text}; start all ranks with the same arguments (torchrun: also the same --nnodes and "
                     "--nproc-per-node on each host)"
                 )
         return len(self.seen) == len(self._others)

@@ -72,15 +72,15 @@ class Worker:
         self._process.join(timeout=1)
         code = self._process.exitcode
         if code is None:
-            how = "closed its connection without a report"
+            ending = "closed its connection without a report"
         elif code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
+            ending = f"was killed by {signal.Signals(-code).name}"
         else:
-            how = f"exited with status {code} without a report"
+            ending = f"exited with status {code} without a report"
         lost_server = 255  # what multiprocessing says when nobody saw the end
         if code in (-signal.SIGKILL, lost_server) and cgroups.memory_kills() > self._memory_kills:
-            how += f", probably out of memory ({_memory_in_words()})"
-        return WorkerError(f"{self.name} {how}, {self.heartbeat}", self.stacks())
+            ending += f", probably out of memory ({_memory_in_words()})"
+        return WorkerError(f"{self.name} {ending}, {self.heartbeat}", self.stacks())
 
     def is_stopped(self) -> bool:
         """Whether a signal has stopped it."""

@@ -33,17 +33,17 @@ MOST_PER_CORE = 64  # workers, as launch.max_workers_per_core allows; whether th
 
 def sections(summary: Summary) -> dict[str, list[str]]:
     """Return all sentences by section, at most MOST_LINES of each."""
-    said = {
+    sentences = {
         "answer": answer(summary),
         "details": [*details(summary), *targets(summary)],
         "reasons": reasons(summary),
         "warnings": warnings(summary),
         "failures": failures(summary),
     }
-    for lines in said.values():
+    for lines in sentences.values():
         if len(lines) > MOST_LINES:
             lines[MOST_LINES:] = [f"... and {len(lines) - MOST_LINES:,} more: see results.csv"]
-    return said
+    return sentences
 
 
 def answer(summary: Summary) -> list[str]:

@@ -38,7 +38,9 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     notes += [note for head, note in FOOTNOTES.items() if head in heads]
     threads = {(row.threads_per_worker, row.baseline_threads) for row in summary.good if row.baseline_threads}
     if other := [
-        f"{counted(baseline, 'thread')} (a worker has {own})" for own, baseline in sorted(threads) if own != baseline
+        f"{counted(baseline, 'thread')} (a worker has {threads_of_worker})"
+        for threads_of_worker, baseline in sorted(threads)
+        if threads_of_worker != baseline
     ]:
         notes = [note.replace("as many threads as a worker", " or ".join(other)) for note in notes]
     for arguments in {row.baseline_arguments for row in summary.good} - {""}:

@@ -74,16 +74,16 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     """
     from dpexp.report.answer import sections  # pandas is slow to import: errors don't wait for it
 
-    console, said = _console(), sections(summary)
+    console, sentences = _console(), sections(summary)
     try:
         if not console.is_terminal and "COLUMNS" not in os.environ:
             console.width = WIDTH_WITHOUT_TERMINAL
-        for number, line in enumerate(said["answer"]):
+        for number, line in enumerate(sentences["answer"]):
             console.print(line, soft_wrap=True, style="" if number else "bold")
         console.print()
         _show_table(console, summary)
         for section, style in STYLES.items():
-            for line in said[section]:
+            for line in sentences[section]:
                 console.print(f"warning: {line}" if section == "warnings" else line, soft_wrap=True, style=style)
         for path in paths:
             console.print(f"wrote {path}", soft_wrap=True)

@@ -57,16 +57,16 @@ def _page(summary: Summary, drawn: Sequence[FigureFile]) -> str:
     )
     common, columns = columns_of(summary)
     rows = list(zip(*columns.values(), strict=True))
-    said = sections(summary)
-    for lines in said.values():  # no line breaks before a percent sign
+    sentences = sections(summary)
+    for lines in sentences.values():  # no line breaks before a percent sign
         lines[:] = [line.replace(" %", "\N{NO-BREAK SPACE}%") for line in lines]
-    headline, *answer = said.pop("answer") or ["No usable result"]
+    headline, *answer = sentences.pop("answer") or ["No usable result"]
     return environment.get_template("page.html.j2").render(
         common=common,
         machine=summary.machine,
         headline=headline,
         answer=answer,
-        **said,
+        **sentences,
         heads=list(columns),
         footnotes=footnotes(summary, list(columns)),
         rows=rows[:MOST_ROWS],

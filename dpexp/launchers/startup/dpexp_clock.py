@@ -111,8 +111,8 @@ class Clock:
             if message == "fingerprint":
                 seen = {} if self._samples is None else self._samples.seen
                 in_memory = bool(getattr(sys.modules.get("dpexp.exchange.peers"), "connected", False))
-                own = {"parameters_sha256": _fingerprint(self._optimizer), "host": socket.gethostname()}
-                self._connection.send({**own, "in_memory": in_memory, **seen})
+                facts = {"parameters_sha256": _fingerprint(self._optimizer), "host": socket.gethostname()}
+                self._connection.send({**facts, "in_memory": in_memory, **seen})
                 message = self._connection.recv()
             self._synchronized, self._until, trace = message
         except (OSError, EOFError) as error:
