@@ -10,12 +10,15 @@ def counted(count: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text, or its representation if it has line breaks or other control characters."""
-    return text if text.isprintable() else repr(text)
+    """Return the text with line breaks and other control characters escaped, as in a user's value."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 class DpexpError(Exception):
-    """The base class of dpexp's errors."""
+    """The base class of dpexp's errors. Its message is one line, whatever values it quotes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def one_line(error: BaseException) -> str:

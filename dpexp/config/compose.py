@@ -172,7 +172,7 @@ def parse(text: str) -> Override:
             is_name = parsed.is_sweep_override() or isinstance(parsed.value(), str | list)
             if name not in config_groups() or is_name:  # else a number, or null, which is no choice
                 return parsed
-    raise ConfigError(f"{printable(name)}: no such key{close_matches(name)}")
+    raise ConfigError(f"{name}: no such key{close_matches(name)}")
 
 
 def with_script(arguments: Sequence[str]) -> list[str]:
@@ -270,7 +270,7 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
                 raise ConfigError(f"hydra.sweep.subdir={folder}: it must lie below the command's folder")
             yield Job(folder, typed, to_job(composed, typed))
         except Exception as error:
-            name = printable(" ".join(word for word in words if not word.startswith("hydra")))
+            name = " ".join(word for word in words if not word.startswith("hydra"))
             explained = error if isinstance(error, ConfigError) else explain(error)
             raise ConfigError(f"{explained} (in the job {name})") from error
 
