@@ -23,7 +23,7 @@ from dpexp.report import terminal
 from dpexp.report.command import Parser, command, measuring_alone
 
 TOO_SLOW = 3  # the exit status of --fail-if-slower
-SHARED = ("model", "data", "seed", "dtype", "device", "measurement", "launch")  # of both commands
+SHARED = ("model", "data", "seed", "dtype", "measurement", "launch")  # of both commands
 
 
 @command

@@ -85,12 +85,11 @@ def run_config(
     folder: Path,
     launcher: LocalLauncher | None = None,
     resume: bool = False,
-    anew: bool = False,
     record_bad_input: bool = True,
 ) -> bool:
     """A job as a command runs it; whether it was measured."""
     environment, files = describe(), fingerprint(config)
-    earlier = resume_command.find_earlier(config, folder, environment, anew) if resume else None
+    earlier = resume_command.find_earlier(config, folder, environment) if resume else None
     if earlier is not None and earlier.status == "ok":
         return False
     launcher = launcher

@@ -28,7 +28,7 @@ measurement
 report
 cli
 calibrate
-compare noise_scale project
+compare project
 __main__
 """.strip().splitlines()
 LEVEL = {name: level for level, line in enumerate(ORDER) for name in line.split()}

@@ -40,7 +40,6 @@ BAD = {
     "no data set at all": ["data=null"],
     "a sweep that Hydra's sweeper can't make": ["-m", "workers=interval(1,3)"],
     "a key of another choice": ["data.test_size=5"],
-    "no GPU here": ["device=cuda", "strategy=ddp"],
     "a builder that isn't one": ["model=custom", "model.builder=.mod:f"],
     "a size beyond memory": ["data=synthetic", "data.size=100000000000000"],
     "no samples for the baseline": ["data.scope=per_worker", "data.size=100", "batch.scope=global", "batch.size=128"],

@@ -51,7 +51,7 @@ def test_who_is_alone_waits_for_nobody():
     "overrides",
     [
         ["model.hidden=[200]", "data.shape=[1,13,13]", "batch.accumulation=2"],  # with a layer that is large
-        ["optimizer=adam", "optimizer.clip_norm=0.1"],
+        ["optimizer=adam"],
         ["data.size=25"],  # a batch of 24, then one of a single sample
         ["model=custom", "model.builder=user_models:with_an_unused_layer"],
     ],

@@ -23,8 +23,6 @@ OPTIMIZERS = {
     ],
     "adam": ["optimizer=adam", "optimizer.weight_decay=0.01"],
     "adamw": ["optimizer=adamw"],
-    "clipped": ["optimizer.lr=0.1", "optimizer.clip_norm=0.1"],
-    "adam clipped": ["optimizer=adam", "optimizer.clip_norm=0.1"],
 }
 
 

@@ -100,20 +100,17 @@ def test_the_time_between_epochs_is_known():
 
 
 class Alone:
-    """The ranks of a clock: one process, which remembers how often it was started and synchronized."""
+    """The ranks of a clock: one process, which remembers how often it was started."""
 
     def __init__(self) -> None:
         self.recorder = Recorder(is_on=False)
-        self.starts = self.synchronizations = 0
+        self.starts = 0
 
     def start(self) -> None:
         self.starts += 1
 
     def barrier(self) -> None:
         pass
-
-    def synchronize(self) -> None:
-        self.synchronizations += 1
 
     def broadcast(self, numbers: list[int]) -> list[int]:
         return numbers
@@ -158,12 +155,6 @@ def test_warm_up_turns_say_that_they_are():
     arms = Arms(a=0.01, b=0.01)
     made(arms, warmup_steps=5)
     assert [turn.warmup for _, turn in arms.asked[:7]] == [True] * 6 + [False]
-
-
-def test_a_device_is_idle_where_timed_steps_begin_and_end():
-    clock, ranks, _ = clock_of(Turn(2, 5), Turn(0, 3))
-    make_steps(clock, ranks, 100, 1)
-    assert ranks.synchronizations == 3
 
 
 def test_partial_batches_are_left_out():

@@ -20,7 +20,6 @@ from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import warnings
 from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY, JobConfig
-from dpexp.config.script import ScriptConfig
 from dpexp.errors import ResultError
 from dpexp.results import series
 from dpexp.results.jobs import MeasuredJob, Unreadable, read_jobs, refuse_mixed_machines
@@ -125,7 +124,6 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
     measured = speedup.over_baseline(members, misfit, singles)
     candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
     blocks = [member.job.result.kept_blocks() for member in members]
-    prices = _prices_of_a_second(members)
     return Row(
         status="ok",
         **_settings(config) | {"threads_per_worker": candidate.threads},
@@ -135,10 +133,9 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         trained_seconds=candidate.trained_seconds,
         samples_per_second=config.epochs * config.train_samples / candidate.seconds.value,
         baseline=measured.over,
-        **(_of_baseline(candidate, baseline, prices) if baseline else {}),
+        **(_of_baseline(candidate, baseline) if baseline else {}),
         memory_bytes=candidate.memory_bytes,
         worker_memory_bytes=candidate.worker_memory_bytes,
-        price=candidate.seconds.scaled(prices[1]),
         speedup=ratio.shown,
         overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
@@ -158,15 +155,13 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
     )
 
 
-def _of_baseline(candidate: ArmStatistics, baseline: ArmStatistics, prices: tuple[float, float]) -> dict[str, Any]:
+def _of_baseline(candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, Any]:
     target = candidate.config.target_accuracy
     reached = {} if target is None else speedup.time_to_target(target, candidate, baseline)
     return reached | {
         "baseline_threads": baseline.threads,
         "baseline_seconds": baseline.seconds.value,
         "baseline_memory_bytes": baseline.memory_bytes,
-        "baseline_price": prices[0] * baseline.seconds.value,
-        "target_price": prices[1] * reached.get("target_seconds", math.nan),
         "baseline_overall_seconds": baseline.overall_seconds.value,
         "baseline_trained_seconds": baseline.trained_seconds,
         "baseline_test_accuracy": baseline.test_accuracy,
@@ -185,16 +180,6 @@ def _of_best_sequential(best: Speedup | None) -> dict[str, Any]:
         "overall_best_sequential_speedup": best.comparison.overall,
         "best_sequential_disturbed_share": best.comparison.disturbed_share,
     }
-
-
-def _prices_of_a_second(members: Sequence[Member]) -> tuple[float, float]:
-    """Return the price of a second on one host, and on all hosts of the workers; NaN if unknown or mixed."""
-    config, ranks = members[0].config, members[0].job.result.environment.local_world_size
-    prices = {member.config.price_per_hour for member in members}
-    price_per_second = (prices.pop() or math.nan) / 3600 if len(prices) == 1 else math.nan
-    hosts = math.ceil(config.processes / (ranks or config.processes))
-    is_known = hosts == 1 or not isinstance(config, ScriptConfig)  # a script's result doesn't say how many there were
-    return price_per_second, price_per_second * hosts if is_known else math.nan
 
 
 def _factors(candidate: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:

@@ -63,9 +63,6 @@ class Row:
     memory_bytes: int | None = None  # of all processes together, at its highest
     worker_memory_bytes: int | None = None  # of the largest worker, what it shares with no other process
     baseline_memory_bytes: int | None = None
-    price: Estimate = UNKNOWN  # of one training, on all its hosts: `seconds` times price_per_hour
-    baseline_price: float = math.nan
-    target_price: float = math.nan
     target_accuracy: float = math.nan
     target_seconds: float = math.nan
     baseline_target_seconds: float = math.nan

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpexp.cli import hydra_commands, resume, runner
-from dpexp.config.compose import Plan, compose, with_script
+from dpexp.config.compose import compose, with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine import signals
@@ -69,38 +67,29 @@ def _lead(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str], controller: TorchrunController | None, local_world_size: int | None = None) -> int:
-    """Run a command that is not under torchrun, or is rank 0; return the exit status. Raises DpexpError."""
+    """Run a command that is not under torchrun, or is rank 0; return the exit status.
+
+    What was measured is reported even after an error. Raises DpexpError.
+    """
     words = with_script(arguments)
     if hydra_commands.shows(words):
         return hydra_commands.show(words)
     options = _parse(words)
     plan = compose(options.overrides, options.multirun, options.config_dir)
-    if controller is not None and (plan.plugins or options.resume):
-        raise ConfigError(f"{plan.plugins or 'resume='} under torchrun is not supported")
     if options.resume:
-        if not plan.jobs:
-            raise ConfigError("resume=: its sweeper chooses the jobs while it runs, so they can't be resumed")
-        plan = replace(plan, folder=options.resume, plugins="")  # finished here
-    if plan.plugins:
-        started = hydra_commands.open_plan(plan, options.overrides, options.config_dir)
-        return _measure(plan, started, "; jobs that the launcher has started may go on")
-    started = runner.open_plan(
-        plan,
-        *([controller.check] if controller else []),
-        resumed=options.resume is not None,
-        anew=options.anew,
-        launcher=controller,
-        local_world_size=local_world_size,
-    )
-    how_to_finish = f"; to finish, run: {resume.hint(arguments, plan.folder)}"
-    return _measure(plan, started, how_to_finish if controller is None else "")
-
-
-def _measure(plan: Plan, started: contextlib.AbstractContextManager[Iterator[runner.Done]], how_to_finish: str) -> int:
-    """Run the jobs, and report what was measured, even after an error. Raises DpexpError."""
+        if controller is not None:
+            raise ConfigError("resume= under torchrun is not supported")
+        plan = replace(plan, folder=options.resume)
+    how_to_finish = "" if controller is not None else f"; to finish, run: {resume.hint(arguments, plan.folder)}"
     done: list[runner.Done] = []
     try:
-        with started as jobs:
+        with runner.open_plan(
+            plan,
+            *([controller.check] if controller else []),
+            resumed=options.resume is not None,
+            launcher=controller,
+            local_world_size=local_world_size,
+        ) as jobs:
             try:
                 done.extend(jobs)  # until an error
             except ResultError as error:  # a report can't be written either
@@ -115,7 +104,7 @@ def _measure(plan: Plan, started: contextlib.AbstractContextManager[Iterator[run
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse overrides and flags, with the folder of `resume=` (None: a new command) and `anew`. Raises ConfigError."""
+    """Parse overrides and flags, with the folder of `resume=` (None: a new command). Raises ConfigError."""
     parser = Parser(prog="dpexp", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--multirun", "-m", action="store_true")
@@ -127,13 +116,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         words = [word.lstrip("-") for word in arguments if word.startswith("--") and "=" in word]
         raise ConfigError(f"{error}{f' (settings have no dashes: {words[0]})' if words else ''}") from error
     folders = [text.removeprefix("resume=") for text in options.overrides if text.startswith("resume=")]
-    options.resume, options.anew = None, False
+    options.resume = None
     if folders:
         options.resume = Path(folders[0]).expanduser()
         if len(folders) > 1 or not folders[0] or not options.resume.is_dir():
             raise ConfigError(f"resume={' resume='.join(folders)}: name the folder of one sweep or run")
-        options.anew = "anew=true" in options.overrides
-        options.overrides = [
-            text for text in options.overrides if not text.startswith("resume=") and text != "anew=true"
-        ]
+        options.overrides = [text for text in options.overrides if not text.startswith("resume=")]
     return options

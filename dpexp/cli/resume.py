@@ -13,7 +13,7 @@ from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import RunResult
 
-ABOUT_FOLDERS = ("resume=", "anew=", "hydra.run.dir=", "hydra.sweep.dir=")
+ABOUT_FOLDERS = ("resume=", "hydra.run.dir=", "hydra.sweep.dir=")
 
 
 def refuse_results(folder: Path) -> None:
@@ -25,7 +25,7 @@ def refuse_results(folder: Path) -> None:
         )
 
 
-def find_earlier_results(plan: Plan, environment: Environment, anew: bool) -> list[RunResult | None]:
+def find_earlier_results(plan: Plan, environment: Environment) -> list[RunResult | None]:
     """Return the result that each job of a resumed plan can build on, see `find_earlier`.
 
     Raises ConfigError, also where the plan's folder has results of other jobs.
@@ -33,14 +33,14 @@ def find_earlier_results(plan: Plan, environment: Environment, anew: bool) -> li
     expected = {plan.folder / job.folder / storage.FILE_NAME for job in plan.jobs}
     if others := sorted({*plan.folder.rglob(storage.FILE_NAME)} - expected):
         raise ConfigError(f"{others[0]}: no job of this command; resume= needs the same command as before")
-    return [find_earlier(job.config, plan.folder / job.folder, environment, anew) for job in plan.jobs]
+    return [find_earlier(job.config, plan.folder / job.folder, environment) for job in plan.jobs]
 
 
-def find_earlier(config: JobConfig, folder: Path, environment: Environment, anew: bool) -> RunResult | None:
+def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> RunResult | None:
     """Return the result in `folder` that a resumed job builds on; if its status is "ok", nothing is left to measure.
 
     Raises ConfigError for a result of another configuration, version or machine, and where files of the user's have
-    changed since, unless what depends on them is to be measured `anew`.
+    changed since.
     """
     path = folder / storage.FILE_NAME
     try:
@@ -63,13 +63,12 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment, anew
         return None
     files = fingerprint(config)
     files |= digests_of(result.user_files.keys() - files.keys())
-    names = changed_files(result.user_files, files)
-    if names and not anew:
+    if names := changed_files(result.user_files, files):
         raise ConfigError(
             f"{folder}: {', '.join(names)} changed since this job was measured; "
-            "restore the old files, or add anew=true to measure again what depends on them"
+            "restore the old files, or start a new sweep"
         )
-    return None if names else result
+    return result
 
 
 def hint(arguments: Sequence[str], folder: Path) -> str:

@@ -61,8 +61,7 @@ class Plan:
 
     folder: Path
     sweep: bool
-    jobs: list[Job]  # empty for a sweep whose sweeper chooses them while it runs
-    plugins: str = ""  # launcher and sweeper, where they are plugins of Hydra's, which start the jobs
+    jobs: list[Job]
 
     def name(self, job: Job) -> str:
         """Return the overrides that distinguish a job from the others."""
@@ -79,30 +78,29 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
         parsed = [parse(text) for text in overrides]
         swept = [override for override in parsed if override.is_sweep_override()]
         whole = _composed([override for override in parsed if override not in swept])
+        _refuse_what_has_no_effect(whole)
         if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
             if swept:
                 raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
-            _refuse_what_has_no_effect(whole)
             typed = typed_overrides(whole.hydra)
             return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_job(whole, typed))])
         if several := [override.input_line for override in swept if override.key_or_group == "experiment"]:
             raise ConfigError(f"{several[0]}: each experiment is a sweep; run them one by one")
-        plugins = [str(whole.hydra[part]._target_) for part in ("launcher", "sweeper")]
-        basic = [name.rpartition(".")[2].startswith("Basic") for name in plugins]
-        jobs: list[Job] = []
-        if basic[1]:
-            given = [parse(f"{key}={value}") for key, value in (whole.hydra.sweeper.params or {}).items()]
-            jobs = list(_jobs(with_baseline_arguments([*given, *parsed])))
-            if not jobs:
-                raise ConfigError(f"{' '.join(overrides)}: this sweep has no job")
-        if all(basic):
-            _refuse_what_has_no_effect(whole)
-            plugins = []
-        return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs, " and ".join(plugins))
+        given = [parse(f"{key}={value}") for key, value in (whole.hydra.sweeper.params or {}).items()]
+        jobs = list(_jobs(_with_baseline_arguments([*given, *parsed])))
+        if not jobs:
+            raise ConfigError(f"{' '.join(overrides)}: this sweep has no job")
+        return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs)
 
 
 def _refuse_what_has_no_effect(composed: DictConfig) -> None:
     """Raise ConfigError for Hydra settings that have an effect only if Hydra starts the jobs."""
+    for name, part in composed.hydra.items():
+        if name in ("launcher", "sweeper") and not str(part._target_).rpartition(".")[2].startswith("Basic"):
+            raise ConfigError(
+                f"hydra/{name}: leave it out; dpexp starts all jobs itself, one after the other, because two at a time "
+                "would disturb each other"
+            )
     for name in ("hydra.job.chdir", "hydra.job.env_set", "hydra.callbacks"):
         if OmegaConf.select(composed, name):
             raise ConfigError(f"{name}: it has no effect on jobs that dpexp starts itself; leave it out")
@@ -193,23 +191,23 @@ def _quoted(value: str) -> str:
     return str(QuotedString(value, Quote.single).with_quotes())
 
 
-def expand_sweep(override: Override) -> list[str]:
+def _expand_sweep(override: Override) -> list[str]:
     """Return the single-job overrides of a sweep override; any other override is returned alone. Raises ConfigError."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if not override.is_discrete_sweep():
-        raise ConfigError(f"{override.input_line}: only a sweeper plugin can make a sweep of this")
+        raise ConfigError(f"{override.input_line}: list the values of a sweep, as in workers=1,2,4")
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
-def with_baseline_arguments(overrides: Sequence[Override]) -> list[Override]:
+def _with_baseline_arguments(overrides: Sequence[Override]) -> list[Override]:
     """Give the baseline of all jobs of a sweep the first value of each swept argument, so that speedups compare."""
     swept = [
         override
         for override in overrides
         if override.is_discrete_sweep() and override.key_or_group.startswith("script.arguments.")
     ]
-    firsts = [expand_sweep(override)[0].lstrip("+").removeprefix("script.") for override in swept]
+    firsts = [_expand_sweep(override)[0].lstrip("+").removeprefix("script.") for override in swept]
     return [*(parse(f"script.baseline_{first}") for first in firsts), *overrides]
 
 
@@ -261,7 +259,7 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
     """
     for override in overrides:
         override.config_loader = GlobalHydra.instance().config_loader()  # for glob()
-    varied = {override.get_key_element(): expand_sweep(override) for override in overrides}
+    varied = {override.get_key_element(): _expand_sweep(override) for override in overrides}
     for number, words in enumerate(itertools.product(*varied.values())):
         try:
             composed = _composed([parse(word) for word in words], number)

@@ -24,7 +24,6 @@ class ExperimentConfig(JobConfig):
 
     data: DataConfig
     dtype: Literal["float32", "float64"]
-    device: Literal["cpu", "cuda"]
     model: ModelConfig
     strategy: StrategyConfig
     optimizer: OptimizerConfig
@@ -77,12 +76,7 @@ class ExperimentConfig(JobConfig):
     def in_memory(self) -> ExperimentConfig | None:
         """Return the training with gradients exchanged in shared memory; None if it can't, or does so already."""
         strategy = self.strategy
-        if (
-            self.workers == 1
-            or self.device != "cpu"
-            or not isinstance(strategy, DdpConfig)
-            or strategy.exchange != "gloo"
-        ):
+        if self.workers == 1 or not isinstance(strategy, DdpConfig) or strategy.exchange != "gloo":
             return None
         return dataclasses.replace(self, strategy=dataclasses.replace(strategy, exchange="shared_memory"))
 
@@ -92,11 +86,6 @@ class ExperimentConfig(JobConfig):
             raise ValueError(
                 f"workers={self.workers} with strategy=sequential: it has one process and one worker; "
                 f"set workers=1, or choose {strategies_where(lambda kind: kind is not self.strategy.kind)}"
-            )
-        if self.device not in self.strategy.kind.devices:
-            raise ValueError(
-                f"device={self.device} with strategy={self.strategy.name}: "
-                f"choose {strategies_where(lambda kind: self.device in kind.devices)}"
             )
         self.check_batch()
         available = KNOWN_TRAIN_SAMPLES.get(self.data.name)

@@ -110,7 +110,6 @@ class SgdConfig:
     lr: PositiveFloat
     lr_rule: LearningRateRule
     lr_warmup_epochs: NonNegativeFloat
-    clip_norm: PositiveFloat | None
     momentum: Fraction
     weight_decay: NonNegativeFloat
     nesterov: bool
@@ -130,7 +129,6 @@ class AdamConfig:
     lr: PositiveFloat
     lr_rule: LearningRateRule
     lr_warmup_epochs: NonNegativeFloat
-    clip_norm: PositiveFloat | None
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
     weight_decay: NonNegativeFloat

@@ -9,7 +9,7 @@ import json
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic import Field, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig
@@ -17,7 +17,7 @@ from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementCo
 # Names of arms: the measured training, its baseline, one process with the best number of threads, and the measured
 # training with gradients exchanged in shared memory.
 CANDIDATE, BASELINE, BEST_SEQUENTIAL, IN_MEMORY = "candidate", "baseline", "best_sequential", "shared_memory"
-HOW = ("measurement", "launch", "checkpoint", "price_per_hour")  # it is measured; all other settings: what is measured
+HOW = ("measurement", "launch", "checkpoint")  # it is measured; all other settings: what is measured
 
 Self = TypeVar("Self", bound="JobConfig")
 
@@ -36,7 +36,6 @@ class JobConfig:
     batch: BatchConfig
     measurement: MeasurementConfig
     launch: LaunchConfig
-    price_per_hour: PositiveFloat | None  # of a host
 
     usual_seconds: ClassVar[tuple[float, float]]  # of a job without measurement.max_seconds: of short, of long steps
 

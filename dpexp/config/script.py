@@ -24,7 +24,7 @@ Value = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isins
 SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that only a shell understands
 # The settings of such a job; all others belong to the script.
 SETTINGS = """
-workers threads_per_worker seed data.size batch.size batch.scope script measurement launch price_per_hour experiment
+workers threads_per_worker seed data.size batch.size batch.scope script measurement launch experiment
 """.split()
 
 

@@ -13,15 +13,14 @@ class Kind(NamedTuple):
     """The capabilities of a strategy."""
 
     one_process_a_worker: bool = True  # False: one process for all workers
-    devices: tuple[str, ...] = ("cpu",)
     several_machines: bool = False  # whether it runs under torchrun
 
 
 KINDS = {
     "sync_dp": Kind(),
-    "ddp": Kind(devices=("cpu", "cuda"), several_machines=True),
+    "ddp": Kind(several_machines=True),
     "emulated": Kind(one_process_a_worker=False),
-    "sequential": Kind(one_process_a_worker=False, devices=("cpu", "cuda")),
+    "sequential": Kind(one_process_a_worker=False),
 }
 
 

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
-from dpexp.errors import ConfigError, DivergedError, WorkerError
+from dpexp.errors import DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.machine.environment import usable_cores
 from dpexp.machine.memory import PeakMemory
@@ -36,9 +35,7 @@ OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.1, lead_seconds=0.03)
 
 @contextlib.contextmanager
 def open_trainer(config: ExperimentConfig, launcher: LocalLauncher) -> Iterator[Trainer]:
-    """Return a trainer with a job's data and initial weights in shared memory. Raises ConfigError, DataError."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: torch finds no CUDA device; set device=cpu")
+    """Return a trainer with a job's data and initial weights in shared memory. Raises DataError."""
     dataset = load(config)
     with dataset.tensors, initial_state(config, dataset) as initial:
         yield LoopTrainer(config, dataset, initial, launcher)

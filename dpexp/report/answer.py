@@ -67,7 +67,7 @@ def answer(summary: Summary) -> list[str]:
     overall = row.overall_best_sequential_speedup if over_best else row.overall_speedup
     undisturbed = row.best_sequential_speedup if over_best else row.speedup
     lines = [_headline(row, choice, overall, over), *_ranking(decided, choice, over)]
-    lines += [*_accuracy(row), *_cheapest(choice)]
+    lines += _accuracy(row)
     if undisturbed != overall:
         share = row.best_sequential_disturbed_share if over_best else row.disturbed_share
         lines.append(
@@ -117,17 +117,8 @@ def _accuracy(row: Row) -> list[str]:
     return [f"Test accuracy is {change}: {text}, {other}."]
 
 
-def _cheapest(choice: Choice | None) -> list[str]:
-    """Say what is cheapest, if it is not the fastest: with several hosts, or hosts of other prices."""
-    if choice is None or not choice.prices:
-        return []
-    least, price = min(choice.prices.items(), key=lambda item: item[1].value)
-    fastest = choice.prices[choice.name]
-    return [f"Cheapest: {least}, {price:.3g} a training; the fastest costs {fastest:.3g}."] if price != fastest else []
-
-
-def _costs(summary: Summary, rows: Sequence[Row], choice: Choice | None) -> list[str]:
-    """Say how much memory the most workers need, how many workers it is enough for, and prices if they are known."""
+def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
+    """Say how much memory the most workers need, and how many workers it is enough for."""
     lines, last, room = [], max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
     if last.memory_bytes is not None and last.baseline_memory_bytes is not None:
         of_one_process = in_words(last.baseline_memory_bytes)
@@ -140,10 +131,6 @@ def _costs(summary: Summary, rows: Sequence[Row], choice: Choice | None) -> list
         if room is not None and fitting <= MOST_PER_CORE * (summary.usable_cores or 1):  # else memory is no limit
             lines[0] += f"; the {in_words(room)} of this machine hold about {fitting:,.0f} workers"
         lines[0] += "."
-    if choice and choice.prices:
-        lines.append(
-            f"Price of a training: {', '.join(f'{name} {price:.3g}' for name, price in choice.prices.items())}."
-        )
     return lines
 
 
@@ -154,7 +141,7 @@ def details(summary: Summary) -> list[str]:
         projection = project_further(rows) if len({row.series for row in rows}) == 1 else None
         sure = f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}."
         more = f"Projected, not measured: {describe_projection(projection)}." if projection else ""
-        return [*([sure] if choice else []), *([more] if projection else []), *_costs(summary, rows, choice)]
+        return [*([sure] if choice else []), *([more] if projection else []), *_memory(summary, rows)]
     known = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
     best: dict[str, Row] = {}
     for row in sorted(known, key=lambda row: -row.overall_speedup.value):

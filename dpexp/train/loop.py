@@ -22,10 +22,10 @@ def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock:
 
     Yields the summed losses of each epoch, over the samples of the replicas in this process, when the epoch ends.
     """
-    inputs, labels = dataset.train_inputs.to(strategy.device), dataset.tensors["train_labels"].to(strategy.device)
+    inputs, labels = dataset.train_inputs, dataset.tensors["train_labels"]
     for epoch in clock.epochs(config.epochs):
-        loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype), device=strategy.device)
-        order = epoch_order(config.train_samples, config.seed, epoch).to(strategy.device)
+        loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype))
+        order = epoch_order(config.train_samples, config.seed, epoch)
         batches = clock.batches(order.split(config.global_batch_size))
         for number, batch in enumerate(batches, epoch * config.updates_per_epoch):
             for optimizer in strategy.optimizers:
@@ -59,26 +59,24 @@ def step(
                 local_inputs, local_labels = inputs.index_select(0, part), labels.index_select(0, part)
                 strategy.recorder.enter(COMPUTE)
                 loss = F.cross_entropy(replica.model(local_inputs), local_labels, reduction="sum")
-                loss.backward(_scalar(weight, loss.dtype, loss.device))
+                loss.backward(_scalar(weight, loss.dtype))
                 loss_sum += loss.detach() if weight else 0.0
     strategy.update()
     strategy.recorder.end_step()
 
 
 @functools.cache
-def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
     """Return the start of backward: from 1 / samples, gradients of summed losses add up to that of the mean loss."""
-    return torch.tensor(value, dtype=dtype, device=device)
+    return torch.tensor(value, dtype=dtype)
 
 
 def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> None:
     """Make untimed steps, so that libraries, caches and memory are warm. The strategy must start again afterwards."""
     heartbeat.enter(WARMING_UP)
-    inputs, labels = dataset.train_inputs.to(strategy.device), dataset.tensors["train_labels"].to(strategy.device)
-    *batches, last = (
-        epoch_order(config.train_samples, config.seed, 0).to(strategy.device).split(config.global_batch_size)
-    )
-    loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype), device=strategy.device)
+    inputs, labels = dataset.train_inputs, dataset.tensors["train_labels"]
+    *batches, last = epoch_order(config.train_samples, config.seed, 0).split(config.global_batch_size)
+    loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype))
     # The last one first: libraries prepare themselves for its size, too, for milliseconds.
     for batch in itertools.islice(itertools.cycle([last, *batches]), config.measurement.warmup_steps):
         step(config, strategy, inputs, labels, batch, loss_sum)

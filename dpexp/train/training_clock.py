@@ -44,7 +44,6 @@ class Clock:
 
     def pause(self) -> None:
         """Stop the clock."""
-        self._strategy.synchronize()
         self.seconds += time.perf_counter() - self._started
 
     def resume(self) -> None:
@@ -88,8 +87,6 @@ class SegmentClock(Clock):
     def goes_on(self) -> bool:
         """Return whether there is another step, now or in the next turn."""
         self._left -= 1
-        if self._left in (self._timed, 0):
-            self._strategy.synchronize()
         now = time.perf_counter()
         self._seconds.append(now - self._last)
         self._last = now

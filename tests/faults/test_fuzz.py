@@ -60,7 +60,6 @@ small = {
     "epochs": st.integers(0, 2),
     "seed": st.sampled_from([-1, 0, 2**32 - 1, 2**32]),
     "dtype": st.sampled_from(["float32", "float64", "float16"]),
-    "device": st.sampled_from(["cpu", "cuda"]),
     "strategy": st.sampled_from(["sequential", "sync_dp", "emulated", "ddp"]),
     "data.size": st.integers(0, 130),
     "data.scope": st.sampled_from(["global", "per_worker"]),

@@ -194,28 +194,17 @@ CHANGES["data.path"] = "data.npz"
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_file_that_changed_is_named_and_only_the_user_discards_results(tmp_path, with_files, name):
+def test_a_file_that_changed_is_named_and_the_result_stays(tmp_path, with_files, name):
     config, folder = composed(*with_files), tmp_path / "out"
     folder.mkdir()
     assert [run_config(config, folder, resume=True) for _ in range(2)] == [True, False]
     good = (folder / storage.FILE_NAME).read_bytes()
     with (tmp_path / CHANGES[name]).open("ab") as file:
         file.write(b"\n")
-    with pytest.raises(ConfigError, match=f"{name} changed since this job was measured; .* add anew=true"):
+    with pytest.raises(
+        ConfigError, match=f"{name} changed since this job was measured; restore the old files, or start a new sweep"
+    ):
         run_config(config, folder, resume=True)
-    assert (folder / storage.FILE_NAME).read_bytes() == good
-    assert run_config(config, folder, resume=True, anew=True)
-    assert not run_config(config, folder, resume=True)
-
-
-def test_a_good_result_stays_until_the_changed_data_can_be_loaded(tmp_path, with_files):
-    config, folder = composed(*with_files), tmp_path / "out"
-    folder.mkdir()
-    run_config(config, folder)
-    good = (folder / storage.FILE_NAME).read_bytes()
-    (tmp_path / "data.npz").write_bytes((tmp_path / "data.npz").read_bytes()[:-100])
-    with pytest.raises(DataError):
-        run_config(config, folder, resume=True, anew=True)
     assert (folder / storage.FILE_NAME).read_bytes() == good
 
 
@@ -228,15 +217,6 @@ def test_a_builder_that_is_not_importable_here_is_refused(dpexp, tmp_path, with_
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "no module model_that_changes can be imported from" in outcome.err
     assert {path: path.read_bytes() for path in tmp_path.glob("out/*/result.json")} == good
-
-
-def test_the_flag_measures_again_what_depends_on_changed_files(dpexp, tmp_path, with_files):
-    assert dpexp("-m", *with_files, "workers=1,2").status == 0
-    (tmp_path / "helper_that_changes.py").write_text("# other\n")
-    again = ["-m", f"resume={tmp_path / 'out'}", *with_files, "workers=1,2"]
-    assert "helper_that_changes changed since" in dpexp(*again).err
-    assert dpexp(*again, "anew=true").status == 0
-    assert statuses(tmp_path / "out") == ["ok", "ok"]
 
 
 @pytest.mark.parametrize("name", ["model_that_changes.py", "data.npz"])
@@ -325,7 +305,6 @@ MISTAKES = {
     "twice": ("resume=SWEEP resume=SWEEP", "name the folder of one sweep or run"),
     "another setting": ("-m TINY workers=1,4 resume=SWEEP", "1/result.json has other settings than this job"),
     "fewer jobs": ("-m TINY workers=1 resume=SWEEP", "1/result.json: no job of this command"),
-    "another word": ("-m TINY workers=1,2 resume=SWEEP anew=true1", "anew: no such key"),
     "no sweep": ("TINY resume=SWEEP", "0/result.json: no job of this command"),
 }
 
@@ -380,12 +359,12 @@ def test_a_model_from_ones_own_yaml_is_resumed(dpexp, tmp_path):
     [
         ["-m", "workers=1,2", "hydra.sweep.dir=there"],
         ["workers=1", "hydra.run.dir=there", "--", "python", "train.py", "--note=${{x}} it's", "{workers}", "resume=1"],
-        ["workers=1", "model.arguments={a: 'b c'}", "resume=elsewhere", "anew=true"],
+        ["workers=1", "model.arguments={a: 'b c'}", "resume=elsewhere"],
     ],
 )
 def test_the_hint_is_the_same_command_with_the_folder(arguments):
     first, *words = shlex.split(resume.hint(arguments, Path("my folder")))
     assert first == "python"
-    given = [word for word in arguments if not word.startswith(("hydra.", "resume=else", "anew="))]
+    given = [word for word in arguments if not word.startswith(("hydra.", "resume=else"))]
     assert [word for word in words if word != "resume=my folder"] == ["-m", "dpexp", *given]
     assert words.index("resume=my folder") < words.index("--") if "--" in words else words[-1] == "resume=my folder"

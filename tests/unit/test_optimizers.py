@@ -39,20 +39,6 @@ def test_ten_updates_equal_torchs(overrides, kind, settings):
         torch.testing.assert_close(mine, parameter.detach(), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("length", [0.1, 10.0])
-def test_clipping_equals_torchs(length):
-    parameters = [torch.zeros(3), torch.zeros(4)]
-    gradients = [length * torch.arange(3.0), length * torch.ones(4)]
-    theirs = [torch.nn.Parameter(parameter.clone()) for parameter in parameters]
-    for parameter, gradient in zip(theirs, gradients, strict=True):
-        parameter.grad = gradient.clone()
-    torch.nn.utils.clip_grad_norm_(theirs, 1.0)
-    config = tiny("optimizer.lr=1", "optimizer.clip_norm=1").optimizer
-    optimizers.Optimizer(config, parameters).step(gradients)
-    for mine, parameter in zip(parameters, theirs, strict=True):
-        torch.testing.assert_close(-mine, parameter.grad)
-
-
 def test_a_parameter_without_a_gradient_counts_as_zero_and_gradients_are_taken_off():
     with_gradient, without = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
     with_gradient.grad = torch.full((2,), 5.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from dpexp.analysis.decision.projection import (
     Cluster,
     StepModel,
     line,
-    measure_next,
     worst_error,
 )
 from dpexp.analysis.intervals import Estimate
@@ -158,42 +156,10 @@ def test_the_error_of_the_check_widens_the_band():
 
 def test_the_best_tradeoff_is_where_speedup_times_efficiency_is_highest(example, capsys):
     assert main([example, "--workers", "2,4,8,64", *HOSTS, "1Gbit/s,1ms"]) == 0
-    found = [modelled(example)[0].project(workers, hosts("1Gbit/s,1ms")) for workers in (2, 4, 8, 64)]
+    model = StepModel(aggregate([Path(example)]).good)
+    found = [model.project(workers, hosts("1Gbit/s,1ms")) for workers in (2, 4, 8, 64)]
     best = max(found, key=lambda one: one.speedup.value**2 / one.workers)
     assert f"speedup x efficiency is highest at {best.workers} workers" in capsys.readouterr().out
-
-
-def test_a_measurement_that_narrows_the_band_most_is_named_with_the_band_that_it_leaves():
-    rows = [row(1, 1.0), row(2, 1.1, exchange=0.1)]
-    model = StepModel(rows)
-    asked = model.project(8, Cluster())
-    (sentence,) = measure_next(model, asked, Cluster(), cores=4)
-    at_four = model.project(4, Cluster())
-    bands = {}
-    for count in (3, 4):  # measured where the projection expects them
-        expected = model.project(count, Cluster())
-        like = row(count, expected.step_seconds, exchange=expected.parts[LOCAL], speedup=expected.speedup)
-        with_it = StepModel([*rows, like])
-        bands[count] = with_it.project(8, Cluster(), worst_error(with_it.check())).speedup
-    assert at_four.parts[LOCAL] == pytest.approx(0.2)
-    assert bands[4].high / bands[4].low < asked.speedup.high / asked.speedup.low
-    assert sentence == (
-        f"measure workers=4 next: the band at 8 workers would narrow from {asked.speedup.low:.3g}.."
-        f"{asked.speedup.high:.3g} to about 5.66..5.77"
-    )
-
-
-def test_without_cores_for_another_count_a_bigger_machine_is_named():
-    model = StepModel([row(1, 1.0), row(2, 1.1, exchange=0.1)])
-    (sentence,) = measure_next(model, model.project(64, Cluster()), Cluster(), cores=2)
-    assert sentence.startswith("on 4 cores, measure workers=1,2,4: the band at 64 workers would narrow from ")
-
-
-def test_no_measurement_is_named_that_would_not_narrow_the_band():
-    model = StepModel([row(1, 1.0), row(2, 1.1, exchange=0.1), row(4, 1.3, exchange=0.3)])
-    assert measure_next(model, model.project(64, Cluster()), Cluster(), cores=8) == []
-    alone = StepModel([row(1, 1.0)])
-    assert measure_next(alone, alone.project(4, Cluster(1, LINK, 1e6)), Cluster(1, LINK, 1e6), cores=8) == []
 
 
 def test_a_line_of_a_single_point_is_proportional():
@@ -221,14 +187,11 @@ def test_the_units_of_a_link():
     assert (found.bytes_per_second, found.latency_seconds) == (pytest.approx(25e9 / 8), pytest.approx(1e-5))
 
 
-def test_a_link_without_a_bandwidth_is_only_as_slow_as_its_latency():
-    assert ring(4, 1e8, Link.parse(",1ms")) == (pytest.approx(6 * 2e-3), 0.0)
+@pytest.fixture
+def example(tmp_path):
+    """Results of a sweep of one and two workers, whose steps tell what they are made of: 1.1 s of work."""
 
-
-def exchanging_sweep(folder, *batches, scope="per_worker"):
-    """A sweep of one and two workers, whose steps tell what they are made of: 1.1 s of work, in a batch of 64."""
-
-    def at(batch, workers, seconds):
+    def at(workers, seconds):
         work = {"data": 0.0, "compute": 1.0, "wait": 0.0, "communicate": 0.0, "update": 0.1}
 
         def explained(block):
@@ -236,141 +199,13 @@ def exchanging_sweep(folder, *batches, scope="per_worker"):
             phases = [work | {"communicate": 0.2}] * len(own.processes)
             return changed(block, candidate=with_phases(own, *phases), baseline=with_phases(alone, work))
 
-        # In smaller batches an epoch has more steps, and each costs a quarter of that of 64.
-        cost = 0.75 + 0.25 * 64 / batch
-        own, alone = [9, *[seconds * cost] * 3], [9, *[2 * cost] * 3]
-        settings = f"workers={workers}", f"batch.size={batch}", f"batch.scope={scope}", "price_per_hour=3.6"
-        return result(*settings, seconds=own, baseline=alone, change=explained)
+        return result(f"workers={workers}", seconds=[9, *[seconds] * 3], baseline=[9, 2, 2, 2], change=explained)
 
-    jobs = [at(batch, workers, seconds) for batch in batches for workers, seconds in ((1, 2.0), (2, 1.2))]
-    return str(write_sweep(folder, *jobs))
-
-
-@pytest.fixture
-def example(tmp_path):
-    """Results of one and two workers, with one batch."""
-    return exchanging_sweep(tmp_path / "example", 64)
-
-
-@pytest.fixture
-def few(monkeypatch):
-    """Few worker counts are tried, to save time."""
-    monkeypatch.setattr("dpexp.project.MOST_WORKERS", 150)
-    return range(1, 151)
+    return str(write_sweep(tmp_path / "example", at(1, 2.0), at(2, 1.2)))
 
 
 def hosts(link):
     return Cluster(2, Link.parse(link), gradient_bytes=1e6)
-
-
-def modelled(folder):
-    """The model of the results with a batch of 64, and the seconds of their sequential training."""
-    rows = [row for row in aggregate([Path(folder)]).good if row.local_batch_size == 64]
-    return StepModel(rows), rows[-1].baseline_seconds
-
-
-def ends(projection):
-    return projection.speedup.value, projection.speedup.low, projection.speedup.high
-
-
-def solved(capsys, *arguments):
-    """What the command answers: the sentence, the number, and the two ends."""
-    assert main(list(arguments)) == 0
-    first, sentence, *_ = capsys.readouterr().out.splitlines()
-    assert first == "projected, not measured:"
-    what, value, low, high = re.fullmatch(r"(.*): (\S+) \((\S+) to (\S+)\)(?:; more .*)?", sentence).groups()
-    numbers = [math.inf if text == "none" else float(text.replace(",", "")) for text in (value, low, high)]
-    assert numbers[1] <= numbers[0] <= numbers[2]
-    return what, numbers
-
-
-@pytest.mark.parametrize("link", [(), (*HOSTS, "1Gbit/s,100us")])
-def test_the_most_workers_that_keep_an_efficiency_are_those_of_a_sweep(example, few, link, capsys):
-    what, (value, low, high) = solved(capsys, example, "--efficiency", "0.7", *link)
-    model, _ = modelled(example)
-    sweep = [ends(model.project(count, hosts("1Gbit/s,100us") if link else Cluster())) for count in few]
-    most = [max(count for count in few if sweep[count - 1][end] >= 0.7 * count) for end in range(3)]
-    assert what == "most workers for an efficiency of 70 %"
-    assert (value, low, high) == (most[0], most[1], most[2])
-
-
-@pytest.mark.parametrize("link", [(), (*HOSTS, "1Gbit/s,100us")])
-def test_the_fewest_workers_that_train_in_a_time_are_those_of_a_sweep(example, few, link, capsys):
-    what, (value, low, high) = solved(capsys, example, "--seconds", "0.3", *link)
-    model, alone = modelled(example)
-    sweep = [ends(model.project(count, hosts("1Gbit/s,100us") if link else Cluster())) for count in few]
-    fewest = [min((c for c in few if alone / sweep[c - 1][end] <= 0.3), default=math.inf) for end in range(3)]
-    assert what == "fewest workers for a training in 0.3 s"
-    assert (value, low, high) == (fewest[0], fewest[2], fewest[1])
-
-
-def test_one_process_is_enough_for_the_time_that_it_takes(example, few, capsys):
-    assert solved(capsys, example, "--seconds", "60") == ("fewest workers for a training in 60 s", [1, 1, 1])
-
-
-@pytest.mark.parametrize(
-    ("goal", "wanted"),
-    [(("--efficiency", "0.6"), lambda alone: 0.6 * 8), (("--seconds", "0.4"), lambda alone: alone / 0.4)],
-)
-def test_the_least_bandwidth_is_where_a_sweep_crosses_the_goal(example, goal, wanted, capsys):
-    what, (value, low, high) = solved(capsys, example, "--workers", "8", *goal, *HOSTS, ",50us")
-    model, alone = modelled(example)
-    assert what.startswith("least Gbit/s at this latency with 8 workers for ")
-    for gbits, end in ((value, 0), (high, 1), (low, 2)):
-        if gbits < math.inf:
-            enough, little = (model.project(8, hosts(f"{gbits * share:.9f}Gbit/s,50us")) for share in (1.02, 0.98))
-            assert ends(little)[end] < wanted(alone) <= ends(enough)[end]
-        else:
-            assert ends(model.project(8, hosts("900Gbit/s,50us")))[end] < wanted(alone)
-    assert value < math.inf
-
-
-def test_the_smallest_batch_is_where_a_sweep_crosses_the_efficiency(example, capsys):
-    link = "10Gbit/s,50us"
-    what, (value, low, high) = solved(capsys, example, "--workers", "8", "--efficiency", "0.85", *HOSTS, link)
-    assert "proportional to it (only 64 is measured)" in what
-    model, _ = modelled(example)
-    for batch, end in ((value, 0), (high, 1), (low, 2)):
-        enough, little = (model.project(8, hosts(link), work=batch * share / 64) for share in (1.02, 0.98))
-        assert ends(little)[end] < 0.85 * 8 <= ends(enough)[end]
-
-
-def test_the_work_of_a_batch_is_on_the_line_through_those_that_were_measured(tmp_path, capsys):
-    """A quarter of the work at 64 is the same in each batch, so a batch of b has 0.25 + 0.75 b / 64 of it."""
-    folder, link = exchanging_sweep(tmp_path, 64, 256), "10Gbit/s,50us"
-    of_64 = next(row.series for row in aggregate([tmp_path]).good if row.local_batch_size == 64)
-    what, (batch, *_) = solved(
-        capsys, folder, "--series", of_64, "--workers", "8", "--efficiency", "0.85", *HOSTS, link
-    )
-    assert "on the line through 64 and 256" in what
-    model, _ = modelled(folder)
-    enough, little = (model.project(8, hosts(link), work=0.25 + 0.75 * batch * share / 64) for share in (1.02, 0.98))
-    assert little.speedup.value < 0.85 * 8 <= enough.speedup.value
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--efficiency", "0.99"], "most workers for an efficiency of 99 %: none is enough; at best, 2 workers on one"),
-        (["--seconds", "0.001"], "fewest workers for a training in 0.001 s: none is enough; at best, "),
-        (
-            ["--workers", "8", "--efficiency", "0.6", *HOSTS, ",1s"],
-            "the latency alone is too much; at best, 8 workers on 4",
-        ),
-        (["--workers", "8", "--efficiency", "0.99", *HOSTS, ",0us"], "none is enough; at best, 8 workers on 4 hosts: "),
-    ],
-)
-def test_a_goal_beyond_the_whole_interval_is_refused(example, few, arguments, message, capsys):
-    assert main([example, *arguments]) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_a_batch_that_workers_share_is_not_solved_for(tmp_path, capsys):
-    folder = exchanging_sweep(tmp_path, 64, scope="global")
-    assert main([folder, "--workers", "8", "--efficiency", "0.5"]) == 1
-    assert "batch.scope=global: to solve for the batch, measure with" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_good_result_is_refused(tmp_path, capsys):
@@ -385,9 +220,6 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "projected, not measured:"
     assert lines[0].startswith("8 workers on 4 hosts: ")
-    speedup, price = (float(re.search(rf"{about} ([\d.]+)", lines[0])[1]) for about in ("hosts:", "training:"))
-    assert price == pytest.approx(4 * 0.001 * 2 / speedup, rel=0.01)  # four hosts, and 2 s of one process
-    assert "; projected price of a training: " in lines[1]
     assert lines[1].startswith("64 workers on 32 hosts: ")
     assert "speedup x efficiency is highest at" in lines[2]
     assert lines[3].startswith("not checked: the measured worker counts (1, 2) can't be projected")
@@ -401,17 +233,7 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
         (["--overlap", "2"], "--overlap 2.0: it must be a share between 0 and 1"),
         (["--overlap", "0.5"], "--overlap and --gradient-mb describe the exchange between hosts: give --link, too"),
         (["--gradient-mb", "-5"], "--gradient-mb -5: it must be above 0"),
-        (
-            ["--link", ",1ms", "--workers-per-host", "2"],
-            "give the bandwidth; or --efficiency or --seconds, to solve for it",
-        ),
-        (["--seconds", "3"], "--seconds: leave out exactly one of --workers and the bandwidth (--link ,10us)"),
-        (["--efficiency", "80"], "--efficiency 80: it must be a share above 0, of at most 1"),
-        (["--efficiency", "0"], "--efficiency 0: it must be a share above 0, of at most 1"),
-        (["--seconds", "0", *HOSTS, ",1ms"], "--seconds 0: it must be above 0"),
-        (["--efficiency", "0.5", "--seconds", "3"], "argument --seconds: not allowed with argument --efficiency"),
-        (["--efficiency", "0.5", "--link", ",1ms", "--workers-per-host", "8"], "it needs workers on several hosts"),
-        (["--efficiency", "0.5", *HOSTS, ",1ms", "--overlap", "1"], "it needs workers on several hosts, and an --over"),
+        (["--link", ",1ms", "--workers-per-host", "2"], "link ',1ms': expected a bandwidth above 0 and a latency"),
         (["--series", "x"], "--series x: choose from none: the folder has a single series"),
     ],
 )
@@ -420,11 +242,6 @@ def test_a_mistake_is_told_in_one_line(example, arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_without_a_count_or_a_goal_the_choices_are_told(example, capsys):
-    assert main([example]) > 0
-    assert "give --workers; or --efficiency or --seconds, to solve for it" in capsys.readouterr().err
 
 
 def test_results_that_do_not_tell_steps_are_refused(tmp_path, capsys):

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from dpexp.analysis.intervals import Estimate, from_log
+from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table_row import Row
 from dpexp.errors import counted
 
@@ -26,7 +26,6 @@ class Choice:
     regret: float  # the expected share of time that is lost because another one is
     cheaper: str | None  # needs fewer threads, and with probability SURE at most TOLERANCE more time
     beyond: str = ""  # options that have more threads than cores and may be faster; not compared
-    prices: dict[str, Estimate] = field(default_factory=dict)  # of a training by each option; {}: not known
 
     def __str__(self) -> str:
         sure = f"{100 * self.probability:.0f} %" if self.probability < 0.995 else "more than 99 %"
@@ -46,7 +45,6 @@ class _Option:
     row: Row | None
     threads: int  # that it keeps busy
     log_speeds: np.ndarray  # draws of the log of its throughput over that of the sequential baseline
-    price_per_second: float
 
 
 def choose(rows: Sequence[Row]) -> Choice | None:
@@ -76,12 +74,6 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         for option in options
         if option.threads < chosen.threads and (behind[option] <= math.log1p(TOLERANCE)).mean() >= SURE
     ]
-    prices = {}
-    for option in options:
-        log = math.log(option.price_per_second * several[0].baseline_overall_seconds) - option.log_speeds.mean()
-        prices[option.name] = from_log(log, 1.96 * float(option.log_speeds.std()) or math.nan)
-    # With data.scope=per_worker, each would train on another number of samples.
-    is_known = several[0].data_scope != "per_worker" and all(price.is_known for price in prices.values())
     return Choice(
         name=chosen.name,
         row=chosen.row,
@@ -90,7 +82,6 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         regret=float(-np.expm1(-behind[chosen]).mean()),
         cheaper=min(cheaper, key=lambda option: option.threads).name if cheaper else None,
         beyond=" or ".join(beyond),
-        prices=prices if is_known else {},
     )
 
 
@@ -99,8 +90,7 @@ def _options(several: Sequence[Row]) -> list[_Option]:
     generator = np.random.default_rng(0)
     threads = several[0].baseline_threads or several[0].threads_per_worker or 1
     arguments = f" and {several[0].baseline_arguments}" if several[0].baseline_arguments else ""
-    price = min(row.baseline_price / row.baseline_seconds for row in several)
-    options = [_Option(_process(threads) + arguments, None, threads, np.zeros(DRAWS), price)]
+    options = [_Option(_process(threads) + arguments, None, threads, np.zeros(DRAWS))]
     drawn = [_draws(row.overall_speedup, generator) for row in several]
     known = [at for at, row in enumerate(several) if not math.isnan(row.overall_best_sequential_speedup.low)]
     if known:
@@ -108,12 +98,11 @@ def _options(several: Sequence[Row]) -> list[_Option]:
         best_threads = several[best].best_sequential_threads or threads
         if best_threads != threads:
             over = _draws(several[best].overall_best_sequential_speedup, generator)  # measured in pairs with it
-            options.append(_Option(_process(best_threads) + arguments, None, best_threads, drawn[best] - over, price))
+            options.append(_Option(_process(best_threads) + arguments, None, best_threads, drawn[best] - over))
     for row, log_speeds in zip(several, drawn, strict=True):
         workers = row.workers or 1
         busy = (1 if row.strategy == "emulated" else workers) * (row.threads_per_worker or 1)
-        price = row.price.value / row.seconds.value
-        options.append(_Option(row.option, row, busy, log_speeds, price))
+        options.append(_Option(row.option, row, busy, log_speeds))
     return options
 
 

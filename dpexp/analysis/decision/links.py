@@ -6,7 +6,6 @@ algorithms for clusters of workstations"). Each of its messages waits for the re
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -17,20 +16,20 @@ LATENCIES_A_MESSAGE = 2  # gloo/transport/tcp/pair.cc: the notice, then the data
 
 @dataclass(frozen=True)
 class Link:
-    """A full-duplex link between two hosts; without a given bandwidth, that is infinite."""
+    """A full-duplex link between two hosts."""
 
     bytes_per_second: float
     latency_seconds: float
 
     @classmethod
     def parse(cls, text: str) -> Link:
-        """Parse a link such as `25Gbit/s,10us`, or `,10us`. Raises ValueError."""
+        """Parse a link such as `25Gbit/s,10us`. Raises ValueError."""
         number = r"(\d+(?:\.\d+)?)"
-        match = re.fullmatch(rf"(?:{number}([kmg]bit/s))?,{number}(ns|us|ms|s)", text.lower().replace(" ", ""))
-        if match is None or (match[1] and float(match[1]) == 0):
+        match = re.fullmatch(rf"{number}([kmg]bit/s),{number}(ns|us|ms|s)", text.lower().replace(" ", ""))
+        if match is None or float(match[1]) == 0:
             raise ValueError(f"link {text!r}: expected a bandwidth above 0 and a latency, such as 25Gbit/s,10us")
         bandwidth, unit, latency, seconds = match.groups()
-        return cls(float(bandwidth) * UNITS[unit] / 8 if bandwidth else math.inf, float(latency) * TIMES[seconds])
+        return cls(float(bandwidth) * UNITS[unit] / 8, float(latency) * TIMES[seconds])
 
 
 def ring(members: int, size: float, link: Link) -> tuple[float, float]:

@@ -8,7 +8,6 @@ single one, anything between constant and proportional to the number of other wo
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from dpexp.analysis.table_row import Row
 from dpexp.results.phases import PHASES
 
 WIDEST = 5.0  # the ends of a band that is worth telling, one over the other
-LEAST_NARROWING = 0.05  # of a band, that is worth a measurement
 FURTHER = 4  # times the most workers that were measured: what the report projects to
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",
@@ -86,14 +84,14 @@ class StepModel:
         self._computed_share = first.baseline_phases["compute"] / sum(first.baseline_phases.values())
         self._same_batch = first.batch_scope == "global"
 
-    def project(self, workers: int, cluster: Cluster, error: float = 0.0, work: float = 1.0) -> Projection:
+    def project(self, workers: int, cluster: Cluster, error: float = 0.0) -> Projection:
         """Return the projected speedup of `workers`. Raises ValueError if it can't be projected.
 
-        `error` is the log error of earlier projections; a step computes `work` times as long as the measured one.
+        `error` is the log error of earlier projections.
         """
         on_host = min(workers, cluster.workers_per_host or workers)
         hosts = math.ceil(workers / on_host)
-        useful, step = work * self._useful_seconds(workers, on_host), work * self._step
+        useful, step = self._useful_seconds(workers, on_host), self._step
         waits = [wait + self._unexplained_wait(workers) for wait in self._waits(workers, useful)]
         local = self._local_exchange(on_host)
         between = (0.0, 0.0) if cluster.link is None else ring(hosts, cluster.gradient_bytes, cluster.link)
@@ -124,17 +122,6 @@ class StepModel:
                 continue
             checked[workers] = (projected, self._rows[workers].speedup.value)
         return checked
-
-    def assume(self, workers: int) -> StepModel:
-        """Return a model in which the projection for `workers` on one host counts as measured."""
-        near = self._rows[max((count for count in self._rows if count < workers), default=min(self._rows))]
-        projection, useful = self.project(workers, Cluster()), self._useful_seconds(workers, workers)
-        wait = self._waits(workers, useful)[0] + self._unexplained_wait(workers)  # of undisturbed steps, as in _parts
-        phases = dict.fromkeys(PHASES, 0.0) | {"compute": useful, "wait": wait, "communicate": projection.parts[LOCAL]}
-        seconds = near.seconds.scaled(sum(phases.values()) / near.step_seconds)
-        speedup = near.speedup.scaled(projection.speedup.value / near.speedup.value)
-        row = dataclasses.replace(near, workers=workers, phases=phases, seconds=seconds, speedup=speedup)
-        return StepModel([*self._rows.values(), row])
 
     def _waits(self, workers: int, useful: float) -> tuple[float, float]:
         """Return the least and the most seconds of a step that a worker waits for the slowest one."""
@@ -210,27 +197,6 @@ def project_further(rows: Sequence[Row]) -> Projection | None:
     except ValueError:
         return None
     return projection if most > 1 and projection.speedup.high < WIDEST * projection.speedup.low else None
-
-
-def measure_next(model: StepModel, asked: Projection, cluster: Cluster, cores: int) -> list[str]:
-    """Say which worker count to measure next for the narrowest interval of a projection.
-
-    Of counts that narrow it alike, it is the largest; without cores for another count, it is twice the largest.
-    """
-    threads, counts = model.first.threads_per_worker or 1, model.counts
-    here = [count for count in range(2, cores // threads + 1) if count not in counts]
-    models = {count: model.assume(count) for count in (here or [2 * counts[-1]] if counts[-1] > 1 else [])}
-    bands = {
-        count: larger.project(asked.workers, cluster, worst_error(larger.check())).speedup
-        for count, larger in models.items()
-    }
-    best = min(bands, key=lambda count: (round(bands[count].precision, 6), -count), default=0)
-    if not best or bands[best].precision > (1 - LEAST_NARROWING) * asked.speedup.precision:
-        return []
-    all_counts = ",".join(map(str, [*counts, best]))
-    advice = f"measure workers={best} next" if here else f"on {threads * best} cores, measure workers={all_counts}"
-    ends = [f"{band.low:,.3g}..{band.high:,.3g}" for band in (asked.speedup, bands[best])]
-    return [f"{advice}: the band at {asked.workers:,} workers would narrow from {ends[0]} to about {ends[1]}"]
 
 
 def line(points: Mapping[float, float], at: float) -> float:

@@ -31,10 +31,6 @@ class MappedInputs:
     rows: torch.Tensor  # of the file, int64 (n,)
     dtype: np.dtype  # that they are read as; fractions, for grey levels of uint8
 
-    def to(self, device: torch.device) -> MappedInputs:
-        """Return itself: it is on no device."""
-        return self
-
     def index_select(self, dim: int, index: torch.Tensor) -> torch.Tensor:
         """Read the samples of these indices (k,) from the file."""
         assert dim == 0

@@ -1,8 +1,7 @@
 """Optimizers as plain updates of given tensors, by torch's own functional implementations.
 
 `torch.optim.Optimizer.step` spends more time in Python per step than a small model's whole update takes.
-Every update here is elementwise, but for the norm that clipping needs, so an optimizer may own any slice of the
-parameters.
+Every update here is elementwise, so an optimizer may own any slice of the parameters.
 """
 
 import functools
@@ -24,19 +23,11 @@ class Optimizer:
 
     def __init__(self, config: OptimizerConfig, parameters: Sequence[torch.Tensor]) -> None:
         self.lr = config.lr  # of the next update
-        self.clip_norm = config.clip_norm
         updated = [parameter.detach() for parameter in parameters]
         self._update = _sgd(config, updated) if isinstance(config, SgdConfig) else _adam(config, updated)
 
-    def step(self, gradients: list[torch.Tensor], squared_norm: torch.Tensor | None = None) -> None:
-        """Make one update, from a gradient for each parameter.
-
-        If the gradients are a slice of all gradients, `squared_norm` () is that of all of them. Clipping is that of
-        torch.nn.utils.clip_grad_norm_ (Pascanu et al. 2013); it changes `gradients`.
-        """
-        if self.clip_norm is not None:
-            norm = (squared_norms(gradients) if squared_norm is None else squared_norm).sqrt()
-            torch._foreach_mul_(gradients, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+    def step(self, gradients: list[torch.Tensor]) -> None:
+        """Make one update, from a gradient for each parameter."""
         self._update(gradients, lr=self.lr)
 
 
@@ -61,7 +52,7 @@ def _adam(config: AdamConfig, parameters: list[torch.Tensor]) -> Callable[..., N
         exp_avgs=[torch.zeros_like(parameter) for parameter in parameters],
         exp_avg_sqs=[torch.zeros_like(parameter) for parameter in parameters],
         max_exp_avg_sqs=[],
-        state_steps=[torch.zeros((), dtype=torch.float32, device=parameter.device) for parameter in parameters],
+        state_steps=[torch.zeros((), dtype=torch.float32) for _ in parameters],
         fused=True,
         beta1=config.betas[0],
         beta2=config.betas[1],
@@ -71,11 +62,6 @@ def _adam(config: AdamConfig, parameters: list[torch.Tensor]) -> Callable[..., N
         amsgrad=False,
         maximize=False,
     )
-
-
-def squared_norms(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """Return the square of the norm (), of all gradients together."""
-    return torch.stack(torch._foreach_norm(gradients)).square().sum()
 
 
 def take_gradients(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:

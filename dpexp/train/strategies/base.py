@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -42,8 +41,6 @@ class Strategy:
         self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any
     ) -> None:
         """Called in the process of rank `rank`; `shared` is its part of what `share` returned."""
-        self.device = torch.device("cpu" if config.device == "cpu" else f"cuda:{os.environ.get('LOCAL_RANK', rank)}")
-        model.to(self.device)
         self.replicas = (Replica(rank, model),)
         self.recorder = Recorder(is_on=False)  # of the time in each phase; `update` enters its phases
         self._config, self._models, self._initial = config, [model], initial
@@ -84,14 +81,8 @@ class Strategy:
         self.recorder.enter(UPDATE)
         self.optimizers[0].step(take_gradients(self._parameters))
 
-    def synchronize(self) -> None:
-        """Return when this process's GPU, if any, has finished its work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
     def barrier(self) -> None:
-        """Return when every process of the world has called it, and its GPU has finished its work."""
-        self.synchronize()
+        """Return when every process of the world has called it."""
 
     def broadcast(self, numbers: list[int]) -> list[int]:
         """Return rank 0's numbers. All processes call it together."""

@@ -21,7 +21,7 @@ from dpexp.train.strategies.rendezvous import Rendezvous
 
 
 class Ddp(Strategy):
-    """torch's DistributedDataParallel, one process per worker: gloo on CPUs, nccl on GPUs (untested).
+    """torch's DistributedDataParallel, over gloo, one process per worker.
 
     Each rank has its own parameters and optimizer; gradients are all-reduced while backward still runs.
     """
@@ -31,9 +31,7 @@ class Ddp(Strategy):
     def _connect(self, shared: Rendezvous) -> None:
         config, rank, model = self._config, self.replicas[0].rank, self._models[0]
         assert isinstance(config.strategy, DdpConfig)
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-        shared.join("nccl" if self.device.type == "cuda" else "gloo", rank, config.workers)
+        shared.join("gloo", rank, config.workers)
         with warnings.catch_warnings():  # the new name of `broadcast_buffers` isn't known to older versions of torch
             warnings.simplefilter("ignore", FutureWarning)
             self._wrapped = DistributedDataParallel(
@@ -65,12 +63,11 @@ class Ddp(Strategy):
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
-        self.synchronize()
         dist.barrier()
 
     def broadcast(self, numbers: list[int]) -> list[int]:
         """Return rank 0's numbers."""
-        values = torch.tensor(numbers, device=self.device)
+        values = torch.tensor(numbers)
         dist.broadcast(values, src=0)
         received: list[int] = values.tolist()
         return received

@@ -19,7 +19,6 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes.barrier import BarrierMember, spin_seconds
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
 from dpexp.results.phases import COMMUNICATE, UPDATE, WAIT
-from dpexp.train.models.optimizers import squared_norms
 from dpexp.train.strategies.base import Strategy
 from dpexp.train.strategies.core_sharing import CoreTurn, group_count, stay_on_a_core
 from dpexp.train.strategies.reduce_scatter import ReduceScatter, move
@@ -32,7 +31,7 @@ class Shared:
     """What one rank receives: its part of the barriers, and the shared memory."""
 
     row: int  # of the gradients: the rank's, or that of its group of ranks that share a core
-    arena: SharedTensors  # parameters, gradients, their norms, and broadcast numbers
+    arena: SharedTensors  # parameters, gradients, and broadcast numbers
     barrier: BarrierMember  # of all ranks
     update_barrier: BarrierMember  # of the ranks that update parameters: one of each row
     turn: CoreTurn | None = None  # where ranks share cores
@@ -47,7 +46,6 @@ class SyncDataParallel(Strategy):
     def _connect(self, shared: Shared) -> None:
         stay_on_a_core(shared.row, self._config.busy_threads)
         self._barrier, self._update_barrier, self._turn = shared.barrier, shared.update_barrier, shared.turn
-        self._squared_norms, self._row = shared.arena["squared_norms"], shared.row
         self._broadcast = shared.arena["broadcast"]
         elements = sum(parameter.numel() for parameter in self._parameters)
         flat, gradients = shared.arena["parameters"][:elements], shared.arena["gradients"][:, :elements]
@@ -66,7 +64,6 @@ class SyncDataParallel(Strategy):
         layout: Layout = {
             "parameters": ((elements,), dtype),
             "gradients": ((groups, elements), dtype),
-            "squared_norms": ((groups,), dtype),
             "broadcast": ((MOST_BROADCAST,), torch.int64),
         }
         arena = SharedTensors.allocate(layout)
@@ -100,21 +97,12 @@ class SyncDataParallel(Strategy):
             self._wait()  # all gradients are published
             self.recorder.enter(COMMUNICATE)
             self._reduction.sum_chunk()
-            self._update_chunks([self._reduction.total])
+            self.recorder.enter(UPDATE)
+            self.optimizers[0].step([self._reduction.total])
+            self._wait()  # all parameters are updated, all gradients read
         if self._turn is not None:
             self.recorder.enter(WAIT)  # this rank may get the core back only when the rank that it wakes sleeps
             self._turn.pass_on()
-
-    def _update_chunks(self, gradients: list[torch.Tensor]) -> None:
-        """Update this row's chunks of the parameters by their summed gradients."""
-        optimizer, squared_norm = self.optimizers[0], None
-        if optimizer.clip_norm is not None:
-            self._squared_norms[self._row] = squared_norms(gradients)
-            self._wait()  # all norms are written
-            squared_norm = self._squared_norms.sum()
-        self.recorder.enter(UPDATE)
-        optimizer.step(gradients, squared_norm)
-        self._wait()  # all parameters are updated, all gradients read
 
     def _wait(self) -> None:
         """Wait for the ranks that update the other chunks."""

@@ -1,0 +1,79 @@
+"""The memory that a training needs, in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from results_helpers import MACHINE, changed, result, write_sweep
+
+from dpexp.analysis.table import aggregate
+from dpexp.config.compose import compose
+from dpexp.config.job import BASELINE, CANDIDATE
+from dpexp.report.answer import answer, details
+
+GIB = 2**30
+HERE = replace(MACHINE, memory_bytes=24 * GIB, cgroup_memory_bytes=None)
+
+
+def one(workers, seconds=1.0, memory=None, machine=HERE, strategy="ddp", baseline=1.2):
+    """A result of so many workers, who need so many GiB together; one process takes 1.2 s, and 0.9 GiB."""
+
+    def with_memory(block):
+        own, alone = block.arms[CANDIDATE], block.arms[BASELINE]
+        if memory is None:
+            return block
+        return changed(
+            block,
+            candidate=replace(own, memory_bytes=int(memory * GIB)),
+            baseline=replace(alone, memory_bytes=int(0.9 * GIB)),
+        )
+
+    overrides = [f"workers={workers}", f"strategy={strategy}", "data.size=5000"]
+    return result(*overrides, seconds=[seconds] * 3, baseline=[baseline] * 3, machine=machine, change=with_memory)
+
+
+def summary(folder, *results):
+    return aggregate([write_sweep(folder, *results)])
+
+
+def said(found, about):
+    return [line for line in [*answer(found), *details(found)] if about in line]
+
+
+def test_the_sentence_says_what_is_needed_and_how_many_workers_there_is_room_for(tmp_path):
+    found = summary(tmp_path, one(1, memory=1.0), one(2, memory=1.5), one(4, memory=2.5))
+    assert said(found, "memory") == [
+        "4 workers need 2.5 GiB of memory, one process 922 MiB; the 24.0 GiB of this machine hold about 47 workers."
+    ]  # (24 - 0.5) / 0.5
+    assert found.table.memory_bytes.tolist() == [GIB, int(1.5 * GIB), int(2.5 * GIB)]
+
+
+def test_a_single_worker_count_tells_nothing_about_more(tmp_path):
+    assert said(summary(tmp_path, one(2, memory=1.5)), "memory") == [
+        "2 workers need 1.5 GiB of memory, one process 922 MiB."
+    ]
+
+
+def test_the_room_is_that_of_the_cgroup_where_it_sets_a_limit(tmp_path):
+    small = replace(HERE, cgroup_memory_bytes=4 * GIB)
+    found = summary(tmp_path, one(1, memory=1.0, machine=small), one(2, memory=1.5, machine=small))
+    assert "the 4.0 GiB of this machine hold about 7 workers" in said(found, "memory")[0]
+
+
+def test_what_was_not_measured_is_not_said(tmp_path):
+    found = summary(tmp_path, one(1), one(2))
+    assert not said(found, "memory")
+    assert found.table.memory_bytes.isna().all()
+
+
+def test_a_folder_of_ones_own_may_have_local_settings(tmp_path):
+    assert compose([], False, str(tmp_path)).jobs[0].config.threads_per_worker == 1
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local/default.yaml").write_text("threads_per_worker: 3\n")
+    assert compose([], False, str(tmp_path)).jobs[0].config.threads_per_worker == 3
+    assert compose(["threads_per_worker=2"], False, str(tmp_path)).jobs[0].config.threads_per_worker == 2
+
+
+def test_room_for_more_workers_than_are_allowed_is_not_told(tmp_path):
+    (line,) = said(summary(tmp_path, one(1, memory=1.0), one(2, memory=1.01)), "memory")
+    assert line.endswith("one process 922 MiB.")
