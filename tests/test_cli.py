@@ -8,11 +8,7 @@ import sys
 
 import pytest
 from conftest import TINY
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-
-from dpexp.config.yaml_files import config_folder
 
 BAD = {
     "workers 0": ["workers=0"],
@@ -249,16 +245,6 @@ def test_data_below_the_home_folder_or_in_the_starting_folder_is_found(dpexp, tm
     others = [text for text in TINY if not text.startswith("data")]
     settings = ["data=arrays", "data.size=101", f"data.path={path}"]
     assert dpexp(*others, *settings).status == 0
-
-
-def test_a_job_returns_its_speedup_to_hydra(tmp_path):
-    from dpexp.cli import hydra_commands
-
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        words = [*TINY, "workers=1", f"hydra.runtime.output_dir={tmp_path}"]
-        composed = compose("config", words, return_hydra_config=True)
-    HydraConfig.instance().set_config(composed)
-    assert hydra_commands.measure(composed) > 0
 
 
 def test_python_3_14_checks_the_help_of_each_flag_and_takes_hydras(dpexp, monkeypatch):
