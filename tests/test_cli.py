@@ -109,7 +109,7 @@ ANSWERS = {
     "a misspelt group": (["modle=cnn"], "did you mean model"),
     "hidden": (["hidden=[3]"], "did you mean model.hidden?"),
     "a number for a list": (["model.hidden=512"], "model.hidden=512: must be a list, such as [1, 2]"),
-    "a number for a group": (["batch=128"], "it is a group of settings: batch.accumulation, batch.scope, batch.size"),
+    "a number for a group": (["batch=128"], "it is a group of settings: batch.scope, batch.size"),
     "a round fraction": (["data.size=1e3"], "must be a whole number; write data.size=1000"),
     "a dot for a colon": (["model=custom", "model.builder=m.Net"], "write module:function, such as mine:build"),
     "a file": (["model=custom", "model.builder=./m.py:Net"], "write module:function, such as mine:build"),

@@ -50,7 +50,7 @@ def test_who_is_alone_waits_for_nobody():
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["model.hidden=[200]", "data.shape=[1,13,13]", "batch.accumulation=2"],  # with a layer that is large
+        ["model.hidden=[200]", "data.shape=[1,13,13]"],  # with a layer that is large
         ["optimizer=adam"],
         ["data.size=25"],  # a batch of 24, then one of a single sample
         ["model=custom", "model.builder=user_models:with_an_unused_layer"],

@@ -53,19 +53,10 @@ class TestWorkersEndAtTheSequentialParameters:
         assert_same(trained_state(config, tmp_path), sequential("optimizer.momentum=0.9"), 1e-12)
 
 
-IN_MEMORY = ["ddp", "strategy.exchange=shared_memory"]
-
-
-@pytest.mark.parametrize(
-    "strategy",
-    [["sequential", "workers=1"], ["sync_dp"], ["emulated"], ["ddp"], IN_MEMORY],
-    ids=lambda own: own[0],
-)
-@pytest.mark.parametrize(
-    "model", [["model=mlp"], ["model.hidden=[200]", "data.shape=[1,13,13]"]], ids=["small", "large"]
-)
-def test_a_batch_in_parts_gives_the_update_of_the_whole_batch(sequential, tmp_path, strategy, model):
-    config = tiny("workers=2", *model, f"strategy={strategy[0]}", *strategy[1:], "batch.accumulation=3")
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("model", [[], ["model.hidden=[200]", "data.shape=[1,13,13]"]], ids=["small", "large"])
+def test_shared_memory_in_place_of_gloo_ends_at_the_sequential_parameters(sequential, tmp_path, workers, model):
+    config = tiny("strategy=ddp", "strategy.exchange=shared_memory", f"workers={workers}", *model)
     assert_same(trained_state(config, tmp_path), sequential(*model), 1e-12)
 
 

@@ -96,11 +96,6 @@ class ExperimentConfig(JobConfig):
                 f"batch.size={self.batch.size} is more than data.size={self.data.size}: "
                 "choose a smaller batch.size or a larger data.size"
             )
-        if self.batch.accumulation > self.local_batch_size:
-            raise ValueError(
-                f"batch.accumulation={self.batch.accumulation}: a worker's batch of {self.local_batch_size} can't be "
-                f"split into that many parts; choose at most {self.local_batch_size}, or a larger batch.size"
-            )
         if self.global_batch_size > self.train_samples:
             raise ValueError(
                 f"batch.size={self.batch.size} x workers={self.workers} is a global batch of "

@@ -139,14 +139,10 @@ OptimizerConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="name")]
 
 @dataclass(frozen=True, config=STRICT)
 class BatchConfig:
-    """`size` samples per update, for each worker (per_worker) or for all together (global).
-
-    A worker's share passes through the model in `accumulation` parts, whose gradients are added up.
-    """
+    """`size` samples per update, for each worker (per_worker) or for all together (global)."""
 
     size: PositiveInt
     scope: Scope
-    accumulation: PositiveInt
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -14,7 +14,7 @@ from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
 from dpexp.results.phases import PHASES
 
-VERSION: Final = 11
+VERSION: Final = 12
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 StepSeconds = Annotated[list[PositiveFloat], Field(min_length=1)]
@@ -128,7 +128,7 @@ class RunResult:
     """Everything that one job measured. `error` is None if the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[11]  # VERSION
+    version: Literal[12]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers

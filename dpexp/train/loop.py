@@ -1,6 +1,5 @@
 """The training loop. It does not know how many workers there are; the strategy does."""
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Iterator
@@ -51,16 +50,12 @@ def step(
         local, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)
         if not len(local):  # the last batch has fewer samples than there are workers: take part without weight
             local, weight = batch[:1], 0.0
-        count = min(config.batch.accumulation, len(local))
-        parts = [local] if count == 1 else local.tensor_split(count)  # splitting takes microseconds of each step
-        for number, part in enumerate(parts, 1):
-            with contextlib.nullcontext() if number == len(parts) else strategy.accumulating():
-                strategy.recorder.enter(DATA)
-                local_inputs, local_labels = inputs.index_select(0, part), labels.index_select(0, part)
-                strategy.recorder.enter(COMPUTE)
-                loss = F.cross_entropy(replica.model(local_inputs), local_labels, reduction="sum")
-                loss.backward(_scalar(weight, loss.dtype))
-                loss_sum += loss.detach() if weight else 0.0
+        strategy.recorder.enter(DATA)
+        local_inputs, local_labels = inputs.index_select(0, local), labels.index_select(0, local)
+        strategy.recorder.enter(COMPUTE)
+        loss = F.cross_entropy(replica.model(local_inputs), local_labels, reduction="sum")
+        loss.backward(_scalar(weight, loss.dtype))
+        loss_sum += loss.detach() if weight else 0.0
     strategy.update()
     strategy.recorder.end_step()
 

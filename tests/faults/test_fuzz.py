@@ -35,7 +35,7 @@ overrides = st.one_of(
 
 
 @settings(max_examples=500, deadline=None)
-@example(["batch.accumulation=null", "batch.accumulation=0\n0"], True)
+@example(["batch.size=null", "batch.size=0\n0"], True)
 @example(["model=custom", "model.builder=a:b", "model.arguments.text='a\nb',c"], True)
 @given(given_overrides=st.lists(overrides, max_size=4), multirun=st.booleans())
 def test_any_overrides_make_a_configuration_or_a_one_line_error(given_overrides, multirun):

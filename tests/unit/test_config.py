@@ -116,7 +116,6 @@ def test_choosing_sequential_brings_its_one_worker():
         (["model=custom", "model.builder=no colon"], "model.builder=no colon"),
         (["strategy=ddp", "strategy.find_unused_parameters=maybe"], "strategy.find_unused_parameters=maybe: must be"),
         (["measurement.baseline=best"], "must be 'paired' or 'none'"),
-        (["batch.accumulation=65"], "a worker's batch of 64 can't be split into that many parts; choose at most 64"),
     ],
 )
 def test_a_bad_value_is_named_with_its_rule(overrides, message):

@@ -1,9 +1,7 @@
 """The base class of strategies, the only part of a training that knows of other workers; and those of one process."""
 
-import contextlib
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -67,10 +65,6 @@ class Strategy:
 
     def begin_step(self) -> None:
         """Return when it is this process's turn and the parameters are up to date. Called before a step's data."""
-
-    def accumulating(self) -> AbstractContextManager[Any]:
-        """While the context is open, backward leaves its gradients for the next one to add to."""
-        return contextlib.nullcontext()
 
     def update(self) -> None:
         """Add up the replicas' gradients, make one optimizer update everywhere, clear the gradients.

@@ -3,8 +3,6 @@
 import math
 import time
 import warnings
-from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,10 +46,6 @@ class Ddp(Strategy):
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Rendezvous]:
         """Return the rendezvous of all ranks."""
         return Rendezvous.here(config.workers)
-
-    def accumulating(self) -> AbstractContextManager[Any]:
-        """Skip the all-reduce while the context is open."""
-        return self._wrapped.no_sync()
 
     def update(self) -> None:
         """Make one optimizer update, from gradients that backward has summed over all ranks."""
