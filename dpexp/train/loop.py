@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes.heartbeat import WARMING_UP, heartbeat
 from dpexp.results.phases import COMPUTE, DATA
-from dpexp.train.data.dataset import Dataset, MappedInputs
+from dpexp.train.data.dataset import Dataset
 from dpexp.train.data.sharding import epoch_order, shard
 from dpexp.train.strategies import Strategy
 from dpexp.train.training_clock import Clock
@@ -21,7 +21,7 @@ def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock:
 
     Yields the summed losses of each epoch, over the samples of the replicas in this process, when the epoch ends.
     """
-    inputs, labels = dataset.train_inputs, dataset.tensors["train_labels"]
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     for epoch in clock.epochs(config.epochs):
         loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype))
         order = epoch_order(config.train_samples, config.seed, epoch)
@@ -39,7 +39,7 @@ def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock:
 def step(
     config: ExperimentConfig,
     strategy: Strategy,
-    inputs: torch.Tensor | MappedInputs,
+    inputs: torch.Tensor,
     labels: torch.Tensor,
     batch: torch.Tensor,
     loss_sum: torch.Tensor,
@@ -69,7 +69,7 @@ def _scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
 def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> None:
     """Make untimed steps, so that libraries, caches and memory are warm. The strategy must start again afterwards."""
     heartbeat.enter(WARMING_UP)
-    inputs, labels = dataset.train_inputs, dataset.tensors["train_labels"]
+    inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     *batches, last = epoch_order(config.train_samples, config.seed, 0).split(config.global_batch_size)
     loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype))
     # The last one first: libraries prepare themselves for its size, too, for milliseconds.

@@ -12,6 +12,7 @@ from results_helpers import result, training
 
 from dpexp.errors import ResultError
 from dpexp.results import storage
+from dpexp.results.schema import VERSION
 from dpexp.results.storage import finite, read, write
 
 
@@ -43,7 +44,7 @@ def test_discarded_blocks_are_kept_raw_but_do_not_count():
         (lambda text: text[: len(text) // 2], "damaged"),
         (lambda text: "", "damaged"),
         (lambda text: "[]", "not a result of dpexp"),
-        (lambda text: text.replace('"version": 11', '"version": 3'), "version 3, but this dpexp reads version 11"),
+        (lambda text: text.replace(f'"version": {VERSION}', '"version": 3'), "version 3, but this dpexp reads version"),
         (lambda text: text.replace('"status": "ok"', '"status": "great"'), r"damaged \(status"),
         (lambda text: text.replace('"workers": 2', '"workers": 0', 1), r"damaged \(config.workers"),
         (

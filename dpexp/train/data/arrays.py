@@ -1,4 +1,4 @@
-"""The user's arrays, from an .npz file, or from a folder of .npy files whose training inputs stay on disk."""
+"""The user's arrays, from an .npz file, or from a folder of .npy files, of which only the samples of a job are read."""
 
 import zipfile
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ GREY = "grey levels of uint8"
 
 
 def array_splits(config: ArraysDataConfig) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return inputs (n, ...) and labels (n,) of training and test split; a folder's are mapped. Raises DataError."""
+    """Return inputs (n, ...) and labels (n,) of training and test split; a folder's stay on disk. Raises DataError."""
     try:
         arrays = _read(Path(config.path))
         _check(arrays, config.scale_uint8)

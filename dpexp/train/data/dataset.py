@@ -21,39 +21,12 @@ MOST_COPIED_BYTES = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
-class MappedInputs:
-    """Rows of a .npy file that stays on disk, with the part of a tensor's interface that training needs.
-
-    All workers read them through the system's page cache.
-    """
-
-    array: np.ndarray  # the whole file, mapped
-    rows: torch.Tensor  # of the file, int64 (n,)
-    dtype: np.dtype  # that they are read as; fractions, for grey levels of uint8
-
-    def index_select(self, dim: int, index: torch.Tensor) -> torch.Tensor:
-        """Read the samples of these indices (k,) from the file."""
-        assert dim == 0
-        inputs = torch.from_numpy(self.array[self.rows[index].numpy()].astype(self.dtype, copy=False))
-        return inputs.div_(255) if self.array.dtype == np.uint8 and self.dtype.kind == "f" else inputs
-
-
-@dataclasses.dataclass(frozen=True)
 class Dataset:
     """Training subset and test split: inputs (n, *input_shape) in the job's dtype or int64, labels (n,) int64."""
 
     source: ExperimentConfig  # the job that it was loaded for
-    tensors: SharedTensors  # all but training inputs that stay on disk
+    tensors: SharedTensors  # by split: train_inputs, train_labels, test_inputs, test_labels
     classes: int
-    file: Path | None = None  # of training inputs that stay on disk; `train_rows` are this job's
-
-    @property
-    def train_inputs(self) -> torch.Tensor | MappedInputs:
-        """The training inputs, in memory or on disk."""
-        if self.file is None:
-            return self.tensors["train_inputs"]
-        array = np.load(self.file, mmap_mode="r")
-        return MappedInputs(array, self.tensors["train_rows"], self.tensors["test_inputs"].numpy().dtype)
 
     def copy_elsewhere(self) -> Dataset:
         """Return a copy in other memory if that is cheap, else this data set."""
@@ -76,12 +49,8 @@ def load(config: ExperimentConfig) -> Dataset:
     chosen = subset(len(train_inputs), config.train_samples, config.seed).numpy()
     numbers = kind(train_inputs, getattr(config.data, "scale_uint8", True))
     dtype = torch.int64 if numbers == "integers" else getattr(torch, config.dtype)
-    arrays = {"train_labels": train_labels[chosen], "test_inputs": test_inputs, "test_labels": test_labels}
-    file = None
-    if isinstance(train_inputs, np.memmap):
-        arrays["train_rows"], file = chosen, Path(str(train_inputs.filename))
-    else:
-        arrays["train_inputs"] = train_inputs[chosen]
+    arrays = {"train_inputs": train_inputs[chosen], "train_labels": train_labels[chosen]}
+    arrays |= {"test_inputs": test_inputs, "test_labels": test_labels}
     layout = {name: (a.shape, dtype if name.endswith("inputs") else torch.int64) for name, a in arrays.items()}
     tensors = SharedTensors.allocate(layout)
     for name, array in arrays.items():
@@ -95,7 +64,7 @@ def load(config: ExperimentConfig) -> Dataset:
         if numbers == GREY and name.endswith("inputs"):
             tensors[name].div_(255)  # to [0, 1], as torchvision's ToTensor does
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    return Dataset(config, tensors, max(classes, getattr(config.data, "classes", 0)), file)
+    return Dataset(config, tensors, max(classes, getattr(config.data, "classes", 0)))
 
 
 def _splits(config: ExperimentConfig) -> list[tuple[np.ndarray, np.ndarray]]:

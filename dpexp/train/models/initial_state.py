@@ -31,7 +31,7 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
             )
     if any(not parameter.isfinite().all() for parameter in model.parameters()):
         raise ConfigError(f"{name} has parameters that are NaN or infinite before it is trained")
-    inputs = dataset.train_inputs.index_select(0, torch.arange(samples))
+    inputs = dataset.tensors["train_inputs"][:samples].clone()  # which a model may change
     try:
         state = SharedTensors.copy_of(model.state_dict())
         logits = model(inputs)
