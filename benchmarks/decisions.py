@@ -1,8 +1,7 @@
-"""Are the conclusions right? Choices on held-out measurements, and comparisons of a sweep with itself."""
+"""Are the conclusions right? Choices of workers on held-out measurements."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.setup import command, out
-from dpexp.analysis.decision.changes import FASTER, SLOWER, compare_folders
 from dpexp.analysis.decision.choice import Choice, choose
 from dpexp.analysis.table_row import Row
 
@@ -32,14 +30,13 @@ def run(rounds: int) -> None:
         "right",
         "expected loss",
         "loss",
-        "A/A alarms, > 5 %",
     ):
         table.add_column(head, justify="left" if head == "chosen" or head[0] == "4" else "right")
     for name, overrides in SETTINGS.items():
         with tempfile.TemporaryDirectory() as temporary:
             folders = [Path(temporary) / str(number) for number in range(4 * rounds)]
             sweeps = [command("-m", "workers=1,2", *overrides, folder=folder)[0] for folder in folders]
-            table.add_row(name, *_held_out(sweeps), _alarms(folders))
+            table.add_row(name, *_held_out(sweeps))
     out.print(table)
 
 
@@ -79,14 +76,3 @@ def _speeds(sweeps: Sequence[Sequence[Row]]) -> dict[str, float]:
                 best = math.log(row.speedup.value / row.best_sequential_speedup.value)
                 logs.setdefault("one process with 2 threads", []).append(best)
     return {name: math.exp(np.mean(values)) for name, values in logs.items()}
-
-
-def _alarms(folders: Sequence[Path]) -> str:
-    """How many pairs of sweeps of the same code are told apart, and how many would fail a limit of 5 %."""
-    pairs = list(itertools.combinations(folders, 2))
-    alarms = sum(
-        any(cell.verdict in (SLOWER, FASTER) for cell in compare_folders(before, after).cells)
-        for before, after in pairs
-    )
-    failures = sum(compare_folders(before, after).is_slower(0.05) for before, after in pairs)
-    return f"{alarms} and {failures} of {len(pairs)}"

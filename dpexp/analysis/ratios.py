@@ -175,7 +175,6 @@ class Comparison:
     limits: tuple[float, float] = NO_LIMITS
     disturbed_share: float = 0.0  # of steps, in the arm with more of them
     blocks: Sequence[Block] = ()  # that `shown` comes from
-    shown_log: Pooled | None = None  # of which `shown` is the estimate
 
     @property
     def shown(self) -> Estimate:
@@ -183,7 +182,9 @@ class Comparison:
         return self.overall if self.undisturbed is None else self.undisturbed
 
 
-def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 1.0) -> Comparison:
+def compare(
+    jobs: Sequence[Sequence[Block]], over: str, of: str, *, usual: float = 1.0, level: float = 0.95
+) -> Comparison:
     """Compare two arms over all blocks of jobs of the same configuration; unknown if no block has both arms."""
     having = [[block for block in blocks if {over, of} <= block.arms.keys()] for blocks in jobs]
     all_blocks = [block for blocks in having for block in blocks]
@@ -192,7 +193,7 @@ def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 
     overall = _over_jobs(having, over, of, NO_LIMITS, usual)
     limits, blocks, change = disturbance.find_undisturbed(all_blocks, over, of)
     if not blocks:
-        return Comparison(overall.estimate(), blocks=all_blocks, shown_log=overall)
+        return Comparison(overall.estimate(level), blocks=all_blocks)
     kept = [[block for block in of_job if block in blocks] for of_job in having]
     undisturbed = _over_jobs(kept, over, of, limits, usual)
     # The limit may lie anywhere between those tried: a uniform distribution has a twelfth of its width's square.
@@ -201,7 +202,7 @@ def compare(jobs: Sequence[Sequence[Block]], over: str, of: str, usual: float = 
         disturbance.disturbed_share([block.arms[name] for block in all_blocks], limit)
         for name, limit in zip((over, of), limits, strict=True)
     ]
-    return Comparison(overall.estimate(), undisturbed.estimate(), limits, max(shares), blocks, undisturbed)
+    return Comparison(overall.estimate(level), undisturbed.estimate(level), limits, max(shares), blocks)
 
 
 def _over_jobs(

@@ -99,7 +99,7 @@ def _blocks(configs: Mapping[str, JobConfig], faults: Mapping[str, Fault]) -> li
 
 def _ratio(first: JobConfig, second: JobConfig, /, **faults: Fault) -> Estimate:
     """Measure the ratio of the times of two trainings."""
-    return compare([_blocks({"first": first, "second": second}, faults)], "first", "second", LEVEL).shown
+    return compare([_blocks({"first": first, "second": second}, faults)], "first", "second", level=LEVEL).shown
 
 
 def _steps_over_trainings(*overrides: str) -> Estimate:

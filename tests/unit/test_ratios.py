@@ -173,6 +173,5 @@ def test_blocks_without_an_arm_are_not_compared():
 
 
 def test_a_higher_level_gives_a_wider_interval():
-    found = compare([blocks(1, 1)], "over", "of").shown_log
-    usual, surer = (found.estimate(level) for level in (0.95, 0.999))
+    usual, surer = (compare([blocks(1, 1)], "over", "of", level=level).shown for level in (0.95, 0.999))
     assert surer.precision > 1.5 * usual.precision
