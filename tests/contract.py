@@ -27,6 +27,7 @@ def play(rank, script, config, dataset, initial, shared, notify):
     model = architectures.build(config.model, dataset.input_shape, dataset.classes, getattr(torch, config.dtype))
     strategy = strategy_class(config)(config, rank, model, initial, shared)
     strategy.start()
+    strategy.barrier()  # rank 0 may serve the store, so it must not end before all have met
     return globals()[script](config, dataset, strategy)
 
 

@@ -134,6 +134,7 @@ def test_the_command_line_does_without_the_functions():
 
 
 def test_the_table_can_be_kept_as_parquet(tmp_path):
+    pytest.importorskip("pyarrow")
     table = dpexp.load(Path(__file__).parents[1] / "outputs" / "example")
     table.to_parquet(tmp_path / "results.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), table, check_dtype=False)

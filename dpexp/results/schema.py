@@ -6,7 +6,7 @@ import functools
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.experiment import AnyConfig
@@ -17,7 +17,12 @@ from dpexp.results.phases import PHASES
 VERSION: Final = 12
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
-StepSeconds = Annotated[list[PositiveFloat], Field(min_length=1)]
+# Bounds far beyond any measurement, within which statistics are finite.
+Seconds = Annotated[float, Field(gt=1e-9, lt=1e9)]
+StepSeconds = Annotated[list[Seconds], Field(min_length=1)]
+Cores = Annotated[float, Field(ge=0, lt=1e6)]
+Bytes = Annotated[int, Field(ge=0, lt=2**60)]
+Count = Annotated[int, Field(gt=0, lt=2**40)]
 
 _CONFIG = ConfigDict(allow_inf_nan=False)
 
@@ -27,13 +32,13 @@ class Process:
     """One process of a training."""
 
     rank: int
-    threads: int
+    threads: Count
     process_cpu_seconds: float
     startup_seconds: float
     samples: int = 0  # that a script's model receives in a step; 0: unknown
     exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
     by_ddp: bool = False  # whether DistributedDataParallel does so, through its process group
-    memory_bytes: int | None = None  # that it shares with none, at its highest; None: not measured
+    memory_bytes: Bytes | None = None  # that it shares with none, at its highest; None: not measured
     host: str = ""  # the name of its machine
 
 
@@ -44,7 +49,7 @@ class Arm:
     The steps are those of rank 0 in our own trainer, and of the slowest process of a script.
     """
 
-    samples_per_step: int  # of all processes together
+    samples_per_step: Count  # of all processes together
     turn_seconds: Annotated[list[StepSeconds], Field(min_length=1)]  # of each timed step of each turn
     first_steps: list[int]  # of each turn, the number of its first timed step since the processes were started
     phases: dict[str, list[list[float]]]  # of some steps, by name: the seconds of each process (steps, processes)
@@ -52,7 +57,7 @@ class Arm:
     warmup_seconds: float  # of the untimed steps before the first turn
     parameters_sha256: str  # at the end of the last turn
     processes: Annotated[list[Process], Field(min_length=1)]
-    memory_bytes: int | None = None  # of all processes, helpers too, at its highest; shared pages count once
+    memory_bytes: Bytes | None = None  # of all processes, helpers too, at its highest; shared pages count once
 
     @model_validator(mode="after")
     def _check(self) -> Arm:
@@ -84,20 +89,20 @@ class Training:
     """A whole training in one piece: what it learned, and how long it took."""
 
     seed: int
-    seconds: float
-    epoch_losses: list[float | None]  # means over all samples; None: not finite
+    seconds: Seconds
+    epoch_losses: Annotated[list[float | None], Field(min_length=1)]  # means over all samples; None: not finite
     test_accuracy: float | None  # after the last epoch
     epoch_accuracies: list[float]  # on the test split, after each epoch; only with a target accuracy
     parameters_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class Conditions:
     """The state of the machine during one block."""
 
-    other_cores: float  # cores that programs other than ours used, as a mean over the block
-    stolen_cores: float  # cores that a virtual machine's host gave to others
-    throttled_seconds: float  # for which the cgroup's CPU quota held processes back
+    other_cores: Cores  # cores that programs other than ours used, as a mean over the block
+    stolen_cores: Cores  # cores that a virtual machine's host gave to others
+    throttled_seconds: Annotated[float, Field(ge=0, lt=1e9)]  # for which the cgroup's CPU quota held processes back
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -110,7 +115,7 @@ class Block:
     wall_seconds: float  # of all: processes, warm-up, turns
 
 
-@dataclass(frozen=True, slots=True, config=_CONFIG)
+@dataclass(frozen=True, slots=True)
 class Warning:
     """One reason for doubt. `severity` is how many times its threshold was reached, so that kinds can be ranked."""
 
