@@ -122,10 +122,11 @@ def test_a_run_can_be_repeated_to_the_bit(tmp_path, strategy):
 
 
 def test_batch_norm_sees_local_batches_the_same_way_in_both_strategies(tmp_path):
-    overrides = ["model=resnet18", "model.small_images=true", "data.size=24", "epochs=1", "workers=2"]
-    real = trained_state(tiny("data.shape=[1,8,8]", *overrides), tmp_path)
-    emulated = trained_state(tiny("data.shape=[1,8,8]", "strategy=emulated", *overrides), tmp_path)
-    assert_same(real, emulated, 1e-9)
+    real, emulated = (
+        trained_state(tiny(f"strategy={strategy}", "workers=2", *WITH_BATCHNORM), tmp_path)
+        for strategy in ("sync_dp", "emulated")
+    )
+    assert_same(real, emulated, 1e-12)
 
 
 class TestSeededBugs:
