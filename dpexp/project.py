@@ -51,19 +51,20 @@ def main(arguments: list[str]) -> int:
     for projection in projections:
         terminal.show_line(describe_projection(projection))
     if len(projections) > 1:
-        terminal.show_line(_tradeoff_sentence(projections))
+        terminal.show_line(describe_tradeoff(projections))
     terminal.show_line(_checked_sentence(model.counts, checked))
     return 0
 
 
-def _tradeoff_sentence(projections: Sequence[Projection]) -> str:
-    """Say from where on another worker costs more than it gains (Eager et al. 1989)."""
+def describe_tradeoff(projections: Sequence[Projection]) -> str:
+    """Return from where on another worker costs more than it gains (Eager et al. 1989), in words."""
     best = max(projections, key=lambda projection: projection.speedup.value * projection.efficiency.value)
-    edge = " or beyond" if best is projections[-1] else " or below" if best is projections[0] else ""
-    return (
-        f"speedup x efficiency is highest at {best.workers:,} workers{edge}, among the given worker counts: beyond "
-        "that, another worker costs more than it gains"
-    )
+    product = "speedup x efficiency"
+    if best is projections[-1]:
+        return f"{product} still rises at {best.workers:,} workers: more may pay, too"
+    if best is projections[0]:
+        return f"{product} falls from {best.workers:,} workers on: another worker costs more than it gains"
+    return f"{product} is highest at {best.workers:,} workers: beyond that, another worker costs more than it gains"
 
 
 def _checked_sentence(counts: Sequence[int], checked: Mapping[int, tuple[float, float]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 from results_helpers import changed, result, with_phases, write_sweep
@@ -16,14 +15,14 @@ from dpexp.analysis.decision.projection import (
     SLOWER,
     WAIT,
     Cluster,
+    Projection,
     StepModel,
     line,
     worst_error,
 )
 from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
-from dpexp.project import main
+from dpexp.project import describe_tradeoff, main
 from dpexp.results.phases import PHASES
 
 LINK = Link.parse("1Gbit/s,1ms")
@@ -154,12 +153,18 @@ def test_the_error_of_the_check_widens_the_band():
     assert less_sure.speedup.high == pytest.approx(surer.speedup.high * math.exp(0.1))
 
 
-def test_the_best_tradeoff_is_where_speedup_times_efficiency_is_highest(example, capsys):
-    assert main([example, "--workers", "2,4,8,64", *HOSTS, "1Gbit/s,1ms"]) == 0
-    model = StepModel(aggregate([Path(example)]).good)
-    found = [model.project(workers, hosts("1Gbit/s,1ms")) for workers in (2, 4, 8, 64)]
-    best = max(found, key=lambda one: one.speedup.value**2 / one.workers)
-    assert f"speedup x efficiency is highest at {best.workers} workers" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ((2, 4, 8), "is highest at 4 workers: beyond that, another worker costs more than it gains"),
+        ((2, 4), "still rises at 4 workers: more may pay, too"),
+        ((4, 8), "falls from 4 workers on: another worker costs more than it gains"),
+    ],
+)
+def test_the_best_tradeoff_is_where_speedup_times_efficiency_is_highest(counts, sentence):
+    speedups = {2: 1.9, 4: 3.2, 8: 4.0}  # times efficiency: 1.8, 2.6, 2.0
+    projections = [Projection(count, 1, Estimate(speedups[count], math.nan, math.nan), 1.0, {}) for count in counts]
+    assert describe_tradeoff(projections) == f"speedup x efficiency {sentence}"
 
 
 def test_a_line_of_a_single_point_is_proportional():
@@ -221,7 +226,7 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
     assert first == "projected, not measured:"
     assert lines[0].startswith("8 workers on 4 hosts: ")
     assert lines[1].startswith("64 workers on 32 hosts: ")
-    assert "speedup x efficiency is highest at" in lines[2]
+    assert "speedup x efficiency" in lines[2]
     assert lines[3].startswith("not checked: the measured worker counts (1, 2) can't be projected")
 
 
