@@ -53,7 +53,9 @@ def run(rounds: int) -> None:
         }
         with tempfile.TemporaryDirectory() as folder, measuring_alone():
             blocks = measure_in_turns(arms, Path(folder))
-        table.add_row(name, *(shown(compare([blocks], over=other, of=MEMORY).overall) for other in (GLOO, ALONE, OURS)))
+        table.add_row(
+            name, *(shown(compare([blocks], baseline=other, candidate=MEMORY).overall) for other in (GLOO, ALONE, OURS))
+        )
     out.print(table)
     out.print()
     _sizes(rounds)
@@ -86,7 +88,7 @@ def _ratios(ranks: int) -> list[float]:
 def _all_reduces(rank: int, ranks: int, place: Rendezvous, notify: object) -> list[list[float]]:
     """In each process: seconds of an all-reduce of each size over gloo, and in memory, in turns."""
     torch.set_num_threads(1)
-    place.join("gloo", rank, ranks)
+    place.join(rank, ranks)
     team, found = Team(None, average=False), []
     for size in SIZES_BYTES:
         buffer, seconds = torch.zeros(size // 4), {False: 0.0, True: 0.0}

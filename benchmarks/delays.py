@@ -158,7 +158,7 @@ def measured(case: Case, seconds: float) -> Row:
     config, launcher = prepared(case, f"measurement.max_seconds={seconds}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job.run(config, folder, launcher=launcher)
+        job.measure_job(config, folder, launcher=launcher)
         (row,) = aggregate([folder]).good
     return row
 

@@ -92,7 +92,7 @@ def _all_reduces(rank: int, name: str, workers: int, sizes: list[int], shared: A
     """In each process: the mean seconds of one all-reduce, for each size."""
     torch.set_num_threads(1)
     if name == "gloo":
-        shared.join("gloo", rank, workers)
+        shared.join(rank, workers)
         barrier: Callable[[], Any] = torch.distributed.barrier
     else:
         barrier = shared[0].wait

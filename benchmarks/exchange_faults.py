@@ -23,7 +23,7 @@ from dpexp.train.strategies.rendezvous import Rendezvous
 
 LAUNCHES, FAULTS = 500, (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 STOPPED_SECONDS = 2.0  # after which the others give up a rank that does not come
-MOST_SECONDS = 0.1  # from the first exchange to the fault
+MAX_SECONDS = 0.1  # from the first exchange to the fault
 HANG_SECONDS = 30.0
 
 
@@ -36,7 +36,7 @@ def run() -> None:
     for number in range(LAUNCHES):
         ranks, fault = randomly.choice((2, 3, 4)), randomly.choice(FAULTS)
         lost = randomly.randrange(ranks)
-        told, seconds = _lose(ranks, lost, fault, randomly.uniform(0, MOST_SECONDS))
+        told, seconds = _lose(ranks, lost, fault, randomly.uniform(0, MAX_SECONDS))
         longest[fault] = max(longest[fault], seconds)
         all_told = all(re.search(r"rank \d has (ended|not come)", text) for text in told)
         named = any(re.search(rf"rank {lost} has (ended|not come)", text) for text in told)
@@ -82,9 +82,9 @@ def _exchange_for_ever(rank: int, ranks: int, place: Rendezvous, notify: Callabl
     """In each rank; returns the error that ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-    place.join("gloo", rank, ranks)
+    place.join(rank, ranks)
     model = DistributedDataParallel(torch.nn.Linear(100, 100))
-    hook.use_shared_memory(model, only=True, timeout_seconds=STOPPED_SECONDS)
+    hook.use_shared_memory(model, always=True, timeout_seconds=STOPPED_SECONDS)
     for _ in range(hook.FIRST_STEPS + 1):
         model(torch.ones(2, 100)).sum().backward()
     notify(os.getpid())

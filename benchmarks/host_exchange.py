@@ -43,7 +43,7 @@ def _all_reduces(
     enter(namespace)
     torch.set_num_threads(1)
     store = TCPStore(rendezvous.host, rendezvous.port, is_master=True, wait_for_workers=False) if rank == 0 else None
-    rendezvous.join("gloo", rank, 2 * LOCAL_SIZE)
+    rendezvous.join(rank, 2 * LOCAL_SIZE)
     groups = [dist.new_group(range(local, 2 * LOCAL_SIZE, LOCAL_SIZE)) for local in range(LOCAL_SIZE)]
     group, share = (dist.group.WORLD, 1) if way == WAYS[0] else (groups[rank % LOCAL_SIZE], LOCAL_SIZE)
     assert isinstance(group, dist.ProcessGroup)

@@ -19,7 +19,7 @@ from collections import deque
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 MTU = 16384
-MOST_QUEUED_SECONDS = 0.5  # what a sender is ahead of the link; later packets are dropped
+MAX_QUEUED_SECONDS = 0.5  # what a sender is ahead of the link; later packets are dropped
 
 
 def device(name: str, namespace: str, address: str) -> int:
@@ -49,7 +49,7 @@ class Direction:
             while True:
                 packet = os.read(self.source, 65536)
                 sent = max(now, self._free) + 8 * len(packet) / self._bits_per_second
-                if sent < now + MOST_QUEUED_SECONDS:
+                if sent < now + MAX_QUEUED_SECONDS:
                     self._free = sent
                     self._waiting.append((sent + self._delay_seconds, packet))
 

@@ -101,7 +101,7 @@ def ddp(rank: int, job: Job, shared: Rendezvous, notify: Callable[[Any], None]) 
     from torch import distributed
     from torch.nn.parallel import DistributedDataParallel
 
-    shared.join("gloo", rank, job.workers)
+    shared.join(rank, job.workers)
     return _plain_loop(rank, job, DistributedDataParallel(mlp()), distributed.barrier)
 
 

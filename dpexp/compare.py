@@ -15,8 +15,9 @@ from pathlib import Path
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare
 from dpexp.cli import runner
-from dpexp.config.compose import compose_job, with_script
+from dpexp.config.compose import compose_job
 from dpexp.config.job import JobConfig, flatten
+from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
 from dpexp.report.command import Parser, command, measuring_alone
@@ -30,7 +31,7 @@ SHARED = ("model", "data", "seed", "dtype", "measurement", "launch")  # of both 
 def main(arguments: list[str]) -> int:
     """Print how the time of a training changes; return the exit status.
 
-    Blocks are added until that is known to `measurement.precision`, or `measurement.max_seconds` are over.
+    Blocks are added until the factor is known to `measurement.precision`, or `measurement.max_seconds` are over.
     """
     parser = Parser(prog="python -m dpexp.compare", description=__doc__)
     parser.add_argument("before", help="a command's key=value settings, in quotes")
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 def show_change(name: str, blocks: Sequence[Block]) -> Estimate:
     """Print by what factor the time of a training changes from the arm "before" to the arm "after"; return it."""
-    comparison = compare([blocks], over="after", of="before")
+    comparison = compare([blocks], baseline="after", candidate="before")  # as its times: after / before
     change = comparison.shown
     verdict = "slower" if change.low > 1 else "faster" if change.high < 1 else "no difference shown"
     terminal.show_line(f"{name}: {change:.3f} times the time, {verdict}")

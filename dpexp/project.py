@@ -59,12 +59,10 @@ def main(arguments: list[str]) -> int:
 def describe_tradeoff(projections: Sequence[Projection]) -> str:
     """Return from where on another worker costs more than it gains (Eager et al. 1989), in words."""
     best = max(projections, key=lambda projection: projection.speedup.value * projection.efficiency.value)
-    product = "speedup x efficiency"
-    if best is projections[-1]:
-        return f"{product} still rises at {best.workers:,} workers: more may pay, too"
-    if best is projections[0]:
-        return f"{product} falls from {best.workers:,} workers on: another worker costs more than it gains"
-    return f"{product} is highest at {best.workers:,} workers: beyond that, another worker costs more than it gains"
+    beyond = "somewhat beyond, another worker costs more than it gains"
+    if best in (projections[0], projections[-1]):
+        beyond = f"{'more' if best is projections[-1] else 'fewer'} may pay better"
+    return f"of these worker counts, speedup x efficiency is highest at {best.workers:,}: {beyond}"
 
 
 def _checked_sentence(counts: Sequence[int], checked: Mapping[int, tuple[float, float]]) -> str:

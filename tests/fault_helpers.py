@@ -93,7 +93,7 @@ def run_config(
     if earlier is not None and earlier.status == "ok":
         return False
     launcher = launcher
-    job.run(config, folder, lambda text, done: None, launcher, environment, files, record_bad_input, earlier)
+    job.measure_job(config, folder, lambda text, done: None, launcher, environment, files, record_bad_input, earlier)
     return True
 
 

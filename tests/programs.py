@@ -37,7 +37,7 @@ IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer"]
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 LIBC = ctypes.CDLL(None)
 SET_CHILD_SUBREAPER, SET_DEATH_SIGNAL = 36, 1  # of prctl
-MOST_BYTES = 2**16  # of an environment
+MAX_BYTES = 2**16  # of an environment
 
 
 class Program(subprocess.Popen):
@@ -80,7 +80,7 @@ def run(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
 def server() -> str:
     """The name of the process that others are forked from. It ends with this one."""
     address, (ready, end) = f"programs-{os.getpid()}", os.pipe()
-    environment = {**os.environ, **SINGLE, "ROOM": "." * MOST_BYTES}
+    environment = {**os.environ, **SINGLE, "ROOM": "." * MAX_BYTES}
     for name in ("PYTHONPATH", "MARKER"):  # of the test that happens to need it first
         environment.pop(name, None)
     os.set_inheritable(end, True)
@@ -100,7 +100,7 @@ def serve(address: str, ready: int) -> Any:
         os.close(ready)
         while True:
             with listener.accept()[0] as end:
-                data, files, _, _ = socket.recv_fds(end, 2 * MOST_BYTES, 3)
+                data, files, _, _ = socket.recv_fds(end, 2 * MAX_BYTES, 3)
                 if between := os.fork():
                     os.waitpid(between, 0)
                     for file in files:
@@ -145,7 +145,7 @@ class Helper:
             return
         self._end.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-        data, files, _, _ = socket.recv_fds(end, 2 * MOST_BYTES, 8)
+        data, files, _, _ = socket.recv_fds(end, 2 * MAX_BYTES, 8)
         if data:
             command, numbers, environment = pickle.loads(data)
             os.environ.update(environment)

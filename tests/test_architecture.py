@@ -33,7 +33,7 @@ __main__
 """.strip().splitlines()
 LEVEL = {name: level for level, line in enumerate(ORDER) for name in line.split()}
 LIGHT = ("analysis", "report", "results")  # read results without torch, processes or launchers
-MOST_FILES = 10
+MAX_FILES = 10
 
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or path.name != "__init__.py"]
 
@@ -88,7 +88,7 @@ def test_modules_do_not_import_in_a_circle():
 
 def test_folders_stay_small():
     for folder in {path.parent for path in MODULES} - {PACKAGE}:
-        assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST_FILES, folder
+        assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MAX_FILES, folder
 
 
 def test_hydra_is_known_at_the_edge_only():

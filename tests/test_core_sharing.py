@@ -55,7 +55,7 @@ def test_who_is_alone_waits_for_nobody():
         ["data.size=25"],  # a batch of 24, then one of a single sample
         ["model=custom", "model.builder=user_models:with_an_unused_layer"],
     ],
-    ids=["large, in parts", "clipped", "too few samples", "unused"],
+    ids=["large", "adam", "too few samples", "unused"],
 )
 def test_workers_that_share_cores_end_at_the_sequential_parameters(tmp_path, monkeypatch, workers, cores, overrides):
     expected = trained_state(tiny("strategy=sequential", *overrides), tmp_path)

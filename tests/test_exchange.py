@@ -33,7 +33,7 @@ def together(ranks, play, *arguments):
 
 def _member(rank, play, size, place, arguments, notify):
     torch.set_num_threads(1)
-    store = place.join("gloo", rank, size)
+    store = place.join(rank, size)
     return play(rank, size, *(store if one == "store" else one for one in arguments))
 
 
@@ -95,7 +95,7 @@ def train(rank, ranks, in_memory, hosts=1):
     own = {"find_unused_parameters": True, "bucket_cap_mb": 0.001, "gradient_as_bucket_view": ranks == 3}
     model = DistributedDataParallel(Branches().double(), **own)
     if in_memory:
-        hook.use_shared_memory(model, only=True)
+        hook.use_shared_memory(model, always=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(rank)
     for step in range(30):
@@ -112,7 +112,7 @@ def uses_memory(rank, ranks):
     """Whether two ranks of two hosts exchange a step in memory, though only that is asked for."""
     peers._host = lambda: f"host {rank}"
     model = DistributedDataParallel(nn.Linear(3, 5))
-    team = hook.use_shared_memory(model, only=True)
+    team = hook.use_shared_memory(model, always=True)
     for _ in range(hook.FIRST_STEPS + 2):
         model(torch.ones(1, 3)).sum().backward()
     return team.uses_memory
@@ -133,7 +133,7 @@ def train_two(rank, ranks):
     """Two models, whose backward passes alternate; whether all ranks have the same gradients, and not their own."""
     models = [DistributedDataParallel(nn.Linear(3, size)) for size in (2, 5)]
     for model in models:
-        hook.use_shared_memory(model, only=True)
+        hook.use_shared_memory(model, always=True)
     for _ in range(hook.FIRST_STEPS + 2):
         for model in models:
             model.zero_grad()
@@ -170,7 +170,7 @@ def test_the_faster_way_goes_on_on_all_ranks(slow):
 def lose(rank, ranks, store, waits, seconds):
     """Rank 1 makes three steps only: it ends, or waits until another has noticed. What the others raise."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    team = hook.use_shared_memory(model, only=True)
+    team = hook.use_shared_memory(model, always=True)
     try:
         while True:
             for _ in range(hook.FIRST_STEPS + 3):
@@ -257,7 +257,7 @@ def test_hosts_with_different_numbers_of_ranks_are_refused():
 def corrupt(rank, ranks, more, inputs):
     """The first exchange in memory, in which ranks sum something else."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    team = hook.use_shared_memory(model, only=True)
+    team = hook.use_shared_memory(model, always=True)
     correct = team.peers.meet
     team.peers.meet = lambda: (correct(), team._areas and team._areas[0].theirs[0].add_(more))
     try:

@@ -105,7 +105,7 @@ def test_where_the_data_lie_changes_from_block_to_block(monkeypatch, tmp_path):
 def test_progress_runs_from_nothing_to_all_that_was_done(tmp_path):
     seen = []
     config = tiny("measurement.repeats=2", WHOLE)
-    job.run(config, tmp_path, lambda text, done: seen.append((text, done)))
+    job.measure_job(config, tmp_path, lambda text, done: seen.append((text, done)))
     shares = [done for _, done in seen]
     assert shares == sorted(shares)
     assert 0 <= shares[0] < shares[-1] <= 1

@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny
 
 from dpexp.launchers.local import LocalLauncher
-from dpexp.processes.messages import MOST_PHASE_STEPS, Turn
+from dpexp.processes.messages import MAX_PHASE_STEPS, Turn
 from dpexp.results.phases import COMPUTE, DATA, PHASES, UPDATE
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
@@ -78,16 +78,16 @@ def recorded(monkeypatch):
 
 
 def test_of_many_steps_an_even_choice_is_reported(recorded):
-    phases = recorded(1001).phases(MOST_PHASE_STEPS)
+    phases = recorded(1001).phases(MAX_PHASE_STEPS)
     assert set(phases) == set(PHASES)
-    assert {len(values) for values in phases.values()} == {MOST_PHASE_STEPS}
+    assert {len(values) for values in phases.values()} == {MAX_PHASE_STEPS}
     assert (phases["data"][0], phases["data"][-1]) == (0, 1000)
     assert set(np.diff(phases["data"])) == {3, 4}
 
 
 def test_of_few_steps_all_are_reported(recorded):
-    assert recorded(5).phases(MOST_PHASE_STEPS)["data"] == [0, 1, 2, 3, 4]
-    assert recorded(0).phases(MOST_PHASE_STEPS)["data"] == []
+    assert recorded(5).phases(MAX_PHASE_STEPS)["data"] == [0, 1, 2, 3, 4]
+    assert recorded(0).phases(MAX_PHASE_STEPS)["data"] == []
 
 
 def test_time_can_be_moved_from_one_phase_to_another():

@@ -15,7 +15,7 @@ from dpexp.errors import ScriptEnded
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import loop_trainer
 from dpexp.measurement.loop_trainer import OVERSUBSCRIBED_PACE, PACE, LoopTrainer
-from dpexp.measurement.rounds import JITTER, LEAST_ROUNDS, WARMUP_SECONDS, Rounds
+from dpexp.measurement.rounds import JITTER, MIN_ROUNDS, WARMUP_SECONDS, Rounds
 from dpexp.measurement.trainer import Pace
 from dpexp.processes.messages import Turn
 from dpexp.processes.waiting import wait_until_idle
@@ -132,7 +132,7 @@ def make_steps(clock, ranks, batches_an_epoch, epochs):
         for _ in clock.batches(torch.arange(batches_an_epoch).split(1)):
             recorded.append(ranks.recorder.is_on)
             ranks.recorder.end_step()
-            if not clock.goes_on():
+            if not clock.end_step():
                 return recorded
     raise AssertionError("it ended by itself")
 
@@ -284,7 +284,7 @@ def test_the_shortest_block_has_a_traced_round_too():
     found = Rounds(Pace(0.06, 0.01, least_lead_steps=1, traced_every=4), ["a"], seed=0)
     found.warm_up(arms, 2)
     found.make_until(arms, lambda seconds: True)
-    assert found.made == LEAST_ROUNDS
+    assert found.made == MIN_ROUNDS
     assert any(turn.traced for _, turn in arms.asked)
 
 
@@ -293,7 +293,7 @@ def test_a_script_that_ends_keeps_its_rounds():
     found = Rounds(PACE, ["a", "b"], seed=0)
     found.warm_up(arms, 2)
     found.make_until(arms, lambda seconds: False)
-    assert found.made > LEAST_ROUNDS
+    assert found.made > MIN_ROUNDS
     assert {len(timed.turn_seconds) for timed in found.timed.values()} == {found.made}
 
 
@@ -310,7 +310,7 @@ def test_there_are_rounds_enough_to_see_that_they_vary_whatever_the_budget_says(
     arms = Arms(a=0.01)
     found.warm_up(arms, 2)
     found.make_until(arms, lambda seconds: True)
-    assert found.made == LEAST_ROUNDS
+    assert found.made == MIN_ROUNDS
 
 
 # Between turns.

@@ -15,7 +15,7 @@ from dpexp.config.job import JobConfig
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import Arm, Block, Training
 
-LEAST_RECORDED = 6  # steps, to tell where their time goes
+MIN_RECORDED = 6  # steps, to tell where their time goes
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,14 @@ class ArmStatistics:
             return []
         known = [phase for phase in PHASES if all(phase in arm.phases for arm in arms)]
         table = np.concatenate([np.stack([np.asarray(arm.phases[phase]) for phase in known], 2) for arm in arms])
-        if len(table) < LEAST_RECORDED:
+        if len(table) < MIN_RECORDED:
             return []
         short = table.sum(2).mean(1) <= self.limit  # of (steps, processes, phases)
-        means = table[short if short.sum() >= LEAST_RECORDED else slice(None)].mean(0)
-        means *= self.step_seconds / means.sum(1).mean()
+        means = table[short if short.sum() >= MIN_RECORDED else slice(None)].mean(0)
+        total = means.sum(1).mean()
+        if total <= 0:
+            return []
+        means *= self.step_seconds / total
         return [dict(zip(known, process.tolist(), strict=True)) for process in means]
 
     @property

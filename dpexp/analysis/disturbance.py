@@ -21,15 +21,15 @@ from dpexp.results.schema import Arm, Block
 FASTEST = 0.01  # this quantile of all steps of a program is its undisturbed step
 LONGER = 1.15  # times as long: the limit for an undisturbed step ...
 PLATEAU = 0.05  # ... and if that limit is moved by this much in both directions, ...
-MOST_CHANGE = 0.02  # ... the log ratio must change by no more than this
+MAX_CHANGE = 0.02  # ... the log ratio must change by no more than this
 MUCH_LONGER = 4.0  # times as long: more than a slow core explains, so these must be clustered by themselves
 WINDOW = 16  # steps, in which long steps are counted
 CLUSTERED = 1.5  # times the variance of their number in a window, if steps were long independently of each other
 SURE = 3.0  # standard deviations
-LEAST_SHARE = 0.05  # of the time, that long steps must take to matter
+MIN_SHARE = 0.05  # of the time, that long steps must take to matter
 REPEATED = 0.2  # correlation between starts of which steps are long; above it, they are inherently long
-LEAST_CALM = 0.1  # of a start's steps that must be undisturbed; other starts don't count
-LEAST_STARTS = 2
+MIN_CALM = 0.1  # of a start's steps that must be undisturbed; other starts don't count
+MIN_STARTS = 2
 
 
 def disturbed_share(arms: Sequence[Arm], limit: float) -> float:
@@ -37,13 +37,15 @@ def disturbed_share(arms: Sequence[Arm], limit: float) -> float:
     return float((np.concatenate([arm.step_seconds for arm in arms]) > limit).mean())
 
 
-def find_undisturbed(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple[float, float], list[Block], float]:
+def find_undisturbed(
+    blocks: Sequence[Block], baseline: str, candidate: str
+) -> tuple[tuple[float, float], list[Block], float]:
     """Return the longest undisturbed step of both arms, in seconds, and the blocks with enough such steps.
 
     The third value is how much the log ratio depends on the limit. Without evidence of a disturbance, there are no
     blocks: then all time counts.
     """
-    sides = [[block.arms[name] for block in blocks] for name in (over, of)]
+    sides = [[block.arms[name] for block in blocks] for name in (baseline, candidate)]
     limits = (LONGER * fastest_step_seconds(sides[0]), LONGER * fastest_step_seconds(sides[1]))
     long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
     if not long_sides or not all(_in_spells(arms, limit) for arms, limit in long_sides):
@@ -52,12 +54,12 @@ def find_undisturbed(blocks: Sequence[Block], over: str, of: str) -> tuple[tuple
         block
         for block in blocks
         if all(
-            disturbed_share([block.arms[name]], limit) <= 1 - LEAST_CALM
-            for name, limit in zip((over, of), limits, strict=True)
+            disturbed_share([block.arms[name]], limit) <= 1 - MIN_CALM
+            for name, limit in zip((baseline, candidate), limits, strict=True)
         )
     ]
-    change = _change(calm, over, of, limits) if len(calm) >= LEAST_STARTS else math.inf
-    return (limits, calm, change) if change <= MOST_CHANGE else (limits, [], 0.0)
+    change = _change(calm, baseline, candidate, limits) if len(calm) >= MIN_STARTS else math.inf
+    return (limits, calm, change) if change <= MAX_CHANGE else (limits, [], 0.0)
 
 
 def fastest_step_seconds(arms: Sequence[Arm]) -> float:
@@ -65,12 +67,12 @@ def fastest_step_seconds(arms: Sequence[Arm]) -> float:
     return float(np.quantile(np.concatenate([arm.step_seconds for arm in arms]), FASTEST))
 
 
-def _change(blocks: Sequence[Block], over: str, of: str, limits: tuple[float, float]) -> float:
+def _change(blocks: Sequence[Block], baseline: str, candidate: str, limits: tuple[float, float]) -> float:
     """Return how much the log ratio changes if the limits are moved."""
     logs = []
     for moved in (LONGER - PLATEAU, LONGER + PLATEAU):
         means = []
-        for name, limit in zip((over, of), limits, strict=True):
+        for name, limit in zip((baseline, candidate), limits, strict=True):
             steps = np.concatenate([block.arms[name].step_seconds for block in blocks])
             short = steps[steps <= limit * moved / LONGER]
             if not len(short):
@@ -83,7 +85,7 @@ def _change(blocks: Sequence[Block], over: str, of: str, limits: tuple[float, fl
 def _matters(arms: Sequence[Arm], limit: float) -> bool:
     """Whether the steps above the limit take enough time to change the result."""
     steps = np.concatenate([arm.step_seconds for arm in arms])
-    return float(steps[steps > limit].sum()) > LEAST_SHARE * float(steps.sum())
+    return float(steps[steps > limit].sum()) > MIN_SHARE * float(steps.sum())
 
 
 def _in_spells(arms: Sequence[Arm], limit: float) -> bool:

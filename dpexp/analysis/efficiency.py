@@ -23,11 +23,11 @@ def efficiency_factors(
     """Return the factors of the efficiency of a step of `workers`, relative to a step of the `baseline`.
 
     `work_ratio` is the samples of a step over those of the baseline's. The factors lie between 0 and (mostly) 1, and
-    are NaN where the phases are unknown; {} without workers.
+    are NaN where the phases are unknown; {} without workers, or useful time.
     """
-    if not workers:
-        return {}
     useful = sum(useful_seconds(worker) for worker in workers)
+    if useful <= 0:
+        return {}
     until_slowest = useful + sum(worker.get("wait", math.nan) for worker in workers)
     total = step_seconds * len(workers)
     scaling = sum(map(useful_seconds, baseline)) * work_ratio / useful if baseline else math.nan

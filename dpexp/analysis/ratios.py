@@ -22,7 +22,7 @@ from dpexp.analysis.intervals import UNKNOWN, Estimate, from_log, t_quantile
 from dpexp.results.schema import Block
 
 GROUPS = 20  # of consecutive rounds, at most
-MOST_CORRELATION = 0.9  # correlation of neighbouring groups
+MAX_CORRELATION = 0.9  # correlation of neighbouring groups
 # Standard deviations of the log ratio that the data of one start, or of one command, can't show. Between starts of the
 # same programs, and between commands minutes apart where several cores are compared, which share caches and memory.
 START_DEVIATION, COMMAND_DEVIATION = 0.006, 0.005
@@ -62,7 +62,7 @@ def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
     products = sum(float(block.shifts[1:] @ block.shifts[:-1]) for block in known)
     groups = sum(block.groups for block in known)
     # Shifts add up to 0, which makes the correlation slightly negative.
-    correlation = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MOST_CORRELATION)
+    correlation = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MAX_CORRELATION)
     fewer = (1 - correlation) / (1 + correlation)
     effective = [max(2.0, block.groups * fewer) for block in known]  # of which their mean takes one
     of_step = [
@@ -72,12 +72,12 @@ def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
     return float(np.mean(of_step)) / fewer, groups * fewer
 
 
-def turns_ratio(over: Turns, of: Turns, limits: tuple[float, float] = NO_LIMITS) -> LogRatio | None:
-    """Return the ratio of the seconds of a step: `over` divided by `of`. Only steps up to the limits (seconds) count.
+def turns_ratio(baseline: Turns, candidate: Turns, limits: tuple[float, float] = NO_LIMITS) -> LogRatio | None:
+    """Return the ratio of the seconds of a step: `baseline` divided by `candidate`; None if an arm has no steps.
 
-    Returns None if an arm has no such steps.
+    Only steps up to the limits, in seconds, count.
     """
-    first, second = (log_seconds(turns, limit) for turns, limit in zip((over, of), limits, strict=True))
+    first, second = (log_seconds(turns, limit) for turns, limit in zip((baseline, candidate), limits, strict=True))
     if first is None or second is None:
         return None
     steps = 2 / (1 / first.steps + 1 / second.steps)
@@ -183,34 +183,37 @@ class Comparison:
 
 
 def compare(
-    jobs: Sequence[Sequence[Block]], over: str, of: str, *, usual: float = 1.0, level: float = 0.95
+    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, *, usual: float = 1.0, level: float = 0.95
 ) -> Comparison:
-    """Compare two arms over all blocks of jobs of the same configuration; unknown if no block has both arms."""
-    having = [[block for block in blocks if {over, of} <= block.arms.keys()] for blocks in jobs]
+    """Return the throughput of `candidate` over that of `baseline`, from all blocks of jobs of one configuration.
+
+    It is unknown if no block has both arms.
+    """
+    having = [[block for block in blocks if {baseline, candidate} <= block.arms.keys()] for blocks in jobs]
     all_blocks = [block for blocks in having for block in blocks]
     if not all_blocks:
         return Comparison()
-    overall = _over_jobs(having, over, of, NO_LIMITS, usual)
-    limits, blocks, change = disturbance.find_undisturbed(all_blocks, over, of)
+    overall = _over_jobs(having, baseline, candidate, NO_LIMITS, usual)
+    limits, blocks, change = disturbance.find_undisturbed(all_blocks, baseline, candidate)
     if not blocks:
         return Comparison(overall.estimate(level), blocks=all_blocks)
     kept = [[block for block in of_job if block in blocks] for of_job in having]
-    undisturbed = _over_jobs(kept, over, of, limits, usual)
+    undisturbed = _over_jobs(kept, baseline, candidate, limits, usual)
     # The limit may lie anywhere between those tried: a uniform distribution has a twelfth of its width's square.
     undisturbed = dataclasses.replace(undisturbed, variance=undisturbed.variance + change**2 / 12)
     shares = [
         disturbance.disturbed_share([block.arms[name] for block in all_blocks], limit)
-        for name, limit in zip((over, of), limits, strict=True)
+        for name, limit in zip((baseline, candidate), limits, strict=True)
     ]
     return Comparison(overall.estimate(level), undisturbed.estimate(level), limits, max(shares), blocks)
 
 
 def _over_jobs(
-    jobs: Sequence[Sequence[Block]], over: str, of: str, limits: tuple[float, float], usual: float
+    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, limits: tuple[float, float], usual: float
 ) -> Pooled:
     """Combine blocks into each job's ratio of seconds per step, and jobs into one ratio of seconds per sample."""
-    ratios = [job_ratio(blocks, over, of, limits, usual) for blocks in jobs]
-    first, second = (next(block for blocks in jobs for block in blocks).arms[name] for name in (over, of))
+    ratios = [job_ratio(blocks, baseline, candidate, limits, usual) for blocks in jobs]
+    first, second = (next(block for blocks in jobs for block in blocks).arms[name] for name in (baseline, candidate))
     several = max(len(arm.processes) * arm.threads for arm in (first, second)) > 1
     pooled = pooled_jobs([ratio for ratio in ratios if ratio is not None], COMMAND_DEVIATION if several else 0.0)
     return dataclasses.replace(pooled, log=pooled.log + math.log(second.samples_per_step / first.samples_per_step))
@@ -218,12 +221,12 @@ def _over_jobs(
 
 def job_ratio(
     blocks: Sequence[Block],
-    over: str,
-    of: str,
+    baseline: str,
+    candidate: str,
     limits: tuple[float, float] = NO_LIMITS,
     usual_misfit: float = 1.0,
 ) -> Pooled | None:
     """Return the ratio of the seconds of a step of two arms in the blocks of one job; None if no block has both."""
-    both = [block.arms for block in blocks if {over, of} <= block.arms.keys()]
-    ratios = [turns_ratio(arms[over].turn_seconds, arms[of].turn_seconds, limits) for arms in both]
+    both = [block.arms for block in blocks if {baseline, candidate} <= block.arms.keys()]
+    ratios = [turns_ratio(arms[baseline].turn_seconds, arms[candidate].turn_seconds, limits) for arms in both]
     return pooled_blocks(ratios, usual_misfit)

@@ -14,24 +14,24 @@ from dpexp.analysis.ratios import log_seconds, pooled_blocks
 from dpexp.results.phases import USEFUL
 from dpexp.results.schema import Arm
 
-LEAST_STEPS = 12  # that were recorded
-LEAST_DELAY = 0.03  # of a step
-MOST_STEPS = 0.5  # share of the steps: in more of them, a phase of a slow worker takes longer
-LEAST_SHARE = 0.25  # of the steps, which it delays: where workers share cores, another one may be later still
+MIN_STEPS = 12  # that were recorded
+MIN_DELAY = 0.03  # of a step
+MAX_STEPS = 0.5  # share of the steps: in more of them, a phase of a slow worker takes longer
+MIN_SHARE = 0.25  # of the steps, which it delays: where workers share cores, another one may be later still
 MORE_THAN_UPDATE = 1.25  # times as much, in proportion, must a phase change from step to step if its samples differ
 
 
 def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, Any]:
     """Return the columns that name the slow worker of an arm; {} if no worker stands out."""
     recorded = [arm for arm in arms if arm.phases and len(arm.processes) > 1]
-    if sum(len(arm.phases["data"]) for arm in recorded) < LEAST_STEPS:
+    if sum(len(arm.phases["data"]) for arm in recorded) < MIN_STEPS:
         return {}
     blocks = [_delays(arm) for arm in recorded]
     late, longer, seconds, _, delays = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     shares = delays.mean(0)
     rank, phase = (int(at) for at in np.unravel_index(shares.argmax(), shares.shape))
     is_longer, does_delay = ([parts[:, rank, phase] for parts in of] for of in list(zip(*blocks, strict=True))[3:])
-    if _are_surely_more(is_longer, MOST_STEPS) and _are_surely_more(does_delay, LEAST_SHARE):
+    if _are_surely_more(is_longer, MAX_STEPS) and _are_surely_more(does_delay, MIN_SHARE):
         hosts = [process.host for process in recorded[0].processes]
         longer_seconds = longer[:, rank, phase]
         columns = {"slow_rank": rank, "slow_phase": USEFUL[phase], "slow_share": float(shares[rank, phase])}
@@ -42,7 +42,7 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
         return columns | {"slow_host": hosts[rank] if len({*hosts}) > 1 else ""}
     of_last = np.median(longer[np.arange(len(late)), late.argmax(1)], 0)
     phase, lateness = int(of_last.argmax()), np.median(late.max(1))
-    is_late = lateness > LEAST_DELAY * np.median(seconds) and of_last[phase] > lateness / 2
+    is_late = lateness > MIN_DELAY * np.median(seconds) and of_last[phase] > lateness / 2
     if is_late and _differs_by_samples(phase, lateness / 2, [arm for arm in baseline if arm.phases]):
         return {"slow_phase": USEFUL[phase], "slow_seconds": float(of_last[phase])}
     return {}
@@ -85,7 +85,7 @@ def _delays(arm: Arm) -> tuple[np.ndarray, ...]:
     factors = np.divide(useful, others, out=np.ones_like(useful), where=others > 0)
     slowness = np.stack([np.delete(factors, at, 2).min(2) for at in range(len(USEFUL))], 2)  # of its other phases
     beyond = useful - np.maximum(1, slowness) * others
-    least = LEAST_DELAY * seconds[:, None, None]
+    least = MIN_DELAY * seconds[:, None, None]
     return late, useful - others, seconds, beyond > least, np.minimum(late[:, :, None], beyond) > least
 
 

@@ -27,9 +27,7 @@ class Speedup:
     baseline: ArmStatistics | None
 
 
-def over_baseline(
-    members: Sequence[Member], usual_misfit: float = 1.0, singles: Mapping[str, Sequence[Member]] = {}
-) -> Speedup:
+def over_baseline(members: Sequence[Member], usual_misfit: float, singles: Mapping[str, Sequence[Member]]) -> Speedup:
     """Return the speedup over the sequential arm of the same blocks, else over workers=1 jobs of the same series.
 
     `singles` has all workers=1 jobs. If there is none of the same strategy, those of the sequential one are used.

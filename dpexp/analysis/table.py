@@ -141,7 +141,7 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
         **_of_best_sequential(speedup.over_best_sequential(members, misfit, best)),
-        in_memory_speedup=compare(blocks, over=CANDIDATE, of=IN_MEMORY, usual=misfit).overall,
+        in_memory_speedup=compare(blocks, baseline=CANDIDATE, candidate=IN_MEMORY, usual=misfit).overall,
         **_factors(candidate, baseline),
         **find_slow_worker(candidate.arms, baseline.arms if baseline else []),
         phases=_of_training(candidate, candidate.phases, PHASES),

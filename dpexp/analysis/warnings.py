@@ -18,7 +18,7 @@ BATCH = "batch"  # the kind of warning that makes all speedups meaningless
 # Thresholds: a severity of 1.
 DISTURBANCE = 0.03  # of the speedup
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
-LEAST_TURNS = 12  # of an arm, for a usable interval
+MIN_TURNS = 12  # of an arm, for a usable interval
 BEFORE_ALL_OTHERS = 1e6  # a severity
 OTHER_BATCH = 1.25  # the factor by which samples may differ from batch.scope
 EXTRAPOLATION = 0.1  # of a training's time, beyond the prediction from its turns
@@ -59,11 +59,11 @@ def _about_settings(result: RunResult, speedup: Speedup) -> Iterator[Warning]:
 def _about_precision(config: JobConfig, blocks: Sequence[Block], comparison: Comparison) -> Iterator[Warning]:
     settings = config.measurement
     turns = sum(len(block.arms[CANDIDATE].turn_seconds) for block in blocks)  # all other arms have as many
-    if turns < LEAST_TURNS:
+    if turns < MIN_TURNS:
         seconds = sum(block.wall_seconds for block in blocks)
         text = f"there was time for only {counted(turns, 'turn')} of each training"
-        advice = f"set measurement.max_seconds={math.ceil(seconds * LEAST_TURNS / turns)} or more"
-        yield Warning("few turns", LEAST_TURNS / turns, text, advice)
+        advice = f"set measurement.max_seconds={math.ceil(seconds * MIN_TURNS / turns)} or more"
+        yield Warning("few turns", MIN_TURNS / turns, text, advice)
     elif settings.precision is not None:
         now = "" if settings.max_seconds is None else f" (now {settings.max_seconds:g})"
         text = f"the speedup is known only to within {100 * comparison.shown.precision:.1f} %"

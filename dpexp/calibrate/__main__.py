@@ -37,8 +37,8 @@ AGAINST_ITSELF = "against itself (A/A)"
 DELAY_SECONDS = 5e-3
 SLOWDOWN = 1.02
 TOLERANCE = 0.15  # of a delay, for the noise of the machine
-MOST_COST = 0.02  # of a step
-MOST_OFF = 0.03  # of a training's time, from steps
+MAX_COST = 0.02  # of a step
+MAX_OFF = 0.03  # of a training's time, from steps
 
 
 @command
@@ -110,7 +110,7 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
     for _ in range(PAIRS):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            result = job.run(config, folder)
+            result = job.measure_job(config, folder)
         steps = ArmStatistics(config, result.kept_blocks(), CANDIDATE, math.inf, ())
         ratios.append(steps.seconds.value / result.trainings[CANDIDATE][0].seconds)
     return geometric_mean(ratios, LEVEL)
@@ -144,17 +144,16 @@ def check_ratio(kind: str, ratio: Estimate, expected: float) -> Check:
 def check_segments(name: str, ratio: Estimate) -> Check:
     """Check that times computed from steps in turns are those of whole trainings."""
     return Check(
-        abs(ratio.value - 1) < MOST_OFF or ratio.low <= 1 <= ratio.high,
-        f"{name}: time of a training, from steps in turns / from whole trainings {ratio:.3f}; "
-        f"should be 1 +- {MOST_OFF}",
+        abs(ratio.value - 1) < MAX_OFF or ratio.low <= 1 <= ratio.high,
+        f"{name}: time of a training, from steps in turns / from whole trainings {ratio:.3f}; should be 1 +- {MAX_OFF}",
     )
 
 
 def check_cost(ratio: Estimate, share: float) -> Check:
     """Check the cost of recording a step, which is also timed alone, since a disturbed machine may hide it."""
     return Check(
-        ratio.low < 1 + MOST_COST and share < MOST_COST,
-        f"cost of recording phases: {100 * share:.2f} % of a step, should be below {100 * MOST_COST:.0f} %; "
+        ratio.low < 1 + MAX_COST and share < MAX_COST,
+        f"cost of recording phases: {100 * share:.2f} % of a step, should be below {100 * MAX_COST:.0f} %; "
         f"time with / without recording {ratio:.3f}",
     )
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.analysis.table_row import Row
 from dpexp.cli import runner
-from dpexp.config.compose import compose, with_script
+from dpexp.config.compose import compose
+from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError
 from dpexp.measurement.user_files import refuse_edited_modules
 from dpexp.processes import fork_server

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpexp.cli import hydra_commands, resume, runner
-from dpexp.config.compose import compose, with_script
+from dpexp.config.compose import compose
+from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine import signals

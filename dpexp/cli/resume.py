@@ -57,7 +57,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> R
             "times of two machines must not be mixed; resume it there, or start a new sweep here"
         )
     same_code = result.environment.code_sha256 == environment.code_sha256
-    if result.status == "diverged" or not (result.status == "ok" or same_code):
+    if result.status == "diverged" or not result.blocks or not (result.status == "ok" or same_code):
         return None
     if config.checkpoint and not (folder / CHECKPOINT).exists():
         return None
@@ -66,7 +66,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> R
     if names := changed_files(result.user_files, files):
         raise ConfigError(
             f"{folder}: {', '.join(names)} changed since this job was measured; "
-            "restore the old files, or start a new sweep"
+            "restore the old files, or measure again into a new folder"
         )
     return result
 

@@ -103,7 +103,7 @@ def _measure_jobs(
         needed = {*imports, *(SLOW_IMPORTS[name] for name in names)}
         fork_server.start_server(sorted(needed))  # it imports torch in parallel to this process
     from dpexp.launchers.local import LocalLauncher
-    from dpexp.measurement import job as measurement
+    from dpexp.measurement.job import measure_job
 
     launcher = launcher or LocalLauncher()
     display = terminal.Display(len(plan.jobs))
@@ -120,8 +120,15 @@ def _measure_jobs(
             try:
                 _describe(job, folder / ".hydra")
                 _warn_of_memory(job.config, finished)
-                result = measurement.run(
-                    job.config, folder, display.update, launcher, environment, user_files[number], plan.sweep, before
+                result = measure_job(
+                    job.config,
+                    folder,
+                    on_progress=display.update,
+                    launcher=launcher,
+                    environment=environment,
+                    user_files=user_files[number],
+                    record_bad_input=plan.sweep,
+                    earlier=before,
                 )
                 finished.append(result)
                 display.finish("measured")

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import re
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +10,24 @@ from typing import Any, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from dpexp.config.experiment import ExperimentConfig, from_settings
-from dpexp.config.explain import close_matches, explain
+from dpexp.config.explain import explain
+from dpexp.config.overrides import expand_sweep, parse, with_baseline_arguments
 from dpexp.config.script import SETTINGS, ScriptConfig
-from dpexp.config.yaml_files import config_folder, config_groups
+from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError, printable
 from dpexp.machine.environment import usable_cores
 
-COMMANDS = ("script.command", "script.baseline_command")  # their commas and braces are not Hydra's
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+PLUGINS = {  # of Hydra's, which are refused
+    "launcher": "dpexp starts all jobs itself, one after the other, because two at a time would disturb each other",
+    "sweeper": "list the values of a sweep, as in workers=1,2,4",
+}
 
 
 def _splits() -> str:
@@ -82,12 +81,12 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
         if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
             if swept:
                 raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
-            typed = typed_overrides(whole.hydra)
+            typed = _typed_overrides(whole.hydra)
             return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_job(whole, typed))])
         if several := [override.input_line for override in swept if override.key_or_group == "experiment"]:
             raise ConfigError(f"{several[0]}: each experiment is a sweep; run them one by one")
         given = [parse(f"{key}={value}") for key, value in (whole.hydra.sweeper.params or {}).items()]
-        jobs = list(_jobs(_with_baseline_arguments([*given, *parsed])))
+        jobs = list(_jobs(with_baseline_arguments([*given, *parsed])))
         if not jobs:
             raise ConfigError(f"{' '.join(overrides)}: this sweep has no job")
         return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs)
@@ -95,12 +94,9 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
 
 def _refuse_what_has_no_effect(composed: DictConfig) -> None:
     """Raise ConfigError for Hydra settings that have an effect only if Hydra starts the jobs."""
-    for name, part in composed.hydra.items():
-        if name in ("launcher", "sweeper") and not str(part._target_).rpartition(".")[2].startswith("Basic"):
-            raise ConfigError(
-                f"hydra/{name}: leave it out; dpexp starts all jobs itself, one after the other, because two at a time "
-                "would disturb each other"
-            )
+    for name, advice in PLUGINS.items():
+        if not str(OmegaConf.select(composed, f"hydra.{name}._target_")).rpartition(".")[2].startswith("Basic"):
+            raise ConfigError(f"hydra/{name}: leave it out; {advice}")
     for name in ("hydra.job.chdir", "hydra.job.env_set", "hydra.callbacks"):
         if OmegaConf.select(composed, name):
             raise ConfigError(f"{name}: it has no effect on jobs that dpexp starts itself; leave it out")
@@ -110,7 +106,7 @@ def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
     """Return the job of a single run with these overrides. Raises ConfigError."""
     with _hydra(None):
         composed = _composed([parse(text) for text in overrides])
-        return to_job(composed, typed_overrides(composed.hydra))
+        return to_job(composed, _typed_overrides(composed.hydra))
 
 
 def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
@@ -147,68 +143,6 @@ def _of_script(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
 def _values(composed: DictConfig, names: list[str]) -> dict[str, Any]:
     values = OmegaConf.to_container(OmegaConf.masked_copy(composed, names), resolve=True, throw_on_missing=True)
     return cast(dict[str, Any], values)
-
-
-def parse(text: str) -> Override:
-    """Parse one override with Hydra; a value that Hydra's grammar refuses is taken as text. Raises ConfigError."""
-    key, sign, value = (part.strip() for part in text.partition("="))
-    name = key.lstrip("+~")
-    if not name or (not sign and not key.startswith("~")):
-        raise ConfigError(f"{text!r}: write key=value, such as workers=2, without spaces")
-    if name.endswith(".name") and name.removesuffix(".name") in config_groups():
-        group = name.removesuffix(".name")
-        raise ConfigError(f"{name}={value}: write {group}={value}, which brings its settings along")
-    if name in FOLDERS and not value:
-        raise ConfigError(f"{name}=: an empty name would write into the current folder; name another one")
-    parser = OverridesParser.create()
-    is_command = name in COMMANDS and value[:1] not in ("'", '"')
-    parts = [value] if is_command or not all(value.split(",")) else value.split(",")
-    as_text = f"{key}={','.join(map(_quoted, parts))}"
-    for spelling in (as_text,) if is_command else (f"{key}{sign}{value}", as_text):
-        with contextlib.suppress(HydraException, RecursionError):
-            parsed = parser.parse_override(spelling)
-            is_name = parsed.is_sweep_override() or isinstance(parsed.value(), str | list)
-            if name not in config_groups() or is_name:  # else a number, or null, which is no choice
-                return parsed
-    raise ConfigError(f"{name}: no such key{close_matches(name)}")
-
-
-def with_script(arguments: Sequence[str]) -> list[str]:
-    """Replace a script's command after `--` in the arguments by the setting script.command.
-
-    The spelling of earlier versions (strategy=script strategy.command=...) is understood, too.
-    """
-    at = list(arguments).index("--") if "--" in arguments else len(arguments)
-    words = [re.sub(r"^strategy\.(baseline_)?command=", r"script.\1command=", word) for word in arguments[:at]]
-    words = [word for word in words if word != "strategy=script"]
-    if at == len(arguments):
-        return words
-    command = shlex.join(arguments[at + 1 :]).replace("${", "\\${")  # which is not OmegaConf's here
-    return [*words, f"script.command={_quoted(command)}"]
-
-
-def _quoted(value: str) -> str:
-    return str(QuotedString(value, Quote.single).with_quotes())
-
-
-def _expand_sweep(override: Override) -> list[str]:
-    """Return the single-job overrides of a sweep override; any other override is returned alone. Raises ConfigError."""
-    if not override.is_sweep_override():
-        return [str(override.input_line)]
-    if not override.is_discrete_sweep():
-        raise ConfigError(f"{override.input_line}: list the values of a sweep, as in workers=1,2,4")
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-
-
-def _with_baseline_arguments(overrides: Sequence[Override]) -> list[Override]:
-    """Give the baseline of all jobs of a sweep the first value of each swept argument, so that speedups compare."""
-    swept = [
-        override
-        for override in overrides
-        if override.is_discrete_sweep() and override.key_or_group.startswith("script.arguments.")
-    ]
-    firsts = [_expand_sweep(override)[0].lstrip("+").removeprefix("script.") for override in swept]
-    return [*(parse(f"script.baseline_{first}") for first in firsts), *overrides]
 
 
 @contextlib.contextmanager
@@ -259,11 +193,11 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
     """
     for override in overrides:
         override.config_loader = GlobalHydra.instance().config_loader()  # for glob()
-    varied = {override.get_key_element(): _expand_sweep(override) for override in overrides}
+    varied = {override.get_key_element(): expand_sweep(override) for override in overrides}
     for number, words in enumerate(itertools.product(*varied.values())):
         try:
             composed = _composed([parse(word) for word in words], number)
-            typed, folder = typed_overrides(composed.hydra), str(composed.hydra.sweep.subdir)
+            typed, folder = _typed_overrides(composed.hydra), str(composed.hydra.sweep.subdir)
             if Path(folder).is_absolute() or ".." in Path(folder).parts:
                 raise ConfigError(f"hydra.sweep.subdir={folder}: it must lie below the command's folder")
             yield Job(folder, typed, to_job(composed, typed))
@@ -282,7 +216,7 @@ def _users_files(composed: DictConfig) -> list[str]:
     return [str(path) for path in paths if path.is_file()]
 
 
-def typed_overrides(settings: Any) -> list[str]:
+def _typed_overrides(settings: Any) -> list[str]:
     """Return the typed overrides of a job from Hydra's settings, without those for Hydra."""
     typed = cast(list[str], OmegaConf.to_container(settings.overrides.task, resolve=False))
     return [text.removeprefix("++").replace("\\:", ":") for text in typed]

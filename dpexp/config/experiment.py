@@ -47,7 +47,7 @@ class ExperimentConfig(JobConfig):
         return self.workers if self.strategy.kind.one_process_a_worker else 1
 
     @property
-    def variants(self) -> dict[str, ExperimentConfig]:
+    def trained_variants(self) -> dict[str, ExperimentConfig]:
         """The trainings of each block, by name: the candidate, and the baseline where it is paired."""
         paired = self.measurement.baseline == "paired"
         return {CANDIDATE: self} | ({BASELINE: self.baseline()} if paired else {})

@@ -17,7 +17,7 @@ from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementCo
 # Names of arms: the measured training, its baseline, one process with the best number of threads, and the measured
 # training with gradients exchanged in shared memory.
 CANDIDATE, BASELINE, BEST_SEQUENTIAL, IN_MEMORY = "candidate", "baseline", "best_sequential", "shared_memory"
-HOW = ("measurement", "launch", "checkpoint")  # it is measured; all other settings: what is measured
+NOT_IN_IDENTITY = ("measurement", "launch", "checkpoint")  # settings that do not change what is measured
 
 Self = TypeVar("Self", bound="JobConfig")
 
@@ -70,7 +70,7 @@ class JobConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that say what is measured: jobs with equal identities measure the same."""
-        settings = {name: value for name, value in self.settings.items() if name not in HOW}
+        settings = {name: value for name, value in self.settings.items() if name not in NOT_IN_IDENTITY}
         settings["data"].pop("cache", None)
         return settings
 

@@ -32,20 +32,20 @@ FIRST_STEPS, TRIED_STEPS = 3, 8  # DistributedDataParallel makes its buckets ane
 
 
 def use_shared_memory(
-    model: DistributedDataParallel, *, only: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
+    model: DistributedDataParallel, *, always: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> "Team":
     """Let a model exchange gradients in shared memory; all ranks of its process group call it before the first step.
 
     The process group exchanges in the first steps, then takes turns with shared memory, and the faster of the two goes
-    on; with `only`, shared memory does. Where each host has a single rank, the process group goes on. The first sums in
-    memory are compared with the process group's: a RuntimeError tells where they differ by more than rounding. While
+    on; with `always`, shared memory does. Where each host has a single rank, the process group goes on. The first sums
+    in memory are compared with the process group's: a RuntimeError tells where they differ by more than rounding. While
     memory is used, a LostRankError (a RuntimeError) names a rank that has ended, or that has not come for
     `timeout_seconds`. Each host needs the memory of (ranks + 1) gradients; a RuntimeError tells where it is short.
     Raises ValueError where hosts have different numbers of ranks, or gradients are not in the memory of the host.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ValueError("the parameters are on a GPU: shared memory exchanges gradients of CPUs only")
-    team = Team(model.process_group, only=only, timeout_seconds=timeout_seconds)
+    team = Team(model.process_group, always=always, timeout_seconds=timeout_seconds)
     model.register_comm_hook(team, _exchange)
     return team
 
@@ -77,11 +77,11 @@ class Team:
     """The ranks of a process group that exchange gradients."""
 
     def __init__(
-        self, group: Any, average: bool = True, only: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
+        self, group: Any, average: bool = True, always: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
         """Meet all ranks, to compute means or sums. Raises ValueError if hosts have different numbers of ranks."""
         self.group: Any = dist.group.WORLD if group is None else group
-        self.average, self._only, self.uses_memory = average, only, False
+        self.average, self._always, self.uses_memory = average, always, False
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._step = 0
         self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of steps in turn, with memory and without
@@ -125,8 +125,8 @@ class Team:
         now, tried = time.perf_counter(), self._step - FIRST_STEPS
         if 0 < tried <= 2 * TRIED_STEPS:
             self._seconds[self.uses_memory].append(now - self._step_began)
-        self._is_decided = tried == (1 if self._only else 2 * TRIED_STEPS)
-        if self._only:
+        self._is_decided = tried == (1 if self._always else 2 * TRIED_STEPS)
+        if self._always:
             self.uses_memory = tried >= 0
         elif 0 <= tried < 2 * TRIED_STEPS:
             self.uses_memory = tried // 2 % 2 == 0  # two and two: each way meets both kinds of steps that take turns

@@ -20,7 +20,7 @@ from dpexp.processes.barrier import Counter, spin_seconds
 from dpexp.processes.descriptors import Descriptor, is_of_this_user
 from dpexp.processes.shared_memory import SharedTensors
 
-MOST_DESCRIPTORS = 250  # in a message
+MAX_DESCRIPTORS = 250  # in a message
 
 
 class LostRankError(RuntimeError):
@@ -154,7 +154,7 @@ class Peers:
 
     def _receive(self, rank: int) -> list[int]:
         try:
-            received, descriptors, _, _ = socket.recv_fds(self._ends[rank], 1, MOST_DESCRIPTORS)
+            received, descriptors, _, _ = socket.recv_fds(self._ends[rank], 1, MAX_DESCRIPTORS)
         except TimeoutError:
             raise self._late(rank) from None
         except OSError as error:

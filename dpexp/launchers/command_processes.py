@@ -25,7 +25,7 @@ OWN = re.compile(
     "((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|SLURM_(PROCID|NTASKS)"
     "|(TORCHELASTIC|OMPI_COMM_WORLD|PMI)_.*)"
 )
-MOST_LINES = 40  # of each file, in an error's details
+MAX_LINES = 40  # of each file, in an error's details
 EXIT_SECONDS = 10.0  # a launcher may take so long to end after one of its processes
 
 
@@ -125,7 +125,7 @@ class CommandProcesses:
         line = next(filter(None, map(output.cause, lines.values())), "it wrote nothing")
         if "address already in use" in line.lower():
             line += "; write {port} where the command has a port: each has another one"
-        details = "\n".join(f"{file}:\n" + "\n".join(texts[-MOST_LINES:]) for file, texts in lines.items())
+        details = "\n".join(f"{file}:\n" + "\n".join(texts[-MAX_LINES:]) for file, texts in lines.items())
         kind = PeerError if len(self._command.words) > 1 and output.lost_peer(line) else WorkerError
         return kind(f"{self._command.name}: {reason}: {line}", details)
 

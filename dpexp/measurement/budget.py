@@ -11,7 +11,7 @@ from dpexp.results.schema import Block
 
 ROUNDS_OF_LONG_STEPS = 24
 LOOK_AGAIN_ROUNDS = 8
-LEAST_SHARE = 0.25  # of what a start costs, for the rounds of each block
+MIN_SHARE = 0.25  # of what a start costs, for the rounds of each block
 WORTH_A_START = 1.5  # times its cost: with this much time left, another block is started
 END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 
@@ -19,9 +19,9 @@ END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 class Budget:
     """The wall time of one job, from its start."""
 
-    def __init__(self, config: JobConfig, over: str | None, of: str) -> None:
-        """The precision is that of the ratio of the arm `over` to the arm `of`."""
-        self.measurement, self._over, self._of = config.measurement, over, of
+    def __init__(self, config: JobConfig, baseline: str | None, candidate: str) -> None:
+        """The precision is that of the ratio of these two arms; it is not looked at without a baseline."""
+        self.measurement, self._baseline, self._candidate = config.measurement, baseline, candidate
         self.seconds, self._most_seconds = config.usual_seconds  # that the job may take; the most where steps are long
         if config.measurement.max_seconds is not None:
             self.seconds = self._most_seconds = config.measurement.max_seconds
@@ -34,7 +34,7 @@ class Budget:
         """The fraction of the time that has passed."""
         return min(1.0, (time.monotonic() - self._started) / self.seconds)
 
-    def start_after(self, seconds: float) -> None:
+    def exclude(self, seconds: float) -> None:
         """Exclude these seconds, as when the command's first job waits for the fork server."""
         self._started += seconds
 
@@ -60,15 +60,15 @@ class Budget:
         if left <= 0:
             return True
         missing = max(self.measurement.repeats - len(blocks), 1)
-        while missing > 1 and self._share(left + seconds, missing) < LEAST_SHARE * self._overhead_seconds:
+        while missing > 1 and self._share(left + seconds, missing) < MIN_SHARE * self._overhead_seconds:
             missing -= 1
         if seconds >= self._share(left + seconds, missing):
             return True
-        if rounds.made % LOOK_AGAIN_ROUNDS or self._over is None or not self.measurement.is_adaptive:
+        if rounds.made % LOOK_AGAIN_ROUNDS or self._baseline is None or not self.measurement.is_adaptive:
             return False
         if left < WORTH_A_START * self._overhead_seconds:
             return False  # nothing else can be done with it
-        ratio = turns_ratio(rounds.timed[self._over].turn_seconds, rounds.timed[self._of].turn_seconds)
+        ratio = turns_ratio(rounds.timed[self._baseline].turn_seconds, rounds.timed[self._candidate].turn_seconds)
         assert ratio is not None
         variance = ratio.variance * seconds
         return seconds >= math.sqrt(self._overhead_seconds * variance) / START_DEVIATION
@@ -89,9 +89,9 @@ class Budget:
             return True
         if is_missing:
             return False
-        assert self._over is not None
+        assert self._baseline is not None
         assert measurement.precision is not None
-        return compare([blocks], self._over, self._of).shown.precision <= measurement.precision
+        return compare([blocks], self._baseline, self._candidate).shown.precision <= measurement.precision
 
     def _left_seconds(self) -> float:
         return self.seconds - self._reserved_seconds - (time.monotonic() - self._started)

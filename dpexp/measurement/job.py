@@ -39,7 +39,7 @@ def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> Ab
     return loop_trainer.open_trainer(config, launcher)
 
 
-def run(
+def measure_job(
     config: JobConfig,
     folder: Path,
     on_progress: OnProgress = lambda text, done: None,
@@ -62,8 +62,7 @@ def run(
     user_files = fingerprint(config) if user_files is None else user_files
     record = Record(config, folder, environment or describe(), user_files, earlier)
     started = time.perf_counter()
-    over = BASELINE if config.measurement.baseline == "paired" else None
-    budget = Budget(config, over, CANDIDATE)
+    budget = Budget(config, BASELINE if config.measurement.baseline == "paired" else None, CANDIDATE)
     try:
         refuse_changes(changed_files(user_files, fingerprint(config)))
         with open_trainer(config, folder, launcher) as trainer:
@@ -71,7 +70,7 @@ def run(
             record.write("unfinished", data_seconds=time.perf_counter() - started)
             started = time.perf_counter()
             trainer.get_ready()
-            budget.start_after(time.perf_counter() - started)
+            budget.exclude(time.perf_counter() - started)
             variants = _variants(config, trainer, record.result.blocks, on_progress)
             whole_trainings = WholeTrainings(config, budget.seconds)
             # Of several processes, other hosts run one training at a time.
@@ -117,7 +116,7 @@ def measure_in_turns(
     first, *_, last = configs
     with open_trainer(configs[first], folder, launcher or LocalLauncher()) as trainer:
         trainer.get_ready()
-        budget = Budget(configs[first], over=last, of=first)
+        budget = Budget(configs[first], baseline=last, candidate=first)
         blocks = measure(trainer, configs, budget, on_progress=on_progress)
         return [block for block in blocks if not block.warmup]
 
@@ -153,7 +152,7 @@ def _measure_blocks(
             if is_requested or variants.pop(IN_MEMORY, None) is None:
                 raise
             in_memory = None
-            budget.start_after(time.perf_counter() - finished)  # the job's time doesn't include the failed block
+            budget.exclude(time.perf_counter() - finished)  # the job's time doesn't include the failed block
             _log.warning("gradients in shared memory are not measured: %s", error)
 
 

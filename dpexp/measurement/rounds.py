@@ -9,11 +9,11 @@ from dpexp.errors import ScriptEnded
 from dpexp.measurement.trainer import Pace, RunningArms, TimedSteps
 from dpexp.processes.messages import Turn
 
-LEAST_WARMUP_STEPS = 2  # to learn how long a step takes
+MIN_WARMUP_STEPS = 2  # to learn how long a step takes
 WARMUP_SECONDS = 0.5  # after which no more warm-up steps are made
 LONG_STEP_LEADS = 10  # a step so many times as long as the untimed beginning of a turn needs none
 JITTER = 0.25  # of a turn's length: else it might keep in step with what a program does every n steps
-LEAST_ROUNDS = 2
+MIN_ROUNDS = 2
 
 
 class Rounds:
@@ -33,8 +33,8 @@ class Rounds:
         The first may be much longer than all others, as where a model is compiled in it.
         """
         for name, timed in self.timed.items():
-            first, second = (running.turn(name, Turn(0, 1, warmup=True))[0] for _ in range(LEAST_WARMUP_STEPS))
-            more = min(steps - LEAST_WARMUP_STEPS, int(WARMUP_SECONDS / second) - 1)
+            first, second = (running.turn(name, Turn(0, 1, warmup=True))[0] for _ in range(MIN_WARMUP_STEPS))
+            more = min(steps - MIN_WARMUP_STEPS, int(WARMUP_SECONDS / second) - 1)
             others = [second, *(running.turn(name, Turn(0, more, warmup=True)) if more > 0 else [])]
             timed.steps = 1 + len(others)
             timed.warmup_seconds = first + sum(others)
@@ -65,7 +65,7 @@ class Rounds:
     def make_until(self, running: RunningArms, is_enough: Callable[[float], bool]) -> None:
         """Make rounds until `is_enough`, which receives the seconds so far, or until a script ends."""
         started = time.monotonic()
-        while self.made < LEAST_ROUNDS or not is_enough(time.monotonic() - started):
+        while self.made < MIN_ROUNDS or not is_enough(time.monotonic() - started):
             try:
                 self.make(running)
             except ScriptEnded:

@@ -18,14 +18,14 @@ from dpexp.launchers.command_processes import Command
 from dpexp.launchers.command_world import Trace, World
 from dpexp.launchers.commands import Hosts, started
 from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
-from dpexp.processes.messages import MOST_PHASE_STEPS, Turn
+from dpexp.processes.messages import MAX_PHASE_STEPS, Turn
 from dpexp.results.phases import PHASES
 from dpexp.results.schema import Arm, Process
 from dpexp.results.storage import write_errors
 
 OUTPUT = "output"  # folder of what the commands write
-LEAST_COMPUTING = 0.01  # of a step; below it, the phases were not separated
-MOST_UNKNOWN = 0.1  # of the steps; if the wait is unknown in more of them, it counts as communicating
+MIN_COMPUTING = 0.01  # of a step; below it, the phases were not separated
+MAX_UNKNOWN = 0.1  # of the steps; if the wait is unknown in more of them, it counts as communicating
 # Data loaders and libraries of any kind wake up at the beginning of a turn, so both are longer than in our loop.
 TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 
@@ -139,12 +139,12 @@ def _phases(turns: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[f
     steps = [traces for turn in turns for traces in zip(*turn, strict=True)]
     if not steps:
         return {}
-    chosen = np.linspace(0, len(steps) - 1, min(MOST_PHASE_STEPS, len(steps))).astype(int)
+    chosen = np.linspace(0, len(steps) - 1, min(MAX_PHASE_STEPS, len(steps))).astype(int)
     split_steps = [_split(steps[number]) for number in chosen]
     phases = {name: np.array([[process[name] for process in step] for step in split_steps]) for name in PHASES}
-    if phases["compute"].sum() < LEAST_COMPUTING * sum(np.nansum(seconds) for seconds in phases.values()):
+    if phases["compute"].sum() < MIN_COMPUTING * sum(np.nansum(seconds) for seconds in phases.values()):
         return {}  # no `backward` was seen, so the phases can't be separated
-    if np.isnan(phases["wait"]).mean() > MOST_UNKNOWN:
+    if np.isnan(phases["wait"]).mean() > MAX_UNKNOWN:
         phases["communicate"] += np.nan_to_num(phases.pop("wait"))
     return {name: np.nan_to_num(seconds).tolist() for name, seconds in phases.items()}
 

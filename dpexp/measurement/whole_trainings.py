@@ -20,7 +20,7 @@ class WholeTrainings:
     def __init__(self, config: JobConfig, job_seconds: float) -> None:
         self._config, self._short_seconds = config, SHORT_SHARE * job_seconds
         # The length of a script's training is unknown.
-        self._variants = config.variants if isinstance(config, ExperimentConfig) else {}
+        self._variants = config.trained_variants if isinstance(config, ExperimentConfig) else {}
         is_requested = config.checkpoint or config.target_accuracy is not None
         self._are_made = is_requested or config.measurement.whole_trainings == "always"
         # In the job's time; those that are asked for come on top of it. None: not known yet.

@@ -6,7 +6,7 @@ seconds of each timed step, and sleeps until its next turn. Its first answer, be
 
 from dataclasses import dataclass
 
-MOST_PHASE_STEPS = 256  # of an arm in a block, whose phases are kept
+MAX_PHASE_STEPS = 256  # of an arm in a block, whose phases are kept
 
 
 @dataclass(frozen=True)

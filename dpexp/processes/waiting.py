@@ -10,7 +10,7 @@ from typing import Any
 from dpexp.machine import signals
 
 POLL_SECONDS = 0.2
-IDLE_POLL_SECONDS, MOST_IDLE_SECONDS = 1e-3, 0.05
+IDLE_POLL_SECONDS, MAX_IDLE_SECONDS = 1e-3, 0.05
 
 
 def wait_until(
@@ -39,8 +39,8 @@ def wait_until(
 
 
 def wait_until_idle() -> None:
-    """Return when all other threads sleep, or after MOST_IDLE_SECONDS: a library's pool spins after its last work."""
-    deadline = time.monotonic() + MOST_IDLE_SECONDS
+    """Return when all other threads sleep, or after MAX_IDLE_SECONDS: a library's pool spins after its last work."""
+    deadline = time.monotonic() + MAX_IDLE_SECONDS
     while time.monotonic() < deadline and _any_running():
         time.sleep(IDLE_POLL_SECONDS)
 

@@ -27,12 +27,12 @@ from dpexp.report.sentences import (
     workers_of,
 )
 
-MOST_LINES = 20  # of a section
-MOST_PER_CORE = 64  # workers, as launch.max_workers_per_core allows; whether there is memory for more is not told
+MAX_LINES = 20  # of a section
+MAX_PER_CORE = 64  # workers, as launch.max_workers_per_core allows; whether there is memory for more is not told
 
 
 def sections(summary: Summary) -> dict[str, list[str]]:
-    """Return all sentences by section, at most MOST_LINES of each."""
+    """Return all sentences by section, at most MAX_LINES of each."""
     sentences = {
         "answer": answer(summary),
         "details": [*details(summary), *targets(summary)],
@@ -41,8 +41,8 @@ def sections(summary: Summary) -> dict[str, list[str]]:
         "failures": failures(summary),
     }
     for lines in sentences.values():
-        if len(lines) > MOST_LINES:
-            lines[MOST_LINES:] = [f"... and {len(lines) - MOST_LINES:,} more: see results.csv"]
+        if len(lines) > MAX_LINES:
+            lines[MAX_LINES:] = [f"... and {len(lines) - MAX_LINES:,} more: see results.csv"]
     return sentences
 
 
@@ -128,7 +128,7 @@ def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
         known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
         more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
         fitting = (room - rest) / more if more > 0 and room is not None else math.inf
-        if room is not None and fitting <= MOST_PER_CORE * (summary.usable_cores or 1):  # else memory is no limit
+        if room is not None and fitting <= MAX_PER_CORE * (summary.usable_cores or 1):  # else memory is no limit
             lines[0] += f"; the {in_words(room)} of this machine hold about {fitting:,.0f} workers"
         lines[0] += "."
     return lines

@@ -24,7 +24,7 @@ STYLE = Path(__file__).parent / "figures.mplstyle"
 WIDTH, LINES_HEIGHT, BAR_HEIGHT = 6.4, 3.2, 0.46
 TITLE_HEIGHT, LEGEND_LINE, CAPTION_LINE = 0.5, 0.21, 0.15
 CAPTION_CHARACTERS, SERIES_CHARACTERS = 110, 76  # in a line
-MOST_SERIES, MOST_SIZES = 12, 24  # that are drawn: more can't be read, and a figure takes half a second
+MAX_SERIES, MAX_SIZES = 12, 24  # that are drawn: more can't be read, and a figure takes half a second
 
 FigureName = Literal["speedup_by_workers", "losses", "efficiency", "speedup", "time"]
 TITLES: dict[FigureName, str] = {
@@ -51,8 +51,8 @@ def draw(summary: Summary, folder: Path) -> list[FigureFile]:
         return []
     folder.mkdir(exist_ok=True)
     rows = len(table)
-    table = table[table.series.isin(table.series.unique()[:MOST_SERIES])]
-    table = table[table.data_size.isin(sparse(sorted(table.data_size.unique()), MOST_SIZES))]
+    table = table[table.series.isin(table.series.unique()[:MAX_SERIES])]
+    table = table[table.data_size.isin(sparse(sorted(table.data_size.unique()), MAX_SIZES))]
     caption = _caption(summary, table) + (f"; drawn: {len(table):,} of {rows:,} rows" if len(table) < rows else "")
     panels, drawn = Panels(table), []
     bars_height = 0.75 + BAR_HEIGHT * len(panels.counts)

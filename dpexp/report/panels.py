@@ -27,7 +27,7 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LOSS_COLORS = ("#D55E00", "#E69F00", "#CC79A7")
 TEXT, GREY, BAR = "#1c1c1c", "#767676", "#7fb2d6"
-MOST_TICKS = 8
+MAX_TICKS = 8
 
 Painter = Callable[[Axes, pd.DataFrame], None]
 Style = tuple[str, str]
@@ -36,7 +36,7 @@ SEQUENTIAL = (  # columns shown as marks beside the time of workers: column, lab
     ("baseline_seconds", "one process", "-"),
     ("best_sequential_seconds", "best sequential process", ":"),
 )
-LEAST_SHARE = 0.05  # of a bar that has room for its number
+MIN_SHARE = 0.05  # of a bar that has room for its number
 
 
 def shares(rows: pd.DataFrame) -> dict[str, pd.Series]:
@@ -137,7 +137,7 @@ class Panels:
         places, left = [counts.index(workers) for workers in known.workers], 0.0 * known.load_balance
         for color, (name, share) in zip((BAR, *LOSS_COLORS), shares(known).items(), strict=True):
             bars = axes.barh(places, share, 0.62, left, color=color, edgecolor="white", lw=0.8, label=name)
-            numbers = [f"{100 * value:.0f} %" if value >= LEAST_SHARE else "" for value in share]
+            numbers = [f"{100 * value:.0f} %" if value >= MIN_SHARE else "" for value in share]
             axes.bar_label(bars, numbers, label_type="center", color=TEXT)
             left += share
         axes.axvline(1, color=TEXT, lw=1.2)
@@ -159,7 +159,7 @@ class Panels:
         marks = [1, self._best_sequential.max(), *self._ends["speedup"], *self._ends["overall_speedup"]]
         low, high = min(marks) / 1.15, max(marks) * 1.15
         axes.axhline(1, color=GREY, lw=1, zorder=1)
-        _logarithmic(axes, "y", low, high, LogLocator(2) if high / low >= 4 else MaxNLocator(MOST_TICKS))
+        _logarithmic(axes, "y", low, high, LogLocator(2) if high / low >= 4 else MaxNLocator(MAX_TICKS))
         axes.set_ylabel("speedup (1 = no faster)")
 
 
@@ -169,7 +169,7 @@ def ends(table: pd.DataFrame, column: str) -> tuple[float, float]:
     return columns.min(axis=None), columns.max(axis=None)
 
 
-def sparse(values: Sequence[int], most: int = MOST_TICKS) -> list[int]:
+def sparse(values: Sequence[int], most: int = MAX_TICKS) -> list[int]:
     """Return at most `most` of sorted values, evenly spaced, with the first and the last."""
     if len(values) <= most:
         return list(values)

@@ -12,8 +12,8 @@ from dpexp.errors import counted
 from dpexp.results.phases import USEFUL
 from dpexp.results.schema import Warning
 
-LEAST_LOSS = 0.03  # that is reported
-MOST_SCALING = 1.2  # of computation, above which the phases of a script are not plausible
+MIN_LOSS = 0.03  # that is reported
+MAX_SCALING = 1.2  # of computation, above which the phases of a script are not plausible
 LOSSES = {  # by factor of efficiency: the loss, and advice
     "load_balance": ("waiting for the slowest worker of each step", "check what else runs on these cores"),
     "communication_efficiency": ("exchanging gradients", "larger batches exchange gradients less often"),
@@ -57,9 +57,9 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
     factors = _factors(row)
     worst = min(factors, key=lambda name: factors[name], default="")
     loss = 1 - factors.get(worst, 1.0)
-    if row.slow_loss > LEAST_LOSS and (row.slow_loss >= loss or worst == "parallel_efficiency"):  # which contains it
+    if row.slow_loss > MIN_LOSS and (row.slow_loss >= loss or worst == "parallel_efficiency"):  # which contains it
         return row.slow_loss, f"waiting for {_slow_worker(row)}", SLOW[row.slow_phase][1]
-    if row.is_script and factors.get("computation_scaling", 1.0) > MOST_SCALING:
+    if row.is_script and factors.get("computation_scaling", 1.0) > MAX_SCALING:
         return 0.0, "", ""  # the compute phase contains something else, too
     if worst == "computation_scaling":
         more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # samples than the baseline
@@ -71,7 +71,7 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
         and not row.in_memory_speedup.is_known
     ):
         worst = "script"
-    if loss <= LEAST_LOSS or worst not in LOSSES:
+    if loss <= MIN_LOSS or worst not in LOSSES:
         return 0.0, "", ""
     if worst == "load_balance" and row.slow_phase and row.slow_rank is None:
         return loss, f"waiting for {_slow_worker(row)}", SLOW["samples"][1]

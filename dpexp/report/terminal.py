@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dpexp.analysis.table import Summary
 
 
-MOST_ROWS = 100
+MAX_ROWS = 100
 WIDTH_WITHOUT_TERMINAL = 200
 WIDTH_IN_NOTEBOOK = 80  # rich's 115 columns make the cell scroll
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
@@ -31,7 +31,7 @@ TELL_SECONDS = 15.0  # interval of progress lines without a terminal
 
 STYLES = {"details": "", "reasons": "dim", "warnings": "yellow", "failures": "red"}  # of the sections below the table
 # Columns that a narrow terminal leaves out, in this order; results.csv has all columns.
-LEAST_NEEDED = (
+MIN_NEEDED = (
     "samples/s, batch, updates, warnings, overall speedup, accuracy, efficiency, over best sequential, seconds"
 ).split(", ")
 
@@ -101,7 +101,7 @@ def _show_table(console: Console, summary: Summary) -> None:
         console.print(common, style="bold", soft_wrap=True)
     if not columns:
         return
-    for head in LEAST_NEEDED:
+    for head in MIN_NEEDED:
         if sum(3 + max(map(len, (name, *cells))) for name, cells in columns.items()) > console.width:
             columns.pop(head, None)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
@@ -109,11 +109,11 @@ def _show_table(console: Console, summary: Summary) -> None:
         textual = head in ("configuration", "warnings")
         table.add_column(head, justify="left" if textual else "right", no_wrap=not textual)
     rows = list(zip(*columns.values(), strict=True))
-    for row in rows[:MOST_ROWS]:
+    for row in rows[:MAX_ROWS]:
         table.add_row(*row)
     console.print(table)
-    if len(rows) > MOST_ROWS:
-        console.print(f"... and {len(rows) - MOST_ROWS:,} more rows: see results.csv")
+    if len(rows) > MAX_ROWS:
+        console.print(f"... and {len(rows) - MAX_ROWS:,} more rows: see results.csv")
     for note in footnotes(summary, list(columns)):
         console.print(note, soft_wrap=True)
     console.print()

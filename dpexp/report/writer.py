@@ -17,8 +17,8 @@ from dpexp.report.columns import cells, columns_of, footnotes
 from dpexp.report.figures import FigureFile
 from dpexp.report.sentences import label, workers_of
 
-MOST_ROWS = 1000
-MOST_DESCRIBED = 12  # rows, in a picture's alternative text
+MAX_ROWS = 1000
+MAX_DESCRIBED = 12  # rows, in a picture's alternative text
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def _page(summary: Summary, drawn: Sequence[FigureFile]) -> str:
         **sentences,
         heads=list(columns),
         footnotes=footnotes(summary, list(columns)),
-        rows=rows[:MOST_ROWS],
-        more_rows=max(0, len(rows) - MOST_ROWS),
+        rows=rows[:MAX_ROWS],
+        more_rows=max(0, len(rows) - MAX_ROWS),
         figures=[_picture(summary, figure) for figure in drawn],
     )
 
@@ -86,6 +86,6 @@ def _picture(summary: Summary, figure: FigureFile) -> dict[str, str]:
     return {
         "name": figure.path.stem,
         "title": figure.title,
-        "alternative": f"{figure.title}. {'; '.join(numbered[:MOST_DESCRIBED])}",
+        "alternative": f"{figure.title}. {'; '.join(numbered[:MAX_DESCRIBED])}",
         "svg": base64.b64encode(figure.path.with_suffix(".svg").read_bytes()).decode(),
     }

@@ -19,7 +19,9 @@ Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 # Bounds far beyond any measurement, within which statistics are finite.
 Seconds = Annotated[float, Field(gt=1e-9, lt=1e9)]
+PhaseSeconds = Annotated[float, Field(gt=-1e9, lt=1e9)]  # rounding may leave less than 0
 StepSeconds = Annotated[list[Seconds], Field(min_length=1)]
+Duration = Annotated[float, Field(ge=0, lt=1e9)]
 Cores = Annotated[float, Field(ge=0, lt=1e6)]
 Bytes = Annotated[int, Field(ge=0, lt=2**60)]
 Count = Annotated[int, Field(gt=0, lt=2**40)]
@@ -35,7 +37,7 @@ class Process:
     threads: Count
     process_cpu_seconds: float
     startup_seconds: float
-    samples: int = 0  # that a script's model receives in a step; 0: unknown
+    samples: Annotated[int, Field(ge=0, lt=2**40)] = 0  # that a script's model receives in a step; 0: unknown
     exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
     by_ddp: bool = False  # whether DistributedDataParallel does so, through its process group
     memory_bytes: Bytes | None = None  # that it shares with none, at its highest; None: not measured
@@ -52,8 +54,8 @@ class Arm:
     samples_per_step: Count  # of all processes together
     turn_seconds: Annotated[list[StepSeconds], Field(min_length=1)]  # of each timed step of each turn
     first_steps: list[int]  # of each turn, the number of its first timed step since the processes were started
-    phases: dict[str, list[list[float]]]  # of some steps, by name: the seconds of each process (steps, processes)
-    between_epochs_seconds: float  # what belongs to an epoch and to no step; 0 for a script, whose steps have it
+    phases: dict[str, list[list[PhaseSeconds]]]  # of some steps, by name, of each process: (steps, processes)
+    between_epochs_seconds: Duration  # what belongs to an epoch and to no step; 0 for a script, whose steps have it
     warmup_seconds: float  # of the untimed steps before the first turn
     parameters_sha256: str  # at the end of the last turn
     processes: Annotated[list[Process], Field(min_length=1)]
@@ -102,7 +104,7 @@ class Conditions:
 
     other_cores: Cores  # cores that programs other than ours used, as a mean over the block
     stolen_cores: Cores  # cores that a virtual machine's host gave to others
-    throttled_seconds: Annotated[float, Field(ge=0, lt=1e9)]  # for which the cgroup's CPU quota held processes back
+    throttled_seconds: Duration  # for which the cgroup's CPU quota held processes back
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

@@ -30,7 +30,7 @@ def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock:
             for optimizer in strategy.optimizers:
                 optimizer.lr = config.learning_rate(number)
             step(config, strategy, inputs, labels, batch, loss_sum)
-            if not clock.goes_on():
+            if not clock.end_step():
                 return
         yield loss_sum.item()
     clock.pause()

@@ -38,8 +38,8 @@ class Clock:
         """Return the batches of an epoch to train on; its first step comes next."""
         return batches
 
-    def goes_on(self) -> bool:
-        """Return whether the training goes on. Called after each step."""
+    def end_step(self) -> bool:
+        """Count a step that has ended; return whether the training goes on."""
         return True
 
     def pause(self) -> None:
@@ -84,8 +84,8 @@ class SegmentClock(Clock):
         self._strategy.recorder.start()
         return batches if len(batches[-1]) == len(batches[0]) else batches[:-1]
 
-    def goes_on(self) -> bool:
-        """Return whether there is another step, now or in the next turn."""
+    def end_step(self) -> bool:
+        """Time a step that has ended; return whether there is another, in this turn or in the next, after a sleep."""
         self._left -= 1
         now = time.perf_counter()
         self._seconds.append(now - self._last)

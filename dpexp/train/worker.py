@@ -17,7 +17,7 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import WorkerError
 from dpexp.machine.files import write_atomically
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, heartbeat
-from dpexp.processes.messages import MOST_PHASE_STEPS
+from dpexp.processes.messages import MAX_PHASE_STEPS
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.loop import train, warm_up
@@ -103,7 +103,7 @@ def _train_in_turns(
     clock = SegmentClock(strategy, work.config.measurement.phases, gate, notify)
     epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
     heartbeat.enter(REPORTING)
-    phases = strategy.recorder.phases(MOST_PHASE_STEPS)
+    phases = strategy.recorder.phases(MAX_PHASE_STEPS)
     return dataclasses.replace(
         report,
         phases={name: phases[name] for name in strategy.measured_phases},
@@ -131,7 +131,7 @@ def _train_whole(report: WorkerReport, work: Work, strategy: Strategy, model: nn
     heartbeat.enter(REPORTING)
     if work.checkpoint is not None and report.rank == 0:
         buffer = io.BytesIO()
-        torch.save({name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}, buffer)
+        torch.save({name: tensor.clone() for name, tensor in model.state_dict().items()}, buffer)
         write_atomically(work.checkpoint, buffer.getvalue())
     return dataclasses.replace(
         report,

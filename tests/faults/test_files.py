@@ -20,7 +20,7 @@ from deeds import Place
 from fault_helpers import faulty_model, run_job
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from results_helpers import result, write_sweep
+from results_helpers import changed, result, with_phases, write_sweep
 
 from dpexp.analysis.table import aggregate
 from dpexp.errors import ResultError
@@ -28,7 +28,7 @@ from dpexp.machine.files import remove_leftovers, write_atomically
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.report.writer import write_report
 from dpexp.results import storage
-from dpexp.results.phases import COMPUTE
+from dpexp.results.phases import COMPUTE, PHASES
 
 BASE = [override for override in TINY if not override.startswith("model.")]
 
@@ -145,8 +145,20 @@ def leaves(value, path=()):
             yield from leaves(inner, (*path, key))
 
 
+def explained(block):
+    """The same block, with the phases of steps and the samples that models receive."""
+    arms = {
+        name: with_phases(arm, *[dict.fromkeys(PHASES, 0.1)] * len(arm.processes)) for name, arm in block.arms.items()
+    }
+    for name, arm in arms.items():
+        arms[name] = replace(arm, processes=[replace(process, samples=64) for process in arm.processes])
+    return changed(block, **arms)
+
+
 GOOD = json.loads(
-    json.dumps(storage._ADAPTER.dump_python(result(seconds=[1.0, 1.0], baseline=[2.0, 2.0]), mode="json"))
+    json.dumps(
+        storage._ADAPTER.dump_python(result(seconds=[1.0, 1.0], baseline=[2.0, 2.0], change=explained), mode="json")
+    )
 )
 GOOD_TEXT = json.dumps(
     storage._ADAPTER.dump_python(result("workers=4", seconds=[1.0, 1.0], baseline=[2.0, 2.0]), mode="json")

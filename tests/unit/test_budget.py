@@ -183,7 +183,7 @@ def test_the_wait_for_the_fork_server_is_not_the_jobs(clock):
     config = tiny("measurement.max_seconds=10")
     job = Budget(config, None, "candidate")
     clock.now += 5.0
-    job.start_after(5.0)
+    job.exclude(5.0)
     assert job.done_fraction == 0
     clock.now += 5.0
     assert job.done_fraction == 0.5

@@ -6,7 +6,8 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
-from dpexp.config.compose import compose, compose_job, to_job, with_script
+from dpexp.config.compose import compose, compose_job, to_job
+from dpexp.config.overrides import with_script
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError
 
@@ -156,6 +157,28 @@ def test_settings_for_hydras_own_jobs_are_refused_where_they_would_do_nothing(se
         compose([setting], multirun=False)
 
 
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ("hydra.launcher._target_=x.Y", "one after the other"),
+        ("hydra.launcher=null", "one after the other"),
+        ("hydra.sweeper._target_=x.Y", "list the values"),
+    ],
+)
+def test_plugins_of_hydra_are_refused(setting, advice):
+    for multirun in (False, True):
+        with pytest.raises(ConfigError, match=f"leave it out; .*{advice}"):
+            compose([setting], multirun=multirun)
+
+
 def test_values_that_are_no_plain_words_can_be_swept():
     plan = compose(["data=arrays", "data.size=1000", "data.path=a.npz,café.npz"], multirun=True)
     assert [job.config.data.path.rpartition("/")[2] for job in plan.jobs] == ["a.npz", "café.npz"]
+
+
+def test_a_folder_of_ones_own_may_have_local_settings(tmp_path):
+    assert compose([], False, str(tmp_path)).jobs[0].config.threads_per_worker == 1
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local/default.yaml").write_text("threads_per_worker: 3\n")
+    assert compose([], False, str(tmp_path)).jobs[0].config.threads_per_worker == 3
+    assert compose(["threads_per_worker=2"], False, str(tmp_path)).jobs[0].config.threads_per_worker == 2

@@ -61,9 +61,7 @@ def test_beside_a_program_on_a_workers_core_all_commands_agree_with_the_quiet_ma
     assert all(one.shown == one.undisturbed and one.disturbed_share > 0.2 for one in found)
 
 
-CONSTANTS = (
-    "FASTEST PLATEAU MOST_CHANGE MUCH_LONGER WINDOW CLUSTERED SURE LEAST_SHARE REPEATED LEAST_CALM LONGER"
-).split()
+CONSTANTS = ("FASTEST PLATEAU MAX_CHANGE MUCH_LONGER WINDOW CLUSTERED SURE MIN_SHARE REPEATED MIN_CALM LONGER").split()
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
@@ -212,8 +210,8 @@ def test_no_step_below_the_moved_limit_is_no_plateau():
 
 def test_the_interval_includes_how_much_the_limit_matters(monkeypatch):
     before = found_in(spells, steady).undisturbed
-    monkeypatch.setattr(disturbance, "_change", lambda *arguments: disturbance.MOST_CHANGE)
+    monkeypatch.setattr(disturbance, "_change", lambda *arguments: disturbance.MAX_CHANGE)
     after = found_in(spells, steady).undisturbed
     assert after.value == before.value
-    of_limit = 2.2 * disturbance.MOST_CHANGE / math.sqrt(12)
+    of_limit = 2.2 * disturbance.MAX_CHANGE / math.sqrt(12)
     assert of_limit < after.precision < before.precision + 2 * of_limit

@@ -7,7 +7,6 @@ from dataclasses import replace
 from results_helpers import MACHINE, changed, result, write_sweep
 
 from dpexp.analysis.table import aggregate
-from dpexp.config.compose import compose
 from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.report.answer import answer, details
 
@@ -15,8 +14,8 @@ GIB = 2**30
 HERE = replace(MACHINE, memory_bytes=24 * GIB, cgroup_memory_bytes=None)
 
 
-def one(workers, seconds=1.0, memory=None, machine=HERE, strategy="ddp", baseline=1.2):
-    """A result of so many workers, who need so many GiB together; one process takes 1.2 s, and 0.9 GiB."""
+def one(workers, memory=None, machine=HERE):
+    """A result of so many workers, who need so many GiB together; one process needs 0.9 GiB."""
 
     def with_memory(block):
         own, alone = block.arms[CANDIDATE], block.arms[BASELINE]
@@ -28,8 +27,8 @@ def one(workers, seconds=1.0, memory=None, machine=HERE, strategy="ddp", baselin
             baseline=replace(alone, memory_bytes=int(0.9 * GIB)),
         )
 
-    overrides = [f"workers={workers}", f"strategy={strategy}", "data.size=5000"]
-    return result(*overrides, seconds=[seconds] * 3, baseline=[baseline] * 3, machine=machine, change=with_memory)
+    overrides = [f"workers={workers}", "strategy=ddp", "data.size=5000"]
+    return result(*overrides, seconds=[1.0] * 3, baseline=[1.2] * 3, machine=machine, change=with_memory)
 
 
 def summary(folder, *results):
@@ -64,14 +63,6 @@ def test_what_was_not_measured_is_not_said(tmp_path):
     found = summary(tmp_path, one(1), one(2))
     assert not said(found, "memory")
     assert found.table.memory_bytes.isna().all()
-
-
-def test_a_folder_of_ones_own_may_have_local_settings(tmp_path):
-    assert compose([], False, str(tmp_path)).jobs[0].config.threads_per_worker == 1
-    (tmp_path / "local").mkdir()
-    (tmp_path / "local/default.yaml").write_text("threads_per_worker: 3\n")
-    assert compose([], False, str(tmp_path)).jobs[0].config.threads_per_worker == 3
-    assert compose(["threads_per_worker=2"], False, str(tmp_path)).jobs[0].config.threads_per_worker == 2
 
 
 def test_room_for_more_workers_than_are_allowed_is_not_told(tmp_path):

@@ -156,15 +156,15 @@ def test_the_error_of_the_check_widens_the_band():
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
-        ((2, 4, 8), "is highest at 4 workers: beyond that, another worker costs more than it gains"),
-        ((2, 4), "still rises at 4 workers: more may pay, too"),
-        ((4, 8), "falls from 4 workers on: another worker costs more than it gains"),
+        ((2, 4, 8), "4: somewhat beyond, another worker costs more than it gains"),
+        ((2, 4), "4: more may pay better"),
+        ((4, 8), "4: fewer may pay better"),
     ],
 )
 def test_the_best_tradeoff_is_where_speedup_times_efficiency_is_highest(counts, sentence):
     speedups = {2: 1.9, 4: 3.2, 8: 4.0}  # times efficiency: 1.8, 2.6, 2.0
     projections = [Projection(count, 1, Estimate(speedups[count], math.nan, math.nan), 1.0, {}) for count in counts]
-    assert describe_tradeoff(projections) == f"speedup x efficiency {sentence}"
+    assert describe_tradeoff(projections) == f"of these worker counts, speedup x efficiency is highest at {sentence}"
 
 
 def test_a_line_of_a_single_point_is_proportional():

@@ -15,7 +15,7 @@ from torch import nn
 
 from dpexp.launchers.command_processes import STARTUP
 from dpexp.measurement.script_trainer import _phases, _split
-from dpexp.processes.messages import MOST_PHASE_STEPS
+from dpexp.processes.messages import MAX_PHASE_STEPS
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_the_clock_goes_on_with_the_optimizer_that_steps_when_the_first_has_reti
     instrument, steps = ticking((0, 4, False), (0, 1, False))
     first, second = optimizer(), optimizer()
     steps(first, 3, 1.0)
-    steps(second, now.module.MOST_OTHER_STEPS + 1, 7.0)
+    steps(second, now.module.MAX_OTHER_STEPS + 1, 7.0)
     assert instrument.reports == ["hello"]
     steps(second, 2, 5.0)
     assert seconds(instrument.reports[1]) == [1, 1, 5, 5]
@@ -310,7 +310,7 @@ def test_an_optimizer_beside_the_first_is_no_clock(ticking, now):
     first, second = optimizer(), optimizer()
     steps(first, 1, 1.0)
     for _ in range(3):
-        steps(second, now.module.MOST_OTHER_STEPS, 0.1)
+        steps(second, now.module.MAX_OTHER_STEPS, 0.1)
         steps(first, 1, 1.0)
     assert seconds(instrument.reports[1]) == pytest.approx([3, 3, 3])
 
@@ -319,7 +319,7 @@ def test_a_trace_goes_on_with_the_next_optimizer_too(ticking, now):
     instrument, steps = ticking((0, 3, True), (0, 1, False))
     steps(optimizer(), 2, 1.0)
     second = optimizer()
-    steps(second, now.module.MOST_OTHER_STEPS + 1, 7.0)
+    steps(second, now.module.MAX_OTHER_STEPS + 1, 7.0)
     steps(second, 2, 5.0)
     (times, traced) = instrument.reports[1]
     assert [sum(step[:3]) for step in traced] == [1, 5, 5] == seconds((times,))
@@ -385,7 +385,7 @@ def test_where_waiting_is_mostly_known_it_counts_as_none_in_the_other_steps(tmp_
 def test_of_many_traced_steps_an_even_choice_is_kept(tmp_path):
     turns = [[[(float(number), 50.0, 0.0, [])]] for number in range(1001)]
     data = _phases(turns)["data"]
-    assert (len(data), data[0], data[-1]) == (MOST_PHASE_STEPS, [0.0], [1000.0])
+    assert (len(data), data[0], data[-1]) == (MAX_PHASE_STEPS, [0.0], [1000.0])
     assert _phases([]) == {}
 
 

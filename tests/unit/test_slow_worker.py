@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from results_helpers import arm_of
 
-from dpexp.analysis.slow_worker import LEAST_STEPS, find_slow_worker
+from dpexp.analysis.slow_worker import MIN_STEPS, find_slow_worker
 from dpexp.results.phases import USEFUL
 from dpexp.results.schema import Arm
 
@@ -153,7 +153,7 @@ def test_steps_that_a_slow_core_makes_longer_are_no_samples_that_differ():
 
 def test_of_a_few_steps_nobody_is_named():
     random = np.random.default_rng(0)
-    few = delayed(useful(random, steps=LEAST_STEPS - 1), 1, "data")
+    few = delayed(useful(random, steps=MIN_STEPS - 1), 1, "data")
     assert find_slow_worker([arm(few)], []) == {}
 
 

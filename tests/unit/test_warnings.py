@@ -13,7 +13,7 @@ from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.ratios import compare
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table import aggregate
-from dpexp.analysis.warnings import LEAST_TURNS, warnings
+from dpexp.analysis.warnings import MIN_TURNS, warnings
 from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.report.answer import answer
 
@@ -166,7 +166,7 @@ def test_jobs_that_looked_for_the_best_sequential_process_count_beside_those_tha
 
 
 def test_enough_turns_are_no_reason_for_doubt():
-    assert TURNS > LEAST_TURNS
+    assert TURNS > MIN_TURNS
 
 
 def of_script(samples, exchanges=False, scope="per_worker"):

@@ -11,7 +11,7 @@ from dpexp.analysis.table_row import Row
 from dpexp.errors import counted
 
 DRAWS = 10_000
-LEAST_REGRET = 0.0005  # of the time, that is reported
+MIN_REGRET = 0.0005  # of the time, that is reported
 TOLERANCE, SURE = 0.05, 0.95  # a choice with fewer threads is named if it is SURE to take at most TOLERANCE more time
 
 
@@ -30,7 +30,7 @@ class Choice:
     def __str__(self) -> str:
         sure = f"{100 * self.probability:.0f} %" if self.probability < 0.995 else "more than 99 %"
         text = f"{self.name}, with a probability of {sure} (compared: {', '.join(self.options)})"
-        if self.regret >= LEAST_REGRET:
+        if self.regret >= MIN_REGRET:
             text += f"; if another is faster, that costs {100 * self.regret:.1f} % of the time on average"
         if self.cheaper is not None:
             text += f"; {self.cheaper}, with fewer threads, is at most {100 * TOLERANCE:.0f} % slower"

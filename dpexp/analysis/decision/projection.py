@@ -79,7 +79,7 @@ class StepModel:
         if first is None or not first.baseline_compute or not first.baseline_phases:
             raise ValueError("no row without oversubscription has the phases of one process and of several workers")
         self._compute = np.sort(first.baseline_compute)
-        self.first = first  # whose baseline is used
+        self._first = first  # whose baseline is used
         self._step = first.baseline_step_seconds
         self._computed_share = first.baseline_phases["compute"] / sum(first.baseline_phases.values())
         self._same_batch = first.batch_scope == "global"
@@ -126,7 +126,7 @@ class StepModel:
     def _waits(self, workers: int, useful: float) -> tuple[float, float]:
         """Return the least and the most seconds of a step that a worker waits for the slowest one."""
         calm = self._compute
-        if self.first.disturbed_share > 0:  # then `useful` is of undisturbed steps, too
+        if self._first.disturbed_share > 0:  # then `useful` is of undisturbed steps, too
             calm = calm[calm <= LONGER * np.quantile(calm, FASTEST)]
         least, most = (mean_of_slowest(workers, seconds) / calm.mean() - 1 for seconds in (calm, self._compute))
         return useful * self._computed_share * least, useful * self._computed_share * most

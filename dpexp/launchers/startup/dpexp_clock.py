@@ -25,7 +25,7 @@ from dpexp_trace import Samples, Trace  # type: ignore[import-not-found] # besid
 
 ADDRESS = "DPEXP_SCRIPT_SOCKET"
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
-MOST_OTHER_STEPS = 20  # of other optimizers after a step of the clock's; beyond, it has retired
+MAX_OTHER_STEPS = 20  # of other optimizers after a step of the clock's; beyond, it has retired
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
 
 
@@ -65,7 +65,7 @@ class Clock:
         if optimizer is not self._optimizer:
             if self._optimizer is not None:
                 self._other_steps += 1
-                if self._other_steps > MOST_OTHER_STEPS:
+                if self._other_steps > MAX_OTHER_STEPS:
                     self._follow(optimizer)
                 return
             self._optimizer, self._times = optimizer, [0.0]

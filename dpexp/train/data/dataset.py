@@ -17,7 +17,7 @@ from dpexp.train.data.arrays import GREY, array_splits, kind
 from dpexp.train.data.sharding import subset
 from dpexp.train.data.sources import mnist_split, synthetic_splits, torchvision_split
 
-MOST_COPIED_BYTES = 2**29
+MAX_COPIED_BYTES = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Dataset:
 
     def copy_elsewhere(self) -> Dataset:
         """Return a copy in other memory if that is cheap, else this data set."""
-        small = sum(tensor.nbytes for tensor in self.tensors.values()) <= MOST_COPIED_BYTES
+        small = sum(tensor.nbytes for tensor in self.tensors.values()) <= MAX_COPIED_BYTES
         return dataclasses.replace(self, tensors=SharedTensors.copy_of(self.tensors)) if small else self
 
     @property

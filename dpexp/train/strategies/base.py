@@ -92,12 +92,13 @@ class Emulated(Strategy):
     def _connect(self, shared: Any) -> None:
         self._models += [copy.deepcopy(self._models[0]) for _ in range(self._config.workers - 1)]
         self.replicas = tuple(Replica(rank, model) for rank, model in enumerate(self._models))
-        self._updated = self.trained = [[p for p in model.parameters() if p.requires_grad] for model in self._models]
+        self._trained = [[p for p in model.parameters() if p.requires_grad] for model in self._models]
+        self._updated = self._trained
 
     def update(self) -> None:
         """Sum the gradients in rank order; each replica's optimizer gets a copy."""
         self.recorder.enter(COMMUNICATE)
-        totals, *others = [take_gradients(parameters) for parameters in self.trained]
+        totals, *others = [take_gradients(parameters) for parameters in self._trained]
         for gradients in others:
             for total, gradient in zip(totals, gradients, strict=True):
                 total += gradient

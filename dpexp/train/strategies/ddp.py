@@ -29,7 +29,7 @@ class Ddp(Strategy):
     def _connect(self, shared: Rendezvous) -> None:
         config, rank, model = self._config, self.replicas[0].rank, self._models[0]
         assert isinstance(config.strategy, DdpConfig)
-        shared.join("gloo", rank, config.workers)
+        shared.join(rank, config.workers)
         with warnings.catch_warnings():  # the new name of `broadcast_buffers` isn't known to older versions of torch
             warnings.simplefilter("ignore", FutureWarning)
             self._wrapped = DistributedDataParallel(
@@ -37,7 +37,7 @@ class Ddp(Strategy):
             )
         self.team: Team | None = None  # where the ranks share memory
         if config.strategy.exchange == "shared_memory":
-            self.team = Team(self._wrapped.process_group, average=False, only=True)
+            self.team = Team(self._wrapped.process_group, average=False, always=True)
         self._wrapped.register_comm_hook(self, _sum)
         self.last_bucket_started = math.inf
         self.replicas = (Replica(rank, self._wrapped),)

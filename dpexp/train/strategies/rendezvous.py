@@ -35,12 +35,12 @@ class Rendezvous:
         server = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
         return [cls(LOOPBACK, server.port, "group", server)] * ranks
 
-    def join(self, backend: str, rank: int, world_size: int) -> PrefixStore:
-        """Join torch's default process group; return the store."""
+    def join(self, rank: int, world_size: int) -> PrefixStore:
+        """Join torch's default process group, over gloo; return the store."""
         if self.host == LOOPBACK:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         store = PrefixStore(self.prefix, TCPStore(self.host, self.port, is_master=False))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
         return store
 
 

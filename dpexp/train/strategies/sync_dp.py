@@ -23,7 +23,7 @@ from dpexp.train.strategies.base import Strategy
 from dpexp.train.strategies.core_sharing import CoreTurn, group_count, stay_on_a_core
 from dpexp.train.strategies.reduce_scatter import ReduceScatter, move
 
-MOST_BROADCAST = 8  # numbers at once
+MAX_BROADCAST = 8  # numbers at once
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SyncDataParallel(Strategy):
         layout: Layout = {
             "parameters": ((elements,), dtype),
             "gradients": ((groups, elements), dtype),
-            "broadcast": ((MOST_BROADCAST,), torch.int64),
+            "broadcast": ((MAX_BROADCAST,), torch.int64),
         }
         arena = SharedTensors.allocate(layout)
         members = BarrierMember.create(config.workers, spin_seconds(config.busy_threads))
@@ -90,7 +90,10 @@ class SyncDataParallel(Strategy):
             self._turn.wait()
 
     def update(self) -> None:
-        """Publish the gradient, sum a chunk of all gradients and update that: of ranks that share a core, the last."""
+        """Publish this rank's gradient, then sum one chunk of all gradients, and update those parameters.
+
+        Of ranks that share a core, only the last one sums and updates.
+        """
         self.recorder.enter(COMMUNICATE)
         self._reduction.publish()
         if self._turn is None or self._turn.is_last:

@@ -1,0 +1,79 @@
+"""Overrides as they are typed: each parsed, a script's command among them, and the values of a sweep."""
+
+import contextlib
+import re
+import shlex
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from dpexp.config.explain import close_matches
+from dpexp.config.yaml_files import config_groups
+from dpexp.errors import ConfigError
+
+COMMANDS = ("script.command", "script.baseline_command")  # their commas and braces are not Hydra's
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+
+
+def parse(text: str) -> Override:
+    """Parse one override with Hydra; a value that Hydra's grammar refuses is taken as text. Raises ConfigError."""
+    key, sign, value = (part.strip() for part in text.partition("="))
+    name = key.lstrip("+~")
+    if not name or (not sign and not key.startswith("~")):
+        raise ConfigError(f"{text!r}: write key=value, such as workers=2, without spaces")
+    if name.endswith(".name") and name.removesuffix(".name") in config_groups():
+        group = name.removesuffix(".name")
+        raise ConfigError(f"{name}={value}: write {group}={value}, which brings its settings along")
+    if name in FOLDERS and not value:
+        raise ConfigError(f"{name}=: an empty name would write into the current folder; name another one")
+    parser = OverridesParser.create()
+    is_command = name in COMMANDS and value[:1] not in ("'", '"')
+    parts = [value] if is_command or not all(value.split(",")) else value.split(",")
+    as_text = f"{key}={','.join(map(_quoted, parts))}"
+    for spelling in (as_text,) if is_command else (f"{key}{sign}{value}", as_text):
+        with contextlib.suppress(HydraException, RecursionError):
+            parsed = parser.parse_override(spelling)
+            is_name = parsed.is_sweep_override() or isinstance(parsed.value(), str | list)
+            if name not in config_groups() or is_name:  # else a number, or null, which is no choice
+                return parsed
+    raise ConfigError(f"{name}: no such key{close_matches(name)}")
+
+
+def with_script(arguments: Sequence[str]) -> list[str]:
+    """Replace a script's command after `--` in the arguments by the setting script.command.
+
+    The spelling of earlier versions (strategy=script strategy.command=...) is understood, too.
+    """
+    at = list(arguments).index("--") if "--" in arguments else len(arguments)
+    words = [re.sub(r"^strategy\.(baseline_)?command=", r"script.\1command=", word) for word in arguments[:at]]
+    words = [word for word in words if word != "strategy=script"]
+    if at == len(arguments):
+        return words
+    command = shlex.join(arguments[at + 1 :]).replace("${", "\\${")  # which is not OmegaConf's here
+    return [*words, f"script.command={_quoted(command)}"]
+
+
+def _quoted(value: str) -> str:
+    return str(QuotedString(value, Quote.single).with_quotes())
+
+
+def expand_sweep(override: Override) -> list[str]:
+    """Return the single-job overrides of a sweep override; any other override is returned alone. Raises ConfigError."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{override.input_line}: list the values of a sweep, as in workers=1,2,4")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def with_baseline_arguments(overrides: Sequence[Override]) -> list[Override]:
+    """Give the baseline of all jobs of a sweep the first value of each swept argument, so that speedups compare."""
+    swept = [
+        override
+        for override in overrides
+        if override.is_discrete_sweep() and override.key_or_group.startswith("script.arguments.")
+    ]
+    firsts = [expand_sweep(override)[0].lstrip("+").removeprefix("script.") for override in swept]
+    return [*(parse(f"script.baseline_{first}") for first in firsts), *overrides]
