@@ -92,7 +92,7 @@ def test_folders_stay_small():
 
 
 def test_hydra_is_known_at_the_edge_only():
-    edge = {"cli/hydra_commands", "config/compose", "config/explain", "config/yaml_files"}
+    edge = {"cli/hydra_commands", "config/compose", "config/overrides", "config/explain", "config/yaml_files"}
     assert users("hydra") | users("omegaconf") == edge
 
 

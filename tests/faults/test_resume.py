@@ -201,11 +201,20 @@ def test_a_file_that_changed_is_named_and_the_result_stays(tmp_path, with_files,
     good = (folder / storage.FILE_NAME).read_bytes()
     with (tmp_path / CHANGES[name]).open("ab") as file:
         file.write(b"\n")
-    with pytest.raises(
-        ConfigError, match=f"{name} changed since this job was measured; restore the old files, or start a new sweep"
-    ):
+    with pytest.raises(ConfigError, match=f"{name} changed since this job was measured; restore the old files, or"):
         run_config(config, folder, resume=True)
     assert (folder / storage.FILE_NAME).read_bytes() == good
+
+
+def test_a_job_without_a_block_is_measured_when_the_mistake_in_its_model_is_mended(tmp_path, with_files):
+    config, folder = composed(*with_files), tmp_path / "out"
+    folder.mkdir()
+    (tmp_path / "model_that_changes.py").write_text("raise RuntimeError('no such luck')")
+    with pytest.raises(ConfigError, match="no such luck"):
+        run_config(config, folder)
+    assert storage.read(folder / storage.FILE_NAME).status == "failed"
+    (tmp_path / "model_that_changes.py").write_text(MODEL)
+    assert run_config(config, folder, resume=True)
 
 
 def test_a_builder_that_is_not_importable_here_is_refused(dpexp, tmp_path, with_files, monkeypatch):
