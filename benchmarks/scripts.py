@@ -13,8 +13,8 @@ from rich.table import Table
 from benchmarks import cases
 from benchmarks.setup import command, out, progress, shown
 from dpexp.analysis.intervals import geometric_mean
+from dpexp.phases import PHASES
 from dpexp.report.sentences import largest_loss
-from dpexp.results.phases import PHASES
 
 PEER = "benchmarks/script_peer.py"
 LAUNCHED = f"torchrun --standalone --nproc-per-node={{workers}} {PEER}"

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dpexp.phases import DATA, PHASES
 from dpexp.processes import heartbeat
 from dpexp.processes.heartbeat import STAGES, STARTING, TRAINING, WARMING_UP
-from dpexp.results.phases import DATA, PHASES
 from dpexp.train import worker
 
 STEPS = {WARMING_UP: 2, TRAINING: 10}  # of the tiny job's whole training; a segment has no warm-up, and more steps

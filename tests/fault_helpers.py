@@ -19,8 +19,8 @@ from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
 from dpexp.measurement import job
 from dpexp.measurement.user_files import fingerprint
+from dpexp.phases import COMPUTE, PHASES, WAIT
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, STARTING, TRAINING, WAITING, WARMING_UP
-from dpexp.results.phases import COMPUTE, PHASES, WAIT
 from dpexp.train import worker
 
 ROOT = Path(__file__).resolve().parent.parent

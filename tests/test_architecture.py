@@ -15,7 +15,7 @@ PACKAGE = Path(dpexp.__file__).parent
 
 # A package imports from those on lines above its own, and from itself; its __main__ is a program, above all packages.
 ORDER = """
-errors
+errors phases
 machine
 config
 results

@@ -9,8 +9,8 @@ import pytest
 from conftest import tiny
 
 from dpexp.launchers.local import LocalLauncher
+from dpexp.phases import COMPUTE, DATA, PHASES, UPDATE
 from dpexp.processes.messages import MAX_PHASE_STEPS, Turn
-from dpexp.results.phases import COMPUTE, DATA, PHASES, UPDATE
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.recorder import Recorder

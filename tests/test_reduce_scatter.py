@@ -9,10 +9,10 @@ from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpexp.phases import COMMUNICATE
 from dpexp.processes import launch
 from dpexp.processes.shared_memory import chunk_bounds
 from dpexp.processes.world import WorldSpec
-from dpexp.results.phases import COMMUNICATE
 from dpexp.train import loop
 from dpexp.train.data.dataset import load
 from dpexp.train.models import architectures

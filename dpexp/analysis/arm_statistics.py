@@ -12,7 +12,7 @@ from dpexp.analysis.efficiency import Seconds
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Pooled, step_seconds
 from dpexp.config.job import JobConfig
-from dpexp.results.phases import PHASES
+from dpexp.phases import PHASES
 from dpexp.results.schema import Arm, Block, Training
 
 MIN_RECORDED = 6  # steps, to tell where their time goes

@@ -10,7 +10,7 @@ which is recorded in every step: before anything is communicated, and after it.
 import math
 from collections.abc import Mapping, Sequence
 
-from dpexp.results.phases import USEFUL
+from dpexp.phases import USEFUL
 
 Seconds = Mapping[str, float]
 """The seconds of a step of one process, by phase."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dpexp.analysis.ratios import log_seconds, pooled_blocks
-from dpexp.results.phases import USEFUL
+from dpexp.phases import USEFUL
 from dpexp.results.schema import Arm
 
 MIN_STEPS = 12  # that were recorded

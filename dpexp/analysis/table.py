@@ -21,9 +21,9 @@ from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import warnings
 from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY, JobConfig
 from dpexp.errors import ResultError
+from dpexp.phases import PHASES, USEFUL
 from dpexp.results import series
 from dpexp.results.jobs import MeasuredJob, Unreadable, read_jobs, refuse_mixed_machines
-from dpexp.results.phases import PHASES, USEFUL
 from dpexp.results.series import Member
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from dpexp.analysis.efficiency import Seconds
 from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.errors import counted
-from dpexp.results.phases import PHASES, USEFUL
+from dpexp.phases import PHASES, USEFUL
 from dpexp.results.schema import Warning
 
 

@@ -22,9 +22,9 @@ from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
 from dpexp.measurement import job
+from dpexp.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
 from dpexp.report import terminal
 from dpexp.report.command import FAILED, Parser, command, measuring_alone
-from dpexp.results.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
 from dpexp.results.schema import Block
 from dpexp.train.recorder import Recorder
 

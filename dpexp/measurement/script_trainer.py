@@ -18,8 +18,8 @@ from dpexp.launchers.command_processes import Command
 from dpexp.launchers.command_world import Trace, World
 from dpexp.launchers.commands import Hosts, started
 from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
+from dpexp.phases import PHASES
 from dpexp.processes.messages import MAX_PHASE_STEPS, Turn
-from dpexp.results.phases import PHASES
 from dpexp.results.schema import Arm, Process
 from dpexp.results.storage import write_errors
 

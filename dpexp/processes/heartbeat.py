@@ -8,8 +8,8 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from dpexp.phases import PHASES
 from dpexp.processes.descriptors import Descriptor
-from dpexp.results.phases import PHASES
 
 STAGES = (
     "starting",

@@ -9,7 +9,7 @@ from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row, largest_of_each_series
 from dpexp.errors import counted
-from dpexp.results.phases import USEFUL
+from dpexp.phases import USEFUL
 from dpexp.results.schema import Warning
 
 MIN_LOSS = 0.03  # that is reported

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from dpexp.config.experiment import AnyConfig
 from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
-from dpexp.results.phases import PHASES
+from dpexp.phases import PHASES
 
 VERSION: Final = 12
 Status = Literal["ok", "failed", "diverged", "unfinished"]

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.phases import COMPUTE, DATA
 from dpexp.processes.heartbeat import WARMING_UP, heartbeat
-from dpexp.results.phases import COMPUTE, DATA
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.data.sharding import epoch_order, shard
 from dpexp.train.strategies import Strategy

@@ -5,8 +5,8 @@ from array import array
 
 import numpy as np
 
+from dpexp.phases import DATA, PHASES
 from dpexp.processes.heartbeat import heartbeat
-from dpexp.results.phases import DATA, PHASES
 
 
 class Recorder:

@@ -25,10 +25,10 @@ from results_helpers import changed, result, with_phases, write_sweep
 from dpexp.analysis.table import aggregate
 from dpexp.errors import ResultError
 from dpexp.machine.files import remove_leftovers, write_atomically
+from dpexp.phases import COMPUTE, PHASES
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.report.writer import write_report
 from dpexp.results import storage
-from dpexp.results.phases import COMPUTE, PHASES
 
 BASE = [override for override in TINY if not override.startswith("model.")]
 

@@ -19,9 +19,9 @@ from deeds import Place
 from fault_helpers import IN_ONE_PIECE, ROOT, children, faulty_model, in_turns, marked, places, segment_places
 from programs import Program
 
+from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import STARTING, TRAINING
 from dpexp.results import storage
-from dpexp.results.phases import COMPUTE
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 BASE = [override for override in TINY if not override.startswith("model.")]

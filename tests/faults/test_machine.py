@@ -28,10 +28,10 @@ from dpexp.analysis.warnings import OTHER_CORES
 from dpexp.cli import app
 from dpexp.errors import DataError, WorkerError
 from dpexp.machine import environment
+from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
-from dpexp.results.phases import COMPUTE
 from dpexp.train.data.dataset import load
 
 OWN = [override for override in TINY if not override.startswith("model.")]

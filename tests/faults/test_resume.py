@@ -23,9 +23,9 @@ from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.files import lock_folder
 from dpexp.measurement import job
+from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.results import storage
-from dpexp.results.phases import COMPUTE
 
 OWN = [override for override in TINY if not override.startswith("model.")]
 SWEEP = [*TINY, "workers=1,2", "measurement.baseline=none", "measurement.phases=false"]  # few figures to draw

@@ -14,11 +14,11 @@ from fault_helpers import IN_ONE_PIECE, Faulty, children, descriptors, places, r
 
 from benchmarks.endurance import shared_names
 from dpexp.errors import WorkerError
+from dpexp.phases import COMMUNICATE, COMPUTE, WAIT
 from dpexp.processes import launch, waiting
 from dpexp.processes.heartbeat import EVALUATING, TRAINING, WAITING
 from dpexp.processes.world import RemoteRanks, WorldSpec
 from dpexp.results import storage
-from dpexp.results.phases import COMMUNICATE, COMPUTE, WAIT
 from dpexp.train.strategies import core_sharing
 
 KINDS = {"in turns": True, "in one piece": False}

@@ -22,8 +22,8 @@ from dpexp.analysis.decision.projection import (
 )
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table_row import Row
+from dpexp.phases import PHASES
 from dpexp.project import describe_tradeoff, main
-from dpexp.results.phases import PHASES
 
 LINK = Link.parse("1Gbit/s,1ms")
 STEADY = ((1.0, 100),)

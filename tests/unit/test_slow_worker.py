@@ -9,7 +9,7 @@ import pytest
 from results_helpers import arm_of
 
 from dpexp.analysis.slow_worker import MIN_STEPS, find_slow_worker
-from dpexp.results.phases import USEFUL
+from dpexp.phases import USEFUL
 from dpexp.results.schema import Arm
 
 USUAL = {"data": 0.3e-3, "compute": 2e-3, "update": 0.2e-3}

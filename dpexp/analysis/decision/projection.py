@@ -19,7 +19,7 @@ from dpexp.analysis.disturbance import FASTEST, LONGER
 from dpexp.analysis.efficiency import useful_seconds
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table_row import Row
-from dpexp.results.phases import PHASES
+from dpexp.phases import PHASES
 
 WIDEST = 5.0  # the ends of a band that is worth telling, one over the other
 FURTHER = 4  # times the most workers that were measured: what the report projects to

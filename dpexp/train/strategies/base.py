@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.phases import COMMUNICATE, PHASES, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.results.phases import COMMUNICATE, PHASES, UPDATE
 from dpexp.train.models.optimizers import Optimizer, take_gradients
 from dpexp.train.recorder import Recorder
 

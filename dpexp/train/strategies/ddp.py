@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.strategies import DdpConfig
 from dpexp.exchange import Team
+from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.results.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.train.models.optimizers import take_gradients
 from dpexp.train.strategies.base import Replica, Strategy
 from dpexp.train.strategies.rendezvous import Rendezvous

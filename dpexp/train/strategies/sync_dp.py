@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 
 from dpexp.config.experiment import ExperimentConfig
+from dpexp.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.processes.barrier import BarrierMember, spin_seconds
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
-from dpexp.results.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.train.strategies.base import Strategy
 from dpexp.train.strategies.core_sharing import CoreTurn, group_count, stay_on_a_core
 from dpexp.train.strategies.reduce_scatter import ReduceScatter, move
