@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -117,7 +117,7 @@ def measure_in_turns(
     with open_trainer(configs[first], folder, launcher or LocalLauncher()) as trainer:
         trainer.get_ready()
         budget = Budget(configs[first], baseline=last, candidate=first)
-        blocks = measure(trainer, configs, budget, on_progress=on_progress)
+        blocks = measure(trainer, lambda blocks: configs, budget, on_progress=on_progress)
         return [block for block in blocks if not block.warmup]
 
 
@@ -136,22 +136,27 @@ def _measure_blocks(
     left out, unless the job asked for it.
     """
     is_requested = budget.measurement.shared_memory == "always"
-    earlier = record.result.kept_blocks()
-    if in_memory is not None and (is_requested or any(_loses_by_exchange(in_memory, block) for block in earlier)):
-        variants[IN_MEMORY] = in_memory
+    has_failed = False
+
+    def choose_arms(blocks: Sequence[Block]) -> Mapping[str, JobConfig]:
+        if in_memory is None or has_failed:
+            return variants
+        shares_memory = is_requested or any(
+            IN_MEMORY in block.arms or _loses_by_exchange(in_memory, block) for block in blocks
+        )
+        return variants | ({IN_MEMORY: in_memory} if shares_memory else {})
+
     while True:
         finished = time.perf_counter()
         try:
-            for block in measure(trainer, variants, budget, record.result.kept_blocks(), on_progress, on_warm):
+            for block in measure(trainer, choose_arms, budget, record.result.kept_blocks(), on_progress, on_warm):
                 yield block
                 finished = time.perf_counter()
-                if in_memory is not None and _loses_by_exchange(in_memory, block):
-                    variants[IN_MEMORY] = in_memory
             return
         except WorkerError as error:
-            if is_requested or variants.pop(IN_MEMORY, None) is None:
+            if is_requested or IN_MEMORY not in choose_arms(record.result.kept_blocks()):
                 raise
-            in_memory = None
+            has_failed = True
             budget.exclude(time.perf_counter() - finished)  # the job's time doesn't include the failed block
             _log.warning("gradients in shared memory are not measured: %s", error)
 

@@ -19,10 +19,13 @@ OnProgress = Callable[[str, float], None]
 OnWarm = Callable[[Mapping[str, TimedSteps]], float]
 """Receives the arms after their warm-up; returns the seconds that the job needs after its last block."""
 
+ChooseArms = Callable[[Sequence[Block]], Mapping[str, JobConfig]]
+"""Receives the blocks so far that count; returns the arms of the next block."""
+
 
 def measure(
     trainer: Trainer,
-    variants: Mapping[str, JobConfig],
+    choose_arms: ChooseArms,
     budget: Budget,
     earlier: Sequence[Block] = (),
     on_progress: OnProgress = lambda text, done: None,
@@ -31,12 +34,13 @@ def measure(
     """Yield each block of the arms as soon as it is finished, discarded ones first. Raises WorkerError.
 
     The order of the arms alternates, so that a drift of the machine's speed favours no arm. `earlier` are blocks from
-    before an interruption. `variants` may be changed between blocks.
+    before an interruption.
     """
     settings, kept, discarded = budget.measurement, list(earlier), 0
     while discarded < settings.warmup or not budget.is_over(kept):
         warmup = discarded < settings.warmup  # anew after an interruption: the machine is cold again
         watch, started = Watch(), time.monotonic()
+        variants = choose_arms(kept)
         names = sorted(variants, reverse=(len(kept) + discarded) % 2 == 1)
         on_progress(f"block {len(kept) + 1}", budget.done_fraction)
         with trainer.running({name: variants[name] for name in names}) as running:

@@ -86,7 +86,7 @@ def measured(clock, machine, *overrides, reserved=0.0):
     blocks = list(
         measure(
             machine,
-            variants,
+            lambda blocks: variants,
             job,
             on_progress=lambda text, done: shares.append(done),
             on_warm=lambda step_seconds: reserved,
@@ -212,7 +212,7 @@ def block_length(clock, start_seconds, noise):
     job = Budget(config, "baseline", "candidate")
     machine = Machine(clock, start_seconds, noise=noise, start_noise=0.0, baseline=0.001, candidate=0.001)
     variants = {"candidate": config, "baseline": config.baseline()}
-    block = next(measure(machine, variants, job))
+    block = next(measure(machine, lambda blocks: variants, job))
     return sum(arm.seconds for arm in block.arms.values()), block
 
 
