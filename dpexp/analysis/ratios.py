@@ -40,8 +40,8 @@ class LogRatio:
 
     log: float
     shifts: np.ndarray
-    steps: float  # that it comes from, as of one arm
-    groups: int  # that have such steps
+    steps: float  # number of steps per arm
+    groups: int  # number of groups that have steps
 
     @property
     def variance(self) -> float:
@@ -173,8 +173,8 @@ class Comparison:
     overall: Estimate = UNKNOWN
     undisturbed: Estimate | None = None
     limits: tuple[float, float] = NO_LIMITS
-    disturbed_share: float = 0.0  # of steps, in the arm with more of them
-    blocks: Sequence[Block] = ()  # that `shown` comes from
+    disturbed_share: float = 0.0  # share of disturbed steps, in the arm with more of them
+    blocks: Sequence[Block] = ()  # the blocks that `shown` is computed from
 
     @property
     def shown(self) -> Estimate:

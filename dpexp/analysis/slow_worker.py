@@ -14,7 +14,7 @@ from dpexp.analysis.ratios import log_seconds, pooled_blocks
 from dpexp.phases import USEFUL
 from dpexp.results.schema import Arm
 
-MIN_STEPS = 12  # that were recorded
+MIN_STEPS = 12  # recorded steps
 MIN_DELAY = 0.03  # of a step
 MAX_STEPS = 0.5  # share of the steps: in more of them, a phase of a slow worker takes longer
 MIN_SHARE = 0.25  # of the steps, which it delays: where workers share cores, another one may be later still

@@ -34,7 +34,7 @@ class Summary:
     rows: list[Row]
     machine: str | None  # None when no job succeeded
     usable_cores: int | None
-    memory_bytes: int | None = None  # of the machine, or the cgroup's limit
+    memory_bytes: int | None = None  # memory of the machine, or the cgroup's limit
     jobs: Sequence[MeasuredJob] = ()  # the good ones
 
     @functools.cached_property

@@ -30,7 +30,7 @@ class Row:
     data: str | None = None
     data_size: int | None = None  # training samples of an epoch, of all workers together
     data_scope: str | None = None
-    exchange: str = ""  # of gradients by DistributedDataParallel: gloo, shared_memory, or as a script does
+    exchange: str = ""  # how DistributedDataParallel exchanges: gloo, shared_memory, as a script does
     batch_scope: str | None = None
     local_batch_size: int | None = None
     global_batch_size: int | None = None
@@ -39,29 +39,29 @@ class Row:
     updates: int | None = None
     baseline_updates: int | None = None
     repeats: int | None = None  # blocks that count
-    seconds: Estimate = UNKNOWN  # of one training: its updates times the time of a step, and what belongs to epochs
+    seconds: Estimate = UNKNOWN  # time of a training: its updates times the time of a step, and the time between epochs
     overall_seconds: float = math.nan  # the same, with all time counted
-    trained_seconds: float = math.nan  # of whole trainings in one piece: the mean
+    trained_seconds: float = math.nan  # mean time of whole trainings
     samples_per_second: float = math.nan
-    baseline_threads: int | None = None  # of its process; a script may set its own
-    arguments: str = ""  # of a script, as far as the sweep's baseline has values of its own: loaders=2
-    baseline: str = ""  # of the speedup, in words
+    baseline_threads: int | None = None  # threads of its process; a script may set its own
+    arguments: str = ""  # a script's swept arguments, such as loaders=2
+    baseline: str = ""  # the baseline of the speedup, in words
     baseline_arguments: str = ""  # the same of its process
     baseline_seconds: float = math.nan
     baseline_overall_seconds: float = math.nan
     baseline_trained_seconds: float = math.nan
     speedup: Estimate = UNKNOWN  # undisturbed if others slowed the machine down, else overall
-    overall_speedup: Estimate = UNKNOWN  # with all time counted
-    disturbed_share: float = math.nan  # of the steps of candidate or baseline that were left out of `speedup`
+    overall_speedup: Estimate = UNKNOWN  # the speedup with all time counted
+    disturbed_share: float = math.nan  # share of steps that were left out of `speedup`
     best_sequential_disturbed_share: float = math.nan  # the same of `best_sequential_speedup`
     efficiency: Estimate = UNKNOWN
     best_sequential_threads: int | None = None
     best_sequential_seconds: float = math.nan
     best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
     overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, with all time counted
-    in_memory_speedup: Estimate = UNKNOWN  # of the same with gradients in shared memory, over this; all time counted
-    memory_bytes: int | None = None  # of all processes together, at its highest
-    worker_memory_bytes: int | None = None  # of the largest worker, what it shares with no other process
+    in_memory_speedup: Estimate = UNKNOWN  # gain by gradients in shared memory, with all time counted
+    memory_bytes: int | None = None  # peak of all processes together
+    worker_memory_bytes: int | None = None  # peak of the largest worker, without shared pages
     baseline_memory_bytes: int | None = None
     target_accuracy: float = math.nan
     target_seconds: float = math.nan
@@ -73,15 +73,15 @@ class Row:
     load_balance: float = math.nan
     communication_efficiency: float = math.nan
     computation_scaling: float = math.nan  # times parallel_efficiency: the efficiency
-    slow_rank: int | None = None  # that the others wait for; with a phase alone, it is another one in each step
+    slow_rank: int | None = None  # the others wait for it; None with a slow_phase: a different rank in each step
     slow_host: str = ""  # where it runs, if there are several
-    slow_phase: str = ""  # in which it takes longer than the others ...
+    slow_phase: str = ""  # the phase in which it takes longer than the others ...
     slow_seconds: float = math.nan  # ... by so much, in a usual step
-    slow_share: float = math.nan  # of the steps, which it delays
+    slow_share: float = math.nan  # share of the steps that it delays
     slow_loss: float = math.nan  # the share of the time that it costs the others
-    phases: Seconds = field(default_factory=dict)  # of a training, all processes together: those that are known
+    phases: Seconds = field(default_factory=dict)  # seconds of a training by known phase, of all processes together
     baseline_phases: Seconds = field(default_factory=dict)
-    train_loss: float = math.nan  # of the last epoch
+    train_loss: float = math.nan  # loss of the last epoch
     test_accuracy: float = math.nan
     baseline_test_accuracy: float = math.nan
     oversubscribed: bool | None = None

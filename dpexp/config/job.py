@@ -37,7 +37,7 @@ class JobConfig:
     measurement: MeasurementConfig
     launch: LaunchConfig
 
-    usual_seconds: ClassVar[tuple[float, float]]  # of a job without measurement.max_seconds: of short, of long steps
+    usual_seconds: ClassVar[tuple[float, float]]  # time limits if max_seconds is null: short steps, long steps
 
     @property
     @abstractmethod

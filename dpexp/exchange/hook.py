@@ -59,10 +59,10 @@ class Area:
     """The shared memory for one bucket."""
 
     published: list[tuple[slice, torch.Tensor]]  # the others' chunks: where in the bucket, and in this rank's row
-    chunk: slice  # of the bucket, which this rank sums
+    chunk: slice  # the part of the bucket that this rank sums
     theirs: list[torch.Tensor]  # the same chunk of the other rows
-    total: torch.Tensor  # of these
-    sums: torch.Tensor  # of all chunks
+    total: torch.Tensor  # their sum
+    sums: torch.Tensor  # the sums of all chunks
 
 
 class Begun(NamedTuple):

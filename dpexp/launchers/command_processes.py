@@ -33,12 +33,12 @@ EXIT_SECONDS = 10.0  # a launcher may take so long to end after one of its proce
 class Command:
     """A command to start, and how its processes train."""
 
-    name: str  # in errors
-    words: list[list[str]]  # of each host's command, of which each has as many of the ranks
+    name: str  # its name in errors
+    words: list[list[str]]  # the command of each host, which starts an equal share of the ranks
     ranks: int  # processes that train together
-    threads: int  # of each process, unless the command sets its own
+    threads: int  # threads of each process, unless the command sets them
     global_batch_size: int
-    exchange: str | None = None  # of gradients, where it is not the script's own
+    exchange: str | None = None  # how gradients are exchanged, if not as the script does
 
 
 class CommandProcesses:

@@ -31,7 +31,7 @@ class Introduction(TypedDict):
     threads: int
     process: int
     steps_file: int  # its descriptor
-    files: list[str]  # of the user's, that it depends on
+    files: list[str]  # the user's files that it depends on
 
 
 class Facts(TypedDict, total=False):
@@ -55,7 +55,7 @@ class Rank:
     startup_seconds: float
     ahead_seconds: float  # its clock's before that of this machine, where it runs on another
     process: int  # its number; 0 where it runs on another machine
-    steps_file: int  # of that process: has the number of steps that it has made
+    steps_file: int  # a descriptor of that process; the file has its number of steps
     made: int | None = None  # steps in all, once it has come to its end
     facts: Facts = field(default_factory=Facts)
 
@@ -77,7 +77,7 @@ class World:
         self.files: set[str] = set()  # of the user's, that its processes depend on
         self._timeout_seconds, self._check_hosts = timeout_seconds, check_hosts
         self._started = time.monotonic()
-        self._steps = 0  # that were reported so far
+        self._steps = 0  # steps reported so far
 
     @property
     def missing(self) -> int:

@@ -25,7 +25,7 @@ class TorchrunEnvironment:
     master_address: str
     master_port: int
     serves_store: bool  # rank 0, where the launcher is not torchrun, which serves a store itself
-    prefix: str  # of keys in the store: another one each time that torchrun starts all processes again
+    prefix: str  # prefix of keys in the store; a new one after each restart by torchrun
     started_by_torchrun: bool  # and not by another program that sets these variables
 
     @classmethod

@@ -36,7 +36,7 @@ class TorchrunController(LocalLauncher):
         self.hosts, self.number = self, environment.world_size  # of a script, one dpexp runs on each
         self.channel = Channel(environment, arguments, task=FIRST)
         self._task_number = 0  # of the last one
-        self._loaded: ExperimentConfig | None = None  # whose data all agents hold
+        self._loaded: ExperimentConfig | None = None  # the job whose data all agents hold
         self._errors: list[str] = []  # of all tasks
 
     def check(self, config: JobConfig) -> None:
@@ -121,7 +121,7 @@ class TorchrunAgent:
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
         self._environment = environment
         self._channel = Channel(environment, arguments, number=0, answer=None, progress=None)
-        self._task = FIRST  # which is carried out
+        self._task = FIRST  # the task that is carried out
         self._dataset: Dataset | None = None
 
     def serve(self, show_error: Callable[[str], None]) -> int:

@@ -40,7 +40,7 @@ class Environment:
     memory_bytes: int
     local_world_size: int | None  # ranks on this machine where torchrun started them; None: all
     versions: dict[str, str]
-    code_sha256: str  # of this package's own files
+    code_sha256: str  # SHA-256 of this package's files
     cgroup_memory_bytes: int | None = None
 
     @property

@@ -22,7 +22,7 @@ class Budget:
     def __init__(self, config: JobConfig, baseline: str | None, candidate: str) -> None:
         """The precision is that of the ratio of these two arms; it is not looked at without a baseline."""
         self.measurement, self._baseline, self._candidate = config.measurement, baseline, candidate
-        self.seconds, self._most_seconds = config.usual_seconds  # that the job may take; the most where steps are long
+        self.seconds, self._most_seconds = config.usual_seconds  # time limits: of short steps, of long steps
         if config.measurement.max_seconds is not None:
             self.seconds = self._most_seconds = config.measurement.max_seconds
         self._started = time.monotonic()

@@ -43,7 +43,7 @@ class ScriptTrainer:
 
     def __init__(self, config: ScriptConfig, folder: Path, hosts: Hosts | None) -> None:
         self._folder, self._hosts, self._numbers = folder, hosts, itertools.count()
-        self.files: set[str] = set()  # that the commands' processes depend on
+        self.files: set[str] = set()  # files that the commands' processes depend on
         self._timeout_seconds = config.launch.timeout_seconds
         traced = TRACED_EVERY if config.measurement.phases else None
         self.pace = Pace(TURN_SECONDS, LEAD_SECONDS, least_lead_steps=1, traced_every=traced)

@@ -24,10 +24,10 @@ class Pace:
 class TimedSteps:
     """The steps of one arm so far."""
 
-    turn_seconds: list[list[float]] = field(default_factory=list)  # of each timed step of each turn
-    first_steps: list[int] = field(default_factory=list)  # of each turn the number of its first timed step
+    turn_seconds: list[list[float]] = field(default_factory=list)  # seconds of each timed step of each turn
+    first_steps: list[int] = field(default_factory=list)  # number of each turn's first timed step
     warmup_seconds: float = 0.0
-    step_seconds: float = 0.0  # of one step, as in the warm-up
+    step_seconds: float = 0.0  # time of one step, as in the warm-up
     least_step_seconds: float = 0.0  # the same of the shortest
     steps: int = 0  # made so far, untimed ones included
 
@@ -46,7 +46,7 @@ class Trainer(Protocol):
     """Starts the variants of one job as arms, by name."""
 
     pace: Pace
-    files: set[str]  # of the user's, that the arms so far depend on, other than those of the fingerprint
+    files: set[str]  # the user's files that the arms so far depend on, besides those of the fingerprint
 
     def get_ready(self) -> None:
         """Wait for anything that starts slowly and would disturb the first block."""

@@ -23,7 +23,7 @@ STACK_SECONDS, STACK_POLL_SECONDS = 3.0, 0.05
 class RemoteRanks:
     """The ranks of a world that other launching processes start; by default, there are none."""
 
-    first_local_rank: int = 0  # of those that this launch starts
+    first_local_rank: int = 0  # the first rank that this launch starts
     exchange_progress: Callable[[Any], Any] = lambda local: None
     """Takes the local heartbeats; its value changes as remote ranks get on. Raises WorkerError where one has failed."""
     reports: Callable[[], list[Any] | None] = list  # those that belong behind the local ones; None until all are there
@@ -35,7 +35,7 @@ class WorldSpec:
 
     target: Target
     arguments: list[tuple[Any, ...]]
-    name: str = ""  # in errors, before the rank
+    name: str = ""  # its name in errors, before the rank
     remote: RemoteRanks = RemoteRanks()
 
 

@@ -24,7 +24,7 @@ STYLE = Path(__file__).parent / "figures.mplstyle"
 WIDTH, LINES_HEIGHT, BAR_HEIGHT = 6.4, 3.2, 0.46
 TITLE_HEIGHT, LEGEND_LINE, CAPTION_LINE = 0.5, 0.21, 0.15
 CAPTION_CHARACTERS, SERIES_CHARACTERS = 110, 76  # in a line
-MAX_SERIES, MAX_SIZES = 12, 24  # that are drawn: more can't be read, and a figure takes half a second
+MAX_SERIES, MAX_SIZES = 12, 24  # at most that many are drawn: more can't be read
 
 FigureName = Literal["speedup_by_workers", "losses", "efficiency", "speedup", "time"]
 TITLES: dict[FigureName, str] = {

@@ -12,7 +12,7 @@ from dpexp.errors import counted
 from dpexp.phases import USEFUL
 from dpexp.results.schema import Warning
 
-MIN_LOSS = 0.03  # that is reported
+MIN_LOSS = 0.03  # smaller losses are not reported
 MAX_SCALING = 1.2  # of computation, above which the phases of a script are not plausible
 LOSSES = {  # by factor of efficiency: the loss, and advice
     "load_balance": ("waiting for the slowest worker of each step", "check what else runs on these cores"),

@@ -37,10 +37,10 @@ class Process:
     threads: Count
     process_cpu_seconds: float
     startup_seconds: float
-    samples: Annotated[int, Field(ge=0, lt=2**40)] = 0  # that a script's model receives in a step; 0: unknown
+    samples: Annotated[int, Field(ge=0, lt=2**40)] = 0  # samples that a script's model receives in a step; 0: unknown
     exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
     by_ddp: bool = False  # whether DistributedDataParallel does so, through its process group
-    memory_bytes: Bytes | None = None  # that it shares with none, at its highest; None: not measured
+    memory_bytes: Bytes | None = None  # peak memory that it shares with no process; None: not measured
     host: str = ""  # the name of its machine
 
 
@@ -51,15 +51,15 @@ class Arm:
     The steps are those of rank 0 in our own trainer, and of the slowest process of a script.
     """
 
-    samples_per_step: Count  # of all processes together
-    turn_seconds: Annotated[list[StepSeconds], Field(min_length=1)]  # of each timed step of each turn
-    first_steps: list[int]  # of each turn, the number of its first timed step since the processes were started
-    phases: dict[str, list[list[PhaseSeconds]]]  # of some steps, by name, of each process: (steps, processes)
+    samples_per_step: Count  # samples of a step, of all processes together
+    turn_seconds: Annotated[list[StepSeconds], Field(min_length=1)]  # the seconds of each timed step of each turn
+    first_steps: list[int]  # the number of each turn's first timed step since the start
+    phases: dict[str, list[list[PhaseSeconds]]]  # seconds in some steps, by phase: (steps, processes)
     between_epochs_seconds: Duration  # what belongs to an epoch and to no step; 0 for a script, whose steps have it
-    warmup_seconds: float  # of the untimed steps before the first turn
+    warmup_seconds: float  # time of the untimed steps before the first turn
     parameters_sha256: str  # at the end of the last turn
     processes: Annotated[list[Process], Field(min_length=1)]
-    memory_bytes: Bytes | None = None  # of all processes, helpers too, at its highest; shared pages count once
+    memory_bytes: Bytes | None = None  # peak of all processes, helpers included; shared pages count once
 
     @model_validator(mode="after")
     def _check(self) -> Arm:
@@ -104,7 +104,7 @@ class Conditions:
 
     other_cores: Cores  # cores that programs other than ours used, as a mean over the block
     stolen_cores: Cores  # cores that a virtual machine's host gave to others
-    throttled_seconds: Duration  # for which the cgroup's CPU quota held processes back
+    throttled_seconds: Duration  # time for which the cgroup's CPU quota held processes back
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -114,7 +114,7 @@ class Block:
     warmup: bool
     arms: dict[str, Arm]  # by name, in the order of their first turns; the next turns run backwards, and so on
     conditions: Conditions
-    wall_seconds: float  # of all: processes, warm-up, turns
+    wall_seconds: float  # time of the whole block: starts, warm-up, turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class RunResult:
     config: AnyConfig
     environment: Environment
     data_seconds: float  # loading the data set, in the parent
-    blocks: list[Block]  # with those finished before a failure
+    blocks: list[Block]  # including those finished before a failure
     trainings: dict[str, list[Training]]  # whole ones, by the arm's name; of several seeds with a target accuracy
     user_files: dict[str, str]  # SHA-256 of data, models and scripts, with what they import; see measurement
 

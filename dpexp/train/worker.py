@@ -46,16 +46,16 @@ class WorkerReport:
 
     rank: int
     host: str
-    startup_seconds: float  # from the parent's call until this process was ready to train
-    initial_sha256: list[str]  # of the parameters of each replica in this process, before the first update
+    startup_seconds: float  # time from the parent's call until this process was ready
+    initial_sha256: list[str]  # of each replica's parameters, before the first update
     parameters_sha256: list[str] = dataclasses.field(default_factory=list)  # the same, after the last
     threads: int = 0
     process_cpu_seconds: float = 0.0  # since this process was forked
-    seconds: float = 0.0  # of a whole training: of its steps and what lies between them, without evaluation
-    epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a whole training; of a segment the last
-    epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # of the test split, after each; rank 0's
+    seconds: float = 0.0  # time of a whole training, without evaluation
+    epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a segment, the last one
+    epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # on the test split; rank 0 only
     test_accuracy: float | None = None
-    phases: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of a segment: of some steps, by name
+    phases: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of some steps of a segment, by name
     between_epochs_seconds: list[float] = dataclasses.field(default_factory=list)  # of a segment
 
 

@@ -20,9 +20,9 @@ class Choice:
     """The fastest of the compared options."""
 
     name: str
-    row: Row | None  # of the workers; None where it is one process
+    row: Row | None  # the row of these workers; None for one process
     options: list[str]  # all of them
-    probability: float  # that it is the fastest
+    probability: float  # of being the fastest
     regret: float  # the expected share of time that is lost because another one is
     cheaper: str | None  # needs fewer threads, and with probability SURE at most TOLERANCE more time
     beyond: str = ""  # options that have more threads than cores and may be faster; not compared
@@ -43,7 +43,7 @@ class Choice:
 class _Option:
     name: str
     row: Row | None
-    threads: int  # that it keeps busy
+    threads: int  # threads that it keeps busy
     log_speeds: np.ndarray  # draws of the log of its throughput over that of the sequential baseline
 
 

@@ -74,12 +74,12 @@ class StepModel:
         several = {workers: row for workers, row in known.items() if workers > 1 and len(row.phases) == len(PHASES)}
         self._parts = {workers: _parts(row) for workers, row in several.items()}
         self._rows = {workers: row for workers, row in known.items() if workers == 1 or workers in self._parts}
-        self.counts = list(self._rows)  # that are used
+        self.counts = list(self._rows)  # the worker counts that are used
         first = next((self._rows[workers] for workers in [*self._parts, *self._rows]), None)
         if first is None or not first.baseline_compute or not first.baseline_phases:
             raise ValueError("no row without oversubscription has the phases of one process and of several workers")
         self._compute = np.sort(first.baseline_compute)
-        self._first = first  # whose baseline is used
+        self._first = first  # the row whose baseline is used
         self._step = first.baseline_step_seconds
         self._computed_share = first.baseline_phases["compute"] / sum(first.baseline_phases.values())
         self._same_batch = first.batch_scope == "global"

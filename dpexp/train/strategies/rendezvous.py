@@ -23,7 +23,7 @@ class Rendezvous:
 
     host: str
     port: int
-    prefix: str  # of the keys
+    prefix: str  # prefix of all keys
     server: Any = None  # the store, in the parent, which keeps it until the training is over
 
     def __reduce__(self) -> tuple[Any, ...]:

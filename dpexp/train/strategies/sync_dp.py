@@ -30,10 +30,10 @@ MAX_BROADCAST = 8  # numbers at once
 class Shared:
     """What one rank receives: its part of the barriers, and the shared memory."""
 
-    row: int  # of the gradients: the rank's, or that of its group of ranks that share a core
+    row: int  # the row of gradients of this rank, or of the ranks that share its core
     arena: SharedTensors  # parameters, gradients, and broadcast numbers
-    barrier: BarrierMember  # of all ranks
-    update_barrier: BarrierMember  # of the ranks that update parameters: one of each row
+    barrier: BarrierMember  # between all ranks
+    update_barrier: BarrierMember  # between the ranks that update parameters: one of each row
     turn: CoreTurn | None = None  # where ranks share cores
 
 
