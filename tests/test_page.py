@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import replace
 
 import pytest
+from conftest import wait_until
 from results_helpers import result, write_sweep
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -88,6 +89,7 @@ def opened(browser, page):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium, "features": features})
         browser.get(page.as_uri())
+        assert wait_until(lambda: browser.execute_script("return document.readyState") == "complete")
         return browser
 
     return open_page
