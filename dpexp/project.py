@@ -57,12 +57,16 @@ def main(arguments: list[str]) -> int:
 
 
 def describe_tradeoff(projections: Sequence[Projection]) -> str:
-    """Return from where on another worker costs more than it gains (Eager et al. 1989), in words."""
+    """Return where another worker costs as much as it gains (Eager et al. 1989), in words."""
     best = max(projections, key=lambda projection: projection.speedup.value * projection.efficiency.value)
-    beyond = "somewhat beyond, another worker costs more than it gains"
-    if best in (projections[0], projections[-1]):
-        beyond = f"{'more' if best is projections[-1] else 'fewer'} may pay better"
-    return f"of these worker counts, speedup x efficiency is highest at {best.workers:,}: {beyond}"
+    at, counts = projections.index(best), [f"{projection.workers:,}" for projection in projections]
+    if best is projections[-1]:
+        where = f"{counts[at]} or above"
+    elif best is projections[0]:
+        where = f"{counts[at]} or below"
+    else:
+        where = f"between {counts[at - 1]} and {counts[at + 1]}"
+    return f"of these worker counts, speedup x efficiency is highest at {counts[at]}; the best count is {where}"
 
 
 def _checked_sentence(counts: Sequence[int], checked: Mapping[int, tuple[float, float]]) -> str:

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import composed, tiny
@@ -272,6 +273,16 @@ def test_a_folder_of_arrays_is_read_as_one_file(tmp_path, kind):
     whole = load(of_file(tmp_path, "data.size=90"))
     folder = load(of_file(tmp_path, "data.size=90", as_folder(tmp_path / "d", **content)))
     assert all(torch.equal(folder.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+def test_the_training_inputs_of_a_folder_may_be_larger_than_memory(tmp_path):
+    features = 50_000
+    samples = 2 * psutil.virtual_memory().total // (8 * features)  # of which the disk holds none
+    content = arrays(train_labels=np.arange(samples) % 3, test_inputs=np.zeros((10, features)))
+    del content["train_inputs"]
+    folder = as_folder(tmp_path / "d", **content)
+    np.lib.format.open_memmap(tmp_path / "d" / "train_inputs.npy", "w+", np.float64, (samples, features))
+    assert load(of_file(tmp_path, "data.size=90", folder)).tensors["train_inputs"].shape == (90, features)
 
 
 def test_a_damaged_file_in_a_folder_is_named_by_its_folder(tmp_path):

@@ -156,9 +156,9 @@ def test_the_error_of_the_check_widens_the_band():
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
-        ((2, 4, 8), "4: somewhat beyond, another worker costs more than it gains"),
-        ((2, 4), "4: more may pay better"),
-        ((4, 8), "4: fewer may pay better"),
+        ((2, 4, 8), "4; the best count is between 2 and 8"),
+        ((2, 4), "4; the best count is 4 or above"),
+        ((4, 8), "4; the best count is 4 or below"),
     ],
 )
 def test_the_best_tradeoff_is_where_speedup_times_efficiency_is_highest(counts, sentence):
