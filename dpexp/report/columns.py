@@ -36,6 +36,8 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     star = any(row.oversubscribed for row in summary.good)
     notes = [f"* more threads than the {summary.usable_cores} usable cores"] if star else []
     notes += [note for head, note in FOOTNOTES.items() if head in heads]
+    if not any(row.disturbed_share > 0 for row in summary.good):
+        notes = [note.replace("without disturbed steps", "with all time counted") for note in notes]
     threads = {(row.threads_per_worker, row.baseline_threads) for row in summary.good if row.baseline_threads}
     if other := [
         f"{counted(baseline, 'thread')} (a worker has {threads_of_worker})"

@@ -112,8 +112,10 @@ def test_an_accuracy_that_nobody_trained_for_is_said_to_be_unknown(tmp_path):
 
 
 def test_both_speedups_are_in_the_table_where_they_differ(tmp_path):
-    heads = columns_of(summary(tmp_path / "quiet"))[1]
+    quiet = summary(tmp_path / "quiet")
+    heads = columns_of(quiet)[1]
     assert "overall speedup" not in heads
+    assert not any("without disturbed steps" in note for note in footnotes(quiet, list(heads)))
     found = summary(tmp_path / "restless", spells=[CANDIDATE])
     _, columns = columns_of(found)
     assert columns["speedup"][0].startswith("1.20 (")
