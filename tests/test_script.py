@@ -384,9 +384,8 @@ def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, monkeypa
     patience = ["launch.timeout_seconds=5"] if fault in ("hang", "join") else []
     if fault == "restarts":
         monkeypatch.setattr(command_processes, "EXIT_SECONDS", 0.5)
-    if fault == "uneven":
-        patience = ["measurement.max_seconds=60"]  # until the end of the first rank
-    outcome = dpexp(*QUICK, f"{command} {options}", f"workers={workers}", *patience)
+    until_the_fault = "measurement.max_seconds=600"
+    outcome = dpexp(*QUICK, f"{command} {options}", f"workers={workers}", until_the_fault, *patience)
     assert outcome.status in (1, 2)
     assert said in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
