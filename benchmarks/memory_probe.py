@@ -13,7 +13,7 @@ from dpexp.train import worker
 
 def after_training(rank: int, work: worker.Work, shared: Any, seat: BarrierMember, notify: Any) -> int:
     """Bytes that only this process maps, once it has trained; the parent is told when all have."""
-    worker.run(rank, work, shared, 0.0, None, lambda notice: None)
+    worker.run(rank, work, shared, None, lambda notice: None)
     private: int = psutil.Process().memory_full_info().uss
     seat.wait()
     notify("all have trained")

@@ -102,7 +102,7 @@ def _alone(rank: int, work: object, shared: None, notify: object) -> float:
     from dpexp.train import worker
 
     assert isinstance(work, worker.Work)
-    return worker.run(0, work, shared, 0.0, None, lambda notice: None).seconds
+    return worker.run(0, work, shared, None, lambda notice: None).seconds
 
 
 def _print_ratios(seconds: dict[str, list[float]]) -> None:

@@ -28,11 +28,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(" :")
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of the error's message, or its type without a message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
-
-
 class ConfigError(DpexpError):
     """The configuration asks for something impossible."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, worst_error
-from dpexp.analysis.table import Summary, summarize_measured
+from dpexp.analysis.table import Summary, aggregate
 from dpexp.analysis.table_row import Row, at_most_samples
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.script import ScriptConfig
@@ -35,7 +35,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--series", help="which series, if the folder has several; see results.csv")
     options = parser.parse_args(arguments)
     _check(options)
-    measured = summarize_measured(options.folder)
+    measured = aggregate([options.folder])
+    if not measured.good:
+        raise ResultError(f"{options.folder} has no good result")
     rows = _rows(measured.good, options.folder, options.series)
     cluster = Cluster()
     if options.link is not None:

@@ -21,7 +21,7 @@ from dpexp.results.storage import write
 
 MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
 QUIET = Conditions(0.0, 0.0, 0.0)
-_startup_seconds = itertools.count(1)  # no two measurements are alike in it
+_starts = itertools.count(1)  # no two measurements started at the same time
 TURNS, STEPS = 24, 4  # of an arm, and of each of its turns
 WOBBLE = 0.002  # by which a step is longer or shorter than the mean
 
@@ -35,9 +35,7 @@ def arm_of(turns: list[list[float]], samples_per_step: int = 64, processes: int 
         first_steps=(1 + np.cumsum(lengths + 1) - lengths).tolist(),
         phases={},
         between_epochs_seconds=0.0,
-        warmup_seconds=0.1,
-        parameters_sha256="00",
-        processes=[Process(rank, threads, 1.0, next(_startup_seconds)) for rank in range(processes)],
+        processes=[Process(threads, 1.0)] * processes,
     )
 
 
@@ -53,7 +51,7 @@ def arm(config: ExperimentConfig, seconds: float, threads: int | None = None) ->
 def with_phases(own: Arm, *processes: dict[str, float]) -> Arm:
     """The same arm of these processes, each with so many seconds of a step in each phase."""
     phases = {name: [[one[name] for one in processes]] * TURNS for name in processes[0]}
-    return replace(own, phases=phases, processes=[Process(rank, 1, 1.0, 0.1) for rank in range(len(processes))])
+    return replace(own, phases=phases, processes=[Process(1, 1.0)] * len(processes))
 
 
 def changed(block: Block, **arms: Arm) -> Block:
@@ -104,12 +102,11 @@ def result(
         "status": "ok",
         "error": None,
         "details": None,
-        "started_at": "2026-01-01T00:00:00+00:00",
+        "started_at": str(next(_starts)),
         "resumed_at": [],
         "config_sha256": config.sha256,
         "config": config,
         "environment": machine,
-        "data_seconds": 0.1,
         "blocks": blocks,
         "trainings": trainings,
         "user_files": {},

@@ -29,5 +29,5 @@ def count_together(rank, seat, shared, notify):
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 def test_all_have_come_when_one_passes(world_size, spin_seconds):
     seats = BarrierMember.create(world_size, spin_seconds)
-    with SharedTensors.allocate({"counts": ((world_size,), torch.int64)}) as shared:
-        assert all(launch.launch(WorldSpec(count_together, [(seat, shared) for seat in seats])))
+    shared = SharedTensors.allocate({"counts": ((world_size,), torch.int64)})
+    assert all(launch.launch(WorldSpec(count_together, [(seat, shared) for seat in seats])))

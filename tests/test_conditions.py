@@ -21,8 +21,8 @@ def test_a_program_of_somebody_else_is_seen_and_ones_own_work_is_not():
     before = cpu_seconds_of_children()
     subprocess.run([sys.executable, "-c", "sum(range(40_000_000))"], check=True)
     used = cpu_seconds_of_children() - before
-    own = as_ones_own.conditions(workers_cpu_seconds=used)
-    seen = as_somebody_elses.conditions(workers_cpu_seconds=0.0)
+    own = as_ones_own.conditions(scripts_cpu_seconds=used)
+    seen = as_somebody_elses.conditions(scripts_cpu_seconds=0.0)
     assert used > 10 * TICK_SECONDS
     assert seen.other_cores > own.other_cores
 

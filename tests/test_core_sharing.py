@@ -30,11 +30,11 @@ def take_turns(rank, turn, shared, notify):
 @pytest.mark.parametrize(("ranks", "groups"), [(2, 1), (5, 2)])
 def test_the_ranks_of_a_group_go_one_after_the_other(ranks, groups):
     turns = CoreTurn.create(ranks, groups)
-    with SharedTensors.allocate({"taken": ((groups, 1 + ranks * ROUNDS), torch.int64)}) as shared:
-        launch.launch(WorldSpec(take_turns, [(turn, shared) for turn in turns]))
-        for group in range(groups):
-            members = list(range(group, ranks, groups))
-            assert shared["taken"][group, 1 : 1 + len(members) * ROUNDS].tolist() == members * ROUNDS
+    shared = SharedTensors.allocate({"taken": ((groups, 1 + ranks * ROUNDS), torch.int64)})
+    launch.launch(WorldSpec(take_turns, [(turn, shared) for turn in turns]))
+    for group in range(groups):
+        members = list(range(group, ranks, groups))
+        assert shared["taken"][group, 1 : 1 + len(members) * ROUNDS].tolist() == members * ROUNDS
 
 
 def test_who_is_alone_waits_for_nobody():

@@ -27,13 +27,11 @@ LONG = 0.03  # seconds: what else goes on here is shorter
 )
 def test_a_delay_in_a_real_training_is_named(tmp_path, case):
     config, launcher = prepared(case)
-    with job.open_trainer(config, tmp_path, launcher) as trainer:
-        trainer.get_ready()
-        with trainer.running({CANDIDATE: config}) as arms:
-            timed = TimedSteps([arms.turn(CANDIDATE, Turn(3, 2))], [3])
-            for _ in range(4):
-                arms.turn(CANDIDATE, Turn(2, 10, traced=True))
-            arm = arms.end({CANDIDATE: timed})[CANDIDATE]
+    with job.open_trainer(config, tmp_path, launcher).running({CANDIDATE: config}) as arms:
+        timed = TimedSteps([arms.turn(CANDIDATE, Turn(3, 2))], [3])
+        for _ in range(4):
+            arms.turn(CANDIDATE, Turn(2, 10, traced=True))
+        arm = arms.end({CANDIDATE: timed})[CANDIDATE]
     found = find_slow_worker([arm], [])
     assert (found["slow_rank"], found["slow_phase"]) == (case.rank, PHASES[case.place])
     assert found["slow_seconds"] > 0.9 * LONG  # more where others use the cores

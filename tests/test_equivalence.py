@@ -9,7 +9,7 @@ from conftest import tiny
 from training_helpers import assert_same, trained_here, trained_state
 
 from dpexp.errors import WorkerError
-from dpexp.measurement.loop_trainer import _check_replicas
+from dpexp.measurement.loop_trainer import check
 from dpexp.train import loop
 from dpexp.train.strategies import Emulated
 
@@ -178,6 +178,6 @@ class TestSeededBugs:
         self.unequal_start(monkeypatch)
         dataset = load(self.config)
         work = worker.Work(self.config, dataset, initial_state(self.config, dataset))
-        report = worker.run(0, work, None, 0.0, None, lambda notice: None)
-        with pytest.raises(WorkerError, match=r"replicas differ at the start: ranks \[1\]"):
-            _check_replicas([report])
+        report = worker.run(0, work, None, None, lambda notice: None)
+        with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
+            check([report])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,16 +61,13 @@ def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for(tmp_path
     assert len(measured(tmp_path, *settings).blocks) == 2
 
 
-def test_every_process_reports_its_threads_and_its_start(tmp_path):
+def test_every_process_reports_its_threads(tmp_path):
     (block,) = measured(tmp_path, "workers=2", "threads_per_worker=2").blocks
-    assert [process.rank for process in block.arms[CANDIDATE].processes] == [0, 1]
+    assert len(block.arms[CANDIDATE].processes) == 2
     for arm in block.arms.values():
         assert arm.threads == 2
-        assert arm.warmup_seconds > 0
         for process in arm.processes:
             assert process.threads == 2
-            assert process.startup_seconds > 0
-            assert process.process_cpu_seconds > 0
 
 
 def test_a_step_counts_the_samples_of_all_workers(tmp_path):
@@ -428,12 +426,12 @@ def test_a_diverged_training_is_marked(tmp_path, whole):
 
 
 def test_a_training_that_diverges_in_its_last_epochs_is_marked(monkeypatch, tmp_path):
-    correct = LoopTrainer.train
+    correct = LocalLauncher.run
 
-    def train(trainer, config, checkpoint):
-        return dataclasses.replace(correct(trainer, config, checkpoint), epoch_losses=[1.0, None])
+    def run(launcher, work):
+        return [dataclasses.replace(report, epoch_loss_sums=[1.0, math.inf]) for report in correct(launcher, work)]
 
-    monkeypatch.setattr(LoopTrainer, "train", train)
+    monkeypatch.setattr(LocalLauncher, "run", run)
     with pytest.raises(DivergedError):
         run_config(tiny(WHOLE), tmp_path)
     assert storage.read(tmp_path / storage.FILE_NAME).status == "diverged"
@@ -449,10 +447,8 @@ def test_replicas_that_part_fail_the_run(tmp_path):
 
 def test_replicas_that_part_fail_a_whole_training_too():
     config = tiny(*LEAVING)
-    dataset = load(config)
-    trainer = LoopTrainer(config, dataset, initial_state(config, dataset), LocalLauncher())
     with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
-        trainer.train(config, None)
+        LoopTrainer(config, LocalLauncher()).train(config, None)
 
 
 def test_too_few_file_descriptors_are_a_worker_error(tmp_path):

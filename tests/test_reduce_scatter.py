@@ -8,6 +8,7 @@ import torch
 from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils import vector_to_parameters
 
 from dpexp.phases import COMMUNICATE
 from dpexp.processes import launch
@@ -20,7 +21,7 @@ from dpexp.train.models.initial_state import initial_state
 from dpexp.train.recorder import Recorder
 from dpexp.train.strategies import strategy_class
 from dpexp.train.strategies.core_sharing import CoreTurn
-from dpexp.train.strategies.reduce_scatter import ReduceScatter, move
+from dpexp.train.strategies.reduce_scatter import ReduceScatter
 
 LINE = 16  # float32 in a cache line
 SHAPES = st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1, max_size=8)
@@ -29,7 +30,7 @@ SHAPES = st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1
 def placed(shapes, flat, gradients, row, adds=False):
     """A rank's part, with new parameters, which move to `flat`."""
     parameters = [torch.nn.Parameter(torch.empty(shape)) for shape in shapes]
-    move(parameters, flat)
+    vector_to_parameters(flat, parameters)
     return ReduceScatter(parameters, flat, gradients, row, adds)
 
 

@@ -89,7 +89,7 @@ def test_only_failures_still_give_a_table_and_a_page(tmp_path):
 
 def test_captions_name_the_batch_scope_and_the_baseline(written):
     picture = texts(written.figures[0].path.parent / "speedup.svg")
-    for words in ("batch 64 per worker", "baseline: sequential in the same blocks"):
+    for words in ("batch 64 per worker", "baseline: one process in the same blocks"):
         assert words in picture
     assert "more threads than the 2 usable cores" in picture
 

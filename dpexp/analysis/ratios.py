@@ -117,10 +117,6 @@ class Pooled:
     count: int
     freedom: float
 
-    def quotient(self, other: Pooled) -> Pooled:
-        """The log of the quotient of two independent ratios, with the smaller degrees of freedom."""
-        return Pooled(self.log - other.log, self.variance + other.variance, 0.0, 1, min(self.freedom, other.freedom))
-
     def estimate(self, level: float = 0.95) -> Estimate:
         """The ratio with its interval."""
         return from_log(self.log, t_quantile(level, self.freedom) * math.sqrt(self.variance))

@@ -1,12 +1,10 @@
-"""Speedups: over the paired baseline, the workers=1 jobs of a sweep, or the best sequential process; to an accuracy."""
+"""Speedups: over the paired baseline, or the best sequential process; to an accuracy."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpexp.analysis.arm_statistics import ArmStatistics
-from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Comparison, compare
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
 from dpexp.results.schema import Block, Training
@@ -21,32 +19,18 @@ class Speedup:
     samples, it is w T(1) / T(w) (Gustafson 1988).
     """
 
-    over: str  # the baseline in words; "none" without one
     comparison: Comparison
     candidate: ArmStatistics
     baseline: ArmStatistics | None
 
 
-def over_baseline(members: Sequence[Member], usual_misfit: float, singles: Mapping[str, Sequence[Member]]) -> Speedup:
-    """Return the speedup over the sequential arm of the same blocks, else over workers=1 jobs of the same series.
-
-    `singles` has all workers=1 jobs. If there is none of the same strategy, those of the sequential one are used.
-    """
+def over_baseline(members: Sequence[Member], usual_misfit: float) -> Speedup:
+    """Return the speedup over the sequential arm of the same blocks; it is unknown without one."""
     config, blocks = members[0].config, _blocks(members)
     if any(BASELINE in block.arms for block in blocks):
-        return _paired(members, BASELINE, usual_misfit, "sequential in the same blocks")
+        return _paired(members, BASELINE, usual_misfit)
     candidate = ArmStatistics(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE))
-    keys = [_key(members[0], strategy) for strategy in (config.names["strategy"], "sequential")]
-    single = next((singles[key] for key in keys if key in singles), None)
-    if single is None:
-        return Speedup("none", Comparison(), candidate, None)
-    baseline = ArmStatistics(config.baseline(), _blocks(single), CANDIDATE, math.inf, _trainings(single, CANDIDATE))
-    if single[0].key == members[0].key:
-        return Speedup("itself", Comparison(Estimate(1.0, math.nan, math.nan)), candidate, baseline)
-    ratio = (
-        baseline.step.quotient(candidate.step).estimate().scaled(candidate.samples_per_step / baseline.samples_per_step)
-    )
-    return Speedup(f"{single[0].config.names['strategy']} workers=1 job", Comparison(ratio), candidate, baseline)
+    return Speedup(Comparison(), candidate, None)
 
 
 def over_best_sequential(members: Sequence[Member], usual_misfit: float, threads: int | None = None) -> Speedup | None:
@@ -55,7 +39,7 @@ def over_best_sequential(members: Sequence[Member], usual_misfit: float, threads
     if not sides or not members[0].config.measurement.best_sequential:
         return None
     best = sides[threads] if threads in sides else min(sides.values(), key=lambda side: side.step_seconds)
-    return _paired(members, best.arm, usual_misfit, "best sequential process")
+    return _paired(members, best.arm, usual_misfit)
 
 
 def best_threads(family: Sequence[Sequence[Member]]) -> int | None:
@@ -72,15 +56,6 @@ def _sequential(members: Sequence[Member]) -> dict[int, ArmStatistics]:
     having = {name: [block for block in blocks if name in block.arms] for name in arms}
     sides = [ArmStatistics(config.baseline(), having_arm, name, math.inf, ()) for name, having_arm in having.items()]
     return {side.threads: side for side in sides}
-
-
-def single_workers(good: Sequence[Member]) -> dict[str, list[Member]]:
-    """The workers=1 jobs, by all other settings."""
-    singles: dict[str, list[Member]] = {}
-    for member in good:
-        if member.config.workers == 1:
-            singles.setdefault(_key(member, member.config.names["strategy"]), []).append(member)
-    return singles
 
 
 def time_to_target(target: float, candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, float]:
@@ -111,27 +86,22 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
     return needed * side.seconds.value / side.config.epochs, needed * side.config.train_samples
 
 
-def _paired(members: Sequence[Member], arm: str, usual_misfit: float, over: str) -> Speedup:
+def _paired(members: Sequence[Member], arm: str, usual_misfit: float) -> Speedup:
     """Return the speedup over an arm of the same blocks."""
     config, blocks = members[0].config, [block for block in _blocks(members) if arm in block.arms]
-    comparison = compare([member.job.result.kept_blocks() for member in members], arm, CANDIDATE, usual=usual_misfit)
+    comparison = compare([member.result.kept_blocks() for member in members], arm, CANDIDATE, usual=usual_misfit)
     candidate = ArmStatistics(
         config, comparison.blocks, CANDIDATE, comparison.limits[1], _trainings(members, CANDIDATE), blocks
     )
     baseline = ArmStatistics(
         config.baseline(), comparison.blocks, arm, comparison.limits[0], _trainings(members, arm), blocks
     )
-    return Speedup(over, comparison, candidate, baseline)
+    return Speedup(comparison, candidate, baseline)
 
 
 def _blocks(members: Sequence[Member]) -> list[Block]:
-    return [block for member in members for block in member.job.result.kept_blocks()]
+    return [block for member in members for block in member.result.kept_blocks()]
 
 
 def _trainings(members: Sequence[Member], arm: str) -> list[Training]:
-    return [training for member in members for training in member.job.result.trainings.get(arm, [])]
-
-
-def _key(member: Member, strategy: str) -> str:
-    settings = {name: value for name, value in member.settings.items() if not name.startswith("strategy.")}
-    return json.dumps([settings, member.config.data.size, strategy])
+    return [training for member in members for training in member.result.trainings.get(arm, [])]

@@ -1,9 +1,7 @@
 """The table of all results below some folders, one row per configuration."""
 
 import functools
-import gc
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +18,9 @@ from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import warnings
 from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY, JobConfig
-from dpexp.errors import ResultError
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results import series
-from dpexp.results.jobs import MeasuredJob, Unreadable, read_jobs, refuse_mixed_machines
+from dpexp.results.jobs import read_jobs, refuse_mixed_machines
 from dpexp.results.series import Member
 
 
@@ -35,7 +32,7 @@ class Summary:
     machine: str | None  # None when no job succeeded
     usable_cores: int | None
     memory_bytes: int | None = None  # memory of the machine, or the cgroup's limit
-    jobs: Sequence[MeasuredJob] = ()  # the good ones
+    jobs: Sequence[Member] = ()  # the good ones
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
@@ -50,40 +47,24 @@ class Summary:
         return [row for row in self.rows if row.status == "ok"]
 
 
-def summarize_measured(folder: Path) -> Summary:
-    """Aggregate the jobs below `folder`. Raises ResultError if there is no successful job."""
-    summary = aggregate([folder])
-    if not summary.good:
-        first = summary.rows[0]
-        raise ResultError(f"{folder} has no good result; {first.jobs[0]}: {first.problem or first.status}")
-    return summary
-
-
 def aggregate(folders: Sequence[Path]) -> Summary:
     """Read all jobs below `folders` into a table. Raises ResultError if there is no job, or machines are mixed."""
-    enabled = gc.isenabled()
-    gc.disable()  # the many new objects all stay alive, so collections would be useless
-    try:
-        jobs, unreadable = read_jobs(folders)
-        members = series.members(jobs)
-        good = [member for member in members if member.job.result.status == "ok"]
-        refuse_mixed_machines([member.job for member in good])
-        failed = [member for member in members if member.job.result.status != "ok"]
-        rows = [*_good_rows(good), *_failed_rows(good, failed, unreadable)]
-    finally:
-        if enabled:
-            gc.enable()
+    results, problems = read_jobs(folders)
+    members = series.members(results)
+    good = [member for member in members if member.result.status == "ok"]
+    refuse_mixed_machines({member.name: member.result for member in good})
+    failed = [member for member in members if member.result.status != "ok"]
+    rows = [*_good_rows(good), *_failed_rows(good, failed, problems)]
     if not good:
         return Summary(rows, None, None)
-    environment = good[0].job.result.environment
+    environment = good[0].result.environment
     memory_bytes = min(environment.memory_bytes, environment.cgroup_memory_bytes or environment.memory_bytes)
-    return Summary(rows, environment.machine, environment.usable_cores, memory_bytes, [member.job for member in good])
+    return Summary(rows, environment.machine, environment.usable_cores, memory_bytes, good)
 
 
 def _good_rows(good: Sequence[Member]) -> list[Row]:
     labels = series.labels([member.settings for member in good])
-    singles = speedup.single_workers(good)
-    spreads = [job_ratio(member.job.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
+    spreads = [job_ratio(member.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
     misfit = usual_misfit([spread for spread in spreads if spread is not None])
     configurations: dict[str, list[Member]] = {}
     for member in good:
@@ -94,36 +75,32 @@ def _good_rows(good: Sequence[Member]) -> list[Row]:
     rows = []
     for family in families.values():
         best = speedup.best_threads(family)
-        rows += [_row(members, singles, labels[members[0].series_key], misfit, best) for members in family]
-    return sorted(rows, key=lambda row: (_in_numerical_order(row.series), row.data_size, row.workers, row.jobs))
+        rows += [_row(members, labels[members[0].series_key], misfit, best) for members in family]
+    order = list(labels.values())  # as the jobs were typed
+    return sorted(rows, key=lambda row: (order.index(row.series), row.data_size, row.workers, row.jobs))
 
 
-def _in_numerical_order(label: str) -> tuple[Any, ...]:
-    """A key that sorts batch.size=64 before batch.size=256, and optimizer.lr=0.01 before optimizer.lr=0.1."""
-    texts_and_numbers = re.split(r"(\d+(?:\.\d+)?)", label)
-    return (texts_and_numbers[::2], [float(number) for number in texts_and_numbers[1::2]], label)
-
-
-def _failed_rows(good: Sequence[Member], failed: Sequence[Member], unreadable: Sequence[Unreadable]) -> list[Row]:
+def _failed_rows(
+    good: Sequence[Member], failed: Sequence[Member], problems: Sequence[tuple[str, str, str]]
+) -> list[Row]:
     """Return the rows of jobs without a usable result, labelled by their differences from all other jobs."""
     labels = series.labels([member.settings for member in (*good, *failed)])
     rows = []
-    for member in sorted(failed, key=lambda member: member.job.name):
-        result, label = member.job.result, labels[member.series_key]
+    for member in sorted(failed, key=lambda member: member.name):
+        result, label = member.result, labels[member.series_key]
         problem = result.error or f"interrupted after {len(result.kept_blocks())} of its blocks; resume it to finish"
         settings = _settings(member.config)
-        rows.append(Row(status=result.status, **settings, problem=problem, jobs=(member.job.name,), series=label))
-    for job in sorted(unreadable, key=lambda job: job.name):
-        rows.append(Row(status=job.status, problem=job.reason, jobs=(job.name,)))
+        rows.append(Row(status=result.status, **settings, problem=problem, jobs=(member.name,), series=label))
+    rows += [Row(status=status, problem=problem, jobs=(name,)) for name, status, problem in problems]
     return rows
 
 
-def _row(members: list[Member], singles: dict[str, list[Member]], label: str, misfit: float, best: int | None) -> Row:
+def _row(members: list[Member], label: str, misfit: float, best: int | None) -> Row:
     """Return the row of one configuration; the blocks of all of its jobs are pooled."""
-    config, first = members[0].config, members[0].job.result
-    measured = speedup.over_baseline(members, misfit, singles)
+    config, first = members[0].config, members[0].result
+    measured = speedup.over_baseline(members, misfit)
     candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
-    blocks = [member.job.result.kept_blocks() for member in members]
+    blocks = [member.result.kept_blocks() for member in members]
     return Row(
         status="ok",
         **_settings(config) | {"threads_per_worker": candidate.threads},
@@ -132,10 +109,8 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         overall_seconds=candidate.overall_seconds.value,
         trained_seconds=candidate.trained_seconds,
         samples_per_second=config.epochs * config.train_samples / candidate.seconds.value,
-        baseline=measured.over,
         **(_of_baseline(candidate, baseline) if baseline else {}),
         memory_bytes=candidate.memory_bytes,
-        worker_memory_bytes=candidate.worker_memory_bytes,
         speedup=ratio.shown,
         overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
@@ -149,7 +124,7 @@ def _row(members: list[Member], singles: dict[str, list[Member]], label: str, mi
         test_accuracy=candidate.test_accuracy,
         oversubscribed=first.busy_threads > first.environment.usable_cores,
         warnings=tuple(warnings(first, measured)),
-        jobs=tuple(member.job.name for member in members),
+        jobs=tuple(member.name for member in members),
         series=label,
         family=members[0].family,
     )

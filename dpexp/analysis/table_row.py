@@ -45,7 +45,6 @@ class Row:
     samples_per_second: float = math.nan
     baseline_threads: int | None = None  # threads of its process; a script may set its own
     arguments: str = ""  # a script's swept arguments, such as loaders=2
-    baseline: str = ""  # the baseline of the speedup, in words
     baseline_arguments: str = ""  # the same of its process
     baseline_seconds: float = math.nan
     baseline_overall_seconds: float = math.nan
@@ -61,7 +60,6 @@ class Row:
     overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, with all time counted
     in_memory_speedup: Estimate = UNKNOWN  # gain by gradients in shared memory, with all time counted
     memory_bytes: int | None = None  # peak of all processes together
-    worker_memory_bytes: int | None = None  # peak of the largest worker, without shared pages
     baseline_memory_bytes: int | None = None
     target_accuracy: float = math.nan
     target_seconds: float = math.nan

@@ -48,12 +48,8 @@ def _above(threshold: float, value: float, kind: str, text: str, advice: str) ->
 
 
 def _about_settings(result: RunResult, speedup: Speedup) -> Iterator[Warning]:
-    if speedup.over == "none":
-        yield Warning("no baseline", 1.0, "no baseline", "add a workers=1 job, or set measurement.baseline=paired")
-    quota, threads = result.environment.cgroup_cpu_quota, result.busy_threads
-    if quota is not None:
-        text = f"the cgroup allows {quota:g} CPUs for {counted(threads, 'thread')}"
-        yield from _above(quota, threads, "quota", text, "use fewer workers, or raise the quota")
+    if speedup.baseline is None:
+        yield Warning("no baseline", 1.0, "no baseline", "set measurement.baseline=paired")
 
 
 def _about_precision(config: JobConfig, blocks: Sequence[Block], comparison: Comparison) -> Iterator[Warning]:

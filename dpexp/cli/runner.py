@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +12,22 @@ import yaml
 
 from dpexp.cli import resume
 from dpexp.config.compose import Job, Plan
-from dpexp.config.job import CANDIDATE, JobConfig
+from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError
-from dpexp.machine.environment import Environment, available_memory_bytes, describe, usable_cores
+from dpexp.machine.environment import Environment, describe, usable_cores
 from dpexp.machine.files import lock_folder, write_atomically
-from dpexp.machine.memory import in_words
 from dpexp.measurement.user_files import fingerprint
 from dpexp.processes import fork_server
 from dpexp.report import terminal
 from dpexp.report.command import BAD_INPUT, FAILED, measuring_alone, status_of
-from dpexp.results import series, storage
+from dpexp.results import storage
 
 if TYPE_CHECKING:
     from dpexp.launchers.local import LocalLauncher
     from dpexp.results.schema import RunResult
 
 
-_log = logging.getLogger(__name__)
 SLOW_IMPORTS = {"ddp": "torch._dynamo", "resnet18": "torchvision.models"}  # of a strategy, of a model; beside torch
 
 
@@ -108,7 +105,6 @@ def _measure_jobs(
     launcher = launcher or LocalLauncher()
     display = terminal.Display(len(plan.jobs))
     shown: set[str] = set()
-    finished = [result for result in earlier if result is not None and result.status == "ok"]
     try:
         for number, (job, before) in enumerate(zip(plan.jobs, earlier, strict=True)):
             display.begin(number, plan.name(job))
@@ -119,8 +115,7 @@ def _measure_jobs(
                 continue
             try:
                 _describe(job, folder / ".hydra")
-                _warn_of_memory(job.config, finished)
-                result = measure_job(
+                measure_job(
                     job.config,
                     folder,
                     on_progress=display.update,
@@ -130,7 +125,6 @@ def _measure_jobs(
                     record_bad_input=plan.sweep,
                     earlier=before,
                 )
-                finished.append(result)
                 display.finish("measured")
             except ResultError:
                 raise
@@ -145,22 +139,6 @@ def _measure_jobs(
             yield Done(error)
     finally:
         display.close()
-
-
-def _warn_of_memory(config: JobConfig, finished: Sequence[RunResult]) -> None:
-    """Log a warning if this job won't fit into memory, judging by the last one with fewer workers."""
-    alike = [result for result in finished if series.settings(result.config) == series.settings(config)]
-    for result in [result for result in alike if result.config.workers < config.workers][-1:]:
-        arms, workers = result.blocks[-1].arms, result.config.workers
-        most = max(process.memory_bytes or 0 for process in arms[CANDIDATE].processes)
-        beside = sum(len(arm.processes) for name, arm in arms.items() if name != CANDIDATE)
-        more = config.processes - result.config.processes + beside
-        needed, available = (arms[CANDIDATE].memory_bytes or 0) + more * most, available_memory_bytes()
-        if needed > available:
-            _log.warning(
-                f"workers={config.workers} will need about {in_words(needed)} of memory, by what workers={workers} "
-                f"needed, and {in_words(available)} are available; use fewer workers, or a smaller batch.size"
-            )
 
 
 def _describe(job: Job, folder: Path) -> None:

@@ -13,7 +13,7 @@ from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers import command_output as output
 from dpexp.launchers import descendants
 from dpexp.machine.exclusive import VARIABLE as LOCK
-from dpexp.machine.memory import PeakMemory
+from dpexp.machine.memory import peak_bytes
 from dpexp.processes.waiting import wait_until
 
 STARTUP = Path(__file__).parent / "startup"
@@ -50,7 +50,7 @@ class CommandProcesses:
         self._files = [files.with_name(f"{files.name}.{kind}") for kind in ("err", "out")]
         self._descendants = descendants.Descendants(mark)
         self._root: subprocess.Popen[bytes] | None = None
-        self.memory = PeakMemory()
+        self.memory_bytes: int | None = None  # of all processes together, the highest seen; None: not measured
         self.cpu_seconds = 0.0  # of all processes, helpers such as the workers of data loaders, too; known at the end
 
     def start(self, address: str) -> None:
@@ -86,7 +86,8 @@ class CommandProcesses:
 
     def look_at_memory(self) -> None:
         """Read the memory of the stopped processes."""
-        self.memory.look(self._descendants.processes)
+        now = peak_bytes(self._descendants.processes)
+        self.memory_bytes = self.memory_bytes if now is None else max(now, self.memory_bytes or 0)
 
     def count_cpu_seconds(self) -> None:
         """Add the CPU seconds of the stopped processes."""

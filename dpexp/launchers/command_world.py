@@ -37,7 +37,6 @@ class Introduction(TypedDict):
 class Facts(TypedDict, total=False):
     """What a process tells after its last turn; nothing if it has ended before."""
 
-    parameters_sha256: str
     host: str
     in_memory: bool  # whether its models exchange gradients in shared memory
     samples: int  # see Process
@@ -52,7 +51,6 @@ class Rank:
     connection: Connection
     number: int
     threads: int
-    startup_seconds: float
     ahead_seconds: float  # its clock's before that of this machine, where it runs on another
     process: int  # its number; 0 where it runs on another machine
     steps_file: int  # a descriptor of that process; the file has its number of steps
@@ -76,7 +74,6 @@ class World:
         self.traces: list[list[list[Trace]]] = []  # of each traced turn, process and step
         self.files: set[str] = set()  # of the user's, that its processes depend on
         self._timeout_seconds, self._check_hosts = timeout_seconds, check_hosts
-        self._started = time.monotonic()
         self._steps = 0  # steps reported so far
 
     @property
@@ -97,9 +94,8 @@ class World:
         if not is_remote:
             self.files |= {*introduction["files"]}
         ahead_seconds = _ahead_seconds(connection) if is_remote else 0.0
-        startup_seconds = time.monotonic() - self._started
         process = 0 if is_remote else introduction["process"]
-        details = introduction["threads"], startup_seconds, ahead_seconds, process, introduction["steps_file"]
+        details = introduction["threads"], ahead_seconds, process, introduction["steps_file"]
         self.ranks.append(Rank(connection, rank, *details))
         if not self.missing:
             self.ranks.sort(key=lambda known: known.number)
@@ -137,7 +133,7 @@ class World:
         """After the last turn, ask for what only the processes know; some of them may have ended."""
         self.processes.look_at_memory()
         with contextlib.suppress(ScriptEnded, WorkerError):
-            for rank, facts in zip(self.ranks, self._ask("fingerprint"), strict=True):
+            for rank, facts in zip(self.ranks, self._ask("facts"), strict=True):
                 rank.facts = facts
         self.processes.stop()
         self.processes.count_cpu_seconds()

@@ -1,7 +1,6 @@
 """The launcher on one machine: this process starts every worker."""
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -10,7 +9,7 @@ from types import MappingProxyType
 from dpexp.config.job import CANDIDATE
 from dpexp.errors import WorkerError
 from dpexp.launchers.commands import Hosts
-from dpexp.machine.memory import PeakMemory
+from dpexp.machine.memory import peak_bytes
 from dpexp.processes.fork_server import Target
 from dpexp.processes.launch import RunningWorlds, launch, started
 from dpexp.processes.messages import Turn
@@ -26,7 +25,7 @@ class Programs:
     def __init__(self, processes: RunningWorlds, gates: Mapping[str, Connection]) -> None:
         """Wait until all segments sleep before their first turn. Raises WorkerError."""
         self._processes, self._gates = processes, gates
-        self.memory = {name: PeakMemory() for name in gates}  # of the processes on this machine
+        self.memory_bytes: dict[str, int | None] = {}  # of all processes together, at the end; None: some are remote
         for name in gates:
             self._answer(name)
 
@@ -37,11 +36,13 @@ class Programs:
 
     def end(self) -> dict[str, list[WorkerReport]]:
         """End all segments; return the reports of each by rank. Raises WorkerError."""
-        for world, name in enumerate(self._gates):
-            self.memory[name].look(self._processes.pids(world))
+        pids = {name: self._processes.pids(world) for world, name in enumerate(self._gates)}
+        peaks = {name: peak_bytes(of_world) for name, of_world in pids.items()}
         for gate in self._gates.values():
             gate.send(None)
-        return dict(zip(self._gates, self._processes.reports(), strict=True))
+        reports = dict(zip(self._gates, self._processes.reports(), strict=True))
+        self.memory_bytes = {name: peaks[name] if len(reports[name]) == len(pids[name]) else None for name in peaks}
+        return reports
 
     def _answer(self, name: str) -> list[float]:
         """Wait for the end of a segment's turn; return the seconds of its steps."""
@@ -86,9 +87,9 @@ class LocalLauncher:
 
     def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gate: Connection | None) -> WorldSpec:
         """Return the processes of one training to start; rank 0 has the gate."""
-        launched, shown = time.monotonic(), "" if name == CANDIDATE else name.replace("_", " ")
+        shown = "" if name == CANDIDATE else name.replace("_", " ")
         shared = strategy_class(work.config).share(work.config, work.initial)
-        arguments = [(work, part, launched, None if rank else gate) for rank, part in enumerate(shared)]
+        arguments = [(work, part, None if rank else gate) for rank, part in enumerate(shared)]
         return WorldSpec(self.target(name, work), arguments, shown)
 
 

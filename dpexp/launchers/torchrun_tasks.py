@@ -171,12 +171,11 @@ class TorchrunAgent:
         config, dataset = self._task["config"], self._dataset
         assert dataset is not None, "the first task is to load the data"
         remote = RemoteRanks(self._environment.rank, self._exchange_progress)
-        with initial_state(config, dataset) as initial:
-            work = Work(config, dataset, initial, in_turns=self._task["in_turns"])
-            spec = _one_rank(work, self._environment, self._task["number"], None, remote)
-            with start_errors(work):
-                (report,) = launch(spec)  # rank 0 ends those that hang
-                return report  # type: ignore[no-any-return]
+        work = Work(config, dataset, initial_state(config, dataset), in_turns=self._task["in_turns"])
+        spec = _one_rank(work, self._environment, self._task["number"], None, remote)
+        with start_errors(work):
+            (report,) = launch(spec)  # rank 0 ends those that hang
+            return report  # type: ignore[no-any-return]
 
     def _exchange_progress(self, local: Any) -> None:
         """Publish progress. Raises PeerError if the task is over, WorkerError if rank 0 is lost."""
@@ -191,4 +190,4 @@ def _one_rank(
 ) -> WorldSpec:
     """Return the one worker of a rank in this task; it is ended if another rank's worker fails."""
     rendezvous = Rendezvous(environment.master_address, environment.master_port, f"{environment.prefix}/world/{task}")
-    return WorldSpec(worker.run, [(work, rendezvous, time.monotonic(), gate)], remote=remote)
+    return WorldSpec(worker.run, [(work, rendezvous, gate)], remote=remote)

@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil
-from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from dpexp.machine import cgroups
@@ -36,7 +35,6 @@ class Environment:
     cpu_model: str
     logical_cores: int
     usable_cores: int
-    cgroup_cpu_quota: PositiveFloat | None
     memory_bytes: int
     local_world_size: int | None  # ranks on this machine where torchrun started them; None: all
     versions: dict[str, str]
@@ -61,7 +59,6 @@ def describe(local_world_size: int | None = None) -> Environment:
         cpu_model=_cpu_model(),
         logical_cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
-        cgroup_cpu_quota=cgroups.cpu_quota(),
         memory_bytes=psutil.virtual_memory().total,
         local_world_size=local_world_size,
         versions={

@@ -4,7 +4,6 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,12 @@ from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment, available_memory_bytes, describe, usable_cores
-from dpexp.measurement import loop_trainer, script_trainer
 from dpexp.measurement.budget import Budget
+from dpexp.measurement.loop_trainer import LoopTrainer
 from dpexp.measurement.measure import OnProgress, OnWarm, measure
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
+from dpexp.measurement.script_trainer import ScriptTrainer
 from dpexp.measurement.trainer import Trainer
 from dpexp.measurement.user_files import changed_files, digests_of, fingerprint, refuse_changes
 from dpexp.measurement.whole_trainings import WholeTrainings, step_times
@@ -31,12 +31,12 @@ EXCHANGE_SHARE = 0.1  # of a step; where exchanging gradients takes more of it, 
 PROBE_SECONDS = 1.0  # for which the numbers of threads take turns
 
 
-def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> AbstractContextManager[Trainer]:
-    """Return a trainer for the variants of a job; `folder` receives the output of scripts."""
+def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> Trainer:
+    """Return a trainer for the variants of a job; `folder` receives the output of scripts. Raises DataError."""
     if isinstance(config, ScriptConfig):
-        return script_trainer.open_trainer(config, folder, launcher.hosts)
+        return ScriptTrainer(config, folder, launcher.hosts)
     assert isinstance(config, ExperimentConfig)
-    return loop_trainer.open_trainer(config, launcher)
+    return LoopTrainer(config, launcher)
 
 
 def measure_job(
@@ -61,36 +61,30 @@ def measure_job(
     launcher = launcher or LocalLauncher()
     user_files = fingerprint(config) if user_files is None else user_files
     record = Record(config, folder, environment or describe(), user_files, earlier)
-    started = time.perf_counter()
-    budget = Budget(config, BASELINE if config.measurement.baseline == "paired" else None, CANDIDATE)
     try:
         refuse_changes(changed_files(user_files, fingerprint(config)))
-        with open_trainer(config, folder, launcher) as trainer:
-            # A folder that can't be written is found before anything is measured.
-            record.write("unfinished", data_seconds=time.perf_counter() - started)
-            started = time.perf_counter()
-            trainer.get_ready()
-            budget.exclude(time.perf_counter() - started)
-            variants = _variants(config, trainer, record.result.blocks, on_progress)
-            whole_trainings = WholeTrainings(config, budget.seconds)
-            # Of several processes, other hosts run one training at a time.
-            may_share = launcher.hosts is None and config.measurement.shared_memory != "never"
-            in_memory = config.in_memory() if may_share else None
-            on_warm = whole_trainings.reserve_seconds
-            for block in _measure_blocks(trainer, variants, in_memory, budget, record, on_progress, on_warm):
-                refuse_changes(changed_files(user_files, fingerprint(config)))
-                record.add(block, digests_of(trainer.files))
-            on_warm(step_times(record.result.blocks[-1]))  # where all blocks had been made before
-            checkpoint = folder / CHECKPOINT if config.checkpoint else None
-            for number, name, variant in whole_trainings.configs():
-                if len(record.result.trainings.get(name, [])) > number:
-                    continue  # made before an interruption
-                on_progress(f"training as {name}, seed {variant.seed}", budget.done_fraction)
-                assert isinstance(trainer, loop_trainer.LoopTrainer)
-                training = trainer.train(variant, checkpoint if name == CANDIDATE and number == 0 else None)
-                record.add_training(name, training)
-        if record.result.diverged:
-            raise DivergedError(loop_trainer.DIVERGED)
+        trainer = open_trainer(config, folder, launcher)
+        # A folder that can't be written is found before anything is measured.
+        record.write("unfinished")
+        budget = Budget(config, BASELINE if config.measurement.baseline == "paired" else None, CANDIDATE)
+        variants = _variants(config, trainer, record.result.blocks, on_progress)
+        whole_trainings = WholeTrainings(config, budget.seconds)
+        # Of several processes, other hosts run one training at a time.
+        may_share = launcher.hosts is None and config.measurement.shared_memory != "never"
+        in_memory = config.in_memory() if may_share else None
+        on_warm = whole_trainings.reserve_seconds
+        for block in _measure_blocks(trainer, variants, in_memory, budget, record, on_progress, on_warm):
+            refuse_changes(changed_files(user_files, fingerprint(config)))
+            record.add(block, digests_of(trainer.files))
+        on_warm(step_times(record.result.blocks[-1]))  # where all blocks had been made before
+        checkpoint = folder / CHECKPOINT if config.checkpoint else None
+        for number, name, variant in whole_trainings.configs():
+            if len(record.result.trainings.get(name, [])) > number:
+                continue  # made before an interruption
+            on_progress(f"training as {name}, seed {variant.seed}", budget.done_fraction)
+            assert isinstance(trainer, LoopTrainer)
+            training = trainer.train(variant, checkpoint if name == CANDIDATE and number == 0 else None)
+            record.add_training(name, training)
     except (ConfigError, DataError) as error:
         if record_bad_input and not record.replaces:  # a good result stays until there is a better one
             record.write("failed", error)
@@ -114,11 +108,9 @@ def measure_in_turns(
     ConfigError, DataError, WorkerError, DivergedError.
     """
     first, *_, last = configs
-    with open_trainer(configs[first], folder, launcher or LocalLauncher()) as trainer:
-        trainer.get_ready()
-        budget = Budget(configs[first], baseline=last, candidate=first)
-        blocks = measure(trainer, lambda blocks: configs, budget, on_progress=on_progress)
-        return [block for block in blocks if not block.warmup]
+    trainer = open_trainer(configs[first], folder, launcher or LocalLauncher())
+    blocks = measure(trainer, lambda blocks: configs, Budget(configs[first], last, first), on_progress=on_progress)
+    return [block for block in blocks if not block.warmup]
 
 
 def _measure_blocks(

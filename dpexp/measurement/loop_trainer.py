@@ -15,45 +15,28 @@ from dpexp.config.job import JobConfig
 from dpexp.errors import DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, Programs
 from dpexp.machine.environment import usable_cores
-from dpexp.machine.memory import PeakMemory
-from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
+from dpexp.measurement.trainer import Pace, TimedSteps
 from dpexp.processes.launch import wait_for_server
 from dpexp.processes.messages import Turn
-from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results.schema import Arm, Process, Training
-from dpexp.results.storage import finite
-from dpexp.train.data.dataset import Dataset, load
+from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.worker import Work, WorkerReport
-
-DIVERGED = "diverged: a loss is not a finite number; try a smaller optimizer.lr"
 
 PACE = Pace(turn_seconds=0.03, lead_seconds=0.003)
 # Where more threads than cores have just woken up, the scheduler takes some tens of milliseconds to spread them.
 OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.1, lead_seconds=0.03)
 
 
-@contextlib.contextmanager
-def open_trainer(config: ExperimentConfig, launcher: LocalLauncher) -> Iterator[Trainer]:
-    """Return a trainer with a job's data and initial weights in shared memory. Raises DataError."""
-    dataset = load(config)
-    with dataset.tensors, initial_state(config, dataset) as initial:
-        yield LoopTrainer(config, dataset, initial, launcher)
-
-
 class LoopTrainer:
     """Trains all variants by our loop, on the same data and from the same initial state."""
 
-    def __init__(
-        self, config: ExperimentConfig, dataset: Dataset, initial: SharedTensors, launcher: LocalLauncher
-    ) -> None:
-        self._dataset, self._initial, self._launcher = dataset, initial, launcher
-        self._placed = dataset
+    def __init__(self, config: ExperimentConfig, launcher: LocalLauncher) -> None:
+        """Load the data and the initial weights into shared memory, and wait for the fork server. Raises DataError."""
+        self._dataset, self._launcher = load(config), launcher
+        self._initial, self._placed = initial_state(config, self._dataset), self._dataset
         self.pace = OVERSUBSCRIBED_PACE if config.busy_threads > usable_cores() else PACE
         self.files: set[str] = set()  # the fingerprint has all of them
-
-    def get_ready(self) -> None:
-        """Wait for the fork server."""
         wait_for_server()
 
     @contextlib.contextmanager
@@ -62,8 +45,6 @@ class LoopTrainer:
 
         The place of the data changes times by about a percent. Raises WorkerError.
         """
-        if self._placed is not self._dataset:
-            self._placed.tensors.close()
         self._placed = self._dataset.copy_elsewhere()
         works = {}
         for name, config in variants.items():
@@ -74,12 +55,10 @@ class LoopTrainer:
 
     def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training:
         """Run a whole training, and evaluate it. Raises WorkerError."""
-        with contextlib.ExitStack() as cleanup:
-            initial = self._initial
-            if config.seed != self._dataset.source.seed:
-                initial = cleanup.enter_context(initial_state(config, self._dataset))
-            work = Work(config, self._placed, initial, checkpoint)
-            return summarize_training(work, self._launcher.run(work))
+        is_seed_of_job = config.seed == self._dataset.source.seed
+        initial = self._initial if is_seed_of_job else initial_state(config, self._dataset)
+        work = Work(config, self._placed, initial, checkpoint)
+        return summarize_training(work, self._launcher.run(work))
 
 
 class LoopArms:
@@ -93,20 +72,14 @@ class LoopArms:
         return self._programs.turn(name, turn)
 
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
-        """End all arms; return their results. Raises WorkerError, also if replicas differ."""
+        """End all arms; return their results. Raises DivergedError, and WorkerError, also if replicas differ."""
         reports = self._programs.end()
-        if not all(
-            math.isfinite(loss) for of_arm in reports.values() for report in of_arm for loss in report.epoch_loss_sums
-        ):
-            raise DivergedError(DIVERGED)
-        memory = self._programs.memory
+        memory = self._programs.memory_bytes
         return {name: _arm(work, reports[name], timed[name], memory[name]) for name, work in self._works.items()}
 
 
-def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory: PeakMemory) -> Arm:
-    _check_replicas(reports)
-    # By rank: those on this machine are the first.
-    memory_by_rank = {} if memory.bytes is None else dict(enumerate(memory.by_process.values()))
+def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory_bytes: int | None) -> Arm:
+    check(reports)
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
         samples_per_step=work.config.global_batch_size,
@@ -114,45 +87,29 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory:
         first_steps=timed.first_steps,
         phases={name: np.array([report.phases[name] for report in reports]).T.tolist() for name in names},
         between_epochs_seconds=statistics.median(reports[0].between_epochs_seconds or [0.0]),
-        warmup_seconds=timed.warmup_seconds,
-        parameters_sha256=reports[0].parameters_sha256[0],
-        processes=[
-            Process(
-                report.rank,
-                report.threads,
-                report.process_cpu_seconds,
-                report.startup_seconds,
-                memory_bytes=memory_by_rank.get(report.rank),
-                host=report.host,
-            )
-            for report in reports
-        ],
-        memory_bytes=memory.bytes if len(memory_by_rank) == len(reports) else None,
+        processes=[Process(report.threads, host=report.host) for report in reports],
+        memory_bytes=memory_bytes,
     )
 
 
 def summarize_training(work: Work, reports: Sequence[WorkerReport]) -> Training:
-    """Return the result of a whole training. Raises WorkerError if replicas differ."""
-    _check_replicas(reports)
-    samples = work.config.train_samples
+    """Return the result of a whole training. Raises DivergedError, and WorkerError if replicas differ."""
+    check(reports)
+    sums = zip(*(report.epoch_loss_sums for report in reports), strict=True)
     return Training(
         seed=work.config.seed,
         seconds=max(report.seconds for report in reports),
-        epoch_losses=[
-            finite(sum(sums) / samples) for sums in zip(*(report.epoch_loss_sums for report in reports), strict=True)
-        ],
+        epoch_losses=[sum(of_epoch) / work.config.train_samples for of_epoch in sums],
         test_accuracy=reports[0].test_accuracy,
         epoch_accuracies=reports[0].epoch_accuracies,
         parameters_sha256=reports[0].parameters_sha256[0],
     )
 
 
-def _check_replicas(reports: Sequence[WorkerReport]) -> None:
-    """Raise WorkerError if replicas did not start or end with the same parameters."""
-    for when, hashes in (
-        ("start", [sha256 for report in reports for sha256 in report.initial_sha256]),
-        ("end", [sha256 for report in reports for sha256 in report.parameters_sha256]),
-    ):
-        if len(set(hashes)) > 1:
-            ranks = [rank for rank, sha256 in enumerate(hashes) if sha256 != hashes[0]]
-            raise WorkerError(f"replicas differ at the {when}: ranks {ranks} do not have rank 0's parameters")
+def check(reports: Sequence[WorkerReport]) -> None:
+    """Raise DivergedError if a loss is not finite, WorkerError if replicas did not end with the same parameters."""
+    if not all(math.isfinite(loss) for report in reports for loss in report.epoch_loss_sums):
+        raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
+    hashes = [sha256 for report in reports for sha256 in report.parameters_sha256]
+    if ranks := [rank for rank, sha256 in enumerate(hashes) if sha256 != hashes[0]]:
+        raise WorkerError(f"replicas differ at the end: ranks {ranks} do not have rank 0's parameters")

@@ -72,13 +72,12 @@ class Watch:
         self._busy, self._stolen = _busy_and_stolen_seconds()
         self._throttled = cgroups.throttled_seconds()
 
-    def conditions(self, workers_cpu_seconds: float) -> Conditions:
-        """Return what was seen; `workers_cpu_seconds` is the CPU time that the ended workers reported."""
+    def conditions(self, scripts_cpu_seconds: float) -> Conditions:
+        """Return what was seen; `scripts_cpu_seconds` is the CPU time of the processes of scripts."""
         wall = max(time.monotonic() - self._started, 1e-3)
         busy, stolen = _busy_and_stolen_seconds()
-        # The system counts more than workers report: their start and end take time, too.
-        workers = max(workers_cpu_seconds, fork_server.cpu_seconds() - self._server_cpu)
-        ours = time.process_time() - self._main_cpu + workers
+        workers = fork_server.cpu_seconds() - self._server_cpu
+        ours = time.process_time() - self._main_cpu + workers + scripts_cpu_seconds
         return Conditions(
             other_cores=max(0.0, busy - self._busy - ours) / wall,
             stolen_cores=max(0.0, stolen - self._stolen) / wall,

@@ -29,7 +29,7 @@ class Record:
         user_files: dict[str, str],
         earlier: RunResult | None,
     ) -> None:
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat()
         self._folder = folder
         self.result = RunResult(
             format="dpexp-result",
@@ -42,7 +42,6 @@ class Record:
             config_sha256=config.sha256,
             config=cast(AnyConfig, config),
             environment=environment,
-            data_seconds=0.0,
             blocks=[] if earlier is None else earlier.blocks,
             trainings={} if earlier is None else earlier.trainings,
             user_files=user_files,

@@ -33,11 +33,10 @@ class Rounds:
         The first may be much longer than all others, as where a model is compiled in it.
         """
         for name, timed in self.timed.items():
-            first, second = (running.turn(name, Turn(0, 1, warmup=True))[0] for _ in range(MIN_WARMUP_STEPS))
+            _, second = (running.turn(name, Turn(0, 1, warmup=True))[0] for _ in range(MIN_WARMUP_STEPS))
             more = min(steps - MIN_WARMUP_STEPS, int(WARMUP_SECONDS / second) - 1)
             others = [second, *(running.turn(name, Turn(0, more, warmup=True)) if more > 0 else [])]
             timed.steps = 1 + len(others)
-            timed.warmup_seconds = first + sum(others)
             timed.least_step_seconds = min(others)
             timed.step_seconds = statistics.median(others[len(others) // 2 :])
 

@@ -17,7 +17,7 @@ from dpexp.errors import ScriptEnded, WorkerError, counted
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.command_world import Trace, World
 from dpexp.launchers.commands import Hosts, started
-from dpexp.measurement.trainer import Pace, TimedSteps, Trainer
+from dpexp.measurement.trainer import Pace, TimedSteps
 from dpexp.phases import PHASES
 from dpexp.processes.messages import MAX_PHASE_STEPS, Turn
 from dpexp.results.schema import Arm, Process
@@ -30,26 +30,18 @@ MAX_UNKNOWN = 0.1  # of the steps; if the wait is unknown in more of them, it co
 TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
 
 
-@contextlib.contextmanager
-def open_trainer(config: ScriptConfig, folder: Path, hosts: Hosts | None) -> Iterator[Trainer]:
-    """Return a trainer with a folder for the commands' output. Raises ResultError."""
-    with write_errors(folder / OUTPUT):
-        (folder / OUTPUT).mkdir(parents=True, exist_ok=True)
-    yield ScriptTrainer(config, folder / OUTPUT, hosts)
-
-
 class ScriptTrainer:
     """Starts the command of each variant."""
 
     def __init__(self, config: ScriptConfig, folder: Path, hosts: Hosts | None) -> None:
-        self._folder, self._hosts, self._numbers = folder, hosts, itertools.count()
+        """`folder` receives the output of the commands, in a folder of its own. Raises ResultError."""
+        self._folder, self._hosts, self._numbers = folder / OUTPUT, hosts, itertools.count()
+        with write_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         self.files: set[str] = set()  # files that the commands' processes depend on
         self._timeout_seconds = config.launch.timeout_seconds
         traced = TRACED_EVERY if config.measurement.phases else None
         self.pace = Pace(TURN_SECONDS, LEAD_SECONDS, least_lead_steps=1, traced_every=traced)
-
-    def get_ready(self) -> None:
-        """Nothing to wait for."""
 
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, JobConfig]) -> Iterator[ScriptArms]:
@@ -114,23 +106,18 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
         first_steps=timed.first_steps,
         phases=_phases(world.traces),
         between_epochs_seconds=0.0,
-        warmup_seconds=timed.warmup_seconds,
-        parameters_sha256=world.ranks[0].facts.get("parameters_sha256", ""),
         processes=[
             Process(
-                rank=rank.number,
                 threads=rank.threads,
                 process_cpu_seconds=world.processes.cpu_seconds / len(world.ranks),
-                startup_seconds=rank.startup_seconds,
                 samples=rank.facts.get("samples", 0),
                 exchanges=rank.facts.get("exchanges", False),
                 by_ddp=rank.facts.get("by_ddp", False) and not rank.facts["in_memory"],
-                memory_bytes=world.processes.memory.by_process.get(rank.process),
                 host=rank.facts.get("host", ""),
             )
             for rank in world.ranks
         ],
-        memory_bytes=world.processes.memory.bytes if len(world.command.words) == 1 else None,  # else on others, too
+        memory_bytes=world.processes.memory_bytes if len(world.command.words) == 1 else None,  # else on others, too
     )
 
 

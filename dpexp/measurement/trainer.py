@@ -26,7 +26,6 @@ class TimedSteps:
 
     turn_seconds: list[list[float]] = field(default_factory=list)  # seconds of each timed step of each turn
     first_steps: list[int] = field(default_factory=list)  # number of each turn's first timed step
-    warmup_seconds: float = 0.0
     step_seconds: float = 0.0  # time of one step, as in the warm-up
     least_step_seconds: float = 0.0  # the same of the shortest
     steps: int = 0  # made so far, untimed ones included
@@ -47,9 +46,6 @@ class Trainer(Protocol):
 
     pace: Pace
     files: set[str]  # the user's files that the arms so far depend on, besides those of the fingerprint
-
-    def get_ready(self) -> None:
-        """Wait for anything that starts slowly and would disturb the first block."""
 
     def running(self, variants: Mapping[str, JobConfig]) -> AbstractContextManager[RunningArms]:
         """Keep an arm of each variant alive in fresh processes while the context is open. Raises WorkerError."""

@@ -61,16 +61,6 @@ class SharedTensors(dict[str, torch.Tensor]):
             shared[name].copy_(tensor)
         return shared
 
-    def close(self) -> None:
-        """Close the file; tensors stay usable as long as something refers to them."""
-        self.file.close()
-
-    def __enter__(self) -> SharedTensors:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedTensors, (self.file, self._layout)
 

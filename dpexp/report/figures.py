@@ -143,7 +143,7 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
     parts += [
         ", ".join(models),  # for a script, both are "script"
         f"threads per worker: {_either(table.threads_per_worker)}",
-        f"baseline: {_either(table.baseline[table.baseline != 'itself'])}",
+        *(["baseline: one process in the same blocks"] if table.speedup.notna().any() else []),
         f"mean and 95 % interval of {_either(table.repeats)} blocks",
         f"{summary.machine}",
     ]

@@ -14,7 +14,7 @@ from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
 from dpexp.phases import PHASES
 
-VERSION: Final = 12
+VERSION: Final = 13
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 # Bounds far beyond any measurement, within which statistics are finite.
@@ -33,14 +33,11 @@ _CONFIG = ConfigDict(allow_inf_nan=False)
 class Process:
     """One process of a training."""
 
-    rank: int
     threads: Count
-    process_cpu_seconds: float
-    startup_seconds: float
+    process_cpu_seconds: float = 0.0  # of a script; the fork server tells those of our own
     samples: Annotated[int, Field(ge=0, lt=2**40)] = 0  # samples that a script's model receives in a step; 0: unknown
     exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
     by_ddp: bool = False  # whether DistributedDataParallel does so, through its process group
-    memory_bytes: Bytes | None = None  # peak memory that it shares with no process; None: not measured
     host: str = ""  # the name of its machine
 
 
@@ -56,9 +53,7 @@ class Arm:
     first_steps: list[int]  # the number of each turn's first timed step since the start
     phases: dict[str, list[list[PhaseSeconds]]]  # seconds in some steps, by phase: (steps, processes)
     between_epochs_seconds: Duration  # what belongs to an epoch and to no step; 0 for a script, whose steps have it
-    warmup_seconds: float  # time of the untimed steps before the first turn
-    parameters_sha256: str  # at the end of the last turn
-    processes: Annotated[list[Process], Field(min_length=1)]
+    processes: Annotated[list[Process], Field(min_length=1)]  # by rank
     memory_bytes: Bytes | None = None  # peak of all processes, helpers included; shared pages count once
 
     @model_validator(mode="after")
@@ -92,7 +87,7 @@ class Training:
 
     seed: int
     seconds: Seconds
-    epoch_losses: Annotated[list[float | None], Field(min_length=1)]  # means over all samples; None: not finite
+    epoch_losses: Annotated[list[float], Field(min_length=1)]  # means over all samples
     test_accuracy: float | None  # after the last epoch
     epoch_accuracies: list[float]  # on the test split, after each epoch; only with a target accuracy
     parameters_sha256: str
@@ -135,7 +130,7 @@ class RunResult:
     """Everything that one job measured. `error` is None if the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[12]  # VERSION
+    version: Literal[13]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers
@@ -144,7 +139,6 @@ class RunResult:
     config_sha256: str  # see JobConfig.sha256
     config: AnyConfig
     environment: Environment
-    data_seconds: float  # loading the data set, in the parent
     blocks: list[Block]  # including those finished before a failure
     trainings: dict[str, list[Training]]  # whole ones, by the arm's name; of several seeds with a target accuracy
     user_files: dict[str, str]  # SHA-256 of data, models and scripts, with what they import; see measurement
@@ -160,13 +154,6 @@ class RunResult:
         if self.config_sha256 != self.config.sha256:
             raise ValueError("the configuration is not the one that was measured: its SHA-256 differs")
         return self
-
-    @property
-    def diverged(self) -> bool:
-        """Whether a loss of any training was not a finite number."""
-        return any(
-            loss is None for of_arm in self.trainings.values() for training in of_arm for loss in training.epoch_losses
-        )
 
     @property
     def busy_threads(self) -> int:

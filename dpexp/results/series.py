@@ -1,17 +1,14 @@
 """Series: jobs that may share a curve, because they differ only along it; and how each is labelled."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from dpexp.config.experiment import AnyConfig
 from dpexp.config.job import JobConfig, flatten
-from dpexp.results.jobs import MeasuredJob
-
-Settings = Mapping[str, Any]
-"""Values by dotted name, such as batch.size."""
+from dpexp.results.schema import RunResult
 
 ALONG_A_CURVE = ("workers", "data.size")
 ARGUMENTS = "script.arguments."
@@ -20,22 +17,23 @@ DATA_FILE, DIGITS = "data.path", 8
 
 @dataclass(frozen=True)
 class Member:
-    """A job and its series."""
+    """The result of a job, and its series."""
 
-    job: MeasuredJob
+    name: str
+    result: RunResult
     differing: frozenset[str] = frozenset()  # files whose content differs between jobs
 
     @property
     def config(self) -> AnyConfig:
         """The configuration of the job."""
-        return self.job.config
+        return self.result.config
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings that all jobs of the series share, and short SHA-256 digests of code and differing files."""
-        files = self.job.result.user_files
+        files = self.result.user_files
         digests = {name: files[name] for name in self.differing & files.keys()}
-        digests["dpexp.code"] = self.job.result.environment.code_sha256
+        digests["dpexp.code"] = self.result.environment.code_sha256
         if DATA_FILE in digests:
             digests["data.sha256"] = digests.pop(DATA_FILE)
         return settings(self.config) | {name: digests[name][:DIGITS] for name in sorted(digests)}
@@ -43,7 +41,7 @@ class Member:
     @cached_property
     def series_key(self) -> str:
         """A key of the series."""
-        return key(self.settings)
+        return json.dumps(self.settings)
 
     @cached_property
     def family(self) -> str:
@@ -60,14 +58,14 @@ class Member:
         return json.dumps([self.series_key, self.config.workers, self.config.data.size])
 
 
-def members(jobs: Sequence[MeasuredJob]) -> list[Member]:
+def members(results: Mapping[str, RunResult]) -> list[Member]:
     """Return the jobs with their series; jobs with different contents of a user's file belong to different series."""
     contents_by_name: dict[str, set[str]] = {}
-    for job in jobs:
-        for name, sha256 in job.result.user_files.items():
+    for result in results.values():
+        for name, sha256 in result.user_files.items():
             contents_by_name.setdefault(name, set()).add(sha256)
     differing = frozenset(name for name, contents in contents_by_name.items() if len(contents) > 1)
-    return [Member(job, differing) for job in jobs]
+    return [Member(name, result, differing) for name, result in results.items()]
 
 
 def settings(config: JobConfig) -> dict[str, Any]:
@@ -76,16 +74,11 @@ def settings(config: JobConfig) -> dict[str, Any]:
     return {name: values[name] for name in sorted(values) if name not in ALONG_A_CURVE}
 
 
-def key(series: Settings) -> str:
-    """Return a key of these settings."""
-    return json.dumps(series)
-
-
-def labels(all_settings: Iterable[Settings]) -> dict[str, str]:
+def labels(all_settings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return the label of each series, by its key: the settings in which it differs; "" for a single one."""
-    series = {key(settings): settings for settings in all_settings}
+    series = {json.dumps(settings): settings for settings in all_settings}
 
-    def differs(name: str, among: Iterable[Settings]) -> bool:
+    def differs(name: str, among: Iterable[Mapping[str, Any]]) -> bool:
         return len({json.dumps(settings.get(name, "absent")) for settings in among}) > 1
 
     def differs_within_a_choice(setting: str) -> bool:

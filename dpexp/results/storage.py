@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +16,6 @@ from dpexp.results.schema import VERSION, RunResult
 FILE_NAME = "result.json"
 
 _ADAPTER = TypeAdapter(RunResult)
-
-
-def finite(value: float) -> float | None:
-    """Return the value, or None for NaN and infinity, which JSON lacks."""
-    return value if math.isfinite(value) else None
 
 
 def write(result: RunResult, folder: Path) -> Path:

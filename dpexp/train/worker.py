@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import platform
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 from torch import nn
 
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.errors import WorkerError
 from dpexp.machine.files import write_atomically
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, heartbeat
 from dpexp.processes.messages import MAX_PHASE_STEPS
@@ -46,11 +44,8 @@ class WorkerReport:
 
     rank: int
     host: str
-    startup_seconds: float  # time from the parent's call until this process was ready
-    initial_sha256: list[str]  # of each replica's parameters, before the first update
-    parameters_sha256: list[str] = dataclasses.field(default_factory=list)  # the same, after the last
+    parameters_sha256: list[str] = dataclasses.field(default_factory=list)  # of each replica, after the last update
     threads: int = 0
-    process_cpu_seconds: float = 0.0  # since this process was forked
     seconds: float = 0.0  # time of a whole training, without evaluation
     epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a segment, the last one
     epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # on the test split; rank 0 only
@@ -60,29 +55,19 @@ class WorkerReport:
 
 
 @translate_errors()
-def run(
-    rank: int, work: Work, shared: Any, launched_seconds: float, gate: Connection | None, notify: Callable[[Any], None]
-) -> WorkerReport:
-    """Train as rank `rank`. Rank 0 of a segment waits for its turns at `gate`, and reports the steps of each.
-
-    `launched_seconds` is the parent's monotonic clock at the launch.
-    """
+def run(rank: int, work: Work, shared: Any, gate: Connection | None, notify: Callable[[Any], None]) -> WorkerReport:
+    """Train as rank `rank`. Rank 0 of a segment waits for its turns at `gate`, and reports the steps of each."""
     config = work.config
     torch.set_num_threads(config.threads_per_worker)
-    if (threads := torch.get_num_threads()) != config.threads_per_worker:
-        raise WorkerError(
-            f"threads_per_worker={config.threads_per_worker}: torch uses {threads} threads regardless; set that number"
-        )
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
     model = architectures.build(config.model, work.dataset.input_shape, work.dataset.classes, dtype)
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()
-    startup_seconds = time.monotonic() - launched_seconds
     if not work.in_turns:
         warm_up(config, work.dataset, strategy)
         strategy.start()
-    report = WorkerReport(rank, platform.node(), startup_seconds, initial_sha256=_hashes(strategy))
+    report = WorkerReport(rank, platform.node())
     torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank, whatever the warm-up drew
     if work.in_turns:
         report = _train_in_turns(report, work, strategy, gate, notify)
@@ -91,8 +76,7 @@ def run(
     return dataclasses.replace(
         report,
         threads=torch.get_num_threads(),
-        process_cpu_seconds=time.process_time(),
-        parameters_sha256=_hashes(strategy),
+        parameters_sha256=[parameters_sha256(replica.model) for replica in strategy.replicas],
     )
 
 
@@ -140,10 +124,6 @@ def _train_whole(report: WorkerReport, work: Work, strategy: Strategy, model: nn
         epoch_accuracies=epoch_accuracies,
         test_accuracy=test_accuracy,
     )
-
-
-def _hashes(strategy: Strategy) -> list[str]:
-    return [parameters_sha256(replica.model) for replica in strategy.replicas]
 
 
 @torch.no_grad()

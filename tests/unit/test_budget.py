@@ -70,10 +70,7 @@ class Machine:
         return steps[turn.lead_steps :]
 
     def end(self, timed):
-        return {
-            name: Arm(64, one.turn_seconds, one.first_steps, {}, 0.0, 0.1, "", [Process(0, 1, 0.1, 0.1)])
-            for name, one in timed.items()
-        }
+        return {name: Arm(64, one.turn_seconds, one.first_steps, {}, 0.0, [Process(1)]) for name, one in timed.items()}
 
 
 def measured(clock, machine, *overrides, reserved=0.0):
@@ -179,7 +176,7 @@ def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for_within_t
     assert max(lengths) < 1.3 * min(lengths)  # the time is shared
 
 
-def test_the_wait_for_the_fork_server_is_not_the_jobs(clock):
+def test_excluded_time_is_not_the_jobs(clock):
     config = tiny("measurement.max_seconds=10")
     job = Budget(config, None, "candidate")
     clock.now += 5.0

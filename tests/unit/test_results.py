@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from dataclasses import replace
 
 import pytest
-from results_helpers import result, training
+from results_helpers import result
 
 from dpexp.errors import ResultError
 from dpexp.results import storage
 from dpexp.results.schema import VERSION
-from dpexp.results.storage import finite, read, write
+from dpexp.results.storage import read, write
 
 
 def some():
@@ -77,13 +74,3 @@ def test_a_failed_write_leaves_the_old_result(tmp_path, monkeypatch):
         write(result(seconds=[1.0, 5.0], baseline=None), tmp_path)
     assert read(path) == one
     assert [entry.name for entry in tmp_path.iterdir()] == [storage.FILE_NAME]
-
-
-def test_a_loss_that_is_no_number_means_diverged(tmp_path):
-    one = some()
-    assert not one.diverged
-    for name in ("candidate", "baseline"):
-        bad = replace(one, status="diverged", trainings=one.trainings | {name: [training(loss=finite(math.nan))]})
-        assert bad.diverged
-        json.loads(write(bad, tmp_path).read_text(), parse_constant=pytest.fail)
-        assert read(tmp_path / storage.FILE_NAME).diverged

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from conftest import composed
 from results_helpers import (
-    MACHINE,
     QUIET,
     arm,
     changed,
@@ -315,18 +314,6 @@ def test_a_kind_of_warning_is_told_once_for_its_worst_row(tmp_path):
 
 def test_a_warning_about_the_only_row_does_not_name_it(tmp_path):
     assert "workers" not in warnings(summary(tmp_path, change=busy(0.5)))[0]
-
-
-def test_the_worst_quota_is_the_smallest(tmp_path):
-    jobs = [
-        result(*TWO, f"data.size={size}", seconds=[1.0] * 3, baseline=[1.2] * 3, machine=machine)
-        for size, machine in (
-            (5000, replace(MACHINE, cgroup_cpu_quota=1.9)),
-            (6000, replace(MACHINE, cgroup_cpu_quota=0.5)),
-        )
-    ]
-    (line,) = warnings(aggregate([write_sweep(tmp_path, *jobs)]))
-    assert line.startswith("the cgroup allows 0.5 CPUs for 2 threads (2 workers, 6,000 samples and 1 more row)")
 
 
 def test_what_more_workers_would_bring_is_projected_and_said_to_be(tmp_path):

@@ -50,45 +50,11 @@ def test_throughput_counts_all_samples_of_all_epochs(tmp_path):
     assert row(tmp_path).samples_per_second == pytest.approx(1500)
 
 
-def test_without_a_paired_baseline_the_sweeps_single_worker_is_it(tmp_path):
-    overrides = ["measurement.baseline=none"]
-    write_sweep(
-        tmp_path,
-        result("workers=1", *overrides, seconds=[9, 2.0, 2.2], baseline=None),
-        result("workers=2", *overrides, seconds=[9, 1.0, 1.1], baseline=None),
-        result("workers=1", "data.size=5000", *overrides, seconds=[9, 7.0, 7.0], baseline=None),
-    )
-    found = row(tmp_path, workers=2)
-    assert found.speedup == pytest.approx(2)
-    assert found.speedup_low < 2 < found.speedup_high
-    assert found.baseline == "sync_dp workers=1 job"
-
-
-def test_a_sequential_job_serves_where_the_strategy_has_no_single_worker(tmp_path):
-    overrides = ["measurement.baseline=none"]
-    write_sweep(
-        tmp_path,
-        result("strategy=sequential", *overrides, seconds=[9, 2, 2], baseline=None),
-        result("strategy=emulated", "workers=2", *overrides, seconds=[9, 4, 4], baseline=None),
-    )
-    assert row(tmp_path, strategy="emulated").speedup == pytest.approx(0.5)
-
-
 def test_without_any_baseline_no_speedup_is_claimed(tmp_path):
     write_sweep(tmp_path, result("workers=2", "measurement.baseline=none", seconds=[9, 1, 1], baseline=None))
     found = row(tmp_path)
     assert math.isnan(found.speedup)
     assert "no baseline" in found.warnings
-
-
-def test_a_single_worker_job_with_other_settings_is_no_baseline(tmp_path):
-    overrides = ["measurement.baseline=none"]
-    write_sweep(
-        tmp_path,
-        result("workers=1", "epochs=1", *overrides, seconds=[9, 2, 2], baseline=None),
-        result("workers=2", "epochs=2", *overrides, seconds=[9, 2, 2], baseline=None),
-    )
-    assert math.isnan(row(tmp_path, workers=2).speedup)
 
 
 def test_weak_scaling_compares_throughput(tmp_path):
@@ -130,7 +96,6 @@ def test_failed_missing_damaged_and_diverged_jobs_are_listed_beside_the_good(tmp
     table = aggregate([tmp_path]).table
     assert sorted(table.status) == ["diverged", "failed", "missing", "ok", "unreadable"]
     assert "killed by SIGKILL" in row(tmp_path, status="failed").warnings
-    assert "workers=8" in row(tmp_path, status="missing").warnings
     assert math.isnan(row(tmp_path, status="diverged").seconds)
 
 
@@ -148,21 +113,6 @@ def test_folders_aggregate_together_and_repeats_are_pooled(tmp_path):
 def test_a_copy_of_a_result_is_no_second_measurement(tmp_path):
     write_sweep(tmp_path, *[result(seconds=[9, 1, 1], baseline=[9, 2, 2])] * 2)
     assert aggregate([tmp_path]).table.repeats.tolist() == [2]
-
-
-def test_folders_behind_links_are_read_once(tmp_path):
-    sweep = write_sweep(tmp_path / "elsewhere", result(seconds=[9, 1, 1], baseline=[9, 2, 2]))
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "sweep").symlink_to(sweep)
-    (tmp_path / "linked" / "circle").symlink_to(tmp_path / "linked")
-    assert [row.status for row in aggregate([tmp_path / "linked"]).rows] == ["ok"]
-
-
-def test_a_job_of_another_application_of_hydra_is_none_of_ours(tmp_path):
-    sweep = write_sweep(tmp_path, result(seconds=[9, 1, 1], baseline=[9, 2, 2]))
-    (sweep / "other" / ".hydra").mkdir(parents=True)
-    (sweep / "other" / ".hydra" / "config.yaml").write_text("db: mysql\n")
-    assert [row.status for row in aggregate([sweep]).rows] == ["ok"]
 
 
 def test_a_folder_whose_name_is_no_text_is_named(tmp_path):
@@ -260,13 +210,7 @@ def test_jobs_of_which_only_one_has_an_arm_are_pooled(tmp_path, lacking):
     assert found.speedup.value == pytest.approx(2, rel=0.02)
 
 
-def test_series_that_differ_in_a_number_are_in_its_order(tmp_path):
-    values = [("64", "0.1"), ("256", "0.01"), ("64", "0.01")]
-    settings = [(f"batch.size={size}", f"optimizer.lr={rate}") for size, rate in values]
-    write_sweep(tmp_path, *(result(*words, seconds=[9, 1, 1], baseline=[9, 2, 2]) for words in settings))
-    in_order = [
-        "batch.size=64, optimizer.lr=0.01",
-        "batch.size=64, optimizer.lr=0.1",
-        "batch.size=256, optimizer.lr=0.01",
-    ]
-    assert [row.series for row in aggregate([tmp_path]).rows] == in_order
+def test_series_are_in_the_order_of_their_jobs(tmp_path):
+    sizes = ("64", "256", "16")
+    write_sweep(tmp_path, *(result(f"batch.size={size}", seconds=[9, 1, 1], baseline=[9, 2, 2]) for size in sizes))
+    assert [row.series for row in aggregate([tmp_path]).rows] == [f"batch.size={size}" for size in sizes]

@@ -35,7 +35,7 @@ def seen(
             (config, config.baseline()), (CANDIDATE, BASELINE), reversed(found.limits), strict=True
         )
     ]
-    return warnings(replace(measured, environment=machine), Speedup("sequential in the same blocks", found, *sides))
+    return warnings(replace(measured, environment=machine), Speedup(found, *sides))
 
 
 def test_a_quiet_measurement_has_none():
@@ -65,10 +65,6 @@ FOUND = {
         {"change": busy(throttled_seconds=0.2)},
         "the cgroup's CPU quota held processes back for 1.0 s: use fewer workers, or raise the quota",
     ),
-    "quota": (
-        {"machine": replace(MACHINE, cgroup_cpu_quota=1.5)},
-        "the cgroup allows 1.5 CPUs for 2 threads: use fewer workers, or raise the quota",
-    ),
     "few turns": (
         {"change": short},
         "there was time for only 5 turns of each training: set measurement.max_seconds=24 or",
@@ -93,14 +89,9 @@ def test_what_was_seen_is_told_with_what_to_do(kind):
 
 
 def test_the_most_severe_comes_first():
-    found = seen(change=busy(other_cores=1.5, stolen_cores=0.3), machine=replace(MACHINE, cgroup_cpu_quota=0.5))
-    assert [warning.kind for warning in found] == ["other programs", "stolen time", "quota"]
-    assert [warning.severity for warning in found] == pytest.approx([15, 6, 4])
-
-
-def test_a_tighter_quota_is_more_severe():
-    (loose,), (tight,) = (seen(machine=replace(MACHINE, cgroup_cpu_quota=quota)) for quota in (1.5, 0.5))
-    assert tight.severity > loose.severity
+    found = seen(change=busy(other_cores=1.5, stolen_cores=0.3))
+    assert [warning.kind for warning in found] == ["other programs", "stolen time"]
+    assert [warning.severity for warning in found] == pytest.approx([15, 6])
 
 
 def test_ranks_on_other_machines_do_not_oversubscribe_this_one():
@@ -162,7 +153,7 @@ def test_jobs_that_looked_for_the_best_sequential_process_count_beside_those_tha
     blocks = [*one.kept_blocks(), *(changed(block, best_sequential=block.arms[BASELINE]) for block in other)]
     found = compare([blocks], BASELINE, CANDIDATE)
     side = ArmStatistics(one.config, blocks, CANDIDATE, math.inf, [])
-    assert warnings(one, Speedup("sequential in the same blocks", found, side, None)) == []
+    assert warnings(one, Speedup(found, side, side)) == []
 
 
 def test_enough_turns_are_no_reason_for_doubt():

@@ -108,11 +108,10 @@ class Clock:
             while message == "time":
                 self._connection.send(time.perf_counter())
                 message = self._connection.recv()
-            if message == "fingerprint":
+            if message == "facts":
                 seen = {} if self._samples is None else self._samples.seen
                 in_memory = bool(getattr(sys.modules.get("dpexp.exchange.peers"), "connected", False))
-                facts = {"parameters_sha256": _fingerprint(self._optimizer), "host": socket.gethostname()}
-                self._connection.send({**facts, "in_memory": in_memory, **seen})
+                self._connection.send({"host": socket.gethostname(), "in_memory": in_memory, **seen})
                 message = self._connection.recv()
             self._synchronized, self._until, trace = message
         except (OSError, EOFError) as error:
@@ -192,20 +191,6 @@ def _introduction(read: Any, steps_file: int) -> dict[str, Any]:
 
 def _from_environment(names: tuple[str, ...]) -> int | None:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), None)
-
-
-def _fingerprint(optimizer: Any) -> str:
-    """Return the SHA-256 of the parameters in this process."""
-    import hashlib
-
-    import torch
-
-    digest = hashlib.sha256()
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-            digest.update(local.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _own_files(read: Any) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.config.groups import ArraysDataConfig
-from dpexp.errors import DataError, counted, first_line
+from dpexp.errors import DataError, counted, one_line
 
 NAMES = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 GREY = "grey levels of uint8"
@@ -19,7 +19,7 @@ def array_splits(config: ArraysDataConfig) -> list[tuple[np.ndarray, np.ndarray]
         arrays = _read(Path(config.path))
         _check(arrays, config.scale_uint8)
     except OSError as error:
-        raise DataError(f"data.path={config.path}: {error.strerror or first_line(error)}") from error
+        raise DataError(f"data.path={config.path}: {error.strerror or one_line(error)}") from error
     except ValueError as error:
         raise DataError(f"data.path={config.path}: {error}") from error
     return [(arrays[f"{split}_inputs"], arrays[f"{split}_labels"]) for split in ("train", "test")]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dpexp.config.groups import SyntheticDataConfig
-from dpexp.errors import DataError, first_line
+from dpexp.errors import DataError, one_line
 from dpexp.machine.environment import available_memory_bytes
 from dpexp.machine.files import write_atomically
 
@@ -61,12 +61,12 @@ def torchvision_split(name: str, train: bool, cache: Path) -> tuple[np.ndarray, 
             split = source(str(folder), train=train, download=False)
         except problems as error:
             if "not found" not in str(error):
-                raise DataError(f"data={name} in {folder} is damaged ({first_line(error)}): delete it") from error
+                raise DataError(f"data={name} in {folder} is damaged ({one_line(error)}): delete it") from error
             try:
                 split = source(str(folder), train=train, download=True)
             except problems as error:
                 raise DataError(
-                    f"data={name} is not in {folder} and could not be downloaded ({first_line(error)}); "
+                    f"data={name} is not in {folder} and could not be downloaded ({one_line(error)}); "
                     "data=mnist and data=synthetic need no network"
                 ) from error
     inputs, labels = np.asarray(split.data), np.asarray(split.targets, dtype=np.int64)

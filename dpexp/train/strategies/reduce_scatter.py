@@ -46,12 +46,6 @@ class ReduceScatter:
             self.total.add_(other)
 
 
-def move(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> None:
-    """Move the parameters into `flat`, one after the other."""
-    for parameter, place in zip(parameters, views(parameters, flat), strict=True):
-        parameter.data = place
-
-
 def views(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> list[torch.Tensor]:
     """Return views of `flat` with the parameters' shapes, one after the other."""
     sizes = [parameter.numel() for parameter in parameters]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn.utils import vector_to_parameters
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.phases import COMMUNICATE, UPDATE, WAIT
@@ -21,7 +22,7 @@ from dpexp.processes.barrier import BarrierMember, spin_seconds
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
 from dpexp.train.strategies.base import Strategy
 from dpexp.train.strategies.core_sharing import CoreTurn, group_count, stay_on_a_core
-from dpexp.train.strategies.reduce_scatter import ReduceScatter, move
+from dpexp.train.strategies.reduce_scatter import ReduceScatter
 
 MAX_BROADCAST = 8  # numbers at once
 
@@ -49,7 +50,7 @@ class SyncDataParallel(Strategy):
         self._broadcast = shared.arena["broadcast"]
         elements = sum(parameter.numel() for parameter in self._parameters)
         flat, gradients = shared.arena["parameters"][:elements], shared.arena["gradients"][:, :elements]
-        move(self._parameters, flat)
+        vector_to_parameters(flat, self._parameters)
         adds = shared.turn is not None and not shared.turn.is_first
         self._reduction = ReduceScatter(self._parameters, flat, gradients, shared.row, adds)
         self._updated = [[self._reduction.chunk]]
