@@ -8,9 +8,10 @@ __all__ = ["load", "plot", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """The installed version; the functions of `dpexp.cli.api`, imported when first used, since that imports torch."""
+    """The installed version; the functions for notebooks, imported when first used, since that imports torch."""
     if name == "__version__":
         return metadata.version("dpexp")
     if name not in __all__:
         raise AttributeError(f"module dpexp has no attribute {name}")
-    return getattr(importlib.import_module("dpexp.cli.api"), name)
+    module = "dpexp.report.figures" if name == "plot" else "dpexp.cli.api"
+    return getattr(importlib.import_module(module), name)

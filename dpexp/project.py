@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="python -m dpexp.project", description=__doc__)
     parser.add_argument("folder", type=Path, help="results with workers=1 and at least one other worker count")
     parser.add_argument("--workers", type=_counts, metavar="8,64,512", required=True)
-    parser.add_argument("--link", type=_link, metavar="25Gbit/s,10us", help="between hosts: bandwidth and latency")
+    parser.add_argument("--link", type=Link.parse, metavar="25Gbit/s,10us", help="between hosts: bandwidth and latency")
     parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host with as many cores")
     parser.add_argument("--gradient-mb", type=float, metavar="MB", help="default: that of the measured model")
     parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help="exchange hidden by computation")
@@ -89,13 +89,6 @@ def _counts(text: str) -> list[int]:
     if counts[0] < 2:
         raise argparse.ArgumentTypeError(f"{text}: write worker counts of at least 2, such as 8,64,512")
     return counts
-
-
-def _link(text: str) -> Link:
-    try:
-        return Link.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -92,12 +92,12 @@ def test_folders_stay_small():
 
 
 def test_hydra_is_known_at_the_edge_only():
-    edge = {"cli/hydra_commands", "config/compose", "config/overrides", "config/explain", "config/yaml_files"}
+    edge = {"config/compose", "config/overrides", "config/explain", "config/yaml_files"}
     assert users("hydra") | users("omegaconf") == edge
 
 
 def test_only_figures_and_their_panels_know_matplotlib():
-    assert users("matplotlib") == {"cli/api", "report/figures", "report/panels"}
+    assert users("matplotlib") == {"report/figures", "report/panels"}
 
 
 @pytest.mark.parametrize("package", LIGHT)

@@ -90,12 +90,6 @@ def test_a_diverged_run_fails(dpexp):
     assert "diverged: a loss is not a finite number" in outcome.err
 
 
-def test_hydras_other_sweeps_work(dpexp, tmp_path):
-    outcome = dpexp("-m", *TINY, "optimizer=glob(adam*)", "workers=1")
-    assert outcome.status == 0
-    assert len(pd.read_csv(tmp_path / "out" / "results.csv")) == 2
-
-
 def test_a_single_run_writes_one_result_and_prints_the_table(dpexp, tmp_path):
     outcome = dpexp(*TINY, "checkpoint=true")
     assert outcome.status == 0

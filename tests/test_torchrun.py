@@ -82,7 +82,7 @@ def test_a_rank_killed_on_the_other_machine_fails_the_job_by_name_and_the_next_j
         failed["error"],
     )
     candidate = good["blocks"][0]["arms"]["candidate"]
-    assert (good["status"], [one["rank"] for one in candidate["processes"]]) == ("ok", [0, 1])
+    assert (good["status"], len(candidate["processes"])) == ("ok", 2)
     assert all(status != 0 for status, _ in outcomes)
 
 

@@ -12,15 +12,11 @@ from dpexp.cli import runner
 from dpexp.config.compose import compose
 from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError
-from dpexp.measurement.user_files import refuse_edited_modules
 from dpexp.processes import fork_server
 from dpexp.report.writer import write_report
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-
-    from dpexp.report.figures import FigureName
 
 
 def run(*overrides: str, folder: str | Path | None = None) -> Row:
@@ -48,22 +44,12 @@ def load(*folders: str | Path) -> pd.DataFrame:
     return aggregate([Path(folder) for folder in folders]).table
 
 
-def plot(table: pd.DataFrame, name: FigureName = "speedup_by_workers", axes: Axes | None = None) -> Axes:
-    """Draw one of the report's figures of one series into `axes` (None: new ones), and return them.
-
-    Raises ValueError for a table of several series: choose one by `table[table.series == ...]`.
-    """
-    from dpexp.report.figures import paint
-
-    return paint(table, name, axes)
-
-
 def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: bool) -> Summary:
     plan = compose(with_script(overrides), multirun)
     if plan.sweep and not multirun:
         raise ConfigError(f"{' '.join(overrides)}: this is a sweep; call dpexp.sweep")
     if folder is not None:
         plan = replace(plan, folder=Path(folder))
-    with runner.open_plan(plan, refuse_edited_modules, imports=fork_server.SOMETIMES) as jobs:
+    with runner.open_plan(plan, imports=fork_server.SOMETIMES) as jobs:
         list(jobs)
         return write_report([plan.folder], plan.folder).summary if multirun else aggregate([plan.folder])

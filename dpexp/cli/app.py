@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpexp.cli import hydra_commands, resume, runner
-from dpexp.config.compose import compose
+from dpexp.cli import resume, runner
+from dpexp.config.compose import compose, show
 from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
@@ -30,20 +30,23 @@ def main(arguments: list[str]) -> int:
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a custom model is found as with `python -m`
     logging.basicConfig(format="dpexp: %(message)s", level=logging.WARNING, force=True)
-    logging.root.handlers[0].setLevel(logging.WARNING)  # where Hydra's --info lowers that of the root
     torchrun = TorchrunEnvironment.read()
     if torchrun is None:
         return _run(arguments, None)
     if torchrun.started_by_torchrun:
         signals.receive_when_parent_ends(signal.SIGTERM)  # else this process would go on without it
     if torchrun.rank > 0:
-        terminal.silence(errors=torchrun.local_rank > 0)  # one process on each machine shows errors
         from dpexp.launchers.torchrun_tasks import TorchrunAgent  # imports torch
 
+        # One process on each machine shows errors.
+        show_error = terminal.show_error if torchrun.local_rank == 0 else lambda text: None
         try:
-            return TorchrunAgent(torchrun, arguments).serve(terminal.show_error)
+            return TorchrunAgent(torchrun, arguments).serve(show_error)
         except signals.Interrupted as stop:  # it has reported this
             return stop.status
+        except DpexpError as error:
+            show_error(str(error))
+            return status_of(error)
     return _lead(torchrun, arguments)
 
 
@@ -72,10 +75,10 @@ def _run(arguments: list[str], controller: TorchrunController | None, local_worl
 
     What was measured is reported even after an error. Raises DpexpError.
     """
-    words = with_script(arguments)
-    if hydra_commands.shows(words):
-        return hydra_commands.show(words)
-    options = _parse(words)
+    options = _parse(with_script(arguments))
+    if options.help or options.cfg:
+        terminal.show_line(show(options.overrides, options.config_dir, options.help).strip())
+        return 0
     plan = compose(options.overrides, options.multirun, options.config_dir)
     if options.resume:
         if controller is not None:
@@ -110,6 +113,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=["job"])
     parser.add_argument("--version", action="version", version=f"dpexp {metadata.version('dpexp')}")
     try:
         options = parser.parse_intermixed_args(arguments)

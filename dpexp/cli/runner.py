@@ -17,7 +17,7 @@ from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError
 from dpexp.machine.environment import Environment, describe, usable_cores
 from dpexp.machine.files import lock_folder, write_atomically
-from dpexp.measurement.user_files import fingerprint
+from dpexp.measurement.user_files import fingerprint, refuse_edited_modules
 from dpexp.processes import fork_server
 from dpexp.report import terminal
 from dpexp.report.command import BAD_INPUT, FAILED, measuring_alone, status_of
@@ -62,11 +62,11 @@ def open_plan(
     """Lock the plan's folder and the machine while the context is open; yield the outcomes of the jobs.
 
     A `resumed` command builds on the results there.
-    Raises ConfigError for a job that can't be measured here, or fails one of `checks`; ResultError.
+    Raises ConfigError for a job that can't be measured here, or or fails one of `checks`; ResultError.
     """
     for job in plan.jobs:
         try:
-            for refuse in (check, fingerprint, *checks):
+            for refuse in (check, fingerprint, refuse_edited_modules, *checks):
                 refuse(job.config)
         except ConfigError as error:
             raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error

@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -20,14 +21,9 @@ from dpexp.config.experiment import ExperimentConfig, from_settings
 from dpexp.config.explain import explain
 from dpexp.config.overrides import expand_sweep, parse, with_baseline_arguments
 from dpexp.config.script import SETTINGS, ScriptConfig
-from dpexp.config.yaml_files import config_folder
+from dpexp.config.yaml_files import config_folder, config_groups
 from dpexp.errors import ConfigError, printable
 from dpexp.machine.environment import usable_cores
-
-PLUGINS = {  # of Hydra's, which are refused
-    "launcher": "dpexp starts all jobs itself, one after the other, because two at a time would disturb each other",
-    "sweeper": "list the values of a sweep, as in workers=1,2,4",
-}
 
 
 def _splits() -> str:
@@ -77,7 +73,6 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
         parsed = [parse(text) for text in overrides]
         swept = [override for override in parsed if override.is_sweep_override()]
         whole = _composed([override for override in parsed if override not in swept])
-        _refuse_what_has_no_effect(whole)
         if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
             if swept:
                 raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
@@ -92,21 +87,23 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
         return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs)
 
 
-def _refuse_what_has_no_effect(composed: DictConfig) -> None:
-    """Raise ConfigError for Hydra settings that have an effect only if Hydra starts the jobs."""
-    for name, advice in PLUGINS.items():
-        if not str(OmegaConf.select(composed, f"hydra.{name}._target_")).rpartition(".")[2].startswith("Basic"):
-            raise ConfigError(f"hydra/{name}: leave it out; {advice}")
-    for name in ("hydra.job.chdir", "hydra.job.env_set", "hydra.callbacks"):
-        if OmegaConf.select(composed, name):
-            raise ConfigError(f"{name}: it has no effect on jobs that dpexp starts itself; leave it out")
-
-
 def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
     """Return the job of a single run with these overrides. Raises ConfigError."""
     with _hydra(None):
         composed = _composed([parse(text) for text in overrides])
         return to_job(composed, _typed_overrides(composed.hydra))
+
+
+def show(overrides: Sequence[str], config_dir: str | None, as_help: bool) -> str:
+    """Return the composed configuration as YAML, or the text of --help, which has it. Raises ConfigError."""
+    with _hydra(config_dir):
+        composed = _composed([override for text in overrides if not (override := parse(text)).is_sweep_override()])
+        settings = OmegaConf.to_yaml(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
+        if not as_help:
+            return settings
+        choices = GlobalHydra.instance().config_loader().get_group_options
+        groups = "\n".join(f"  {group}: {', '.join(choices(group))}" for group in sorted(config_groups()))
+        return Template(composed.hydra.help.template).safe_substitute(APP_CONFIG_GROUPS=groups, CONFIG=settings)
 
 
 def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
@@ -162,16 +159,11 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
         raise ConfigError(explain(error)) from error
 
 
-def _composed(overrides: Sequence[Override], number: int = 0) -> DictConfig:
+def _composed(overrides: Sequence[Override]) -> DictConfig:
     """Compose the configuration with these overrides. Unknown keys are left for `to_job` to refuse."""
     words = [f"++{override.input_line}" if _is_key(override) else str(override.input_line) for override in overrides]
     words.append("hydra.searchpath=[]")  # unless there is another one: it makes Hydra read its search path again
-    composed = hydra.compose("config", words, return_hydra_config=True)
-    with open_dict(composed):
-        job = composed.hydra.job
-        named = cast(dict[str, Any], OmegaConf.to_container(job, resolve=False))["override_dirname"]
-        job.num, job.id, job.override_dirname = number, str(number), named.replace("++", "")
-    return composed
+    return hydra.compose("config", words, return_hydra_config=True)
 
 
 def _is_key(override: Override) -> bool:
@@ -196,11 +188,9 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
     varied = {override.get_key_element(): expand_sweep(override) for override in overrides}
     for number, words in enumerate(itertools.product(*varied.values())):
         try:
-            composed = _composed([parse(word) for word in words], number)
-            typed, folder = _typed_overrides(composed.hydra), str(composed.hydra.sweep.subdir)
-            if Path(folder).is_absolute() or ".." in Path(folder).parts:
-                raise ConfigError(f"hydra.sweep.subdir={folder}: it must lie below the command's folder")
-            yield Job(folder, typed, to_job(composed, typed))
+            composed = _composed([parse(word) for word in words])
+            typed = _typed_overrides(composed.hydra)
+            yield Job(str(number), typed, to_job(composed, typed))
         except Exception as error:
             name = " ".join(word for word in words if not word.startswith("hydra"))
             explained = error if isinstance(error, ConfigError) else explain(error)

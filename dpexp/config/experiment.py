@@ -9,13 +9,21 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Tag, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from dpexp.config.groups import STRICT, DataConfig, ModelConfig, OptimizerConfig
+from dpexp.config.groups import (
+    STRICT,
+    DataConfig,
+    DdpConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlainStrategyConfig,
+    StrategyConfig,
+)
 from dpexp.config.job import BASELINE, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.config.strategies import DdpConfig, PlainConfig, StrategyConfig, strategies_where
 
 # Training samples in the data sets whose size is known before anything is loaded.
 KNOWN_TRAIN_SAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+ONE_PROCESS = ("sequential", "emulated")  # strategies that have one, for all workers
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,7 +52,7 @@ class ExperimentConfig(JobConfig):
     @property
     def processes(self) -> int:
         """Worker processes of a training. A single worker of any strategy trains like a sequential process."""
-        return self.workers if self.strategy.kind.one_process_a_worker else 1
+        return self.workers if self.strategy.name not in ONE_PROCESS else 1
 
     @property
     def trained_variants(self) -> dict[str, ExperimentConfig]:
@@ -71,7 +79,9 @@ class ExperimentConfig(JobConfig):
     def baseline(self, threads: int | None = None) -> ExperimentConfig:
         """Return the job of one sequential process, with the threads of a worker, or with `threads`."""
         threads = self.threads_per_worker if threads is None else threads
-        return dataclasses.replace(self, workers=1, threads_per_worker=threads, strategy=PlainConfig(name="sequential"))
+        return dataclasses.replace(
+            self, workers=1, threads_per_worker=threads, strategy=PlainStrategyConfig(name="sequential")
+        )
 
     def in_memory(self) -> ExperimentConfig | None:
         """Return the training with gradients exchanged in shared memory; None if it can't, or does so already."""
@@ -85,7 +95,7 @@ class ExperimentConfig(JobConfig):
         if self.strategy.name == "sequential" and self.workers > 1:
             raise ValueError(
                 f"workers={self.workers} with strategy=sequential: it has one process and one worker; "
-                f"set workers=1, or choose {strategies_where(lambda kind: kind is not self.strategy.kind)}"
+                "set workers=1, or choose strategy=sync_dp, ddp or emulated"
             )
         self.check_batch()
         available = KNOWN_TRAIN_SAMPLES.get(self.data.name)

@@ -103,6 +103,25 @@ DataConfig = Annotated[
 
 
 @dataclass(frozen=True, config=STRICT)
+class PlainStrategyConfig:
+    """A strategy without settings."""
+
+    name: Literal["sync_dp", "emulated", "sequential"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class DdpConfig:
+    """torch's DistributedDataParallel. `find_unused_parameters` is for models that leave parameters unused."""
+
+    name: Literal["ddp"]
+    find_unused_parameters: bool
+    exchange: Literal["gloo", "shared_memory"]
+
+
+StrategyConfig = Annotated[PlainStrategyConfig | DdpConfig, Field(discriminator="name")]
+
+
+@dataclass(frozen=True, config=STRICT)
 class SgdConfig:
     """torch.optim.SGD."""
 

@@ -45,14 +45,14 @@ class JobConfig:
         """The names of strategy, model and data, and data.scope."""
 
     @property
-    @abstractmethod
     def train_samples(self) -> int:
         """Samples of one epoch, of all workers together."""
+        return self.data.size
 
     @property
-    @abstractmethod
     def processes(self) -> int:
         """The number of processes that train together."""
+        return self.workers
 
     @abstractmethod
     def baseline(self: Self, threads: int | None = None) -> Self:

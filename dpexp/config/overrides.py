@@ -26,6 +26,11 @@ def parse(text: str) -> Override:
     if name.endswith(".name") and name.removesuffix(".name") in config_groups():
         group = name.removesuffix(".name")
         raise ConfigError(f"{name}={value}: write {group}={value}, which brings its settings along")
+    if re.match(r"hydra\b", name) and name not in FOLDERS:
+        raise ConfigError(
+            f"{name}: leave it out; dpexp starts its jobs itself, one after the other, and uses only "
+            f"{' and '.join(FOLDERS)} of Hydra's settings"
+        )
     if name in FOLDERS and not value:
         raise ConfigError(f"{name}=: an empty name would write into the current folder; name another one")
     parser = OverridesParser.create()

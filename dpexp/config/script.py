@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 import string
 from typing import Annotated, ClassVar, Literal
@@ -21,7 +20,6 @@ PLACEHOLDERS = (*NUMBERS, *PLACES)
 CHOICES = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
 # Of a user's own placeholder: a number, true and false become texts.
 Value = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, int | float) else value)]
-SHELL = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}  # words that only a shell understands
 # The settings of such a job; all others belong to the script.
 SETTINGS = """
 workers threads_per_worker seed data.size batch.size batch.scope script measurement launch experiment
@@ -59,15 +57,6 @@ class CommandConfig:
                 raise ValueError(f"script.{name}={command}: {error}; a brace is written {{{{ or }}}}") from error
             if not words:
                 raise ValueError(f"script.{name} is empty: write the command that starts the training")
-            if (
-                re.match(r"\w+=", words[0])
-                or SHELL & {*words}
-                or any(word.startswith("~/") or "\n" in word for word in words)
-            ):
-                raise ValueError(
-                    f"script.{name}={command}: it runs without a shell; write env NAME=VALUE before a program, "
-                    "full names of folders, one line, and bash -c '...' for what needs a shell"
-                )
             if unknown := sorted(fields - {*PLACEHOLDERS, *self.arguments}):
                 raise ValueError(
                     f"script.{name} has a placeholder {{{unknown[0]}}}: choose from {CHOICES}; or give it a value by "
@@ -108,16 +97,6 @@ class ScriptConfig(JobConfig):
             swept = [argument for argument in sorted(self.script.baseline_arguments) if argument in command.arguments]
             names[name] = ", ".join(f"{argument}={command.arguments[argument]}" for argument in swept)
         return names
-
-    @property
-    def train_samples(self) -> int:
-        """The number of samples for which times are computed."""
-        return self.data.size
-
-    @property
-    def processes(self) -> int:
-        """The number of processes: one for each worker."""
-        return self.workers
 
     def words(self, port: int, hosts: int = 1, head: str = "127.0.0.1") -> list[list[str]]:
         """Return the words of the command on each host (see PLACES); a single worker needs only the first host."""

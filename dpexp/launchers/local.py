@@ -78,9 +78,6 @@ class LocalLauncher:
             with started(specs, first.config.launch.timeout_seconds) as processes:
                 yield Programs(processes, gates)
 
-    def end(self, status: int, error: str = "") -> None:
-        """Called after everything is written; `status` and `error` say how the command ends."""
-
     def target(self, name: str, work: Work) -> Target:
         """Return the function that each worker process runs."""
         return self._programs.get(name, worker.run)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
-from dpexp.config.strategies import strategies_where
 from dpexp.errors import ConfigError, counted
 
 REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -73,10 +72,10 @@ class TorchrunEnvironment:
                     "or 1 for the first host alone"
                 )
             return
-        if not config.strategy.kind.several_machines:
+        if config.strategy.name != "ddp":
             raise ConfigError(
                 f"strategy={config.strategy.name} under torchrun: it works within one process or one machine; "
-                f"choose {strategies_where(lambda kind: kind.several_machines)}, or start dpexp without torchrun"
+                "choose strategy=ddp, or start dpexp without torchrun"
             )
         if config.workers != self.world_size:
             raise ConfigError(

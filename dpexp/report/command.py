@@ -36,7 +36,7 @@ def command(body: Callable[[list[str]], int]) -> Callable[..., int]:
             with signals.raised():
                 return body(list(sys.argv[1:] if arguments is None else arguments))
         except DpexpError as error:
-            if wants_traceback():
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             terminal.show_error(str(error))
             return status_of(error)
@@ -60,8 +60,3 @@ def measuring_alone() -> contextlib.AbstractContextManager[None]:
 def status_of(error: DpexpError) -> int:
     """Return the exit status for an error."""
     return BAD_INPUT if isinstance(error, ConfigError | DataError) else FAILED
-
-
-def wants_traceback() -> bool:
-    """Whether errors are shown with their traceback."""
-    return os.environ.get("HYDRA_FULL_ERROR") == "1"

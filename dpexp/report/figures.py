@@ -72,10 +72,10 @@ def draw(summary: Summary, folder: Path) -> list[FigureFile]:
     return drawn
 
 
-def paint(table: pd.DataFrame, name: FigureName, axes: Axes | None = None) -> Axes:
-    """Draw one figure of the rows of one series, with its legend, into `axes`, or into a new figure of pyplot.
+def plot(table: pd.DataFrame, name: FigureName = "speedup_by_workers", axes: Axes | None = None) -> Axes:
+    """Draw one of the report's figures of one series into `axes` (None: new ones of pyplot), and return them.
 
-    Raises ValueError where the rows can't share a curve, or none was measured.
+    Raises ValueError for a table of several series: choose one by `table[table.series == ...]`.
     """
     good = table[table.status == "ok"]
     if good.series.nunique() != 1:

@@ -35,25 +35,18 @@ MIN_NEEDED = (
     "samples/s, batch, updates, warnings, overall speedup, accuracy, efficiency, over best sequential, seconds"
 ).split(", ")
 
-_silenced = {"errors": False, "rest": False}
 
-
-def silence(errors: bool) -> None:
-    """Show nothing more in this process, because another one reports; with `errors`, not even errors."""
-    _silenced.update(errors=errors, rest=True)
-
-
-def _console(stderr: bool = False, kind: str = "rest") -> Console:
+def _console(stderr: bool = False) -> Console:
     """Return a console without markup, since paths and messages of users' code may look like it."""
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):  # an encoding that lacks a character is no reason to fail
         stream.reconfigure(errors="replace")
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=stderr, quiet=_silenced[kind])
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=stderr)
 
 
 def show_error(message: str) -> None:
     """Print one line on standard error."""
-    _console(stderr=True, kind="errors").print(f"dpexp: {message}", style="red")
+    _console(stderr=True).print(f"dpexp: {message}", style="red")
 
 
 def show_line(text: str) -> None:

@@ -326,11 +326,10 @@ def test_a_mistake_is_one_line(dpexp, sweep, arguments, message):
     assert message in outcome.err
 
 
-@pytest.mark.parametrize("folder", ["..", "../elsewhere", "/tmp/elsewhere"])
-def test_no_job_lies_outside_the_folder(dpexp, folder):
-    outcome = dpexp("-m", *SWEEP, f"hydra.sweep.subdir={folder}")
+def test_no_job_lies_outside_the_folder(dpexp):
+    outcome = dpexp("-m", *SWEEP, "hydra.sweep.subdir=../elsewhere")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert f"hydra.sweep.subdir={folder}: it must lie below the command's folder" in outcome.err
+    assert "hydra.sweep.subdir: leave it out" in outcome.err
 
 
 def test_a_sweep_that_an_experiment_asks_for_is_resumed_in_its_folder(dpexp, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 
 import pytest
@@ -183,7 +184,7 @@ def test_one_host_exchanges_with_no_other():
 
 @pytest.mark.parametrize("text", ["fast", "10Gbit/s", "0Gbit/s,1ms", "1Gbit/s,1.2.3ms", "10GB/s,1us"])
 def test_a_link_that_is_none_is_refused(text):
-    with pytest.raises(ValueError, match="link"):
+    with pytest.raises(argparse.ArgumentTypeError, match="link"):
         Link.parse(text)
 
 
@@ -238,7 +239,7 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
         (["--overlap", "2"], "--overlap 2.0: it must be a share between 0 and 1"),
         (["--overlap", "0.5"], "--overlap and --gradient-mb describe the exchange between hosts: give --link, too"),
         (["--gradient-mb", "-5"], "--gradient-mb -5: it must be above 0"),
-        (["--link", ",1ms", "--workers-per-host", "2"], "link ',1ms': expected a bandwidth above 0 and a latency"),
+        (["--link", ",1ms", "--workers-per-host", "2"], "link ',1ms': write a bandwidth and a latency"),
         (["--series", "x"], "--series x: choose from none: the folder has a single series"),
     ],
 )

@@ -6,6 +6,7 @@ algorithms for clusters of workstations"). Each of its messages waits for the re
 
 from __future__ import annotations
 
+import argparse
 import re
 from dataclasses import dataclass
 
@@ -23,11 +24,11 @@ class Link:
 
     @classmethod
     def parse(cls, text: str) -> Link:
-        """Parse a link such as `25Gbit/s,10us`. Raises ValueError."""
+        """Parse a link such as `25Gbit/s,10us`. Raises ArgumentTypeError."""
         number = r"(\d+(?:\.\d+)?)"
         match = re.fullmatch(rf"{number}([kmg]bit/s),{number}(ns|us|ms|s)", text.lower().replace(" ", ""))
         if match is None or float(match[1]) == 0:
-            raise ValueError(f"link {text!r}: expected a bandwidth above 0 and a latency, such as 25Gbit/s,10us")
+            raise argparse.ArgumentTypeError(f"link {text!r}: write a bandwidth and a latency, such as 25Gbit/s,10us")
         bandwidth, unit, latency, seconds = match.groups()
         return cls(float(bandwidth) * UNITS[unit] / 8, float(latency) * TIMES[seconds])
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.config.strategies import DdpConfig
+from dpexp.config.groups import DdpConfig
 from dpexp.exchange import Team
 from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
