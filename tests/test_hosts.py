@@ -69,7 +69,7 @@ def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path):
     assert [host.wait(timeout=120) for host in running] == [0] * 4, said(tmp_path)
     (block,) = json.loads((tmp_path / "out" / "result.json").read_text())["blocks"]
     candidate = block["arms"]["candidate"]
-    assert [one["rank"] for one in candidate["processes"]] == [0, 1, 2, 3]
+    assert len(candidate["processes"]) == 4
     assert {len(processes) for steps in candidate["phases"].values() for processes in steps} == {4}
     expected = trained_state(tiny("strategy=sequential"), tmp_path)
     assert_same(torch.load(tmp_path / "out" / "model.pt", weights_only=True), expected, 1e-12)
@@ -105,8 +105,7 @@ def test_a_script_on_two_hosts_is_one_result(hosts, tmp_path):
     assert [host.wait(timeout=120) for host in running] == [0, 0], said(tmp_path)
     (path,) = tmp_path.rglob("result.json")
     for block in json.loads(path.read_text())["blocks"]:
-        ranks = {name: [one["rank"] for one in arm["processes"]] for name, arm in block["arms"].items()}
-        assert (ranks["baseline"], ranks["candidate"]) == ([0], [0, 1, 2, 3])
+        assert {name: len(arm["processes"]) for name, arm in block["arms"].items()} == {"baseline": 1, "candidate": 4}
         assert {len(processes) for steps in block["arms"]["candidate"]["phases"].values() for processes in steps} == {4}
 
 

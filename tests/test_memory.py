@@ -138,11 +138,11 @@ def test_the_memory_of_a_script_has_that_of_its_helpers(tmp_path):
     command = Command("script", [words], 2, 1, 64)
     with started({"script": command}, {"script": tmp_path / "output"}, 200) as worlds:
         world = worlds["script"]
-        with Watching(lambda: list(world.processes._descendants.processes)) as seen:
+        with Watching(lambda: list(world.processes.processes)) as seen:
             while seen.reads < READS:
                 world.turn(Turn(0, STEPS))
         world.finish()
-        processes = len(world.processes._descendants.processes)
+        processes = len(world.processes.processes)
     assert processes == 7  # torchrun, two ranks, and two workers of each rank's data loader
     agree("script, 2 workers, 7 processes", world.processes.memory_bytes, seen)
 

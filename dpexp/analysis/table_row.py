@@ -52,7 +52,6 @@ class Row:
     speedup: Estimate = UNKNOWN  # undisturbed if others slowed the machine down, else overall
     overall_speedup: Estimate = UNKNOWN  # the speedup with all time counted
     disturbed_share: float = math.nan  # share of steps that were left out of `speedup`
-    best_sequential_disturbed_share: float = math.nan  # the same of `best_sequential_speedup`
     efficiency: Estimate = UNKNOWN
     best_sequential_threads: int | None = None
     best_sequential_seconds: float = math.nan

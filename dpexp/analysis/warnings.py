@@ -104,15 +104,13 @@ def _about_conditions(result: RunResult, blocks: Sequence[Block]) -> Iterator[Wa
 
 
 def _about_superlinear_speedup(speedup: Speedup) -> Iterator[Warning]:
-    candidate, baseline = speedup.candidate, speedup.baseline
-    if candidate.config.workers == 1 or baseline is None:
+    candidate = speedup.candidate
+    if candidate.config.workers == 1:
         return
-    advice = "trust this result only if computation scaling is above 100 %, as it is when more data fit in caches"
-    if baseline.threads != candidate.threads:
-        advice = f"a worker has {counted(candidate.threads, 'thread')}, and the baseline {baseline.threads}"
-    arguments = candidate.config.names.get("baseline_arguments")
-    if arguments and arguments != candidate.config.names["arguments"]:
-        advice = f"the baseline has {arguments}"
+    advice = (
+        "trust this result only if computation scaling is above 100 %, as when more data fit in caches, or if the "
+        "baseline has fewer threads or other arguments"
+    )
     efficiency = speedup.comparison.shown.low / candidate.config.workers
     yield from _above(1.0, efficiency, "superlinear", "the efficiency is above 100 %", advice)
 

@@ -52,4 +52,4 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: b
         plan = replace(plan, folder=Path(folder))
     with runner.open_plan(plan, imports=fork_server.SOMETIMES) as jobs:
         list(jobs)
-        return write_report([plan.folder], plan.folder).summary if multirun else aggregate([plan.folder])
+        return write_report([plan.folder], plan.folder)[0] if multirun else aggregate([plan.folder])

@@ -164,13 +164,13 @@ def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
         terminal.show_report(aggregate([plan.folder]), [] if before else [plan.folder / storage.FILE_NAME])
         return 0
     try:
-        written = write_report([plan.folder], plan.folder)
+        summary, paths = write_report([plan.folder], plan.folder)
     except DpexpError as error:
         terminal.show_error(str(error))
         return FAILED
-    terminal.show_report(written.summary, written.paths)
+    terminal.show_report(summary, paths)
     if before:
         terminal.show_line(f"{before} of {len(plan.jobs)} jobs had already been measured")
     if errors:
-        terminal.show_error(f"{len(errors)} of {len(plan.jobs)} jobs failed; {written.csv} lists them{how_to_finish}")
+        terminal.show_error(f"{len(errors)} of {len(plan.jobs)} jobs failed; {paths[0]} lists them{how_to_finish}")
     return FAILED if errors else 0

@@ -12,6 +12,7 @@ from typing import Any
 from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers import command_output as output
 from dpexp.launchers import descendants
+from dpexp.launchers.descendants import GRACE_SECONDS, Descendants
 from dpexp.machine.exclusive import VARIABLE as LOCK
 from dpexp.machine.memory import peak_bytes
 from dpexp.processes.waiting import wait_until
@@ -41,17 +42,17 @@ class Command:
     exchange: str | None = None  # how gradients are exchanged, if not as the script does
 
 
-class CommandProcesses:
+class CommandProcesses(Descendants):
     """All processes of a command on this machine, found by a mark in their environment."""
 
     def __init__(self, command: Command, host: int, files: Path, mark: str) -> None:
         """The output of the processes is written to `files`, with endings."""
-        self._command, self._host, self._mark = command, host, mark
+        super().__init__(mark)
+        self._command, self._host = command, host
         self._files = [files.with_name(f"{files.name}.{kind}") for kind in ("err", "out")]
-        self._descendants = descendants.Descendants(mark)
         self._root: subprocess.Popen[bytes] | None = None
         self.memory_bytes: int | None = None  # of all processes together, the highest seen; None: not measured
-        self.cpu_seconds = 0.0  # of all processes, helpers such as the workers of data loaders, too; known at the end
+        self.used_cpu_seconds = 0.0  # of all processes, also helpers such as loaders; known at the end
 
     def start(self, address: str) -> None:
         """Start the command, whose processes report to `address`. Raises ConfigError if there is no such program."""
@@ -59,7 +60,7 @@ class CommandProcesses:
         environment = {name: value for name, value in os.environ.items() if not (is_rank and OWN.fullmatch(name))}
         environment |= dict.fromkeys(THREADS, str(self._command.threads))
         environment |= {LOCK: ""}  # a dpexp in there would wait for this one
-        environment |= {SOCKET: address, descendants.NAME: self._mark}
+        environment |= {SOCKET: address, descendants.NAME: self.mark}
         # "python" and "torchrun" are those of the environment in which dpexp runs, active or not.
         for name, first in (("PYTHONPATH", STARTUP), ("PATH", Path(sys.executable).parent)):
             environment[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
@@ -76,34 +77,26 @@ class CommandProcesses:
                 ) from error
 
     def stop(self) -> None:
-        """Stop all processes, including helpers, until `go_on`."""
-        self._descendants.refresh()
-        self._descendants.send(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """Continue the stopped processes."""
-        self._descendants.send(signal.SIGCONT)
+        """Stop all processes, including helpers, until they receive SIGCONT."""
+        self.refresh()
+        self.send(signal.SIGSTOP)
 
     def look_at_memory(self) -> None:
         """Read the memory of the stopped processes."""
-        now = peak_bytes(self._descendants.processes)
+        now = peak_bytes(self.processes)
         self.memory_bytes = self.memory_bytes if now is None else max(now, self.memory_bytes or 0)
-
-    def count_cpu_seconds(self) -> None:
-        """Add the CPU seconds of the stopped processes."""
-        self.cpu_seconds += self._descendants.cpu_seconds()
 
     def ask_to_end(self) -> None:
         """Send SIGTERM to all processes."""
         if self._root is not None:
-            self._descendants.refresh()
-            self._descendants.send(signal.SIGTERM)
-            self._descendants.send(signal.SIGCONT)
+            self.refresh()
+            self.send(signal.SIGTERM)
+            self.send(signal.SIGCONT)
 
-    def end(self) -> None:
+    def end(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """End all processes, and wait until they are gone."""
         if self._root is not None:
-            self._descendants.end()
+            super().end(grace_seconds)
             self._root.kill()  # if it had wiped its environment
             self._root.wait()
 
@@ -117,7 +110,7 @@ class CommandProcesses:
         before = os.times()
         wait_until(lambda: self.status is not None, EXIT_SECONDS)
         now = os.times()
-        self.cpu_seconds += now.children_user + now.children_system - before.children_user - before.children_system
+        self.used_cpu_seconds += now.children_user + now.children_system - before.children_user - before.children_system
         return self.status
 
     def failure(self, reason: str) -> WorkerError:

@@ -1,12 +1,11 @@
 """One measured command, whose processes train in turns while others sleep, on one machine or several."""
 
 import contextlib
-import sys
+import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -29,8 +28,6 @@ class Introduction(TypedDict):
     rank: int
     world_size: int
     threads: int
-    process: int
-    steps_file: int  # its descriptor
     files: list[str]  # the user's files that it depends on
 
 
@@ -52,8 +49,6 @@ class Rank:
     number: int
     threads: int
     ahead_seconds: float  # its clock's before that of this machine, where it runs on another
-    process: int  # its number; 0 where it runs on another machine
-    steps_file: int  # a descriptor of that process; the file has its number of steps
     made: int | None = None  # steps in all, once it has come to its end
     facts: Facts = field(default_factory=Facts)
 
@@ -94,9 +89,7 @@ class World:
         if not is_remote:
             self.files |= {*introduction["files"]}
         ahead_seconds = _ahead_seconds(connection) if is_remote else 0.0
-        process = 0 if is_remote else introduction["process"]
-        details = introduction["threads"], ahead_seconds, process, introduction["steps_file"]
-        self.ranks.append(Rank(connection, rank, *details))
+        self.ranks.append(Rank(connection, rank, introduction["threads"], ahead_seconds))
         if not self.missing:
             self.ranks.sort(key=lambda known: known.number)
             self._steps = 1
@@ -136,7 +129,7 @@ class World:
             for rank, facts in zip(self.ranks, self._ask("facts"), strict=True):
                 rank.facts = facts
         self.processes.stop()
-        self.processes.count_cpu_seconds()
+        self.processes.used_cpu_seconds += self.processes.cpu_seconds()
 
     def end(self) -> None:
         """End all processes, and wait until they are gone."""
@@ -155,11 +148,10 @@ class World:
         )
 
     def _uneven(self, missing: Iterable[Rank]) -> WorkerError:
-        late = ", ".join(f"rank {rank.number} has made {_steps_of(rank)}" for rank in missing)
-        others = ", ".join(f"rank {rank.number} {_steps_of(rank)}" for rank in self.ranks if rank not in missing)
+        late = ", ".join(f"rank {rank.number}" for rank in missing)
         return self.processes.failure(
-            f"{late} and no further one for {self._timeout_seconds:g} s, {others}: ranks that make different numbers "
-            "of steps, as under Join, can't be measured; give all the same number of batches"
+            f"{late} made no further step for {self._timeout_seconds:g} s, the others did: ranks that make different "
+            "numbers of steps, as under Join, can't be measured; give all the same number of batches"
         )
 
     def _ask(self, question: Any) -> list[Any]:
@@ -179,7 +171,7 @@ class World:
             self._check_hosts()
             return not waiting
 
-        self.processes.go_on()
+        self.processes.send(signal.SIGCONT)
         try:
             for end in waiting:
                 end.send(question)
@@ -209,15 +201,6 @@ class World:
             f"rank {first} came to its end after {counted(made, 'step')}, before the others ({ending}); give all "
             "the same number of batches"
         )
-
-
-def _steps_of(rank: Rank) -> str:
-    """Return the number of steps of a process, even if it hangs; it is unknown for a process on another machine."""
-    try:
-        made = Path(f"/proc/{rank.process}/fd/{rank.steps_file}").read_bytes()[:8]
-    except OSError:
-        return "some steps"
-    return counted(int.from_bytes(made, sys.byteorder), "step")
 
 
 def _ahead_seconds(connection: Connection) -> float:

@@ -20,7 +20,7 @@ class Descendants:
     """All processes whose `DPEXP_SCRIPT_WORLD` begins with `mark`, and all processes started by them."""
 
     def __init__(self, mark: str) -> None:
-        self._mark = f"{NAME}={mark}".encode()
+        self.mark = mark
         self._others: set[int] = {os.getpid()}  # processes that don't bear the mark
         self.processes: set[int] = set()
 
@@ -65,7 +65,7 @@ class Descendants:
     def _is_marked(self, process: int) -> bool:
         try:
             with open(f"/proc/{process}/environ", "rb") as file:  # noqa: PTH123
-                return any(entry.startswith(self._mark) for entry in file.read().split(b"\0"))
+                return any(entry.startswith(f"{NAME}={self.mark}".encode()) for entry in file.read().split(b"\0"))
         except OSError:  # somebody else's, or it has ended
             return False
 

@@ -109,7 +109,7 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
         processes=[
             Process(
                 threads=rank.threads,
-                process_cpu_seconds=world.processes.cpu_seconds / len(world.ranks),
+                process_cpu_seconds=world.processes.used_cpu_seconds / len(world.ranks),
                 samples=rank.facts.get("samples", 0),
                 exchanges=rank.facts.get("exchanges", False),
                 by_ddp=rank.facts.get("by_ddp", False) and not rank.facts["in_memory"],

@@ -20,8 +20,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.output is None and len(options.folders) > 1:
         raise ConfigError("several folders need --output, the folder for their common report")
-    written = write_report(options.folders, options.output or options.folders[0])
-    terminal.show_report(written.summary, written.paths)
+    summary, paths = write_report(options.folders, options.output or options.folders[0])
+    terminal.show_report(summary, paths)
     return 0
 
 

@@ -65,15 +65,8 @@ def answer(summary: Summary) -> list[str]:
     if row.baseline_arguments:
         over += f" with {row.baseline_arguments}"
     overall = row.overall_best_sequential_speedup if over_best else row.overall_speedup
-    undisturbed = row.best_sequential_speedup if over_best else row.speedup
     lines = [_headline(row, choice, overall, over), *_ranking(decided, choice, over)]
     lines += _accuracy(row)
-    if undisturbed != overall:
-        share = row.best_sequential_disturbed_share if over_best else row.disturbed_share
-        lines.append(
-            f"Undisturbed, {workers_of(row)} would reach {times(undisturbed)} {over}; "
-            f"other programs or virtual machines slowed down {100 * share:.0f} % of the steps."
-        )
     loss, where, advice = largest_loss(row)
     if loss and not row.oversubscribed:
         lines.append(f"Largest loss: {100 * loss:.0f} % to {where}; {advice}.")
@@ -135,23 +128,14 @@ def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
 
 
 def details(summary: Summary) -> list[str]:
-    """Say how certain the choice is, and what more workers would bring; of several series, a line for each."""
+    """Say how certain the choice is, and what more workers would bring, of rows that are compared."""
     if rows := _to_decide(summary):
         choice = choose(rows)
         projection = project_further(rows) if len({row.series for row in rows}) == 1 else None
         sure = f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}."
         more = f"Projected, not measured: {describe_projection(projection)}." if projection else ""
         return [*([sure] if choice else []), *([more] if projection else []), *_memory(summary, rows)]
-    known = largest_of_each_series(row for row in summary.good if row.overall_speedup.is_known)
-    best: dict[str, Row] = {}
-    for row in sorted(known, key=lambda row: -row.overall_speedup.value):
-        best.setdefault(row.series, row)
-    return [
-        f"{label(row)}{workers_of(row)}, {times(row.overall_speedup)} as fast as one process, "
-        f"test accuracy {percent(row.test_accuracy)}"
-        for row in best.values()
-        if len(best) > 1
-    ]
+    return []
 
 
 def _to_decide(summary: Summary) -> Sequence[Row]:
@@ -163,10 +147,7 @@ def _to_decide(summary: Summary) -> Sequence[Row]:
         return rows
     best = rows[0].best_sequential_threads
     if best is not None and all(row.best_sequential_threads == best for row in rows):
-        over = [(row, row.overall_best_sequential_speedup) for row in rows]
-        alone = [row.overall_seconds * times.value for row, times in over]  # of that process
         return [
-            replace(row, overall_speedup=times, baseline_threads=best, baseline_overall_seconds=seconds)
-            for (row, times), seconds in zip(over, alone, strict=True)
+            replace(row, overall_speedup=row.overall_best_sequential_speedup, baseline_threads=best) for row in rows
         ]
     return rows if len({row.baseline_threads for row in rows}) == 1 else []

@@ -3,7 +3,6 @@
 import io
 import math
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -36,25 +35,17 @@ TITLES: dict[FigureName, str] = {
 }
 
 
-@dataclass(frozen=True)
-class FigureFile:
-    """A figure's title and its PNG file, with the SVG file beside it."""
-
-    title: str
-    path: Path
-
-
-def draw(summary: Summary, folder: Path) -> list[FigureFile]:
-    """Write every figure below `folder` as PNG and SVG. Raises OSError."""
+def draw(summary: Summary, folder: Path) -> dict[Path, str]:
+    """Write every figure below `folder` as PNG and SVG; return their titles by PNG file. Raises OSError."""
     table = summary.table[summary.table.status == "ok"]
     if table.empty:
-        return []
+        return {}
     folder.mkdir(exist_ok=True)
     rows = len(table)
     table = table[table.series.isin(table.series.unique()[:MAX_SERIES])]
     table = table[table.data_size.isin(sparse(sorted(table.data_size.unique()), MAX_SIZES))]
     caption = _caption(summary, table) + (f"; drawn: {len(table):,} of {rows:,} rows" if len(table) < rows else "")
-    panels, drawn = Panels(table), []
+    panels, titles = Panels(table), dict[Path, str]()
     bars_height = 0.75 + BAR_HEIGHT * len(panels.counts)
     missing = set() if table.speedup.notna().any() else {"speedup_by_workers", "efficiency", "speedup"}
     if not (table.load_balance.notna() & table.computation_scaling.notna() & (table.workers > 1)).any():
@@ -64,12 +55,12 @@ def draw(summary: Summary, folder: Path) -> list[FigureFile]:
             if name not in missing:
                 height = bars_height if name == "losses" else LINES_HEIGHT
                 figure = _figure(table, title, getattr(panels, name), height, caption)
-                drawn.append(FigureFile(title, _write(figure, folder / name)))
+                titles[_write(figure, folder / name)] = title
         for size in panels.sizes:
             title, of_size = f"Training time, {counted(size, 'sample')}", table[table.data_size == size]
             figure = _figure(of_size, title, Panels(of_size).bars, bars_height, caption)
-            drawn.append(FigureFile(title, _write(figure, folder / f"time_{size}")))
-    return drawn
+            titles[_write(figure, folder / f"time_{size}")] = title
+    return titles
 
 
 def plot(table: pd.DataFrame, name: FigureName = "speedup_by_workers", axes: Axes | None = None) -> Axes:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import sys
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dpexp.errors import ResultError
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 100
 WIDTH_WITHOUT_TERMINAL = 200
-WIDTH_IN_NOTEBOOK = 80  # rich's 115 columns make the cell scroll
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
 TELL_SECONDS = 15.0  # interval of progress lines without a terminal
 
@@ -121,22 +118,19 @@ class Display:
     def __init__(self, jobs: int = 1) -> None:
         self._jobs = max(jobs, 1)  # 1 where they aren't known beforehand
         self._job, self._name = 0, ""
-        self._started = self._job_started = self._drawn = time.monotonic()
+        self._job_started = self._drawn = time.monotonic()
         self._console = _console(stderr=True)
-        has_widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-        if self._console.is_jupyter:
-            self._console.width = WIDTH_IN_NOTEBOOK
         self._bar = Progress(
             BarColumn(20),
             TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("{task.fields[left]}"),
+            TimeRemainingColumn(),
             TextColumn("{task.description}"),  # the last: its width changes
             console=self._console,
             auto_refresh=False,
             transient=True,
-            disable=not (self._console.is_terminal or has_widgets),
+            disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=1.0, left="")
+        self._task = self._bar.add_task("starting", total=1.0)
 
     def begin(self, job: int, name: str) -> None:
         """Begin job `job` (from 0); `name` distinguishes it from the others."""
@@ -172,7 +166,5 @@ class Display:
     def _redraw(self, text: str, job_fraction: float) -> None:
         self._drawn = time.monotonic()
         done = min(1.0, (self._job + job_fraction) / self._jobs)
-        seconds_left = (self._drawn - self._started) * (1 - done) / done if done > 0.01 else 0.0
-        left = f"{timedelta(seconds=round(seconds_left))} left" if seconds_left else ""
         with contextlib.suppress(OSError):
-            self._bar.update(self._task, completed=done, description=self._of_jobs() + text, left=left, refresh=True)
+            self._bar.update(self._task, completed=done, description=self._of_jobs() + text, refresh=True)

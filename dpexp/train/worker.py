@@ -44,8 +44,8 @@ class WorkerReport:
 
     rank: int
     host: str
-    parameters_sha256: list[str] = dataclasses.field(default_factory=list)  # of each replica, after the last update
-    threads: int = 0
+    threads: int
+    parameters_sha256: list[str]  # of each replica, after the last update
     seconds: float = 0.0  # time of a whole training, without evaluation
     epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a segment, the last one
     epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # on the test split; rank 0 only
@@ -67,37 +67,32 @@ def run(rank: int, work: Work, shared: Any, gate: Connection | None, notify: Cal
     if not work.in_turns:
         warm_up(config, work.dataset, strategy)
         strategy.start()
-    report = WorkerReport(rank, platform.node())
     torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank, whatever the warm-up drew
     if work.in_turns:
-        report = _train_in_turns(report, work, strategy, gate, notify)
+        measured = _train_in_turns(work, strategy, gate, notify)
     else:
-        report = _train_whole(report, work, strategy, model)
-    return dataclasses.replace(
-        report,
-        threads=torch.get_num_threads(),
-        parameters_sha256=[parameters_sha256(replica.model) for replica in strategy.replicas],
-    )
+        measured = _train_whole(work, strategy, model, rank)
+    hashes = [parameters_sha256(replica.model) for replica in strategy.replicas]
+    return WorkerReport(rank, platform.node(), torch.get_num_threads(), hashes, **measured)
 
 
 def _train_in_turns(
-    report: WorkerReport, work: Work, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]
-) -> WorkerReport:
-    """Train a segment, until rank 0 is told to end; return the report with its measurements."""
+    work: Work, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]
+) -> dict[str, Any]:
+    """Train a segment, until rank 0 is told to end; return its measurements for the report."""
     clock = SegmentClock(strategy, work.config.measurement.phases, gate, notify)
     epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
     heartbeat.enter(REPORTING)
     phases = strategy.recorder.phases(MAX_PHASE_STEPS)
-    return dataclasses.replace(
-        report,
-        phases={name: phases[name] for name in strategy.measured_phases},
-        epoch_loss_sums=epoch_loss_sums[-1:],
-        between_epochs_seconds=clock.epoch_seconds,
-    )
+    return {
+        "phases": {name: phases[name] for name in strategy.measured_phases},
+        "epoch_loss_sums": epoch_loss_sums[-1:],
+        "between_epochs_seconds": clock.epoch_seconds,
+    }
 
 
-def _train_whole(report: WorkerReport, work: Work, strategy: Strategy, model: nn.Module) -> WorkerReport:
-    """Run a whole training in one piece; return the report with its measurements.
+def _train_whole(work: Work, strategy: Strategy, model: nn.Module, rank: int) -> dict[str, Any]:
+    """Run a whole training in one piece; return its measurements for the report.
 
     `model` is this rank's, as it was built.
     """
@@ -106,24 +101,23 @@ def _train_whole(report: WorkerReport, work: Work, strategy: Strategy, model: nn
         epoch_loss_sums.append(loss_sum)
         if work.config.target_accuracy is not None:
             clock.pause()
-            if report.rank == 0:
+            if rank == 0:
                 epoch_accuracies.append(evaluate(model, work.dataset))
             clock.resume()
     heartbeat.enter(FINISHING)
     strategy.barrier()
-    test_accuracy = evaluate(model, work.dataset) if report.rank == 0 else None
+    test_accuracy = evaluate(model, work.dataset) if rank == 0 else None
     heartbeat.enter(REPORTING)
-    if work.checkpoint is not None and report.rank == 0:
+    if work.checkpoint is not None and rank == 0:
         buffer = io.BytesIO()
         torch.save({name: tensor.clone() for name, tensor in model.state_dict().items()}, buffer)
         write_atomically(work.checkpoint, buffer.getvalue())
-    return dataclasses.replace(
-        report,
-        seconds=clock.seconds,
-        epoch_loss_sums=epoch_loss_sums,
-        epoch_accuracies=epoch_accuracies,
-        test_accuracy=test_accuracy,
-    )
+    return {
+        "seconds": clock.seconds,
+        "epoch_loss_sums": epoch_loss_sums,
+        "epoch_accuracies": epoch_accuracies,
+        "test_accuracy": test_accuracy,
+    }
 
 
 @torch.no_grad()

@@ -217,7 +217,7 @@ def test_damaged_older_and_newer_results_are_named_and_the_rest_is_shown(tmp_pat
     now = f'"version": {storage.VERSION}'
     (folder / "2" / "result.json").write_text(texts[2].replace(now, '"version": 4'))
     (folder / "3" / "result.json").write_text(texts[3].replace(now, f'"version": {storage.VERSION + 1}'))
-    table = write_report([folder], folder).summary.table
+    table = write_report([folder], folder)[0].table
     assert sorted(table.status) == ["ok", "unreadable", "unreadable", "unreadable"]
     words = " ".join(table.warnings)
     for word in ("damaged", "version 4, but this dpexp reads", f"version {storage.VERSION + 1}, but this dpexp reads"):
@@ -239,7 +239,8 @@ def test_nothing_that_lies_in_a_results_folder_is_run(tmp_path, monkeypatch):
     (folder / "0" / "model.pt").write_bytes(b"cos\nsystem\n(S'touch RUN'\ntR.")
     for name in ("conftest.py", "dpexp.py", "sitecustomize.py"):
         (folder / name).write_text("open('RUN', 'w')")
-    page = write_report([folder], folder).page.read_text()
+    write_report([folder], folder)
+    page = (folder / "report.html").read_text()
     assert not Path("RUN").exists()
     assert "<script" not in page
     assert "{{7*7}}" in page

@@ -251,7 +251,7 @@ def ticking(now, monkeypatch):
     def start(*turns):
         instrument = Instrument(*turns)
         monkeypatch.setattr(now.module, "_connect", lambda: instrument)
-        monkeypatch.setattr(now.module, "_introduction", lambda files, steps_file: "hello")
+        monkeypatch.setattr(now.module, "_introduction", lambda files: "hello")
         monkeypatch.setattr(now.module.atexit, "register", lambda function: None)
         clock = instrument.clock = now.module.Clock()
 

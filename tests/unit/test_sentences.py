@@ -60,12 +60,10 @@ def test_the_answer_opens_with_what_to_do_and_one_number(tmp_path):
 
 
 def test_what_decides_is_the_overall_speedup_and_the_undisturbed_one_is_said(tmp_path):
-    headline, *rest = answer(summary(tmp_path, spells=[CANDIDATE]))
-    assert "2 workers reach 0.99 times (" in headline
-    start = "Undisturbed, 2 workers would reach 1.20 times (1.1"
-    (said,) = [line for line in rest if line.startswith(start)]
-    end = " 1.22) the best single process; other programs or virtual machines slowed down 21 % of the steps."
-    assert said.endswith(end)
+    found = summary(tmp_path, spells=[CANDIDATE])
+    assert "2 workers reach 0.99 times (" in answer(found)[0]
+    (said,) = [line for line in warnings(found) if "slowed down 21 % of the steps" in line]
+    assert re.search(r": undisturbed, the speedup is 1\.20 \(.*\); with all time counted, it is 0\.99 \(", said)
 
 
 def test_nothing_is_advised_where_neither_is_shown_to_be_faster(tmp_path):
@@ -139,10 +137,6 @@ def test_of_several_series_the_largest_speedup_is_named(tmp_path):
     headline = answer(found)[0]
     assert headline.startswith("Largest speedup: strategy=sync_dp: 2 workers, 2.00 times (")
     assert len(words(headline)) <= 12
-    assert [line.split(",")[0] for line in details(found)] == [
-        "strategy=sync_dp: 2 workers",
-        "strategy=ddp: 2 workers",
-    ]
 
 
 ARGUED = ["script.command='x {workers} {loaders}'", "data.size=5000", "workers=2"]

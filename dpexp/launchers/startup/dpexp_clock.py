@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import mmap
 import os
 import socket
 import sys
@@ -24,9 +23,7 @@ from typing import Any
 from dpexp_trace import Samples, Trace  # type: ignore[import-not-found] # beside this file
 
 ADDRESS = "DPEXP_SCRIPT_SOCKET"
-RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 MAX_OTHER_STEPS = 20  # of other optimizers after a step of the clock's; beyond, it has retired
-WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
 
 
 class Clock:
@@ -36,7 +33,7 @@ class Clock:
         """`read_files` returns the settings files that this process has read."""
         self._read_files = read_files
         self._optimizer: Any = None
-        self._stepping: list[Any] = []  # optimizers, each within the step of the one before
+        self._outer: Any = None  # the optimizer whose step goes on, within which there may be others'
         self._connection: Connection | None = None
         self._trace: Trace | None = None
         self._samples: Samples | None = None
@@ -44,24 +41,20 @@ class Clock:
         self._steps = 0  # before the last pause
         self._times: list[float] = []  # of the end of each step since the last pause, the first when that was over
         self._synchronized = self._until = 1  # numbers of steps since then: the device is idle, and the next pause
-        self._made: Any = [0]  # steps in all; once dpexp knows of it, in memory that it can read
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Called before each step of any optimizer."""
-        if optimizer in self._stepping:  # which an exception had ended
-            del self._stepping[self._stepping.index(optimizer) :]
-        self._stepping.append(optimizer)
+        if self._outer is None:
+            self._outer = optimizer
 
     def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Called after each step of any optimizer.
 
         A step within another one's is part of it (ZeroRedundancyOptimizer).
         """
-        if self._stepping[-1] is not optimizer:  # an exception had ended one within it
-            del self._stepping[self._stepping.index(optimizer) + 1 :]
-        self._stepping.pop()
-        if self._stepping:
+        if optimizer is not self._outer:
             return
+        self._outer = None
         if optimizer is not self._optimizer:
             if self._optimizer is not None:
                 self._other_steps += 1
@@ -75,7 +68,6 @@ class Clock:
             _synchronize()
         now = time.perf_counter()
         self._times.append(now)
-        self._made[0] = self._steps + number
         if self._samples is not None and self._steps + number > 1:
             self._samples.end()
         if self._trace is not None:
@@ -99,7 +91,7 @@ class Clock:
         try:
             if self._connection is None:
                 self._connection = _connect()
-                self._connection.send(_introduction(self._read_files(), self._share_steps()))
+                self._connection.send(_introduction(self._read_files()))
                 atexit.register(self._say_goodbye)
                 self._samples = Samples()
             else:
@@ -125,19 +117,12 @@ class Clock:
         self._steps += len(self._times) - 1
         self._times = [time.perf_counter()]
 
-    def _share_steps(self) -> int:
-        """Keep the number of steps in a file of this process, which dpexp can read even if the process hangs."""
-        file = os.memfd_create("dpexp")
-        os.ftruncate(file, mmap.PAGESIZE)
-        self._made = memoryview(mmap.mmap(file, mmap.PAGESIZE)).cast("q")
-        return file
-
     def _say_goodbye(self) -> None:
         """Report the number of steps at the end of the process, unless an exception has ended it."""
         failed = hasattr(sys, "last_type")
         with contextlib.suppress(OSError, EOFError):
             if self._connection is not None and not failed:
-                self._connection.send(self._made[0])
+                self._connection.send(self._steps + len(self._times) - 1)
 
     def forget(self) -> None:
         """Stop the clock in a forked process: it is a helper, such as a worker of a data loader."""
@@ -145,7 +130,6 @@ class Clock:
             self._connection.close()
             self._connection = None
             self._until = self._synchronized = 0  # never again
-            self._made = [0]
 
 
 def _synchronize() -> None:
@@ -172,25 +156,19 @@ def _connect() -> Connection:
     return Connection(end.detach())
 
 
-def _introduction(read: Any, steps_file: int) -> dict[str, Any]:
+def _introduction(read: Any) -> dict[str, Any]:
     import torch
 
-    rank, world_size = _from_environment(RANKS), _from_environment(WORLD_SIZES)
+    rank, world_size = 0, 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     return {
         "world": os.environ["DPEXP_SCRIPT_WORLD"],
-        "rank": rank or 0,
-        "world_size": world_size or 1,
+        "rank": rank,
+        "world_size": world_size,
         "threads": torch.get_num_threads(),
-        "process": os.getpid(),
-        "steps_file": steps_file,
         "files": _own_files(read),
     }
-
-
-def _from_environment(names: tuple[str, ...]) -> int | None:
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), None)
 
 
 def _own_files(read: Any) -> list[str]:
