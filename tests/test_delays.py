@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import programs
 import pytest
 
 from benchmarks.delays import PHASES, Case, prepared
@@ -11,6 +14,7 @@ from dpexp.measurement import job
 from dpexp.measurement.trainer import TimedSteps
 from dpexp.processes.messages import Turn
 
+FORK = Path(__file__).parent / "scripts" / "fork.py"
 LONG = 0.03  # seconds: what else goes on here is shorter
 
 
@@ -25,7 +29,10 @@ LONG = 0.03  # seconds: what else goes on here is shorter
     ],
     ids=lambda case: f"{case.kind}, {case.place}",
 )
-def test_a_delay_in_a_real_training_is_named(tmp_path, case):
+def test_a_delay_in_a_real_training_is_named(tmp_path, case, monkeypatch):
+    programs.server()
+    monkeypatch.setattr("subprocess.Popen", programs.Program)
+    monkeypatch.setattr("benchmarks.delays.TORCHRUN", f"python {FORK} {{workers}} {{port}}")
     config, launcher = prepared(case)
     with job.open_trainer(config, tmp_path, launcher).running({CANDIDATE: config}) as arms:
         timed = TimedSteps([arms.turn(CANDIDATE, Turn(3, 2))], [3])

@@ -6,12 +6,15 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from multiprocessing import forkserver
 
 import psutil
 import pytest
 from conftest import TINY
+from programs import Program
 
 from dpexp.errors import PeerError, WorkerError
 from dpexp.machine import signals
@@ -195,9 +198,6 @@ def test_ctrl_c_in_a_notebook_is_a_keyboard_interrupt():
 
 
 def test_workers_die_with_the_main_process(tmp_path):
-    import subprocess
-    import sys
-
     script = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "import test_launch\n"
@@ -207,7 +207,7 @@ def test_workers_die_with_the_main_process(tmp_path):
         "    print(worlds.notices(0, 2)[0], flush=True)\n"
         "    worlds.reports()\n"
     )
-    main = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    main = Program([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert main.stdout is not None
     worker = psutil.Process(int(main.stdout.readline()))
     main.kill()

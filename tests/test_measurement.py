@@ -258,12 +258,9 @@ def test_a_checkpoint_holds_the_trained_weights(tmp_path):
     [
         (["measurement.max_seconds=2"], True),
         (["measurement.max_seconds=2", "epochs=100000"], False),
-        (["epochs=200", WHOLE], True),
-        (["measurement.max_seconds=2", "measurement.whole_trainings=never"], False),
         (["measurement.whole_trainings=never", "checkpoint=true"], True),
-        (["measurement.whole_trainings=never", "target_accuracy=0.5"], True),
     ],
-    ids=["short", "long", "always", "never", "for a checkpoint", "for a target"],
+    ids=["short", "long", "for a checkpoint"],
 )
 def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, overrides, made):
     result = measured(tmp_path, "measurement.whole_trainings=auto", *overrides)
@@ -271,21 +268,23 @@ def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, ov
 
 
 @pytest.mark.parametrize(
-    ("settings", "step_seconds", "reserved"),
+    ("settings", "step_seconds", "reserved", "made"),
     [
-        ([], 0.01, 10 * (0.01 + 0.02) + 0.6),  # of both, with their starts
-        (["measurement.baseline=none"], 0.01, 10 * 0.01 + 0.3),
-        ([], 1.0, 0.0),  # too long
-        (["measurement.whole_trainings=never"], 0.01, 0.0),
-        ([WHOLE], 0.01, 0.0),  # on top of the budget
-        (["target_accuracy=0.5"], 0.01, 0.0),
+        ([], 0.01, 10 * (0.01 + 0.02) + 0.6, True),  # of both, with their starts
+        (["measurement.baseline=none"], 0.01, 10 * 0.01 + 0.3, True),
+        ([], 1.0, 0.0, False),  # too long
+        (["measurement.whole_trainings=never"], 0.01, 0.0, False),
+        ([WHOLE], 0.01, 0.0, True),  # on top of the budget
+        ([WHOLE], 1.0, 0.0, True),
+        (["target_accuracy=0.5", "measurement.whole_trainings=never"], 0.01, 0.0, True),
     ],
 )
-def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reserved):
+def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reserved, made):
     trainings = WholeTrainings(tiny("measurement.whole_trainings=auto", *settings), job_seconds=9.0)
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
     steps = {name: TimedSteps(step_seconds=one, least_step_seconds=one) for name, one in seconds.items()}
     assert trainings.reserve_seconds(steps) == pytest.approx(reserved)
+    assert bool([*trainings.configs()]) is made
 
 
 def test_a_target_accuracy_is_looked_for_with_several_seeds(tmp_path):

@@ -17,6 +17,8 @@ from selenium.webdriver.common.keys import Keys
 
 from dpexp.report.writer import write_report
 
+pytestmark = pytest.mark.painted
+
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --disable-smooth-scrolling"

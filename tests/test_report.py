@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import io
 import re
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -17,6 +16,8 @@ from dpexp.analysis.table import aggregate
 from dpexp.report import __main__ as command
 from dpexp.report import terminal
 from dpexp.report.writer import write_report
+
+pytestmark = pytest.mark.painted
 
 
 def results_below(folder):
@@ -173,13 +174,12 @@ def test_a_narrow_terminal_drops_whole_columns_and_their_notes(sweep, columns, m
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_any_encoding_shows_the_table(sweep, encoding):
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    run = subprocess.run(
-        [sys.executable, "-m", "dpexp.report", str(sweep)], env=environment, capture_output=True, check=True
-    )
-    assert b"3.9" in run.stdout
-    assert run.stderr == b""
+def test_any_encoding_shows_the_table(sweep, encoding, monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding))
+    terminal.show_report(aggregate([sweep]), [])
+    sys.stdout.flush()
+    assert b"3.9" in printed.getvalue()
 
 
 def test_of_several_series_the_largest_speedup_is_named(tmp_path, capsys):

@@ -282,7 +282,7 @@ def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, 
     quick = [text for text in QUICK if "baseline" not in text]
     outcome = dpexp(
         *quick,
-        EXAMPLE,
+        f"{EXAMPLE} --shared-memory",
         f"script.baseline_command=python {ROOT}/examples/ddp_train.py",
     )
     assert outcome.status == 0, outcome.err
@@ -294,7 +294,7 @@ def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, 
         "candidate": 128,
     }
     for arm in block.arms.values():
-        assert set(arm.phases) == {"data", "compute", "wait", "communicate", "update"}
+        assert {"data", "compute", "update"} < arm.phases.keys()
         for values in arm.phases.values():
             assert {len(step) for step in values} == {len(arm.processes)}
         assert len({len(values) for values in arm.phases.values()}) == 1
@@ -311,7 +311,6 @@ def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, 
 
 LAUNCHED = {
     "spawn": f"python {TRAIN} --port {{port}} --spawn {{workers}}",
-    "torchrun": f"{EXAMPLE.removeprefix('script.command=')} --shared-memory",
     "lightning": f"python {ROOT}/examples/lightning_train.py --shared-memory --devices {{workers}}",
     "accelerate": "accelerate launch --multi_gpu --num_processes {workers} --num_machines 1 --mixed_precision bf16 "
     f"--dynamo_backend no {ROOT}/examples/accelerate_train.py --shared-memory",  # on CPUs, all the same
@@ -330,11 +329,13 @@ def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher):
     candidate = block.arms["candidate"]
     assert len(candidate.processes) == 2
     assert {"data", "compute", "update"} < candidate.phases.keys()
+    assert {"wait", "communicate"} < candidate.phases.keys() or launcher != "spawn"
     assert all(process.by_ddp for process in candidate.processes) is (launcher == "spawn")  # and not in memory
     assert not left()
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_values_of_an_argument_are_measured_against_one_baseline_and_compared(dpexp, tmp_path, left):
     quick = [text for text in QUICK if "baseline" not in text]
     command = f"script.command=python {TRAIN} --steps {{steps}}"
@@ -357,15 +358,15 @@ FAULTS = {
     "restarts": (
         TORCHRUN.replace("--standalone", "--standalone --max-restarts=9"),
         "--fault raise",
-        2,
+        1,
         "--max-restarts",
     ),
     "stop": (ONE, "--fault stop", 1, "it exited with status 1 after 4 steps or more: the loss is NaN"),
     "late end": (FORK, "--fault exit", 2, "it exited with status 1 after "),
     "uneven": (FORK, "--steps 40 --fault uneven", 2, "rank 1 came to its end after 35 steps, before the others"),
-    "join": (FORK, "--fault join", 2, "rank 1 made no further step for 5 s, the others did"),
+    "join": (FORK, "--fault join", 2, "rank 1 made no further step for 2 s, the others did"),
     "short": (ONE, "--steps 12", 1, "the script ended before it could be measured"),
-    "hang": (ONE, "--fault hang", 1, "no step for 5 s after "),
+    "hang": (ONE, "--fault hang", 1, "no step for 2 s after "),
     "fewer": (ONE + " --steps 9{workers}", "", 2, "trains in a world of 1 process, not 2"),
     "absent": ("script.command=nothere {workers}", "", 2, "script.command: nothere: No such file or directory"),
 }
@@ -376,7 +377,7 @@ FAULTS = {
 @pytest.mark.usefixtures("forked")
 def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, monkeypatch, fault):
     command, options, workers, said = FAULTS[fault]
-    patience = ["launch.timeout_seconds=5"] if fault in ("hang", "join") else []
+    patience = ["launch.timeout_seconds=2"] if fault in ("hang", "join") else []
     if fault == "restarts":
         monkeypatch.setattr(command_processes, "EXIT_SECONDS", 0.5)
     until_the_fault = "measurement.max_seconds=600"
@@ -399,6 +400,7 @@ def test_a_script_may_be_measured_with_gradients_exchanged_in_shared_memory(dpex
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
     outcome = dpexp(*QUICK, FORK, "workers=2", "measurement.shared_memory=always")
     assert outcome.status == 0, outcome.err

@@ -25,8 +25,10 @@ SHORT += ["measurement.best_sequential=false", "measurement.max_seconds=3"]  # t
 
 
 @pytest.mark.slow
+@pytest.mark.painted
 def test_a_sweep_of_mnist_ends_in_table_figures_and_page(dpexp, tmp_path):
-    outcome = dpexp("-m", "workers=1,2", "data.size=512,1024", *SHORT)
+    quick = ["measurement.max_seconds=1", "measurement.whole_trainings=always"]
+    outcome = dpexp("-m", "workers=1,2", "data.size=512,1024", *SHORT, *quick)
     assert outcome.status == 0
     assert outcome.err == ""  # no progress bar where there is no terminal
     lines = [line for line in outcome.out.splitlines() if line.startswith("job ")]
@@ -112,7 +114,8 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     names = {path.name for path in (tmp_path / "site" / "dpexp" / "train" / "data" / "mnist").iterdir()}
     assert "train-images-idx3-ubyte.xz" in names
     assert "LICENSE.md" in names
-    short = ["data.size=256", "epochs=1", "measurement.repeats=1", *SHORT[1:]]
+    short = ["workers=1", "data.size=256", "epochs=1", "measurement.repeats=1", *SHORT[1:]]
+    short += ["measurement.warmup=0", "measurement.max_seconds=0.5"]
     command = [sys.executable, "-m", "dpexp", *short]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -132,7 +135,7 @@ def test_the_console_script_is_the_same_command():
 @pytest.mark.slow
 def test_the_splits_of_this_machines_cores_are_measured_and_compared(dpexp, tmp_path):
     quick = [text for text in TINY if "best_sequential" not in text and "repeats" not in text]
-    outcome = dpexp("-m", "experiment=cores", *quick, "batch.scope=per_worker", "measurement.repeats=2")
+    outcome = dpexp("-m", "experiment=cores", *quick, "batch.scope=per_worker", "measurement.repeats=1")
     assert outcome.status == 0, outcome.err
     rows, cores = aggregate([tmp_path / "out"]).good, usable_cores()
     assert {row.workers * row.threads_per_worker for row in rows} == {cores}

@@ -13,7 +13,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -35,12 +34,10 @@ OTHERS = [override for override in TINY if not override.startswith("model.")]
 SETTINGS = [*OTHERS, *MODEL, "measurement.max_seconds=0.5"]
 
 
-def together(
-    commands: list[list[str]], folders: list[Path], variables: list[dict[str, str]], start: Any = Program
-) -> list[tuple[int, str]]:
+def together(commands: list[list[str]], folders: list[Path], variables: list[dict[str, str]]) -> list[tuple[int, str]]:
     """Run the commands at once, each in its own folder; their exit status and standard error."""
     running = [
-        start(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": PATH}, stderr=subprocess.PIPE)
+        Program(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": PATH}, stderr=subprocess.PIPE)
         for command, folder, own in zip(commands, folders, variables, strict=True)
     ]
     outcomes = [process.communicate(timeout=120)[1].decode() for process in running]
@@ -65,7 +62,7 @@ def sweep(tmp_path_factory):
     shared = [sys.executable, *torchrun.split(), f"--master-port={free_port()}"]
     jobs = ["-m", "strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=1,-1", "hydra.sweep.dir=out"]
     agents = [[*shared, f"--node-rank={node}", "-m", "dpexp", *jobs] for node in (0, 1)]
-    return folders, together(agents, folders, [{}, {}], subprocess.Popen)
+    return folders, together(agents, folders, [{}, {}])
 
 
 def results(folder: Path) -> list[dict]:

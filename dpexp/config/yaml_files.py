@@ -1,5 +1,6 @@
 """The YAML files that hold every default: where they are, and which keys they define."""
 
+import functools
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -12,11 +13,13 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
+@functools.cache
 def config_groups() -> list[str]:
     """Return the names of the config groups."""
     return [path.name for path in config_folder().iterdir() if path.is_dir() and path.name != "hydra"]
 
 
+@functools.cache
 def known_keys() -> dict[str, list[str]]:
     """Return every key of the configuration, with the choices that define it."""
     keys: dict[str, list[str]] = {}

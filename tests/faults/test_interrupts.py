@@ -138,9 +138,10 @@ def test_when_the_main_process_is_killed_nobody_is_left_and_the_sweep_can_go_on(
     assert process.returncode == -signal.SIGKILL
     assert nobody_left(marker)
     assert len(storage.read(tmp_path / "out" / "0" / "result.json").blocks) == seed  # all that were finished
-    again = dpexp("-m", f"resume={tmp_path / 'out'}", *SEVERAL, *model, "seed=1,2")
-    assert again.status == 0
-    assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "ok"]
+    if seed == 1:  # where there is a block to keep
+        again = dpexp("-m", f"resume={tmp_path / 'out'}", *SEVERAL, *model, "seed=1,2")
+        assert again.status == 0
+        assert pd.read_csv(tmp_path / "out" / "results.csv").status.tolist() == ["ok", "ok"]
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from benchmarks.endurance import Census, soak, sweep
 def test_launches_with_random_kills_leave_nothing(seed):
     soak(3, seed)  # what is made once is there
     before = Census.take()
-    outcomes, _ = soak(40, seed)
+    outcomes, _ = soak(25, seed)
     after = Census.take()
-    assert sum(outcomes.values()) == 40
+    assert sum(outcomes.values()) == 25
     assert set(outcomes) == {"trained", "failed, as killed"}
     assert (after.descriptors, after.threads, after.processes) == (before.descriptors, before.threads, before.processes)
     assert after.shared_names == before.shared_names
@@ -22,9 +22,9 @@ def test_launches_with_random_kills_leave_nothing(seed):
 
 @pytest.mark.slow
 def test_jobs_of_a_sweep_leave_nothing():
-    sweep(2)
+    sweep(1)
     before = Census.take()
-    sweep(8)
+    sweep(4)
     after = Census.take()
     assert (after.descriptors, after.threads, after.processes) == (before.descriptors, before.threads, before.processes)
     assert after.shared_names == before.shared_names
