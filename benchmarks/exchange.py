@@ -174,7 +174,7 @@ def _sgd_seconds() -> Any:
     """What the update alone costs one process, without anybody to exchange with."""
     config = configured()
     parameters = [torch.zeros(MLP_ELEMENTS)]
-    optimizer, gradient = Optimizer(config.optimizer, parameters), torch.ones(MLP_ELEMENTS)
+    optimizer, gradient = Optimizer(config.optimizer, config.learning_rate, parameters), torch.ones(MLP_ELEMENTS)
     torch.set_num_threads(1)
     rounds = []
     for _ in range(6):

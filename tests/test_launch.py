@@ -138,7 +138,7 @@ def test_workers_are_forked_with_everything_imported():
 def test_a_command_has_imported_for_its_workers_what_one_of_its_jobs_needs(dpexp, monkeypatch, strategies, needed):
     asked = []
     monkeypatch.setattr(forkserver, "set_forkserver_preload", asked.append)
-    few_figures = ["measurement.baseline=none", "measurement.phases=false"]
+    few_figures = ["measurement.baseline=none"]
     assert dpexp("-m", *TINY, *few_figures, f"strategy={strategies}", "workers=1").status == 0
     assert ("torch._dynamo" in asked[0]) is needed
 

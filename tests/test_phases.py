@@ -54,12 +54,6 @@ def test_ddp_does_not_claim_to_tell_waiting_from_communicating():
     assert sum(own[0].phases["communicate"]) > 0
 
 
-def test_without_instruments_nothing_is_recorded():
-    own, seconds = segment("measurement.phases=false", "workers=2")
-    assert [{name: values for name, values in report.phases.items() if values} for report in own] == [{}, {}]
-    assert len(seconds) == STEPS
-
-
 @pytest.fixture
 def recorded(monkeypatch):
     """A function: a recorder of so many steps; each one's data take as many seconds as its number, from 0."""

@@ -122,7 +122,7 @@ def clock_of(*turns):
     for turn in (*turns, None):
         sender.send(turn)
     ranks, answers = Alone(), []
-    return SegmentClock(ranks, True, gate, answers.append), ranks, answers
+    return SegmentClock(ranks, gate, answers.append), ranks, answers
 
 
 def make_steps(clock, ranks, batches_an_epoch, epochs):

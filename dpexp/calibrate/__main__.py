@@ -7,7 +7,6 @@ import math
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,9 @@ from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import describe
 from dpexp.measurement import job
-from dpexp.phases import COMMUNICATE, COMPUTE, DATA, UPDATE, WAIT
 from dpexp.report import terminal
 from dpexp.report.command import FAILED, Parser, command, measuring_alone
 from dpexp.results.schema import Block
-from dpexp.train.recorder import Recorder
 
 JOB = ("data.size=20000", "measurement.best_sequential=false")
 SCRIPT = ("workers=1", f"script.command='{sys.executable} {Path(__file__).parent / 'script.py'}'")
@@ -37,7 +34,6 @@ AGAINST_ITSELF = "against itself (A/A)"
 DELAY_SECONDS = 5e-3
 SLOWDOWN = 1.02
 TOLERANCE = 0.15  # of a delay, for the noise of the machine
-MAX_COST = 0.02  # of a step
 MAX_OFF = 0.03  # of a training's time, from steps
 
 
@@ -77,11 +73,9 @@ def checks() -> Iterator[Check]:
     script = _composed(20, *SCRIPT)
     yield check_ratio(f"a script {AGAINST_ITSELF}", _ratio(script, script), 1.0)
     config = _composed(12, *two_workers)
-    cost = _ratio(config, _composed(12, *two_workers, "measurement.phases=false"))
     faults = {"working": Fault(compute_seconds=DELAY_SECONDS), "late": Fault(communicate_seconds=DELAY_SECONDS)}
     blocks = _blocks(dict.fromkeys(("plain", *faults), config), faults)
     plain, working, late = (_undisturbed(config, blocks, name) for name in ("plain", *faults))
-    yield check_cost(cost, _recording_seconds() / plain.step_seconds)
     yield check_delay("computation on rank 1", plain, working, waiting=0.5, communicating=0.0)
     yield check_delay("communication", plain, late, waiting=0.0, communicating=1.0)
 
@@ -116,18 +110,6 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
     return geometric_mean(ratios, LEVEL)
 
 
-def _recording_seconds(steps: int = 20_000) -> float:
-    """Measure the time of recording one step of sync_dp."""
-    recorder = Recorder()
-    recorder.start()
-    started = time.perf_counter()
-    for _ in range(steps):
-        for phase in (DATA, COMPUTE, COMMUNICATE, WAIT, COMMUNICATE, UPDATE, COMMUNICATE):
-            recorder.enter(phase)
-        recorder.end_step()
-    return (time.perf_counter() - started) / steps
-
-
 def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> ArmStatistics:
     """Return the statistics of an arm's undisturbed steps."""
     limit = LONGER * fastest_step_seconds([block.arms[name] for block in blocks])
@@ -146,15 +128,6 @@ def check_segments(name: str, ratio: Estimate) -> Check:
     return Check(
         abs(ratio.value - 1) < MAX_OFF or ratio.low <= 1 <= ratio.high,
         f"{name}: time of a training, from steps in turns / from whole trainings {ratio:.3f}; should be 1 +- {MAX_OFF}",
-    )
-
-
-def check_cost(ratio: Estimate, share: float) -> Check:
-    """Check the cost of recording a step, which is also timed alone, since a disturbed machine may hide it."""
-    return Check(
-        ratio.low < 1 + MAX_COST and share < MAX_COST,
-        f"cost of recording phases: {100 * share:.2f} % of a step, should be below {100 * MAX_COST:.0f} %; "
-        f"time with / without recording {ratio:.3f}",
     )
 
 

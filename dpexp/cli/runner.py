@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from dpexp.results.schema import RunResult
 
 
-SLOW_IMPORTS = {"ddp": "torch._dynamo", "resnet18": "torchvision.models"}  # of a strategy, of a model; beside torch
-
-
 @dataclass(frozen=True)
 class Done:
     """How a job ended."""
@@ -57,7 +54,7 @@ def open_plan(
     resumed: bool = False,
     launcher: LocalLauncher | None = None,
     local_world_size: int | None = None,
-    imports: Iterable[str] = (),
+    more_names: Iterable[str] = (),
 ) -> Iterator[Iterator[Done]]:
     """Lock the plan's folder and the machine while the context is open; yield the outcomes of the jobs.
 
@@ -78,7 +75,7 @@ def open_plan(
         else:
             resume.refuse_results(plan.folder)
         with measuring_alone():
-            yield _measure_jobs(plan, environment, earlier, launcher, imports)
+            yield _measure_jobs(plan, environment, earlier, launcher, more_names)
 
 
 def _measure_jobs(
@@ -86,19 +83,18 @@ def _measure_jobs(
     environment: Environment,
     earlier: Sequence[RunResult | None],
     launcher: LocalLauncher | None,
-    imports: Iterable[str],
+    more_names: Iterable[str],
 ) -> Iterator[Done]:
     """Measure one job after the other; in a sweep, show an error and continue.
 
-    `earlier` are the results to build on; jobs whose status is "ok" are done already. `imports` are modules that
-    workers of later plans need. Raises the error of a single run, and ResultError, after which no job could be
+    `earlier` are the results to build on; jobs whose status is "ok" are done already. `more_names` are those of the
+    strategies and models of later plans. Raises the error of a single run, and ResultError, after which no job could be
     recorded.
     """
     user_files = [fingerprint(job.config) for job in plan.jobs]
     if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
-        names = [name for job in plan.jobs for name in job.config.names.values() if name in SLOW_IMPORTS]
-        needed = {*imports, *(SLOW_IMPORTS[name] for name in names)}
-        fork_server.start_server(sorted(needed))  # it imports torch in parallel to this process
+        names = {name for job in plan.jobs for name in job.config.names.values()}
+        fork_server.start_server({*names, *more_names})  # it imports torch in parallel to this process
     from dpexp.launchers.local import LocalLauncher
     from dpexp.measurement.job import measure_job
 

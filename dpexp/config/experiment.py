@@ -60,21 +60,16 @@ class ExperimentConfig(JobConfig):
         paired = self.measurement.baseline == "paired"
         return {CANDIDATE: self} | ({BASELINE: self.baseline()} if paired else {})
 
-    def learning_rate(self, update: int) -> float:
-        """Return the learning rate of update number `update`, from 0.
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate; `optimizer.lr` belongs to the baseline's batch.
 
-        `lr` belongs to the baseline's batch. The linear rule multiplies it by how many times as large this global
-        batch is (Goyal et al. 2017, "Accurate, Large Minibatch SGD"), the square-root rule by the root of that
-        (Krizhevsky 2014, "One weird trick"). Over `lr_warmup_epochs` it rises in equal steps from `lr` to that.
+        The linear rule multiplies it by how many times as large this global batch is (Goyal et al. 2017, "Accurate,
+        Large Minibatch SGD"), the square-root rule by the root of that (Krizhevsky 2014, "One weird trick").
         """
-        optimizer = self.optimizer
-        if optimizer.lr_rule == "none":
-            return optimizer.lr
         times = self.global_batch_size / self.batch.size
-        factor: float = {"linear": times, "sqrt": times**0.5}[optimizer.lr_rule]
-        warmup_updates = optimizer.lr_warmup_epochs * self.updates_per_epoch
-        risen = min(1.0, update / warmup_updates) if warmup_updates else 1.0
-        return optimizer.lr * (1 + (factor - 1) * risen)
+        factors: dict[str, float] = {"none": 1.0, "linear": times, "sqrt": times**0.5}
+        return self.optimizer.lr * factors[self.optimizer.lr_rule]
 
     def baseline(self, threads: int | None = None) -> ExperimentConfig:
         """Return the job of one sequential process, with the threads of a worker, or with `threads`."""

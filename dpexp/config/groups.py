@@ -128,7 +128,6 @@ class SgdConfig:
     name: Literal["sgd"]
     lr: PositiveFloat
     lr_rule: LearningRateRule
-    lr_warmup_epochs: NonNegativeFloat
     momentum: Fraction
     weight_decay: NonNegativeFloat
     nesterov: bool
@@ -147,7 +146,6 @@ class AdamConfig:
     name: Literal["adam", "adamw"]
     lr: PositiveFloat
     lr_rule: LearningRateRule
-    lr_warmup_epochs: NonNegativeFloat
     betas: tuple[Fraction, Fraction]
     eps: PositiveFloat
     weight_decay: NonNegativeFloat
@@ -172,7 +170,6 @@ class MeasurementConfig:
     warmup: NonNegativeInt
     warmup_steps: NonNegativeInt
     baseline: Literal["paired", "none"]
-    phases: bool
     best_sequential: bool
     whole_trainings: Literal["auto", "always", "never"]
     shared_memory: Literal["auto", "always", "never"]

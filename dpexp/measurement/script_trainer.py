@@ -27,11 +27,13 @@ OUTPUT = "output"  # folder of what the commands write
 MIN_COMPUTING = 0.01  # of a step; below it, the phases were not separated
 MAX_UNKNOWN = 0.1  # of the steps; if the wait is unknown in more of them, it counts as communicating
 # Data loaders and libraries of any kind wake up at the beginning of a turn, so both are longer than in our loop.
-TURN_SECONDS, LEAD_SECONDS, TRACED_EVERY = 0.06, 0.01, 4
+PACE = Pace(turn_seconds=0.06, lead_seconds=0.01, least_lead_steps=1, traced_every=4)
 
 
 class ScriptTrainer:
     """Starts the command of each variant."""
+
+    pace = PACE
 
     def __init__(self, config: ScriptConfig, folder: Path, hosts: Hosts | None) -> None:
         """`folder` receives the output of the commands, in a folder of its own. Raises ResultError."""
@@ -40,8 +42,6 @@ class ScriptTrainer:
             self._folder.mkdir(parents=True, exist_ok=True)
         self.files: set[str] = set()  # files that the commands' processes depend on
         self._timeout_seconds = config.launch.timeout_seconds
-        traced = TRACED_EVERY if config.measurement.phases else None
-        self.pace = Pace(TURN_SECONDS, LEAD_SECONDS, least_lead_steps=1, traced_every=traced)
 
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, JobConfig]) -> Iterator[ScriptArms]:

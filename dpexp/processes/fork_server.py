@@ -27,7 +27,8 @@ from dpexp.processes.heartbeat import Monitor
 # torch imports symbolic_shapes, with sympy, at the first `backward` to which a gradient is passed.
 PRELOAD = """torch torch.fx.experimental.symbolic_shapes numpy numpy.ma pydantic psutil
 dpexp.processes.fork_server dpexp.train.worker""".split()
-SOMETIMES = ("torch._dynamo",)  # needed by some jobs only; takes half as long as torch
+# Needed by some strategies and models only; dynamo takes half as long as torch.
+SOMETIMES = {"ddp": "torch._dynamo", "resnet18": "torchvision.models"}
 SERVER_SETUP = "dpexp.processes.server_setup"  # when all is imported
 
 OUT_OF_MEMORY_SCORE = 500  # of 1000
@@ -36,12 +37,13 @@ Target = Callable[..., Any]
 """Called in each process as target(rank, *arguments[rank], notify); returns the report of that process."""
 
 
-def start_server(imports: Iterable[str] = SOMETIMES) -> None:
-    """Start the fork server with its preloaded imports, without waiting for it; the first call counts.
+def start_server(names: Iterable[str] = SOMETIMES) -> None:
+    """Start the fork server, without waiting, with what these strategies and models import; the first call counts.
 
-    A worker that needs others than these `imports` finds them itself when it starts, which takes longer.
+    Workers of others import the rest themselves when they start, which takes longer.
     """
-    forkserver.set_forkserver_preload([*PRELOAD, *imports, SERVER_SETUP])
+    imports = {SOMETIMES[name] for name in names if name in SOMETIMES}
+    forkserver.set_forkserver_preload([*PRELOAD, *sorted(imports), SERVER_SETUP])
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     # The server's imports must find what this process finds, and make no pool of threads: a forked
     # worker would inherit it broken.

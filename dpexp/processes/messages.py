@@ -15,8 +15,8 @@ class Turn:
 
     lead_steps: int
     timed_steps: int
-    traced: bool = False  # whether a script's hooks record the phases of each step; our loop always does ...
-    warmup: bool = False  # ... except in warm-up steps, in which libraries and caches are cold
+    traced: bool = False  # whether a script's hooks record the phases of each step; our loop does so in timed steps ...
+    warmup: bool = False  # ... other than those of the warm-up, in which libraries and caches are cold
 
     @property
     def steps(self) -> int:

@@ -25,10 +25,7 @@ def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock:
     for epoch in clock.epochs(config.epochs):
         loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype))
         order = epoch_order(config.train_samples, config.seed, epoch)
-        batches = clock.batches(order.split(config.global_batch_size))
-        for number, batch in enumerate(batches, epoch * config.updates_per_epoch):
-            for optimizer in strategy.optimizers:
-                optimizer.lr = config.learning_rate(number)
+        for batch in clock.batches(order.split(config.global_batch_size)):
             step(config, strategy, inputs, labels, batch, loss_sum)
             if not clock.end_step():
                 return

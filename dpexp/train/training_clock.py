@@ -55,13 +55,11 @@ class Clock:
 class SegmentClock(Clock):
     """The clock of steps in turns. All ranks make the same steps; rank 0 waits for each turn at its `gate`."""
 
-    def __init__(
-        self, strategy: Strategy, phases: bool, gate: Connection | None, notify: Callable[[Any], None]
-    ) -> None:
-        """The strategy's recorder is on in timed steps, if `phases` are asked for."""
+    def __init__(self, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]) -> None:
+        """The strategy's recorder is on in timed steps."""
         super().__init__(strategy)
         self.epoch_seconds: list[float] = []  # between two epochs: what belongs to no step
-        self._phases, self._gate, self._notify = phases, gate, notify
+        self._gate, self._notify = gate, notify
         self._seconds: list[float] = []  # of each step of this turn
         self._left = self._timed = self._warmup = 0  # of this turn: its steps, and whether they are warm-up
         self._last = 0.0  # the end of the step before
@@ -113,5 +111,5 @@ class SegmentClock(Clock):
         return self._left > 0
 
     def _start_recording(self) -> None:
-        self._strategy.recorder.is_on = self._phases and not self._warmup
+        self._strategy.recorder.is_on = not self._warmup
         self._strategy.recorder.start()

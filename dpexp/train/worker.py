@@ -80,7 +80,7 @@ def _train_in_turns(
     work: Work, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]
 ) -> dict[str, Any]:
     """Train a segment, until rank 0 is told to end; return its measurements for the report."""
-    clock = SegmentClock(strategy, work.config.measurement.phases, gate, notify)
+    clock = SegmentClock(strategy, gate, notify)
     epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
     heartbeat.enter(REPORTING)
     phases = strategy.recorder.phases(MAX_PHASE_STEPS)

@@ -72,7 +72,6 @@ small = {
     "model.hidden": st.sampled_from(["[]", "[3]", "[0]", "[3,2]"]),
     "target_accuracy": st.sampled_from(["null", "0.5", "2"]),
     "measurement.baseline": st.sampled_from(["paired", "none"]),
-    "measurement.phases": st.booleans(),
 }
 
 

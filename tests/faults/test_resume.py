@@ -28,7 +28,7 @@ from dpexp.processes.heartbeat import TRAINING
 from dpexp.results import storage
 
 OWN = [override for override in TINY if not override.startswith("model.")]
-SWEEP = [*TINY, "workers=1,2", "measurement.baseline=none", "measurement.phases=false"]  # few figures to draw
+SWEEP = [*TINY, "workers=1,2", "measurement.baseline=none"]
 MNIST = (
     "data.size=256 epochs=1 measurement.repeats=1 measurement.precision=null measurement.best_sequential=false "
     "measurement.max_seconds=0.4"

@@ -24,11 +24,12 @@ CASES = {
 
 @pytest.mark.parametrize(("overrides", "kind", "settings"), CASES.values(), ids=CASES.keys())
 def test_ten_updates_equal_torchs(overrides, kind, settings):
-    config = tiny("optimizer.lr=0.05", *overrides).optimizer
+    config = tiny("optimizer.lr=0.05", *overrides)
     generator = torch.Generator().manual_seed(0)
     parameters = [torch.rand(size, generator=generator, dtype=torch.float64) for size in (7, 30, 1)]
     theirs = [torch.nn.Parameter(parameter.clone()) for parameter in parameters]
-    ours, reference = optimizers.Optimizer(config, parameters), kind(theirs, lr=0.05, **settings)
+    ours = optimizers.Optimizer(config.optimizer, config.learning_rate, parameters)
+    reference = kind(theirs, lr=0.05, **settings)
     for _ in range(10):
         gradients = [torch.randn(len(p), generator=generator, dtype=torch.float64) for p in parameters]
         ours.step(gradients)
@@ -47,25 +48,19 @@ def test_a_parameter_without_a_gradient_counts_as_zero_and_gradients_are_taken_o
     assert with_gradient.grad is None
 
 
-def rates(*overrides):
-    config = tiny("batch.scope=per_worker", "batch.size=8", "optimizer.lr=0.1", *overrides)
-    return [config.learning_rate(update) for update in range(config.updates)]
+def rate(*overrides):
+    return tiny("batch.scope=per_worker", "batch.size=8", "optimizer.lr=0.1", *overrides).learning_rate
 
 
 def test_without_a_rule_the_learning_rate_stays():
-    assert set(rates("workers=4")) == {0.1}
+    assert rate("workers=4") == 0.1
 
 
 @pytest.mark.parametrize(("rule", "times"), [("linear", 4), ("sqrt", 2)])
 def test_a_rule_follows_the_global_batch(rule, times):
-    assert rates("workers=4", f"optimizer.lr_rule={rule}") == pytest.approx([0.1 * times] * 8)
-    assert set(rates("workers=1", "strategy=sequential", f"optimizer.lr_rule={rule}")) == {0.1}
-    assert set(rates("workers=4", f"optimizer.lr_rule={rule}", "batch.scope=global")) == {0.1}
-
-
-def test_the_learning_rate_rises_in_equal_steps_over_the_warm_up():
-    found = rates("workers=4", "optimizer.lr_rule=linear", "optimizer.lr_warmup_epochs=1")
-    assert found == pytest.approx([0.1, 0.175, 0.25, 0.325, 0.4, 0.4, 0.4, 0.4])
+    assert rate("workers=4", f"optimizer.lr_rule={rule}") == pytest.approx(0.1 * times)
+    assert rate("workers=1", "strategy=sequential", f"optimizer.lr_rule={rule}") == 0.1
+    assert rate("workers=4", f"optimizer.lr_rule={rule}", "batch.scope=global") == 0.1
 
 
 @pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])

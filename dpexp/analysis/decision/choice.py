@@ -8,6 +8,7 @@ import numpy as np
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table_row import Row
+from dpexp.config.experiment import ONE_PROCESS
 from dpexp.errors import counted
 
 DRAWS = 10_000
@@ -101,7 +102,7 @@ def _options(several: Sequence[Row]) -> list[_Option]:
             options.append(_Option(_process(best_threads) + arguments, None, best_threads, drawn[best] - over))
     for row, log_speeds in zip(several, drawn, strict=True):
         workers = row.workers or 1
-        busy = (1 if row.strategy == "emulated" else workers) * (row.threads_per_worker or 1)
+        busy = (1 if row.strategy in ONE_PROCESS else workers) * (row.threads_per_worker or 1)
         options.append(_Option(row.option, row, busy, log_speeds))
     return options
 

@@ -19,6 +19,7 @@ from dpexp.analysis.disturbance import FASTEST, LONGER
 from dpexp.analysis.efficiency import useful_seconds
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table_row import Row
+from dpexp.config.experiment import ONE_PROCESS
 from dpexp.phases import PHASES
 
 WIDEST = 5.0  # the ends of a band that is worth telling, one over the other
@@ -69,7 +70,8 @@ class StepModel:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         """Raises ValueError if the rows lack them."""
-        good = [row for row in rows if row.status == "ok" and not row.oversubscribed and row.strategy != "emulated"]
+        good = [row for row in rows if row.status == "ok" and not row.oversubscribed]
+        good = [row for row in good if row.strategy not in ONE_PROCESS]
         known = {row.workers or 0: row for row in sorted(good, key=lambda row: row.workers or 0)}
         several = {workers: row for workers, row in known.items() if workers > 1 and len(row.phases) == len(PHASES)}
         self._parts = {workers: _parts(row) for workers, row in several.items()}

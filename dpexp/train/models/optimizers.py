@@ -21,14 +21,14 @@ class Optimizer:
     momentum and weight decay go on. (torch.optim skips a parameter whose gradient is None.)
     """
 
-    def __init__(self, config: OptimizerConfig, parameters: Sequence[torch.Tensor]) -> None:
-        self.lr = config.lr  # of the next update
+    def __init__(self, config: OptimizerConfig, lr: float, parameters: Sequence[torch.Tensor]) -> None:
         updated = [parameter.detach() for parameter in parameters]
-        self._update = _sgd(config, updated) if isinstance(config, SgdConfig) else _adam(config, updated)
+        update = _sgd(config, updated) if isinstance(config, SgdConfig) else _adam(config, updated)
+        self._update = functools.partial(update, lr=lr)
 
     def step(self, gradients: list[torch.Tensor]) -> None:
         """Make one update, from a gradient for each parameter."""
-        self._update(gradients, lr=self.lr)
+        self._update(gradients)
 
 
 def _sgd(config: SgdConfig, parameters: list[torch.Tensor]) -> Callable[..., None]:

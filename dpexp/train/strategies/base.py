@@ -61,7 +61,8 @@ class Strategy:
         """Give every replica the initial state and a fresh optimizer. All processes call it together."""
         for model in self._models:
             model.load_state_dict(self._initial)
-        self.optimizers = [Optimizer(self._config.optimizer, parameters) for parameters in self._updated]
+        optimizer, lr = self._config.optimizer, self._config.learning_rate
+        self.optimizers = [Optimizer(optimizer, lr, parameters) for parameters in self._updated]
 
     def begin_step(self) -> None:
         """Return when it is this process's turn and the parameters are up to date. Called before a step's data."""
