@@ -36,9 +36,8 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="python -m dpexp.compare", description=__doc__)
     parser.add_argument("before", help="a command's key=value settings, in quotes")
     parser.add_argument("after", help="the same, after the change")
-    parser.add_argument(
-        "--fail-if-slower", metavar="5%", type=_share, help=f"exit with status {TOO_SLOW} if AFTER is slower by more"
-    )
+    slower = f"exit with status {TOO_SLOW} if AFTER takes that much longer, by its whole interval"
+    parser.add_argument("--fail-if-slower", metavar="5%", type=_share, help=slower)
     options = parser.parse_args(arguments)
     configs = {"before": _composed(options.before), "after": _composed(options.after)}
     _refuse_other_work(*configs.values())
@@ -61,7 +60,7 @@ def show_change(name: str, blocks: Sequence[Block]) -> Estimate:
     comparison = compare([blocks], baseline="after", candidate="before")  # as its times: after / before
     change = comparison.shown
     verdict = "slower" if change.low > 1 else "faster" if change.high < 1 else "no difference shown"
-    terminal.show_line(f"{name}: {change:.3f} times the time, {verdict}")
+    terminal.show_line(f"{name}: takes {change:.3f} times as long, {verdict}")
     if comparison.undisturbed is not None:
         terminal.show_line(
             f"other programs or virtual machines slowed down {100 * comparison.disturbed_share:.0f} % of the steps, "
@@ -72,7 +71,7 @@ def show_change(name: str, blocks: Sequence[Block]) -> Estimate:
 
 def _share(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d+)?%", text):
-        raise argparse.ArgumentTypeError(f"{text}: write a share, such as 5%")
+        raise argparse.ArgumentTypeError(f"{text}: write a percentage, such as 5%")
     return float(text.removesuffix("%")) / 100
 
 

@@ -27,17 +27,25 @@ def main(arguments: list[str]) -> int:
     """Print a projection for each number of workers; return the exit status."""
     parser = Parser(prog="python -m dpexp.project", description=__doc__)
     parser.add_argument("folder", type=Path, help="results with workers=1 and at least one other worker count")
-    parser.add_argument("--workers", type=_counts, metavar="8,64,512", required=True)
-    parser.add_argument("--link", type=Link.parse, metavar="25Gbit/s,10us", help="between hosts: bandwidth and latency")
+    parser.add_argument("--workers", type=_counts, metavar="8,64,512", required=True, help="numbers of workers")
+    parser.add_argument(
+        "--link", type=Link.parse, metavar="25Gbit/s,10us", help="between hosts: bandwidth and one-way latency"
+    )
     parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host with as many cores")
-    parser.add_argument("--gradient-mb", type=float, metavar="MB", help="default: that of the measured model")
-    parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help="exchange hidden by computation")
+    parser.add_argument("--gradient-mb", type=float, metavar="MB", help="exchanged; default: that of the model")
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=0.0,
+        metavar="0..1",
+        help="share of it hidden by computation",
+    )
     parser.add_argument("--series", help="which series, if the folder has several; see results.csv")
     options = parser.parse_args(arguments)
     _check(options)
     measured = aggregate([options.folder])
     if not measured.good:
-        raise ResultError(f"{options.folder} has no good result")
+        raise ResultError(f"{options.folder} has no usable result: {measured.rows[0].problem}")
     rows = _rows(measured.good, options.folder, options.series)
     cluster = Cluster()
     if options.link is not None:
@@ -78,10 +86,10 @@ def _checked_sentence(counts: Sequence[int], checked: Mapping[int, tuple[float, 
             "smaller ones"
         )
     parts = [
-        f"{workers} workers were projected to {expected:.2f}, measured {measured:.2f}"
+        f"{workers} workers: projected {expected:.2f}, measured {measured:.2f}"
         for workers, (expected, measured) in checked.items()
     ]
-    return f"checked, from smaller counts only: {'; '.join(parts)}; the intervals allow for the largest error"
+    return f"checked, each projected from smaller counts: {'; '.join(parts)}; the intervals allow for the largest error"
 
 
 def _counts(text: str) -> list[int]:
@@ -94,7 +102,7 @@ def _counts(text: str) -> list[int]:
 def _check(options: argparse.Namespace) -> None:
     """Raise ConfigError for options that contradict each other, or are out of range."""
     if (options.link is None) != (options.workers_per_host is None):
-        raise ConfigError("--link and --workers-per-host belong together: give both, or none for a single host")
+        raise ConfigError("--link and --workers-per-host belong together: give both, or neither for a single host")
     if options.workers_per_host is not None and options.workers_per_host < 1:
         raise ConfigError(f"--workers-per-host {options.workers_per_host}: it must be at least 1")
     if not 0 <= options.overlap <= 1:

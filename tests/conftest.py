@@ -42,9 +42,10 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def preloaded_fork_server() -> None:
-    """Ours, before a test starts one that has imported nothing."""
-    fork_server.start_server()
+def preloaded_fork_server(request: pytest.FixtureRequest) -> None:
+    """Ours, before a test starts one that has imported nothing. Unit tests hardly need it."""
+    if any("unit" not in item.path.parts for item in request.session.items):
+        fork_server.start_server()
 
 
 @pytest.fixture(autouse=True)

@@ -30,9 +30,15 @@ if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).parent.parent))
 
 from benchmarks.namespaces import enter  # noqa: E402
-from dpexp.processes.fork_server import PRELOAD, SOMETIMES  # noqa: E402
+from dpexp.processes.fork_server import PRELOAD, PRELOADED_FOR  # noqa: E402
 
-IMPORTS = [*PRELOAD, *SOMETIMES.values(), "dpexp.cli.app", "dpexp.measurement.job", "dpexp.launchers.torchrun_tasks"]
+IMPORTS = [
+    *PRELOAD,
+    *PRELOADED_FOR.values(),
+    "dpexp.cli.app",
+    "dpexp.measurement.job",
+    "dpexp.launchers.torchrun_tasks",
+]
 IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer"]
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 LIBC = ctypes.CDLL(None)

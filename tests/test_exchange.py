@@ -192,7 +192,7 @@ def test_a_rank_that_has_ended_is_named_by_the_others():
 
 def test_a_rank_that_does_not_come_is_named_by_who_notices_first():
     first, _, third = together(3, lose, "store", True, 4)
-    assert "rank 1 has not come to exchange gradients for 4 s" in (first, third)
+    assert "rank 1 has not joined the exchange of gradients for 4 s" in (first, third)
 
 
 def go_on_without(rank, ranks):

@@ -282,7 +282,7 @@ def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, ov
 def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reserved, made):
     trainings = WholeTrainings(tiny("measurement.whole_trainings=auto", *settings), job_seconds=9.0)
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
-    steps = {name: TimedSteps(step_seconds=one, least_step_seconds=one) for name, one in seconds.items()}
+    steps = {name: TimedSteps(step_seconds=one, min_step_seconds=one) for name, one in seconds.items()}
     assert trainings.reserve_seconds(steps) == pytest.approx(reserved)
     assert bool([*trainings.configs()]) is made
 

@@ -38,31 +38,34 @@ def printed(folder: Path) -> str:
 
 
 SCRIPT = "env RANK={host} WORLD_SIZE={workers} MASTER_ADDR={head} MASTER_PORT={port} python"
-SUBMITTED = {
-    "training": [*TINY, "strategy=ddp"],
-    "script": [
-        *[text for text in TINY if text.startswith("measurement")],
-        "measurement.baseline=none",
-        *["batch.size=8", "--", *SCRIPT.split(), f"{Path(__file__).parent}/scripts/train.py", "--batch"],
-        "{local_batch_size}",
-    ],
-}
+MEASURED = [
+    *[text for text in TINY if text.startswith("measurement")],
+    "measurement.baseline=none",
+    *["batch.size=8", "--", *SCRIPT.split(), f"{Path(__file__).parent}/scripts/train.py", "--batch"],
+    "{local_batch_size}",
+]
 
 
-@pytest.mark.parametrize("kind", SUBMITTED)
-def test_the_sbatch_file_measures_over_two_nodes(cluster, tmp_path, kind):
-    done = cluster.run(tmp_path, *submit(*SUBMITTED[kind], options=["--wait"]), PATH=ACTIVATED)
-    assert done.returncode == 0, done.stderr + printed(tmp_path)
-    result = json.loads((tmp_path / "out" / "result.json").read_text())
+def assert_on_both_nodes(path: Path) -> None:
+    result = json.loads(path.read_text())
     assert len(result["blocks"][0]["arms"]["candidate"]["processes"]) == 2
     assert result["environment"]["local_world_size"] == 1
 
 
-def test_a_cancelled_job_ends_all_its_processes_on_all_nodes(cluster, tmp_path):
-    done = cluster.run(tmp_path, *submit(*SUBMITTED["training"], "epochs=100000", options=[]), PATH=ACTIVATED)
+def test_the_sbatch_file_measures_a_script_over_two_nodes(cluster, tmp_path):
+    done = cluster.run(tmp_path, *submit(*MEASURED, options=["--wait"]), PATH=ACTIVATED)
+    assert done.returncode == 0, done.stderr + printed(tmp_path)
+    assert_on_both_nodes(tmp_path / "out" / "result.json")
+
+
+def test_a_training_is_measured_over_two_nodes_and_a_cancelled_one_ends_on_all(cluster, tmp_path):
+    """A sweep of two jobs; the second would take long."""
+    jobs = ["-m", *TINY, "strategy=ddp", "measurement.max_seconds=0.4,600", "hydra.sweep.dir=out"]
+    done = cluster.run(tmp_path, *submit(*jobs, options=[]), PATH=ACTIVATED)
     assert done.returncode == 0, done.stderr
-    begun = tmp_path / "out" / "result.json"  # written when the job starts
-    assert wait_until(begun.exists), printed(tmp_path)
+    first, second = (tmp_path / "out" / number / "result.json" for number in "01")
+    assert wait_until(second.exists), printed(tmp_path)  # written when the job starts
+    assert_on_both_nodes(first)
     assert cluster.commands("python")
     assert cluster.run(tmp_path, "scancel", done.stdout.split()[-1]).returncode == 0
     before_they_are_killed = 25  # by torchrun and by Slurm, both after 30 seconds

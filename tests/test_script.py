@@ -406,7 +406,7 @@ def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
     assert outcome.status == 0, outcome.err
     (row,) = aggregate([tmp_path / "out"]).good
     assert row.in_memory_speedup.is_known
-    assert "With gradients in shared memory instead of gloo, it trains" in outcome.out
+    assert "With gradients exchanged in shared memory instead of over gloo, training is" in outcome.out
 
 
 @pytest.mark.slow
@@ -414,7 +414,7 @@ def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
 def test_a_script_without_a_model_that_could_share_memory_is_told(dpexp):
     outcome = dpexp(*QUICK, f"{FORK} --fault 'no ddp'", "workers=2", "script.exchange=shared_memory")
     assert outcome.status == 1
-    assert "no DistributedDataParallel model was made that could share memory" in outcome.err
+    assert "made no DistributedDataParallel model that could exchange gradients in shared memory" in outcome.err
 
 
 @pytest.mark.slow

@@ -247,7 +247,7 @@ def test_an_arm_warms_up_for_as_many_steps_as_asked_fewer_where_they_are_long():
     found, _ = made(arms, warmup_steps=10)
     warmed_up = collections.Counter(name for name, turn in arms.asked if turn.warmup for _ in range(turn.steps))
     assert warmed_up == {"short": 10, "long": 3, "endless": 2}
-    assert {name: timed.least_step_seconds for name, timed in found.timed.items()} == arms.step_seconds
+    assert {name: timed.min_step_seconds for name, timed in found.timed.items()} == arms.step_seconds
 
 
 def test_what_a_step_takes_is_learned_from_the_later_half_of_the_warm_up():
@@ -268,7 +268,7 @@ def test_each_turn_knows_the_number_of_its_first_timed_step():
 
 def test_a_traced_round_does_not_count():
     arms = Arms(a=0.01, b=0.01)
-    found, asked = made(arms, Pace(0.06, 0.01, least_lead_steps=1, traced_every=4), rounds=9)
+    found, asked = made(arms, Pace(0.06, 0.01, min_lead_steps=1, traced_every=4), rounds=9)
     traced = [turn.traced for name, turn in asked if name == "a"]
     assert traced == [False, True, False, False] * 3
     assert found.made == 9
@@ -281,7 +281,7 @@ def test_a_traced_round_does_not_count():
 
 def test_the_shortest_block_has_a_traced_round_too():
     arms = Arms(a=0.01)
-    found = Rounds(Pace(0.06, 0.01, least_lead_steps=1, traced_every=4), ["a"], seed=0)
+    found = Rounds(Pace(0.06, 0.01, min_lead_steps=1, traced_every=4), ["a"], seed=0)
     found.warm_up(arms, 2)
     found.make_until(arms, lambda seconds: True)
     assert found.made == MIN_ROUNDS

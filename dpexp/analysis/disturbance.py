@@ -25,7 +25,7 @@ MAX_CHANGE = 0.02  # ... the log ratio must change by no more than this
 MUCH_LONGER = 4.0  # times as long: more than a slow core explains, so these must be clustered by themselves
 WINDOW = 16  # steps, in which long steps are counted
 CLUSTERED = 1.5  # times the variance of their number in a window, if steps were long independently of each other
-SURE = 3.0  # standard deviations
+SURE_DEVIATIONS = 3.0  # standard deviations
 MIN_SHARE = 0.05  # of the time, that long steps must take to matter
 REPEATED = 0.2  # correlation between starts of which steps are long; above it, they are inherently long
 MIN_CALM = 0.1  # of a start's steps that must be undisturbed; other starts don't count
@@ -109,7 +109,7 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
     if share == 1:
         return False
     dispersion = float(((number - size * share) ** 2 / (size * share * (1 - share))).mean())
-    return dispersion > max(CLUSTERED, 1 + SURE * math.sqrt(2 / len(number)))
+    return dispersion > max(CLUSTERED, 1 + SURE_DEVIATIONS * math.sqrt(2 / len(number)))
 
 
 def _repeats(arms: Sequence[Arm], limit: float) -> bool:
@@ -127,4 +127,4 @@ def _repeats(arms: Sequence[Arm], limit: float) -> bool:
             counts.append(int(timed_twice.sum()))
     if not counts:
         return False
-    return float(np.average(correlations, weights=counts)) > max(REPEATED, SURE / math.sqrt(sum(counts)))
+    return float(np.average(correlations, weights=counts)) > max(REPEATED, SURE_DEVIATIONS / math.sqrt(sum(counts)))

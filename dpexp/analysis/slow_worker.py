@@ -16,8 +16,8 @@ from dpexp.results.schema import Arm
 
 MIN_STEPS = 12  # recorded steps
 MIN_DELAY = 0.03  # of a step
-MAX_STEPS = 0.5  # share of the steps: in more of them, a phase of a slow worker takes longer
-MIN_SHARE = 0.25  # of the steps, which it delays: where workers share cores, another one may be later still
+MIN_LONGER_SHARE = 0.5  # of the steps, in which a phase of a slow worker takes longer
+MIN_DELAYED_SHARE = 0.25  # of the steps, which it delays: where workers share cores, another one may be later still
 MORE_THAN_UPDATE = 1.25  # times as much, in proportion, must a phase change from step to step if its samples differ
 
 
@@ -31,7 +31,7 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
     shares = delays.mean(0)
     rank, phase = (int(at) for at in np.unravel_index(shares.argmax(), shares.shape))
     is_longer, does_delay = ([parts[:, rank, phase] for parts in of] for of in list(zip(*blocks, strict=True))[3:])
-    if _are_surely_more(is_longer, MAX_STEPS) and _are_surely_more(does_delay, MIN_SHARE):
+    if _are_surely_more(is_longer, MIN_LONGER_SHARE) and _are_surely_more(does_delay, MIN_DELAYED_SHARE):
         hosts = [process.host for process in recorded[0].processes]
         longer_seconds = longer[:, rank, phase]
         columns = {"slow_rank": rank, "slow_phase": USEFUL[phase], "slow_share": float(shares[rank, phase])}

@@ -125,7 +125,8 @@ def _about_samples(speedup: Speedup) -> Iterator[Warning]:
     off = abs(math.log(candidate.samples / baseline.samples / expected))
     text = (
         f"in a step, the model receives {candidate.samples:g} samples in each of {workers} workers, and "
-        f"{baseline.samples:g} in one process, which contradicts batch.scope={scope}: speedups are wrong by that factor"
+        f"{baseline.samples:g} in one process, which contradicts batch.scope={scope}: "
+        f"speedups are wrong by a factor of {math.exp(off):.2g}"
     )
     other = "global" if scope == "per_worker" else "per_worker"
     advice = f"set batch.scope={other}, or pass another placeholder to the script"

@@ -1,6 +1,6 @@
 """`python -m dpexp.calibrate`: does dpexp measure correctly on this machine?
 
-It measures known values: it injects faults into real workers, which the measurement must find.
+It measures cases whose result is known: trainings against themselves, and real workers with injected faults.
 """
 
 import math
@@ -120,14 +120,14 @@ def check_ratio(kind: str, ratio: Estimate, expected: float) -> Check:
     """Check that the interval of a ratio includes the known value, and no difference where there is one."""
     passed = ratio.low <= expected <= ratio.high and (expected == 1 or ratio.low > 1)
     should = "1" if expected == 1 else f"{expected:.2f}, but not 1"
-    return Check(passed, f"{kind}: ratio {ratio:.3f}; should include {should}")
+    return Check(passed, f"{kind}: ratio {ratio:.3f}; the interval should include {should}")
 
 
 def check_segments(name: str, ratio: Estimate) -> Check:
     """Check that times computed from steps in turns are those of whole trainings."""
     return Check(
         abs(ratio.value - 1) < MAX_OFF or ratio.low <= 1 <= ratio.high,
-        f"{name}: time of a training, from steps in turns / from whole trainings {ratio:.3f}; should be 1 +- {MAX_OFF}",
+        f"{name}: time of a training from steps in turns / from whole trainings: {ratio:.3f}; should be 1 +- {MAX_OFF}",
     )
 
 

@@ -50,6 +50,6 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: b
         raise ConfigError(f"{' '.join(overrides)}: this is a sweep; call dpexp.sweep")
     if folder is not None:
         plan = replace(plan, folder=Path(folder))
-    with runner.open_plan(plan, more_names=fork_server.SOMETIMES) as jobs:
+    with runner.open_plan(plan, names_of_later_plans=fork_server.PRELOADED_FOR) as jobs:
         list(jobs)
         return write_report([plan.folder], plan.folder)[0] if multirun else aggregate([plan.folder])

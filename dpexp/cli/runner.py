@@ -54,12 +54,12 @@ def open_plan(
     resumed: bool = False,
     launcher: LocalLauncher | None = None,
     local_world_size: int | None = None,
-    more_names: Iterable[str] = (),
+    names_of_later_plans: Iterable[str] = (),
 ) -> Iterator[Iterator[Done]]:
     """Lock the plan's folder and the machine while the context is open; yield the outcomes of the jobs.
 
     A `resumed` command builds on the results there.
-    Raises ConfigError for a job that can't be measured here, or or fails one of `checks`; ResultError.
+    Raises ConfigError for a job that can't be measured here, or fails one of `checks`; ResultError.
     """
     for job in plan.jobs:
         try:
@@ -75,7 +75,7 @@ def open_plan(
         else:
             resume.refuse_results(plan.folder)
         with measuring_alone():
-            yield _measure_jobs(plan, environment, earlier, launcher, more_names)
+            yield _measure_jobs(plan, environment, earlier, launcher, names_of_later_plans)
 
 
 def _measure_jobs(
@@ -83,18 +83,17 @@ def _measure_jobs(
     environment: Environment,
     earlier: Sequence[RunResult | None],
     launcher: LocalLauncher | None,
-    more_names: Iterable[str],
+    names_of_later_plans: Iterable[str],
 ) -> Iterator[Done]:
     """Measure one job after the other; in a sweep, show an error and continue.
 
-    `earlier` are the results to build on; jobs whose status is "ok" are done already. `more_names` are those of the
-    strategies and models of later plans. Raises the error of a single run, and ResultError, after which no job could be
-    recorded.
+    `earlier` are the results to build on; jobs whose status is "ok" are done already. `names_of_later_plans` are their
+    strategies and models. Raises the error of a single run, and ResultError, after which no job could be recorded.
     """
     user_files = [fingerprint(job.config) for job in plan.jobs]
     if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
         names = {name for job in plan.jobs for name in job.config.names.values()}
-        fork_server.start_server({*names, *more_names})  # it imports torch in parallel to this process
+        fork_server.start_server({*names, *names_of_later_plans})  # it imports torch in parallel to this process
     from dpexp.launchers.local import LocalLauncher
     from dpexp.measurement.job import measure_job
 

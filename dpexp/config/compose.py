@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,13 @@ def _is_key(override: Override) -> bool:
         or override.package
     ):
         return False
-    return override.key_or_group not in GlobalHydra.instance().config_loader().list_groups("")
+    return override.key_or_group not in _groups(GlobalHydra.instance().config_loader())
+
+
+@functools.lru_cache(maxsize=1)
+def _groups(loader: Any) -> list[str]:
+    """Return the names of all config groups, the user's included; Hydra takes 20 ms to find them."""
+    return cast(list[str], loader.list_groups(""))
 
 
 def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:

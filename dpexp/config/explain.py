@@ -94,7 +94,7 @@ def _rule(key: str, value: Any, message: str, kind: str) -> str:
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         return f"must be a whole number; write {key}={value:.0f}"
     if kind in ("int_type", "float_type") and isinstance(value, str) and value.isdecimal():
-        return f"must be a number, not a text; write {key}={value} without quotes"
+        return f"must be a number, not text; write {key}={value} without quotes"
     if kind in ("too_long", "too_short"):
         return f"must have {' '.join(re.findall('at (?:most|least) [0-9]+', message))} values"
     for pydantic, plain in PLAIN.items():

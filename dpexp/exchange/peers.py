@@ -121,7 +121,7 @@ class Peers:
             end.close()
 
     def _late(self, rank: int) -> LostRankError:
-        return LostRankError(f"rank {rank} has not come to exchange gradients for {self.timeout_seconds:g} s")
+        return LostRankError(f"rank {rank} has not joined the exchange of gradients for {self.timeout_seconds:g} s")
 
     def _ended(self, rank: int) -> LostRankError:
         return LostRankError(f"rank {rank} has ended while rank {self._rank} exchanges gradients with it")

@@ -118,7 +118,7 @@ class CommandProcesses(Descendants):
         lines = {file: output.last_lines(file) for file in self._files}
         line = next(filter(None, map(output.cause, lines.values())), "it wrote nothing")
         if "address already in use" in line.lower():
-            line += "; write {port} where the command has a port: each has another one"
+            line += "; write {port} where the command has a port: dpexp fills in a different one for each command"
         details = "\n".join(f"{file}:\n" + "\n".join(texts[-MAX_LINES:]) for file, texts in lines.items())
         kind = PeerError if len(self._command.words) > 1 and output.lost_peer(line) else WorkerError
         return kind(f"{self._command.name}: {reason}: {line}", details)
@@ -127,5 +127,5 @@ class CommandProcesses(Descendants):
 def how_ended(status: int | None) -> str:
     """Say in words how a command ended."""
     if status is None:
-        return "a process ended, and the command goes on, as torchrun does with --max-restarts,"
+        return "a process ended while the command went on (as torchrun does with --max-restarts)"
     return f"it was killed by signal {-status}" if status < 0 else f"it exited with status {status}"

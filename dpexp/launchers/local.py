@@ -19,7 +19,7 @@ from dpexp.train.strategies import strategy_class
 from dpexp.train.worker import Work, WorkerReport
 
 
-class Programs:
+class RunningSegments:
     """The running processes of some segments, by name. Errors name all segments but the candidate."""
 
     def __init__(self, processes: RunningWorlds, gates: Mapping[str, Connection]) -> None:
@@ -55,9 +55,9 @@ class LocalLauncher:
 
     hosts: Hosts | None = None  # where others take part
 
-    def __init__(self, programs: Mapping[str, Target] = MappingProxyType({})) -> None:
-        """`programs` are run by the workers of the named trainings instead of `worker.run`."""
-        self._programs = programs
+    def __init__(self, targets: Mapping[str, Target] = MappingProxyType({})) -> None:
+        """`targets` are run by the workers of the named trainings instead of `worker.run`."""
+        self._targets = targets
 
     def run(self, work: Work) -> list[WorkerReport]:
         """Run one whole training; return the reports of all processes by rank. Raises WorkerError."""
@@ -65,7 +65,7 @@ class LocalLauncher:
             return launch(self._world(cleanup, CANDIDATE, work, None), work.config.launch.timeout_seconds)
 
     @contextlib.contextmanager
-    def segments(self, works: Mapping[str, Work]) -> Iterator[Programs]:
+    def segments(self, works: Mapping[str, Work]) -> Iterator[RunningSegments]:
         """Start the processes of all segments, which take turns while the context is open. Raises WorkerError."""
         first = next(iter(works.values()))
         with start_errors(first), contextlib.ExitStack() as cleanup:
@@ -76,11 +76,11 @@ class LocalLauncher:
                     cleanup.callback(end.close)
                 specs.append(self._world(cleanup, name, work, receiver))
             with started(specs, first.config.launch.timeout_seconds) as processes:
-                yield Programs(processes, gates)
+                yield RunningSegments(processes, gates)
 
     def target(self, name: str, work: Work) -> Target:
         """Return the function that each worker process runs."""
-        return self._programs.get(name, worker.run)
+        return self._targets.get(name, worker.run)
 
     def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gate: Connection | None) -> WorldSpec:
         """Return the processes of one training to start; rank 0 has the gate."""

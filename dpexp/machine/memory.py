@@ -30,7 +30,7 @@ def peak_bytes(processes: Collection[int]) -> int | None:
     return total("released") + max(by_sharing, by_kind)
 
 
-def in_words(size: float) -> str:
+def bytes_in_words(size: float) -> str:
     """Return a number of bytes as text."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 

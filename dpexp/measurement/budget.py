@@ -22,9 +22,9 @@ class Budget:
     def __init__(self, config: JobConfig, baseline: str | None, candidate: str) -> None:
         """The precision is that of the ratio of these two arms; it is not looked at without a baseline."""
         self.measurement, self._baseline, self._candidate = config.measurement, baseline, candidate
-        self.seconds, self._most_seconds = config.usual_seconds  # time limits: of short steps, of long steps
+        self.seconds, self._max_seconds = config.usual_seconds  # time limits: of short steps, of long steps
         if config.measurement.max_seconds is not None:
-            self.seconds = self._most_seconds = config.measurement.max_seconds
+            self.seconds = self._max_seconds = config.measurement.max_seconds
         self._started = time.monotonic()
         self._reserved_seconds = 0.0  # for whole trainings, after the blocks
         self._overhead_seconds = 0.0  # of a block: all but its rounds
@@ -44,9 +44,9 @@ class Budget:
         `reserved_seconds` are needed after the last block.
         """
         self._overhead_seconds = start_seconds + END_SECONDS
-        if self.seconds < self._most_seconds:  # the first block decides
+        if self.seconds < self._max_seconds:  # the first block decides
             needed = 2 * self._overhead_seconds + ROUNDS_OF_LONG_STEPS * rounds.round_seconds
-            self.seconds = self._most_seconds = min(max(self.seconds, needed), self._most_seconds)
+            self.seconds = self._max_seconds = min(max(self.seconds, needed), self._max_seconds)
         self._reserved_seconds = reserved_seconds
 
     def block_is_long_enough(self, rounds: Rounds, blocks: Sequence[Block], seconds: float) -> bool:

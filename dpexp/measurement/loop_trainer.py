@@ -13,7 +13,7 @@ import numpy as np
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
 from dpexp.errors import DivergedError, WorkerError
-from dpexp.launchers.local import LocalLauncher, Programs
+from dpexp.launchers.local import LocalLauncher, RunningSegments
 from dpexp.machine.environment import usable_cores
 from dpexp.measurement.trainer import Pace, TimedSteps
 from dpexp.processes.launch import wait_for_server
@@ -50,8 +50,8 @@ class LoopTrainer:
         for name, config in variants.items():
             assert isinstance(config, ExperimentConfig)
             works[name] = Work(config, self._placed, self._initial, in_turns=True)
-        with self._launcher.segments(works) as programs:
-            yield LoopArms(works, programs)
+        with self._launcher.segments(works) as segments:
+            yield LoopArms(works, segments)
 
     def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training:
         """Run a whole training, and evaluate it. Raises WorkerError."""
@@ -64,17 +64,17 @@ class LoopTrainer:
 class LoopArms:
     """Segments of our loop, as arms."""
 
-    def __init__(self, works: Mapping[str, Work], programs: Programs) -> None:
-        self._works, self._programs = works, programs
+    def __init__(self, works: Mapping[str, Work], segments: RunningSegments) -> None:
+        self._works, self._segments = works, segments
 
     def turn(self, name: str, turn: Turn) -> list[float]:
         """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError."""
-        return self._programs.turn(name, turn)
+        return self._segments.turn(name, turn)
 
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
         """End all arms; return their results. Raises DivergedError, and WorkerError, also if replicas differ."""
-        reports = self._programs.end()
-        memory = self._programs.memory_bytes
+        reports = self._segments.end()
+        memory = self._segments.memory_bytes
         return {name: _arm(work, reports[name], timed[name], memory[name]) for name, work in self._works.items()}
 
 

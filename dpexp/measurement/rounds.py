@@ -37,7 +37,7 @@ class Rounds:
             more = min(steps - MIN_WARMUP_STEPS, int(WARMUP_SECONDS / second) - 1)
             others = [second, *(running.turn(name, Turn(0, more, warmup=True)) if more > 0 else [])]
             timed.steps = 1 + len(others)
-            timed.least_step_seconds = min(others)
+            timed.min_step_seconds = min(others)
             timed.step_seconds = statistics.median(others[len(others) // 2 :])
 
     @property
@@ -76,4 +76,4 @@ class Rounds:
         pace, step = self._pace, arm.step_seconds
         timed = pace.turn_seconds / step * self._randomly.uniform(1 - JITTER, 1 + JITTER)
         lead = 0 if step >= LONG_STEP_LEADS * pace.lead_seconds else round(pace.lead_seconds / step)
-        return Turn(max(lead, pace.least_lead_steps), max(1, round(timed)), traced)
+        return Turn(max(lead, pace.min_lead_steps), max(1, round(timed)), traced)

@@ -27,7 +27,7 @@ OUTPUT = "output"  # folder of what the commands write
 MIN_COMPUTING = 0.01  # of a step; below it, the phases were not separated
 MAX_UNKNOWN = 0.1  # of the steps; if the wait is unknown in more of them, it counts as communicating
 # Data loaders and libraries of any kind wake up at the beginning of a turn, so both are longer than in our loop.
-PACE = Pace(turn_seconds=0.06, lead_seconds=0.01, least_lead_steps=1, traced_every=4)
+PACE = Pace(turn_seconds=0.06, lead_seconds=0.01, min_lead_steps=1, traced_every=4)
 
 
 class ScriptTrainer:
@@ -99,7 +99,10 @@ class ScriptArms:
 def _arm(world: World, timed: TimedSteps) -> Arm:
     world.finish()
     if world.command.exchange is not None and not all(rank.facts.get("in_memory", True) for rank in world.ranks):
-        raise WorkerError(f"{world.command.name}: no DistributedDataParallel model was made that could share memory")
+        raise WorkerError(
+            f"{world.command.name}: the script made no DistributedDataParallel model that could exchange gradients in "
+            "shared memory"
+        )
     return Arm(
         samples_per_step=world.command.global_batch_size,
         turn_seconds=timed.turn_seconds,

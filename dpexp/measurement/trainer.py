@@ -16,7 +16,7 @@ class Pace:
 
     turn_seconds: float
     lead_seconds: float
-    least_lead_steps: int = 0
+    min_lead_steps: int = 0
     traced_every: int | None = None  # one of this many rounds is traced and doesn't count
 
 
@@ -27,7 +27,7 @@ class TimedSteps:
     turn_seconds: list[list[float]] = field(default_factory=list)  # seconds of each timed step of each turn
     first_steps: list[int] = field(default_factory=list)  # number of each turn's first timed step
     step_seconds: float = 0.0  # time of one step, as in the warm-up
-    least_step_seconds: float = 0.0  # the same of the shortest
+    min_step_seconds: float = 0.0  # the same of the shortest
     steps: int = 0  # made so far, untimed ones included
 
 

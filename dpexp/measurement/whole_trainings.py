@@ -33,7 +33,7 @@ class WholeTrainings:
         """
         if self._reserved_seconds is None:
             steps = [(config.updates, warm[name]) for name, config in self._variants.items()]
-            least = sum(START_SECONDS + updates * timed.least_step_seconds for updates, timed in steps)
+            least = sum(START_SECONDS + updates * timed.min_step_seconds for updates, timed in steps)
             usual = sum(START_SECONDS + updates * timed.step_seconds for updates, timed in steps)
             self._are_made = least <= self._short_seconds
             self._reserved_seconds = min(usual, self._short_seconds) if self._are_made else 0.0
@@ -53,7 +53,7 @@ def step_times(block: Block) -> dict[str, TimedSteps]:
     """Return how long a step of each arm takes, from a finished block."""
     return {
         name: TimedSteps(
-            step_seconds=float(np.median(arm.step_seconds)), least_step_seconds=float(arm.step_seconds.min())
+            step_seconds=float(np.median(arm.step_seconds)), min_step_seconds=float(arm.step_seconds.min())
         )
         for name, arm in block.arms.items()
     }

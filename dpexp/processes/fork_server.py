@@ -28,7 +28,7 @@ from dpexp.processes.heartbeat import Monitor
 PRELOAD = """torch torch.fx.experimental.symbolic_shapes numpy numpy.ma pydantic psutil
 dpexp.processes.fork_server dpexp.train.worker""".split()
 # Needed by some strategies and models only; dynamo takes half as long as torch.
-SOMETIMES = {"ddp": "torch._dynamo", "resnet18": "torchvision.models"}
+PRELOADED_FOR = {"ddp": "torch._dynamo", "resnet18": "torchvision.models"}
 SERVER_SETUP = "dpexp.processes.server_setup"  # when all is imported
 
 OUT_OF_MEMORY_SCORE = 500  # of 1000
@@ -37,12 +37,12 @@ Target = Callable[..., Any]
 """Called in each process as target(rank, *arguments[rank], notify); returns the report of that process."""
 
 
-def start_server(names: Iterable[str] = SOMETIMES) -> None:
+def start_server(names: Iterable[str] = PRELOADED_FOR) -> None:
     """Start the fork server, without waiting, with what these strategies and models import; the first call counts.
 
     Workers of others import the rest themselves when they start, which takes longer.
     """
-    imports = {SOMETIMES[name] for name in names if name in SOMETIMES}
+    imports = {PRELOADED_FOR[name] for name in names if name in PRELOADED_FOR}
     forkserver.set_forkserver_preload([*PRELOAD, *sorted(imports), SERVER_SETUP])
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     # The server's imports must find what this process finds, and make no pool of threads: a forked

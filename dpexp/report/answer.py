@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from dpexp.analysis.decision.choice import SURE, Choice, choose
+from dpexp.analysis.decision.choice import SURE_PROBABILITY, Choice, choose
 from dpexp.analysis.decision.projection import project_further
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row, at_most_samples, largest_of_each_series
 from dpexp.analysis.warnings import BATCH
-from dpexp.machine.memory import in_words
+from dpexp.machine.memory import bytes_in_words
 from dpexp.report.sentences import (
     describe_projection,
     failures,
@@ -90,10 +90,8 @@ def _ranking(decided: Sequence[Row], choice: Choice | None, over: str) -> list[s
         return []
     known = sorted((row for row in decided if row.overall_speedup.is_known), key=lambda row: -row.overall_speedup.value)
     numbers = "; ".join(f"{row.option}, {times(row.overall_speedup)}" for row in known)
-    unsure = (
-        f" It is uncertain which is fastest: {choice.name}, with a probability of {100 * choice.probability:.0f} %."
-    )
-    return [f"Compared with {over}: {numbers}.{unsure if choice.probability < SURE else ''}"]
+    unsure = f" {choice.name} is the fastest with a probability of only {100 * choice.probability:.0f} %."
+    return [f"Compared with {over}: {numbers}.{unsure if choice.probability < SURE_PROBABILITY else ''}"]
 
 
 def _accuracy(row: Row) -> list[str]:
@@ -114,15 +112,17 @@ def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
     """Say how much memory the most workers need, and how many workers it is enough for."""
     lines, last, room = [], max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
     if last.memory_bytes is not None and last.baseline_memory_bytes is not None:
-        of_one_process = in_words(last.baseline_memory_bytes)
+        of_one_process = bytes_in_words(last.baseline_memory_bytes)
         need = "need" if last.workers != 1 else "needs"
-        lines.append(f"{workers_of(last)} {need} {in_words(last.memory_bytes)} of memory, one process {of_one_process}")
+        lines.append(
+            f"{workers_of(last)} {need} {bytes_in_words(last.memory_bytes)} of memory, one process {of_one_process}"
+        )
         alike = [row for row in rows if row.series == last.series and row.memory_bytes is not None]
         known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
         more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
         fitting = (room - rest) / more if more > 0 and room is not None else math.inf
         if room is not None and fitting <= MAX_PER_CORE * (summary.usable_cores or 1):  # else memory is no limit
-            lines[0] += f"; the {in_words(room)} of this machine hold about {fitting:,.0f} workers"
+            lines[0] += f"; the {bytes_in_words(room)} of this machine are enough for about {fitting:,.0f} workers"
         lines[0] += "."
     return lines
 

@@ -9,7 +9,7 @@ from dpexp.errors import counted
 from dpexp.report.sentences import percent
 
 FOOTNOTES = {
-    "seconds": "seconds: of one training: its updates times the time of a step, without disturbed steps",
+    "seconds": "seconds: of one training: its samples times the time per sample, without disturbed steps",
     "speedup": "speedup: over one process with as many threads as a worker, without disturbed steps",
     "overall speedup": "overall speedup: the same, with all time counted, including time lost to other programs",
     "over best sequential": "over best sequential: speedup over one process with its best number of threads",

@@ -24,11 +24,14 @@ LOSSES = {  # by factor of efficiency: the loss, and advice
         "slower computation in every worker",
         "workers share cores, caches and memory; fewer threads or smaller batches may fit better",
     ),
-    "update": ("updating parameters, which takes longer in every worker", "their memory is shared, or not in caches"),
+    "update": (
+        "updating parameters, which takes longer in every worker",
+        "they lie in shared memory, or no longer fit in the caches",
+    ),
 }
 SLOW = {  # by phase: what a slow worker does for longer, and advice
     "data": ("loads data", "look at its loader, and at what it does between steps"),
-    "compute": ("computes", "give it less work, or look at its core"),
+    "compute": ("computes", "give it less work, or check what else runs on its core"),
     "update": ("updates", "check what only this worker does during the update"),
     "samples": (
         "",
@@ -83,20 +86,22 @@ def in_memory(row: Row) -> list[str]:
     gain = row.in_memory_speedup
     if not gain.is_known:
         return []
-    beginning = "With gradients in shared memory instead of gloo"
+    beginning = "With gradients exchanged in shared memory instead of over gloo"
     if gain.low <= 1:
-        return [f"{beginning}, it trains {times(gain)} as fast{', which is no clear gain' if gain.high >= 1 else ''}."]
+        return [
+            f"{beginning}, training is {times(gain)} as fast{', which is no clear gain' if gain.high >= 1 else ''}."
+        ]
     use = (
         "exchange.use_shared_memory(model), see docs/exchange.md"
         if row.is_script
         else "strategy.exchange=shared_memory"
     )
-    return [f"{beginning}, it trains {times(gain)} as fast (measured): use {use}."]
+    return [f"{beginning}, training is {times(gain)} as fast (measured): use {use}."]
 
 
 def _slow_worker(row: Row) -> str:
     """Return whom the others wait for, and why."""
-    longer = f"{SLOW[row.slow_phase][0]} {1e3 * row.slow_seconds:.2g} ms longer"
+    longer = f"{SLOW[row.slow_phase][0]} for {1e3 * row.slow_seconds:.2g} ms longer"
     if row.slow_rank is None:
         return f"a different worker in each step, which {longer}"
     where = f" on {row.slow_host}" if row.slow_host else ""
@@ -150,7 +155,7 @@ def targets(summary: Summary) -> list[str]:
         else:
             text += (
                 f", {row.target_speedup:.2f} times as fast as the baseline: {row.target_throughput_ratio:.2f} "
-                f"times its throughput x {row.target_samples_ratio:.2f}, the ratio of the samples needed"
+                f"times its throughput x {row.target_samples_ratio:.2f}, the baseline's samples over its own"
             )
         lines.append(f"{label(row)}{row.workers} workers, {row.data_size:,} samples: {text}.")
     return lines

@@ -28,7 +28,7 @@ TELL_SECONDS = 15.0  # interval of progress lines without a terminal
 
 STYLES = {"details": "", "reasons": "dim", "warnings": "yellow", "failures": "red"}  # of the sections below the table
 # Columns that a narrow terminal leaves out, in this order; results.csv has all columns.
-MIN_NEEDED = (
+LEAST_NEEDED = (
     "samples/s, batch, updates, warnings, overall speedup, accuracy, efficiency, over best sequential, seconds"
 ).split(", ")
 
@@ -91,7 +91,7 @@ def _show_table(console: Console, summary: Summary) -> None:
         console.print(common, style="bold", soft_wrap=True)
     if not columns:
         return
-    for head in MIN_NEEDED:
+    for head in LEAST_NEEDED:
         if sum(3 + max(map(len, (name, *cells))) for name, cells in columns.items()) > console.width:
             columns.pop(head, None)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)

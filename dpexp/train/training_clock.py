@@ -58,7 +58,7 @@ class SegmentClock(Clock):
     def __init__(self, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]) -> None:
         """The strategy's recorder is on in timed steps."""
         super().__init__(strategy)
-        self.epoch_seconds: list[float] = []  # between two epochs: what belongs to no step
+        self.between_epochs_seconds: list[float] = []  # between two epochs: what belongs to no step
         self._gate, self._notify = gate, notify
         self._seconds: list[float] = []  # of each step of this turn
         self._left = self._timed = self._warmup = 0  # of this turn: its steps, and whether they are warm-up
@@ -77,7 +77,7 @@ class SegmentClock(Clock):
     def batches(self, batches: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Return whole batches only: the time of a training is that of its samples."""
         now = time.perf_counter()
-        self.epoch_seconds.append(now - self._last)
+        self.between_epochs_seconds.append(now - self._last)
         self._last = now
         self._strategy.recorder.start()
         return batches if len(batches[-1]) == len(batches[0]) else batches[:-1]

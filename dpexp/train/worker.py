@@ -87,7 +87,7 @@ def _train_in_turns(
     return {
         "phases": {name: phases[name] for name in strategy.measured_phases},
         "epoch_loss_sums": epoch_loss_sums[-1:],
-        "between_epochs_seconds": clock.epoch_seconds,
+        "between_epochs_seconds": clock.between_epochs_seconds,
     }
 
 

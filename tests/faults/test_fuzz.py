@@ -87,7 +87,7 @@ def jobs(draw):
 def test_what_is_accepted_runs_and_what_is_not_is_told_in_one_line(tmp_path, chosen):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = app.main([*TINY, *chosen, f"hydra.run.dir={tmp_path}/out"])
+        status = app.main([*TINY, "measurement.max_seconds=0.1", *chosen, f"hydra.run.dir={tmp_path}/out"])
     diverged = "diverged: a loss is not a finite number" in err.getvalue()
     assert status == (0 if not err.getvalue() else 1 if diverged else 2)
     if status:

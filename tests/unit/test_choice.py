@@ -84,7 +84,7 @@ def test_the_choice_in_words_is_never_certain_and_names_what_was_compared():
     assert str(choose([row(2, 1.8)])) == (
         "2 workers, with a probability of more than 99 % (compared: one process with 1 thread, 2 workers)"
     )
-    assert "if another is faster, that costs" in str(choose([row(2, 1.80, 0.05), row(4, 1.81, 0.05)]))
+    assert "expected loss by this choice: " in str(choose([row(2, 1.80, 0.05), row(4, 1.81, 0.05)]))
     assert "; 2 workers, with fewer threads, is at most 5 % slower" in str(
         choose([row(2, 1.80, 0.001), row(4, 1.85, 0.001)])
     )

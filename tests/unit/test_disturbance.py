@@ -61,7 +61,9 @@ def test_beside_a_program_on_a_workers_core_all_commands_agree_with_the_quiet_ma
     assert all(one.shown == one.undisturbed and one.disturbed_share > 0.2 for one in found)
 
 
-CONSTANTS = ("FASTEST PLATEAU MAX_CHANGE MUCH_LONGER WINDOW CLUSTERED SURE MIN_SHARE REPEATED MIN_CALM LONGER").split()
+CONSTANTS = (
+    "FASTEST PLATEAU MAX_CHANGE MUCH_LONGER WINDOW CLUSTERED SURE_DEVIATIONS MIN_SHARE REPEATED MIN_CALM LONGER"
+).split()
 
 
 @functools.cache

@@ -218,7 +218,7 @@ def test_a_folder_without_a_good_result_is_refused(tmp_path, capsys):
     broken = result("workers=2", seconds=[1.0], baseline=[1.0], status="failed", error="no luck")
     folder = write_sweep(tmp_path / "sweep", broken)
     assert main([str(folder), "--workers", "8"]) == 1
-    assert "has no good result" in capsys.readouterr().err
+    assert "has no usable result" in capsys.readouterr().err
 
 
 def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):

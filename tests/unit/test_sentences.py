@@ -76,9 +76,9 @@ def test_nothing_is_advised_where_neither_is_shown_to_be_faster(tmp_path):
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [
-        (0.5, "it trains 2.00 times (1.97 to 2.03) as fast (measured): use strategy.exchange=shared_memory."),
-        (1.0, "it trains 1.00 times (0.99 to 1.01) as fast, which is no clear gain."),
-        (1.5, "it trains 0.67 times (0.66 to 0.68) as fast."),
+        (0.5, "training is 2.00 times (1.97 to 2.03) as fast (measured): use strategy.exchange=shared_memory."),
+        (1.0, "training is 1.00 times (0.99 to 1.01) as fast, which is no clear gain."),
+        (1.5, "training is 0.67 times (0.66 to 0.68) as fast."),
     ],
 )
 def test_what_shared_memory_brings_is_told_where_it_was_measured(tmp_path, seconds, told):
@@ -86,7 +86,7 @@ def test_what_shared_memory_brings_is_told_where_it_was_measured(tmp_path, secon
         return changed(block, **{IN_MEMORY: arm(composed(*TWO), seconds)})
 
     *_, last = answer(summary(tmp_path, "strategy=ddp", change=tried))
-    assert last == f"With gradients in shared memory instead of gloo, {told}"
+    assert last == f"With gradients exchanged in shared memory instead of over gloo, {told}"
 
 
 def test_what_would_help_is_the_largest_loss(tmp_path):
@@ -119,7 +119,7 @@ def test_both_speedups_are_in_the_table_where_they_differ(tmp_path):
     assert columns["overall speedup"][0].startswith("0.99 (")
     notes = footnotes(found, list(columns))
     assert "overall speedup: the same, with all time counted, including time lost to other programs" in notes
-    assert "seconds: of one training: its updates times the time of a step, without disturbed steps" in notes
+    assert "seconds: of one training: its samples times the time per sample, without disturbed steps" in notes
 
 
 def test_without_several_workers_the_answer_is_what_a_training_takes(tmp_path):
@@ -169,7 +169,7 @@ def test_values_of_an_argument_are_compared_by_their_speedups_over_the_same_proc
 def test_it_is_said_where_the_fastest_value_is_uncertain(tmp_path):
     same = "script.baseline_arguments.loaders=0"
     found = aggregate([write_sweep(tmp_path, argued(0, 1.002, same), argued(1, 1.0, same))])
-    assert "It is uncertain which is fastest: loaders=1 with 2 workers, with a probability of " in answer(found)[1]
+    assert "loaders=1 with 2 workers is the fastest with a probability of only " in answer(found)[1]
 
 
 def test_values_with_different_baselines_are_not_compared(tmp_path):
@@ -383,9 +383,15 @@ def late(*names, hosts=("a", "a"), **longer):
 @pytest.mark.parametrize(
     ("longer", "said"),
     [
-        ({"data": 5e-4}, "loads data 0.5 ms longer in 100 % of the steps; look at its loader, and at what it does "),
-        ({"compute": 5e-4}, "computes 0.5 ms longer in 100 % of the steps; give it less work, or look at its core."),
-        ({"update": 5e-4}, "updates 0.5 ms longer in 100 % of the steps; check what only this worker does "),
+        (
+            {"data": 5e-4},
+            "loads data for 0.5 ms longer in 100 % of the steps; look at its loader, and at what it does ",
+        ),
+        (
+            {"compute": 5e-4},
+            "computes for 0.5 ms longer in 100 % of the steps; give it less work, or check what else runs on its core.",
+        ),
+        ({"update": 5e-4}, "updates for 0.5 ms longer in 100 % of the steps; check what only this worker does "),
     ],
 )
 def test_the_worker_that_the_others_wait_for_is_named(tmp_path, longer, said):

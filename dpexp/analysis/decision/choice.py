@@ -13,7 +13,10 @@ from dpexp.errors import counted
 
 DRAWS = 10_000
 MIN_REGRET = 0.0005  # of the time, that is reported
-TOLERANCE, SURE = 0.05, 0.95  # a choice with fewer threads is named if it is SURE to take at most TOLERANCE more time
+TOLERANCE, SURE_PROBABILITY = (
+    0.05,
+    0.95,
+)  # a choice with fewer threads is named if it is SURE_PROBABILITY to take at most TOLERANCE more time
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,15 @@ class Choice:
     row: Row | None  # the row of these workers; None for one process
     options: list[str]  # all of them
     probability: float  # of being the fastest
-    regret: float  # the expected share of time that is lost because another one is
-    cheaper: str | None  # needs fewer threads, and with probability SURE at most TOLERANCE more time
+    regret: float  # expected share of the time lost by choosing it, over all draws
+    cheaper: str | None  # needs fewer threads, and with probability SURE_PROBABILITY at most TOLERANCE more time
     beyond: str = ""  # options that have more threads than cores and may be faster; not compared
 
     def __str__(self) -> str:
         sure = f"{100 * self.probability:.0f} %" if self.probability < 0.995 else "more than 99 %"
         text = f"{self.name}, with a probability of {sure} (compared: {', '.join(self.options)})"
         if self.regret >= MIN_REGRET:
-            text += f"; if another is faster, that costs {100 * self.regret:.1f} % of the time on average"
+            text += f"; expected loss by this choice: {100 * self.regret:.1f} % of the time"
         if self.cheaper is not None:
             text += f"; {self.cheaper}, with fewer threads, is at most {100 * TOLERANCE:.0f} % slower"
         if self.beyond:
@@ -52,7 +55,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     """Return the fastest option at one data size: a row, or one process with a number of threads.
 
     All time counts. Each speedup is drawn from its interval (log-normal). An option with more threads than cores is
-    compared only if it is the fastest with probability SURE. None without a row other than baselines, or an interval.
+    compared only if it surely is the fastest. None without a row other than baselines, or an interval.
     """
     several = [row for row in rows if not row.is_baseline and not math.isnan(row.overall_speedup.low)]
     if not several:
@@ -62,9 +65,9 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     crowded = {
         option: win
         for option, win in zip(options, wins, strict=True)
-        if option.row is not None and option.row.oversubscribed and win < SURE
+        if option.row is not None and option.row.oversubscribed and win < SURE_PROBABILITY
     }
-    beyond = [f"{option.name} ({100 * win:.0f} %)" for option, win in crowded.items() if win >= 1 - SURE]
+    beyond = [f"{option.name} ({100 * win:.0f} %)" for option, win in crowded.items() if win >= 1 - SURE_PROBABILITY]
     options = [option for option in options if option not in crowded]
     # By the mean log: an uncertain speedup is no reason to choose an option.
     chosen = max(options, key=lambda option: float(option.log_speeds.mean()))
@@ -73,7 +76,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     cheaper = [
         option
         for option in options
-        if option.threads < chosen.threads and (behind[option] <= math.log1p(TOLERANCE)).mean() >= SURE
+        if option.threads < chosen.threads and (behind[option] <= math.log1p(TOLERANCE)).mean() >= SURE_PROBABILITY
     ]
     return Choice(
         name=chosen.name,

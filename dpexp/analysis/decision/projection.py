@@ -22,7 +22,7 @@ from dpexp.analysis.table_row import Row
 from dpexp.config.experiment import ONE_PROCESS
 from dpexp.phases import PHASES
 
-WIDEST = 5.0  # the ends of a band that is worth telling, one over the other
+MAX_INTERVAL_RATIO = 5.0  # the ends of a band that is worth telling, one over the other
 FURTHER = 4  # times the most workers that were measured: what the report projects to
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",
@@ -198,7 +198,7 @@ def project_further(rows: Sequence[Row]) -> Projection | None:
         projection = model.project(FURTHER * most, Cluster(), worst_error(model.check()))
     except ValueError:
         return None
-    return projection if most > 1 and projection.speedup.high < WIDEST * projection.speedup.low else None
+    return projection if most > 1 and projection.speedup.high < MAX_INTERVAL_RATIO * projection.speedup.low else None
 
 
 def line(points: Mapping[float, float], at: float) -> float:

@@ -43,7 +43,9 @@ class Strategy:
         self.recorder = Recorder(is_on=False)  # of the time in each phase; `update` enters its phases
         self._config, self._models, self._initial = config, [model], initial
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._updated: Sequence[Sequence[torch.Tensor]] = [self._parameters]  # by each of this process's optimizers
+        self._parameters_by_optimizer: Sequence[Sequence[torch.Tensor]] = [
+            self._parameters
+        ]  # by each of this process's optimizers
         self._connect(shared)
 
     def _connect(self, shared: Any) -> None:
@@ -62,7 +64,7 @@ class Strategy:
         for model in self._models:
             model.load_state_dict(self._initial)
         optimizer, lr = self._config.optimizer, self._config.learning_rate
-        self.optimizers = [Optimizer(optimizer, lr, parameters) for parameters in self._updated]
+        self.optimizers = [Optimizer(optimizer, lr, parameters) for parameters in self._parameters_by_optimizer]
 
     def begin_step(self) -> None:
         """Return when it is this process's turn and the parameters are up to date. Called before a step's data."""
@@ -94,7 +96,7 @@ class Emulated(Strategy):
         self._models += [copy.deepcopy(self._models[0]) for _ in range(self._config.workers - 1)]
         self.replicas = tuple(Replica(rank, model) for rank, model in enumerate(self._models))
         self._trained = [[p for p in model.parameters() if p.requires_grad] for model in self._models]
-        self._updated = self._trained
+        self._parameters_by_optimizer = self._trained
 
     def update(self) -> None:
         """Sum the gradients in rank order; each replica's optimizer gets a copy."""

@@ -55,7 +55,7 @@ def group_count(config: ExperimentConfig) -> int:
     return cores if take_turns else config.workers
 
 
-def stay_on_a_core(number: int, threads: int) -> None:
+def pin_to_core(number: int, threads: int) -> None:
     """Pin this process to a core if so many threads leave no core free.
 
     A worker that sleeps at a barrier is often woken on the core of the one that wakes it, where they then take turns

@@ -21,7 +21,7 @@ from dpexp.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.processes.barrier import BarrierMember, spin_seconds
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
 from dpexp.train.strategies.base import Strategy
-from dpexp.train.strategies.core_sharing import CoreTurn, group_count, stay_on_a_core
+from dpexp.train.strategies.core_sharing import CoreTurn, group_count, pin_to_core
 from dpexp.train.strategies.reduce_scatter import ReduceScatter
 
 MAX_BROADCAST = 8  # numbers at once
@@ -45,7 +45,7 @@ class SyncDataParallel(Strategy):
     """
 
     def _connect(self, shared: Shared) -> None:
-        stay_on_a_core(shared.row, self._config.busy_threads)
+        pin_to_core(shared.row, self._config.busy_threads)
         self._barrier, self._update_barrier, self._turn = shared.barrier, shared.update_barrier, shared.turn
         self._broadcast = shared.arena["broadcast"]
         elements = sum(parameter.numel() for parameter in self._parameters)
@@ -53,7 +53,7 @@ class SyncDataParallel(Strategy):
         vector_to_parameters(flat, self._parameters)
         adds = shared.turn is not None and not shared.turn.is_first
         self._reduction = ReduceScatter(self._parameters, flat, gradients, shared.row, adds)
-        self._updated = [[self._reduction.chunk]]
+        self._parameters_by_optimizer = [[self._reduction.chunk]]
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
