@@ -56,7 +56,7 @@ def main() -> None:
     out.record = arguments.write
     for name in arguments.parts:
         today = datetime.datetime.now(datetime.timezone.utc).date()
-        out.print(f"{today}: {environment.describe().machine}\n")
+        out.print(f"{today}: {environment.current_environment().machine}\n")
         PARTS[name](arguments.rounds)
         out.print()
         if arguments.write and name != "example":  # which writes into the project's README

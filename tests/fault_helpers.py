@@ -16,7 +16,7 @@ from deeds import STEPS, Place, run_with_trap
 from dpexp.cli import resume as resume_command
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.environment import describe
+from dpexp.machine.environment import current_environment
 from dpexp.measurement import job
 from dpexp.measurement.user_files import fingerprint
 from dpexp.phases import COMPUTE, PHASES, WAIT
@@ -88,7 +88,7 @@ def run_config(
     record_bad_input: bool = True,
 ) -> bool:
     """A job as a command runs it; whether it was measured."""
-    environment, files = describe(), fingerprint(config)
+    environment, files = current_environment(), fingerprint(config)
     earlier = resume_command.find_earlier(config, folder, environment) if resume else None
     if earlier is not None and earlier.status == "ok":
         return False

@@ -19,7 +19,7 @@ from dpexp.machine.environment import Environment
 from dpexp.results.schema import VERSION, Arm, Block, Conditions, Process, RunResult, Training
 from dpexp.results.storage import write
 
-MACHINE = replace(environment.describe(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
+MACHINE = replace(environment.current_environment(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
 QUIET = Conditions(0.0, 0.0, 0.0)
 _starts = itertools.count(1)  # no two measurements started at the same time
 TURNS, STEPS = 24, 4  # of an arm, and of each of its turns

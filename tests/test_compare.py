@@ -43,6 +43,7 @@ def test_it_fails_only_if_slower_by_more_than_asked(monkeypatch, capsys, factor,
         ("epochs=1", "epochs=2", "10,000 samples against 20,000"),
         ("workers=2", "nothere", "nothere: write settings, such as"),
         ("workers=2", "workers=two", "workers"),
+        ("workers=1,2", "workers=2", "workers=1,2: give one value"),
         ("workers='2", "workers=2", "No closing quotation"),
     ],
 )

@@ -27,12 +27,12 @@ class ArmStatistics:
     arm: str
     limit: float
     trainings: Sequence[Training]
-    every: Sequence[Block] = ()  # `blocks` and those that are too disturbed to count; () where these are the same
+    all_blocks: Sequence[Block] = ()  # `blocks` and those that are too disturbed to count; () where these are the same
 
     @property
     def arms(self) -> list[Arm]:
         """The arm in all blocks, including blocks that are too disturbed to count."""
-        return [block.arms[self.arm] for block in self.every or self.blocks]
+        return [block.arms[self.arm] for block in self.all_blocks or self.blocks]
 
     @property
     def samples_per_step(self) -> int:
@@ -45,20 +45,20 @@ class ArmStatistics:
         return self.blocks[0].arms[self.arm].threads
 
     @property
-    def samples(self) -> float:
+    def received_samples(self) -> float:
         """The mean number of samples that a script's model receives in a step of one process; 0 if unknown."""
         samples = [process.samples for block in self.blocks for process in block.arms[self.arm].processes]
         return statistics.fmean(samples) if all(samples) else 0.0
 
     @property
-    def exchanges(self) -> bool:
+    def exchanges_gradients(self) -> bool:
         """Whether a script's model is wrapped to exchange gradients."""
         return any(process.exchanges for block in self.blocks for process in block.arms[self.arm].processes)
 
     @property
     def memory_bytes(self) -> int | None:
         """The peak memory of all processes together; None if it was not measured."""
-        sizes = [block.arms[self.arm].memory_bytes for block in self.every or self.blocks]
+        sizes = [block.arms[self.arm].memory_bytes for block in self.all_blocks or self.blocks]
         return max((size for size in sizes if size is not None), default=None)
 
     @property
@@ -84,7 +84,7 @@ class ArmStatistics:
     @property
     def overall_seconds(self) -> Estimate:
         """The time of a training, with all time counted."""
-        return self._training(self._step(self.every or self.blocks, math.inf))
+        return self._training(self._step(self.all_blocks or self.blocks, math.inf))
 
     @property
     def trained_seconds(self) -> float:

@@ -28,7 +28,7 @@ USUAL_TURNS = (0.025, 0.975)  # quantiles
 def warnings(result: RunResult, speedup: Speedup) -> list[Warning]:
     """Return the warnings about one configuration, the most severe first. `result` is one of its results."""
     candidate = speedup.candidate
-    config, blocks = candidate.config, candidate.every or candidate.blocks
+    config, blocks = candidate.config, candidate.all_blocks or candidate.blocks
     every = chain(
         _about_settings(result, speedup),
         _about_precision(config, blocks, speedup.comparison),
@@ -118,21 +118,21 @@ def _about_superlinear_speedup(speedup: Speedup) -> Iterator[Warning]:
 def _about_samples(speedup: Speedup) -> Iterator[Warning]:
     """Warn if the samples that a script's model receives in a step contradict batch.scope."""
     candidate, baseline = speedup.candidate, speedup.baseline
-    if baseline is None or not (candidate.samples and baseline.samples):
+    if baseline is None or not (candidate.received_samples and baseline.received_samples):
         return
     scope, workers = candidate.config.batch.scope, candidate.config.workers
     expected = candidate.config.local_batch_size / baseline.config.local_batch_size
-    off = abs(math.log(candidate.samples / baseline.samples / expected))
+    off = abs(math.log(candidate.received_samples / baseline.received_samples / expected))
     text = (
-        f"in a step, the model receives {candidate.samples:g} samples in each of {workers} workers, and "
-        f"{baseline.samples:g} in one process, which contradicts batch.scope={scope}: "
+        f"in a step, the model receives {candidate.received_samples:g} samples in each of {workers} workers, and "
+        f"{baseline.received_samples:g} in one process, which contradicts batch.scope={scope}: "
         f"speedups are wrong by a factor of {math.exp(off):.2g}"
     )
     other = "global" if scope == "per_worker" else "per_worker"
     advice = f"set batch.scope={other}, or pass another placeholder to the script"
     if off > math.log(OTHER_BATCH):
         yield Warning(BATCH, BEFORE_ALL_OTHERS, text, advice)
-    if baseline.exchanges and workers > 1:
+    if baseline.exchanges_gradients and workers > 1:
         text = "the baseline's single process trains with DistributedDataParallel, which slows it down"
         advice = "set script.baseline_command to a plain command, to measure the gain over that"
         yield Warning("baseline exchanges", 1.0, text, advice)

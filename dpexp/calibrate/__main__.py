@@ -19,7 +19,7 @@ from dpexp.calibrate.faults import Fault
 from dpexp.config.compose import compose_job
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.environment import describe
+from dpexp.machine.environment import current_environment
 from dpexp.measurement import job
 from dpexp.report import terminal
 from dpexp.report.command import FAILED, Parser, command, measuring_alone
@@ -41,7 +41,7 @@ MAX_OFF = 0.03  # of a training's time, from steps
 def main(arguments: list[str]) -> int:
     """Print a line for each check; the exit status is 0 when all passed."""
     Parser(prog="python -m dpexp.calibrate", description=__doc__).parse_args(arguments)
-    terminal.show_line(describe().machine)
+    terminal.show_line(current_environment().machine)
     failed = 0
     with measuring_alone():
         for check in checks():

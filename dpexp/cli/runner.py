@@ -15,7 +15,7 @@ from dpexp.config.compose import Job, Plan
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError
-from dpexp.machine.environment import Environment, describe, usable_cores
+from dpexp.machine.environment import Environment, current_environment, usable_cores
 from dpexp.machine.files import lock_folder, write_atomically
 from dpexp.measurement.user_files import fingerprint, refuse_edited_modules
 from dpexp.processes import fork_server
@@ -33,7 +33,7 @@ class Done:
     """How a job ended."""
 
     error: DpexpError | None = None
-    before: bool = False  # another command had measured it
+    was_measured: bool = False  # by an earlier command
 
 
 def check(config: JobConfig) -> None:
@@ -67,7 +67,7 @@ def open_plan(
                 refuse(job.config)
         except ConfigError as error:
             raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
-    environment = describe(local_world_size)
+    environment = current_environment(local_world_size)
     with lock_folder(plan.folder):
         earlier: list[RunResult | None] = [None] * len(plan.jobs)
         if resumed:
@@ -106,7 +106,7 @@ def _measure_jobs(
             folder, error = plan.folder / job.folder, None
             if before is not None and before.status == "ok":
                 display.finish("already measured")
-                yield Done(before=True)
+                yield Done(was_measured=True)
                 continue
             try:
                 _describe(job, folder / ".hydra")
@@ -154,7 +154,7 @@ def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
     from dpexp.analysis.table import aggregate  # slow to import: --help and errors don't wait for these
     from dpexp.report.writer import write_report
 
-    before = sum(outcome.before for outcome in done)
+    before = sum(outcome.was_measured for outcome in done)
     if not plan.sweep:
         terminal.show_report(aggregate([plan.folder]), [] if before else [plan.folder / storage.FILE_NAME])
         return 0

@@ -91,7 +91,10 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
 def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
     """Return the job of a single run with these overrides. Raises ConfigError."""
     with _hydra(None):
-        composed = _composed([parse(text) for text in overrides])
+        parsed = [parse(text) for text in overrides]
+        if swept := [override.input_line for override in parsed if override.is_sweep_override()]:
+            raise ConfigError(f"{swept[0]}: give one value; a compared command is a single job")
+        composed = _composed(parsed)
         return to_job(composed, _typed_overrides(composed.hydra))
 
 

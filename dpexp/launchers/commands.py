@@ -28,7 +28,7 @@ HANDSHAKE_SECONDS = 5  # for a process on another machine to prove who it is
 class Hosts(Protocol):
     """Starts a command's processes on other hosts."""
 
-    number: int  # number of hosts, including this one
+    count: int  # number of hosts, including this one
 
     @property
     def address(self) -> str:

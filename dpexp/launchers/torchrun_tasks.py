@@ -33,7 +33,7 @@ class TorchrunController(LocalLauncher):
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
         super().__init__()
         self._environment = environment
-        self.hosts, self.number = self, environment.world_size  # of a script, one dpexp runs on each
+        self.hosts, self.count = self, environment.world_size  # of a script, one dpexp runs on each
         self.channel = Channel(environment, arguments, task=FIRST)
         self._task_number = 0  # of the last one
         self._loaded: ExperimentConfig | None = None  # the job whose data all agents hold

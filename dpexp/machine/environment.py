@@ -50,7 +50,7 @@ class Environment:
         return f"{self.cpu_model}, {self.usable_cores} usable cores, {memory}, {versions}{ranks}"
 
 
-def describe(local_world_size: int | None = None) -> Environment:
+def current_environment(local_world_size: int | None = None) -> Environment:
     """Describe the environment of this process.
 
     Under torchrun, `local_world_size` is the number of ranks on this machine.

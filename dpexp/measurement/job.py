@@ -13,7 +13,7 @@ from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, IN_MEMORY, Jo
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
 from dpexp.launchers.local import LocalLauncher
-from dpexp.machine.environment import Environment, available_memory_bytes, describe, usable_cores
+from dpexp.machine.environment import Environment, available_memory_bytes, current_environment, usable_cores
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.loop_trainer import LoopTrainer
 from dpexp.measurement.measure import OnProgress, OnWarm, measure
@@ -60,7 +60,7 @@ def measure_job(
     """
     launcher = launcher or LocalLauncher()
     user_files = fingerprint(config) if user_files is None else user_files
-    record = Record(config, folder, environment or describe(), user_files, earlier)
+    record = Record(config, folder, environment or current_environment(), user_files, earlier)
     try:
         refuse_changes(changed_files(user_files, fingerprint(config)))
         trainer = open_trainer(config, folder, launcher)

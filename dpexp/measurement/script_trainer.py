@@ -61,7 +61,7 @@ class ScriptTrainer:
 
     def _command(self, name: str, config: JobConfig) -> Command:
         assert isinstance(config, ScriptConfig)
-        places = () if self._hosts is None else (self._hosts.number, self._hosts.address)
+        places = () if self._hosts is None else (self._hosts.count, self._hosts.address)
         return Command(
             name=counted(config.workers, "worker") if name == CANDIDATE else name.replace("_", " "),
             words=config.words(_free_port(), *places),

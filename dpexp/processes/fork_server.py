@@ -53,12 +53,16 @@ def start_server(names: Iterable[str] = PRELOADED_FOR) -> None:
         forkserver.ensure_running()
 
 
+def server_pid() -> int:
+    """Return the process id of the fork server; 0 if it was not started."""
+    return forkserver._forkserver._forkserver_pid or 0  # type: ignore[attr-defined]
+
+
 def cpu_seconds() -> float:
     """Return the CPU seconds of the fork server and of all its workers that have ended."""
-    process = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     try:
-        return 0.0 if process is None else sum(psutil.Process(process).cpu_times()[:4])  # the last two are its workers'
-    except psutil.Error:  # it has died
+        return sum(psutil.Process(server_pid()).cpu_times()[:4])  # the last two are its workers'
+    except psutil.Error:  # it was not started, or has died
         return 0.0
 
 

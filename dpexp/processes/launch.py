@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 from dpexp.errors import PeerError
 from dpexp.machine import signals
-from dpexp.processes.fork_server import start_server
+from dpexp.processes.fork_server import server_pid, start_server
 from dpexp.processes.waiting import wait_until
 from dpexp.processes.world import Worker, WorldSpec, hang
 
@@ -123,6 +124,12 @@ class RunningWorlds:
 
 def wait_for_server() -> None:
     """Return when the fork server has imported everything and starts workers at once."""
+    start_server()
+    _first_answer(server_pid())
+
+
+@functools.cache
+def _first_answer(server: int) -> None:
     launch(WorldSpec(_nothing, [()]))
 
 

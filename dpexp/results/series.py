@@ -46,8 +46,6 @@ class Member:
     @cached_property
     def family(self) -> str:
         """A key of jobs over the same process that differ only in workers, threads, data size or arguments."""
-        if self.config.measurement.baseline == "none":
-            return self.series_key
         differing = ("threads_per_worker", ARGUMENTS)
         shared = {name: value for name, value in self.settings.items() if not name.startswith(differing)}
         return json.dumps([shared, settings(self.config.baseline(1))])
