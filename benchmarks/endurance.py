@@ -165,12 +165,17 @@ def _compare(before: Census, after: Census) -> None:
 
 
 MAIN = """
+import dataclasses
 from benchmarks import endurance
 from benchmarks.setup import configured, prepared
-from dpexp.train.data.dataset import load
 from dpexp.launchers.local import LocalLauncher
+from dpexp.processes.messages import Turn
+from dpexp.train.data.dataset import load
 config = configured(*endurance.TINY, "workers=4", "epochs=100000")
-LocalLauncher().run_in_turns({"candidate": prepared(config, load(config))}, lambda done: print(done, flush=True))
+work = dataclasses.replace(prepared(config, load(config)), in_turns=True)
+with LocalLauncher().segments({"candidate": work}) as running:
+    print(running.turn("candidate", Turn(0, 1)), flush=True)
+    running.turn("candidate", Turn(0, 10**9))
 """
 
 
