@@ -43,9 +43,7 @@ class Strategy:
         self.recorder = Recorder(is_on=False)  # of the time in each phase; `update` enters its phases
         self._config, self._models, self._initial = config, [model], initial
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._parameters_by_optimizer: Sequence[Sequence[torch.Tensor]] = [
-            self._parameters
-        ]  # by each of this process's optimizers
+        self._parameters_by_optimizer: Sequence[Sequence[torch.Tensor]] = [self._parameters]
         self._connect(shared)
 
     def _connect(self, shared: Any) -> None:
