@@ -33,13 +33,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host with as many cores")
     parser.add_argument("--gradient-mb", type=float, metavar="MB", help="exchanged; default: that of the model")
-    parser.add_argument(
-        "--overlap",
-        type=float,
-        default=0.0,
-        metavar="0..1",
-        help="share of it hidden by computation",
-    )
+    parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help="its share that computation hides")
     parser.add_argument("--series", help="which series, if the folder has several; see results.csv")
     options = parser.parse_args(arguments)
     _check(options)

@@ -13,10 +13,8 @@ from dpexp.errors import counted
 
 DRAWS = 10_000
 MIN_REGRET = 0.0005  # of the time, that is reported
-TOLERANCE, SURE_PROBABILITY = (
-    0.05,
-    0.95,
-)  # a choice with fewer threads is named if it is SURE_PROBABILITY to take at most TOLERANCE more time
+TOLERANCE = 0.05  # of the time: a choice with fewer threads is named if it surely takes no more
+SURE_PROBABILITY = 0.95
 
 
 @dataclass(frozen=True)
