@@ -64,7 +64,7 @@ def test_a_training_is_measured_over_two_nodes_and_a_cancelled_one_ends_on_all(c
     done = cluster.run(tmp_path, *submit(*jobs, options=[]), PATH=ACTIVATED)
     assert done.returncode == 0, done.stderr
     first, second = (tmp_path / "out" / number / "result.json" for number in "01")
-    assert wait_until(second.exists), printed(tmp_path)  # written when the job starts
+    assert wait_until(second.exists, 150), printed(tmp_path)  # written when the job starts
     assert_on_both_nodes(first)
     assert cluster.commands("python")
     assert cluster.run(tmp_path, "scancel", done.stdout.split()[-1]).returncode == 0

@@ -364,9 +364,9 @@ FAULTS = {
     "stop": (ONE, "--fault stop", 1, "it exited with status 1 after 4 steps or more: the loss is NaN"),
     "late end": (FORK, "--fault exit", 2, "it exited with status 1 after "),
     "uneven": (FORK, "--steps 40 --fault uneven", 2, "rank 1 came to its end after 35 steps, before the others"),
-    "join": (FORK, "--fault join", 2, "rank 1 made no further step for 2 s, the others did"),
+    "join": (FORK, "--fault join", 2, "rank 1 made no further step for 4 s, the others did"),
     "short": (ONE, "--steps 12", 1, "the script ended before it could be measured"),
-    "hang": (ONE, "--fault hang", 1, "no step for 2 s after "),
+    "hang": (ONE, "--fault hang", 1, "no step for 4 s after "),
     "fewer": (ONE + " --steps 9{workers}", "", 2, "trains in a world of 1 process, not 2"),
     "absent": ("script.command=nothere {workers}", "", 2, "script.command: nothere: No such file or directory"),
 }
@@ -377,7 +377,7 @@ FAULTS = {
 @pytest.mark.usefixtures("forked")
 def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, monkeypatch, fault):
     command, options, workers, said = FAULTS[fault]
-    patience = ["launch.timeout_seconds=2"] if fault in ("hang", "join") else []
+    patience = ["launch.timeout_seconds=4"] if fault in ("hang", "join") else []
     if fault == "restarts":
         monkeypatch.setattr(command_processes, "EXIT_SECONDS", 0.5)
     until_the_fault = "measurement.max_seconds=600"
