@@ -129,6 +129,14 @@ def test_batch_norm_sees_local_batches_the_same_way_in_both_strategies(tmp_path)
     assert_same(real, emulated, 1e-12)
 
 
+@pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])
+def test_every_strategy_trains_with_the_scaled_rate(strategy, tmp_path):
+    shared = ["batch.scope=per_worker", "batch.size=8"]
+    scaled = tiny(f"strategy={strategy}", "workers=3", *shared, "optimizer.lr=0.01", "optimizer.lr_rule=linear")
+    plain = tiny("strategy=sequential", "workers=1", "batch.size=24", "optimizer.lr=0.03")
+    assert_same(trained_state(scaled, tmp_path), trained_state(plain, tmp_path), 1e-12)
+
+
 class TestSeededBugs:
     """Three classic mistakes, put in on purpose: the checks above must see each."""
 

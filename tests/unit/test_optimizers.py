@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny
-from training_helpers import assert_same, trained_state
 
 from dpexp.train.models import optimizers
 
@@ -61,11 +60,3 @@ def test_a_rule_follows_the_global_batch(rule, times):
     assert rate("workers=4", f"optimizer.lr_rule={rule}") == pytest.approx(0.1 * times)
     assert rate("workers=1", "strategy=sequential", f"optimizer.lr_rule={rule}") == 0.1
     assert rate("workers=4", f"optimizer.lr_rule={rule}", "batch.scope=global") == 0.1
-
-
-@pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])
-def test_every_strategy_trains_with_the_scaled_rate(strategy, tmp_path):
-    shared = ["batch.scope=per_worker", "batch.size=8"]
-    scaled = tiny(f"strategy={strategy}", "workers=3", *shared, "optimizer.lr=0.01", "optimizer.lr_rule=linear")
-    plain = tiny("strategy=sequential", "workers=1", "batch.size=24", "optimizer.lr=0.03")
-    assert_same(trained_state(scaled, tmp_path), trained_state(plain, tmp_path), 1e-12)

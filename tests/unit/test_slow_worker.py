@@ -80,7 +80,7 @@ def test_the_share_of_the_steps_is_told():
     assert find_slow_worker(blocks, [])["slow_share"] == pytest.approx(0.8, abs=0.08)
 
 
-@pytest.mark.parametrize(("workers", "steps", "runs"), [(2, 60, 1000), (2, 10, 200), (4, 20, 200)])
+@pytest.mark.parametrize(("workers", "steps", "runs"), [(2, 60, 400), (2, 10, 200), (4, 20, 200)])
 def test_of_trainings_without_a_delay_hardly_any_names_a_worker(workers, steps, runs):
     random = np.random.default_rng(0)
     named = 0
