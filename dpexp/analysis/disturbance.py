@@ -24,11 +24,11 @@ PLATEAU = 0.05  # ... and if that limit is moved by this much in both directions
 MAX_CHANGE = 0.02  # ... the log ratio must change by no more than this
 MUCH_LONGER = 4.0  # times as long: more than a slow core explains, so these must be clustered by themselves
 WINDOW = 16  # steps, in which long steps are counted
-CLUSTERED = 1.5  # times the variance of their number in a window, if steps were long independently of each other
+CLUSTERED = 1.5  # times the variance that their number in a window would have if each step were long independently
 SURE_DEVIATIONS = 3.0  # standard deviations
 MIN_SHARE = 0.05  # of the time, that long steps must take to matter
 REPEATED = 0.2  # correlation between starts of which steps are long; above it, they are inherently long
-MIN_CALM = 0.1  # of a start's steps that must be undisturbed; other starts don't count
+MIN_CALM = 0.1  # share of a start's steps that must be undisturbed, else the start doesn't count
 MIN_STARTS = 2
 
 
@@ -104,18 +104,18 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
         for turn in arm.turn_seconds
         for window in np.array_split(np.asarray(turn) > limit, max(1, round(len(turn) / WINDOW)))
     ]
-    number, size = np.array([[window.sum(), len(window)] for window in windows]).T
-    share = number.sum() / size.sum()
+    count, size = np.array([[window.sum(), len(window)] for window in windows]).T  # long steps, all steps
+    share = count.sum() / size.sum()
     if share == 1:
         return False
-    dispersion = float(((number - size * share) ** 2 / (size * share * (1 - share))).mean())
-    return dispersion > max(CLUSTERED, 1 + SURE_DEVIATIONS * math.sqrt(2 / len(number)))
+    dispersion = float(((count - size * share) ** 2 / (size * share * (1 - share))).mean())
+    return dispersion > max(CLUSTERED, 1 + SURE_DEVIATIONS * math.sqrt(2 / len(count)))
 
 
 def _repeats(arms: Sequence[Arm], limit: float) -> bool:
     """Whether the same step numbers are long in different starts: then the steps are inherently long."""
-    most = max(first + len(turn) for arm in arms for first, turn in zip(arm.first_steps, arm.turn_seconds, strict=True))
-    starts = np.full((len(arms), most), np.nan)  # by number, whether it was long; NaN where it was not timed
+    ends = [first + len(turn) for arm in arms for first, turn in zip(arm.first_steps, arm.turn_seconds, strict=True)]
+    starts = np.full((len(arms), max(ends)), np.nan)  # whether each step was long; NaN where it was not timed
     for start, arm in zip(starts, arms, strict=True):
         for first, turn in zip(arm.first_steps, arm.turn_seconds, strict=True):
             start[first : first + len(turn)] = np.asarray(turn) > limit

@@ -23,8 +23,8 @@ from dpexp.results.schema import Block
 
 GROUPS = 20  # of consecutive rounds, at most
 MAX_CORRELATION = 0.9  # correlation of neighbouring groups
-# Standard deviations of the log ratio that the data of one start, or of one command, can't show. Between starts of the
-# same programs, and between commands minutes apart where several cores are compared, which share caches and memory.
+# Standard deviations of the log ratio that the data of one start, or of one command, can't show: between starts of the
+# same programs; and between commands that run minutes apart, if several cores are compared, as cores share resources.
 START_DEVIATION, COMMAND_DEVIATION = 0.006, 0.005
 PRIOR_FREEDOM = 6.0
 UNKNOWN_DEVIATION = 0.1  # of a block with a single round
@@ -64,7 +64,7 @@ def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
     # Shifts add up to 0, which makes the correlation slightly negative.
     correlation = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MAX_CORRELATION)
     fewer = (1 - correlation) / (1 + correlation)
-    effective = [max(2.0, block.groups * fewer) for block in known]  # of which their mean takes one
+    effective = [max(2.0, block.groups * fewer) for block in known]  # their mean takes one degree of freedom
     of_step = [
         square * count / (count - 1) * block.steps
         for square, count, block in zip(squares, effective, known, strict=True)
@@ -86,11 +86,11 @@ def turns_ratio(baseline: Turns, candidate: Turns, limits: tuple[float, float] =
 
 def log_seconds(turns: Turns, limit: float = math.inf) -> LogRatio | None:
     """Return the seconds of a step of one arm; None if it has no step up to the limit."""
-    every = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
+    times = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
     groups = np.arange(len(turns)) * min(GROUPS, len(turns)) // len(turns)
     of_steps = np.repeat(groups, [len(turn) for turn in turns])
-    kept = every <= limit
-    seconds, steps = (np.bincount(of_steps, values, groups[-1] + 1) for values in (np.where(kept, every, 0.0), kept))
+    kept = times <= limit
+    seconds, steps = (np.bincount(of_steps, values, groups[-1] + 1) for values in (np.where(kept, times, 0.0), kept))
     if not steps.sum():
         return None
     mean = seconds.sum() / steps.sum()
@@ -163,7 +163,7 @@ def usual_misfit(jobs: Sequence[Pooled]) -> float:
 class Comparison:
     """The throughput of one arm over that of another: overall, and undisturbed where there is evidence for it.
 
-    `limits` are the most seconds of an undisturbed step of both arms.
+    `limits` are the seconds of the longest undisturbed step, of the baseline and of the candidate.
     """
 
     overall: Estimate = UNKNOWN

@@ -1,8 +1,8 @@
 """Who is slow: the worker that the others wait for, and the phase in which it takes longer in most steps.
 
-Workers meet in every step; who waits least came last. It delays the step by what one of its phases takes longer than
-those of the others, beyond the factor by which its other phases do, too: a core that others slow down for some seconds
-slows all phases, and then it is another core.
+Workers meet in every step; the one that waits least came last. It delays the step by the time that one of its phases
+takes longer than that of the other workers, not counting the factor by which all of its phases are longer: a core that
+other programs slow down lengthens all phases, usually for some seconds, after which another core is slow.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ from dpexp.results.schema import Arm
 MIN_STEPS = 12  # recorded steps
 MIN_DELAY = 0.03  # of a step
 MIN_LONGER_SHARE = 0.5  # of the steps, in which a phase of a slow worker takes longer
-MIN_DELAYED_SHARE = 0.25  # of the steps, which it delays: where workers share cores, another one may be later still
-MORE_THAN_UPDATE = 1.25  # times as much, in proportion, must a phase change from step to step if its samples differ
+MIN_DELAYED_SHARE = 0.25  # of the steps, that it must delay: if workers share cores, others may be later still
+MORE_THAN_UPDATE = 1.25  # times as much as the update: how much a phase must vary, in proportion, if its samples differ
 
 
 def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, Any]:
@@ -85,8 +85,9 @@ def _delays(arm: Arm) -> tuple[np.ndarray, ...]:
     factors = np.divide(useful, others, out=np.ones_like(useful), where=others > 0)
     slowness = np.stack([np.delete(factors, at, 2).min(2) for at in range(len(USEFUL))], 2)  # of its other phases
     beyond = useful - np.maximum(1, slowness) * others
-    least = MIN_DELAY * seconds[:, None, None]
-    return late, useful - others, seconds, beyond > least, np.minimum(late[:, :, None], beyond) > least
+    min_delay = MIN_DELAY * seconds[:, None, None]
+    delay = np.minimum(late[:, :, None], beyond)
+    return late, useful - others, seconds, beyond > min_delay, delay > min_delay
 
 
 def _of_others(combine: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:

@@ -43,9 +43,9 @@ class Row:
     overall_seconds: float = math.nan  # the same, with all time counted
     trained_seconds: float = math.nan  # mean time of whole trainings
     samples_per_second: float = math.nan
-    baseline_threads: int | None = None  # threads of its process; a script may set its own
+    baseline_threads: int | None = None  # threads of the baseline's process; a script may set its own number
     arguments: str = ""  # a script's swept arguments, such as loaders=2
-    baseline_arguments: str = ""  # the same of its process
+    baseline_arguments: str = ""  # the same arguments, as the baseline has them
     baseline_seconds: float = math.nan
     baseline_overall_seconds: float = math.nan
     baseline_trained_seconds: float = math.nan

@@ -29,7 +29,7 @@ def warnings(result: RunResult, speedup: Speedup) -> list[Warning]:
     """Return the warnings about one configuration, the most severe first. `result` is one of its results."""
     candidate = speedup.candidate
     config, blocks = candidate.config, candidate.all_blocks or candidate.blocks
-    every = chain(
+    found = chain(
         _about_settings(result, speedup),
         _about_precision(config, blocks, speedup.comparison),
         _about_disturbance(speedup.comparison),
@@ -38,7 +38,7 @@ def warnings(result: RunResult, speedup: Speedup) -> list[Warning]:
         _about_superlinear_speedup(speedup),
         _about_samples(speedup),
     )
-    return sorted(every, key=lambda warning: -warning.severity)
+    return sorted(found, key=lambda warning: -warning.severity)
 
 
 def _above(threshold: float, value: float, kind: str, text: str, advice: str) -> Iterator[Warning]:

@@ -38,11 +38,11 @@ class Done:
 
 def check(config: JobConfig) -> None:
     """Raise ConfigError for a job that can't be measured here."""
-    cores, most = usable_cores(), config.launch.max_workers_per_core
+    cores, max_per_core = usable_cores(), config.launch.max_workers_per_core
     for name, number in (("workers", config.processes), ("threads_per_worker", config.threads_per_worker)):
-        if number > most * cores:
+        if number > max_per_core * cores:
             raise ConfigError(
-                f"{name}={number} on {cores} usable cores: at most {most * cores} are allowed; use fewer, "
+                f"{name}={number} on {cores} usable cores: at most {max_per_core * cores} are allowed; use fewer, "
                 "or set launch.max_workers_per_core"
             )
 

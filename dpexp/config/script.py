@@ -14,11 +14,11 @@ from dpexp.config.groups import STRICT
 from dpexp.config.job import JobConfig
 
 NUMBERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
-# Of the command on one of several hosts, each with as many workers; and the first host's name and a free port there.
+# For commands on several hosts: workers of each, number of hosts, this host's number, first host's address and port.
 PLACES = ("workers_per_host", "hosts", "host", "head", "port")
 PLACEHOLDERS = (*NUMBERS, *PLACES)
 CHOICES = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
-# Of a user's own placeholder: a number, true and false become texts.
+# The value of a user's own placeholder, as text; a number, true or false is converted.
 Value = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, int | float) else value)]
 # The settings of such a job; all others belong to the script.
 SETTINGS = """

@@ -21,7 +21,7 @@ STARTUP = Path(__file__).parent / "startup"
 PACKAGES = Path(__file__).parents[2]  # where dpexp is
 SOCKET, EXCHANGE = "DPEXP_SCRIPT_SOCKET", "DPEXP_SCRIPT_EXCHANGE"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Where dpexp is a rank itself, one on each host, these are its own, whoever started it.
+# If dpexp itself is a rank, one on each host, these variables describe that rank; its commands must not inherit them.
 OWN = re.compile(
     "((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|SLURM_(PROCID|NTASKS)"
     "|(TORCHELASTIC|OMPI_COMM_WORLD|PMI)_.*)"

@@ -18,7 +18,7 @@ from dpexp.processes.waiting import wait_until
 PINGS = 5
 
 Trace = tuple[float, float, float, list[tuple[float, float]]]
-"""Of a step: seconds of data, compute and update; and of each meeting with others, the arrival and its seconds."""
+"""One step: seconds of data, compute and update; and for each meeting with others, when it began and its seconds."""
 
 
 class Introduction(TypedDict):
@@ -48,8 +48,8 @@ class Rank:
     connection: Connection
     number: int
     threads: int
-    ahead_seconds: float  # its clock's before that of this machine, where it runs on another
-    made: int | None = None  # steps in all, once it has come to its end
+    ahead_seconds: float  # how far its clock is ahead of this machine's; 0 if it runs on this machine
+    total_steps: int | None = None  # of the whole run; known once it has come to its end
     facts: Facts = field(default_factory=Facts)
 
 
@@ -109,7 +109,7 @@ class World:
         """
         reports = self._ask((turn.lead_steps, turn.steps, turn.traced))
         self.processes.stop()
-        if self._steps == 1:  # and again at the end, which the script may come to before
+        if self._steps == 1:  # and again in `finish`; the script may have ended by then
             self.processes.look_at_memory()
         self._steps += turn.steps
         if turn.traced:
@@ -163,7 +163,7 @@ class World:
             message = end.recv()
             rank = waiting.pop(end)
             if isinstance(message, int):
-                rank.made = message
+                rank.total_steps = message
                 raise EOFError
             answers[rank.number] = message
 
@@ -187,18 +187,19 @@ class World:
         status = self.processes.wait_for_end()
         for rank in self.ranks:
             with contextlib.suppress(EOFError, OSError):
-                while rank.made is None and rank.connection.poll():
+                while rank.total_steps is None and rank.connection.poll():
                     message = rank.connection.recv()
-                    rank.made = message if isinstance(message, int) else None
-        together = len({rank.made for rank in self.ranks}) == 1
-        if status == 0 and together:
+                    rank.total_steps = message if isinstance(message, int) else None
+        ended_together = len({rank.total_steps for rank in self.ranks}) == 1
+        if status == 0 and ended_together:
             return ScriptEnded(self.command.name)
         ending = how_ended(status)
-        if together:
+        if ended_together:
             return self.processes.failure(f"{ending} after {counted(self._steps, 'step')} or more")
-        made, first = min((rank.made, rank.number) for rank in self.ranks if rank.made is not None)
+        ended = [(rank.total_steps, rank.number) for rank in self.ranks if rank.total_steps is not None]
+        steps, first = min(ended)
         return self.processes.failure(
-            f"rank {first} came to its end after {counted(made, 'step')}, before the others ({ending}); give all "
+            f"rank {first} came to its end after {counted(steps, 'step')}, before the others ({ending}); give all "
             "the same number of batches"
         )
 

@@ -135,7 +135,7 @@ def run_beside(command: Command, host: int, number: int, address: str, check: Ca
         processes = CommandProcesses(command, host, Path(folder) / "output", f"{token}.{number}")
         try:
             processes.start(address)
-            while not processes.status:  # where it has come to its end, the first host says so
+            while not processes.status:  # with status 0, it has come to its end, as the first host reports
                 check()
                 signals.wait((), POLL_SECONDS)
             raise processes.failure(f"on host {host} {how_ended(processes.wait_for_end())}")

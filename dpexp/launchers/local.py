@@ -20,7 +20,7 @@ from dpexp.train.worker import Work, WorkerReport
 
 
 class RunningSegments:
-    """The running processes of some segments, by name. Errors name all segments but the candidate."""
+    """The running processes of some segments, by name. An error names its segment, unless that is the candidate."""
 
     def __init__(self, processes: RunningWorlds, gates: Mapping[str, Connection]) -> None:
         """Wait until all segments sleep before their first turn. Raises WorkerError."""

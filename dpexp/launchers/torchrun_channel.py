@@ -32,7 +32,8 @@ class Channel:
         self._others = range(1, environment.world_size) if environment.rank == 0 else range(1)
         self._error: DpexpError | None = None  # has ended the thread
         self._waited, self._last_wait = 0.0, time.monotonic()  # seconds in which this rank waited for others
-        self._heard = dict.fromkeys(self._others, SILENCE_SECONDS)  # when, in these seconds; they may start later
+        # The value of `_waited` when each was last heard; more at the beginning, since the others may start later.
+        self._heard = dict.fromkeys(self._others, SILENCE_SECONDS)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

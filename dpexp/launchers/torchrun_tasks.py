@@ -24,7 +24,7 @@ from dpexp.train.strategies.rendezvous import Rendezvous
 from dpexp.train.worker import Work, WorkerReport
 
 END_SECONDS = 10.0
-FIRST: dict[str, Any] = {"number": 0, "kind": "rest", "errors": []}
+FIRST_TASK: dict[str, Any] = {"number": 0, "kind": "rest", "errors": []}
 
 
 class TorchrunController(LocalLauncher):
@@ -34,7 +34,7 @@ class TorchrunController(LocalLauncher):
         super().__init__()
         self._environment = environment
         self.hosts, self.count = self, environment.world_size  # of a script, one dpexp runs on each
-        self.channel = Channel(environment, arguments, task=FIRST)
+        self.channel = Channel(environment, arguments, task=FIRST_TASK)
         self._task_number = 0  # of the last one
         self._loaded: ExperimentConfig | None = None  # the job whose data all agents hold
         self._errors: list[str] = []  # of all tasks
@@ -60,7 +60,7 @@ class TorchrunController(LocalLauncher):
 
     def end(self, status: int, error: str = "") -> None:
         """Let the agents end as this command does, and wait for them, since they may still need the store."""
-        if error and not any(told in error for told in self._errors):
+        if error and not any(published in error for published in self._errors):
             self._errors.append(error)
         self._publish("end", status=status)
         until = time.monotonic() + END_SECONDS
@@ -121,7 +121,7 @@ class TorchrunAgent:
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
         self._environment = environment
         self._channel = Channel(environment, arguments, number=0, answer=None, progress=None)
-        self._task = FIRST  # the task that is carried out
+        self._task = FIRST_TASK  # the task that is carried out
         self._dataset: Dataset | None = None
 
     def serve(self, show_error: Callable[[str], None]) -> int:
@@ -135,8 +135,8 @@ class TorchrunAgent:
             while self._task["kind"] != "end":
                 self._channel.publish(number=self._task["number"], answer=self._answer())
                 self._channel.wait_until(self._is_over)
-                told, self._task = len(self._task["errors"]), self._channel.seen[0]["task"]
-                for error in self._task["errors"][told:]:
+                shown, self._task = len(self._task["errors"]), self._channel.seen[0]["task"]
+                for error in self._task["errors"][shown:]:
                     show_error(error)
             return int(self._task["status"])
         except signals.Interrupted as stop:

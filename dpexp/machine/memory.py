@@ -10,23 +10,23 @@ FIELDS = re.compile(r"^(\w+):\s*(\d+) kB$", re.MULTILINE)
 def peak_bytes(processes: Collection[int]) -> int | None:
     """Return the memory of these processes at its highest; None if one can't be read. They should sleep meanwhile.
 
-    Linux only tells shares of pages that other programs may have, too (PSS). So this is the larger of two lower bounds:
-    the private pages of all, and the shared pages of the one that has most, as where all are forked from one server;
-    and the anonymous pages of all, which only forked relatives share, and the most that one has of files and of shared
-    memory.
+    Linux reports only proportional shares (PSS) of pages that other programs may map, too. So this is the larger of two
+    lower bounds: the private pages of all processes, plus the shared pages of the one that has the most of them, as if
+    all were forked from one server; and the anonymous pages of all, which only forked relatives share, plus the largest
+    amounts of file pages and of shared memory that any one has.
     """
-    every = [_fields(process) for process in processes]
-    if not every or not all(every):
+    fields_of_all = [_fields(process) for process in processes]
+    if not fields_of_all or not all(fields_of_all):
         return None
 
     def total(name: str) -> int:
-        return sum(fields[name] for fields in every)
+        return sum(fields[name] for fields in fields_of_all)
 
-    def most(name: str) -> int:
-        return max(fields[name] for fields in every)
+    def largest(name: str) -> int:
+        return max(fields[name] for fields in fields_of_all)
 
-    by_sharing = total("private") + most("shared")
-    by_kind = total("Pss_Anon") + most("RssFile") + most("RssShmem")
+    by_sharing = total("private") + largest("shared")
+    by_kind = total("Pss_Anon") + largest("RssFile") + largest("RssShmem")
     return total("released") + max(by_sharing, by_kind)
 
 

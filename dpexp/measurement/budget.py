@@ -11,8 +11,8 @@ from dpexp.results.schema import Block
 
 ROUNDS_OF_LONG_STEPS = 24
 LOOK_AGAIN_ROUNDS = 8
-MIN_SHARE = 0.25  # of what a start costs, for the rounds of each block
-WORTH_A_START = 1.5  # times its cost: with this much time left, another block is started
+MIN_SHARE = 0.25  # minimum time for the rounds of a block, as a share of the cost of its start
+WORTH_A_START = 1.5  # times the cost of a start: with at least this much time left, another block is started
 END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 
 
@@ -20,7 +20,7 @@ class Budget:
     """The wall time of one job, from its start."""
 
     def __init__(self, config: JobConfig, baseline: str | None, candidate: str) -> None:
-        """The precision is that of the ratio of these two arms; it is not looked at without a baseline."""
+        """The target precision is for the ratio of these two arms; without a baseline, it is ignored."""
         self.measurement, self._baseline, self._candidate = config.measurement, baseline, candidate
         self.seconds, self._max_seconds = config.usual_seconds  # time limits: of short steps, of long steps
         if config.measurement.max_seconds is not None:
@@ -35,7 +35,7 @@ class Budget:
         return min(1.0, (time.monotonic() - self._started) / self.seconds)
 
     def exclude(self, seconds: float) -> None:
-        """Exclude these seconds, as when the command's first job waits for the fork server."""
+        """Don't count these seconds, such as those of a block that failed and is repeated without an arm."""
         self._started += seconds
 
     def begin_rounds(self, rounds: Rounds, start_seconds: float, reserved_seconds: float) -> None:

@@ -27,8 +27,8 @@ from dpexp.results.schema import Block, RunResult
 
 _log = logging.getLogger(__name__)
 
-EXCHANGE_SHARE = 0.1  # of a step; where exchanging gradients takes more of it, shared memory is tried
-PROBE_SECONDS = 1.0  # for which the numbers of threads take turns
+EXCHANGE_SHARE = 0.1  # of a step; if exchanging gradients takes more than this, shared memory is tried
+PROBE_SECONDS = 1.0  # how long the numbers of threads take turns
 
 
 def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> Trainer:
@@ -69,7 +69,7 @@ def measure_job(
         budget = Budget(config, BASELINE if config.measurement.baseline == "paired" else None, CANDIDATE)
         variants = _variants(config, trainer, record.result.blocks, on_progress)
         whole_trainings = WholeTrainings(config, budget.seconds)
-        # Of several processes, other hosts run one training at a time.
+        # Under torchrun, other hosts run only one training at a time, so no further arm can take turns.
         may_share = launcher.hosts is None and config.measurement.shared_memory != "never"
         in_memory = config.in_memory() if may_share else None
         on_warm = whole_trainings.reserve_seconds
@@ -157,10 +157,11 @@ def _loses_by_exchange(config: JobConfig, block: Block) -> bool:
     """Whether DistributedDataParallel spends much of a step exchanging gradients, and more than waiting."""
     arm = block.arms[CANDIDATE]
     seconds = {name: float(np.sum(values)) for name, values in arm.phases.items()}
-    lost = seconds.get("communicate", 0.0) > max(EXCHANGE_SHARE * sum(seconds.values()), seconds.get("wait", 0.0))
-    if (arm.memory_bytes or 0) > available_memory_bytes():  # for as many processes again
+    limit = max(EXCHANGE_SHARE * sum(seconds.values()), seconds.get("wait", 0.0))
+    if (arm.memory_bytes or 0) > available_memory_bytes():  # not enough for as many processes again
         return False
-    return lost and (isinstance(config, ExperimentConfig) or all(process.by_ddp for process in arm.processes))
+    exchanges_long = seconds.get("communicate", 0.0) > limit
+    return exchanges_long and (isinstance(config, ExperimentConfig) or all(process.by_ddp for process in arm.processes))
 
 
 def _variants(

@@ -15,7 +15,7 @@ from dpexp.results import storage
 from dpexp.results.schema import VERSION, Block, RunResult, Status, Training
 
 CHECKPOINT, ERROR_LOG = "model.pt", "error.log"
-OTHER_EACH_TIME = "other in each start"  # in the place of a SHA-256: a script has written its settings itself
+OTHER_EACH_TIME = "other in each start"  # instead of the SHA-256 of a settings file that the script itself writes
 
 
 class Record:

@@ -10,7 +10,7 @@ from dpexp.config.job import JobConfig
 from dpexp.measurement.trainer import TimedSteps
 from dpexp.results.schema import Block
 
-SHORT_SHARE = 0.6  # of the job's time: whole trainings that take no longer are made without being asked for
+SHORT_SHARE = 0.6  # of the job's time: whole trainings that take no longer are run without being asked for
 START_SECONDS = 0.3  # of the processes of a whole training, and its evaluation
 
 
@@ -22,7 +22,7 @@ class WholeTrainings:
         # The length of a script's training is unknown.
         self._variants = config.trained_variants if isinstance(config, ExperimentConfig) else {}
         is_requested = config.checkpoint or config.target_accuracy is not None
-        self._are_made = is_requested or config.measurement.whole_trainings == "always"
+        self._are_wanted = is_requested or config.measurement.whole_trainings == "always"
         # In the job's time; those that are asked for come on top of it. None: not known yet.
         self._reserved_seconds = None if config.measurement.whole_trainings == "auto" and not is_requested else 0.0
 
@@ -33,15 +33,15 @@ class WholeTrainings:
         """
         if self._reserved_seconds is None:
             steps = [(config.updates, warm[name]) for name, config in self._variants.items()]
-            least = sum(START_SECONDS + updates * timed.min_step_seconds for updates, timed in steps)
-            usual = sum(START_SECONDS + updates * timed.step_seconds for updates, timed in steps)
-            self._are_made = least <= self._short_seconds
-            self._reserved_seconds = min(usual, self._short_seconds) if self._are_made else 0.0
+            min_seconds = sum(START_SECONDS + updates * timed.min_step_seconds for updates, timed in steps)
+            expected_seconds = sum(START_SECONDS + updates * timed.step_seconds for updates, timed in steps)
+            self._are_wanted = min_seconds <= self._short_seconds
+            self._reserved_seconds = min(expected_seconds, self._short_seconds) if self._are_wanted else 0.0
         return self._reserved_seconds
 
     def configs(self) -> Iterator[tuple[int, str, ExperimentConfig]]:
         """Yield each training with its number and arm; with a target accuracy, there is one per seed."""
-        if not self._are_made:
+        if not self._are_wanted:
             return
         seeds = 1 if self._config.target_accuracy is None else self._config.measurement.repeats
         for number in range(seeds):

@@ -46,8 +46,8 @@ class Recorder:
             self._row = [0.0] * len(PHASES)
         heartbeat.step()
 
-    def phases(self, most: int) -> dict[str, list[float]]:
-        """Return the seconds of each phase in each step, by name; of more than `most` steps, an even choice."""
+    def phases(self, max_steps: int) -> dict[str, list[float]]:
+        """Return the seconds of each phase in each step, by name; of at most `max_steps` steps, evenly spaced."""
         table = np.asarray(self._steps, dtype=float).reshape(-1, len(PHASES))
-        chosen = np.linspace(0, len(table) - 1, min(most, len(table))).astype(int)
+        chosen = np.linspace(0, len(table) - 1, min(max_steps, len(table))).astype(int)
         return dict(zip(PHASES, table[chosen].T.tolist(), strict=True))

@@ -61,7 +61,7 @@ class SegmentClock(Clock):
         self.between_epochs_seconds: list[float] = []  # between two epochs: what belongs to no step
         self._gate, self._notify = gate, notify
         self._seconds: list[float] = []  # of each step of this turn
-        self._left = self._timed = self._warmup = 0  # of this turn: its steps, and whether they are warm-up
+        self._left = self._timed = self._warmup = 0  # of this turn: steps left, timed steps, whether it is warm-up
         self._last = 0.0  # the end of the step before
 
     def epochs(self, configured: int) -> Iterable[int]:

@@ -12,8 +12,8 @@ from dpexp.config.experiment import ONE_PROCESS
 from dpexp.errors import counted
 
 DRAWS = 10_000
-MIN_REGRET = 0.0005  # of the time, that is reported
-TOLERANCE = 0.05  # of the time: a choice with fewer threads is named if it surely takes no more
+MIN_REGRET = 0.0005  # share of the time; a smaller expected loss is not reported
+TOLERANCE = 0.05  # share of the time; an option with fewer threads is named if it surely takes at most this much more
 SURE_PROBABILITY = 0.95
 
 

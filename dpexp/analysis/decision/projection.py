@@ -22,8 +22,8 @@ from dpexp.analysis.table_row import Row
 from dpexp.config.experiment import ONE_PROCESS
 from dpexp.phases import PHASES
 
-MAX_INTERVAL_RATIO = 5.0  # the ends of a band that is worth telling, one over the other
-FURTHER = 4  # times the most workers that were measured: what the report projects to
+MAX_INTERVAL_RATIO = 5.0  # upper over lower end of an interval; wider projections are not reported
+FURTHER = 4  # times the largest measured number of workers: the number that the report projects to
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",
     "computation that gets slower beside other workers",
@@ -192,13 +192,14 @@ def worst_error(checked: dict[int, tuple[float, float]]) -> float:
 
 def project_further(rows: Sequence[Row]) -> Projection | None:
     """Project to FURTHER times as many workers as measured, on one host; None if too little is known."""
-    most = max((row.workers or 1 for row in rows if not row.oversubscribed), default=1)
+    max_workers = max((row.workers or 1 for row in rows if not row.oversubscribed), default=1)
     try:
         model = StepModel(rows)
-        projection = model.project(FURTHER * most, Cluster(), worst_error(model.check()))
+        projection = model.project(FURTHER * max_workers, Cluster(), worst_error(model.check()))
     except ValueError:
         return None
-    return projection if most > 1 and projection.speedup.high < MAX_INTERVAL_RATIO * projection.speedup.low else None
+    is_useful = max_workers > 1 and projection.speedup.high < MAX_INTERVAL_RATIO * projection.speedup.low
+    return projection if is_useful else None
 
 
 def line(points: Mapping[float, float], at: float) -> float:

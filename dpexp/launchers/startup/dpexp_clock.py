@@ -39,8 +39,8 @@ class Clock:
         self._samples: Samples | None = None
         self._other_steps = 0  # since the last one of the clock's optimizer
         self._steps = 0  # before the last pause
-        self._times: list[float] = []  # of the end of each step since the last pause, the first when that was over
-        self._synchronized = self._until = 1  # numbers of steps since then: the device is idle, and the next pause
+        self._times: list[float] = []  # when the last pause was over, and when each step since then ended
+        self._synchronized = self._until = 1  # steps since then: at which to wait for the device, and to pause again
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Called before each step of any optimizer."""

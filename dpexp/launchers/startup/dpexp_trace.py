@@ -23,7 +23,7 @@ EXCHANGING = {DDP, "FullyShardedDataParallel", "FSDPModule"}
 class Samples:
     """Counts the samples that models take in a step: the rows of the inputs in each call of one that is trained.
 
-    Of several, as of an encoder and a decoder, the one that takes the most counts.
+    If there are several models, such as an encoder and a decoder, the one that takes the most samples counts.
     """
 
     def __init__(self) -> None:

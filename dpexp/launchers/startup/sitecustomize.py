@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 OPTIMIZER, DDP = "torch.optim.optimizer", "torch.nn.parallel.distributed"
-EXCHANGE = "DPEXP_SCRIPT_EXCHANGE"  # where these exchange in shared memory, the folder that has dpexp
+EXCHANGE = "DPEXP_SCRIPT_EXCHANGE"  # the folder that contains dpexp, if gradients are exchanged in shared memory
 SETTINGS = (".yaml", ".yml", ".json", ".toml", ".ini", ".cfg")  # endings of files whose content a training depends on
 
 

@@ -1,7 +1,7 @@
 """More workers than cores: the ranks of a core take turns in each step, so that its caches stay warm.
 
-The ranks of a core are a group. The first one computes its gradient and publishes it, then the next one, which adds to
-that; the last one has the gradient of the group, and exchanges it with the other groups.
+The ranks of a core are a group. The first one computes its gradient and publishes it; each further one computes its own
+and adds it to that. The last one thus has the gradient of the group, and exchanges it with the other groups.
 """
 
 from __future__ import annotations
