@@ -35,7 +35,7 @@ def arm_of(turns: list[list[float]], samples_per_step: int = 64, processes: int 
         first_steps=(1 + np.cumsum(lengths + 1) - lengths).tolist(),
         phases={},
         between_epochs_seconds=0.0,
-        processes=[Process(threads, 1.0)] * processes,
+        processes=[Process(threads)] * processes,
     )
 
 
@@ -51,7 +51,7 @@ def arm(config: ExperimentConfig, seconds: float, threads: int | None = None) ->
 def with_phases(own: Arm, *processes: dict[str, float]) -> Arm:
     """The same arm of these processes, each with so many seconds of a step in each phase."""
     phases = {name: [[one[name] for one in processes]] * TURNS for name in processes[0]}
-    return replace(own, phases=phases, processes=[Process(1, 1.0)] * len(processes))
+    return replace(own, phases=phases, processes=[Process(1)] * len(processes))
 
 
 def changed(block: Block, **arms: Arm) -> Block:

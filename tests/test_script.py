@@ -28,6 +28,7 @@ from dpexp.launchers import command_output as output
 from dpexp.launchers import command_processes, commands
 from dpexp.launchers.descendants import Descendants
 from dpexp.measurement.user_files import fingerprint
+from dpexp.phases import PHASES
 from dpexp.results import storage
 
 ROOT = Path(__file__).parent.parent
@@ -294,13 +295,15 @@ def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, 
         "candidate": 128,
     }
     for arm in block.arms.values():
-        assert {"data", "compute", "update"} < arm.phases.keys()
+        assert {"data", "compute", "update", "communicate"} <= arm.phases.keys() <= set(PHASES)
         for values in arm.phases.values():
             assert {len(step) for step in values} == {len(arm.processes)}
         assert len({len(values) for values in arm.phases.values()}) == 1
         assert len(arm.turn_seconds) == len(arm.first_steps) >= 2
         assert arm.between_epochs_seconds == 0
     assert [len(arm.processes) for arm in block.arms.values()] == [1, 2]
+    assert set(block.arms["baseline"].phases) == set(PHASES)
+    assert not any(process.by_ddp for process in block.arms["candidate"].processes)  # but in memory
     assert not result.trainings
     (row,) = aggregate([tmp_path / "out"]).good
     assert row.samples_per_second == pytest.approx(10_000 / row.seconds.value)

@@ -76,8 +76,8 @@ def _good_rows(good: Sequence[Member]) -> list[Row]:
     for family in families.values():
         best = speedup.best_threads(family)
         rows += [_row(members, labels[members[0].series_key], misfit, best) for members in family]
-    order = list(labels.values())  # as the jobs were typed
-    return sorted(rows, key=lambda row: (order.index(row.series), row.data_size, row.workers, row.jobs))
+    order = {label: place for place, label in enumerate(labels.values())}  # as the jobs were typed
+    return sorted(rows, key=lambda row: (order[row.series], row.data_size, row.workers, row.jobs))
 
 
 def _failed_rows(

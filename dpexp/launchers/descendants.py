@@ -63,9 +63,10 @@ class Descendants:
                 self.send(signal.SIGKILL)
 
     def _is_marked(self, process: int) -> bool:
+        beginning = f"{NAME}={self.mark}".encode()
         try:
             with open(f"/proc/{process}/environ", "rb") as file:  # noqa: PTH123
-                return any(entry.startswith(f"{NAME}={self.mark}".encode()) for entry in file.read().split(b"\0"))
+                return any(entry.startswith(beginning) for entry in file.read().split(b"\0"))
         except OSError:  # somebody else's, or it has ended
             return False
 

@@ -54,7 +54,7 @@ def measure(
 
             rounds.make_until(running, is_enough)
             arms = running.end(rounds.timed)
-        cpu_seconds = sum(process.process_cpu_seconds for arm in arms.values() for process in arm.processes)
+        cpu_seconds = sum(arm.cpu_seconds for arm in arms.values())
         block = Block(warmup, arms, watch.conditions(cpu_seconds), time.monotonic() - started)
         if warmup:
             discarded += 1

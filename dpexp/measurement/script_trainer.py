@@ -112,7 +112,6 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
         processes=[
             Process(
                 threads=rank.threads,
-                process_cpu_seconds=world.processes.used_cpu_seconds / len(world.ranks),
                 samples=rank.facts.get("samples", 0),
                 exchanges=rank.facts.get("exchanges", False),
                 by_ddp=rank.facts.get("by_ddp", False) and not rank.facts["in_memory"],
@@ -121,6 +120,7 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
             for rank in world.ranks
         ],
         memory_bytes=world.processes.memory_bytes if len(world.command.words) == 1 else None,  # else on others, too
+        cpu_seconds=world.processes.used_cpu_seconds,
     )
 
 

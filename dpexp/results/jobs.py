@@ -37,12 +37,13 @@ def read_jobs(folders: Sequence[Path]) -> tuple[dict[str, RunResult], list[tuple
 
 def _job_folders(folders: Sequence[Path]) -> list[Path]:
     """Return the folders with a result, or with the settings of a job that has none, in numerical order."""
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ResultError(f"{folder}: no such folder")
-        for name in (storage.FILE_NAME, ".hydra"):
-            found |= {path.parent.resolve(): path.parent for path in folder.rglob(name)}
+        for path, inner, files in os.walk(folder):
+            if storage.FILE_NAME in files or ".hydra" in inner:
+                found.setdefault(os.path.realpath(path), Path(path))
     return sorted(found.values(), key=lambda path: [(len(part), part) for part in path.parts])
 
 

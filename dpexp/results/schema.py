@@ -34,7 +34,6 @@ class Process:
     """One process of a training."""
 
     threads: Count
-    process_cpu_seconds: float = 0.0  # of a script; the fork server tells those of our own
     samples: Annotated[int, Field(ge=0, lt=2**40)] = 0  # samples that a script's model receives in a step; 0: unknown
     exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
     by_ddp: bool = False  # whether DistributedDataParallel does so, through its process group
@@ -55,6 +54,7 @@ class Arm:
     between_epochs_seconds: Duration  # what belongs to an epoch and to no step; 0 for a script, whose steps have it
     processes: Annotated[list[Process], Field(min_length=1)]  # by rank
     memory_bytes: Bytes | None = None  # peak of all processes, helpers included; shared pages count once
+    cpu_seconds: Duration = 0.0  # of a script's processes, helpers included; the fork server knows those of our own
 
     @model_validator(mode="after")
     def _check(self) -> Arm:
