@@ -39,7 +39,10 @@ IMPORTS = [
     "dpexp.measurement.job",
     "dpexp.launchers.torchrun_tasks",
 ]
-IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer"]
+TORCHRUN = "torch.distributed.run"
+HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"  # of torchrun
+IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer", TORCHRUN]
+NESTED = "PROGRAMS_NESTED"  # an environment variable: the program starts others in this way, as torchrun always does
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 LIBC = ctypes.CDLL(None)
 SET_CHILD_SUBREAPER, SET_DEATH_SIGNAL = 36, 1  # of prctl
@@ -47,19 +50,30 @@ MAX_BYTES = 2**16  # of an environment
 
 
 class Program(subprocess.Popen):
-    """`python [-m|-c] ...`, perhaps behind `ip netns exec NAME`. Other commands start as always."""
+    """`[env A=B ...] python [-m|-c] ...` or `torchrun ...`, perhaps behind `ip netns exec NAME`.
+
+    Other commands start as always.
+    """
 
     def _execute_child(self, *given: Any) -> None:
         asked = inspect.signature(super()._execute_child).bind(*given).arguments
         words, namespace = list(map(os.fsdecode, asked["args"])), ""
         if words[:3] == ["ip", "netns", "exec"]:
             namespace, words = words[3], words[4:]
+        variables = {}
+        while words[0] == "env" and "=" in words[1]:
+            name, _, variables[name] = words.pop(1).partition("=")
+        words = words[words[0] == "env" :]
+        if words[0] == "torchrun":
+            words[:1] = ["python", "-m", TORCHRUN]
+        if words[1:2] == ["-u"]:
+            del words[1]
         if words[0] not in (sys.executable, "python") or not (words[1] in ("-m", "-c") or words[1].endswith(".py")):
             super()._execute_child(*given)
             return
         pipes = [asked[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
         files = [standard if own == -1 else own for standard, own in enumerate((pipes[0], pipes[3], pipes[5]))]
-        environment = dict(os.environ if asked["env"] is None else asked["env"])
+        environment = dict(os.environ if asked["env"] is None else asked["env"]) | variables
         request = words[1:], environment, str(asked["cwd"] or Path.cwd()), asked["start_new_session"], namespace
         LIBC.prctl(SET_CHILD_SUBREAPER, 1)  # who loses its parent below this process becomes its child
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
@@ -85,7 +99,7 @@ def run(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
 @functools.cache
 def server() -> str:
     """The name of the process that others are forked from. It ends with this one."""
-    address, (ready, end) = f"programs-{os.getpid()}", os.pipe()
+    address, (ready, end) = _address(), os.pipe()
     environment = {**os.environ, **SINGLE, "ROOM": "." * MAX_BYTES}
     for name in ("PYTHONPATH", "MARKER"):  # of the test that happens to need it first
         environment.pop(name, None)
@@ -97,25 +111,48 @@ def server() -> str:
     return address
 
 
-def serve(address: str, ready: int) -> Any:
+def _address() -> str:
+    return f"programs-{os.getpid()}"
+
+
+def listening(address: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind("\0" + address)
+    listener.listen()
+    return listener
+
+
+def nest() -> Any:
+    """Let this program start others in this way: in a child, return what `serve` does there, else None."""
+    listener = listening(_address())
+    if not os.fork():
+        LIBC.prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+        return serve(listener)
+    listener.close()
+    global server
+    server = _address  # type: ignore[assignment]
+    subprocess.Popen = sys.modules[HANDLER].Popen = Program  # type: ignore[misc, attr-defined]
+    return None
+
+
+def serve(listener: socket.socket) -> Any:
     """Fork a program for each request; return only in those, with what was asked and the standard files."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind("\0" + address)
-        listener.listen()
-        os.write(ready, b"!")
-        os.close(ready)
+    with listener:
         while True:
             with listener.accept()[0] as end:
                 data, files, _, _ = socket.recv_fds(end, 2 * MAX_BYTES, 3)
+                gone, alive = os.pipe()
                 if between := os.fork():
                     os.waitpid(between, 0)
-                    for file in files:
+                    for file in (*files, gone, alive):
                         os.close(file)
                     end.send(b"it has lost its parent")
                 elif program := os.fork():
                     end.send(str(program).encode())
                     os._exit(0)
                 else:
+                    os.close(alive)
+                    os.read(gone, 1)  # the process between is gone, and this one the child of who asked for it
                     return *pickle.loads(data), files
 
 
@@ -201,8 +238,14 @@ if __name__ == "__main__":
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # else each program would copy all this memory
-    asked, *given = serve(sys.argv[1], int(sys.argv[2]))
+    listener = listening(sys.argv[1])
+    os.write(int(sys.argv[2]), b"!")
+    os.close(int(sys.argv[2]))
+    asked, *given = serve(listener)
     become(*given)
-    if asked[0] in ("-m", "-c"):  # not a script, all of whose processes dpexp looks for
+    while (NESTED in os.environ or asked[:2] == ["-m", TORCHRUN]) and (request := nest()):
+        asked, *given = request
+        become(*given)
+    if asked[0] in ("-m", "-c") and asked[1] != TORCHRUN:  # not a script, all of whose processes dpexp looks for
         Helper()
     run_main(asked)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, tiny, wait_until
-from programs import Program
+from programs import NESTED, Program
 from training_helpers import assert_same, trained_state
 
 from benchmarks.namespaces import HOSTS
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 def hosts(link, tmp_path):
     """A function that starts so many dpexp on each of both hosts; it returns what runs."""
     shared = {"MASTER_ADDR": next(iter(HOSTS.values())), "MASTER_PORT": "29512", "GLOO_SOCKET_IFNAME": "eth0"}
+    shared[NESTED] = "1"  # the scripts start at once, too
     with contextlib.ExitStack() as cleanup:
 
         def start(each: int, *words: str) -> list[subprocess.Popen[bytes]]:

@@ -454,7 +454,8 @@ def test_a_script_that_ends_keeps_its_rounds(dpexp, tmp_path, left):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_signal_in_the_middle_of_turns_leaves_no_process(tmp_path, left, number):
+def test_a_signal_in_the_middle_of_turns_leaves_no_process(tmp_path, left, monkeypatch, number):
+    monkeypatch.setenv(programs.NESTED, "1")
     command = [sys.executable, "-m", "dpexp", *QUICK, ONE, "workers=1", f"hydra.run.dir={tmp_path}/out"]
     turns = ["measurement.max_seconds=600", "measurement.baseline=paired"]  # one of the two is always stopped
     process = programs.Program([*command, *turns], cwd=ROOT, stderr=subprocess.DEVNULL)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from conftest import TINY, Outcome, free_port, tiny, wait_until
-from programs import Program
+from programs import NESTED, Program
 from training_helpers import assert_same, trained_state
 
 from dpexp.config.compose import compose_job
@@ -121,6 +121,10 @@ def test_the_contract_of_variables_is_enough_without_torchrun(tmp_path):
 
 TRAINING = ["strategy=ddp", "workers=2", *SETTINGS, "+model.arguments.victim=-1"]
 COMMAND = repr(" ".join(TRAINING))
+PARENT = (
+    "import pathlib, subprocess, sys; process = subprocess.Popen(sys.argv[1:]); "
+    "pathlib.Path('process').write_text(str(process.pid)); process.wait()"
+)
 KILL = "kill = lambda *_: os.kill(os.getpid(), 9); "
 
 
@@ -138,17 +142,16 @@ def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent has ended")
 @pytest.mark.parametrize("in_training", [False, True])
 def test_when_torchrun_is_killed_its_rank_ends_and_all_say_so(tmp_path, in_training):
-    """A shell stands for torchrun, whose own death leaves its processes to nobody in the same way."""
+    """A small program stands for torchrun, whose own death leaves its processes to nobody in the same way."""
     command = [sys.executable, "-m", "dpexp", "strategy=ddp", "workers=2", *TINY, "measurement.max_seconds=600"]
     local = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    parent = ["sh", "-c", '"$@" & echo $! > process; wait', "sh"]
     running = []
     with contextlib.ExitStack() as cleanup:
-        for rank, own in (("0", {}), ("1", {"TORCHELASTIC_RUN_ID": "none"})):
+        for rank, own in (("0", {}), ("1", {"TORCHELASTIC_RUN_ID": "none", NESTED: "1"})):
             variables = {**os.environ, **local, "LOCAL_WORLD_SIZE": "1", "RANK": rank, **own}
             errors = cleanup.enter_context((tmp_path / f"{rank}.err").open("wb"))
-            started = [*(parent if own else []), *command, "hydra.run.dir=out"]
-            running.append((subprocess.Popen if own else Program)(started, cwd=tmp_path, env=variables, stderr=errors))
+            started = [*([sys.executable, "-c", PARENT] if own else []), *command, "hydra.run.dir=out"]
+            running.append(Program(started, cwd=tmp_path, env=variables, stderr=errors))
             cleanup.callback(running[-1].kill)
         assert wait_until((tmp_path / "out" / "result.json").exists)
         orphan = psutil.Process(int((tmp_path / "process").read_text()))
