@@ -105,22 +105,24 @@ def test_a_single_run_writes_one_result_and_prints_the_table(dpexp, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_wheel_works_outside_the_checkout(tmp_path):
+def test_the_wheel_has_all_files_and_works_outside_the_checkout(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    names = {path.name for path in (tmp_path / "site" / "dpexp" / "train" / "data" / "mnist").iterdir()}
-    assert "train-images-idx3-ubyte.xz" in names
-    assert "LICENSE.md" in names
-    short = ["workers=1", "data.size=256", "epochs=1", "measurement.repeats=1", *SHORT[1:]]
-    short += ["measurement.warmup=0", "measurement.max_seconds=0.5"]
-    command = [sys.executable, "-m", "dpexp", *short]
+    packed = tmp_path / "site" / "dpexp"
+    assert _files(packed) == _files(ROOT / "dpexp") | {f"conf/{name}" for name in _files(ROOT / "conf")}
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-m", "dpexp", "--cfg", "job"]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert list(tmp_path.glob("outputs/runs/*/result.json"))
+    assert "workers: 2" in run.stdout
+
+
+def _files(folder: Path) -> set[str]:
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return {str(path) for path in paths if "__pycache__" not in path.parts}
 
 
 def test_the_console_script_is_the_same_command():
