@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +35,9 @@ def _splits() -> str:
 def _threads_of_split(workers: Any) -> int:
     """Return the threads of each of `workers` that share all cores; 1 for an invalid value, which is refused later."""
     return max(1, usable_cores() // workers) if isinstance(workers, int) and workers > 0 else 1
+
+
+USERS = "command-line"  # Hydra's provider of the user's YAML files
 
 
 OmegaConf.register_new_resolver("splits", _splits, replace=True)
@@ -101,7 +103,8 @@ def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
 def show(overrides: Sequence[str], config_dir: str | None, as_help: bool) -> str:
     """Return the composed configuration as YAML, or the text of --help, which has it. Raises ConfigError."""
     with _hydra(config_dir):
-        composed = _composed([override for text in overrides if not (override := parse(text)).is_sweep_override()])
+        given = [override for text in overrides if not (override := parse(text)).is_sweep_override()]
+        composed = _composed(given, *(["hydra/help=dpexp"] if as_help else []))
         settings = OmegaConf.to_yaml(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
         if not as_help:
             return settings
@@ -155,7 +158,7 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
                 path = Path(config_dir).expanduser().absolute()
                 if not path.is_dir():
                     raise ConfigError(f"--config-dir {config_dir}: no such folder")
-                GlobalHydra.instance().config_loader().get_search_path().prepend("command-line", f"file://{path}")
+                GlobalHydra.instance().config_loader().get_search_path().prepend(USERS, f"file://{path}")
             yield
     except ConfigError:
         raise
@@ -163,10 +166,12 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
         raise ConfigError(explain(error)) from error
 
 
-def _composed(overrides: Sequence[Override]) -> DictConfig:
+def _composed(overrides: Sequence[Override], *further: str) -> DictConfig:
     """Compose the configuration with these overrides. Unknown keys are left for `to_job` to refuse."""
     words = [f"++{override.input_line}" if _is_key(override) else str(override.input_line) for override in overrides]
-    words.append("hydra.searchpath=[]")  # unless there is another one: it makes Hydra read its search path again
+    words += further
+    if any(entry.provider == USERS for entry in _search_path()):
+        words.append("hydra.searchpath=[]")  # makes Hydra read its search path again
     return hydra.compose("config", words, return_hydra_config=True)
 
 
@@ -179,13 +184,12 @@ def _is_key(override: Override) -> bool:
         or override.package
     ):
         return False
-    return override.key_or_group not in _groups(GlobalHydra.instance().config_loader())
+    folders = [Path(str(entry.path).removeprefix("file://")) for entry in _search_path() if entry.provider != "hydra"]
+    return not any((folder / override.key_or_group).is_dir() for folder in folders)  # of a config group
 
 
-@functools.lru_cache(maxsize=1)
-def _groups(loader: Any) -> list[str]:
-    """Return the names of all config groups, the user's included; Hydra takes 20 ms to find them."""
-    return cast(list[str], loader.list_groups(""))
+def _search_path() -> Any:
+    return GlobalHydra.instance().config_loader().get_search_path().get_path()
 
 
 def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:

@@ -1,6 +1,7 @@
 """Overrides as they are typed: each parsed, a script's command among them, and the values of a sweep."""
 
 import contextlib
+import functools
 import re
 import shlex
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ COMMANDS = ("script.command", "script.baseline_command")  # their commas and bra
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
+@functools.lru_cache(maxsize=1024)  # it takes milliseconds, and the jobs of a sweep share most of their overrides
 def parse(text: str) -> Override:
     """Parse one override with Hydra; a value that Hydra's grammar refuses is taken as text. Raises ConfigError."""
     key, sign, value = (part.strip() for part in text.partition("="))
