@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from conftest import TINY
 from nbclient import NotebookClient
+from programs import run
 
 import dpexp
 from dpexp.errors import ConfigError, ResultError
@@ -112,10 +113,8 @@ def test_a_program_needs_no_main_guard(tmp_path):
         f"import dpexp\nprint('started')\nrow = dpexp.run(*{[*QUICK, 'workers=2']}, folder='out')\nprint(row.workers)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, "mine.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.split() == ["started", "2"]
+    outcome = run([sys.executable, "mine.py"], cwd=tmp_path, env=environment)
+    assert outcome.stdout.split() == ["started", "2"], outcome.stderr
 
 
 @pytest.mark.slow
