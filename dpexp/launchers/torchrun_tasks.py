@@ -15,6 +15,7 @@ from dpexp.launchers.local import LocalLauncher, start_errors
 from dpexp.launchers.torchrun_channel import Channel
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine import signals
+from dpexp.processes.fork_server import start_server
 from dpexp.processes.launch import REMOTE_CAUSE_SECONDS, launch
 from dpexp.processes.world import RemoteRanks, WorldSpec
 from dpexp.train import worker
@@ -123,6 +124,8 @@ class TorchrunAgent:
         self._channel = Channel(environment, arguments, number=0, answer=None, progress=None)
         self._task = FIRST_TASK  # the task that is carried out
         self._dataset: Dataset | None = None
+        if not any(word == "--" or word.startswith("script.") for word in arguments):
+            start_server()  # it imports torch in the meantime, as rank 0's does
 
     def serve(self, show_error: Callable[[str], None]) -> int:
         """Carry out rank 0's tasks until it ends; return its exit status. `show_error` receives errors.
