@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.setup import out, progress, shown
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.ratios import compare
-from dpexp.config.compose import compose_job
+from dpexp.config.compose import compose_config
 from dpexp.exchange import Team
 from dpexp.measurement.job import measure_in_turns
 from dpexp.processes import launch
@@ -46,10 +46,10 @@ def run(rounds: int) -> None:
         progress.print(name)
         words = [*case.split(), f"measurement.max_seconds={15 * rounds}", "measurement.precision=0.005"]
         arms = {
-            GLOO: compose_job(*words, "strategy=ddp"),
-            ALONE: compose_job(*words, "strategy=ddp").baseline(),
-            OURS: compose_job(*words, "strategy=sync_dp"),
-            MEMORY: compose_job(*words, "strategy=ddp", "strategy.exchange=shared_memory"),
+            GLOO: compose_config(*words, "strategy=ddp"),
+            ALONE: compose_config(*words, "strategy=ddp").baseline(),
+            OURS: compose_config(*words, "strategy=sync_dp"),
+            MEMORY: compose_config(*words, "strategy=ddp", "strategy.exchange=shared_memory"),
         }
         with tempfile.TemporaryDirectory() as folder, measuring_alone():
             blocks = measure_in_turns(arms, Path(folder))
@@ -79,7 +79,7 @@ def _sizes(rounds: int) -> None:
 
 def _ratios(ranks: int) -> list[float]:
     """Seconds over gloo over those in memory, by size: of the slowest rank, in fresh processes."""
-    arguments = [(ranks, place) for place in Rendezvous.here(ranks)]
+    arguments = [(ranks, place) for place in Rendezvous.on_this_host(ranks)]
     reports = np.array(launch.launch(WorldSpec(_all_reduces, arguments), TIMEOUT_SECONDS))  # (ranks, sizes, ways)
     over_group, in_memory = reports.max(0).T
     return (over_group / in_memory).tolist()  # type: ignore[no-any-return]

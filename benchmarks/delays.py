@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks.setup import TORCHRUN, out, progress
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
-from dpexp.config.compose import compose_job
+from dpexp.config.compose import compose_config
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import job
@@ -90,7 +90,7 @@ class Delay:
                 case "forward":
                     self._sleep_before(F, "cross_entropy")
                 case "backward":
-                    architectures.build = self._with_slow_backward(architectures.build)
+                    architectures.build_model = self._with_slow_backward(architectures.build_model)
                 case "update":
                     self._sleep_before(Optimizer, "step")
         return worker.run(rank, *arguments)
@@ -150,7 +150,7 @@ def prepared(case: Case, *overrides: str) -> tuple[JobConfig, LocalLauncher]:
         launcher = LocalLauncher({CANDIDATE: Delay(case)})
     if case.place in PHASES:  # only where no single rank is slow, the steps of the baseline are looked at
         options.append("measurement.baseline=none")
-    return compose_job(*options), launcher
+    return compose_config(*options), launcher
 
 
 def measured(case: Case, seconds: float) -> Row:

@@ -153,7 +153,7 @@ def _update_seconds(workers: int) -> float:
 
 def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:
     torch.set_num_threads(1)
-    model = architectures.build(work.config.model, work.dataset.input_shape, work.dataset.classes)
+    model = architectures.build_model(work.config.model, work.dataset.input_shape, work.dataset.classes)
     strategy = SyncDataParallel(work.config, rank, model, work.initial, shared)
     strategy.start()
     gradients = [(parameter, torch.ones_like(parameter)) for parameter in model.parameters()]

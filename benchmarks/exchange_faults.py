@@ -56,7 +56,7 @@ def run() -> None:
 
 def _lose(ranks: int, lost: int, fault: signal.Signals, seconds: float) -> tuple[list[str], float]:
     """What the other ranks tell, and how long after the fault the last one did."""
-    places = [(ranks, place) for place in Rendezvous.here(ranks)]
+    places = [(ranks, place) for place in Rendezvous.on_this_host(ranks)]
     workers = [Worker(WorldSpec(_exchange_for_ever, places), 0, number) for number in range(ranks)]
     try:
         processes = [_received(worker, "notice") for worker in workers]
@@ -85,7 +85,7 @@ def _exchange_for_ever(rank: int, ranks: int, place: Rendezvous, notify: Callabl
     place.join(rank, ranks)
     model = DistributedDataParallel(torch.nn.Linear(100, 100))
     hook.use_shared_memory(model, always=True, timeout_seconds=STOPPED_SECONDS)
-    for _ in range(hook.FIRST_STEPS + 1):
+    for _ in range(hook.WARMUP_STEPS + 1):
         model(torch.ones(2, 100)).sum().backward()
     notify(os.getpid())
     try:

@@ -18,7 +18,7 @@ from rich.console import Console
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
-from dpexp.config.compose import compose_job
+from dpexp.config.compose import compose_config
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.loop_trainer import summarize_training
@@ -40,7 +40,7 @@ progress = Console(stderr=True, soft_wrap=True)
 def configured(*overrides: str) -> ExperimentConfig:
     """A composed job, of the benchmark's size unless overridden."""
     own = [f"data.size={SAMPLES}", f"epochs={EPOCHS}", f"batch.size={BATCH}", *overrides]
-    config = compose_job(*own)
+    config = compose_config(*own)
     assert isinstance(config, ExperimentConfig)
     return config
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare
 from dpexp.cli import runner
-from dpexp.config.compose import compose_job
+from dpexp.config.compose import compose_config
 from dpexp.config.job import JobConfig, flatten
 from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError
@@ -31,7 +31,7 @@ SHARED = ("model", "data", "seed", "dtype", "measurement", "launch")  # of both 
 def main(arguments: list[str]) -> int:
     """Print how the time of a training changes; return the exit status.
 
-    Blocks are added until the factor is known to `measurement.precision`, or `measurement.max_seconds` are over.
+    Blocks are added until the factor is known to `measurement.precision`, or `measurement.max_seconds` have passed.
     """
     parser = Parser(prog="python -m dpexp.compare", description=__doc__)
     parser.add_argument("before", help="a command's key=value settings, in quotes")
@@ -83,8 +83,8 @@ def _composed(text: str) -> JobConfig:
         raise ConfigError(f"{text}: {error}") from error
     if any("=" not in word for word in words):
         raise ConfigError(f"{text}: write settings, such as 'strategy=ddp workers=2'")
-    config = compose_job(*with_script(words))
-    runner.check(config)
+    config = compose_config(*with_script(words))
+    runner.check_core_limits(config)
     return config
 
 

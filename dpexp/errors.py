@@ -1,9 +1,9 @@
 """The errors that dpexp raises on purpose. Each message is one line: the value, the rule, the choices."""
 
-FROM_USERS_CODE = (Exception, SystemExit, KeyboardInterrupt)  # Ctrl-C raises another one, see machine.signals
+USER_CODE_ERRORS = (Exception, SystemExit, KeyboardInterrupt)  # Ctrl-C raises another one, see machine.signals
 
 
-def counted(count: int, noun: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """Return a count with its noun: 1 worker, 2 workers, 1,000 samples, 3 processes."""
     plural = "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{plural if count != 1 else ''}"

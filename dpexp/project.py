@@ -13,7 +13,7 @@ from pathlib import Path
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, worst_error
 from dpexp.analysis.table import Summary, aggregate
-from dpexp.analysis.table_row import Row, at_most_samples
+from dpexp.analysis.table_row import Row, at_largest_data_size
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, ResultError
@@ -32,8 +32,16 @@ def main(arguments: list[str]) -> int:
         "--link", type=Link.parse, metavar="25Gbit/s,10us", help="between hosts: bandwidth and one-way latency"
     )
     parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host with as many cores")
-    parser.add_argument("--gradient-mb", type=float, metavar="MB", help="exchanged; default: that of the model")
-    parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help="its share that computation hides")
+    parser.add_argument(
+        "--gradient-mb", type=float, metavar="MB", help="gradients exchanged per step; default: the model's"
+    )
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=0.0,
+        metavar="0..1",
+        help="share of the exchange between hosts that computation hides",
+    )
     parser.add_argument("--series", help="which series, if the folder has several; see results.csv")
     options = parser.parse_args(arguments)
     _check(options)
@@ -115,19 +123,19 @@ def _rows(rows: Sequence[Row], folder: Path, series: str | None) -> list[Row]:
     if series is not None and series not in labels:
         choices = "; ".join(label for label in labels if label) or "none: the folder has a single series"
         raise ResultError(f"--series {series}: choose from {choices}")
-    return at_most_samples([row for row in rows if series in (None, row.series)])
+    return at_largest_data_size([row for row in rows if series in (None, row.series)])
 
 
 def _gradient_bytes(row: Row, measured: Summary) -> float:
     """Return the size of the gradient of these jobs' model. Raises ConfigError if only the user's code knows it."""
     from dpexp.train.data.dataset import load  # imports torch
-    from dpexp.train.models.architectures import build
+    from dpexp.train.models.architectures import build_model
 
     config = next(job.config for job in measured.jobs if job.name in row.jobs)
     if isinstance(config, ScriptConfig) or isinstance(config.model, CustomModelConfig):
         raise ConfigError(f"model={config.names['model']} has an unknown gradient size: give it as --gradient-mb")
     dataset = load(config)
-    model = build(config.model, dataset.input_shape, dataset.classes)
+    model = build_model(config.model, dataset.input_shape, dataset.classes)
     size = 8 if config.dtype == "float64" else 4
     return float(size * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
 

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.namespaces import linked
 from dpexp.cli import app
-from dpexp.config.compose import compose_job
+from dpexp.config.compose import compose_config
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes import fork_server
 
@@ -87,7 +87,7 @@ def composed(*overrides: str) -> ExperimentConfig:
 @functools.cache
 def _composed(overrides: tuple[str, ...], folder: Path, cache: str | None) -> ExperimentConfig:
     """`folder` and `cache` are where data are looked for."""
-    return compose_job(*overrides)
+    return compose_config(*overrides)
 
 
 def tiny(*overrides: str) -> ExperimentConfig:

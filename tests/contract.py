@@ -24,7 +24,7 @@ def play(rank, script, config, dataset, initial, shared, notify):
     torch.set_num_threads(1)
     if isinstance(shared, OnHost):
         shared = shared.enter()
-    model = architectures.build(config.model, dataset.input_shape, dataset.classes, getattr(torch, config.dtype))
+    model = architectures.build_model(config.model, dataset.input_shape, dataset.classes, getattr(torch, config.dtype))
     strategy = strategy_class(config)(config, rank, model, initial, shared)
     strategy.start()
     strategy.barrier()  # rank 0 may serve the store, so it must not end before all have met
@@ -82,7 +82,7 @@ def update_of_one_step(config, dataset, strategy):
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     applied = (before - after) / config.optimizer.lr
 
-    alone = architectures.build(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
+    alone = architectures.build_model(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
     alone.load_state_dict(initial_state(config, dataset))
     F.cross_entropy(alone(inputs[batch]), labels[batch]).backward()
     expected = torch.cat([p.grad.flatten() for p in alone.parameters()])

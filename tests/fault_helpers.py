@@ -69,7 +69,7 @@ class Faulty(LocalLauncher):
         self._in_turns, self._left = in_turns, number
 
     def target(self, name: str, work: worker.Work) -> Any:
-        if work.config.processes == 1 or work.in_turns is not self._in_turns:
+        if work.config.process_count == 1 or work.in_turns is not self._in_turns:
             return super().target(name, work)
         self._left -= 1
         return self._fault if self._left == -1 else super().target(name, work)

@@ -45,7 +45,7 @@ def arm(config: ExperimentConfig, seconds: float, threads: int | None = None) ->
     wobble = 1 + WOBBLE * np.sin(np.arange(TURNS * STEPS) ** 2)
     each = seconds / steps * wobble / wobble.mean()
     threads = threads or config.threads_per_worker
-    return arm_of(each.reshape(TURNS, STEPS).tolist(), config.global_batch_size, config.processes, threads)
+    return arm_of(each.reshape(TURNS, STEPS).tolist(), config.global_batch_size, config.process_count, threads)
 
 
 def with_phases(own: Arm, *processes: dict[str, float]) -> Arm:

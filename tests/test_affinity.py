@@ -21,7 +21,7 @@ COUNT = len(os.sched_getaffinity(0))
 
 def cores_of_a_worker(rank, config, dataset, initial, shared, notify):
     torch.set_num_threads(1)
-    model = architectures.build(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
+    model = architectures.build_model(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
     strategy_class(config)(config, rank, model, initial, shared)
     return sorted(os.sched_getaffinity(0))
 

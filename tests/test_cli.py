@@ -153,7 +153,7 @@ ANSWERS = {
     "a letter from another alphabet": (["w\N{CYRILLIC SMALL LETTER O}rkers=2"], "did you mean workers?"),
     "dashes": (["--workers=2"], "settings have no dashes: workers=2"),
     "a plus": (["+workers=3"], "already at 'workers'. Either remove + prefix: 'workers=3'"),
-    "a sweep of nothing": (["-m", "workers=range(1,0)"], "this sweep has no job"),
+    "a sweep of nothing": (["-m", "workers=range(1,0)"], "this sweep has no jobs"),
     "a long value": (["workers=" + "[" * 500], "workers=...: must be a whole number"),
     "too few values": (["optimizer=adam", "optimizer.betas=[0.9]"], "optimizer.betas[1]: no value"),
     "too many values": (["optimizer=adam", "optimizer.betas=[0.9,0.9,0.9]"], "must have at most 2 values"),

@@ -8,7 +8,7 @@ import sys
 
 from deeds import use_cpu
 
-from dpexp.measurement.measure import Watch
+from dpexp.measurement.measure import LoadMonitor
 from dpexp.processes import fork_server, launch
 from dpexp.processes.world import WorldSpec
 
@@ -17,7 +17,7 @@ TICK_SECONDS = 0.02  # the system counts in hundredths, rounded
 
 def test_a_program_of_somebody_else_is_seen_and_ones_own_work_is_not():
     launch.wait_for_server()
-    as_ones_own, as_somebody_elses = Watch(), Watch()
+    as_ones_own, as_somebody_elses = LoadMonitor(), LoadMonitor()
     before = cpu_seconds_of_children()
     subprocess.run([sys.executable, "-c", "sum(range(40_000_000))"], check=True)
     used = cpu_seconds_of_children() - before

@@ -27,7 +27,7 @@ SIZES = [1, 7, 33, 1000, 5]
 
 def together(ranks, play, *arguments):
     """What `play(rank, size, *arguments)` returns in each process of a group."""
-    places = [(play, ranks, place, arguments) for place in Rendezvous.here(ranks)]
+    places = [(play, ranks, place, arguments) for place in Rendezvous.on_this_host(ranks)]
     return launch.launch(WorldSpec(_member, places), 60)
 
 
@@ -113,7 +113,7 @@ def uses_memory(rank, ranks):
     peers._host = lambda: f"host {rank}"
     model = DistributedDataParallel(nn.Linear(3, 5))
     team = hook.use_shared_memory(model, always=True)
-    for _ in range(hook.FIRST_STEPS + 2):
+    for _ in range(hook.WARMUP_STEPS + 2):
         model(torch.ones(1, 3)).sum().backward()
     return team.uses_memory
 
@@ -134,7 +134,7 @@ def train_two(rank, ranks):
     models = [DistributedDataParallel(nn.Linear(3, size)) for size in (2, 5)]
     for model in models:
         hook.use_shared_memory(model, always=True)
-    for _ in range(hook.FIRST_STEPS + 2):
+    for _ in range(hook.WARMUP_STEPS + 2):
         for model in models:
             model.zero_grad()
             model(torch.full((1, 3), rank + 1.0)).sum().backward()
@@ -157,7 +157,7 @@ def choose(rank, ranks, slow):
 
     hook.Team.exchange = counted
     hook.time = SimpleNamespace(perf_counter=lambda: now[0])
-    for _ in range(hook.FIRST_STEPS + 2 * hook.TRIED_STEPS + 2):
+    for _ in range(hook.WARMUP_STEPS + 2 * hook.TRIAL_STEPS + 2):
         model(torch.ones(2, 4)).sum().backward()
     return team.uses_memory
 
@@ -173,7 +173,7 @@ def lose(rank, ranks, store, waits, seconds):
     team = hook.use_shared_memory(model, always=True)
     try:
         while True:
-            for _ in range(hook.FIRST_STEPS + 3):
+            for _ in range(hook.WARMUP_STEPS + 3):
                 model(torch.ones(2, 4)).sum().backward()
             team.peers.timeout_seconds = seconds
             if rank == 1:
@@ -186,8 +186,8 @@ def lose(rank, ranks, store, waits, seconds):
 def test_a_rank_that_has_ended_is_named_by_the_others():
     first, ended, third = together(3, lose, "store", False, 60)
     assert ended == "ended"
-    assert any("rank 1 has ended" in told for told in (first, third))
-    assert all("has ended" in told for told in (first, third))
+    assert any("rank 1 exited while" in told for told in (first, third))
+    assert all("exited while" in told for told in (first, third))
 
 
 def test_a_rank_that_does_not_come_is_named_by_who_notices_first():
@@ -198,8 +198,8 @@ def test_a_rank_that_does_not_come_is_named_by_who_notices_first():
 def go_on_without(rank, ranks):
     """Rank 1 has left its last meeting, and another rank notices that before its next one."""
     team = hook.Team(None)
-    team.peers._gone.append(1)
-    with pytest.raises(RuntimeError, match="rank 1 has ended"):
+    team.peers._exited_ranks.append(1)
+    with pytest.raises(RuntimeError, match="rank 1 exited while"):
         reduce(team, torch.ones(3))
     return True
 
@@ -228,7 +228,7 @@ def forked(rank, ranks, store):
 
 def test_the_end_of_a_rank_is_seen_though_a_process_that_it_forked_lives():
     first, _ = together(2, forked, "store")
-    assert "rank 1 has ended" in first
+    assert "rank 1 exited while" in first
 
 
 def copy_model(rank, ranks):
@@ -250,7 +250,7 @@ def refuse(rank, ranks):
 
 
 def test_hosts_with_different_numbers_of_ranks_are_refused():
-    told = "2 hosts with 2 ranks, 1 rank: to share memory, each host needs the same number"
+    told = "2 hosts with 2 ranks, 1 rank: shared memory needs the same number of ranks on each host"
     assert together(3, refuse) == [told] * 3
 
 
@@ -258,10 +258,10 @@ def corrupt(rank, ranks, more, inputs):
     """The first exchange in memory, in which ranks sum something else."""
     model = DistributedDataParallel(nn.Linear(4, 4))
     team = hook.use_shared_memory(model, always=True)
-    correct = team.peers.meet
-    team.peers.meet = lambda: (correct(), team._areas and team._areas[0].theirs[0].add_(more))
+    correct = team.peers.barrier
+    team.peers.barrier = lambda: (correct(), team._areas and team._areas[0].peer_chunks[0].add_(more))
     try:
-        for _ in range(hook.FIRST_STEPS + 1):
+        for _ in range(hook.WARMUP_STEPS + 1):
             model(torch.full((2, 4), inputs)).sum().backward()
     except RuntimeError as error:
         return str(error)

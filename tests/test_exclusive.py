@@ -19,7 +19,9 @@ with exclusive(print):
     print("held", flush=True)
     input()
 """
-WAITS = "dpexp: waiting until process {} has finished measuring: two measurements at once would both be wrong\n"
+WAITS = (
+    "dpexp: waiting until process {} has finished measuring: two simultaneous measurements would distort each other\n"
+)
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import torch
 from conftest import tiny
 from fault_helpers import run_config
 
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, IN_MEMORY
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, SHARED_MEMORY
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import job, loop_trainer
-from dpexp.measurement.loop_trainer import LoopTrainer
+from dpexp.measurement.loop_trainer import BuiltInTrainer
 from dpexp.measurement.trainer import TimedSteps
 from dpexp.measurement.whole_trainings import WholeTrainings
 from dpexp.processes.shared_memory import SharedTensors
@@ -134,13 +134,13 @@ def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(m
     monkeypatch.setattr(job, "usable_cores", lambda: 3)
     monkeypatch.setattr(job, "PROBE_SECONDS", 0.0)
     tried = []
-    correct = LoopTrainer.running
+    correct = BuiltInTrainer.running
 
     def count(trainer, variants):
         tried.append({config.threads_per_worker for config in variants.values()})
         return correct(trainer, variants)
 
-    monkeypatch.setattr(LoopTrainer, "running", count)
+    monkeypatch.setattr(BuiltInTrainer, "running", count)
     settings = ["measurement.best_sequential=true", "measurement.baseline=none"]
     for number, overrides in enumerate((["workers=1"], ["workers=2", "epochs=3", "data.size=77"])):
         result = measured(tmp_path / str(number), *settings, *overrides)
@@ -169,19 +169,19 @@ def test_where_exchanging_gradients_is_lost_shared_memory_is_an_arm_of_further_b
     monkeypatch.setattr(loop_trainer, "_arm", with_exchange)
     first, second = measured(tmp_path, "strategy=ddp", "measurement.repeats=2").blocks
     assert list(first.arms) == [BASELINE, CANDIDATE]
-    assert (IN_MEMORY in second.arms) is tried
+    assert (SHARED_MEMORY in second.arms) is tried
 
 
 def test_shared_memory_that_fails_is_left_out_unless_it_was_asked_for(monkeypatch, tmp_path):
-    monkeypatch.setattr(job, "_loses_by_exchange", lambda config, block: True)
-    made = LoopTrainer.running
+    monkeypatch.setattr(job, "_is_exchange_bottleneck", lambda config, block: True)
+    made = BuiltInTrainer.running
 
     def failing(trainer, variants):
-        if IN_MEMORY in variants:
+        if SHARED_MEMORY in variants:
             raise WorkerError("shared memory: rank 1 failed")
         return made(trainer, variants)
 
-    monkeypatch.setattr(LoopTrainer, "running", failing)
+    monkeypatch.setattr(BuiltInTrainer, "running", failing)
     result = measured(tmp_path, "strategy=ddp", "measurement.repeats=2")
     assert [sorted(block.arms) for block in result.blocks] == [[BASELINE, CANDIDATE]] * 2
     with pytest.raises(WorkerError, match="rank 1 failed"):
@@ -248,7 +248,7 @@ def test_a_training_takes_as_long_as_its_slowest_worker(monkeypatch, tmp_path):
 def test_a_checkpoint_holds_the_trained_weights(tmp_path):
     (trained,) = measured(tmp_path, "workers=2", "checkpoint=true").trainings[CANDIDATE]
     config = tiny()
-    model = architectures.build(config.model, (1, 4, 4), 3).double()
+    model = architectures.build_model(config.model, (1, 4, 4), 3).double()
     model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert parameters_sha256(model) == trained.parameters_sha256
 
@@ -328,7 +328,7 @@ class Counting(Strategy):
 def counting(config):
     """One process, with its data."""
     dataset = load(config)
-    model = architectures.build(config.model, dataset.input_shape, dataset.classes).double()
+    model = architectures.build_model(config.model, dataset.input_shape, dataset.classes).double()
     strategy = Counting(config, 0, model, SharedTensors.copy_of(model.state_dict()), None)
     strategy.start()
     return strategy, dataset
@@ -447,7 +447,7 @@ def test_replicas_that_part_fail_the_run(tmp_path):
 def test_replicas_that_part_fail_a_whole_training_too():
     config = tiny(*LEAVING)
     with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
-        LoopTrainer(config, LocalLauncher()).train(config, None)
+        BuiltInTrainer(config, LocalLauncher()).train(config, None)
 
 
 def test_too_few_file_descriptors_are_a_worker_error(tmp_path):

@@ -114,7 +114,7 @@ class CurrentPhase(Recorder):
 
 def phases_of_an_exchange(rank, config, dataset, initial, shared, notify):
     """What is done to exchange a step's gradients, and in which phases."""
-    model = architectures.build(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
+    model = architectures.build_model(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
     strategy = strategy_class(config)(config, rank, model, initial, shared)
     strategy.start()
     strategy.recorder, noted = CurrentPhase(), set()

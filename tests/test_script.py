@@ -96,7 +96,7 @@ def test_only_a_process_that_has_the_key_is_heard_from_another_host(sent, accept
         ([ARGUED, "script.arguments.loaders=1", "script.arguments.a-b=2"], "choose another name, of letters, digits"),
         (["script.command='x {loaders}'", "script.arguments.loaders=1"], "is the same for one and 2 workers"),
         (["script.command='x {loaders:d} {workers}'", "script.arguments.loaders=1"], "Unknown format code 'd'"),
-        (["script.command='x {workers'"], "a brace is written {{ or }}"),
+        (["script.command='x {workers'"], "write a literal brace as {{ or }}"),
         (["script.command=''"], "script.command is empty"),
         (["script.command='x {workers}'", "model=cnn"], "it belongs to the script; leave model out"),
         (["script.command='x {workers}'", "checkpoint=true"], "it belongs to the script; leave checkpoint out"),
@@ -255,7 +255,9 @@ def test_another_command_is_left_alone():
 
 
 def test_if_dpexp_is_killed_a_guard_ends_its_commands():
-    guarded = f"from dpexp.launchers.commands import guard\nwith guard('mark-3.'): {SLEEPING}"
+    guarded = (
+        f"from dpexp.launchers.commands import end_on_parent_death\nwith end_on_parent_death('mark-3.'): {SLEEPING}"
+    )
     with started(SLEEPING, mark="mark-3.0") as process, started(guarded) as dpexp:
         os.kill(process.pid, signal.SIGSTOP)
         dpexp.kill()
@@ -355,8 +357,8 @@ def test_values_of_an_argument_are_measured_against_one_baseline_and_compared(dp
 
 
 FAULTS = {
-    "early": (ONE, "--fault early", 1, "it exited with status 1 before a torch optimizer had made a step: no data"),
-    "no step": (ONE, "--fault 'no step'", 1, "before a torch optimizer had made a step: nothing to train"),
+    "early": (ONE, "--fault early", 1, "it exited with status 1 before a torch optimizer took a step: no data"),
+    "no step": (ONE, "--fault 'no step'", 1, "before a torch optimizer took a step: nothing to train"),
     "raise": (FORK, "--fault raise", 2, "it exited with status 1 after "),
     "restarts": (
         TORCHRUN.replace("--standalone", "--standalone --max-restarts=9"),
@@ -366,11 +368,11 @@ FAULTS = {
     ),
     "stop": (ONE, "--fault stop", 1, "it exited with status 1 after 4 steps or more: the loss is NaN"),
     "late end": (FORK, "--fault exit", 2, "it exited with status 1 after "),
-    "uneven": (FORK, "--steps 40 --fault uneven", 2, "rank 1 came to its end after 35 steps, before the others"),
-    "join": (FORK, "--fault join", 2, "rank 1 made no further step for 4 s, the others did"),
+    "uneven": (FORK, "--steps 40 --fault uneven", 2, "rank 1 finished after 35 steps, before the others"),
+    "join": (FORK, "--fault join", 2, "rank 1 ran no further steps for 4 s, but the others did"),
     "short": (ONE, "--steps 12", 1, "the script ended before it could be measured"),
     "hang": (ONE, "--fault hang", 1, "no step for 4 s after "),
-    "fewer": (ONE + " --steps 9{workers}", "", 2, "trains in a world of 1 process, not 2"),
+    "fewer": (ONE + " --steps 9{workers}", "", 2, "started 1 process, not 2"),
     "absent": ("script.command=nothere {workers}", "", 2, "script.command: nothere: No such file or directory"),
 }
 
@@ -408,7 +410,7 @@ def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
     outcome = dpexp(*QUICK, FORK, "workers=2", "measurement.shared_memory=always")
     assert outcome.status == 0, outcome.err
     (row,) = aggregate([tmp_path / "out"]).good
-    assert row.in_memory_speedup.is_known
+    assert row.shared_memory_speedup.is_known
     assert "With gradients exchanged in shared memory instead of over gloo, training is" in outcome.out
 
 
@@ -417,7 +419,7 @@ def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
 def test_a_script_without_a_model_that_could_share_memory_is_told(dpexp):
     outcome = dpexp(*QUICK, f"{FORK} --fault 'no ddp'", "workers=2", "script.exchange=shared_memory")
     assert outcome.status == 1
-    assert "made no DistributedDataParallel model that could exchange gradients in shared memory" in outcome.err
+    assert "created no DistributedDataParallel model that could exchange gradients in shared memory" in outcome.err
 
 
 @pytest.mark.slow

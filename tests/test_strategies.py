@@ -29,7 +29,7 @@ class Case:
         return f"{self.strategy}-{self.workers}" + (f"-on-{self.namespaces}-hosts" if self.namespaces else "")
 
 
-IN_MEMORY = "ddp strategy.exchange=shared_memory"
+SHARED_MEMORY = "ddp strategy.exchange=shared_memory"
 CASES = [
     Case("sequential", 1),  # which one worker of any strategy is
     Case("sync_dp", 2),
@@ -38,9 +38,9 @@ CASES = [
     Case("ddp", 2),
     Case("ddp", 3),
     Case("ddp", 4, namespaces=2),
-    Case(IN_MEMORY, 3),
-    Case(IN_MEMORY, 2, namespaces=2),
-    Case(IN_MEMORY, 4, namespaces=2),
+    Case(SHARED_MEMORY, 3),
+    Case(SHARED_MEMORY, 2, namespaces=2),
+    Case(SHARED_MEMORY, 4, namespaces=2),
 ]
 
 

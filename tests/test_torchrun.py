@@ -21,7 +21,7 @@ from conftest import TINY, Outcome, free_port, tiny, wait_until
 from programs import NESTED, Program
 from training_helpers import assert_same, trained_state
 
-from dpexp.config.compose import compose_job
+from dpexp.config.compose import compose_config
 from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers import torchrun_channel, torchrun_tasks
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
@@ -134,7 +134,7 @@ def test_when_rank_zero_is_killed_with_its_store_the_other_says_so(tmp_path):
     die = f"{KILL}torchrun_tasks.TorchrunController._answers = kill"
     killed, other = changed(tmp_path, own, [TRAINING] * 2, die, "")
     assert (killed.status, other.status) == (-signal.SIGKILL, 1)
-    assert "rank 0 has ended before the other ranks" in other.err
+    assert "rank 0 exited before the other ranks" in other.err
     assert "Traceback" not in other.err
 
 
@@ -229,7 +229,7 @@ def test_what_an_agent_answers_is_the_cause_on_all_ranks(monkeypatch):
     with ThreadPoolExecutor(2) as pool:
         agents = [torchrun_tasks.TorchrunAgent(one, []) for one in others]
         served = [pool.submit(agent.serve, said[one.rank].append) for agent, one in zip(agents, others, strict=True)]
-        controller.channel.wait_until(controller.channel.have_met)
+        controller.channel.wait_until(controller.channel.all_joined)
         with pytest.raises(WorkerError, match=r"^rank 2 failed$") as failure, controller._task("train"):
             raise PeerError("rank 0 has lost another rank")
         assert failure.value.details == "its traceback"
@@ -253,7 +253,7 @@ def test_a_rank_that_says_nothing_more_is_missed(monkeypatch):
 
 def test_a_rank_that_was_stopped_itself_misses_nobody():
     channels = [torchrun_channel.Channel(environment, []) for environment in ranks(2)]
-    channels[0].wait_until(channels[0].have_met)
+    channels[0].wait_until(channels[0].all_joined)
     channels[0]._last_wait -= 1000
     channels[0].check()
     for channel in reversed(channels):
@@ -340,7 +340,7 @@ def test_strategies_of_one_machine_name_the_one_for_several(strategy):
     ids=["several dpexp on a host", "uneven hosts"],
 )
 def test_a_script_needs_one_dpexp_and_as_many_workers_on_each_host(variables, workers, told):
-    config = compose_job(f"workers={workers}", "script.command='torchrun --nproc-per-node={workers_per_host} x.py'")
+    config = compose_config(f"workers={workers}", "script.command='torchrun --nproc-per-node={workers_per_host} x.py'")
     with pytest.raises(ConfigError, match=told):
         TorchrunEnvironment.read({**CONTRACT, **variables}).check(config)
 

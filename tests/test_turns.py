@@ -15,7 +15,7 @@ from conftest import tiny
 from dpexp.errors import ScriptEnded
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement import loop_trainer
-from dpexp.measurement.loop_trainer import OVERSUBSCRIBED_PACE, PACE, LoopTrainer
+from dpexp.measurement.loop_trainer import OVERSUBSCRIBED_PACE, PACE, BuiltInTrainer
 from dpexp.measurement.rounds import JITTER, MIN_ROUNDS, WARMUP_SECONDS, Rounds
 from dpexp.measurement.trainer import Pace
 from dpexp.processes.messages import Turn
@@ -193,7 +193,7 @@ def made(arms, pace=PACE, rounds=8, warmup_steps=2, seed=0):
     found = Rounds(pace, list(arms.step_seconds), seed)
     found.warm_up(arms, warmup_steps)
     before = len(arms.asked)
-    found.make_until(arms, lambda seconds: found.made >= rounds)
+    found.run_until(arms, lambda seconds: found.timed_rounds >= rounds)
     return found, arms.asked[before:]
 
 
@@ -223,7 +223,7 @@ def test_the_same_block_asks_for_the_same_turns_and_another_for_others():
 
 def test_a_turn_begins_with_untimed_steps_unless_one_step_is_long():
     _, asked = made(Arms(short=0.001, long=0.1))
-    assert {(name, turn.lead_steps) for name, turn in asked} == {("short", 3), ("long", 0)}
+    assert {(name, turn.untimed_steps) for name, turn in asked} == {("short", 3), ("long", 0)}
     assert {turn.timed_steps for name, turn in asked if name == "long"} == {1}
 
 
@@ -232,14 +232,14 @@ def test_more_threads_than_cores_get_longer_turns(monkeypatch):
     paces = []
     for cores in (1, 2):
         monkeypatch.setattr(loop_trainer, "usable_cores", lambda cores=cores: cores)
-        paces.append(LoopTrainer(config, LocalLauncher()).pace)
+        paces.append(BuiltInTrainer(config, LocalLauncher()).pace)
     assert paces == [OVERSUBSCRIBED_PACE, PACE]
     turns = [made(Arms(a=0.001, b=0.001), pace)[1] for pace in paces]
     longer, shorter = ([statistics.mean(getattr(turn, kind) for _, turn in asked) for kind in KINDS] for asked in turns)
     assert all(more > less for more, less in zip(longer, shorter, strict=True))
 
 
-KINDS = ("lead_steps", "timed_steps")
+KINDS = ("untimed_steps", "timed_steps")
 
 
 def test_an_arm_warms_up_for_as_many_steps_as_asked_fewer_where_they_are_long():
@@ -263,15 +263,15 @@ def test_each_turn_knows_the_number_of_its_first_timed_step():
     found, asked = made(Arms(a=0.001), rounds=5, warmup_steps=3)
     turns = [turn for _, turn in asked]
     before = [3, *itertools.accumulate((turn.steps for turn in turns), initial=3)][1:]
-    assert found.timed["a"].first_steps == [at + turn.lead_steps for at, turn in zip(before, turns, strict=False)]
+    assert found.timed["a"].first_steps == [at + turn.untimed_steps for at, turn in zip(before, turns, strict=False)]
 
 
 def test_a_traced_round_does_not_count():
     arms = Arms(a=0.01, b=0.01)
-    found, asked = made(arms, Pace(0.06, 0.01, min_lead_steps=1, traced_every=4), rounds=9)
+    found, asked = made(arms, Pace(0.06, 0.01, min_untimed_steps=1, traced_every=4), rounds=9)
     traced = [turn.traced for name, turn in asked if name == "a"]
     assert traced == [False, True, False, False] * 3
-    assert found.made == 9
+    assert found.timed_rounds == 9
     for timed in found.timed.values():
         assert len(timed.turn_seconds) == len(timed.first_steps) == 9
         assert all(timed.turn_seconds)
@@ -281,10 +281,10 @@ def test_a_traced_round_does_not_count():
 
 def test_the_shortest_block_has_a_traced_round_too():
     arms = Arms(a=0.01)
-    found = Rounds(Pace(0.06, 0.01, min_lead_steps=1, traced_every=4), ["a"], seed=0)
+    found = Rounds(Pace(0.06, 0.01, min_untimed_steps=1, traced_every=4), ["a"], seed=0)
     found.warm_up(arms, 2)
-    found.make_until(arms, lambda seconds: True)
-    assert found.made == MIN_ROUNDS
+    found.run_until(arms, lambda seconds: True)
+    assert found.timed_rounds == MIN_ROUNDS
     assert any(turn.traced for _, turn in arms.asked)
 
 
@@ -292,9 +292,9 @@ def test_a_script_that_ends_keeps_its_rounds():
     arms = Arms(a=0.01, b=0.01, ends_after=100)
     found = Rounds(PACE, ["a", "b"], seed=0)
     found.warm_up(arms, 2)
-    found.make_until(arms, lambda seconds: False)
-    assert found.made > MIN_ROUNDS
-    assert {len(timed.turn_seconds) for timed in found.timed.values()} == {found.made}
+    found.run_until(arms, lambda seconds: False)
+    assert found.timed_rounds > MIN_ROUNDS
+    assert {len(timed.turn_seconds) for timed in found.timed.values()} == {found.timed_rounds}
 
 
 def test_a_script_that_ends_before_its_first_round_says_so():
@@ -302,15 +302,15 @@ def test_a_script_that_ends_before_its_first_round_says_so():
     found = Rounds(PACE, ["a", "b"], seed=0)
     found.warm_up(arms, 2)
     with pytest.raises(ScriptEnded):
-        found.make_until(arms, lambda seconds: False)
+        found.run_until(arms, lambda seconds: False)
 
 
 def test_there_are_rounds_enough_to_see_that_they_vary_whatever_the_budget_says():
     found = Rounds(PACE, ["a"], seed=0)
     arms = Arms(a=0.01)
     found.warm_up(arms, 2)
-    found.make_until(arms, lambda seconds: True)
-    assert found.made == MIN_ROUNDS
+    found.run_until(arms, lambda seconds: True)
+    assert found.timed_rounds == MIN_ROUNDS
 
 
 # Between turns.

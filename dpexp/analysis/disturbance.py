@@ -6,8 +6,8 @@ random duration. The length of a step doesn't separate the two. But disturbed st
 long steps occur singly, at a fixed interval, or with the same numbers in each start of the program. So long steps are
 left out only if they are clustered and show none of the other patterns; and then in both arms.
 
-An undisturbed step takes at most LONGER times as long as the fastest steps of all starts of its program. If the
-ratio depends on that limit, there is no plateau of undisturbed steps, and all time counts.
+An undisturbed step takes at most MAX_UNDISTURBED_RATIO times as long as the fastest steps of all starts of its program.
+If the ratio depends on that limit, there is no plateau of undisturbed steps, and all time counts.
 """
 
 import itertools
@@ -18,13 +18,13 @@ import numpy as np
 
 from dpexp.results.schema import Arm, Block
 
-FASTEST = 0.01  # this quantile of all steps of a program is its undisturbed step
-LONGER = 1.15  # times as long: the limit for an undisturbed step ...
+FASTEST_QUANTILE = 0.01  # this quantile of all steps of a program is its undisturbed step
+MAX_UNDISTURBED_RATIO = 1.15  # times as long: the limit for an undisturbed step ...
 PLATEAU = 0.05  # ... and if that limit is moved by this much in both directions, ...
 MAX_CHANGE = 0.02  # ... the log ratio must change by no more than this
-MUCH_LONGER = 4.0  # times as long: more than a slow core explains, so these must be clustered by themselves
+VERY_LONG_RATIO = 4.0  # times as long: more than a slow core explains, so these must be clustered by themselves
 WINDOW = 16  # steps, in which long steps are counted
-CLUSTERED = 1.5  # times the variance that their number in a window would have if each step were long independently
+MIN_DISPERSION = 1.5  # times the variance that their number in a window would have if each step were long independently
 SURE_DEVIATIONS = 3.0  # standard deviations
 MIN_SHARE = 0.05  # of the time, that long steps must take to matter
 REPEATED = 0.2  # correlation between starts of which steps are long; above it, they are inherently long
@@ -46,7 +46,10 @@ def find_undisturbed(
     blocks: then all time counts.
     """
     sides = [[block.arms[name] for block in blocks] for name in (baseline, candidate)]
-    limits = (LONGER * fastest_step_seconds(sides[0]), LONGER * fastest_step_seconds(sides[1]))
+    limits = (
+        MAX_UNDISTURBED_RATIO * fastest_step_seconds(sides[0]),
+        MAX_UNDISTURBED_RATIO * fastest_step_seconds(sides[1]),
+    )
     long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
     if not long_sides or not all(_in_spells(arms, limit) for arms, limit in long_sides):
         return limits, [], 0.0
@@ -64,17 +67,17 @@ def find_undisturbed(
 
 def fastest_step_seconds(arms: Sequence[Arm]) -> float:
     """The time of the fastest steps, which are undisturbed."""
-    return float(np.quantile(np.concatenate([arm.step_seconds for arm in arms]), FASTEST))
+    return float(np.quantile(np.concatenate([arm.step_seconds for arm in arms]), FASTEST_QUANTILE))
 
 
 def _change(blocks: Sequence[Block], baseline: str, candidate: str, limits: tuple[float, float]) -> float:
     """Return how much the log ratio changes if the limits are moved."""
     logs = []
-    for moved in (LONGER - PLATEAU, LONGER + PLATEAU):
+    for moved in (MAX_UNDISTURBED_RATIO - PLATEAU, MAX_UNDISTURBED_RATIO + PLATEAU):
         means = []
         for name, limit in zip((baseline, candidate), limits, strict=True):
             steps = np.concatenate([block.arms[name].step_seconds for block in blocks])
-            short = steps[steps <= limit * moved / LONGER]
+            short = steps[steps <= limit * moved / MAX_UNDISTURBED_RATIO]
             if not len(short):
                 return math.inf
             means.append(short.mean())
@@ -90,7 +93,7 @@ def _matters(arms: Sequence[Arm], limit: float) -> bool:
 
 def _in_spells(arms: Sequence[Arm], limit: float) -> bool:
     """Whether long steps are clustered, much longer ones too, and don't repeat between starts."""
-    much = limit / LONGER * MUCH_LONGER
+    much = limit / MAX_UNDISTURBED_RATIO * VERY_LONG_RATIO
     if not _is_clustered(arms, limit) or (_matters(arms, much) and not _is_clustered(arms, much)):
         return False
     return not _repeats(arms, limit)
@@ -109,7 +112,7 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
     if share == 1:
         return False
     dispersion = float(((count - size * share) ** 2 / (size * share * (1 - share))).mean())
-    return dispersion > max(CLUSTERED, 1 + SURE_DEVIATIONS * math.sqrt(2 / len(count)))
+    return dispersion > max(MIN_DISPERSION, 1 + SURE_DEVIATIONS * math.sqrt(2 / len(count)))
 
 
 def _repeats(arms: Sequence[Arm], limit: float) -> bool:

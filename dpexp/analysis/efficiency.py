@@ -4,7 +4,7 @@ After the POP centre of excellence (Performance Optimisation and Productivity, p
 Performance Audits"): efficiency = parallel efficiency x computation scaling, and parallel efficiency = load balance x
 communication efficiency. Useful time is data, compute and update. POP takes the slowest worker's useful time over the
 whole run; here workers synchronize in every step, so it is each worker's useful time plus its wait for the slowest,
-which is recorded in every step: before anything is communicated, and after it.
+which is recorded in every step: for all gradients, and for all updates.
 """
 
 import math

@@ -50,13 +50,13 @@ def geometric_mean(values: Sequence[float], level: float = 0.95) -> Estimate:
     """Geometric mean of positive values with Student's t interval of the mean log."""
     logs = np.log(np.asarray(values, dtype=float))
     freedom = len(logs) - 1
-    half = t_quantile(level, freedom) * float(logs.std(ddof=1)) / math.sqrt(len(logs)) if freedom else math.nan
-    return from_log(float(logs.mean()), half)
+    half_width = t_quantile(level, freedom) * float(logs.std(ddof=1)) / math.sqrt(len(logs)) if freedom else math.nan
+    return from_log(float(logs.mean()), half_width)
 
 
-def from_log(log: float, half: float) -> Estimate:
-    """Return the estimate whose log has an interval of +- `half`."""
-    return Estimate(math.exp(log), math.exp(log - half), math.exp(log + half))
+def from_log(log: float, half_width: float) -> Estimate:
+    """Return the estimate whose log has an interval of +- `half_width`."""
+    return Estimate(math.exp(log), math.exp(log - half_width), math.exp(log + half_width))
 
 
 @functools.lru_cache(maxsize=1024)  # the slowest part of an estimate

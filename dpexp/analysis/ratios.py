@@ -4,7 +4,7 @@ In a block, arms took turns of some tens of milliseconds, so changes of the mach
 ratio of a block is that of their mean seconds per sample. Its variance follows from how far each group of consecutive
 rounds shifts it, and from the correlation of neighbouring groups, both over all blocks. Blocks differ by more, as each
 has new processes: a job's few blocks show this spread only roughly, so it is moderated (Smyth 2004, "Linear
-models and empirical Bayes methods"): it is combined with PRIOR_FREEDOM blocks of the expected spread. A block's
+models and empirical Bayes methods"): it is combined with PRIOR_DOF blocks of the expected spread. A block's
 weight depends on its number of steps, not on their variance, else calm blocks would count more than others.
 """
 
@@ -25,9 +25,9 @@ GROUPS = 20  # of consecutive rounds, at most
 MAX_CORRELATION = 0.9  # correlation of neighbouring groups
 # Standard deviations of the log ratio that the data of one start, or of one command, can't show: between starts of the
 # same programs; and between commands that run minutes apart, if several cores are compared, as cores share resources.
-START_DEVIATION, COMMAND_DEVIATION = 0.006, 0.005
-PRIOR_FREEDOM = 6.0
-UNKNOWN_DEVIATION = 0.1  # of a block with a single round
+START_STD, COMMAND_STD = 0.006, 0.005
+PRIOR_DOF = 6.0
+UNKNOWN_STD = 0.1  # of a block with a single round
 NO_LIMITS = (math.inf, math.inf)
 
 Turns = Sequence[Sequence[float]]
@@ -35,7 +35,7 @@ Turns = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
-class LogRatio:
+class LogMean:
     """The log of a ratio, and how far each group of consecutive rounds shifts it."""
 
     log: float
@@ -49,7 +49,7 @@ class LogRatio:
         return variance_of_step([self])[0] / self.steps
 
 
-def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
+def variance_of_step(blocks: Sequence[LogMean]) -> tuple[float, float]:
     """Return the variance of the log for a single step, from the rounds of some blocks, and its degrees of freedom.
 
     Over n steps, the variance is divided by n. Disturbances may be longer than a group: correlated neighbours reduce
@@ -57,7 +57,7 @@ def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
     """
     known = [block for block in blocks if block.groups > 1]
     if not known:
-        return UNKNOWN_DEVIATION**2 * max(block.steps for block in blocks), 1.0
+        return UNKNOWN_STD**2 * max(block.steps for block in blocks), 1.0
     squares = [float(block.shifts @ block.shifts) for block in known]
     products = sum(float(block.shifts[1:] @ block.shifts[:-1]) for block in known)
     groups = sum(block.groups for block in known)
@@ -72,7 +72,7 @@ def variance_of_step(blocks: Sequence[LogRatio]) -> tuple[float, float]:
     return float(np.mean(of_step)) / fewer, groups * fewer
 
 
-def turns_ratio(baseline: Turns, candidate: Turns, limits: tuple[float, float] = NO_LIMITS) -> LogRatio | None:
+def turns_ratio(baseline: Turns, candidate: Turns, limits: tuple[float, float] = NO_LIMITS) -> LogMean | None:
     """Return the ratio of the seconds of a step: `baseline` divided by `candidate`; None if an arm has no steps.
 
     Only steps up to the limits, in seconds, count.
@@ -81,10 +81,10 @@ def turns_ratio(baseline: Turns, candidate: Turns, limits: tuple[float, float] =
     if first is None or second is None:
         return None
     steps = 2 / (1 / first.steps + 1 / second.steps)
-    return LogRatio(first.log - second.log, first.shifts - second.shifts, steps, min(first.groups, second.groups))
+    return LogMean(first.log - second.log, first.shifts - second.shifts, steps, min(first.groups, second.groups))
 
 
-def log_seconds(turns: Turns, limit: float = math.inf) -> LogRatio | None:
+def log_seconds(turns: Turns, limit: float = math.inf) -> LogMean | None:
     """Return the seconds of a step of one arm; None if it has no step up to the limit."""
     times = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
     groups = np.arange(len(turns)) * min(GROUPS, len(turns)) // len(turns)
@@ -95,7 +95,7 @@ def log_seconds(turns: Turns, limit: float = math.inf) -> LogRatio | None:
         return None
     mean = seconds.sum() / steps.sum()
     shifts = (seconds - mean * steps) / seconds.sum()
-    return LogRatio(math.log(mean), shifts, float(steps.sum()), int(np.count_nonzero(steps)))
+    return LogMean(math.log(mean), shifts, float(steps.sum()), int(np.count_nonzero(steps)))
 
 
 def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> Pooled | None:
@@ -104,7 +104,7 @@ def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) ->
     No other arm took turns with it: the deviation between commands is not visible in these blocks, and is added.
     """
     mean = pooled_blocks([log_seconds(block.arms[name].turn_seconds, limit) for block in blocks if name in block.arms])
-    return mean and dataclasses.replace(mean, variance=mean.variance + COMMAND_DEVIATION**2)
+    return mean and dataclasses.replace(mean, variance=mean.variance + COMMAND_STD**2)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Pooled:
         return from_log(self.log, t_quantile(level, self.freedom) * math.sqrt(self.variance))
 
 
-def pooled_blocks(blocks: Sequence[LogRatio | None], usual_misfit: float = 1.0) -> Pooled | None:
+def pooled_blocks(blocks: Sequence[LogMean | None], usual_misfit: float = 1.0) -> Pooled | None:
     """Return the mean of the blocks of a job, whose processes differ by more than their rounds show.
 
     `usual_misfit` is a deviation's square over what is expected, as seen in other jobs of a sweep.
@@ -132,8 +132,8 @@ def pooled_blocks(blocks: Sequence[LogRatio | None], usual_misfit: float = 1.0) 
         return None
     variance, freedom = variance_of_step(known)
     within = np.array([variance / block.steps for block in known])
-    pooled = _pooled([block.log for block in known], within, START_DEVIATION, usual_misfit)
-    share = float(within.mean() / (within.mean() + START_DEVIATION**2))  # of the variance that rounds show
+    pooled = _pooled([block.log for block in known], within, START_STD, usual_misfit)
+    share = float(within.mean() / (within.mean() + START_STD**2))  # of the variance that rounds show
     return dataclasses.replace(pooled, freedom=1 / (1 / pooled.freedom + share**2 / freedom))
 
 
@@ -149,14 +149,14 @@ def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_m
     weights, values = 1 / (within + deviation**2), np.array(logs)
     mean = float(weights @ values / weights.sum())
     misfit = float(weights @ (values - mean) ** 2)
-    freedom = PRIOR_FREEDOM + len(logs) - 1
-    scale = (PRIOR_FREEDOM * usual_misfit + misfit) / freedom
+    freedom = PRIOR_DOF + len(logs) - 1
+    scale = (PRIOR_DOF * usual_misfit + misfit) / freedom
     return Pooled(mean, scale / float(weights.sum()), misfit, len(logs), freedom)
 
 
 def usual_misfit(jobs: Sequence[Pooled]) -> float:
-    """Return the mean misfit of the jobs of a sweep, moderated by PRIOR_FREEDOM blocks of the expected spread."""
-    return (PRIOR_FREEDOM + sum(job.misfit for job in jobs)) / (PRIOR_FREEDOM + sum(job.count - 1 for job in jobs))
+    """Return the mean misfit of the jobs of a sweep, moderated by PRIOR_DOF blocks of the expected spread."""
+    return (PRIOR_DOF + sum(job.misfit for job in jobs)) / (PRIOR_DOF + sum(job.count - 1 for job in jobs))
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _over_jobs(
     ratios = [job_ratio(blocks, baseline, candidate, limits, usual) for blocks in jobs]
     first, second = (next(block for blocks in jobs for block in blocks).arms[name] for name in (baseline, candidate))
     several = max(len(arm.processes) * arm.threads for arm in (first, second)) > 1
-    pooled = pooled_jobs([ratio for ratio in ratios if ratio is not None], COMMAND_DEVIATION if several else 0.0)
+    pooled = pooled_jobs([ratio for ratio in ratios if ratio is not None], COMMAND_STD if several else 0.0)
     return dataclasses.replace(pooled, log=pooled.log + math.log(second.samples_per_step / first.samples_per_step))
 
 

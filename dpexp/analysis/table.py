@@ -17,11 +17,11 @@ from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import warnings
-from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY, JobConfig
+from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY, JobConfig
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results import series
 from dpexp.results.jobs import read_jobs, refuse_mixed_machines
-from dpexp.results.series import Member
+from dpexp.results.series import JobResult
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so that derived values can be cached
@@ -32,7 +32,7 @@ class Summary:
     machine: str | None  # None when no job succeeded
     usable_cores: int | None
     memory_bytes: int | None = None  # memory of the machine, or the cgroup's limit
-    jobs: Sequence[Member] = ()  # the good ones
+    jobs: Sequence[JobResult] = ()  # the good ones
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
@@ -62,14 +62,14 @@ def aggregate(folders: Sequence[Path]) -> Summary:
     return Summary(rows, environment.machine, environment.usable_cores, memory_bytes, good)
 
 
-def _good_rows(good: Sequence[Member]) -> list[Row]:
+def _good_rows(good: Sequence[JobResult]) -> list[Row]:
     labels = series.labels([member.settings for member in good])
     spreads = [job_ratio(member.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
     misfit = usual_misfit([spread for spread in spreads if spread is not None])
-    configurations: dict[str, list[Member]] = {}
+    configurations: dict[str, list[JobResult]] = {}
     for member in good:
-        configurations.setdefault(member.key, []).append(member)
-    families: dict[str, list[list[Member]]] = {}
+        configurations.setdefault(member.configuration_key, []).append(member)
+    families: dict[str, list[list[JobResult]]] = {}
     for members in configurations.values():
         families.setdefault(members[0].family, []).append(members)
     rows = []
@@ -81,7 +81,7 @@ def _good_rows(good: Sequence[Member]) -> list[Row]:
 
 
 def _failed_rows(
-    good: Sequence[Member], failed: Sequence[Member], problems: Sequence[tuple[str, str, str]]
+    good: Sequence[JobResult], failed: Sequence[JobResult], problems: Sequence[tuple[str, str, str]]
 ) -> list[Row]:
     """Return the rows of jobs without a usable result, labelled by their differences from all other jobs."""
     labels = series.labels([member.settings for member in (*good, *failed)])
@@ -95,7 +95,7 @@ def _failed_rows(
     return rows
 
 
-def _row(members: list[Member], label: str, misfit: float, best: int | None) -> Row:
+def _row(members: list[JobResult], label: str, misfit: float, best: int | None) -> Row:
     """Return the row of one configuration; the blocks of all of its jobs are pooled."""
     config, first = members[0].config, members[0].result
     measured = speedup.over_baseline(members, misfit)
@@ -116,13 +116,13 @@ def _row(members: list[Member], label: str, misfit: float, best: int | None) -> 
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
         **_of_best_sequential(speedup.over_best_sequential(members, misfit, best)),
-        in_memory_speedup=compare(blocks, baseline=CANDIDATE, candidate=IN_MEMORY, usual=misfit).overall,
+        shared_memory_speedup=compare(blocks, baseline=CANDIDATE, candidate=SHARED_MEMORY, usual=misfit).overall,
         **_factors(candidate, baseline),
         **find_slow_worker(candidate.arms, baseline.arms if baseline else []),
         phases=_of_training(candidate, candidate.phases, PHASES),
         train_loss=mean_of_known([training.epoch_losses[-1] for training in candidate.trainings]),
         test_accuracy=candidate.test_accuracy,
-        oversubscribed=first.busy_threads > first.environment.usable_cores,
+        oversubscribed=first.threads_on_host > first.environment.usable_cores,
         warnings=tuple(warnings(first, measured)),
         jobs=tuple(member.name for member in members),
         series=label,

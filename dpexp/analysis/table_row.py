@@ -9,9 +9,9 @@ from typing import Any
 
 from dpexp.analysis.efficiency import Seconds
 from dpexp.analysis.intervals import UNKNOWN, Estimate
-from dpexp.errors import counted
+from dpexp.errors import pluralize
 from dpexp.phases import PHASES, USEFUL
-from dpexp.results.schema import Warning
+from dpexp.results.schema import MeasurementWarning
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Row:
     updates: int | None = None
     baseline_updates: int | None = None
     repeats: int | None = None  # blocks that count
-    seconds: Estimate = UNKNOWN  # time of a training: its updates times the time of a step, and the time between epochs
+    seconds: Estimate = (
+        UNKNOWN  # time of a training: its samples times the time per sample, and the time between epochs
+    )
     overall_seconds: float = math.nan  # the same, with all time counted
     trained_seconds: float = math.nan  # mean time of whole trainings
     samples_per_second: float = math.nan
@@ -57,7 +59,7 @@ class Row:
     best_sequential_seconds: float = math.nan
     best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
     overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, with all time counted
-    in_memory_speedup: Estimate = UNKNOWN  # gain by gradients in shared memory, with all time counted
+    shared_memory_speedup: Estimate = UNKNOWN  # gain by gradients in shared memory, with all time counted
     memory_bytes: int | None = None  # peak of all processes together
     baseline_memory_bytes: int | None = None
     target_accuracy: float = math.nan
@@ -73,7 +75,7 @@ class Row:
     slow_rank: int | None = None  # the others wait for it; None with a slow_phase: a different rank in each step
     slow_host: str = ""  # where it runs, if there are several
     slow_phase: str = ""  # the phase in which it takes longer than the others ...
-    slow_seconds: float = math.nan  # ... by so much, in a usual step
+    slow_seconds: float = math.nan  # ... by so much, in a typical step
     slow_share: float = math.nan  # share of the steps that it delays
     slow_loss: float = math.nan  # the share of the time that it costs the others
     phases: Seconds = field(default_factory=dict)  # seconds of a training by known phase, of all processes together
@@ -82,7 +84,7 @@ class Row:
     test_accuracy: float = math.nan
     baseline_test_accuracy: float = math.nan
     oversubscribed: bool | None = None
-    warnings: tuple[Warning, ...] = ()
+    warnings: tuple[MeasurementWarning, ...] = ()
     problem: str = ""  # why the job has no usable result
     jobs: tuple[str, ...] = ()  # the folders of its jobs; `job` in results.csv
     series: str = ""  # its label; "" where there is one series only
@@ -105,8 +107,8 @@ class Row:
     def option(self) -> str:
         """What distinguishes the row within its family, such as "loaders=2 with 2 workers x 4 threads"."""
         arguments, by_threads, _ = self.series.partition("threads_per_worker=")
-        threads = f" x {counted(self.threads_per_worker or 1, 'thread')}" if by_threads else ""
-        workers = counted(self.workers or 1, "worker") + threads
+        threads = f" x {pluralize(self.threads_per_worker or 1, 'thread')}" if by_threads else ""
+        workers = pluralize(self.workers or 1, "worker") + threads
         return f"{arguments.removesuffix(', ')} with {workers}" if arguments else workers
 
     @property
@@ -138,7 +140,7 @@ class Row:
         return columns
 
 
-def at_most_samples(rows: Sequence[Row]) -> list[Row]:
+def at_largest_data_size(rows: Sequence[Row]) -> list[Row]:
     """Return the rows at the largest data size."""
     largest = max((row.configured_size or 0 for row in rows), default=0)
     return [row for row in rows if row.configured_size == largest]
@@ -147,7 +149,7 @@ def at_most_samples(rows: Sequence[Row]) -> list[Row]:
 def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
     """Return the rows at the largest data size of their series, except baselines."""
     several = [row for row in rows if not row.is_baseline]
-    return [row for _, of_one in groupby(several, lambda row: row.series) for row in at_most_samples(list(of_one))]
+    return [row for _, of_one in groupby(several, lambda row: row.series) for row in at_largest_data_size(list(of_one))]
 
 
 PHASES_OF = {"phases": PHASES, "baseline_phases": USEFUL}  # columns of fields

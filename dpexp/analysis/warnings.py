@@ -10,8 +10,8 @@ from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.ratios import Comparison
 from dpexp.analysis.speedup import Speedup
 from dpexp.config.job import CANDIDATE, JobConfig
-from dpexp.errors import counted
-from dpexp.results.schema import Block, RunResult, Warning
+from dpexp.errors import pluralize
+from dpexp.results.schema import Block, MeasurementWarning, RunResult
 
 BATCH = "batch"  # the kind of warning that makes all speedups meaningless
 
@@ -25,7 +25,7 @@ EXTRAPOLATION = 0.1  # of a training's time, beyond the prediction from its turn
 USUAL_TURNS = (0.025, 0.975)  # quantiles
 
 
-def warnings(result: RunResult, speedup: Speedup) -> list[Warning]:
+def warnings(result: RunResult, speedup: Speedup) -> list[MeasurementWarning]:
     """Return the warnings about one configuration, the most severe first. `result` is one of its results."""
     candidate = speedup.candidate
     config, blocks = candidate.config, candidate.all_blocks or candidate.blocks
@@ -41,25 +41,27 @@ def warnings(result: RunResult, speedup: Speedup) -> list[Warning]:
     return sorted(found, key=lambda warning: -warning.severity)
 
 
-def _above(threshold: float, value: float, kind: str, text: str, advice: str) -> Iterator[Warning]:
+def _above(threshold: float, value: float, kind: str, text: str, advice: str) -> Iterator[MeasurementWarning]:
     """Yield a warning if the value is above the threshold."""
     if value > threshold:
-        yield Warning(kind, value / threshold, text, advice)
+        yield MeasurementWarning(kind, value / threshold, text, advice)
 
 
-def _about_settings(result: RunResult, speedup: Speedup) -> Iterator[Warning]:
+def _about_settings(result: RunResult, speedup: Speedup) -> Iterator[MeasurementWarning]:
     if speedup.baseline is None:
-        yield Warning("no baseline", 1.0, "no baseline", "set measurement.baseline=paired")
+        yield MeasurementWarning("no baseline", 1.0, "no baseline", "set measurement.baseline=paired")
 
 
-def _about_precision(config: JobConfig, blocks: Sequence[Block], comparison: Comparison) -> Iterator[Warning]:
+def _about_precision(
+    config: JobConfig, blocks: Sequence[Block], comparison: Comparison
+) -> Iterator[MeasurementWarning]:
     settings = config.measurement
     turns = sum(len(block.arms[CANDIDATE].turn_seconds) for block in blocks)  # all other arms have as many
     if turns < MIN_TURNS:
         seconds = sum(block.wall_seconds for block in blocks)
-        text = f"there was time for only {counted(turns, 'turn')} of each training"
+        text = f"there was time for only {pluralize(turns, 'turn')} of each training"
         advice = f"set measurement.max_seconds={math.ceil(seconds * MIN_TURNS / turns)} or more"
-        yield Warning("few turns", MIN_TURNS / turns, text, advice)
+        yield MeasurementWarning("few turns", MIN_TURNS / turns, text, advice)
     elif settings.precision is not None:
         now = "" if settings.max_seconds is None else f" (now {settings.max_seconds:g})"
         text = f"the speedup is known only to within {100 * comparison.shown.precision:.1f} %"
@@ -67,7 +69,7 @@ def _about_precision(config: JobConfig, blocks: Sequence[Block], comparison: Com
         yield from _above(settings.precision, comparison.shown.precision, "precision", text, advice)
 
 
-def _about_disturbance(comparison: Comparison) -> Iterator[Warning]:
+def _about_disturbance(comparison: Comparison) -> Iterator[MeasurementWarning]:
     if comparison.undisturbed is not None:
         text = f"other programs or virtual machines slowed down {100 * comparison.disturbed_share:.0f} % of the steps"
         calm, overall = comparison.undisturbed, comparison.overall
@@ -76,7 +78,7 @@ def _about_disturbance(comparison: Comparison) -> Iterator[Warning]:
         yield from _above(DISTURBANCE, off, "disturbed", text, advice)
 
 
-def _about_extrapolation(arm: ArmStatistics) -> Iterator[Warning]:
+def _about_extrapolation(arm: ArmStatistics) -> Iterator[MeasurementWarning]:
     """Warn of whole trainings that took more or less time than their turns predict."""
     seconds, predicted = arm.trained_seconds, arm.overall_seconds.value
     turns = [np.mean(turn) for of_block in arm.arms for turn in of_block.turn_seconds]
@@ -87,7 +89,7 @@ def _about_extrapolation(arm: ArmStatistics) -> Iterator[Warning]:
     yield from _above(EXTRAPOLATION, off, "extrapolation", text, advice)
 
 
-def _about_conditions(result: RunResult, blocks: Sequence[Block]) -> Iterator[Warning]:
+def _about_conditions(result: RunResult, blocks: Sequence[Block]) -> Iterator[MeasurementWarning]:
     conditions, cores = [block.conditions for block in blocks], result.environment.usable_cores
     other = max(block.other_cores for block in conditions)
     if cores == result.environment.logical_cores:  # in a container, the counters are the host's
@@ -103,7 +105,7 @@ def _about_conditions(result: RunResult, blocks: Sequence[Block]) -> Iterator[Wa
     yield from _above(THROTTLED_SHARE * timed, throttled, "throttled", text, advice)
 
 
-def _about_superlinear_speedup(speedup: Speedup) -> Iterator[Warning]:
+def _about_superlinear_speedup(speedup: Speedup) -> Iterator[MeasurementWarning]:
     candidate = speedup.candidate
     if candidate.config.workers == 1:
         return
@@ -115,7 +117,7 @@ def _about_superlinear_speedup(speedup: Speedup) -> Iterator[Warning]:
     yield from _above(1.0, efficiency, "superlinear", "the efficiency is above 100 %", advice)
 
 
-def _about_samples(speedup: Speedup) -> Iterator[Warning]:
+def _about_samples(speedup: Speedup) -> Iterator[MeasurementWarning]:
     """Warn if the samples that a script's model receives in a step contradict batch.scope."""
     candidate, baseline = speedup.candidate, speedup.baseline
     if baseline is None or not (candidate.received_samples and baseline.received_samples):
@@ -131,8 +133,8 @@ def _about_samples(speedup: Speedup) -> Iterator[Warning]:
     other = "global" if scope == "per_worker" else "per_worker"
     advice = f"set batch.scope={other}, or pass another placeholder to the script"
     if off > math.log(OTHER_BATCH):
-        yield Warning(BATCH, BEFORE_ALL_OTHERS, text, advice)
+        yield MeasurementWarning(BATCH, BEFORE_ALL_OTHERS, text, advice)
     if baseline.exchanges_gradients and workers > 1:
         text = "the baseline's single process trains with DistributedDataParallel, which slows it down"
         advice = "set script.baseline_command to a plain command, to measure the gain over that"
-        yield Warning("baseline exchanges", 1.0, text, advice)
+        yield MeasurementWarning("baseline exchanges", 1.0, text, advice)

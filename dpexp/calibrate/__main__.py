@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpexp.analysis.arm_statistics import ArmStatistics
-from dpexp.analysis.disturbance import LONGER, fastest_step_seconds
+from dpexp.analysis.disturbance import MAX_UNDISTURBED_RATIO, fastest_step_seconds
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.ratios import compare
 from dpexp.calibrate.faults import Fault
-from dpexp.config.compose import compose_job
+from dpexp.config.compose import compose_config
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import current_environment
@@ -28,7 +28,7 @@ from dpexp.results.schema import Block
 JOB = ("data.size=20000", "measurement.best_sequential=false")
 SCRIPT = ("workers=1", f"script.command='{sys.executable} {Path(__file__).parent / 'script.py'}'")
 PAIRS = 6  # of steps in turns and a whole training
-LEVEL = 0.99  # of intervals: of so many checks, hardly one shall fail by chance
+LEVEL = 0.99  # of intervals: so that a check rarely fails by chance
 
 AGAINST_ITSELF = "against itself (A/A)"
 DELAY_SECONDS = 5e-3
@@ -82,7 +82,7 @@ def checks() -> Iterator[Check]:
 
 def _composed(seconds: float, *overrides: str) -> JobConfig:
     """Compose a job that is measured for so many seconds: its precision is never reached."""
-    return compose_job(*JOB, "measurement.precision=0.0001", f"measurement.max_seconds={seconds}", *overrides)
+    return compose_config(*JOB, "measurement.precision=0.0001", f"measurement.max_seconds={seconds}", *overrides)
 
 
 def _blocks(configs: Mapping[str, JobConfig], faults: Mapping[str, Fault]) -> list[Block]:
@@ -112,7 +112,7 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
 
 def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> ArmStatistics:
     """Return the statistics of an arm's undisturbed steps."""
-    limit = LONGER * fastest_step_seconds([block.arms[name] for block in blocks])
+    limit = MAX_UNDISTURBED_RATIO * fastest_step_seconds([block.arms[name] for block in blocks])
     return ArmStatistics(config, blocks, name, limit, ())
 
 

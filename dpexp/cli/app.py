@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     if torchrun is None:
         return _run(arguments, None)
     if torchrun.started_by_torchrun:
-        signals.receive_when_parent_ends(signal.SIGTERM)  # else this process would go on without it
+        signals.set_parent_death_signal(signal.SIGTERM)  # else this process would go on without it
     if torchrun.rank > 0:
         from dpexp.launchers.torchrun_tasks import TorchrunAgent  # imports torch
 
@@ -47,17 +47,17 @@ def main(arguments: list[str]) -> int:
         except DpexpError as error:
             show_error(str(error))
             return status_of(error)
-    return _lead(torchrun, arguments)
+    return _run_as_rank_zero(torchrun, arguments)
 
 
-def _lead(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
+def _run_as_rank_zero(torchrun: TorchrunEnvironment, arguments: list[str]) -> int:
     """Run the command as rank 0; the other ranks end with the same status."""
     from dpexp.launchers.torchrun_tasks import TorchrunController  # imports torch
 
     controller = TorchrunController(torchrun, arguments)
     status, message = FAILED, ""
     try:
-        controller.channel.wait_until(controller.channel.have_met)
+        controller.channel.wait_until(controller.channel.all_joined)
         status = _run(arguments, controller, torchrun.local_world_size)
     except DpexpError as error:
         status, message = status_of(error), str(error)
@@ -84,8 +84,10 @@ def _run(arguments: list[str], controller: TorchrunController | None, local_worl
         if controller is not None:
             raise ConfigError("resume= under torchrun is not supported")
         plan = replace(plan, folder=options.resume)
-    how_to_finish = "" if controller is not None else f"; to finish, run: {resume.hint(arguments, plan.folder)}"
-    done: list[runner.Done] = []
+    how_to_finish = (
+        "" if controller is not None else f"; to finish, run: {resume.resume_command(arguments, plan.folder)}"
+    )
+    done: list[runner.JobOutcome] = []
     try:
         with runner.open_plan(
             plan,

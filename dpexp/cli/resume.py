@@ -20,8 +20,8 @@ def refuse_results(folder: Path) -> None:
     """Raise ConfigError where a folder already has results, which a new command would mix with its own."""
     if any(folder.rglob(storage.FILE_NAME)):
         raise ConfigError(
-            f"{folder}: it holds results; to finish the command that wrote them, add resume={folder} to that command, "
-            "or choose a new folder"
+            f"{folder}: it already contains results; to finish the command that wrote them, add resume={folder} to "
+            "that command, or choose a new folder"
         )
 
 
@@ -32,7 +32,7 @@ def find_earlier_results(plan: Plan, environment: Environment) -> list[RunResult
     """
     expected = {plan.folder / job.folder / storage.FILE_NAME for job in plan.jobs}
     if others := sorted({*plan.folder.rglob(storage.FILE_NAME)} - expected):
-        raise ConfigError(f"{others[0]}: no job of this command; resume= needs the same command as before")
+        raise ConfigError(f"{others[0]}: it does not belong to this command; resume= needs the same command as before")
     return [find_earlier(job.config, plan.folder / job.folder, environment) for job in plan.jobs]
 
 
@@ -71,7 +71,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> R
     return result
 
 
-def hint(arguments: Sequence[str], folder: Path) -> str:
+def resume_command(arguments: Sequence[str], folder: Path) -> str:
     """Return the command line that finishes a command with these arguments."""
     at = list(arguments).index("--") if "--" in arguments else len(arguments)
     kept = [word for word in arguments[:at] if not word.startswith(ABOUT_FOLDERS)]

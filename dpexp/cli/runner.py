@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Done:
+class JobOutcome:
     """How a job ended."""
 
     error: DpexpError | None = None
     was_measured: bool = False  # by an earlier command
 
 
-def check(config: JobConfig) -> None:
+def check_core_limits(config: JobConfig) -> None:
     """Raise ConfigError for a job that can't be measured here."""
     cores, max_per_core = usable_cores(), config.launch.max_workers_per_core
-    for name, number in (("workers", config.processes), ("threads_per_worker", config.threads_per_worker)):
+    for name, number in (("workers", config.process_count), ("threads_per_worker", config.threads_per_worker)):
         if number > max_per_core * cores:
             raise ConfigError(
                 f"{name}={number} on {cores} usable cores: at most {max_per_core * cores} are allowed; use fewer, "
@@ -55,7 +55,7 @@ def open_plan(
     launcher: LocalLauncher | None = None,
     local_world_size: int | None = None,
     names_of_later_plans: Iterable[str] = (),
-) -> Iterator[Iterator[Done]]:
+) -> Iterator[Iterator[JobOutcome]]:
     """Lock the plan's folder and the machine while the context is open; yield the outcomes of the jobs.
 
     A `resumed` command builds on the results there.
@@ -63,7 +63,7 @@ def open_plan(
     """
     for job in plan.jobs:
         try:
-            for refuse in (check, fingerprint, refuse_edited_modules, *checks):
+            for refuse in (check_core_limits, fingerprint, refuse_edited_modules, *checks):
                 refuse(job.config)
         except ConfigError as error:
             raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
@@ -84,7 +84,7 @@ def _measure_jobs(
     earlier: Sequence[RunResult | None],
     launcher: LocalLauncher | None,
     names_of_later_plans: Iterable[str],
-) -> Iterator[Done]:
+) -> Iterator[JobOutcome]:
     """Measure one job after the other; in a sweep, show an error and continue.
 
     `earlier` are the results to build on; jobs whose status is "ok" are done already. `names_of_later_plans` are their
@@ -106,10 +106,10 @@ def _measure_jobs(
             folder, error = plan.folder / job.folder, None
             if before is not None and before.status == "ok":
                 display.finish("already measured")
-                yield Done(was_measured=True)
+                yield JobOutcome(was_measured=True)
                 continue
             try:
-                _describe(job, folder / ".hydra")
+                _write_job_settings(job, folder / ".hydra")
                 measure_job(
                     job.config,
                     folder,
@@ -131,12 +131,12 @@ def _measure_jobs(
                 if str(error) not in shown:  # a shared cause is shown once
                     terminal.show_error(f"job {number} ({plan.name(job)}): {error}")
                 shown.add(str(error))
-            yield Done(error)
+            yield JobOutcome(error)
     finally:
         display.close()
 
 
-def _describe(job: Job, folder: Path) -> None:
+def _write_job_settings(job: Job, folder: Path) -> None:
     """Write the overrides and the configuration, as Hydra does for its jobs. Raises ResultError."""
     with storage.write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def _describe(job: Job, folder: Path) -> None:
             write_atomically(folder / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False))
 
 
-def report(plan: Plan, done: Sequence[Done], how_to_finish: str) -> int:
+def report(plan: Plan, done: Sequence[JobOutcome], how_to_finish: str) -> int:
     """Show the results; for a sweep, write table, figures and page, too. Returns the exit status."""
     errors = [outcome.error for outcome in done if outcome.error is not None]
     if errors and len(errors) == len(plan.jobs) and all(status_of(error) == BAD_INPUT for error in errors):

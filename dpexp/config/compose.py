@@ -80,24 +80,24 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
             if swept:
                 raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
             typed = _typed_overrides(whole.hydra)
-            return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_job(whole, typed))])
+            return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_config(whole, typed))])
         if several := [override.input_line for override in swept if override.key_or_group == "experiment"]:
             raise ConfigError(f"{several[0]}: each experiment is a sweep; run them one by one")
         given = [parse(f"{key}={value}") for key, value in (whole.hydra.sweeper.params or {}).items()]
         jobs = list(_jobs(with_baseline_arguments([*given, *parsed])))
         if not jobs:
-            raise ConfigError(f"{' '.join(overrides)}: this sweep has no job")
+            raise ConfigError(f"{' '.join(overrides)}: this sweep has no jobs")
         return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs)
 
 
-def compose_job(*overrides: str) -> ExperimentConfig | ScriptConfig:
+def compose_config(*overrides: str) -> ExperimentConfig | ScriptConfig:
     """Return the job of a single run with these overrides. Raises ConfigError."""
     with _hydra(None):
         parsed = [parse(text) for text in overrides]
         if swept := [override.input_line for override in parsed if override.is_sweep_override()]:
             raise ConfigError(f"{swept[0]}: give one value; a compared command is a single job")
         composed = _composed(parsed)
-        return to_job(composed, _typed_overrides(composed.hydra))
+        return to_config(composed, _typed_overrides(composed.hydra))
 
 
 def show(overrides: Sequence[str], config_dir: str | None, as_help: bool) -> str:
@@ -113,7 +113,7 @@ def show(overrides: Sequence[str], config_dir: str | None, as_help: bool) -> str
         return Template(composed.hydra.help.template).safe_substitute(APP_CONFIG_GROUPS=groups, CONFIG=settings)
 
 
-def to_job(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
+def to_config(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
     """Check a composed configuration, and what was `typed`, once. Raises ConfigError with one line for all mistakes."""
     try:
         script = composed.get("script")
@@ -167,7 +167,7 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
 
 
 def _composed(overrides: Sequence[Override], *further: str) -> DictConfig:
-    """Compose the configuration with these overrides. Unknown keys are left for `to_job` to refuse."""
+    """Compose the configuration with these overrides. Unknown keys are left for `to_config` to refuse."""
     words = [f"++{override.input_line}" if _is_key(override) else str(override.input_line) for override in overrides]
     words += further
     if any(entry.provider == USERS for entry in _search_path()):
@@ -204,7 +204,7 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
         try:
             composed = _composed([parse(word) for word in words])
             typed = _typed_overrides(composed.hydra)
-            yield Job(str(number), typed, to_job(composed, typed))
+            yield Job(str(number), typed, to_config(composed, typed))
         except Exception as error:
             name = " ".join(word for word in words if not word.startswith("hydra"))
             explained = error if isinstance(error, ConfigError) else explain(error)

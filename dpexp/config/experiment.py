@@ -36,7 +36,7 @@ class ExperimentConfig(JobConfig):
     strategy: StrategyConfig
     optimizer: OptimizerConfig
 
-    usual_seconds: ClassVar[tuple[float, float]] = (9.0, 36.0)
+    default_max_seconds: ClassVar[tuple[float, float]] = (9.0, 36.0)
 
     @property
     def names(self) -> dict[str, str]:
@@ -50,7 +50,7 @@ class ExperimentConfig(JobConfig):
         return self.data.size * (self.workers if self.data.scope == "per_worker" else 1)
 
     @property
-    def processes(self) -> int:
+    def process_count(self) -> int:
         """Worker processes of a training. A single worker of any strategy trains like a sequential process."""
         return self.workers if self.strategy.name not in ONE_PROCESS else 1
 
@@ -78,7 +78,7 @@ class ExperimentConfig(JobConfig):
             self, workers=1, threads_per_worker=threads, strategy=PlainStrategyConfig(name="sequential")
         )
 
-    def in_memory(self) -> ExperimentConfig | None:
+    def with_shared_memory(self) -> ExperimentConfig | None:
         """Return the training with gradients exchanged in shared memory; None if it can't, or does so already."""
         strategy = self.strategy
         if self.workers == 1 or not isinstance(strategy, DdpConfig) or strategy.exchange != "gloo":
@@ -110,16 +110,16 @@ class ExperimentConfig(JobConfig):
         return self
 
 
-LOOP = "loop"  # the kind of a job of our own loop; the other is "script"
+BUILT_IN = "built_in"  # the kind of a job of our own loop; the other is "script"
 
 
 def _kind(value: Any) -> str:
     settings = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return "script" if "script" in settings else LOOP
+    return "script" if "script" in settings else BUILT_IN
 
 
 AnyConfig = Annotated[
-    Annotated[ExperimentConfig, Tag(LOOP)] | Annotated[ScriptConfig, Tag("script")], Discriminator(_kind)
+    Annotated[ExperimentConfig, Tag(BUILT_IN)] | Annotated[ScriptConfig, Tag("script")], Discriminator(_kind)
 ]
 
 
@@ -137,5 +137,5 @@ def check_size(config: ExperimentConfig, available: int) -> None:
         if config.data.scope == "per_worker":
             parts += f" x workers={config.workers} = {config.train_samples:,}"
         raise ValueError(
-            f"{parts}: {config.data.name} has {available:,} training samples; choose 1 to {available:,} in all"
+            f"{parts}: {config.data.name} has {available:,} training samples; choose 1 to {available:,} in total"
         )

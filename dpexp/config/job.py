@@ -16,7 +16,7 @@ from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementCo
 
 # Names of arms: the measured training, its baseline, one process with the best number of threads, and the measured
 # training with gradients exchanged in shared memory.
-CANDIDATE, BASELINE, BEST_SEQUENTIAL, IN_MEMORY = "candidate", "baseline", "best_sequential", "shared_memory"
+CANDIDATE, BASELINE, BEST_SEQUENTIAL, SHARED_MEMORY = "candidate", "baseline", "best_sequential", "shared_memory"
 NOT_IN_IDENTITY = ("measurement", "launch", "checkpoint")  # settings that do not change what is measured
 
 Self = TypeVar("Self", bound="JobConfig")
@@ -37,12 +37,12 @@ class JobConfig:
     measurement: MeasurementConfig
     launch: LaunchConfig
 
-    usual_seconds: ClassVar[tuple[float, float]]  # time limits if max_seconds is null: short steps, long steps
+    default_max_seconds: ClassVar[tuple[float, float]]  # time limits if max_seconds is null: short steps, long steps
 
     @property
     @abstractmethod
     def names(self) -> dict[str, str]:
-        """The names of strategy, model and data, and data.scope."""
+        """The names of strategy, model, data and exchange, data.scope, and a script's arguments."""
 
     @property
     def train_samples(self) -> int:
@@ -50,7 +50,7 @@ class JobConfig:
         return self.data.size
 
     @property
-    def processes(self) -> int:
+    def process_count(self) -> int:
         """The number of processes that train together."""
         return self.workers
 
@@ -59,7 +59,7 @@ class JobConfig:
         """Return the job of one sequential process, with the threads of a worker, or with `threads`."""
 
     @abstractmethod
-    def in_memory(self: Self) -> Self | None:
+    def with_shared_memory(self: Self) -> Self | None:
         """Return the job with gradients exchanged in shared memory instead of gloo; None if that is no choice."""
 
     @property
@@ -100,9 +100,9 @@ class JobConfig:
         return self.epochs * self.updates_per_epoch
 
     @property
-    def busy_threads(self) -> int:
+    def total_threads(self) -> int:
         """Threads that compute at the same time, on all machines together."""
-        return self.processes * self.threads_per_worker
+        return self.process_count * self.threads_per_worker
 
     def check_batch(self) -> None:
         """Raise ValueError if a batch can't be split evenly over the workers."""

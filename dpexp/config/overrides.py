@@ -27,7 +27,7 @@ def parse(text: str) -> Override:
         raise ConfigError(f"{text!r}: write key=value, such as workers=2, without spaces")
     if name.endswith(".name") and name.removesuffix(".name") in config_groups():
         group = name.removesuffix(".name")
-        raise ConfigError(f"{name}={value}: write {group}={value}, which brings its settings along")
+        raise ConfigError(f"{name}={value}: write {group}={value}, which also selects its settings")
     if re.match(r"hydra\b", name) and name not in FOLDERS:
         raise ConfigError(
             f"{name}: leave it out; dpexp starts its jobs itself, one after the other, and uses only "

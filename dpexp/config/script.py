@@ -13,10 +13,10 @@ from pydantic.dataclasses import dataclass
 from dpexp.config.groups import STRICT
 from dpexp.config.job import JobConfig
 
-NUMBERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
+NUMERIC_PLACEHOLDERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
 # For commands on several hosts: workers of each, number of hosts, this host's number, first host's address and port.
-PLACES = ("workers_per_host", "hosts", "host", "head", "port")
-PLACEHOLDERS = (*NUMBERS, *PLACES)
+HOST_PLACEHOLDERS = ("workers_per_host", "hosts", "host", "head", "port")
+PLACEHOLDERS = (*NUMERIC_PLACEHOLDERS, *HOST_PLACEHOLDERS)
 CHOICES = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
 # The value of a user's own placeholder, as text; a number, true or false is converted.
 Value = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, int | float) else value)]
@@ -54,13 +54,13 @@ class CommandConfig:
             try:
                 words, fields = shlex.split(command), placeholders(command)
             except ValueError as error:
-                raise ValueError(f"script.{name}={command}: {error}; a brace is written {{{{ or }}}}") from error
+                raise ValueError(f"script.{name}={command}: {error}; write a literal brace as {{{{ or }}}}") from error
             if not words:
                 raise ValueError(f"script.{name} is empty: write the command that starts the training")
             if unknown := sorted(fields - {*PLACEHOLDERS, *self.arguments}):
                 raise ValueError(
                     f"script.{name} has a placeholder {{{unknown[0]}}}: choose from {CHOICES}; or give it a value by "
-                    f"script.arguments.{unknown[0]}=...; a brace is written {{{{ or }}}}"
+                    f"script.arguments.{unknown[0]}=...; write a literal brace as {{{{ or }}}}"
                 )
         used = placeholders(f"{self.command} {self.baseline_command}")
         for name, value in (self.baseline_arguments | self.arguments).items():
@@ -86,7 +86,7 @@ class ScriptConfig(JobConfig):
     target_accuracy: None
     script: CommandConfig
 
-    usual_seconds: ClassVar[tuple[float, float]] = (60.0, 60.0)
+    default_max_seconds: ClassVar[tuple[float, float]] = (60.0, 60.0)
 
     @property
     def names(self) -> dict[str, str]:
@@ -99,9 +99,11 @@ class ScriptConfig(JobConfig):
         return names
 
     def words(self, port: int, hosts: int = 1, head: str = "127.0.0.1") -> list[list[str]]:
-        """Return the words of the command on each host (see PLACES); a single worker needs only the first host."""
+        """Return the words of the command on each host; a single worker needs only the first host."""
         hosts = min(hosts, self.workers)
-        numbers = {name: getattr(self, name) for name in NUMBERS} | {"workers_per_host": self.workers // hosts}
+        numbers = {name: getattr(self, name) for name in NUMERIC_PLACEHOLDERS} | {
+            "workers_per_host": self.workers // hosts
+        }
         places = [{"hosts": hosts, "host": host, "head": head, "port": port} for host in range(hosts)]
         values = [numbers | place | self.script.arguments for place in places]
         return [[word.format(**fields) for word in shlex.split(self.script.command)] for fields in values]
@@ -116,7 +118,7 @@ class ScriptConfig(JobConfig):
         threads = self.threads_per_worker if threads is None else threads
         return dataclasses.replace(self, workers=1, threads_per_worker=threads, script=self.script.baseline())
 
-    def in_memory(self) -> ScriptConfig | None:
+    def with_shared_memory(self) -> ScriptConfig | None:
         """Return the job whose DistributedDataParallel exchanges in shared memory; None if it does already."""
         if self.workers == 1 or self.script.exchange is not None:
             return None

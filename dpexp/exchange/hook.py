@@ -28,7 +28,7 @@ from dpexp.exchange.peers import LostRankError, Peers
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, chunk_bounds
 
 TIMEOUT_SECONDS = 1800.0  # torch's own
-FIRST_STEPS, TRIED_STEPS = 3, 8  # DistributedDataParallel makes its buckets anew in the first; then both take turns
+WARMUP_STEPS, TRIAL_STEPS = 3, 8  # DistributedDataParallel makes its buckets anew in the first; then both take turns
 
 
 def use_shared_memory(
@@ -55,17 +55,17 @@ def _exchange(team: "Team", bucket: dist.GradBucket) -> torch.futures.Future[tor
 
 
 @dataclass(frozen=True)
-class Area:
+class BucketBuffers:
     """The shared memory for one bucket."""
 
     published: list[tuple[slice, torch.Tensor]]  # the others' chunks: where in the bucket, and in this rank's row
     chunk: slice  # the part of the bucket that this rank sums
-    theirs: list[torch.Tensor]  # the same chunk of the other rows
-    total: torch.Tensor  # their sum
+    peer_chunks: list[torch.Tensor]  # the same chunk of the other rows
+    chunk_sum: torch.Tensor  # their sum
     sums: torch.Tensor  # the sums of all chunks
 
 
-class Begun(NamedTuple):
+class PendingExchange(NamedTuple):
     """The exchange of one bucket, in one step."""
 
     sums: torch.Tensor
@@ -86,18 +86,18 @@ class Team:
         self._step = 0
         self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of steps in turn, with memory and without
         self._step_began = 0.0
-        self._areas: dict[int, Area] = {}  # by the bucket's number
-        self._begun: list[Begun] = []  # in this step
+        self._areas: dict[int, BucketBuffers] = {}  # by the bucket's number
+        self._begun: list[PendingExchange] = []  # in this step
         self._expected: list[tuple[torch.Tensor, torch.Tensor, float]] = []  # the first sums, the group's, the rounding
         self.peers = Peers(self.group, timeout_seconds)
         self._is_decided = len(self.peers.ranks) == 1  # who is alone on its host shares memory with nobody
-        self._between: Any = None  # the group of the ranks of all hosts that have the same chunk
+        self._inter_host_group: Any = None  # the group of the ranks of all hosts that have the same chunk
         if len(self.peers.hosts) > 1 and not self._is_decided:
             place = self.peers.ranks.index(self.rank)
             world: Any = self.group
             same = [dist.get_global_rank(world, ranks[place]) for ranks in self.peers.hosts]
             timeout = datetime.timedelta(seconds=timeout_seconds)
-            self._between = dist.new_group(same, timeout, "gloo", use_local_synchronization=True)
+            self._inter_host_group = dist.new_group(same, timeout, "gloo", use_local_synchronization=True)
 
     def exchange(self, bucket: Any) -> torch.futures.Future[torch.Tensor]:
         """Return the future of the sum, or mean, of all ranks of a dist.GradBucket."""
@@ -122,13 +122,13 @@ class Team:
 
     def _begin_step(self) -> None:
         """Choose how to exchange: by the process group while buckets change, in turns, then by the faster way."""
-        now, tried = time.perf_counter(), self._step - FIRST_STEPS
-        if 0 < tried <= 2 * TRIED_STEPS:
+        now, tried = time.perf_counter(), self._step - WARMUP_STEPS
+        if 0 < tried <= 2 * TRIAL_STEPS:
             self._seconds[self.uses_memory].append(now - self._step_began)
-        self._is_decided = tried == (1 if self._always else 2 * TRIED_STEPS)
+        self._is_decided = tried == (1 if self._always else 2 * TRIAL_STEPS)
         if self._always:
             self.uses_memory = tried >= 0
-        elif 0 <= tried < 2 * TRIED_STEPS:
+        elif 0 <= tried < 2 * TRIAL_STEPS:
             self.uses_memory = tried // 2 % 2 == 0  # two and two: each way meets both kinds of steps that take turns
         elif self._is_decided:
             in_memory, over_group = (statistics.median(self._seconds[way]) for way in (True, False))
@@ -145,20 +145,20 @@ class Team:
         area = self._areas.get(number)
         if area is None or (area.sums.dtype, len(area.sums)) != (bucket.dtype, len(bucket)):
             area = self._areas[number] = self._allocated(bucket)
-        if self._step == FIRST_STEPS + 1:  # the first in memory
+        if self._step == WARMUP_STEPS + 1:  # the first in memory
             self._expected.append((area.sums, *self._summed_by_group(bucket)))
         # Divided before they are added, as torch does: sums of float16 may overflow.
         factor = 1 / self.size if self.average else 1.0
         for part, row in area.published:
             torch.mul(bucket[part], factor, out=row)
-        self.peers.meet()  # all have written their rows
-        torch.add(area.theirs[0], bucket[area.chunk], alpha=factor, out=area.total)
-        for other in area.theirs[1:]:
-            area.total.add_(other)
+        self.peers.barrier()  # all have written their rows
+        torch.add(area.peer_chunks[0], bucket[area.chunk], alpha=factor, out=area.chunk_sum)
+        for other in area.peer_chunks[1:]:
+            area.chunk_sum.add_(other)
         between = None
-        if self._between is not None and len(area.total):
-            between = dist.all_reduce(area.total, group=self._between, async_op=True)
-        self._begun.append(Begun(area.sums, torch.futures.Future(), between))
+        if self._inter_host_group is not None and len(area.chunk_sum):
+            between = dist.all_reduce(area.chunk_sum, group=self._inter_host_group, async_op=True)
+        self._begun.append(PendingExchange(area.sums, torch.futures.Future(), between))
         return self._begun[-1].done
 
     def _finish(self) -> None:
@@ -166,7 +166,7 @@ class Team:
         for begun in self._begun:
             if begun.between is not None:
                 self._wait(begun.between)
-        self.peers.meet()  # all chunks are there; they are read before the next step's first meeting
+        self.peers.barrier()  # all chunks are there; they are read before the next step's first meeting
         for sums, expected, rounding in self._expected:
             if not torch.isclose(sums, expected, rtol=0.0, atol=rounding, equal_nan=True).all():
                 raise RuntimeError("sums of gradients in shared memory differ from those of the process group")
@@ -190,7 +190,7 @@ class Team:
         sums = float(largest) * (1 if self.average else self.size)
         return expected, 2 * self.size * torch.finfo(bucket.dtype).eps * sums
 
-    def _allocated(self, bucket: torch.Tensor) -> Area:
+    def _allocated(self, bucket: torch.Tensor) -> BucketBuffers:
         """Allocate the memory for buckets like this: a row for the sums, then one for each rank.
 
         DistributedDataParallel looks for its parts of the sums from the beginning of their storage.
@@ -203,7 +203,7 @@ class Team:
         begin, end = chunk_bounds(bucket, len(ranks))[place : place + 2]
         row, chunk = rows.pop(place), slice(begin, end)
         published = [(part, row[part]) for part in (slice(begin), slice(end, None)) if len(row[part])]
-        return Area(published, chunk, [other[chunk] for other in rows], sums[chunk], sums)
+        return BucketBuffers(published, chunk, [other[chunk] for other in rows], sums[chunk], sums)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of a model has no hook, whatever DistributedDataParallel notes about it."""

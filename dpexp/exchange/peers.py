@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dpexp.errors import WorkerError, counted
+from dpexp.errors import WorkerError, pluralize
 from dpexp.processes.barrier import Counter, spin_seconds
 from dpexp.processes.descriptors import Descriptor, is_of_this_user
 from dpexp.processes.shared_memory import SharedTensors
@@ -45,8 +45,10 @@ class Peers:
                 hosts.setdefault(host, []).append(rank)
             self.hosts, self.ranks = list(hosts.values()), hosts[_host()]
             if len({len(ranks) for ranks in self.hosts}) > 1:
-                on_each = ", ".join(counted(len(ranks), "rank") for ranks in self.hosts)
-                raise ValueError(f"{len(hosts)} hosts with {on_each}: to share memory, each host needs the same number")
+                on_each = ", ".join(pluralize(len(ranks), "rank") for ranks in self.hosts)
+                raise ValueError(
+                    f"{len(hosts)} hosts with {on_each}: shared memory needs the same number of ranks on each host"
+                )
             self._ends = self._connected(listener, [name for _, name in places])
         size, place = len(self.ranks), self.ranks.index(self._rank)
         rounds = [2**power for power in range((size - 1).bit_length())]
@@ -57,16 +59,16 @@ class Peers:
         self._rounds = [(theirs[self.ranks[(place + step) % size]][at], counters[at]) for at, step in enumerate(rounds)]
         self._spin_seconds = spin_seconds(size * torch.get_num_threads())
         self._polls = {counter: self._poll(counter) for counter in counters}
-        self._gone: list[int] = []  # ranks that ended after they had left the last meeting
+        self._exited_ranks: list[int] = []  # ranks that ended after they had left the last meeting
         connected.add(self)
         # How often each rank has posted, and how many meetings it has left.
         counts = self.allocate(2 * len(places) * 8)
         self._posted, self._left = counts.view(torch.int64).view(2, len(places)).numpy()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Return when all ranks of the host have called this. Raises LostRankError."""
-        if self._gone:
-            raise self._ended(self._gone[0])
+        if self._exited_ranks:
+            raise self._ended(self._exited_ranks[0])
         self._meetings += 1
         for post_to, wait_for in self._rounds:
             self._posted[self._rank] += 1
@@ -103,7 +105,7 @@ class Peers:
             if end.fileno() in ready:
                 if self._left[rank] < self._meetings:
                     raise self._ended(rank)
-                self._gone.append(rank)
+                self._exited_ranks.append(rank)
                 for poll in self._polls.values():
                     poll.unregister(end)
 
@@ -124,7 +126,7 @@ class Peers:
         return LostRankError(f"rank {rank} has not joined the exchange of gradients for {self.timeout_seconds:g} s")
 
     def _ended(self, rank: int) -> LostRankError:
-        return LostRankError(f"rank {rank} has ended while rank {self._rank} exchanges gradients with it")
+        return LostRankError(f"rank {rank} exited while rank {self._rank} was exchanging gradients with it")
 
     def _connected(self, listener: socket.socket, names: list[str]) -> dict[int, socket.socket]:
         """Return a socket to each other rank of the host; the higher rank of two connects."""

@@ -13,7 +13,7 @@ from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers import command_output as output
 from dpexp.launchers import descendants
 from dpexp.launchers.descendants import GRACE_SECONDS, Descendants
-from dpexp.machine.exclusive import VARIABLE as LOCK
+from dpexp.machine.exclusive import LOCK_VARIABLE
 from dpexp.machine.memory import peak_bytes
 from dpexp.processes.waiting import wait_until
 
@@ -22,7 +22,7 @@ PACKAGES = Path(__file__).parents[2]  # where dpexp is
 SOCKET, EXCHANGE = "DPEXP_SCRIPT_SOCKET", "DPEXP_SCRIPT_EXCHANGE"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # If dpexp itself is a rank, one on each host, these variables describe that rank; its commands must not inherit them.
-OWN = re.compile(
+RANK_VARIABLES = re.compile(
     "((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|SLURM_(PROCID|NTASKS)"
     "|(TORCHELASTIC|OMPI_COMM_WORLD|PMI)_.*)"
 )
@@ -57,9 +57,11 @@ class CommandProcesses(Descendants):
     def start(self, address: str) -> None:
         """Start the command, whose processes report to `address`. Raises ConfigError if there is no such program."""
         words, is_rank = self._command.words[self._host], {"RANK", "WORLD_SIZE"} <= os.environ.keys()
-        environment = {name: value for name, value in os.environ.items() if not (is_rank and OWN.fullmatch(name))}
+        environment = {
+            name: value for name, value in os.environ.items() if not (is_rank and RANK_VARIABLES.fullmatch(name))
+        }
         environment |= dict.fromkeys(THREADS, str(self._command.threads))
-        environment |= {LOCK: ""}  # a dpexp in there would wait for this one
+        environment |= {LOCK_VARIABLE: ""}  # a dpexp in there would wait for this one
         environment |= {SOCKET: address, descendants.NAME: self.mark}
         # "python" and "torchrun" are those of the environment in which dpexp runs, active or not.
         for name, first in (("PYTHONPATH", STARTUP), ("PATH", Path(sys.executable).parent)):
@@ -81,7 +83,7 @@ class CommandProcesses(Descendants):
         self.refresh()
         self.send(signal.SIGSTOP)
 
-    def look_at_memory(self) -> None:
+    def record_memory(self) -> None:
         """Read the memory of the stopped processes."""
         now = peak_bytes(self.processes)
         self.memory_bytes = self.memory_bytes if now is None else max(now, self.memory_bytes or 0)
@@ -124,7 +126,7 @@ class CommandProcesses(Descendants):
         return kind(f"{self._command.name}: {reason}: {line}", details)
 
 
-def how_ended(status: int | None) -> str:
+def describe_exit(status: int | None) -> str:
     """Say in words how a command ended."""
     if status is None:
         return "a process ended while the command went on (as torchrun does with --max-restarts)"

@@ -10,14 +10,14 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from dpexp.errors import ScriptEnded, WorkerError, counted
-from dpexp.launchers.command_processes import Command, CommandProcesses, how_ended
+from dpexp.errors import ScriptEnded, WorkerError, pluralize
+from dpexp.launchers.command_processes import Command, CommandProcesses, describe_exit
 from dpexp.processes.messages import Turn
 from dpexp.processes.waiting import wait_until
 
 PINGS = 5
 
-Trace = tuple[float, float, float, list[tuple[float, float]]]
+StepTrace = tuple[float, float, float, list[tuple[float, float]]]
 """One step: seconds of data, compute and update; and for each meeting with others, when it began and its seconds."""
 
 
@@ -53,7 +53,7 @@ class Rank:
     facts: Facts = field(default_factory=Facts)
 
 
-class World:
+class RunningCommand:
     """A running command whose processes are stopped except during their turns."""
 
     def __init__(
@@ -66,7 +66,7 @@ class World:
         """`processes` are those on this machine; `check_hosts` raises WorkerError if another host's have failed."""
         self.command, self.processes = command, processes
         self.ranks: list[Rank] = []  # by number, when none is missing
-        self.traces: list[list[list[Trace]]] = []  # of each traced turn, process and step
+        self.traces: list[list[list[StepTrace]]] = []  # of each traced turn, process and step
         self.files: set[str] = set()  # of the user's, that its processes depend on
         self._timeout_seconds, self._check_hosts = timeout_seconds, check_hosts
         self._steps = 0  # steps reported so far
@@ -81,7 +81,7 @@ class World:
         rank, world_size = introduction["rank"], introduction["world_size"]
         if world_size != self.command.ranks:
             raise WorkerError(
-                f"{self.command.name}: the command trains in a world of {counted(world_size, 'process')}, not "
+                f"{self.command.name}: the command started {pluralize(world_size, 'process')}, not "
                 f"{self.command.ranks}: its number of processes must follow {{workers}}"
             )
         if any(known.number == rank for known in self.ranks):
@@ -99,32 +99,32 @@ class World:
         """Raise WorkerError if the command has ended before all processes made their first step."""
         self._check_hosts()
         if self.missing and self.processes.status is not None:
-            ending = how_ended(self.processes.wait_for_end())
-            raise self.processes.failure(f"{ending} before a torch optimizer had made a step")
+            ending = describe_exit(self.processes.wait_for_end())
+            raise self.processes.failure(f"{ending} before a torch optimizer took a step")
 
     def turn(self, turn: Turn) -> list[float]:
         """Let the command make some steps; return the wall seconds of each timed step of its slowest process.
 
         Returns [] for a traced turn, whose hooks take time. Raises WorkerError, ScriptEnded.
         """
-        reports = self._ask((turn.lead_steps, turn.steps, turn.traced))
+        reports = self._ask((turn.untimed_steps, turn.steps, turn.traced))
         self.processes.stop()
         if self._steps == 1:  # and again in `finish`; the script may have ended by then
-            self.processes.look_at_memory()
+            self.processes.record_memory()
         self._steps += turn.steps
         if turn.traced:
-            steps = [trace[turn.lead_steps :] for _, trace in reports]
+            steps = [trace[turn.untimed_steps :] for _, trace in reports]
             ahead = [rank.ahead_seconds for rank in self.ranks]
             self.traces.append(
                 [[_earlier(trace, by) for trace in traces] for traces, by in zip(steps, ahead, strict=True)]
             )
             return []
-        seconds = np.diff([times for times, _ in reports])[:, turn.lead_steps :]
+        seconds = np.diff([times for times, _ in reports])[:, turn.untimed_steps :]
         return max(seconds, key=np.sum).tolist()  # type: ignore[no-any-return]
 
     def finish(self) -> None:
         """After the last turn, ask for what only the processes know; some of them may have ended."""
-        self.processes.look_at_memory()
+        self.processes.record_memory()
         with contextlib.suppress(ScriptEnded, WorkerError):
             for rank, facts in zip(self.ranks, self._ask("facts"), strict=True):
                 rank.facts = facts
@@ -139,9 +139,9 @@ class World:
 
     def no_progress(self) -> WorkerError:
         """Return the error for a command that has made no step for too long."""
-        where = f"after {counted(self._steps, 'step')} or more"
+        where = f"after {pluralize(self._steps, 'step')} or more"
         if self.missing:
-            processes = counted(self.command.ranks, "process")
+            processes = pluralize(self.command.ranks, "process")
             where = f"({self.missing} of {processes} have not made their first)"
         return self.processes.failure(
             f"no step for {self._timeout_seconds:g} s {where}; if it is only slow, increase launch.timeout_seconds"
@@ -150,8 +150,8 @@ class World:
     def _uneven(self, missing: Iterable[Rank]) -> WorkerError:
         late = ", ".join(f"rank {rank.number}" for rank in missing)
         return self.processes.failure(
-            f"{late} made no further step for {self._timeout_seconds:g} s, the others did: ranks that make different "
-            "numbers of steps, as under Join, can't be measured; give all the same number of batches"
+            f"{late} ran no further steps for {self._timeout_seconds:g} s, but the others did; ranks that run "
+            "different numbers of steps, as under Join, can't be measured; give all the same number of batches"
         )
 
     def _ask(self, question: Any) -> list[Any]:
@@ -193,13 +193,13 @@ class World:
         ended_together = len({rank.total_steps for rank in self.ranks}) == 1
         if status == 0 and ended_together:
             return ScriptEnded(self.command.name)
-        ending = how_ended(status)
+        ending = describe_exit(status)
         if ended_together:
-            return self.processes.failure(f"{ending} after {counted(self._steps, 'step')} or more")
+            return self.processes.failure(f"{ending} after {pluralize(self._steps, 'step')} or more")
         ended = [(rank.total_steps, rank.number) for rank in self.ranks if rank.total_steps is not None]
         steps, first = min(ended)
         return self.processes.failure(
-            f"rank {first} came to its end after {counted(steps, 'step')}, before the others ({ending}); give all "
+            f"rank {first} finished after {pluralize(steps, 'step')}, before the others ({ending}); give all "
             "the same number of batches"
         )
 
@@ -216,7 +216,7 @@ def _ahead_seconds(connection: Connection) -> float:
     return min(offsets)[1]
 
 
-def _earlier(trace: Trace, seconds: float) -> Trace:
+def _earlier(trace: StepTrace, seconds: float) -> StepTrace:
     """Return the trace with times of a clock that is `seconds` behind."""
     *phases, meetings = trace
     return (*phases, [(arrival - seconds, lasted) for arrival, lasted in meetings])  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""The launcher of other people's commands: their processes take turns, as ours do."""
+"""The launcher of users' commands: their processes take turns, as ours do."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from dpexp.launchers import descendants
-from dpexp.launchers.command_processes import Command, CommandProcesses, how_ended
-from dpexp.launchers.command_world import Introduction, World
+from dpexp.launchers.command_processes import Command, CommandProcesses, describe_exit
+from dpexp.launchers.command_world import Introduction, RunningCommand
 from dpexp.machine import signals
 from dpexp.processes.descriptors import is_of_this_user
 from dpexp.processes.waiting import POLL_SECONDS, wait_until
@@ -44,7 +44,7 @@ class Hosts(Protocol):
 @contextlib.contextmanager
 def started(
     commands: Mapping[str, Command], output: Mapping[str, Path], timeout_seconds: float, hosts: Hosts | None = None
-) -> Iterator[dict[str, World]]:
+) -> Iterator[dict[str, RunningCommand]]:
     """Start all commands, which wait at the end of their first step while the context is open.
 
     However this ends, no process that it started outlives it. Raises WorkerError, and ConfigError where a program can't
@@ -55,9 +55,11 @@ def started(
     worlds = {}
     for number, (name, command) in enumerate(commands.items()):
         processes = CommandProcesses(command, 0, output[name], f"{token}.{number}")
-        worlds[name] = World(command, processes, timeout_seconds, hosts.check_script if hosts else lambda: None)
-    with signals.postponed(), contextlib.ExitStack() as cleanup:
-        cleanup.enter_context(guard(token))
+        worlds[name] = RunningCommand(
+            command, processes, timeout_seconds, hosts.check_script if hosts else lambda: None
+        )
+    with signals.deferred(), contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(end_on_parent_death(token))
         listener = cleanup.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(f"\0{token}")  # it has no file, and so can't leave one behind
         listener.listen(128)
@@ -80,7 +82,7 @@ def started(
 
 
 def _wait_for_first_steps(
-    worlds: Sequence[World], listeners: Mapping[socket.socket, bytes], timeout_seconds: float
+    worlds: Sequence[RunningCommand], listeners: Mapping[socket.socket, bytes], timeout_seconds: float
 ) -> None:
     """Return when each process of each command waits at the end of its first step. Raises WorkerError."""
 
@@ -125,26 +127,26 @@ def _accept(listener: socket.socket, key: bytes) -> Connection | None:
     return remote
 
 
-def run_beside(command: Command, host: int, number: int, address: str, check: Callable[[], None]) -> None:
+def run_on_host(command: Command, host: int, number: int, address: str, check: Callable[[], None]) -> None:
     """Run a command's part on this host until `check` raises. Raises WorkerError, ConfigError.
 
     A PeerError says that only another host can know the cause.
     """
     token = f"dpexp-{secrets.token_hex(8)}"
-    with tempfile.TemporaryDirectory() as folder, signals.postponed(), guard(token):
+    with tempfile.TemporaryDirectory() as folder, signals.deferred(), end_on_parent_death(token):
         processes = CommandProcesses(command, host, Path(folder) / "output", f"{token}.{number}")
         try:
             processes.start(address)
             while not processes.status:  # with status 0, it has come to its end, as the first host reports
                 check()
                 signals.wait((), POLL_SECONDS)
-            raise processes.failure(f"on host {host} {how_ended(processes.wait_for_end())}")
+            raise processes.failure(f"on host {host} {describe_exit(processes.wait_for_end())}")
         finally:
             processes.end()
 
 
 @contextlib.contextmanager
-def guard(mark: str) -> Iterator[None]:
+def end_on_parent_death(mark: str) -> Iterator[None]:
     """Let another process end all processes with this mark if this process dies while the context is open."""
     program = subprocess.Popen(
         [sys.executable, "-I", "-S", descendants.__file__, mark], stdin=subprocess.PIPE, start_new_session=True

@@ -71,7 +71,7 @@ class Channel:
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)  # one that has lost the store's machine doesn't come back
 
-    def have_met(self) -> bool:
+    def all_joined(self) -> bool:
         """Whether all others are there. Raises ConfigError if a rank has another world or other arguments."""
         for rank, facts in self.seen.items():
             if facts["started"] != self.facts["started"]:
@@ -90,7 +90,7 @@ class Channel:
         why: DpexpError = ConfigError(f"MASTER_ADDR={address} MASTER_PORT={port}: no other rank can be reached there")
         try:
             server = TCPStore(address, port, is_master=self._environment.serves_store, wait_for_workers=False)
-            why = WorkerError("rank 0 has ended before the other ranks; its output says why")
+            why = WorkerError("rank 0 exited before the other ranks; see its output")
             store: Any = PrefixStore(self._environment.prefix, server)  # takes bytes, whatever its stub says
             for rank in self._others:
                 store.compare_set(str(rank), "", "")  # make it where it lacks, else `multi_get` would wait

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
-from dpexp.errors import ConfigError, counted
+from dpexp.errors import ConfigError, pluralize
 
 REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -79,7 +79,7 @@ class TorchrunEnvironment:
             )
         if config.workers != self.world_size:
             raise ConfigError(
-                f"workers={config.workers}, but torchrun started {counted(self.world_size, 'process')} (WORLD_SIZE, "
+                f"workers={config.workers}, but torchrun started {pluralize(self.world_size, 'process')} (WORLD_SIZE, "
                 f"--nnodes x --nproc-per-node on the first host): set workers={self.world_size}, or start "
                 f"{config.workers}"
             )

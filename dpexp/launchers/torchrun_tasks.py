@@ -10,7 +10,7 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError, one_line
 from dpexp.launchers.command_processes import Command
-from dpexp.launchers.commands import run_beside
+from dpexp.launchers.commands import run_on_host
 from dpexp.launchers.local import LocalLauncher, start_errors
 from dpexp.launchers.torchrun_channel import Channel
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
@@ -43,7 +43,7 @@ class TorchrunController(LocalLauncher):
     def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that the ranks can't run."""
         self._environment.check(config)
-        if config.measurement.shared_memory == "always" and config.in_memory() is not None:
+        if config.measurement.shared_memory == "always" and config.with_shared_memory() is not None:
             raise ConfigError("measurement.shared_memory=always under torchrun: measure two jobs, with and without it")
 
     @property
@@ -70,12 +70,12 @@ class TorchrunController(LocalLauncher):
         self.channel.close()
 
     def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gate: Connection | None) -> WorldSpec:
-        if work.config.processes == 1:
+        if work.config.process_count == 1:
             return super()._world(cleanup, name, work, gate)
-        if self._loaded != work.dataset.source:  # before anything is timed
-            with self._task("load", config=work.dataset.source):
+        if self._loaded != work.dataset.config:  # before anything is timed
+            with self._task("load", config=work.dataset.config):
                 self.channel.wait_until(self._answers)
-            self._loaded = work.dataset.source
+            self._loaded = work.dataset.config
         cleanup.enter_context(self._task("train", config=work.config, in_turns=work.in_turns))
         remote = RemoteRanks(0, self._exchange_progress, self._answers)
         return _one_rank(work, self._environment, self._task_number, gate, remote)
@@ -134,7 +134,7 @@ class TorchrunAgent:
         """
         why = f"rank {self._environment.rank} has ended; its output says why"
         try:
-            self._channel.wait_until(self._channel.have_met)
+            self._channel.wait_until(self._channel.all_joined)
             while self._task["kind"] != "end":
                 self._channel.publish(number=self._task["number"], answer=self._answer())
                 self._channel.wait_until(self._is_over)
@@ -160,7 +160,7 @@ class TorchrunAgent:
                 self._dataset = load(self._task["config"])
             if self._task["kind"] == "script":
                 command, number, address = self._task["script"]
-                run_beside(command, self._environment.rank, number, address, lambda: self._exchange_progress(None))
+                run_on_host(command, self._environment.rank, number, address, lambda: self._exchange_progress(None))
             return self._train() if self._task["kind"] == "train" else None
         except WorkerError as error:  # which names the rank
             if isinstance(error, PeerError):  # who knows the cause answers first

@@ -45,7 +45,7 @@ class Environment:
     def machine(self) -> str:
         """What two timings must share to be compared, in words."""
         versions = ", ".join(f"{name} {self.versions.get(name)}" for name in ("torch", "Python", "dpexp"))
-        ranks = "" if self.local_world_size is None else f", {self.local_world_size} ranks a machine"
+        ranks = "" if self.local_world_size is None else f", {self.local_world_size} ranks per machine"
         memory = f"{self.memory_bytes / 2**30:.0f} GiB"
         return f"{self.cpu_model}, {self.usable_cores} usable cores, {memory}, {versions}{ranks}"
 

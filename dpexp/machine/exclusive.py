@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
-VARIABLE, DEFAULT = "DPEXP_LOCK", "dpexp"
+LOCK_VARIABLE, DEFAULT = "DPEXP_LOCK", "dpexp"
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def exclusive(on_wait: Callable[[int], None]) -> Iterator[None]:
     While another does, `on_wait` receives its process number, and this waits until that has ended. The environment
     variable DPEXP_LOCK names another lock; empty, there is none.
     """
-    name = os.environ.get(VARIABLE, DEFAULT)
+    name = os.environ.get(LOCK_VARIABLE, DEFAULT)
     if not name:
         yield
         return

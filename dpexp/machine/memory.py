@@ -1,4 +1,4 @@
-"""The memory that processes have together: pages that several of them have count once."""
+"""The memory that processes have together: pages that several of them map count once."""
 
 import re
 from collections.abc import Collection
@@ -30,7 +30,7 @@ def peak_bytes(processes: Collection[int]) -> int | None:
     return total("released") + max(by_sharing, by_kind)
 
 
-def bytes_in_words(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Return a number of bytes as text."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 

@@ -14,7 +14,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # exit statuses as shells have them
 
 _received: list[int] = []
-_postponed: list[int] = []
+_deferred: list[int] = []
 
 
 class Interrupted(BaseException):
@@ -42,29 +42,29 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def postponed() -> Iterator[None]:
+def deferred() -> Iterator[None]:
     """Hold back both signals until the context ends or `wait` is called, so that nothing is left half done."""
     if threading.current_thread() is not threading.main_thread():  # signals interrupt the main thread only
         yield
         return
     try:
-        with _handled_by(_postpone):
+        with _handled_by(_defer):
             yield
     finally:
-        if _postponed:
-            number = _postponed[0]
-            _postponed.clear()
+        if _deferred:
+            number = _deferred[0]
+            _deferred.clear()
             signal.raise_signal(number)
 
 
 def wait(ends: Iterable[Any], seconds: float) -> list[Any]:
     """Return the readable ones of `ends` as soon as there are any; none after `seconds`.
 
-    Raises Interrupted, at the latest after `seconds`, if a signal was postponed.
+    Raises Interrupted, at the latest after `seconds`, if a signal was deferred.
     """
     readable = connection.wait(list(ends), seconds)
-    if _postponed:
-        raise Interrupted(_postponed[0])
+    if _deferred:
+        raise Interrupted(_deferred[0])
     return readable
 
 
@@ -78,7 +78,7 @@ def blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def receive_when_parent_ends(number: int) -> None:
+def set_parent_death_signal(number: int) -> None:
     """Let this process receive the signal when its parent process ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
@@ -98,5 +98,5 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(number)
 
 
-def _postpone(number: int, frame: FrameType | None) -> None:
-    _postponed.append(number)
+def _defer(number: int, frame: FrameType | None) -> None:
+    _deferred.append(number)

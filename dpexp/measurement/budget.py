@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from dpexp.analysis.ratios import START_DEVIATION, compare, turns_ratio
+from dpexp.analysis.ratios import START_STD, compare, turns_ratio
 from dpexp.config.job import JobConfig
 from dpexp.measurement.rounds import Rounds
 from dpexp.results.schema import Block
@@ -22,7 +22,7 @@ class Budget:
     def __init__(self, config: JobConfig, baseline: str | None, candidate: str) -> None:
         """The target precision is for the ratio of these two arms; without a baseline, it is ignored."""
         self.measurement, self._baseline, self._candidate = config.measurement, baseline, candidate
-        self.seconds, self._max_seconds = config.usual_seconds  # time limits: of short steps, of long steps
+        self.seconds, self._max_seconds = config.default_max_seconds  # time limits: of short steps, of long steps
         if config.measurement.max_seconds is not None:
             self.seconds = self._max_seconds = config.measurement.max_seconds
         self._started = time.monotonic()
@@ -64,14 +64,14 @@ class Budget:
             missing -= 1
         if seconds >= self._share(left + seconds, missing):
             return True
-        if rounds.made % LOOK_AGAIN_ROUNDS or self._baseline is None or not self.measurement.is_adaptive:
+        if rounds.timed_rounds % LOOK_AGAIN_ROUNDS or self._baseline is None or not self.measurement.is_adaptive:
             return False
         if left < WORTH_A_START * self._overhead_seconds:
             return False  # nothing else can be done with it
         ratio = turns_ratio(rounds.timed[self._baseline].turn_seconds, rounds.timed[self._candidate].turn_seconds)
         assert ratio is not None
         variance = ratio.variance * seconds
-        return seconds >= math.sqrt(self._overhead_seconds * variance) / START_DEVIATION
+        return seconds >= math.sqrt(self._overhead_seconds * variance) / START_STD
 
     def _share(self, seconds: float, blocks: int) -> float:
         """Return the seconds for the rounds of each of `blocks` blocks, the first of which has started."""

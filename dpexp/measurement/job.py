@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, IN_MEMORY, JobConfig
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, SHARED_MEMORY, JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, counted
+from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, pluralize
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment, available_memory_bytes, current_environment, usable_cores
 from dpexp.measurement.budget import Budget
-from dpexp.measurement.loop_trainer import LoopTrainer
-from dpexp.measurement.measure import OnProgress, OnWarm, measure
+from dpexp.measurement.loop_trainer import BuiltInTrainer
+from dpexp.measurement.measure import OnProgress, OnWarm, measure_blocks
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.script_trainer import ScriptTrainer
@@ -36,7 +36,7 @@ def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> Tr
     if isinstance(config, ScriptConfig):
         return ScriptTrainer(config, folder, launcher.hosts)
     assert isinstance(config, ExperimentConfig)
-    return LoopTrainer(config, launcher)
+    return BuiltInTrainer(config, launcher)
 
 
 def measure_job(
@@ -56,7 +56,7 @@ def measure_job(
 
     Raises the job's error. A WorkerError is recorded as a failed result, with the blocks finished until then and its
     traceback in error.log; a DivergedError as a diverged one. ConfigError and DataError are recorded with
-    `record_bad_input`, else nothing is. A ResultError says that nothing can be recorded.
+    `record_bad_input`; else the result stays unfinished. A ResultError says that nothing can be recorded.
     """
     launcher = launcher or LocalLauncher()
     user_files = fingerprint(config) if user_files is None else user_files
@@ -71,18 +71,18 @@ def measure_job(
         whole_trainings = WholeTrainings(config, budget.seconds)
         # Under torchrun, other hosts run only one training at a time, so no further arm can take turns.
         may_share = launcher.hosts is None and config.measurement.shared_memory != "never"
-        in_memory = config.in_memory() if may_share else None
+        in_memory = config.with_shared_memory() if may_share else None
         on_warm = whole_trainings.reserve_seconds
         for block in _measure_blocks(trainer, variants, in_memory, budget, record, on_progress, on_warm):
             refuse_changes(changed_files(user_files, fingerprint(config)))
-            record.add(block, digests_of(trainer.files))
+            record.add_block(block, digests_of(trainer.files))
         on_warm(step_times(record.result.blocks[-1]))  # where all blocks had been made before
         checkpoint = folder / CHECKPOINT if config.checkpoint else None
         for number, name, variant in whole_trainings.configs():
             if len(record.result.trainings.get(name, [])) > number:
                 continue  # made before an interruption
             on_progress(f"training as {name}, seed {variant.seed}", budget.done_fraction)
-            assert isinstance(trainer, LoopTrainer)
+            assert isinstance(trainer, BuiltInTrainer)
             training = trainer.train(variant, checkpoint if name == CANDIDATE and number == 0 else None)
             record.add_training(name, training)
     except (ConfigError, DataError) as error:
@@ -109,7 +109,9 @@ def measure_in_turns(
     """
     first, *_, last = configs
     trainer = open_trainer(configs[first], folder, launcher or LocalLauncher())
-    blocks = measure(trainer, lambda blocks: configs, Budget(configs[first], last, first), on_progress=on_progress)
+    blocks = measure_blocks(
+        trainer, lambda blocks: configs, Budget(configs[first], last, first), on_progress=on_progress
+    )
     return [block for block in blocks if not block.warmup]
 
 
@@ -134,26 +136,28 @@ def _measure_blocks(
         if in_memory is None or has_failed:
             return variants
         shares_memory = is_requested or any(
-            IN_MEMORY in block.arms or _loses_by_exchange(in_memory, block) for block in blocks
+            SHARED_MEMORY in block.arms or _is_exchange_bottleneck(in_memory, block) for block in blocks
         )
-        return variants | ({IN_MEMORY: in_memory} if shares_memory else {})
+        return variants | ({SHARED_MEMORY: in_memory} if shares_memory else {})
 
     while True:
         finished = time.perf_counter()
         try:
-            for block in measure(trainer, choose_arms, budget, record.result.kept_blocks(), on_progress, on_warm):
+            for block in measure_blocks(
+                trainer, choose_arms, budget, record.result.kept_blocks(), on_progress, on_warm
+            ):
                 yield block
                 finished = time.perf_counter()
             return
         except WorkerError as error:
-            if is_requested or IN_MEMORY not in choose_arms(record.result.kept_blocks()):
+            if is_requested or SHARED_MEMORY not in choose_arms(record.result.kept_blocks()):
                 raise
             has_failed = True
             budget.exclude(time.perf_counter() - finished)  # the job's time doesn't include the failed block
             _log.warning("gradients in shared memory are not measured: %s", error)
 
 
-def _loses_by_exchange(config: JobConfig, block: Block) -> bool:
+def _is_exchange_bottleneck(config: JobConfig, block: Block) -> bool:
     """Whether DistributedDataParallel spends much of a step exchanging gradients, and more than waiting."""
     arm = block.arms[CANDIDATE]
     seconds = {name: float(np.sum(values)) for name, values in arm.phases.items()}
@@ -189,7 +193,7 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
     """Find the number of threads with which one process is likely fastest, by turns of all candidates.
 
     If there are just two numbers, both are measured in each block. There is one answer for all
-    jobs of this process that differ in workers, strategy, epochs or data size only.
+    jobs of this process whose sequential process is the same, however long it trains.
     """
     cores = usable_cores()
     counts = sorted({2**power for power in range(cores.bit_length())} | {cores, config.threads_per_worker})
@@ -202,11 +206,11 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
     key = json.dumps([settings, fingerprint(config)])
     if key not in _best_threads:
         on_progress("looking for the best number of threads", 0.0)
-        variants = {f"one process with {counted(threads, 'thread')}": config.baseline(threads) for threads in counts}
+        variants = {f"one process with {pluralize(threads, 'thread')}": config.baseline(threads) for threads in counts}
         with trainer.running(variants) as running:
             rounds = Rounds(trainer.pace, list(variants), seed=0)
             rounds.warm_up(running, config.measurement.warmup_steps)
-            rounds.make_until(running, lambda seconds: seconds > PROBE_SECONDS)
+            rounds.run_until(running, lambda seconds: seconds > PROBE_SECONDS)
             arms = running.end(rounds.timed)
         best = min(arms.values(), key=lambda arm: float(arm.step_seconds.mean()))
         _best_threads[key] = best.threads

@@ -23,45 +23,45 @@ from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.worker import Work, WorkerReport
 
-PACE = Pace(turn_seconds=0.03, lead_seconds=0.003)
+PACE = Pace(turn_seconds=0.03, untimed_seconds=0.003)
 # Where more threads than cores have just woken up, the scheduler takes some tens of milliseconds to spread them.
-OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.1, lead_seconds=0.03)
+OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.1, untimed_seconds=0.03)
 
 
-class LoopTrainer:
+class BuiltInTrainer:
     """Trains all variants by our loop, on the same data and from the same initial state."""
 
     def __init__(self, config: ExperimentConfig, launcher: LocalLauncher) -> None:
         """Load the data and the initial weights into shared memory, and wait for the fork server. Raises DataError."""
         self._dataset, self._launcher = load(config), launcher
-        self._initial, self._placed = initial_state(config, self._dataset), self._dataset
-        self.pace = OVERSUBSCRIBED_PACE if config.busy_threads > usable_cores() else PACE
+        self._initial, self._dataset_copy = initial_state(config, self._dataset), self._dataset
+        self.pace = OVERSUBSCRIBED_PACE if config.total_threads > usable_cores() else PACE
         self.files: set[str] = set()  # the fingerprint has all of them
         wait_for_server()
 
     @contextlib.contextmanager
-    def running(self, variants: Mapping[str, JobConfig]) -> Iterator[LoopArms]:
+    def running(self, variants: Mapping[str, JobConfig]) -> Iterator[BuiltInArms]:
         """Keep an arm of each variant alive while the context is open, with the data at another place in memory.
 
         The place of the data changes times by about a percent. Raises WorkerError.
         """
-        self._placed = self._dataset.copy_elsewhere()
+        self._dataset_copy = self._dataset.copy_elsewhere()
         works = {}
         for name, config in variants.items():
             assert isinstance(config, ExperimentConfig)
-            works[name] = Work(config, self._placed, self._initial, in_turns=True)
+            works[name] = Work(config, self._dataset_copy, self._initial, in_turns=True)
         with self._launcher.segments(works) as segments:
-            yield LoopArms(works, segments)
+            yield BuiltInArms(works, segments)
 
     def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training:
         """Run a whole training, and evaluate it. Raises WorkerError."""
-        is_seed_of_job = config.seed == self._dataset.source.seed
+        is_seed_of_job = config.seed == self._dataset.config.seed
         initial = self._initial if is_seed_of_job else initial_state(config, self._dataset)
-        work = Work(config, self._placed, initial, checkpoint)
+        work = Work(config, self._dataset_copy, initial, checkpoint)
         return summarize_training(work, self._launcher.run(work))
 
 
-class LoopArms:
+class BuiltInArms:
     """Segments of our loop, as arms."""
 
     def __init__(self, works: Mapping[str, Work], segments: RunningSegments) -> None:
@@ -79,7 +79,7 @@ class LoopArms:
 
 
 def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory_bytes: int | None) -> Arm:
-    check(reports)
+    check_reports(reports)
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
         samples_per_step=work.config.global_batch_size,
@@ -94,7 +94,7 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory_
 
 def summarize_training(work: Work, reports: Sequence[WorkerReport]) -> Training:
     """Return the result of a whole training. Raises DivergedError, and WorkerError if replicas differ."""
-    check(reports)
+    check_reports(reports)
     sums = zip(*(report.epoch_loss_sums for report in reports), strict=True)
     return Training(
         seed=work.config.seed,
@@ -106,7 +106,7 @@ def summarize_training(work: Work, reports: Sequence[WorkerReport]) -> Training:
     )
 
 
-def check(reports: Sequence[WorkerReport]) -> None:
+def check_reports(reports: Sequence[WorkerReport]) -> None:
     """Raise DivergedError if a loss is not finite, WorkerError if replicas did not end with the same parameters."""
     if not all(math.isfinite(loss) for report in reports for loss in report.epoch_loss_sums):
         raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")

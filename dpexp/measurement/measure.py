@@ -1,4 +1,4 @@
-"""The measurement loop: blocks of arms that take turns until the budget ends them, and the other load meanwhile."""
+"""The measurement loop: blocks of arms take turns until the budget ends; the load of other programs is recorded."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ ChooseArms = Callable[[Sequence[Block]], Mapping[str, JobConfig]]
 """Receives the blocks so far that count; returns the arms of the next block."""
 
 
-def measure(
+def measure_blocks(
     trainer: Trainer,
     choose_arms: ChooseArms,
     budget: Budget,
@@ -39,7 +39,7 @@ def measure(
     settings, kept, discarded = budget.measurement, list(earlier), 0
     while discarded < settings.warmup or not budget.is_over(kept):
         warmup = discarded < settings.warmup  # anew after an interruption: the machine is cold again
-        watch, started = Watch(), time.monotonic()
+        watch, started = LoadMonitor(), time.monotonic()
         variants = choose_arms(kept)
         names = sorted(variants, reverse=(len(kept) + discarded) % 2 == 1)
         on_progress(f"block {len(kept) + 1}", budget.done_fraction)
@@ -52,7 +52,7 @@ def measure(
                 on_progress(f"block {len(kept) + 1}", budget.done_fraction)
                 return budget.block_is_long_enough(rounds, kept, seconds)
 
-            rounds.make_until(running, is_enough)
+            rounds.run_until(running, is_enough)
             arms = running.end(rounds.timed)
         cpu_seconds = sum(arm.cpu_seconds for arm in arms.values())
         block = Block(warmup, arms, watch.conditions(cpu_seconds), time.monotonic() - started)
@@ -63,7 +63,7 @@ def measure(
         yield block
 
 
-class Watch:
+class LoadMonitor:
     """Watches the load of other programs on the machine from its creation until `conditions`."""
 
     def __init__(self) -> None:

@@ -52,7 +52,7 @@ class Record:
             remove_leftovers(folder)
             (folder / ERROR_LOG).unlink(missing_ok=True)
 
-    def add(self, block: Block, files: dict[str, str]) -> None:
+    def add_block(self, block: Block, files: dict[str, str]) -> None:
         """Add a finished block, and the SHA-256 of the user's files that it depends on.
 
         Raises DataError for a program that has changed, ResultError.

@@ -11,7 +11,7 @@ from dpexp.processes.messages import Turn
 
 MIN_WARMUP_STEPS = 2  # to learn how long a step takes
 WARMUP_SECONDS = 0.5  # after which no more warm-up steps are made
-LONG_STEP_LEADS = 10  # times the untimed beginning of a turn: steps at least this long need no such beginning
+LONG_STEP_RATIO = 10  # times the untimed beginning of a turn: steps at least this long need no such beginning
 JITTER = 0.25  # of a turn's length: else it might keep in step with what a program does every n steps
 MIN_ROUNDS = 2
 
@@ -22,7 +22,7 @@ class Rounds:
     def __init__(self, pace: Pace, names: Sequence[str], seed: int) -> None:
         """The first round has this order of arms, the next one the reverse, and so on."""
         self.timed = {name: TimedSteps() for name in names}
-        self.made = 0  # those that count
+        self.timed_rounds = 0  # those that count
         self._pace, self._names = pace, names
         self._randomly = random.Random(seed)  # noqa: S311 - no secret
         self._number = 0
@@ -45,35 +45,35 @@ class Rounds:
         """The expected seconds of one round."""
         return sum(self._turn(timed, False).steps * timed.step_seconds for timed in self.timed.values())
 
-    def make(self, running: RunningArms) -> None:
+    def run_round(self, running: RunningArms) -> None:
         """Make one round; it doesn't count if a script ends in it. Raises WorkerError, ScriptEnded."""
         self._number += 1
         interval = self._pace.traced_every
         traced = interval is not None and self._number % interval == interval // 2  # the shortest block has one, too
-        names = self._names if self.made % 2 == 0 else self._names[::-1]
+        names = self._names if self.timed_rounds % 2 == 0 else self._names[::-1]
         turns = {name: self._turn(self.timed[name], traced) for name in names}
         seconds = {name: running.turn(name, turn) for name, turn in turns.items()}
         for name, turn in turns.items():
             timed = self.timed[name]
             if not traced:
                 timed.turn_seconds.append(seconds[name])
-                timed.first_steps.append(timed.steps + turn.lead_steps)
+                timed.first_steps.append(timed.steps + turn.untimed_steps)
             timed.steps += turn.steps
-        self.made += not traced
+        self.timed_rounds += not traced
 
-    def make_until(self, running: RunningArms, is_enough: Callable[[float], bool]) -> None:
+    def run_until(self, running: RunningArms, is_enough: Callable[[float], bool]) -> None:
         """Make rounds until `is_enough`, which receives the seconds so far, or until a script ends."""
         started = time.monotonic()
-        while self.made < MIN_ROUNDS or not is_enough(time.monotonic() - started):
+        while self.timed_rounds < MIN_ROUNDS or not is_enough(time.monotonic() - started):
             try:
-                self.make(running)
+                self.run_round(running)
             except ScriptEnded:
-                if not self.made:
+                if not self.timed_rounds:
                     raise
                 return
 
     def _turn(self, arm: TimedSteps, traced: bool) -> Turn:
         pace, step = self._pace, arm.step_seconds
         timed = pace.turn_seconds / step * self._randomly.uniform(1 - JITTER, 1 + JITTER)
-        lead = 0 if step >= LONG_STEP_LEADS * pace.lead_seconds else round(pace.lead_seconds / step)
-        return Turn(max(lead, pace.min_lead_steps), max(1, round(timed)), traced)
+        lead = 0 if step >= LONG_STEP_RATIO * pace.untimed_seconds else round(pace.untimed_seconds / step)
+        return Turn(max(lead, pace.min_untimed_steps), max(1, round(timed)), traced)

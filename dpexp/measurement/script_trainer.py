@@ -13,9 +13,9 @@ import numpy as np
 
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
-from dpexp.errors import ScriptEnded, WorkerError, counted
+from dpexp.errors import ScriptEnded, WorkerError, pluralize
 from dpexp.launchers.command_processes import Command
-from dpexp.launchers.command_world import Trace, World
+from dpexp.launchers.command_world import RunningCommand, StepTrace
 from dpexp.launchers.commands import Hosts, started
 from dpexp.measurement.trainer import Pace, TimedSteps
 from dpexp.phases import PHASES
@@ -27,7 +27,7 @@ OUTPUT = "output"  # folder of what the commands write
 MIN_COMPUTING = 0.01  # of a step; below it, the phases were not separated
 MAX_UNKNOWN = 0.1  # of the steps; if the wait is unknown in more of them, it counts as communicating
 # Data loaders and libraries of any kind wake up at the beginning of a turn, so both are longer than in our loop.
-PACE = Pace(turn_seconds=0.06, lead_seconds=0.01, min_lead_steps=1, traced_every=4)
+PACE = Pace(turn_seconds=0.06, untimed_seconds=0.01, min_untimed_steps=1, traced_every=4)
 
 
 class ScriptTrainer:
@@ -63,7 +63,7 @@ class ScriptTrainer:
         assert isinstance(config, ScriptConfig)
         places = () if self._hosts is None else (self._hosts.count, self._hosts.address)
         return Command(
-            name=counted(config.workers, "worker") if name == CANDIDATE else name.replace("_", " "),
+            name=pluralize(config.workers, "worker") if name == CANDIDATE else name.replace("_", " "),
             words=config.words(_free_port(), *places),
             ranks=config.workers,
             threads=config.threads_per_worker,
@@ -81,7 +81,7 @@ def _free_port() -> int:
 class ScriptArms:
     """Commands, as arms."""
 
-    def __init__(self, worlds: Mapping[str, World]) -> None:
+    def __init__(self, worlds: Mapping[str, RunningCommand]) -> None:
         self._worlds = worlds
 
     def turn(self, name: str, turn: Turn) -> list[float]:
@@ -96,12 +96,12 @@ class ScriptArms:
         return arms
 
 
-def _arm(world: World, timed: TimedSteps) -> Arm:
+def _arm(world: RunningCommand, timed: TimedSteps) -> Arm:
     world.finish()
     if world.command.exchange is not None and not all(rank.facts.get("in_memory", True) for rank in world.ranks):
         raise WorkerError(
-            f"{world.command.name}: the script made no DistributedDataParallel model that could exchange gradients in "
-            "shared memory"
+            f"{world.command.name}: the script created no DistributedDataParallel model that could exchange gradients "
+            "in shared memory"
         )
     return Arm(
         samples_per_step=world.command.global_batch_size,
@@ -124,13 +124,13 @@ def _arm(world: World, timed: TimedSteps) -> Arm:
     )
 
 
-def _phases(turns: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[float]]]:
+def _phases(turns: Sequence[Sequence[Sequence[StepTrace]]]) -> dict[str, list[list[float]]]:
     """Return the phases of each process in its traced steps: (steps, processes) by name."""
     steps = [traces for turn in turns for traces in zip(*turn, strict=True)]
     if not steps:
         return {}
     chosen = np.linspace(0, len(steps) - 1, min(MAX_PHASE_STEPS, len(steps))).astype(int)
-    split_steps = [_split(steps[number]) for number in chosen]
+    split_steps = [_phases_of_step(steps[number]) for number in chosen]
     phases = {name: np.array([[process[name] for process in step] for step in split_steps]) for name in PHASES}
     if phases["compute"].sum() < MIN_COMPUTING * sum(np.nansum(seconds) for seconds in phases.values()):
         return {}  # no `backward` was seen, so the phases can't be separated
@@ -139,7 +139,7 @@ def _phases(turns: Sequence[Sequence[Sequence[Trace]]]) -> dict[str, list[list[f
     return {name: np.nan_to_num(seconds).tolist() for name, seconds in phases.items()}
 
 
-def _split(traces: Sequence[Trace]) -> list[dict[str, float]]:
+def _phases_of_step(traces: Sequence[StepTrace]) -> list[dict[str, float]]:
     """Return the phases of one step of each process. At each meeting it waits for the last one, then communicates.
 
     The wait is NaN if the processes did not meet equally often, so that their meetings can't be matched.

@@ -15,8 +15,8 @@ class Pace:
     """The length of turns, and of the untimed steps at the beginning of each."""
 
     turn_seconds: float
-    lead_seconds: float
-    min_lead_steps: int = 0
+    untimed_seconds: float
+    min_untimed_steps: int = 0
     traced_every: int | None = None  # one of this many rounds is traced and doesn't count
 
 

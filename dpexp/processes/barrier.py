@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dpexp.machine.environment import usable_cores
 from dpexp.processes.descriptors import Descriptor
 
-SPIN_SECONDS = 200e-6  # some times what it costs to wake a sleeping process: a short delay puts nobody to sleep
+SPIN_SECONDS = 200e-6  # several times the cost of a wake-up, so that a short delay puts no rank to sleep
 FLAGS = os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 

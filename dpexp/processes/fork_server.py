@@ -126,7 +126,7 @@ def _die_with_parent() -> None:
     The kernel does it when the fork server ends, which does so with the main process as soon as no worker holds the
     pipe by which it knows its clients.
     """
-    signals.receive_when_parent_ends(signal.SIGKILL)
+    signals.set_parent_death_signal(signal.SIGKILL)
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     parent = multiprocessing.parent_process()
     assert parent is not None

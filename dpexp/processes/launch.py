@@ -15,7 +15,7 @@ from dpexp.errors import PeerError
 from dpexp.machine import signals
 from dpexp.processes.fork_server import server_pid, start_server
 from dpexp.processes.waiting import wait_until
-from dpexp.processes.world import Worker, WorldSpec, hang
+from dpexp.processes.world import Worker, WorldSpec, hang_error
 
 _log = logging.getLogger(__name__)
 _warned: set[str] = set()  # by workers of this command: each warning is shown once, not for each process of each block
@@ -36,7 +36,7 @@ def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> It
     Raises WorkerError.
     """
     signals.check()
-    with signals.postponed():  # no half-sent request and no worker may be left
+    with signals.deferred():  # no half-sent request and no worker may be left
         workers: list[Worker] = []
         try:
             start_server()
@@ -84,14 +84,14 @@ class RunningWorlds:
         Raises WorkerError with the root cause as soon as any process fails, or when none makes progress for too long.
         """
         if not wait_until(done, self._timeout_seconds, lambda: self._running, self._receive, self._progress):
-            raise hang(self._workers, self._timeout_seconds)
+            raise hang_error(self._workers, self._timeout_seconds)
 
     def _receive(self, pipe: Connection) -> None:
         worker = self._running[pipe]
         try:
             kind, value = pipe.recv()
         except (EOFError, OSError):
-            raise worker.death() from None
+            raise worker.death_error() from None
         if kind == "notice":
             worker.notices.append(value)
             return

@@ -1,7 +1,7 @@
 """The messages between dpexp and a program that trains: its own trainer, or a script.
 
-A turn is a number of steps, during which all other programs of a block sleep. The program answers with the wall
-seconds of each timed step, and sleeps until its next turn. Its first answer, before any turn, is an empty list.
+A turn is a number of steps, during which all other programs of a block sleep. The program answers with the times
+of its steps, and sleeps until its next turn. Before its first turn it tells that it is ready.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MAX_PHASE_STEPS = 256  # of an arm in a block, whose phases are kept
 class Turn:
     """The steps that a program may make: first untimed ones, since caches have to be filled again."""
 
-    lead_steps: int
+    untimed_steps: int
     timed_steps: int
     traced: bool = False  # whether a script's hooks record the phases of each step; our loop does so in timed steps ...
     warmup: bool = False  # ... other than those of the warm-up, in which libraries and caches are cold
@@ -21,4 +21,4 @@ class Turn:
     @property
     def steps(self) -> int:
         """All steps of the turn."""
-        return self.lead_steps + self.timed_steps
+        return self.untimed_steps + self.timed_steps

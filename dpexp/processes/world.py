@@ -67,7 +67,7 @@ class Worker:
         self.pipe.close()
         self._monitor.close()
 
-    def death(self) -> WorkerError:
+    def death_error(self) -> WorkerError:
         """Return the error for a process that has closed its pipe without a report."""
         self._process.join(timeout=1)
         code = self._process.exitcode
@@ -79,7 +79,7 @@ class Worker:
             ending = f"exited with status {code} without a report"
         lost_server = 255  # what multiprocessing says when nobody saw the end
         if code in (-signal.SIGKILL, lost_server) and cgroups.memory_kills() > self._memory_kills:
-            ending += f", probably out of memory ({_memory_in_words()})"
+            ending += f", probably out of memory ({_describe_memory()})"
         return WorkerError(f"{self.name} {ending}, {self.heartbeat}", self.stacks())
 
     def is_stopped(self) -> bool:
@@ -99,7 +99,7 @@ class Worker:
                 os.kill(self.pid, signal.SIGCONT)
 
 
-def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
+def hang_error(workers: Sequence[Worker], seconds: float) -> WorkerError:
     """Return the error for processes that have made no progress for `seconds`, with the stacks of all."""
     stopped = [worker for worker in workers if worker.is_stopped()]
     states = [
@@ -123,7 +123,7 @@ def hang(workers: Sequence[Worker], seconds: float) -> WorkerError:
     )
 
 
-def _memory_in_words() -> str:
+def _describe_memory() -> str:
     machine = f"the machine has {psutil.virtual_memory().total / 2**30:.0f} GiB"
     limits = [limit for limit, _ in cgroups.memory()]
     return f"the cgroup allows {min(limits) / 2**20:,.0f} MiB; {machine}" if limits else machine

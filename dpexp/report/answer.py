@@ -10,19 +10,19 @@ from dpexp.analysis.decision.choice import SURE_PROBABILITY, Choice, choose
 from dpexp.analysis.decision.projection import project_further
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
-from dpexp.analysis.table_row import Row, at_most_samples, largest_of_each_series
+from dpexp.analysis.table_row import Row, at_largest_data_size, largest_of_each_series
 from dpexp.analysis.warnings import BATCH
-from dpexp.machine.memory import bytes_in_words
+from dpexp.machine.memory import format_bytes
 from dpexp.report.sentences import (
     describe_projection,
     failures,
-    in_memory,
+    format_ratio,
     label,
     largest_loss,
     percent,
     reasons,
+    shared_memory_gain,
     targets,
-    times,
     warnings,
     workers_of,
 )
@@ -48,12 +48,12 @@ def sections(summary: Summary) -> dict[str, list[str]]:
 
 def answer(summary: Summary) -> list[str]:
     """Return the headline (what to do, with the overall speedup), then what it costs and what would help."""
-    decided = _to_decide(summary)
+    decided = _comparable_rows(summary)
     rows = largest_of_each_series(row for row in decided or summary.good if row.overall_speedup.is_known)
     if not rows:
-        alone = at_most_samples(summary.good)[:1]
+        alone = at_largest_data_size(summary.good)[:1]
         lines = [f"{workers_of(row)}: {row.seconds:.3g} seconds for {row.data_size:,} samples" for row in alone]
-        return [*lines, *(line for row in alone for line in in_memory(row))]
+        return [*lines, *(line for row in alone for line in shared_memory_gain(row))]
     if wrong := [warning for row in rows for warning in row.warnings if warning.kind == BATCH]:
         return [f"No speedup is known: {wrong[0]}"]
     choice = choose(decided)
@@ -70,18 +70,18 @@ def answer(summary: Summary) -> list[str]:
     loss, where, advice = largest_loss(row)
     if loss and not row.oversubscribed:
         lines.append(f"Largest loss: {100 * loss:.0f} % to {where}; {advice}.")
-    return [*lines, *in_memory(row)]
+    return [*lines, *shared_memory_gain(row)]
 
 
 def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> str:
     if number.low <= 1 <= number.high:
         name = row.option if choice else f"{label(row)}{workers_of(row)}"
-        return f"No clear gain: {name} {'reaches' if row.workers == 1 else 'reach'} {times(number)} {over}"
+        return f"No clear gain: {name} {'reaches' if row.workers == 1 else 'reach'} {format_ratio(number)} {over}"
     if choice is None:
-        return f"Largest speedup: {label(row)}{workers_of(row)}, {times(number)} {over}"
+        return f"Largest speedup: {label(row)}{workers_of(row)}, {format_ratio(number)} {over}"
     if choice.row is None:
-        return f"Use {choice.name}: {row.option} reach {times(number)} its speed"
-    return f"Use {choice.name}: {times(number)} {over}"
+        return f"Use {choice.name}: {row.option} reach {format_ratio(number)} its speed"
+    return f"Use {choice.name}: {format_ratio(number)} {over}"
 
 
 def _ranking(decided: Sequence[Row], choice: Choice | None, over: str) -> list[str]:
@@ -89,7 +89,7 @@ def _ranking(decided: Sequence[Row], choice: Choice | None, over: str) -> list[s
     if choice is None or len({row.series for row in decided}) == 1:
         return []
     known = sorted((row for row in decided if row.overall_speedup.is_known), key=lambda row: -row.overall_speedup.value)
-    numbers = "; ".join(f"{row.option}, {times(row.overall_speedup)}" for row in known)
+    numbers = "; ".join(f"{row.option}, {format_ratio(row.overall_speedup)}" for row in known)
     unsure = f" {choice.name} is the fastest with a probability of only {100 * choice.probability:.0f} %."
     return [f"Compared with {over}: {numbers}.{unsure if choice.probability < SURE_PROBABILITY else ''}"]
 
@@ -112,24 +112,24 @@ def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
     """Say how much memory the most workers need, and how many workers it is enough for."""
     lines, last, room = [], max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
     if last.memory_bytes is not None and last.baseline_memory_bytes is not None:
-        of_one_process = bytes_in_words(last.baseline_memory_bytes)
+        of_one_process = format_bytes(last.baseline_memory_bytes)
         need = "need" if last.workers != 1 else "needs"
         lines.append(
-            f"{workers_of(last)} {need} {bytes_in_words(last.memory_bytes)} of memory, one process {of_one_process}"
+            f"{workers_of(last)} {need} {format_bytes(last.memory_bytes)} of memory, one process {of_one_process}"
         )
         alike = [row for row in rows if row.series == last.series and row.memory_bytes is not None]
         known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
         more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
         fitting = (room - rest) / more if more > 0 and room is not None else math.inf
         if room is not None and fitting <= MAX_PER_CORE * (summary.usable_cores or 1):  # else memory is no limit
-            lines[0] += f"; the {bytes_in_words(room)} of this machine are enough for about {fitting:,.0f} workers"
+            lines[0] += f"; the {format_bytes(room)} of this machine is enough for about {fitting:,.0f} workers"
         lines[0] += "."
     return lines
 
 
 def details(summary: Summary) -> list[str]:
     """Say how certain the choice is, and what more workers would bring, of rows that are compared."""
-    if rows := _to_decide(summary):
+    if rows := _comparable_rows(summary):
         choice = choose(rows)
         projection = project_further(rows) if len({row.series for row in rows}) == 1 else None
         sure = f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}."
@@ -138,9 +138,9 @@ def details(summary: Summary) -> list[str]:
     return []
 
 
-def _to_decide(summary: Summary) -> Sequence[Row]:
+def _comparable_rows(summary: Summary) -> Sequence[Row]:
     """Return the rows to compare, at the most samples: of one family, over the same process; [] if there are none."""
-    rows = at_most_samples(summary.good)
+    rows = at_largest_data_size(summary.good)
     if len({row.family for row in summary.good}) != 1 or all(row.is_baseline for row in rows):
         return []
     if len({row.series for row in rows}) == 1:

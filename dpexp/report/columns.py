@@ -5,11 +5,11 @@ import math
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row
-from dpexp.errors import counted
+from dpexp.errors import pluralize
 from dpexp.report.sentences import percent
 
 FOOTNOTES = {
-    "seconds": "seconds: of one training: its samples times the time per sample, without disturbed steps",
+    "seconds": "seconds: time of one training (samples x time per sample), without disturbed steps",
     "speedup": "speedup: over one process with as many threads as a worker, without disturbed steps",
     "overall speedup": "overall speedup: the same, with all time counted, including time lost to other programs",
     "over best sequential": "over best sequential: speedup over one process with its best number of threads",
@@ -40,7 +40,7 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
         notes = [note.replace("without disturbed steps", "with all time counted") for note in notes]
     threads = {(row.threads_per_worker, row.baseline_threads) for row in summary.good if row.baseline_threads}
     if other := [
-        f"{counted(baseline, 'thread')} (a worker has {threads_of_worker})"
+        f"{pluralize(baseline, 'thread')} (a worker has {threads_of_worker})"
         for threads_of_worker, baseline in sorted(threads)
         if threads_of_worker != baseline
     ]:
@@ -52,7 +52,7 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
 
 def cells(row: Row) -> dict[str, str]:
     """Return one successful row of the table as text, by head; what was not measured is a dash."""
-    batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in all"
+    batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in total"
     accuracy = percent(row.test_accuracy)
     if not math.isnan(row.baseline_test_accuracy):
         accuracy += f" [{percent(row.baseline_test_accuracy)}]"

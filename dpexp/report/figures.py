@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dpexp.analysis.table import Summary
-from dpexp.errors import counted
+from dpexp.errors import pluralize
 from dpexp.machine.files import write_atomically
 from dpexp.report.panels import GREY, Painter, Panels, sparse
 
@@ -29,7 +29,7 @@ FigureName = Literal["speedup_by_workers", "losses", "efficiency", "speedup", "t
 TITLES: dict[FigureName, str] = {
     "speedup_by_workers": "Speedup against workers",
     "losses": "Where the ideal speedup goes",
-    "efficiency": "Parallel efficiency: speedup / workers",
+    "efficiency": "Efficiency: speedup / workers",
     "speedup": "Speedup against training samples",
     "time": "Training time against training samples",
 }
@@ -57,7 +57,7 @@ def draw(summary: Summary, folder: Path) -> dict[Path, str]:
                 figure = _figure(table, title, getattr(panels, name), height, caption)
                 titles[_write(figure, folder / name)] = title
         for size in panels.sizes:
-            title, of_size = f"Training time, {counted(size, 'sample')}", table[table.data_size == size]
+            title, of_size = f"Training time, {pluralize(size, 'sample')}", table[table.data_size == size]
             figure = _figure(of_size, title, Panels(of_size).bars, bars_height, caption)
             titles[_write(figure, folder / f"time_{size}")] = title
     return titles
@@ -122,11 +122,11 @@ def _caption(summary: Summary, table: pd.DataFrame) -> str:
     parts = [
         f"batch {_either(rows.local_batch_size)} per worker"
         if scope == "per_worker"
-        else f"batch {_either(rows.global_batch_size)} in all"
+        else f"batch {_either(rows.global_batch_size)} in total"
         for scope, rows in table.groupby("batch_scope")
     ]
     if table.oversubscribed.any():
-        cores = counted(summary.usable_cores or 0, "usable core")
+        cores = pluralize(summary.usable_cores or 0, "usable core")
         parts.insert(0, f"*, open markers, hatching: more threads than the {cores}")
     if (table.data_scope == "per_worker").any():
         parts.append("data per worker: speedup is the ratio of throughputs")

@@ -20,7 +20,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from dpexp.errors import counted
+from dpexp.errors import pluralize
 
 # Okabe and Ito's palette; colours that look the same in grey have different markers.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -110,7 +110,7 @@ class Panels:
         """Draw speedup against workers with the ideal line, a line per data size; numbers for the largest."""
         low, high = self.counts[0] / 1.3, self.counts[-1] * 1.45
         for size, line, shift in _lines(rows, "configured_size"):
-            name = counted(size, "sample") + self._each
+            name = pluralize(size, "sample") + self._each
             _line(axes, line, "speedup", line.workers * shift, self._configured_sizes[size], name)
         axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1, label="ideal")
         largest = rows[(rows.configured_size == rows.configured_size.max()) & (rows.workers > 1)]
@@ -119,7 +119,7 @@ class Panels:
             axes.axhline(best, color=TEXT, ls=":", lw=1.5, zorder=1, label=f"best sequential process: {best:.2f}")
         here = line[line.overall_speedup.astype(float) != line.speedup.astype(float)]
         if len(here):
-            name = f"overall speedup, {counted(size, 'sample')}"
+            name = f"overall speedup, {pluralize(size, 'sample')}"
             _line(axes, here, "overall_speedup", here.workers * shift, (TEXT, "x"), name, between="none")
         for _, row in line[line.workers > 1].iterrows():
             place = (row.workers * shift, row.speedup)
@@ -144,12 +144,12 @@ class Panels:
         axes.set_xlim(0, 1.02 * max(1.0, left.max()))
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         _worker_rows(axes, counts, rows)
-        axes.set_xlabel(f"share of the ideal speedup, {counted(size, 'sample')}{self._each}")
+        axes.set_xlabel(f"share of the ideal speedup, {pluralize(size, 'sample')}{self._each}")
 
     def _over_sizes(self, axes: Axes, rows: pd.DataFrame, column: str) -> None:
         """Draw a line for each worker count over data sizes."""
         for workers, line, shift in _lines(rows, "workers"):
-            name = counted(workers, "worker") + ("*" if line.oversubscribed.any() else "")
+            name = pluralize(workers, "worker") + ("*" if line.oversubscribed.any() else "")
             _line(axes, line, column, line.data_size * shift, self._workers[workers], name)
         _logarithmic(axes, "x", self.sizes[0] / 1.25, self.sizes[-1] * 1.25, FixedLocator(sparse(self.sizes)))
         axes.set_xlabel("training samples")
@@ -160,7 +160,7 @@ class Panels:
         low, high = min(marks) / 1.15, max(marks) * 1.15
         axes.axhline(1, color=GREY, lw=1, zorder=1)
         _logarithmic(axes, "y", low, high, LogLocator(2) if high / low >= 4 else MaxNLocator(MAX_TICKS))
-        axes.set_ylabel("speedup (1 = no faster)")
+        axes.set_ylabel("speedup (1 = same speed)")
 
 
 def ends(table: pd.DataFrame, column: str) -> tuple[float, float]:

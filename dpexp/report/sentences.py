@@ -8,16 +8,16 @@ from dpexp.analysis.efficiency import FACTORS
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row, largest_of_each_series
-from dpexp.errors import counted
+from dpexp.errors import pluralize
 from dpexp.phases import USEFUL
-from dpexp.results.schema import Warning
+from dpexp.results.schema import MeasurementWarning
 
 MIN_LOSS = 0.03  # smaller losses are not reported
 MAX_SCALING = 1.2  # of computation, above which the phases of a script are not plausible
 LOSSES = {  # by factor of efficiency: the loss, and advice
-    "load_balance": ("waiting for the slowest worker of each step", "check what else runs on these cores"),
+    "load_balance": ("waiting for the slowest worker in each step", "check what else runs on these cores"),
     "communication_efficiency": ("exchanging gradients", "larger batches exchange gradients less often"),
-    "script": ("exchanging gradients", "on one host, measure what script.exchange=shared_memory brings"),
+    "script": ("exchanging gradients", "on one host, measure how much script.exchange=shared_memory helps"),
     # Of computation scaling, by the phase that takes more time than in one process:
     "data": ("loading data, which takes longer in every worker", "give the data loaders their own cores"),
     "compute": (
@@ -26,13 +26,13 @@ LOSSES = {  # by factor of efficiency: the loss, and advice
     ),
     "update": (
         "updating parameters, which takes longer in every worker",
-        "they lie in shared memory, or no longer fit in the caches",
+        "the parameters are in shared memory, or no longer fit in the caches",
     ),
 }
-SLOW = {  # by phase: what a slow worker does for longer, and advice
-    "data": ("loads data", "look at its loader, and at what it does between steps"),
-    "compute": ("computes", "give it less work, or check what else runs on its core"),
-    "update": ("updates", "check what only this worker does during the update"),
+SLOW = {  # by phase: what a slow worker takes longer to do, and advice
+    "data": ("load data", "look at its loader, and at what it does between steps"),
+    "compute": ("compute", "give it less work, or check what else runs on its core"),
+    "update": ("update", "check what only this worker does during the update"),
     "samples": (
         "",
         "the work of samples differs: group similar samples into the same batch",
@@ -71,7 +71,7 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
         worst == "communication_efficiency"
         and row.is_script
         and not row.exchange
-        and not row.in_memory_speedup.is_known
+        and not row.shared_memory_speedup.is_known
     ):
         worst = "script"
     if loss <= MIN_LOSS or worst not in LOSSES:
@@ -81,27 +81,26 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
     return loss, *LOSSES[worst]
 
 
-def in_memory(row: Row) -> list[str]:
+def shared_memory_gain(row: Row) -> list[str]:
     """Return what gradients in shared memory bring, if it was measured."""
-    gain = row.in_memory_speedup
+    gain = row.shared_memory_speedup
     if not gain.is_known:
         return []
     beginning = "With gradients exchanged in shared memory instead of over gloo"
     if gain.low <= 1:
-        return [
-            f"{beginning}, training is {times(gain)} as fast{', which is no clear gain' if gain.high >= 1 else ''}."
-        ]
+        unclear = ", which is no clear gain" if gain.high >= 1 else ""
+        return [f"{beginning}, training is {format_ratio(gain)} as fast{unclear}."]
     use = (
         "exchange.use_shared_memory(model), see docs/exchange.md"
         if row.is_script
         else "strategy.exchange=shared_memory"
     )
-    return [f"{beginning}, training is {times(gain)} as fast (measured): use {use}."]
+    return [f"{beginning}, training is {format_ratio(gain)} as fast (measured): use {use}."]
 
 
 def _slow_worker(row: Row) -> str:
     """Return whom the others wait for, and why."""
-    longer = f"{SLOW[row.slow_phase][0]} for {1e3 * row.slow_seconds:.2g} ms longer"
+    longer = f"takes {1e3 * row.slow_seconds:.2g} ms longer to {SLOW[row.slow_phase][0]}"
     if row.slow_rank is None:
         return f"a different worker in each step, which {longer}"
     where = f" on {row.slow_host}" if row.slow_host else ""
@@ -118,13 +117,13 @@ def _factors(row: Row) -> dict[str, float]:
 
 def _step(row: Row) -> str:
     """Return the time of a step by phase, for a worker and for the baseline."""
-    text = f"A step takes {_shares(row.phases, row.step_seconds)}"
+    text = f"A step takes {_phase_times(row.phases, row.step_seconds)}"
     if row.baseline_phases:
-        text += f"; in one process {_shares(row.baseline_phases, row.baseline_step_seconds)}"
+        text += f"; in one process {_phase_times(row.baseline_phases, row.baseline_step_seconds)}"
     return f"{text}."
 
 
-def _shares(phases: Mapping[str, float], seconds: float) -> str:
+def _phase_times(phases: Mapping[str, float], seconds: float) -> str:
     parts = (f"{name} {1e3 * seconds * value / sum(phases.values()):.2g}" for name, value in phases.items())
     return f"{1e3 * seconds:.3g} ms ({', '.join(parts)})"
 
@@ -134,7 +133,7 @@ def describe_projection(projection: Projection) -> str:
     hosts = f" on {projection.hosts} hosts" if projection.hosts > 1 else " on one host"
     lost = projection.parts[projection.bottleneck] / projection.step_seconds
     return (
-        f"{counted(projection.workers, 'worker')}{hosts}: {projection.speedup:,.3g} times as fast as one process, "
+        f"{pluralize(projection.workers, 'worker')}{hosts}: {projection.speedup:,.3g} times as fast as one process, "
         f"efficiency {100 * projection.efficiency.value:.0f} %; "
         f"a step takes {1e3 * projection.step_seconds:.3g} ms, {100 * lost:.0f} % of it {projection.bottleneck}"
     )
@@ -163,14 +162,14 @@ def targets(summary: Summary) -> list[str]:
 
 def warnings(summary: Summary) -> list[str]:
     """Return each kind of warning once, the most severe first: the problem, its row, and advice."""
-    kinds: dict[str, list[tuple[Warning, Row]]] = {}
+    kinds: dict[str, list[tuple[MeasurementWarning, Row]]] = {}
     for row in summary.good:
         for warning in row.warnings:
             kinds.setdefault(warning.kind, []).append((warning, row))
     worst = [(*max(of_kind, key=lambda pair: pair[0].severity), len(of_kind)) for of_kind in kinds.values()]
     lines = []
     for warning, row, count in sorted(worst, key=lambda entry: -entry[0].severity):
-        more = f" and {counted(count - 1, 'more row')}" if count > 1 else ""
+        more = f" and {pluralize(count - 1, 'more row')}" if count > 1 else ""
         place = f" ({label(row)}{workers_of(row)}, {row.data_size:,} samples{more})" if len(summary.good) > 1 else ""
         lines.append(f"{warning.text}{place}: {warning.advice}")
     return lines
@@ -194,10 +193,10 @@ def label(row: Row) -> str:
 
 def workers_of(row: Row) -> str:
     """Return the number of workers, in words."""
-    return counted(row.workers or 0, "worker")
+    return pluralize(row.workers or 0, "worker")
 
 
-def times(estimate: Estimate) -> str:
+def format_ratio(estimate: Estimate) -> str:
     """Return a ratio with its interval, if it has one."""
     interval = "" if math.isnan(estimate.low) else f" ({estimate.low:.2f} to {estimate.high:.2f})"
     return f"{estimate.value:.2f} times{interval}"

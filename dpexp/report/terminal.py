@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 MAX_ROWS = 100
 WIDTH_WITHOUT_TERMINAL = 200
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
-TELL_SECONDS = 15.0  # interval of progress lines without a terminal
+PROGRESS_LINE_SECONDS = 15.0  # interval of progress lines without a terminal
 
 STYLES = {"details": "", "reasons": "dim", "warnings": "yellow", "failures": "red"}  # of the sections below the table
 # Columns that a narrow terminal leaves out, in this order; results.csv has all columns.
-LEAST_NEEDED = (
+OPTIONAL_COLUMNS = (
     "samples/s, batch, updates, warnings, overall speedup, accuracy, efficiency, over best sequential, seconds"
 ).split(", ")
 
@@ -54,7 +54,7 @@ def show_line(text: str) -> None:
 def show_waiting(process: int) -> None:
     """Print on standard error that another dpexp measures on this machine."""
     holder = f"process {process}" if process else "a process of another container"
-    show_error(f"waiting until {holder} has finished measuring: two measurements at once would both be wrong")
+    show_error(f"waiting until {holder} has finished measuring: two simultaneous measurements would distort each other")
 
 
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:
@@ -91,7 +91,7 @@ def _show_table(console: Console, summary: Summary) -> None:
         console.print(common, style="bold", soft_wrap=True)
     if not columns:
         return
-    for head in LEAST_NEEDED:
+    for head in OPTIONAL_COLUMNS:
         if sum(3 + max(map(len, (name, *cells))) for name, cells in columns.items()) > console.width:
             columns.pop(head, None)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
@@ -112,7 +112,7 @@ def _show_table(console: Console, summary: Summary) -> None:
 class Display:
     """One progress bar for all jobs of a command, on standard error.
 
-    Where that is no terminal, there is a line on standard output for each finished job instead.
+    Without a terminal, lines on standard output tell of each finished job of a sweep, and of progress every 15 s.
     """
 
     def __init__(self, jobs: int = 1) -> None:
@@ -141,7 +141,7 @@ class Display:
     def update(self, text: str, done_fraction: float) -> None:
         """Show the progress of the current job."""
         silent = time.monotonic() - self._drawn
-        if self._bar.disable and silent >= TELL_SECONDS:
+        if self._bar.disable and silent >= PROGRESS_LINE_SECONDS:
             self._drawn = time.monotonic()
             self._tell(f"{100 * done_fraction:.0f} %, {text}")
         elif not self._bar.disable and silent >= REDRAW_SECONDS:

@@ -1,4 +1,4 @@
-"""One result a job, as `result.json` holds it: raw values; every statistic is derived later."""
+"""One result per job, as stored in `result.json`: the seconds of each step; every statistic is derived later."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Warning:
+class MeasurementWarning:
     """One reason for doubt. `severity` is how many times its threshold was reached, so that kinds can be ranked."""
 
     kind: str
@@ -156,9 +156,9 @@ class RunResult:
         return self
 
     @property
-    def busy_threads(self) -> int:
+    def threads_on_host(self) -> int:
         """Threads that compute at the same time on one machine."""
-        processes = min(self.config.processes, self.environment.local_world_size or self.config.processes)
+        processes = min(self.config.process_count, self.environment.local_world_size or self.config.process_count)
         return self.config.threads_per_worker * processes
 
     def kept_blocks(self) -> list[Block]:

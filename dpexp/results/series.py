@@ -16,12 +16,12 @@ DATA_FILE, DIGITS = "data.path", 8
 
 
 @dataclass(frozen=True)
-class Member:
+class JobResult:
     """The result of a job, and its series."""
 
     name: str
     result: RunResult
-    differing: frozenset[str] = frozenset()  # files whose content differs between jobs
+    differing_files: frozenset[str] = frozenset()  # files whose content differs between jobs
 
     @property
     def config(self) -> AnyConfig:
@@ -32,7 +32,7 @@ class Member:
     def settings(self) -> dict[str, Any]:
         """The settings that all jobs of the series share, and short SHA-256 digests of code and differing files."""
         files = self.result.user_files
-        digests = {name: files[name] for name in self.differing & files.keys()}
+        digests = {name: files[name] for name in self.differing_files & files.keys()}
         digests["dpexp.code"] = self.result.environment.code_sha256
         if DATA_FILE in digests:
             digests["data.sha256"] = digests.pop(DATA_FILE)
@@ -51,19 +51,19 @@ class Member:
         return json.dumps([shared, settings(self.config.baseline(1))])
 
     @property
-    def key(self) -> str:
+    def configuration_key(self) -> str:
         """A key of the configuration."""
         return json.dumps([self.series_key, self.config.workers, self.config.data.size])
 
 
-def members(results: Mapping[str, RunResult]) -> list[Member]:
+def members(results: Mapping[str, RunResult]) -> list[JobResult]:
     """Return the jobs with their series; jobs with different contents of a user's file belong to different series."""
     contents_by_name: dict[str, set[str]] = {}
     for result in results.values():
         for name, sha256 in result.user_files.items():
             contents_by_name.setdefault(name, set()).add(sha256)
-    differing = frozenset(name for name, contents in contents_by_name.items() if len(contents) > 1)
-    return [Member(name, result, differing) for name, result in results.items()]
+    differing_files = frozenset(name for name, contents in contents_by_name.items() if len(contents) > 1)
+    return [JobResult(name, result, differing_files) for name, result in results.items()]
 
 
 def settings(config: JobConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from dpexp.config.experiment import LOOP
+from dpexp.config.experiment import BUILT_IN
 from dpexp.errors import ResultError, VersionError
 from dpexp.machine.files import write_atomically
 from dpexp.results.schema import VERSION, RunResult
@@ -49,7 +49,7 @@ def read(path: Path) -> RunResult:
 
 def _explain(path: Path, error: ValidationError) -> ResultError:
     """Return the error for a file that is not a result of this version."""
-    items = {".".join(str(part) for part in item["loc"] if part != LOOP): item for item in error.errors()}
+    items = {".".join(str(part) for part in item["loc"] if part != BUILT_IN): item for item in error.errors()}
     place, first = next(iter(items.items()))
     if "format" in items or first["type"] == "dataclass_type":
         return ResultError(f"{path}: not a result of dpexp")

@@ -1,4 +1,4 @@
-"""The training loop. It does not know how many workers there are; the strategy does."""
+"""The training loop, the same for any number of workers and any strategy."""
 
 import functools
 import itertools

@@ -14,7 +14,7 @@ class Recorder:
 
     def __init__(self, is_on: bool = True) -> None:
         self.is_on = is_on  # else it passes phases and steps on to the heartbeat only
-        self._steps = array("f")  # one step after the other, a value a phase
+        self._steps = array("f")  # one step after the other, a value per phase
         self._row = [0.0] * len(PHASES)
         self._phase = DATA
         self._last = 0.0

@@ -61,7 +61,7 @@ def run(rank: int, work: Work, shared: Any, gate: Connection | None, notify: Cal
     torch.set_num_threads(config.threads_per_worker)
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
-    model = architectures.build(config.model, work.dataset.input_shape, work.dataset.classes, dtype)
+    model = architectures.build_model(config.model, work.dataset.input_shape, work.dataset.classes, dtype)
     strategy = strategy_class(config)(config, rank, model, work.initial, shared)
     strategy.start()
     if not work.in_turns:

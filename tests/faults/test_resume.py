@@ -371,7 +371,7 @@ def test_a_model_from_ones_own_yaml_is_resumed(dpexp, tmp_path):
     ],
 )
 def test_the_hint_is_the_same_command_with_the_folder(arguments):
-    first, *words = shlex.split(resume.hint(arguments, Path("my folder")))
+    first, *words = shlex.split(resume.resume_command(arguments, Path("my folder")))
     assert first == "python"
     given = [word for word in arguments if not word.startswith(("hydra.", "resume=else"))]
     assert [word for word in words if word != "resume=my folder"] == ["-m", "dpexp", *given]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from dpexp.analysis.ratios import START_DEVIATION, compare
+from dpexp.analysis.ratios import START_STD, compare
 from dpexp.analysis.warnings import _about_precision
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.measurement import budget as budget_module
@@ -20,10 +20,10 @@ from dpexp.measurement import measure as measure_module
 from dpexp.measurement import rounds as rounds_module
 from dpexp.measurement.budget import END_SECONDS, Budget
 from dpexp.measurement.loop_trainer import PACE
-from dpexp.measurement.measure import measure
+from dpexp.measurement.measure import measure_blocks
 from dpexp.results.schema import Arm, Conditions, Process
 
-SHORT_SECONDS, LONG_SECONDS = ExperimentConfig.usual_seconds
+SHORT_SECONDS, LONG_SECONDS = ExperimentConfig.default_max_seconds
 
 MAX = "measurement.max_seconds"
 ADAPTIVE = ["measurement.precision=0.02", "measurement.repeats=2"]
@@ -37,7 +37,7 @@ def clock(monkeypatch):
     for module in (budget_module, measure_module, rounds_module):
         monkeypatch.setattr(module, "time", state)
     watch = SimpleNamespace(conditions=lambda seconds: Conditions(0.0, 0.0, 0.0))
-    monkeypatch.setattr(measure_module, "Watch", lambda: watch)
+    monkeypatch.setattr(measure_module, "LoadMonitor", lambda: watch)
     return state
 
 
@@ -67,7 +67,7 @@ class Machine:
     def turn(self, name, turn):
         steps = [self._usual[name] * self.seconds(self._noise) for _ in range(turn.steps)]
         self._clock.now += sum(steps)
-        return steps[turn.lead_steps :]
+        return steps[turn.untimed_steps :]
 
     def end(self, timed):
         return {name: Arm(64, one.turn_seconds, one.first_steps, {}, 0.0, [Process(1)]) for name, one in timed.items()}
@@ -81,7 +81,7 @@ def measured(clock, machine, *overrides, reserved=0.0):
     job = Budget(config, "baseline" if paired else None, "candidate")
     started, shares = clock.now, []
     blocks = list(
-        measure(
+        measure_blocks(
             machine,
             lambda blocks: variants,
             job,
@@ -209,7 +209,7 @@ def block_length(clock, start_seconds, noise):
     job = Budget(config, "baseline", "candidate")
     machine = Machine(clock, start_seconds, noise=noise, start_noise=0.0, baseline=0.001, candidate=0.001)
     variants = {"candidate": config, "baseline": config.baseline()}
-    block = next(measure(machine, lambda blocks: variants, job))
+    block = next(measure_blocks(machine, lambda blocks: variants, job))
     return sum(arm.seconds for arm in block.arms.values()), block
 
 
@@ -221,7 +221,7 @@ def test_a_block_is_as_long_as_pays_beside_another_start(clock, start_seconds, n
     baseline, candidate = (block.arms[name].step_seconds for name in ("baseline", "candidate"))
     a_second = sum((steps.std() / steps.mean()) ** 2 * steps.mean() * 2 for steps in (baseline, candidate))
     cost = start_seconds + END_SECONDS + 0.02  # and the warm-up's steps
-    best = math.sqrt(cost * a_second) / START_DEVIATION
+    best = math.sqrt(cost * a_second) / START_STD
     assert best / 2 <= seconds <= 2 * best + 1  # noise of the estimate, and it looks every some rounds only
 
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
-from dpexp.config.compose import compose, compose_job, to_job
+from dpexp.config.compose import compose, compose_config, to_config
 from dpexp.config.overrides import with_script
 from dpexp.config.yaml_files import config_folder
 from dpexp.errors import ConfigError
@@ -128,7 +128,7 @@ def test_a_bad_value_is_named_with_its_rule(overrides, message):
 
 def test_a_config_without_a_value_is_refused():
     with pytest.raises(ConfigError, match="workers: no value"):
-        to_job(OmegaConf.create({}), [])
+        to_config(OmegaConf.create({}), [])
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_a_config_without_a_value_is_refused():
 def test_a_command_after_two_dashes_keeps_its_words(words):
     arguments = with_script(["workers=1", "batch.size=8", "--", *words])
     expected = [word.replace("{workers}", "1").replace("{{", "{").replace("}}", "}") for word in words]
-    assert compose_job(*arguments).command == expected
+    assert compose_config(*arguments).command == expected
 
 
 def test_a_backslash_of_a_command_stays_one():
     given = r"script.command=python my\ script.py --workers {workers}"
-    config = compose_job("workers=1", given)
+    config = compose_config("workers=1", given)
     assert config.command == ["python", "my script.py", "--workers", "1"]
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from test_disturbance import found_in, spells, steady
 
-from dpexp.analysis.ratios import START_DEVIATION, pooled_blocks, turns_ratio, usual_misfit
+from dpexp.analysis.ratios import START_STD, pooled_blocks, turns_ratio, usual_misfit
 
 TRIALS, TURNS, STARTS = 700, 60, (2, 3, 4, 8)
 PRECISION = 0.02
 
 
-def process(generator, shape, deviation=START_DEVIATION):
+def process(generator, shape, deviation=START_STD):
     """Each process has a speed of its own; of the ratio of two it is `deviation`."""
     return np.exp(generator.normal(0, deviation / math.sqrt(2), (*shape[:-1], 1)))
 
@@ -48,7 +48,7 @@ def autocorrelated(generator, shape, correlation):
 
 
 def heavy_tailed(generator, shape):
-    speeds = START_DEVIATION / math.sqrt(6) * generator.standard_t(3, (*shape[:-1], 1))
+    speeds = START_STD / math.sqrt(6) * generator.standard_t(3, (*shape[:-1], 1))
     return np.exp(speeds + 0.03 * generator.standard_t(3, shape))
 
 
@@ -64,7 +64,7 @@ def rarely_long(generator, shape):
 
 def differing(generator, shape, times):
     """Starts differ so many times as much as usual."""
-    return process(generator, shape, times * START_DEVIATION) * np.exp(generator.normal(0, 0.02, shape))
+    return process(generator, shape, times * START_STD) * np.exp(generator.normal(0, 0.02, shape))
 
 
 # Both sides, and the true ratio of all their time.

@@ -18,7 +18,7 @@ from dpexp.analysis.decision.projection import (
     Cluster,
     Projection,
     StepModel,
-    line,
+    fit_line,
     worst_error,
 )
 from dpexp.analysis.intervals import Estimate
@@ -169,7 +169,7 @@ def test_the_best_tradeoff_is_where_speedup_times_efficiency_is_highest(counts, 
 
 
 def test_a_line_of_a_single_point_is_proportional():
-    assert line({64: 0.5}, 256) == pytest.approx(2.0)
+    assert fit_line({64: 0.5}, 256) == pytest.approx(2.0)
 
 
 def test_every_message_around_a_ring_takes_the_receivers_notice_and_a_part_of_the_bytes():
@@ -258,4 +258,4 @@ def test_results_that_do_not_tell_steps_are_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("place", [1.0, 0.5, 8.0])
 def test_a_line_through_a_single_point_begins_at_0(place):
-    assert line({place: 3.0}, 2 * place) == pytest.approx(6.0)
+    assert fit_line({place: 3.0}, 2 * place) == pytest.approx(6.0)

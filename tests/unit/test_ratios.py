@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from results_helpers import QUIET, arm_of
 
 from dpexp.analysis.ratios import (
-    COMMAND_DEVIATION,
-    PRIOR_FREEDOM,
-    START_DEVIATION,
-    UNKNOWN_DEVIATION,
-    LogRatio,
+    COMMAND_STD,
+    PRIOR_DOF,
+    START_STD,
+    UNKNOWN_STD,
+    LogMean,
     compare,
     log_seconds,
     pooled_blocks,
@@ -33,7 +33,7 @@ turns = st.lists(st.tuples(seconds, seconds), min_size=2, max_size=40)
 
 def exact(log, steps=1000.0):
     """A ratio whose rounds don't vary."""
-    return LogRatio(log, np.zeros(10), steps, 10)
+    return LogMean(log, np.zeros(10), steps, 10)
 
 
 @given(turns)
@@ -103,23 +103,23 @@ def test_turns_that_are_alike_are_fewer_independent_ones():
 def test_a_block_whose_steps_are_all_in_one_group_tells_no_variance(limits):
     over = [[1.0], [2.0], [2.0]] if limits[0] < 2 else [[1.0]]
     found = turns_ratio(over, [[1.0]] * len(over), limits)
-    assert found.variance == pytest.approx(UNKNOWN_DEVIATION**2)
+    assert found.variance == pytest.approx(UNKNOWN_STD**2)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_blocks_that_agree_are_believed_as_far_as_they_are_many(count):
     found = pooled_blocks([exact(0.1)] * count)
     assert found.log == pytest.approx(0.1)
-    moderated = PRIOR_FREEDOM / (PRIOR_FREEDOM + count - 1)
-    assert found.variance == pytest.approx(moderated * START_DEVIATION**2 / count)
-    assert found.freedom == pytest.approx(PRIOR_FREEDOM + count - 1)
+    moderated = PRIOR_DOF / (PRIOR_DOF + count - 1)
+    assert found.variance == pytest.approx(moderated * START_STD**2 / count)
+    assert found.freedom == pytest.approx(PRIOR_DOF + count - 1)
 
 
 def test_two_blocks_that_differ_widen_the_interval_but_not_25_fold():
     agreeing, differing = pooled_blocks([exact(0.0)] * 2), pooled_blocks([exact(-0.02), exact(0.02)])
     wider = differing.estimate().precision / agreeing.estimate().precision
-    misfit = 2 * (0.02 / START_DEVIATION) ** 2
-    assert wider == pytest.approx(math.sqrt((PRIOR_FREEDOM + misfit) / PRIOR_FREEDOM), rel=0.02)
+    misfit = 2 * (0.02 / START_STD) ** 2
+    assert wider == pytest.approx(math.sqrt((PRIOR_DOF + misfit) / PRIOR_DOF), rel=0.02)
     assert wider < 3
 
 
@@ -146,8 +146,8 @@ def test_blocks_weigh_by_their_steps_and_not_by_how_calm_they_were():
 
 def test_pooled_commands_shrink_what_commands_differ_by():
     job = pooled_blocks([exact(0.0)] * 3)
-    one, sixteen = (pooled_jobs([job] * count, COMMAND_DEVIATION) for count in (1, 16))
-    assert one.variance == pytest.approx(job.variance + COMMAND_DEVIATION**2)
+    one, sixteen = (pooled_jobs([job] * count, COMMAND_STD) for count in (1, 16))
+    assert one.variance == pytest.approx(job.variance + COMMAND_STD**2)
     assert one.freedom == job.freedom
     assert sixteen.estimate().precision < one.estimate().precision / 4
 

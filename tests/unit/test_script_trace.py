@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dpexp.launchers.command_processes import STARTUP
-from dpexp.measurement.script_trainer import _phases, _split
+from dpexp.measurement.script_trainer import _phases, _phases_of_step
 from dpexp.processes.messages import MAX_PHASE_STEPS
 
 
@@ -346,24 +346,24 @@ def turn(step):
 
 
 def test_who_arrives_first_at_a_meeting_waits_there():
-    first, second = _split(traced([(5.0, 4.0), (10.0, 1.0)], [(8.0, 1.0), (10.0, 1.0)]))
+    first, second = _phases_of_step(traced([(5.0, 4.0), (10.0, 1.0)], [(8.0, 1.0), (10.0, 1.0)]))
     assert (first["wait"], first["communicate"]) == (3, 2)
     assert (second["wait"], second["communicate"]) == (0, 2)
 
 
 def test_nobody_waits_longer_than_the_meeting_takes():
     """As the source of a broadcast, which goes on before the others arrive."""
-    assert _split(traced([(5.0, 1.0)], [(9.0, 1.0)]))[0]["wait"] == 1
+    assert _phases_of_step(traced([(5.0, 1.0)], [(9.0, 1.0)]))[0]["wait"] == 1
 
 
 def test_where_processes_do_not_meet_equally_often_the_wait_is_unknown():
-    phases, _ = _split(traced([(5.0, 1.0)], []))
+    phases, _ = _phases_of_step(traced([(5.0, 1.0)], []))
     assert math.isnan(phases["wait"])
     assert phases["communicate"] == 1
 
 
 def test_a_process_of_its_own_meets_nobody():
-    (phases,) = _split(traced([(5.0, 1.0)]))
+    (phases,) = _phases_of_step(traced([(5.0, 1.0)]))
     assert phases == {"data": 2, "compute": 4, "wait": 0, "communicate": 0, "update": 1}
 
 

@@ -19,7 +19,7 @@ from results_helpers import (
 )
 
 from dpexp.analysis.table import aggregate
-from dpexp.config.job import BASELINE, CANDIDATE, IN_MEMORY
+from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY
 from dpexp.report.answer import answer, details
 from dpexp.report.columns import columns_of, footnotes
 from dpexp.report.sentences import reasons, targets, warnings
@@ -83,7 +83,7 @@ def test_nothing_is_advised_where_neither_is_shown_to_be_faster(tmp_path):
 )
 def test_what_shared_memory_brings_is_told_where_it_was_measured(tmp_path, seconds, told):
     def tried(block):
-        return changed(block, **{IN_MEMORY: arm(composed(*TWO), seconds)})
+        return changed(block, **{SHARED_MEMORY: arm(composed(*TWO), seconds)})
 
     *_, last = answer(summary(tmp_path, "strategy=ddp", change=tried))
     assert last == f"With gradients exchanged in shared memory instead of over gloo, {told}"
@@ -119,7 +119,7 @@ def test_both_speedups_are_in_the_table_where_they_differ(tmp_path):
     assert columns["overall speedup"][0].startswith("0.99 (")
     notes = footnotes(found, list(columns))
     assert "overall speedup: the same, with all time counted, including time lost to other programs" in notes
-    assert "seconds: of one training: its samples times the time per sample, without disturbed steps" in notes
+    assert "seconds: time of one training (samples x time per sample), without disturbed steps" in notes
 
 
 def test_without_several_workers_the_answer_is_what_a_training_takes(tmp_path):
@@ -385,13 +385,14 @@ def late(*names, hosts=("a", "a"), **longer):
     [
         (
             {"data": 5e-4},
-            "loads data for 0.5 ms longer in 100 % of the steps; look at its loader, and at what it does ",
+            "takes 0.5 ms longer to load data in 100 % of the steps; look at its loader, and at what it does ",
         ),
         (
             {"compute": 5e-4},
-            "computes for 0.5 ms longer in 100 % of the steps; give it less work, or check what else runs on its core.",
+            "takes 0.5 ms longer to compute in 100 % of the steps; give it less work, or check what else runs on its "
+            "core.",
         ),
-        ({"update": 5e-4}, "updates for 0.5 ms longer in 100 % of the steps; check what only this worker does "),
+        ({"update": 5e-4}, "takes 0.5 ms longer to update in 100 % of the steps; check what only this worker does "),
     ],
 )
 def test_the_worker_that_the_others_wait_for_is_named(tmp_path, longer, said):
@@ -405,17 +406,17 @@ def test_the_worker_that_the_others_wait_for_is_named(tmp_path, longer, said):
 
 def test_of_several_hosts_that_of_the_slow_worker_is_named(tmp_path):
     *_, last = answer(summary(tmp_path, change=late("wait", hosts=("a", "b"), compute=5e-4)))
-    assert "waiting for rank 1 on b, which computes" in last
+    assert "waiting for rank 1 on b, which takes" in last
 
 
 def test_where_waiting_is_not_separated_from_communicating_the_slow_worker_is_named(tmp_path):
     *_, last = answer(summary(tmp_path, "strategy=ddp", change=late(compute=5e-4)))
-    assert " to waiting for rank 1, which computes " in last
+    assert " to waiting for rank 1, which takes " in last
 
 
 def test_a_slow_worker_is_named_beside_a_larger_loss(tmp_path):
     (line,) = reasons(summary(tmp_path, change=explained))
-    assert "Largest loss: slower computation in every worker. The others wait for rank 1, which computes " in line
+    assert "Largest loss: slower computation in every worker. The others wait for rank 1, which takes " in line
 
 
 def test_where_the_work_of_samples_differs_no_rank_is_named(tmp_path):
@@ -429,5 +430,5 @@ def test_where_the_work_of_samples_differs_no_rank_is_named(tmp_path):
     found = summary(tmp_path, baseline=(1.6, 1.6, 1.6), change=change)
     assert (found.good[0].slow_rank, found.good[0].slow_phase) == (None, "compute")
     *_, last = answer(found)
-    assert "waiting for a different worker in each step, which computes" in last
+    assert "waiting for a different worker in each step, which takes" in last
     assert last.endswith("the work of samples differs: group similar samples into the same batch.")

@@ -96,8 +96,8 @@ def test_the_most_severe_comes_first():
 
 def test_ranks_on_other_machines_do_not_oversubscribe_this_one():
     here = result("workers=4", "strategy=ddp", seconds=SECONDS, baseline=BASES)
-    assert here.busy_threads == 4
-    assert replace(here, environment=replace(MACHINE, local_world_size=2)).busy_threads == 2
+    assert here.threads_on_host == 4
+    assert replace(here, environment=replace(MACHINE, local_world_size=2)).threads_on_host == 2
 
 
 def test_a_precision_that_was_not_reached_is_told():

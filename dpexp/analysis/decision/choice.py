@@ -9,10 +9,10 @@ import numpy as np
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table_row import Row
 from dpexp.config.experiment import ONE_PROCESS
-from dpexp.errors import counted
+from dpexp.errors import pluralize
 
 DRAWS = 10_000
-MIN_REGRET = 0.0005  # share of the time; a smaller expected loss is not reported
+MIN_EXPECTED_LOSS = 0.0005  # share of the time; a smaller expected loss is not reported
 TOLERANCE = 0.05  # share of the time; an option with fewer threads is named if it surely takes at most this much more
 SURE_PROBABILITY = 0.95
 
@@ -25,19 +25,19 @@ class Choice:
     row: Row | None  # the row of these workers; None for one process
     options: list[str]  # all of them
     probability: float  # of being the fastest
-    regret: float  # expected share of the time lost by choosing it, over all draws
+    expected_loss: float  # expected share of the time lost by choosing it, over all draws
     cheaper: str | None  # needs fewer threads, and with probability SURE_PROBABILITY at most TOLERANCE more time
-    beyond: str = ""  # options that have more threads than cores and may be faster; not compared
+    maybe_faster: str = ""  # options that have more threads than cores and may be faster; not compared
 
     def __str__(self) -> str:
         sure = f"{100 * self.probability:.0f} %" if self.probability < 0.995 else "more than 99 %"
         text = f"{self.name}, with a probability of {sure} (compared: {', '.join(self.options)})"
-        if self.regret >= MIN_REGRET:
-            text += f"; expected loss by this choice: {100 * self.regret:.1f} % of the time"
+        if self.expected_loss >= MIN_EXPECTED_LOSS:
+            text += f"; expected loss from this choice: {100 * self.expected_loss:.1f} % of the time"
         if self.cheaper is not None:
             text += f"; {self.cheaper}, with fewer threads, is at most {100 * TOLERANCE:.0f} % slower"
-        if self.beyond:
-            text += f"; {self.beyond}, with more threads than cores, may be faster"
+        if self.maybe_faster:
+            text += f"; {self.maybe_faster}, with more threads than cores, may be faster"
         return text
 
 
@@ -60,13 +60,15 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         return None
     options = _options(several)
     wins = np.bincount(np.argmax([option.log_speeds for option in options], 0), minlength=len(options)) / DRAWS
-    crowded = {
+    oversubscribed = {
         option: win
         for option, win in zip(options, wins, strict=True)
         if option.row is not None and option.row.oversubscribed and win < SURE_PROBABILITY
     }
-    beyond = [f"{option.name} ({100 * win:.0f} %)" for option, win in crowded.items() if win >= 1 - SURE_PROBABILITY]
-    options = [option for option in options if option not in crowded]
+    maybe_faster = [
+        f"{option.name} ({100 * win:.0f} %)" for option, win in oversubscribed.items() if win >= 1 - SURE_PROBABILITY
+    ]
+    options = [option for option in options if option not in oversubscribed]
     # By the mean log: an uncertain speedup is no reason to choose an option.
     chosen = max(options, key=lambda option: float(option.log_speeds.mean()))
     fastest = np.max([option.log_speeds for option in options], 0)
@@ -81,9 +83,9 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         row=chosen.row,
         options=[option.name for option in options],
         probability=float((behind[chosen] == 0).mean()),
-        regret=float(-np.expm1(-behind[chosen]).mean()),
+        expected_loss=float(-np.expm1(-behind[chosen]).mean()),
         cheaper=min(cheaper, key=lambda option: option.threads).name if cheaper else None,
-        beyond=" or ".join(beyond),
+        maybe_faster=" or ".join(maybe_faster),
     )
 
 
@@ -109,9 +111,9 @@ def _options(several: Sequence[Row]) -> list[_Option]:
 
 
 def _process(threads: int) -> str:
-    return f"one process with {counted(threads, 'thread')}"
+    return f"one process with {pluralize(threads, 'thread')}"
 
 
 def _draws(estimate: Estimate, generator: np.random.Generator) -> np.ndarray:
-    half = (math.log(estimate.high) - math.log(estimate.low)) / 2
-    return generator.normal(math.log(estimate.value), half / 1.96, DRAWS)
+    half_width = (math.log(estimate.high) - math.log(estimate.low)) / 2
+    return generator.normal(math.log(estimate.value), half_width / 1.96, DRAWS)

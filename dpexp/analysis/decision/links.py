@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 UNITS = {"kbit/s": 1e3, "mbit/s": 1e6, "gbit/s": 1e9}
 TIMES = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
-LATENCIES_A_MESSAGE = 2  # gloo/transport/tcp/pair.cc: the notice, then the data
+LATENCIES_PER_MESSAGE = 2  # gloo/transport/tcp/pair.cc: the notice, then the data
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,5 @@ def ring(members: int, size: float, link: Link) -> tuple[float, float]:
     Reduce-scatter and all-gather: each member sends a part of the bytes 2 (members - 1) times.
     """
     messages = 2 * (members - 1)
-    latency_seconds = messages * LATENCIES_A_MESSAGE * link.latency_seconds
+    latency_seconds = messages * LATENCIES_PER_MESSAGE * link.latency_seconds
     return latency_seconds, messages * size / members / link.bytes_per_second

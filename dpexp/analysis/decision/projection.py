@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpexp.analysis.decision.links import Link, ring
-from dpexp.analysis.disturbance import FASTEST, LONGER
+from dpexp.analysis.disturbance import FASTEST_QUANTILE, MAX_UNDISTURBED_RATIO
 from dpexp.analysis.efficiency import useful_seconds
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table_row import Row
@@ -23,7 +23,7 @@ from dpexp.config.experiment import ONE_PROCESS
 from dpexp.phases import PHASES
 
 MAX_INTERVAL_RATIO = 5.0  # upper over lower end of an interval; wider projections are not reported
-FURTHER = 4  # times the largest measured number of workers: the number that the report projects to
+PROJECTION_FACTOR = 4  # times the largest measured number of workers: the number that the report projects to
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",
     "computation that gets slower beside other workers",
@@ -129,7 +129,7 @@ class StepModel:
         """Return the least and the most seconds of a step that a worker waits for the slowest one."""
         calm = self._compute
         if self._first.disturbed_share > 0:  # then `useful` is of undisturbed steps, too
-            calm = calm[calm <= LONGER * np.quantile(calm, FASTEST)]
+            calm = calm[calm <= MAX_UNDISTURBED_RATIO * np.quantile(calm, FASTEST_QUANTILE)]
         least, most = (mean_of_slowest(workers, seconds) / calm.mean() - 1 for seconds in (calm, self._compute))
         return useful * self._computed_share * least, useful * self._computed_share * most
 
@@ -148,7 +148,7 @@ class StepModel:
             return measured[max(count for count in measured if count <= on_host)]
         if workers in measured:
             return measured[workers]
-        return line({1 / count: seconds for count, seconds in measured.items()}, 1 / workers)
+        return fit_line({1 / count: seconds for count, seconds in measured.items()}, 1 / workers)
 
     def _local_exchange(self, on_host: int) -> tuple[float, float]:
         """The least and the most seconds of a step that exchanging within a host may take."""
@@ -165,7 +165,7 @@ class StepModel:
             least, most = sorted((seconds, seconds * (on_host - 1) / (count - 1)))
             return least, most
         others = {count - 1.0: seconds for count, seconds in known.items()}
-        seconds = known[on_host] if on_host in known else line(others, on_host - 1.0)
+        seconds = known[on_host] if on_host in known else fit_line(others, on_host - 1.0)
         return seconds, seconds
 
     def _precision(self, on_host: int) -> float:
@@ -191,18 +191,18 @@ def worst_error(checked: dict[int, tuple[float, float]]) -> float:
 
 
 def project_further(rows: Sequence[Row]) -> Projection | None:
-    """Project to FURTHER times as many workers as measured, on one host; None if too little is known."""
+    """Project to PROJECTION_FACTOR times as many workers as measured, on one host; None if too little is known."""
     max_workers = max((row.workers or 1 for row in rows if not row.oversubscribed), default=1)
     try:
         model = StepModel(rows)
-        projection = model.project(FURTHER * max_workers, Cluster(), worst_error(model.check()))
+        projection = model.project(PROJECTION_FACTOR * max_workers, Cluster(), worst_error(model.check()))
     except ValueError:
         return None
     is_useful = max_workers > 1 and projection.speedup.high < MAX_INTERVAL_RATIO * projection.speedup.low
     return projection if is_useful else None
 
 
-def line(points: Mapping[float, float], at: float) -> float:
+def fit_line(points: Mapping[float, float], at: float) -> float:
     """Return the value at `at` of the least-squares line with start and slope >= 0; of a single point, through 0."""
     from scipy.optimize import nnls  # slow to import: few commands have the counts for it
 

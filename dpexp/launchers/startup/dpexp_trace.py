@@ -39,7 +39,9 @@ class Samples:
         ]
 
     def _on_call(self, module: Any, inputs: Any) -> None:
-        if threading.get_ident() != self._thread or not (self._depth or (module.training and _trained(module))):
+        if threading.get_ident() != self._thread or not (
+            self._depth or (module.training and _trainable_parameters(module))
+        ):
             return
         if not self._depth:
             self._asked = id(module)
@@ -99,7 +101,7 @@ class Trace:
             setattr(place, name, self._traced(function))
         self._trained: dict[int, bool] = {}  # modules, by their ids
         self._hooked: set[int] = set()  # ids of parameters
-        self._is_in_backward = self._is_in_meeting = False
+        self._is_in_backward = self._is_in_sync_point = False
         # One hook until the end: to add and to remove hooks while another thread calls modules would disturb it.
         self._handles = [torch.nn.modules.module.register_module_forward_pre_hook(self._on_forward)]
         self._hook([parameter for group in optimizer.param_groups for parameter in group["params"]])
@@ -110,7 +112,9 @@ class Trace:
         self._data = self._compute = self._update = 0.0
         self._gradient: float | None = None  # when the last one of a `backward` was there
         self._met = 0  # meetings until then
-        self._meetings: list[tuple[float, float]] = []  # with other processes: the arrival, and the seconds from there
+        self._sync_points: list[
+            tuple[float, float]
+        ] = []  # with other processes: the arrival, and the seconds from there
         self._waits_for_data = True
 
     def _hook(self, parameters: list[Any]) -> None:
@@ -125,7 +129,7 @@ class Trace:
         if not self._waits_for_data or threading.get_ident() != self._thread:
             return
         if id(module) not in self._trained:
-            trained = _trained(module)
+            trained = _trainable_parameters(module)
             self._trained[id(module)] = bool(trained)
             self._hook(trained)
         if self._trained[id(module)]:
@@ -135,7 +139,7 @@ class Trace:
             self._last = now
 
     def _on_gradient(self, parameter: Any) -> None:
-        self._gradient, self._met = time.perf_counter(), len(self._meetings)
+        self._gradient, self._met = time.perf_counter(), len(self._sync_points)
 
     def _traced_backward(self, *args: Any, **kwargs: Any) -> None:
         if self._is_in_backward or threading.get_ident() != self._thread:  # as of activations that are computed again
@@ -149,9 +153,9 @@ class Trace:
         now = ready = time.perf_counter()
         if self._gradient is not None:
             ready = self._gradient
-            self._last -= sum(seconds for _, seconds in self._meetings[self._met :])  # all is one meeting from there
-            del self._meetings[self._met :]
-        self._meetings.append((ready, now - ready))
+            self._last -= sum(seconds for _, seconds in self._sync_points[self._met :])  # all is one meeting from there
+            del self._sync_points[self._met :]
+        self._sync_points.append((ready, now - ready))
         self._compute += ready - self._last
         self._last = now
         self._waits_for_data = True
@@ -160,15 +164,15 @@ class Trace:
         """Return a collective, or the wait for one, that is recorded as a meeting."""
 
         def traced(*args: Any, **kwargs: Any) -> Any:
-            if self._is_in_meeting or threading.get_ident() != self._thread:  # as a collective that waits for itself
+            if self._is_in_sync_point or threading.get_ident() != self._thread:  # as a collective that waits for itself
                 return function(*args, **kwargs)
-            began, self._is_in_meeting = time.perf_counter(), True
+            began, self._is_in_sync_point = time.perf_counter(), True
             try:
                 return function(*args, **kwargs)
             finally:
-                self._is_in_meeting = False
+                self._is_in_sync_point = False
                 seconds = time.perf_counter() - began
-                self._meetings.append((began, seconds))
+                self._sync_points.append((began, seconds))
                 self._last += seconds  # no part of what is going on
 
         return traced
@@ -177,7 +181,7 @@ class Trace:
         """Called at the end of each step."""
         self._update += now - self._last
         self._last = now
-        self._steps.append((self._data, self._compute, self._update, self._meetings))
+        self._steps.append((self._data, self._compute, self._update, self._sync_points))
         self._begin_step()
 
     def end(self) -> list[Any]:
@@ -190,6 +194,6 @@ class Trace:
         return self._steps
 
 
-def _trained(module: Any) -> list[Any]:
+def _trainable_parameters(module: Any) -> list[Any]:
     """Return the module's parameters that are trained."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -1,9 +1,10 @@
-"""Runs at the start of every Python process below a measured command: its first optimizer shall become its clock.
+"""Runs at the start of every Python process below a measured command: its first optimizer becomes its clock.
 
 If asked to, it also lets models exchange their gradients in shared memory.
 
 The folder of this file is on PYTHONPATH there, so that Python takes it for the machine's `sitecustomize`, which it runs
-in turn. Nothing else happens in a process that never imports torch. May run in other versions of Python than dpexp.
+in turn. A process that never imports torch only notes which settings files it reads. May run in other versions of
+Python than dpexp.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.config.groups import ArraysDataConfig
-from dpexp.errors import DataError, counted, one_line
+from dpexp.errors import DataError, one_line, pluralize
 
 NAMES = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 GREY = "grey levels of uint8"
@@ -25,7 +25,7 @@ def array_splits(config: ArraysDataConfig) -> list[tuple[np.ndarray, np.ndarray]
     return [(arrays[f"{split}_inputs"], arrays[f"{split}_labels"]) for split in ("train", "test")]
 
 
-def kind(inputs: np.ndarray, scale_uint8: bool) -> str:
+def input_kind(inputs: np.ndarray, scale_uint8: bool) -> str:
     """Return what the numbers are: grey levels, integers such as token ids, or fractions."""
     if inputs.dtype == np.uint8 and scale_uint8:
         return GREY
@@ -61,14 +61,14 @@ def _check(arrays: Mapping[str, np.ndarray], scale_uint8: bool) -> None:
         raise ValueError(
             f"train_inputs has samples of {train.shape[1:]}, test_inputs of {test.shape[1:]}; they must be of one shape"
         )
-    kinds = kind(train, scale_uint8), kind(test, scale_uint8)
+    kinds = input_kind(train, scale_uint8), input_kind(test, scale_uint8)
     if kinds[0] != kinds[1]:
         raise ValueError(f"train_inputs are {kinds[0]}, test_inputs {kinds[1]}; give both the same type")
     present = np.unique(train_labels)
     least, most, count = int(present[0]), int(present[-1]), len(present)
     if least != 0 or most != count - 1 or count < 2:
         raise ValueError(
-            f"train_labels has {counted(count, 'different value')} from {least:,} to {most:,}; they "
+            f"train_labels has {pluralize(count, 'different value')} from {least:,} to {most:,}; they "
             "must be 0 to classes - 1, of two classes at least (numpy.unique(labels, return_inverse=True) numbers them)"
         )
     if unknown := int(((test_labels < 0) | (test_labels > most)).sum()):

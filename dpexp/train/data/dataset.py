@@ -10,10 +10,10 @@ import torch
 
 from dpexp.config.experiment import ExperimentConfig, check_size
 from dpexp.config.groups import ArraysDataConfig, DownloadedDataConfig, MnistConfig, SyntheticDataConfig
-from dpexp.errors import ConfigError, DataError, counted
+from dpexp.errors import ConfigError, DataError, pluralize
 from dpexp.machine.files import user_cache
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.train.data.arrays import GREY, array_splits, kind
+from dpexp.train.data.arrays import GREY, array_splits, input_kind
 from dpexp.train.data.sharding import subset
 from dpexp.train.data.sources import mnist_split, synthetic_splits, torchvision_split
 
@@ -24,7 +24,7 @@ MAX_COPIED_BYTES = 2**29
 class Dataset:
     """Training subset and test split: inputs (n, *input_shape) in the job's dtype or int64, labels (n,) int64."""
 
-    source: ExperimentConfig  # the job that it was loaded for
+    config: ExperimentConfig  # the job that it was loaded for
     tensors: SharedTensors  # by split: train_inputs, train_labels, test_inputs, test_labels
     classes: int
 
@@ -47,7 +47,7 @@ def load(config: ExperimentConfig) -> Dataset:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     chosen = subset(len(train_inputs), config.train_samples, config.seed).numpy()
-    numbers = kind(train_inputs, getattr(config.data, "scale_uint8", True))
+    numbers = input_kind(train_inputs, getattr(config.data, "scale_uint8", True))
     dtype = torch.int64 if numbers == "integers" else getattr(torch, config.dtype)
     arrays = {"train_inputs": train_inputs[chosen], "train_labels": train_labels[chosen]}
     arrays |= {"test_inputs": test_inputs, "test_labels": test_labels}
@@ -58,8 +58,8 @@ def load(config: ExperimentConfig) -> Dataset:
             np.copyto(tensors[name].numpy(), array, casting="unsafe")
         if array.dtype.kind == "f" and (broken := int((~tensors[name].isfinite()).sum())):
             raise DataError(
-                f"data={config.data.name}: {name} is NaN or infinite in {counted(broken, 'place')}, as {config.dtype}; "
-                "correct them, or set dtype=float64 for larger numbers"
+                f"data={config.data.name}: {name} is NaN or infinite in {pluralize(broken, 'place')}, "
+                f"as {config.dtype}; correct them, or set dtype=float64 for larger numbers"
             )
         if numbers == GREY and name.endswith("inputs"):
             tensors[name].div_(255)  # to [0, 1], as torchvision's ToTensor does

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from dpexp.config.groups import CnnConfig, CustomModelConfig, MlpConfig, ModelConfig, ResNet18Config
-from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
+from dpexp.errors import USER_CODE_ERRORS, ConfigError, one_line
 
 
-def build(
+def build_model(
     config: ModelConfig, input_shape: tuple[int, ...], classes: int, dtype: torch.dtype = torch.float32
 ) -> nn.Module:
     """Return a module from inputs (n, *input_shape) to logits (n, classes). Raises ConfigError.
@@ -75,7 +75,7 @@ def _resnet18(config: ResNet18Config, input_shape: tuple[int, ...], classes: int
 def _custom(config: CustomModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     try:
         model = pkgutil.resolve_name(config.builder)(input_shape, classes, **config.arguments)
-    except FROM_USERS_CODE as error:
+    except USER_CODE_ERRORS as error:
         raise ConfigError(
             f"model.builder={config.builder}: {one_line(error)} "
             f"(called with {input_shape}, {classes}, model.arguments={config.arguments})"

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch.nn.parameter import is_lazy
 
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.errors import FROM_USERS_CODE, ConfigError, one_line
+from dpexp.errors import USER_CODE_ERRORS, ConfigError, one_line
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.data.dataset import Dataset
-from dpexp.train.models.architectures import build
+from dpexp.train.models.architectures import build_model
 
 
 def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
@@ -18,7 +18,7 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     """
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
-    model = build(config.model, dataset.input_shape, dataset.classes, dtype)
+    model = build_model(config.model, dataset.input_shape, dataset.classes, dtype)
     samples = _smallest_shard(config)
     name = f"model={config.model.name}"
     if any(is_lazy(parameter) for parameter in model.parameters()):
@@ -35,7 +35,7 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     try:
         state = SharedTensors.copy_of(model.state_dict())
         logits = model(inputs)
-    except FROM_USERS_CODE as error:
+    except USER_CODE_ERRORS as error:
         raise ConfigError(
             f"{name} can't train on {str(inputs.dtype).removeprefix('torch.')} inputs of shape {tuple(inputs.shape)}, "
             f"its smallest batch here: {one_line(error)}"

@@ -55,7 +55,7 @@ class Strategy:
 
         Returns one picklable object for each process.
         """
-        return [None] * config.processes
+        return [None] * config.process_count
 
     def start(self) -> None:
         """Give every replica the initial state and a fresh optimizer. All processes call it together."""

@@ -45,7 +45,7 @@ class Ddp(Strategy):
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Rendezvous]:
         """Return the rendezvous of all ranks."""
-        return Rendezvous.here(config.workers)
+        return Rendezvous.on_this_host(config.workers)
 
     def update(self) -> None:
         """Make one optimizer update, from gradients that backward has summed over all ranks."""

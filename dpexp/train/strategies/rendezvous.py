@@ -30,7 +30,7 @@ class Rendezvous:
         return Rendezvous, (self.host, self.port, self.prefix)
 
     @classmethod
-    def here(cls, ranks: int) -> list[Rendezvous]:
+    def on_this_host(cls, ranks: int) -> list[Rendezvous]:
         """Return the rendezvous of each rank, at a new store on a free port of this machine."""
         server = TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
         return [cls(LOOPBACK, server.port, "group", server)] * ranks

@@ -45,7 +45,7 @@ class SyncDataParallel(Strategy):
     """
 
     def _connect(self, shared: Shared) -> None:
-        pin_to_core(shared.row, self._config.busy_threads)
+        pin_to_core(shared.row, self._config.total_threads)
         self._barrier, self._update_barrier, self._turn = shared.barrier, shared.update_barrier, shared.turn
         self._broadcast = shared.arena["broadcast"]
         elements = sum(parameter.numel() for parameter in self._parameters)
@@ -68,7 +68,7 @@ class SyncDataParallel(Strategy):
             "broadcast": ((MAX_BROADCAST,), torch.int64),
         }
         arena = SharedTensors.allocate(layout)
-        members = BarrierMember.create(config.workers, spin_seconds(config.busy_threads))
+        members = BarrierMember.create(config.workers, spin_seconds(config.total_threads))
         if groups == config.workers:
             return [Shared(rank, arena, member, member) for rank, member in enumerate(members)]
         updating = BarrierMember.create(groups, spin_seconds(groups))
