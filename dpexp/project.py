@@ -32,16 +32,9 @@ def main(arguments: list[str]) -> int:
         "--link", type=Link.parse, metavar="25Gbit/s,10us", help="between hosts: bandwidth and one-way latency"
     )
     parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host with as many cores")
-    parser.add_argument(
-        "--gradient-mb", type=float, metavar="MB", help="gradients exchanged per step; default: the model's"
-    )
-    parser.add_argument(
-        "--overlap",
-        type=float,
-        default=0.0,
-        metavar="0..1",
-        help="share of the exchange between hosts that computation hides",
-    )
+    parser.add_argument("--gradient-mb", type=float, metavar="MB", help="exchanged per step; default: the model's")
+    hidden = "share of the exchange between hosts that computation hides"
+    parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help=hidden)
     parser.add_argument("--series", help="which series, if the folder has several; see results.csv")
     options = parser.parse_args(arguments)
     _check(options)

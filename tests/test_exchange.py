@@ -250,7 +250,7 @@ def refuse(rank, ranks):
 
 
 def test_hosts_with_different_numbers_of_ranks_are_refused():
-    told = "2 hosts with 2 ranks, 1 rank: shared memory needs the same number of ranks on each host"
+    told = "2 hosts with 2 ranks, 1 rank: shared memory needs the same number on each"
     assert together(3, refuse) == [told] * 3
 
 

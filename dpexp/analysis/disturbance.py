@@ -6,7 +6,7 @@ random duration. The length of a step doesn't separate the two. But disturbed st
 long steps occur singly, at a fixed interval, or with the same numbers in each start of the program. So long steps are
 left out only if they are clustered and show none of the other patterns; and then in both arms.
 
-An undisturbed step takes at most MAX_UNDISTURBED_RATIO times as long as the fastest steps of all starts of its program.
+An undisturbed step takes at most UNDISTURBED_RATIO times as long as the fastest steps of all starts of its program.
 If the ratio depends on that limit, there is no plateau of undisturbed steps, and all time counts.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from dpexp.results.schema import Arm, Block
 
 FASTEST_QUANTILE = 0.01  # this quantile of all steps of a program is its undisturbed step
-MAX_UNDISTURBED_RATIO = 1.15  # times as long: the limit for an undisturbed step ...
+UNDISTURBED_RATIO = 1.15  # times as long: the limit for an undisturbed step ...
 PLATEAU = 0.05  # ... and if that limit is moved by this much in both directions, ...
 MAX_CHANGE = 0.02  # ... the log ratio must change by no more than this
 VERY_LONG_RATIO = 4.0  # times as long: more than a slow core explains, so these must be clustered by themselves
@@ -46,10 +46,7 @@ def find_undisturbed(
     blocks: then all time counts.
     """
     sides = [[block.arms[name] for block in blocks] for name in (baseline, candidate)]
-    limits = (
-        MAX_UNDISTURBED_RATIO * fastest_step_seconds(sides[0]),
-        MAX_UNDISTURBED_RATIO * fastest_step_seconds(sides[1]),
-    )
+    limits = (UNDISTURBED_RATIO * fastest_step_seconds(sides[0]), UNDISTURBED_RATIO * fastest_step_seconds(sides[1]))
     long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
     if not long_sides or not all(_in_spells(arms, limit) for arms, limit in long_sides):
         return limits, [], 0.0
@@ -73,11 +70,11 @@ def fastest_step_seconds(arms: Sequence[Arm]) -> float:
 def _change(blocks: Sequence[Block], baseline: str, candidate: str, limits: tuple[float, float]) -> float:
     """Return how much the log ratio changes if the limits are moved."""
     logs = []
-    for moved in (MAX_UNDISTURBED_RATIO - PLATEAU, MAX_UNDISTURBED_RATIO + PLATEAU):
+    for moved in (UNDISTURBED_RATIO - PLATEAU, UNDISTURBED_RATIO + PLATEAU):
         means = []
         for name, limit in zip((baseline, candidate), limits, strict=True):
             steps = np.concatenate([block.arms[name].step_seconds for block in blocks])
-            short = steps[steps <= limit * moved / MAX_UNDISTURBED_RATIO]
+            short = steps[steps <= limit * moved / UNDISTURBED_RATIO]
             if not len(short):
                 return math.inf
             means.append(short.mean())
@@ -93,7 +90,7 @@ def _matters(arms: Sequence[Arm], limit: float) -> bool:
 
 def _in_spells(arms: Sequence[Arm], limit: float) -> bool:
     """Whether long steps are clustered, much longer ones too, and don't repeat between starts."""
-    much = limit / MAX_UNDISTURBED_RATIO * VERY_LONG_RATIO
+    much = limit / UNDISTURBED_RATIO * VERY_LONG_RATIO
     if not _is_clustered(arms, limit) or (_matters(arms, much) and not _is_clustered(arms, much)):
         return False
     return not _repeats(arms, limit)

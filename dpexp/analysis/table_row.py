@@ -39,9 +39,7 @@ class Row:
     updates: int | None = None
     baseline_updates: int | None = None
     repeats: int | None = None  # blocks that count
-    seconds: Estimate = (
-        UNKNOWN  # time of a training: its samples times the time per sample, and the time between epochs
-    )
+    seconds: Estimate = UNKNOWN  # time of a training: its samples times the time per sample, and time between epochs
     overall_seconds: float = math.nan  # the same, with all time counted
     trained_seconds: float = math.nan  # mean time of whole trainings
     samples_per_second: float = math.nan

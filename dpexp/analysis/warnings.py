@@ -30,7 +30,6 @@ def warnings(result: RunResult, speedup: Speedup) -> list[MeasurementWarning]:
     candidate = speedup.candidate
     config, blocks = candidate.config, candidate.all_blocks or candidate.blocks
     found = chain(
-        _about_settings(result, speedup),
         _about_precision(config, blocks, speedup.comparison),
         _about_disturbance(speedup.comparison),
         *(_about_extrapolation(arm) for arm in (candidate, speedup.baseline) if arm is not None and arm.trainings),
@@ -45,11 +44,6 @@ def _above(threshold: float, value: float, kind: str, text: str, advice: str) ->
     """Yield a warning if the value is above the threshold."""
     if value > threshold:
         yield MeasurementWarning(kind, value / threshold, text, advice)
-
-
-def _about_settings(result: RunResult, speedup: Speedup) -> Iterator[MeasurementWarning]:
-    if speedup.baseline is None:
-        yield MeasurementWarning("no baseline", 1.0, "no baseline", "set measurement.baseline=paired")
 
 
 def _about_precision(

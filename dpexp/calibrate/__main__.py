@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpexp.analysis.arm_statistics import ArmStatistics
-from dpexp.analysis.disturbance import MAX_UNDISTURBED_RATIO, fastest_step_seconds
+from dpexp.analysis.disturbance import UNDISTURBED_RATIO, fastest_step_seconds
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.ratios import compare
 from dpexp.calibrate.faults import Fault
@@ -112,7 +112,7 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
 
 def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> ArmStatistics:
     """Return the statistics of an arm's undisturbed steps."""
-    limit = MAX_UNDISTURBED_RATIO * fastest_step_seconds([block.arms[name] for block in blocks])
+    limit = UNDISTURBED_RATIO * fastest_step_seconds([block.arms[name] for block in blocks])
     return ArmStatistics(config, blocks, name, limit, ())
 
 

@@ -84,9 +84,7 @@ def _run(arguments: list[str], controller: TorchrunController | None, local_worl
         if controller is not None:
             raise ConfigError("resume= under torchrun is not supported")
         plan = replace(plan, folder=options.resume)
-    how_to_finish = (
-        "" if controller is not None else f"; to finish, run: {resume.resume_command(arguments, plan.folder)}"
-    )
+    how_to_finish = "" if controller else f"; to finish, run: {resume.resume_command(arguments, plan.folder)}"
     done: list[runner.JobOutcome] = []
     try:
         with runner.open_plan(

@@ -13,10 +13,10 @@ from pydantic.dataclasses import dataclass
 from dpexp.config.groups import STRICT
 from dpexp.config.job import JobConfig
 
-NUMERIC_PLACEHOLDERS = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
+NUMERIC = ("workers", "threads_per_worker", "local_batch_size", "global_batch_size", "seed")
 # For commands on several hosts: workers of each, number of hosts, this host's number, first host's address and port.
-HOST_PLACEHOLDERS = ("workers_per_host", "hosts", "host", "head", "port")
-PLACEHOLDERS = (*NUMERIC_PLACEHOLDERS, *HOST_PLACEHOLDERS)
+PLACEMENT = ("workers_per_host", "hosts", "host", "head", "port")
+PLACEHOLDERS = (*NUMERIC, *PLACEMENT)
 CHOICES = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
 # The value of a user's own placeholder, as text; a number, true or false is converted.
 Value = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, int | float) else value)]
@@ -101,9 +101,7 @@ class ScriptConfig(JobConfig):
     def words(self, port: int, hosts: int = 1, head: str = "127.0.0.1") -> list[list[str]]:
         """Return the words of the command on each host; a single worker needs only the first host."""
         hosts = min(hosts, self.workers)
-        numbers = {name: getattr(self, name) for name in NUMERIC_PLACEHOLDERS} | {
-            "workers_per_host": self.workers // hosts
-        }
+        numbers = {name: getattr(self, name) for name in NUMERIC} | {"workers_per_host": self.workers // hosts}
         places = [{"hosts": hosts, "host": host, "head": head, "port": port} for host in range(hosts)]
         values = [numbers | place | self.script.arguments for place in places]
         return [[word.format(**fields) for word in shlex.split(self.script.command)] for fields in values]

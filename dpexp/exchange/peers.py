@@ -46,9 +46,7 @@ class Peers:
             self.hosts, self.ranks = list(hosts.values()), hosts[_host()]
             if len({len(ranks) for ranks in self.hosts}) > 1:
                 on_each = ", ".join(pluralize(len(ranks), "rank") for ranks in self.hosts)
-                raise ValueError(
-                    f"{len(hosts)} hosts with {on_each}: shared memory needs the same number of ranks on each host"
-                )
+                raise ValueError(f"{len(hosts)} hosts with {on_each}: shared memory needs the same number on each")
             self._ends = self._connected(listener, [name for _, name in places])
         size, place = len(self.ranks), self.ranks.index(self._rank)
         rounds = [2**power for power in range((size - 1).bit_length())]

@@ -22,7 +22,7 @@ PACKAGES = Path(__file__).parents[2]  # where dpexp is
 SOCKET, EXCHANGE = "DPEXP_SCRIPT_SOCKET", "DPEXP_SCRIPT_EXCHANGE"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # If dpexp itself is a rank, one on each host, these variables describe that rank; its commands must not inherit them.
-RANK_VARIABLES = re.compile(
+OWN_RANK = re.compile(
     "((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|SLURM_(PROCID|NTASKS)"
     "|(TORCHELASTIC|OMPI_COMM_WORLD|PMI)_.*)"
 )
@@ -57,9 +57,7 @@ class CommandProcesses(Descendants):
     def start(self, address: str) -> None:
         """Start the command, whose processes report to `address`. Raises ConfigError if there is no such program."""
         words, is_rank = self._command.words[self._host], {"RANK", "WORLD_SIZE"} <= os.environ.keys()
-        environment = {
-            name: value for name, value in os.environ.items() if not (is_rank and RANK_VARIABLES.fullmatch(name))
-        }
+        environment = {name: value for name, value in os.environ.items() if not (is_rank and OWN_RANK.fullmatch(name))}
         environment |= dict.fromkeys(THREADS, str(self._command.threads))
         environment |= {LOCK_VARIABLE: ""}  # a dpexp in there would wait for this one
         environment |= {SOCKET: address, descendants.NAME: self.mark}

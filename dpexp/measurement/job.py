@@ -16,7 +16,7 @@ from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment, available_memory_bytes, current_environment, usable_cores
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.loop_trainer import BuiltInTrainer
-from dpexp.measurement.measure import OnProgress, OnWarm, measure_blocks
+from dpexp.measurement.measure import OnProgress, OnWarm, run_blocks
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.script_trainer import ScriptTrainer
@@ -109,9 +109,7 @@ def measure_in_turns(
     """
     first, *_, last = configs
     trainer = open_trainer(configs[first], folder, launcher or LocalLauncher())
-    blocks = measure_blocks(
-        trainer, lambda blocks: configs, Budget(configs[first], last, first), on_progress=on_progress
-    )
+    blocks = run_blocks(trainer, lambda blocks: configs, Budget(configs[first], last, first), on_progress=on_progress)
     return [block for block in blocks if not block.warmup]
 
 
@@ -143,9 +141,7 @@ def _measure_blocks(
     while True:
         finished = time.perf_counter()
         try:
-            for block in measure_blocks(
-                trainer, choose_arms, budget, record.result.kept_blocks(), on_progress, on_warm
-            ):
+            for block in run_blocks(trainer, choose_arms, budget, record.result.kept_blocks(), on_progress, on_warm):
                 yield block
                 finished = time.perf_counter()
             return

@@ -17,7 +17,6 @@ from dpexp.launchers.local import LocalLauncher, RunningSegments
 from dpexp.machine.environment import usable_cores
 from dpexp.measurement.trainer import Pace, TimedSteps
 from dpexp.processes.launch import wait_for_server
-from dpexp.processes.messages import Turn
 from dpexp.results.schema import Arm, Process, Training
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
@@ -66,10 +65,7 @@ class BuiltInArms:
 
     def __init__(self, works: Mapping[str, Work], segments: RunningSegments) -> None:
         self._works, self._segments = works, segments
-
-    def turn(self, name: str, turn: Turn) -> list[float]:
-        """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError."""
-        return self._segments.turn(name, turn)
+        self.turn = segments.turn
 
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
         """End all arms; return their results. Raises DivergedError, and WorkerError, also if replicas differ."""

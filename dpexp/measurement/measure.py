@@ -23,7 +23,7 @@ ChooseArms = Callable[[Sequence[Block]], Mapping[str, JobConfig]]
 """Receives the blocks so far that count; returns the arms of the next block."""
 
 
-def measure_blocks(
+def run_blocks(
     trainer: Trainer,
     choose_arms: ChooseArms,
     budget: Budget,

@@ -20,7 +20,7 @@ from dpexp.measurement import measure as measure_module
 from dpexp.measurement import rounds as rounds_module
 from dpexp.measurement.budget import END_SECONDS, Budget
 from dpexp.measurement.loop_trainer import PACE
-from dpexp.measurement.measure import measure_blocks
+from dpexp.measurement.measure import run_blocks
 from dpexp.results.schema import Arm, Conditions, Process
 
 SHORT_SECONDS, LONG_SECONDS = ExperimentConfig.default_max_seconds
@@ -81,7 +81,7 @@ def measured(clock, machine, *overrides, reserved=0.0):
     job = Budget(config, "baseline" if paired else None, "candidate")
     started, shares = clock.now, []
     blocks = list(
-        measure_blocks(
+        run_blocks(
             machine,
             lambda blocks: variants,
             job,
@@ -209,7 +209,7 @@ def block_length(clock, start_seconds, noise):
     job = Budget(config, "baseline", "candidate")
     machine = Machine(clock, start_seconds, noise=noise, start_noise=0.0, baseline=0.001, candidate=0.001)
     variants = {"candidate": config, "baseline": config.baseline()}
-    block = next(measure_blocks(machine, lambda blocks: variants, job))
+    block = next(run_blocks(machine, lambda blocks: variants, job))
     return sum(arm.seconds for arm in block.arms.values()), block
 
 

@@ -63,7 +63,7 @@ def test_beside_a_program_on_a_workers_core_all_commands_agree_with_the_quiet_ma
 
 CONSTANTS = (
     "FASTEST_QUANTILE PLATEAU MAX_CHANGE VERY_LONG_RATIO WINDOW MIN_DISPERSION SURE_DEVIATIONS MIN_SHARE REPEATED "
-    "MIN_CALM MAX_UNDISTURBED_RATIO"
+    "MIN_CALM UNDISTURBED_RATIO"
 ).split()
 
 
@@ -78,9 +78,7 @@ def test_no_constant_decides_what_the_undisturbed_speedup_is(name, factor, monke
     """Moved by a tenth, none changes it by 1 %, and at most one of the 22 commands is judged differently."""
     before = with_constants_as_they_are()
     value = getattr(disturbance, name)
-    monkeypatch.setattr(
-        disturbance, name, 1 + (value - 1) * factor if name == "MAX_UNDISTURBED_RATIO" else value * factor
-    )
+    monkeypatch.setattr(disturbance, name, 1 + (value - 1) * factor if name == "UNDISTURBED_RATIO" else value * factor)
     after = np.concatenate([undisturbed(compared(trace)) for trace in TRACES])
     assert (np.isnan(before) != np.isnan(after)).sum() <= 1
     assert np.nanmax(np.abs(np.log(after / before))) < 0.01

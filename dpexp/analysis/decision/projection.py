@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpexp.analysis.decision.links import Link, ring
-from dpexp.analysis.disturbance import FASTEST_QUANTILE, MAX_UNDISTURBED_RATIO
+from dpexp.analysis.disturbance import FASTEST_QUANTILE, UNDISTURBED_RATIO
 from dpexp.analysis.efficiency import useful_seconds
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table_row import Row
@@ -129,7 +129,7 @@ class StepModel:
         """Return the least and the most seconds of a step that a worker waits for the slowest one."""
         calm = self._compute
         if self._first.disturbed_share > 0:  # then `useful` is of undisturbed steps, too
-            calm = calm[calm <= MAX_UNDISTURBED_RATIO * np.quantile(calm, FASTEST_QUANTILE)]
+            calm = calm[calm <= UNDISTURBED_RATIO * np.quantile(calm, FASTEST_QUANTILE)]
         least, most = (mean_of_slowest(workers, seconds) / calm.mean() - 1 for seconds in (calm, self._compute))
         return useful * self._computed_share * least, useful * self._computed_share * most
 

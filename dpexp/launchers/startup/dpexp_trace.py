@@ -39,9 +39,7 @@ class Samples:
         ]
 
     def _on_call(self, module: Any, inputs: Any) -> None:
-        if threading.get_ident() != self._thread or not (
-            self._depth or (module.training and _trainable_parameters(module))
-        ):
+        if threading.get_ident() != self._thread or not (self._depth or (module.training and _trainable(module))):
             return
         if not self._depth:
             self._asked = id(module)
@@ -112,9 +110,7 @@ class Trace:
         self._data = self._compute = self._update = 0.0
         self._gradient: float | None = None  # when the last one of a `backward` was there
         self._met = 0  # meetings until then
-        self._sync_points: list[
-            tuple[float, float]
-        ] = []  # with other processes: the arrival, and the seconds from there
+        self._sync_points: list[tuple[float, float]] = []  # with other processes: the arrival, the seconds from there
         self._waits_for_data = True
 
     def _hook(self, parameters: list[Any]) -> None:
@@ -129,7 +125,7 @@ class Trace:
         if not self._waits_for_data or threading.get_ident() != self._thread:
             return
         if id(module) not in self._trained:
-            trained = _trainable_parameters(module)
+            trained = _trainable(module)
             self._trained[id(module)] = bool(trained)
             self._hook(trained)
         if self._trained[id(module)]:
@@ -194,6 +190,6 @@ class Trace:
         return self._steps
 
 
-def _trainable_parameters(module: Any) -> list[Any]:
+def _trainable(module: Any) -> list[Any]:
     """Return the module's parameters that are trained."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
