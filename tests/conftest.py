@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,9 +44,30 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def preloaded_fork_server(request: pytest.FixtureRequest) -> None:
-    """Ours, before a test starts one that has imported nothing. Unit tests hardly need it."""
+    """Ours, before a test starts one that has imported nothing. Unit tests hardly need it.
+
+    It has imported what tests do, too: many targets of workers are theirs.
+    """
+    fork_server.PRELOAD += ["pytest", "hypothesis", "dpexp.cli.app", "benchmarks.namespaces"]
     if any("unit" not in item.path.parts for item in request.session.items):
         fork_server.start_server()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process begins with the tests that start programs, the other with the rest; quick ones are at both ends.
+
+    Who is done first takes tests from the end of the other's. So hardly any fixture is made in both.
+    """
+
+    def place(item: Any) -> int:
+        if "unit" in item.path.parts:
+            return 1
+        names = (getattr(value, "__module__", "") for value in vars(item.module).values())
+        if "programs" in names or hasattr(item.module, "programs"):
+            return 0
+        return 3 if item.path.stem in ("test_cli", "test_data", "test_compare", "test_turns") else 2
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, STARTING
 from dpexp.train import worker
 
 ROOT = Path(__file__).resolve().parent.parent
-IN_ONE_PIECE = ["measurement.whole_trainings=always", "measurement.max_seconds=0.01"]
+IN_ONE_PIECE = ["measurement.whole_trainings=always", "measurement.max_seconds=0.01", "measurement.baseline=none"]
 
 
 def places(seed: int, rank: int = 1) -> Iterator[Place]:

@@ -7,6 +7,7 @@ before them, starts an interpreter.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import fcntl
@@ -22,8 +23,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 LIBRARY = sys.path[1:]  # without a folder of the program's own
 if __name__ == "__main__":
@@ -232,6 +234,27 @@ def run_main(words: list[str]) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
+def run_and_exit(words: list[str]) -> NoReturn:
+    """As an interpreter does, but without taking apart all that was imported, which takes a second."""
+    status = 0
+    try:
+        run_main(words)
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)  # noqa: T201
+    except BaseException as error:
+        sys.last_type, sys.last_value, sys.last_traceback = sys.exc_info()
+        sys.excepthook(*sys.exc_info())
+        status = 130 if isinstance(error, KeyboardInterrupt) else 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
     LIBC.prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
     for name in IMPORTS:
@@ -248,4 +271,4 @@ if __name__ == "__main__":
         become(*given)
     if asked[0] in ("-m", "-c") and asked[1] != TORCHRUN:  # not a script, all of whose processes dpexp looks for
         Helper()
-    run_main(asked)
+    run_and_exit(asked)

@@ -9,7 +9,7 @@ from conftest import tiny
 from training_helpers import assert_same, trained_here, trained_state
 
 from dpexp.errors import WorkerError
-from dpexp.measurement.loop_trainer import check
+from dpexp.measurement.loop_trainer import check_reports
 from dpexp.train import loop
 from dpexp.train.strategies import Emulated
 
@@ -188,4 +188,4 @@ class TestSeededBugs:
         work = worker.Work(self.config, dataset, initial_state(self.config, dataset))
         report = worker.run(0, work, None, None, lambda notice: None)
         with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
-            check([report])
+            check_reports([report])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,10 +25,9 @@ def cluster(tmp_path_factory):
         yield cluster
 
 
-def submit(*overrides: str, options: Sequence[str]) -> list[str]:
+def submit(*arguments: str) -> list[str]:
     """The example, on both nodes of the cluster."""
-    file = str(EXAMPLES / "slurm.sbatch")
-    return ["sbatch", "--nodes=2", "--cpus-per-task=1", *options, file, "hydra.run.dir=out", *overrides]
+    return ["sbatch", "--nodes=2", "--cpus-per-task=1", str(EXAMPLES / "slurm.sbatch"), *arguments]
 
 
 def printed(folder: Path) -> str:
@@ -38,34 +36,23 @@ def printed(folder: Path) -> str:
 
 
 SCRIPT = "env RANK={host} WORLD_SIZE={workers} MASTER_ADDR={head} MASTER_PORT={port} python"
-MEASURED = [
-    *[text for text in TINY if text.startswith("measurement")],
-    "measurement.baseline=none",
-    *["batch.size=8", "--", *SCRIPT.split(), f"{Path(__file__).parent}/scripts/train.py", "--batch"],
-    "{local_batch_size}",
+SWEEP = [
+    *["-m", "hydra.sweep.dir=out", "measurement.max_seconds=0.4,600"],
+    *[text for text in TINY if text.startswith("measurement") and "seconds" not in text],
+    *["measurement.baseline=none", "batch.size=8", "--", *SCRIPT.split(), f"{Path(__file__).parent}/scripts/train.py"],
+    *["--batch", "{local_batch_size}"],
 ]
 
 
-def assert_on_both_nodes(path: Path) -> None:
-    result = json.loads(path.read_text())
-    assert len(result["blocks"][0]["arms"]["candidate"]["processes"]) == 2
-    assert result["environment"]["local_world_size"] == 1
-
-
-def test_the_sbatch_file_measures_a_script_over_two_nodes(cluster, tmp_path):
-    done = cluster.run(tmp_path, *submit(*MEASURED, options=["--wait"]), PATH=ACTIVATED)
-    assert done.returncode == 0, done.stderr + printed(tmp_path)
-    assert_on_both_nodes(tmp_path / "out" / "result.json")
-
-
-def test_a_training_is_measured_over_two_nodes_and_a_cancelled_one_ends_on_all(cluster, tmp_path):
-    """A sweep of two jobs; the second would take long."""
-    jobs = ["-m", *TINY, "strategy=ddp", "measurement.max_seconds=0.4,600", "hydra.sweep.dir=out"]
-    done = cluster.run(tmp_path, *submit(*jobs, options=[]), PATH=ACTIVATED)
+def test_the_sbatch_file_measures_over_two_nodes_and_a_cancelled_job_ends_on_all(cluster, tmp_path):
+    """A sweep of two jobs; the second would take long. A training without a script is the same to Slurm."""
+    done = cluster.run(tmp_path, *submit(*SWEEP), PATH=ACTIVATED)
     assert done.returncode == 0, done.stderr
     first, second = (tmp_path / "out" / number / "result.json" for number in "01")
     assert wait_until(second.exists, 150), printed(tmp_path)  # written when the job starts
-    assert_on_both_nodes(first)
+    result = json.loads(first.read_text())
+    assert len(result["blocks"][0]["arms"]["candidate"]["processes"]) == 2
+    assert result["environment"]["local_world_size"] == 1
     assert cluster.commands("python")
     assert cluster.run(tmp_path, "scancel", done.stdout.split()[-1]).returncode == 0
     before_they_are_killed = 25  # by torchrun and by Slurm, both after 30 seconds

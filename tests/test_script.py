@@ -281,6 +281,7 @@ def test_the_sitecustomize_of_the_user_still_runs(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, left):
     quick = [text for text in QUICK if "baseline" not in text]
     outcome = dpexp(

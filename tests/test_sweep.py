@@ -25,9 +25,8 @@ SHORT += ["measurement.best_sequential=false", "measurement.max_seconds=3"]  # t
 
 
 @pytest.mark.slow
-@pytest.mark.painted
 def test_a_sweep_of_mnist_ends_in_table_figures_and_page(dpexp, tmp_path):
-    quick = ["measurement.max_seconds=1", "measurement.whole_trainings=always"]
+    quick = ["measurement.max_seconds=0.5", "measurement.whole_trainings=always"]
     outcome = dpexp("-m", "workers=1,2", "data.size=512,1024", *SHORT, *quick)
     assert outcome.status == 0
     assert outcome.err == ""  # no progress bar where there is no terminal

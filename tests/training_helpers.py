@@ -15,7 +15,9 @@ from dpexp.train.models.initial_state import initial_state
 
 
 def trained_state(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tensor]:
-    """The state_dict that a training in fresh processes ends with."""
+    """The state_dict that a training ends with: in fresh processes, if it has several."""
+    if config.process_count == 1:
+        return trained_here(config, folder)
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
     initial = initial_state(config, dataset)

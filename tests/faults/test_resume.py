@@ -313,8 +313,8 @@ MISTAKES = {
     "nothing named": ("resume=", "name the folder of one sweep or run"),
     "twice": ("resume=SWEEP resume=SWEEP", "name the folder of one sweep or run"),
     "another setting": ("-m TINY workers=1,4 resume=SWEEP", "1/result.json has other settings than this job"),
-    "fewer jobs": ("-m TINY workers=1 resume=SWEEP", "1/result.json: no job of this command"),
-    "no sweep": ("TINY resume=SWEEP", "0/result.json: no job of this command"),
+    "fewer jobs": ("-m TINY workers=1 resume=SWEEP", "1/result.json: it does not belong to this command"),
+    "no sweep": ("TINY resume=SWEEP", "0/result.json: it does not belong to this command"),
 }
 
 
