@@ -59,7 +59,7 @@ def _memory() -> None:
         shared = strategy_class(config).share(config, work.initial)
         seats = BarrierMember.create(workers, 0.0)
         arguments = [(work, own, seat) for own, seat in zip(shared, seats, strict=True)]
-        with launch.started([WorldSpec(memory_probe.after_training, arguments)]) as running:
+        with launch.running_worlds([WorldSpec(memory_probe.after_training, arguments)]) as running:
             running.notices(0, workers)
             together = _group_bytes()
             (private,) = running.reports()

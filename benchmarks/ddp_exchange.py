@@ -16,7 +16,7 @@ from benchmarks.setup import out, progress, shown
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.ratios import compare
 from dpexp.config.compose import compose_config
-from dpexp.exchange import Team
+from dpexp.exchange import SharedMemoryGroup
 from dpexp.measurement.job import measure_in_turns
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
@@ -89,17 +89,17 @@ def _all_reduces(rank: int, ranks: int, place: Rendezvous, notify: object) -> li
     """In each process: seconds of an all-reduce of each size over gloo, and in memory, in turns."""
     torch.set_num_threads(1)
     place.join(rank, ranks)
-    team, found = Team(None, average=False), []
+    group, found = SharedMemoryGroup(None, average=False), []
     for size in SIZES_BYTES:
         buffer, seconds = torch.zeros(size // 4), {False: 0.0, True: 0.0}
         bucket = SimpleNamespace(index=lambda: 1, buffer=lambda buffer=buffer: buffer, is_last=lambda: True)
         repeats = max(2, min(50, 2**23 // size))
         for turn in range(-1, TURNS):  # the first doesn't count
-            for team.uses_memory in (False, True) if turn % 2 else (True, False):
+            for group.uses_memory in (False, True) if turn % 2 else (True, False):
                 dist.barrier()
                 started = time.perf_counter()
                 for _ in range(repeats):
-                    team.exchange(bucket).wait()
-                seconds[team.uses_memory] += (time.perf_counter() - started) * (turn >= 0)
+                    group.exchange(bucket).wait()
+                seconds[group.uses_memory] += (time.perf_counter() - started) * (turn >= 0)
         found.append([seconds[False], seconds[True]])
     return found

@@ -174,8 +174,8 @@ from dpexp.train.data.dataset import load
 config = configured(*endurance.TINY, "workers=4", "epochs=100000")
 work = dataclasses.replace(prepared(config, load(config)), in_turns=True)
 with LocalLauncher().segments({"candidate": work}) as running:
-    print(running.turn("candidate", Turn(0, 1)), flush=True)
-    running.turn("candidate", Turn(0, 10**9))
+    print(running.run_turn("candidate", Turn(0, 1)), flush=True)
+    running.run_turn("candidate", Turn(0, 10**9))
 """
 
 

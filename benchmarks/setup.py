@@ -21,7 +21,7 @@ from dpexp.analysis.table_row import Row
 from dpexp.config.compose import compose_config
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.loop_trainer import summarize_training
+from dpexp.measurement.built_in_trainer import summarize_training
 from dpexp.processes import fork_server, launch
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker

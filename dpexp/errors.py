@@ -9,6 +9,11 @@ def pluralize(count: int, noun: str) -> str:
     return f"{count:,} {noun}{plural if count != 1 else ''}"
 
 
+def format_number(value: float, digits: int = 3) -> str:
+    """Return a number with `digits` significant digits, and without an exponent where it is large."""
+    return f"{value:,.0f}" if value >= 10**digits / 10 else f"{value:.{digits}g}"
+
+
 def printable(text: str) -> str:
     """Return the text with line breaks and other control characters escaped, as in a user's value."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -72,7 +72,7 @@ def test_faults_reach_the_workers_they_are_for_and_change_no_result():
     fault = Fault(compute_seconds=DELAY, communicate_seconds=DELAY, slowdown=1.01)
     with LocalLauncher({"late": fault}).segments({"late": work, "plain": work}) as programs:
         for name in ("late", "plain"):
-            assert len(programs.turn(name, Turn(1, 5))) == 5
+            assert len(programs.run_turn(name, Turn(1, 5))) == 5
         reports = programs.end()
     late, plain = reports["late"], reports["plain"]
     assert min(late[1].phases["compute"]) >= DELAY > min(late[0].phases["compute"])

@@ -35,9 +35,9 @@ def test_a_delay_in_a_real_training_is_named(tmp_path, case, monkeypatch):
     monkeypatch.setattr("benchmarks.delays.TORCHRUN", f"python {FORK} {{workers}} {{port}}")
     config, launcher = prepared(case)
     with job.open_trainer(config, tmp_path, launcher).running({CANDIDATE: config}) as arms:
-        timed = TimedSteps([arms.turn(CANDIDATE, Turn(3, 2))], [3])
+        timed = TimedSteps([arms.run_turn(CANDIDATE, Turn(3, 2))], [3])
         for _ in range(4):
-            arms.turn(CANDIDATE, Turn(2, 10, traced=True))
+            arms.run_turn(CANDIDATE, Turn(2, 10, traced=True))
         arm = arms.end({CANDIDATE: timed})[CANDIDATE]
     found = find_slow_worker([arm], [])
     assert (found["slow_rank"], found["slow_phase"]) == (case.rank, PHASES[case.place])

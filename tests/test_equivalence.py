@@ -9,7 +9,7 @@ from conftest import tiny
 from training_helpers import assert_same, trained_here, trained_state
 
 from dpexp.errors import WorkerError
-from dpexp.measurement.loop_trainer import check_reports
+from dpexp.measurement.built_in_trainer import check_reports
 from dpexp.train import loop
 from dpexp.train.strategies import Emulated
 

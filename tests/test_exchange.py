@@ -41,11 +41,11 @@ def bucket_of(rank, size, dtype):
     return torch.randn(size, generator=torch.Generator().manual_seed(rank + 100 * size)).to(dtype)
 
 
-def reduce(team, *buckets):
+def reduce(group, *buckets):
     """The buckets of a step, exchanged in memory."""
-    team.uses_memory, last = True, len(buckets) - 1
+    group.uses_memory, last = True, len(buckets) - 1
     found = [
-        team.exchange(
+        group.exchange(
             SimpleNamespace(
                 index=lambda at=at: 1 + at, buffer=lambda at=at: buckets[at], is_last=lambda at=at: at == last
             )
@@ -58,9 +58,9 @@ def reduce(team, *buckets):
 def reduce_all(rank, ranks, average, hosts):
     """Of each dtype and size the reduced bucket as bytes, and how far it is from the sum in float64."""
     peers._host = lambda: f"host {rank % hosts}"
-    team, found = hook.Team(None, average), []
+    group, found = hook.SharedMemoryGroup(None, average), []
     for dtype in DTYPES:
-        reduced_buckets = reduce(team, *(bucket_of(rank, size, dtype) for size in SIZES))
+        reduced_buckets = reduce(group, *(bucket_of(rank, size, dtype) for size in SIZES))
         for size, reduced in zip(SIZES, reduced_buckets, strict=True):
             exact = sum(bucket_of(one, size, dtype).double() for one in range(ranks)) / (ranks if average else 1)
             off = ((reduced.double() - exact).abs().max() / torch.finfo(dtype).eps).item()
@@ -112,10 +112,10 @@ def uses_memory(rank, ranks):
     """Whether two ranks of two hosts exchange a step in memory, though only that is asked for."""
     peers._host = lambda: f"host {rank}"
     model = DistributedDataParallel(nn.Linear(3, 5))
-    team = hook.use_shared_memory(model, always=True)
+    group = hook.use_shared_memory(model, always=True)
     for _ in range(hook.WARMUP_STEPS + 2):
         model(torch.ones(1, 3)).sum().backward()
-    return team.uses_memory
+    return group.uses_memory
 
 
 def test_the_process_group_goes_on_where_each_host_has_one_rank():
@@ -148,18 +148,18 @@ def test_each_of_several_models_has_its_own_exchange():
 def choose(rank, ranks, slow):
     """The way that goes on where one of the two takes longer on one rank."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    team, now, correct = hook.use_shared_memory(model), [0.0], hook.Team.exchange
+    group, now, correct = hook.use_shared_memory(model), [0.0], hook.SharedMemoryGroup.exchange
 
-    def counted(team, bucket):
-        done = correct(team, bucket)
-        now[0] += 5 if team.uses_memory is (slow == "memory") else 1
+    def counted(group, bucket):
+        done = correct(group, bucket)
+        now[0] += 5 if group.uses_memory is (slow == "memory") else 1
         return done
 
-    hook.Team.exchange = counted
+    hook.SharedMemoryGroup.exchange = counted
     hook.time = SimpleNamespace(perf_counter=lambda: now[0])
     for _ in range(hook.WARMUP_STEPS + 2 * hook.TRIAL_STEPS + 2):
         model(torch.ones(2, 4)).sum().backward()
-    return team.uses_memory
+    return group.uses_memory
 
 
 @pytest.mark.parametrize("slow", ["memory", "gloo"])
@@ -170,12 +170,12 @@ def test_the_faster_way_goes_on_on_all_ranks(slow):
 def lose(rank, ranks, store, waits, seconds):
     """Rank 1 makes three steps only: it ends, or waits until another has noticed. What the others raise."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    team = hook.use_shared_memory(model, always=True)
+    group = hook.use_shared_memory(model, always=True)
     try:
         while True:
             for _ in range(hook.WARMUP_STEPS + 3):
                 model(torch.ones(2, 4)).sum().backward()
-            team.peers.timeout_seconds = seconds
+            group.peers.timeout_seconds = seconds
             if rank == 1:
                 return store.get("noticed").decode() if waits else "ended"
     except RuntimeError as error:
@@ -197,10 +197,10 @@ def test_a_rank_that_does_not_come_is_named_by_who_notices_first():
 
 def go_on_without(rank, ranks):
     """Rank 1 has left its last meeting, and another rank notices that before its next one."""
-    team = hook.Team(None)
-    team.peers._exited_ranks.append(1)
+    group = hook.SharedMemoryGroup(None)
+    group.peers._exited_ranks.append(1)
     with pytest.raises(RuntimeError, match="rank 1 exited while"):
-        reduce(team, torch.ones(3))
+        reduce(group, torch.ones(3))
     return True
 
 
@@ -210,8 +210,8 @@ def test_a_rank_that_is_known_to_have_ended_is_not_waited_for():
 
 def forked(rank, ranks, store):
     """Rank 1 ends, and leaves a forked process, as a data loader may."""
-    team = hook.Team(None)
-    reduce(team, torch.ones(3))
+    group = hook.SharedMemoryGroup(None)
+    reduce(group, torch.ones(3))
     if rank == 1:
         if child := os.fork():
             store.set("child", str(child))
@@ -220,7 +220,7 @@ def forked(rank, ranks, store):
         signal.pause()
     try:
         while True:
-            reduce(team, torch.ones(3))
+            reduce(group, torch.ones(3))
     except RuntimeError as error:
         os.kill(int(store.get("child")), signal.SIGKILL)
         return str(error)
@@ -244,7 +244,7 @@ def test_a_model_can_still_be_copied():
 def refuse(rank, ranks):
     peers._host = lambda: f"host {rank // 2}"
     try:
-        hook.Team(None)
+        hook.SharedMemoryGroup(None)
     except ValueError as error:
         return str(error)
 
@@ -257,9 +257,9 @@ def test_hosts_with_different_numbers_of_ranks_are_refused():
 def corrupt(rank, ranks, more, inputs):
     """The first exchange in memory, in which ranks sum something else."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    team = hook.use_shared_memory(model, always=True)
-    correct = team.peers.barrier
-    team.peers.barrier = lambda: (correct(), team._areas and team._areas[0].peer_chunks[0].add_(more))
+    group = hook.use_shared_memory(model, always=True)
+    correct = group.peers.barrier
+    group.peers.barrier = lambda: (correct(), group._areas and group._areas[0].peer_chunks[0].add_(more))
     try:
         for _ in range(hook.WARMUP_STEPS + 1):
             model(torch.full((2, 4), inputs)).sum().backward()

@@ -92,7 +92,7 @@ def test_reports_come_by_rank():
 
 def test_several_worlds_live_together_and_any_of_their_ranks_may_notify():
     specs = [WorldSpec(report_rank, [(word,)] * 2) for word in ("a", "b")]
-    with launch.started(specs) as worlds:
+    with launch.running_worlds(specs) as worlds:
         assert [sorted(worlds.notices(world, 2)) for world in (1, 0)] == [[(0, "b"), (1, "b")], [(0, "a"), (1, "a")]]
         assert worlds.reports() == [[(0, "a"), (1, "a")], [(0, "b"), (1, "b")]]
 
@@ -106,7 +106,7 @@ def test_what_workers_warn_of_is_told_once(caplog):
 
 def test_what_is_waited_for_may_come_while_all_processes_go_on():
     before = len(workers())
-    with launch.started([WorldSpec(wait_for_a_signal, [()] * 2)]) as worlds:
+    with launch.running_worlds([WorldSpec(wait_for_a_signal, [()] * 2)]) as worlds:
         pids = worlds.notices(0, 2)
         assert {process.pid for process in workers()} >= set(pids)
     assert len(workers()) == before
@@ -117,7 +117,7 @@ def test_a_failure_in_one_world_ends_all_and_names_the_world():
     specs = [WorldSpec(wait_for_a_signal, [()] * 2), WorldSpec(die_on_rank_1, [()] * 2, "baseline")]
     with (
         pytest.raises(WorkerError, match=r"^baseline: rank 1 was killed by SIGKILL, while starting$"),
-        launch.started(specs) as worlds,
+        launch.running_worlds(specs) as worlds,
     ):
         worlds.reports()
     assert len(workers()) == before
@@ -125,7 +125,7 @@ def test_a_failure_in_one_world_ends_all_and_names_the_world():
 
 def test_an_exception_within_ends_all_processes():
     before = len(workers())
-    with pytest.raises(KeyError), launch.started([WorldSpec(wait_for_a_signal, [()] * 3)]):
+    with pytest.raises(KeyError), launch.running_worlds([WorldSpec(wait_for_a_signal, [()] * 3)]):
         raise KeyError
     assert len(workers()) == before
 
@@ -171,7 +171,7 @@ def test_a_signal_to_the_parent_ends_the_group_while_it_waits_or_works(number):
     with (
         pytest.raises(signals.Interrupted),
         signals.raised(),
-        launch.started([WorldSpec(signal_parent, [(number,)] * 3)]) as worlds,
+        launch.running_worlds([WorldSpec(signal_parent, [(number,)] * 3)]) as worlds,
     ):
         worlds.reports()
     assert len(workers()) == before
@@ -179,7 +179,7 @@ def test_a_signal_to_the_parent_ends_the_group_while_it_waits_or_works(number):
     with (
         pytest.raises(signals.Interrupted),
         signals.raised(),
-        launch.started([WorldSpec(wait_for_a_signal, [()] * 3)]) as worlds,
+        launch.running_worlds([WorldSpec(wait_for_a_signal, [()] * 3)]) as worlds,
     ):
         finished.append(signal.raise_signal(number))
     assert finished
@@ -203,7 +203,7 @@ def test_workers_die_with_the_main_process(tmp_path):
         "import test_launch\n"
         "from dpexp.processes import launch\n"
         "from dpexp.processes.world import WorldSpec\n"
-        "with launch.started([WorldSpec(test_launch.wait_for_a_signal, [()] * 2)]) as worlds:\n"
+        "with launch.running_worlds([WorldSpec(test_launch.wait_for_a_signal, [()] * 2)]) as worlds:\n"
         "    print(worlds.notices(0, 2)[0], flush=True)\n"
         "    worlds.reports()\n"
     )

@@ -16,8 +16,8 @@ from fault_helpers import run_config
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, SHARED_MEMORY
 from dpexp.errors import ConfigError, DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement import job, loop_trainer
-from dpexp.measurement.loop_trainer import BuiltInTrainer
+from dpexp.measurement import built_in_trainer, job
+from dpexp.measurement.built_in_trainer import BuiltInTrainer
 from dpexp.measurement.trainer import TimedSteps
 from dpexp.measurement.whole_trainings import WholeTrainings
 from dpexp.processes.shared_memory import SharedTensors
@@ -158,7 +158,7 @@ def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(m
 def test_where_exchanging_gradients_is_lost_shared_memory_is_an_arm_of_further_blocks(
     monkeypatch, tmp_path, exchange, tried
 ):
-    made = loop_trainer._arm
+    made = built_in_trainer._arm
 
     def with_exchange(work, reports, *others):
         found = made(work, reports, *others)
@@ -166,7 +166,7 @@ def test_where_exchanging_gradients_is_lost_shared_memory_is_an_arm_of_further_b
         phases["communicate"] = np.full((9, len(reports)), exchange * 0.3 / (1 - exchange))
         return dataclasses.replace(found, phases={name: values.tolist() for name, values in phases.items()})
 
-    monkeypatch.setattr(loop_trainer, "_arm", with_exchange)
+    monkeypatch.setattr(built_in_trainer, "_arm", with_exchange)
     first, second = measured(tmp_path, "strategy=ddp", "measurement.repeats=2").blocks
     assert list(first.arms) == [BASELINE, CANDIDATE]
     assert (SHARED_MEMORY in second.arms) is tried

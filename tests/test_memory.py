@@ -17,7 +17,7 @@ import pytest
 from conftest import TINY, composed
 
 from dpexp.launchers.command_processes import Command
-from dpexp.launchers.commands import started
+from dpexp.launchers.commands import running_commands
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.memory import peak_bytes
 from dpexp.processes.messages import Turn
@@ -122,10 +122,10 @@ def test_the_memory_of_our_workers_is_that_of_their_distinct_pages(model, worker
     work = Work(config, dataset, initial_state(config, dataset), in_turns=True)
     beside = Work(config.baseline(), dataset, work.initial, in_turns=True)
     with LocalLauncher().segments({"candidate": work, "baseline": beside}) as programs:
-        programs.turn("baseline", Turn(0, STEPS))
+        programs.run_turn("baseline", Turn(0, STEPS))
         with Watching(lambda: programs._processes.pids(0)) as seen:
             while seen.reads < READS:
-                programs.turn("candidate", Turn(0, STEPS))
+                programs.run_turn("candidate", Turn(0, STEPS))
         programs.end()
     agree(f"{model}, {workers} workers", programs.memory_bytes["candidate"], seen)
 
@@ -136,11 +136,11 @@ def test_the_memory_of_a_script_has_that_of_its_helpers(tmp_path):
     (tmp_path / "train.py").write_text(LOADERS)
     words = ["torchrun", "--standalone", "--nproc-per-node=2", str(tmp_path / "train.py")]
     command = Command("script", [words], 2, 1, 64)
-    with started({"script": command}, {"script": tmp_path / "output"}, 200) as worlds:
+    with running_commands({"script": command}, {"script": tmp_path / "output"}, 200) as worlds:
         world = worlds["script"]
         with Watching(lambda: list(world.processes.processes)) as seen:
             while seen.reads < READS_OF_SCRIPT:
-                world.turn(Turn(0, STEPS))
+                world.run_turn(Turn(0, STEPS))
         world.finish()
         processes = len(world.processes.processes)
     assert processes == 5  # torchrun, two ranks, and a worker of each rank's data loader

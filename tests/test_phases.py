@@ -25,8 +25,8 @@ def segment(*overrides):
     dataset = load(config)
     work = Work(config, dataset, initial_state(config, dataset), in_turns=True)
     with LocalLauncher().segments({"candidate": work}) as programs:
-        programs.turn("candidate", Turn(0, 5, warmup=True))
-        seconds = [second for _ in range(4) for second in programs.turn("candidate", Turn(2, STEPS // 4))]
+        programs.run_turn("candidate", Turn(0, 5, warmup=True))
+        seconds = [second for _ in range(4) for second in programs.run_turn("candidate", Turn(2, STEPS // 4))]
         return programs.end()["candidate"], seconds
 
 

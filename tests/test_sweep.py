@@ -73,7 +73,7 @@ def test_a_failed_job_is_listed_and_the_others_are_measured(half_failed):
 
 def test_a_failed_job_is_named_by_what_varies(half_failed):
     outcome, _ = half_failed
-    assert outcome.err.startswith("dpexp: job 0 (model.builder=user_models:break_in_training): ")
+    assert outcome.err.startswith("dpexp: job 1 of 2 (model.builder=user_models:break_in_training): ")
     assert "/0 (model.builder=user_models:break_in_training, 1 worker, 101 samples): " in outcome.out
 
 

@@ -14,8 +14,8 @@ from conftest import tiny
 
 from dpexp.errors import ScriptEnded
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement import loop_trainer
-from dpexp.measurement.loop_trainer import OVERSUBSCRIBED_PACE, PACE, BuiltInTrainer
+from dpexp.measurement import built_in_trainer
+from dpexp.measurement.built_in_trainer import OVERSUBSCRIBED_PACE, PACE, BuiltInTrainer
 from dpexp.measurement.rounds import JITTER, MIN_ROUNDS, WARMUP_SECONDS, Rounds
 from dpexp.measurement.trainer import Pace
 from dpexp.processes.messages import Turn
@@ -47,7 +47,7 @@ def in_turns(programs, *turns):
     answers = {name: [] for name in programs}
     with LocalLauncher().segments(programs) as running:
         for turn, name in itertools.product(turns, programs):
-            answers[name].append(running.turn(name, turn))
+            answers[name].append(running.run_turn(name, turn))
         return answers, running.end()
 
 
@@ -180,7 +180,7 @@ class Arms:
         self.step_seconds, self.asked = step_seconds, []
         self._ends_after, self._made = ends_after, 0
 
-    def turn(self, name, turn):
+    def run_turn(self, name, turn):
         self.asked.append((name, turn))
         self._made += turn.steps
         if self._ends_after is not None and self._made > self._ends_after:
@@ -231,7 +231,7 @@ def test_more_threads_than_cores_get_longer_turns(monkeypatch):
     config = tiny("workers=2")
     paces = []
     for cores in (1, 2):
-        monkeypatch.setattr(loop_trainer, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(built_in_trainer, "usable_cores", lambda cores=cores: cores)
         paces.append(BuiltInTrainer(config, LocalLauncher()).pace)
     assert paces == [OVERSUBSCRIBED_PACE, PACE]
     turns = [made(Arms(a=0.001, b=0.001), pace)[1] for pace in paces]
@@ -254,7 +254,7 @@ def test_what_a_step_takes_is_learned_from_the_later_half_of_the_warm_up():
     """The first ones are slow, as caches and libraries are cold."""
     found = Rounds(PACE, ["a"], seed=0)
     answers = iter([[0.5], [0.1]])
-    found.warm_up(type("Arms", (), {"turn": lambda self, name, turn: next(answers)})(), 2)
+    found.warm_up(type("Arms", (), {"run_turn": lambda self, name, turn: next(answers)})(), 2)
     assert (found.timed["a"].step_seconds, found.timed["a"].steps) == (0.1, 2)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.loop_trainer import summarize_training
+from dpexp.measurement.built_in_trainer import summarize_training
 from dpexp.train import worker
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state

@@ -25,8 +25,9 @@ class Estimate:
 
     def __format__(self, spec: str) -> str:
         """The value and its interval, if it has one, each as `spec` says: 1.02 (0.98 to 1.06)."""
-        interval = "" if math.isnan(self.low) else f" ({self.low:{spec}} to {self.high:{spec}})"
-        return f"{self.value:{spec}}{interval}"
+        numbers = (self.value, self.low, self.high)
+        value, low, high = (format(number, spec if number < 1000 else ",.0f") for number in numbers)
+        return value if math.isnan(self.low) else f"{value} ({low} to {high})"
 
     def scaled(self, factor: float) -> Estimate:
         """The estimate of `factor` times the quantity."""

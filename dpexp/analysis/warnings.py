@@ -10,7 +10,7 @@ from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.ratios import Comparison
 from dpexp.analysis.speedup import Speedup
 from dpexp.config.job import CANDIDATE, JobConfig
-from dpexp.errors import pluralize
+from dpexp.errors import format_number, pluralize
 from dpexp.results.schema import Block, MeasurementWarning, RunResult
 
 BATCH = "batch"  # the kind of warning that makes all speedups meaningless
@@ -19,8 +19,8 @@ BATCH = "batch"  # the kind of warning that makes all speedups meaningless
 DISTURBANCE = 0.03  # of the speedup
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
 MIN_TURNS = 12  # of an arm, for a usable interval
-BEFORE_ALL_OTHERS = 1e6  # a severity
-OTHER_BATCH = 1.25  # the factor by which samples may differ from batch.scope
+MAX_SEVERITY = 1e6  # of what makes all speedups meaningless
+MAX_BATCH_RATIO = 1.25  # between the samples that a model receives and those of batch.scope
 EXTRAPOLATION = 0.1  # of a training's time, beyond the prediction from its turns
 USUAL_TURNS = (0.025, 0.975)  # quantiles
 
@@ -77,7 +77,8 @@ def _about_extrapolation(arm: ArmStatistics) -> Iterator[MeasurementWarning]:
     seconds, predicted = arm.trained_seconds, arm.overall_seconds.value
     turns = [np.mean(turn) for of_block in arm.arms for turn in of_block.turn_seconds]
     least, most = (arm.steps * float(seconds_per_step) for seconds_per_step in np.quantile(turns, USUAL_TURNS))
-    text = f"a whole training ({arm.arm}) took {seconds:.3g} s, but its steps predict {predicted:.3g} s"
+    took, expected = format_number(seconds), format_number(predicted)
+    text = f"a whole training ({arm.arm}) took {took} s, but its steps predict {expected} s"
     advice = "the machine's speed has changed, or the training spends time outside of its steps; measure again"
     off = max(math.log(least / seconds), math.log(seconds / most))
     yield from _above(EXTRAPOLATION, off, "extrapolation", text, advice)
@@ -126,8 +127,8 @@ def _about_samples(speedup: Speedup) -> Iterator[MeasurementWarning]:
     )
     other = "global" if scope == "per_worker" else "per_worker"
     advice = f"set batch.scope={other}, or pass another placeholder to the script"
-    if off > math.log(OTHER_BATCH):
-        yield MeasurementWarning(BATCH, BEFORE_ALL_OTHERS, text, advice)
+    if off > math.log(MAX_BATCH_RATIO):
+        yield MeasurementWarning(BATCH, MAX_SEVERITY, text, advice)
     if baseline.exchanges_gradients and workers > 1:
         text = "the baseline's single process trains with DistributedDataParallel, which slows it down"
         advice = "set script.baseline_command to a plain command, to measure the gain over that"

@@ -13,7 +13,7 @@ from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import RunResult
 
-ABOUT_FOLDERS = ("resume=", "hydra.run.dir=", "hydra.sweep.dir=")
+FOLDER_SETTINGS = ("resume=", "hydra.run.dir=", "hydra.sweep.dir=")
 
 
 def refuse_results(folder: Path) -> None:
@@ -74,5 +74,5 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> R
 def resume_command(arguments: Sequence[str], folder: Path) -> str:
     """Return the command line that finishes a command with these arguments."""
     at = list(arguments).index("--") if "--" in arguments else len(arguments)
-    kept = [word for word in arguments[:at] if not word.startswith(ABOUT_FOLDERS)]
+    kept = [word for word in arguments[:at] if not word.startswith(FOLDER_SETTINGS)]
     return shlex.join(["python", "-m", "dpexp", *kept, f"resume={folder}", *arguments[at:]])

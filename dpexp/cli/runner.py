@@ -129,7 +129,7 @@ def _measure_jobs(
                 if not plan.sweep:
                     raise error from failure
                 if str(error) not in shown:  # a shared cause is shown once
-                    terminal.show_error(f"job {number} ({plan.name(job)}): {error}")
+                    terminal.show_error(f"job {number + 1} of {len(plan.jobs)} ({plan.name(job)}): {error}")
                 shown.add(str(error))
             yield JobOutcome(error)
     finally:

@@ -96,7 +96,7 @@ def _rule(key: str, value: Any, message: str, kind: str) -> str:
     if kind in ("int_type", "float_type") and isinstance(value, str) and value.isdecimal():
         return f"must be a number, not text; write {key}={value} without quotes"
     if kind in ("too_long", "too_short"):
-        return f"must have {' '.join(re.findall('at (?:most|least) [0-9]+', message))} values"
+        return f"must have {re.findall('at (?:most|least) [0-9]+ items?', message)[0]}"
     for pydantic, plain in PLAIN.items():
         message = message.replace(pydantic, plain)
     return RULES.get(kind, message)

@@ -52,7 +52,11 @@ class CommandConfig:
             if command is None:
                 continue
             try:
-                words, fields = shlex.split(command), placeholders(command)
+                words = shlex.split(command)
+            except ValueError as error:
+                raise ValueError(f"script.{name}={command}: {error}") from error
+            try:
+                fields = placeholders(command)
             except ValueError as error:
                 raise ValueError(f"script.{name}={command}: {error}; write a literal brace as {{{{ or }}}}") from error
             if not words:
@@ -63,8 +67,10 @@ class CommandConfig:
                     f"script.arguments.{unknown[0]}=...; write a literal brace as {{{{ or }}}}"
                 )
         used = placeholders(f"{self.command} {self.baseline_command}")
-        for name, value in (self.baseline_arguments | self.arguments).items():
-            setting = f"script.arguments.{name}={value}"
+        values = [("arguments", *item) for item in self.arguments.items()]
+        values += [("baseline_arguments", *item) for item in self.baseline_arguments.items()]
+        for key, name, value in values:
+            setting = f"script.{key}.{name}={value}"
             if name in PLACEHOLDERS or not name.isidentifier():
                 raise ValueError(f"{setting}: choose another name, of letters, digits and _, and none of {CHOICES}")
             if name not in used:

@@ -33,7 +33,7 @@ WARMUP_STEPS, TRIAL_STEPS = 3, 8  # DistributedDataParallel makes its buckets an
 
 def use_shared_memory(
     model: DistributedDataParallel, *, always: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
-) -> "Team":
+) -> "SharedMemoryGroup":
     """Let a model exchange gradients in shared memory; all ranks of its process group call it before the first step.
 
     The process group exchanges in the first steps, then takes turns with shared memory, and the faster of the two goes
@@ -45,13 +45,13 @@ def use_shared_memory(
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ValueError("the parameters are on a GPU: shared memory exchanges gradients of CPUs only")
-    team = Team(model.process_group, always=always, timeout_seconds=timeout_seconds)
-    model.register_comm_hook(team, _exchange)
-    return team
+    group = SharedMemoryGroup(model.process_group, always=always, timeout_seconds=timeout_seconds)
+    model.register_comm_hook(group, _exchange)
+    return group
 
 
-def _exchange(team: "Team", bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
-    return team.exchange(bucket)
+def _exchange(group: "SharedMemoryGroup", bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+    return group.exchange(bucket)
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class PendingExchange(NamedTuple):
     between: Any  # the all-reduce between hosts, where it was begun
 
 
-class Team:
+class SharedMemoryGroup:
     """The ranks of a process group that exchange gradients."""
 
     def __init__(
         self, group: Any, average: bool = True, always: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
         """Meet all ranks, to compute means or sums. Raises ValueError if hosts have different numbers of ranks."""
-        self.group: Any = dist.group.WORLD if group is None else group
+        self.process_group: Any = dist.group.WORLD if group is None else group
         self.average, self._always, self.uses_memory = average, always, False
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._step = 0
@@ -89,12 +89,12 @@ class Team:
         self._areas: dict[int, BucketBuffers] = {}  # by the bucket's number
         self._begun: list[PendingExchange] = []  # in this step
         self._expected: list[tuple[torch.Tensor, torch.Tensor, float]] = []  # the first sums, the group's, the rounding
-        self.peers = Peers(self.group, timeout_seconds)
+        self.peers = Peers(self.process_group, timeout_seconds)
         self._is_decided = len(self.peers.ranks) == 1  # who is alone on its host shares memory with nobody
         self._inter_host_group: Any = None  # the group of the ranks of all hosts that have the same chunk
         if len(self.peers.hosts) > 1 and not self._is_decided:
             place = self.peers.ranks.index(self.rank)
-            world: Any = self.group
+            world: Any = self.process_group
             same = [dist.get_global_rank(world, ranks[place]) for ranks in self.peers.hosts]
             timeout = datetime.timedelta(seconds=timeout_seconds)
             self._inter_host_group = dist.new_group(same, timeout, "gloo", use_local_synchronization=True)
@@ -118,7 +118,7 @@ class Team:
         """Begin an all-reduce by the process group."""
         if self.average:
             bucket.div_(self.size)
-        return dist.all_reduce(bucket, group=self.group, async_op=True)
+        return dist.all_reduce(bucket, group=self.process_group, async_op=True)
 
     def _begin_step(self) -> None:
         """Choose how to exchange: by the process group while buckets change, in turns, then by the faster way."""
@@ -133,7 +133,7 @@ class Team:
         elif self._is_decided:
             in_memory, over_group = (statistics.median(self._seconds[way]) for way in (True, False))
             choice = torch.tensor([in_memory <= over_group])
-            dist.broadcast(choice, dist.get_global_rank(self.group, 0), group=self.group)
+            dist.broadcast(choice, dist.get_global_rank(self.process_group, 0), group=self.process_group)
             self.uses_memory = bool(choice)
             if not self.uses_memory:
                 self._areas.clear()
@@ -186,7 +186,7 @@ class Team:
         expected = bucket.clone()
         self._over_group(expected).wait()
         largest = bucket.abs().nan_to_num(0.0, 0.0).amax().reshape(1).double()  # of the finite ones
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.process_group)
         sums = float(largest) * (1 if self.average else self.size)
         return expected, 2 * self.size * torch.finfo(bucket.dtype).eps * sums
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from dpexp.launchers import descendants
 from dpexp.launchers.command_processes import Command, CommandProcesses, describe_exit
-from dpexp.launchers.command_world import Introduction, RunningCommand
+from dpexp.launchers.running_command import Introduction, RunningCommand
 from dpexp.machine import signals
 from dpexp.processes.descriptors import is_of_this_user
 from dpexp.processes.waiting import POLL_SECONDS, wait_until
@@ -42,7 +42,7 @@ class Hosts(Protocol):
 
 
 @contextlib.contextmanager
-def started(
+def running_commands(
     commands: Mapping[str, Command], output: Mapping[str, Path], timeout_seconds: float, hosts: Hosts | None = None
 ) -> Iterator[dict[str, RunningCommand]]:
     """Start all commands, which wait at the end of their first step while the context is open.

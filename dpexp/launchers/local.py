@@ -11,7 +11,7 @@ from dpexp.errors import WorkerError
 from dpexp.launchers.commands import Hosts
 from dpexp.machine.memory import peak_bytes
 from dpexp.processes.fork_server import Target
-from dpexp.processes.launch import RunningWorlds, launch, started
+from dpexp.processes.launch import RunningWorlds, launch, running_worlds
 from dpexp.processes.messages import Turn
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker
@@ -29,7 +29,7 @@ class RunningSegments:
         for name in gates:
             self._answer(name)
 
-    def turn(self, name: str, turn: Turn) -> list[float]:
+    def run_turn(self, name: str, turn: Turn) -> list[float]:
         """Let a segment make some steps; return the wall seconds of each timed step. Raises WorkerError."""
         self._gates[name].send(turn)
         return self._answer(name)
@@ -75,7 +75,7 @@ class LocalLauncher:
                 for end in (receiver, gates[name]):
                     cleanup.callback(end.close)
                 specs.append(self._world(cleanup, name, work, receiver))
-            with started(specs, first.config.launch.timeout_seconds) as processes:
+            with running_worlds(specs, first.config.launch.timeout_seconds) as processes:
                 yield RunningSegments(processes, gates)
 
     def target(self, name: str, work: Work) -> Target:

@@ -15,14 +15,14 @@ from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, plu
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment, available_memory_bytes, current_environment, usable_cores
 from dpexp.measurement.budget import Budget
-from dpexp.measurement.loop_trainer import BuiltInTrainer
+from dpexp.measurement.built_in_trainer import BuiltInTrainer
 from dpexp.measurement.measure import OnProgress, OnWarm, run_blocks
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.script_trainer import ScriptTrainer
 from dpexp.measurement.trainer import Trainer
 from dpexp.measurement.user_files import changed_files, digests_of, fingerprint, refuse_changes
-from dpexp.measurement.whole_trainings import WholeTrainings, step_times
+from dpexp.measurement.whole_trainings import WholeTrainings, timed_steps
 from dpexp.results.schema import Block, RunResult
 
 _log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def measure_job(
         for block in _measure_blocks(trainer, variants, in_memory, budget, record, on_progress, on_warm):
             refuse_changes(changed_files(user_files, fingerprint(config)))
             record.add_block(block, digests_of(trainer.files))
-        on_warm(step_times(record.result.blocks[-1]))  # where all blocks had been made before
+        on_warm(timed_steps(record.result.blocks[-1]))  # where all blocks had been made before
         checkpoint = folder / CHECKPOINT if config.checkpoint else None
         for number, name, variant in whole_trainings.configs():
             if len(record.result.trainings.get(name, [])) > number:

@@ -33,9 +33,9 @@ class Rounds:
         The first may be much longer than all others, as where a model is compiled in it.
         """
         for name, timed in self.timed.items():
-            _, second = (running.turn(name, Turn(0, 1, warmup=True))[0] for _ in range(MIN_WARMUP_STEPS))
+            _, second = (running.run_turn(name, Turn(0, 1, warmup=True))[0] for _ in range(MIN_WARMUP_STEPS))
             more = min(steps - MIN_WARMUP_STEPS, int(WARMUP_SECONDS / second) - 1)
-            others = [second, *(running.turn(name, Turn(0, more, warmup=True)) if more > 0 else [])]
+            others = [second, *(running.run_turn(name, Turn(0, more, warmup=True)) if more > 0 else [])]
             timed.steps = 1 + len(others)
             timed.min_step_seconds = min(others)
             timed.step_seconds = statistics.median(others[len(others) // 2 :])
@@ -52,7 +52,7 @@ class Rounds:
         traced = interval is not None and self._number % interval == interval // 2  # the shortest block has one, too
         names = self._names if self.timed_rounds % 2 == 0 else self._names[::-1]
         turns = {name: self._turn(self.timed[name], traced) for name in names}
-        seconds = {name: running.turn(name, turn) for name, turn in turns.items()}
+        seconds = {name: running.run_turn(name, turn) for name, turn in turns.items()}
         for name, turn in turns.items():
             timed = self.timed[name]
             if not traced:

@@ -15,8 +15,8 @@ from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ScriptEnded, WorkerError, pluralize
 from dpexp.launchers.command_processes import Command
-from dpexp.launchers.command_world import RunningCommand, StepTrace
-from dpexp.launchers.commands import Hosts, started
+from dpexp.launchers.commands import Hosts, running_commands
+from dpexp.launchers.running_command import RunningCommand, StepTrace
 from dpexp.measurement.trainer import Pace, TimedSteps
 from dpexp.phases import PHASES
 from dpexp.processes.messages import MAX_PHASE_STEPS, Turn
@@ -50,7 +50,7 @@ class ScriptTrainer:
         commands = {name: self._command(name, config) for name, config in variants.items()}
         output = {name: self._folder / f"{number}-{name.replace(' ', '_')}" for name in variants}
         try:
-            with started(commands, output, self._timeout_seconds, self._hosts) as running:
+            with running_commands(commands, output, self._timeout_seconds, self._hosts) as running:
                 self.files |= {name for world in running.values() for name in world.files}
                 yield ScriptArms(running)
         except ScriptEnded as ended:
@@ -84,9 +84,9 @@ class ScriptArms:
     def __init__(self, worlds: Mapping[str, RunningCommand]) -> None:
         self._worlds = worlds
 
-    def turn(self, name: str, turn: Turn) -> list[float]:
+    def run_turn(self, name: str, turn: Turn) -> list[float]:
         """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
-        return self._worlds[name].turn(turn)
+        return self._worlds[name].run_turn(turn)
 
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
         """Return the results of the arms; a script that sets its own threads has no best sequential process."""

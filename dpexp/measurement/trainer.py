@@ -34,7 +34,7 @@ class TimedSteps:
 class RunningArms(Protocol):
     """The live arms of a block; all but one sleep."""
 
-    def turn(self, name: str, turn: Turn) -> list[float]:
+    def run_turn(self, name: str, turn: Turn) -> list[float]:
         """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
 
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:

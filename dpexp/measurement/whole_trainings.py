@@ -49,7 +49,7 @@ class WholeTrainings:
                 yield number, name, dataclasses.replace(config, seed=(config.seed + number) % 2**32)
 
 
-def step_times(block: Block) -> dict[str, TimedSteps]:
+def timed_steps(block: Block) -> dict[str, TimedSteps]:
     """Return how long a step of each arm takes, from a finished block."""
     return {
         name: TimedSteps(

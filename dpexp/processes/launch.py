@@ -25,12 +25,12 @@ REMOTE_CAUSE_SECONDS = 2 * CAUSE_SECONDS  # the same, where another launching pr
 
 def launch(spec: WorldSpec, timeout_seconds: float = math.inf) -> list[Any]:
     """Run one world, ignoring its notices; return the reports of its processes by rank. Raises WorkerError."""
-    with started([spec], timeout_seconds) as running:
+    with running_worlds([spec], timeout_seconds) as running:
         return running.reports()[0]
 
 
 @contextlib.contextmanager
-def started(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> Iterator[RunningWorlds]:
+def running_worlds(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf) -> Iterator[RunningWorlds]:
     """Keep the processes of all worlds alive while the context is open; none of them outlives it.
 
     Raises WorkerError.

@@ -90,7 +90,7 @@ def _ranking(decided: Sequence[Row], choice: Choice | None, over: str) -> list[s
         return []
     known = sorted((row for row in decided if row.overall_speedup.is_known), key=lambda row: -row.overall_speedup.value)
     numbers = "; ".join(f"{row.option}, {format_ratio(row.overall_speedup)}" for row in known)
-    unsure = f" {choice.name} is the fastest with a probability of only {100 * choice.probability:.0f} %."
+    unsure = f" The probability that {choice.name} is the fastest is only {100 * choice.probability:.0f} %."
     return [f"Compared with {over}: {numbers}.{unsure if choice.probability < SURE_PROBABILITY else ''}"]
 
 

@@ -8,13 +8,13 @@ from dpexp.analysis.efficiency import FACTORS
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row, largest_of_each_series
-from dpexp.errors import pluralize
+from dpexp.errors import format_number, pluralize
 from dpexp.phases import USEFUL
 from dpexp.results.schema import MeasurementWarning
 
 MIN_LOSS = 0.03  # smaller losses are not reported
 MAX_SCALING = 1.2  # of computation, above which the phases of a script are not plausible
-LOSSES = {  # by factor of efficiency: the loss, and advice
+LOSS_CAUSES = {  # by factor of efficiency: the cause of the loss, and advice
     "load_balance": ("waiting for the slowest worker in each step", "check what else runs on these cores"),
     "communication_efficiency": ("exchanging gradients", "larger batches exchange gradients less often"),
     "script": ("exchanging gradients", "on one host, measure how much script.exchange=shared_memory helps"),
@@ -22,20 +22,24 @@ LOSSES = {  # by factor of efficiency: the loss, and advice
     "data": ("loading data, which takes longer in every worker", "give the data loaders their own cores"),
     "compute": (
         "slower computation in every worker",
-        "workers share cores, caches and memory; fewer threads or smaller batches may fit better",
+        "workers share caches and memory bandwidth; smaller batches may fit the caches",
+    ),
+    "threads": (
+        "slower computation in every worker",
+        "workers share cores, caches and memory bandwidth; fewer threads per worker may be faster",
     ),
     "update": (
         "updating parameters, which takes longer in every worker",
-        "the parameters are in shared memory, or no longer fit in the caches",
+        "workers share caches and memory bandwidth; larger batches update parameters less often",
     ),
 }
-SLOW = {  # by phase: what a slow worker takes longer to do, and advice
+SLOW_PHASES = {  # by phase: what a slow worker takes longer to do, and advice
     "data": ("load data", "look at its loader, and at what it does between steps"),
     "compute": ("compute", "give it less work, or check what else runs on its core"),
     "update": ("update", "check what only this worker does during the update"),
     "samples": (
         "",
-        "the work of samples differs: group similar samples into the same batch",
+        "samples need different amounts of work: put similar ones into the same batch",
     ),  # another one in each step
 }
 
@@ -61,12 +65,13 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
     worst = min(factors, key=lambda name: factors[name], default="")
     loss = 1 - factors.get(worst, 1.0)
     if row.slow_loss > MIN_LOSS and (row.slow_loss >= loss or worst == "parallel_efficiency"):  # which contains it
-        return row.slow_loss, f"waiting for {_slow_worker(row)}", SLOW[row.slow_phase][1]
+        return row.slow_loss, f"waiting for {_slow_worker(row)}", SLOW_PHASES[row.slow_phase][1]
     if row.is_script and factors.get("computation_scaling", 1.0) > MAX_SCALING:
         return 0.0, "", ""  # the compute phase contains something else, too
     if worst == "computation_scaling":
         more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # samples than the baseline
         worst = max(USEFUL, key=lambda phase: row.phases[phase] - more * row.baseline_phases[phase])
+        worst = "threads" if worst == "compute" and (row.threads_per_worker or 1) > 1 else worst
     if (
         worst == "communication_efficiency"
         and row.is_script
@@ -74,11 +79,11 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
         and not row.shared_memory_speedup.is_known
     ):
         worst = "script"
-    if loss <= MIN_LOSS or worst not in LOSSES:
+    if loss <= MIN_LOSS or worst not in LOSS_CAUSES:
         return 0.0, "", ""
     if worst == "load_balance" and row.slow_phase and row.slow_rank is None:
-        return loss, f"waiting for {_slow_worker(row)}", SLOW["samples"][1]
-    return loss, *LOSSES[worst]
+        return loss, f"waiting for {_slow_worker(row)}", SLOW_PHASES["samples"][1]
+    return loss, *LOSS_CAUSES[worst]
 
 
 def shared_memory_gain(row: Row) -> list[str]:
@@ -100,7 +105,7 @@ def shared_memory_gain(row: Row) -> list[str]:
 
 def _slow_worker(row: Row) -> str:
     """Return whom the others wait for, and why."""
-    longer = f"takes {1e3 * row.slow_seconds:.2g} ms longer to {SLOW[row.slow_phase][0]}"
+    longer = f"takes {format_number(1e3 * row.slow_seconds, 2)} ms longer to {SLOW_PHASES[row.slow_phase][0]}"
     if row.slow_rank is None:
         return f"a different worker in each step, which {longer}"
     where = f" on {row.slow_host}" if row.slow_host else ""
@@ -124,18 +129,21 @@ def _step(row: Row) -> str:
 
 
 def _phase_times(phases: Mapping[str, float], seconds: float) -> str:
-    parts = (f"{name} {1e3 * seconds * value / sum(phases.values()):.2g}" for name, value in phases.items())
-    return f"{1e3 * seconds:.3g} ms ({', '.join(parts)})"
+    parts = (
+        f"{name} {format_number(1e3 * seconds * value / sum(phases.values()), 2)}" for name, value in phases.items()
+    )
+    return f"{format_number(1e3 * seconds)} ms ({', '.join(parts)})"
 
 
 def describe_projection(projection: Projection) -> str:
     """Return a projection in words."""
     hosts = f" on {projection.hosts} hosts" if projection.hosts > 1 else " on one host"
     lost = projection.parts[projection.bottleneck] / projection.step_seconds
+    milliseconds = format_number(1e3 * projection.step_seconds)
     return (
-        f"{pluralize(projection.workers, 'worker')}{hosts}: {projection.speedup:,.3g} times as fast as one process, "
+        f"{pluralize(projection.workers, 'worker')}{hosts}: {projection.speedup:.3g} times as fast as one process, "
         f"efficiency {100 * projection.efficiency.value:.0f} %; "
-        f"a step takes {1e3 * projection.step_seconds:.3g} ms, {100 * lost:.0f} % of it {projection.bottleneck}"
+        f"a step takes {milliseconds} ms, {100 * lost:.0f} % of it {projection.bottleneck}"
     )
 
 
@@ -154,7 +162,7 @@ def targets(summary: Summary) -> list[str]:
         else:
             text += (
                 f", {row.target_speedup:.2f} times as fast as the baseline: {row.target_throughput_ratio:.2f} "
-                f"times its throughput x {row.target_samples_ratio:.2f}, the baseline's samples over its own"
+                f"(its throughput / the baseline's) x {row.target_samples_ratio:.2f} (the baseline's samples / its own)"
             )
         lines.append(f"{label(row)}{row.workers} workers, {row.data_size:,} samples: {text}.")
     return lines

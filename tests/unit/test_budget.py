@@ -19,7 +19,7 @@ from dpexp.measurement import budget as budget_module
 from dpexp.measurement import measure as measure_module
 from dpexp.measurement import rounds as rounds_module
 from dpexp.measurement.budget import END_SECONDS, Budget
-from dpexp.measurement.loop_trainer import PACE
+from dpexp.measurement.built_in_trainer import PACE
 from dpexp.measurement.measure import run_blocks
 from dpexp.results.schema import Arm, Conditions, Process
 
@@ -64,7 +64,7 @@ class Machine:
         yield self
         self._clock.now += self._end_seconds
 
-    def turn(self, name, turn):
+    def run_turn(self, name, turn):
         steps = [self._usual[name] * self.seconds(self._noise) for _ in range(turn.steps)]
         self._clock.now += sum(steps)
         return steps[turn.untimed_steps :]

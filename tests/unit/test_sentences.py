@@ -92,8 +92,8 @@ def test_what_shared_memory_brings_is_told_where_it_was_measured(tmp_path, secon
 def test_what_would_help_is_the_largest_loss(tmp_path):
     *_, last = answer(summary(tmp_path, change=explained))
     assert last == (
-        "Largest loss: 25 % to slower computation in every worker; workers share cores, caches and memory; fewer "
-        "threads or smaller batches may fit better."
+        "Largest loss: 25 % to slower computation in every worker; workers share caches and memory bandwidth; "
+        "smaller batches may fit the caches."
     )
 
 
@@ -169,7 +169,7 @@ def test_values_of_an_argument_are_compared_by_their_speedups_over_the_same_proc
 def test_it_is_said_where_the_fastest_value_is_uncertain(tmp_path):
     same = "script.baseline_arguments.loaders=0"
     found = aggregate([write_sweep(tmp_path, argued(0, 1.002, same), argued(1, 1.0, same))])
-    assert "loaders=1 with 2 workers is the fastest with a probability of only " in answer(found)[1]
+    assert "The probability that loaders=1 with 2 workers is the fastest is only " in answer(found)[1]
 
 
 def test_values_with_different_baselines_are_not_compared(tmp_path):
@@ -431,4 +431,4 @@ def test_where_the_work_of_samples_differs_no_rank_is_named(tmp_path):
     assert (found.good[0].slow_rank, found.good[0].slow_phase) == (None, "compute")
     *_, last = answer(found)
     assert "waiting for a different worker in each step, which takes" in last
-    assert last.endswith("the work of samples differs: group similar samples into the same batch.")
+    assert last.endswith("samples need different amounts of work: put similar ones into the same batch.")

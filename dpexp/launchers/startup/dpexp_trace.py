@@ -93,7 +93,7 @@ class Trace:
             # Those of tensors that are sharded, where a script uses such.
             functional: Any = sys.modules.get("torch.distributed._functional_collectives")
             places += [(functional, name) for name in FUNCTIONAL]
-            places.append((getattr(sys.modules.get("dpexp.exchange"), "Team", None), "exchange"))
+            places.append((getattr(sys.modules.get("dpexp.exchange"), "SharedMemoryGroup", None), "exchange"))
             self._collectives = [(place, name, getattr(place, name)) for place, name in places if hasattr(place, name)]
         for place, name, function in self._collectives:
             setattr(place, name, self._traced(function))

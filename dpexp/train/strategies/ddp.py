@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.groups import DdpConfig
-from dpexp.exchange import Team
+from dpexp.exchange import SharedMemoryGroup
 from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.models.optimizers import take_gradients
@@ -35,9 +35,9 @@ class Ddp(Strategy):
             self._wrapped = DistributedDataParallel(
                 model, broadcast_buffers=False, find_unused_parameters=config.strategy.find_unused_parameters
             )
-        self.team: Team | None = None  # where the ranks share memory
+        self.group: SharedMemoryGroup | None = None  # where the ranks share memory
         if config.strategy.exchange == "shared_memory":
-            self.team = Team(self._wrapped.process_group, average=False, always=True)
+            self.group = SharedMemoryGroup(self._wrapped.process_group, average=False, always=True)
         self._wrapped.register_comm_hook(self, _sum)
         self.last_bucket_started = math.inf
         self.replicas = (Replica(rank, self._wrapped),)
@@ -70,11 +70,11 @@ class Ddp(Strategy):
 def _sum(strategy: Ddp, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
     """All-reduce one bucket. DDP's default hook would divide by the world size, which is wrong for uneven shards."""
     started = time.perf_counter()
-    if strategy.team is not None:
+    if strategy.group is not None:
         strategy.recorder.enter(COMMUNICATE)
-        done = strategy.team.exchange(bucket)
+        done = strategy.group.exchange(bucket)
         strategy.recorder.enter(COMPUTE)
-        if not strategy.team.uses_memory:  # else it is over
+        if not strategy.group.uses_memory:  # else it is over
             strategy.last_bucket_started = started
         return done
     strategy.last_bucket_started = started

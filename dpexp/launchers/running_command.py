@@ -102,7 +102,7 @@ class RunningCommand:
             ending = describe_exit(self.processes.wait_for_end())
             raise self.processes.failure(f"{ending} before a torch optimizer took a step")
 
-    def turn(self, turn: Turn) -> list[float]:
+    def run_turn(self, turn: Turn) -> list[float]:
         """Let the command make some steps; return the wall seconds of each timed step of its slowest process.
 
         Returns [] for a traced turn, whose hooks take time. Raises WorkerError, ScriptEnded.

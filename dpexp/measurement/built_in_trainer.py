@@ -65,7 +65,7 @@ class BuiltInArms:
 
     def __init__(self, works: Mapping[str, Work], segments: RunningSegments) -> None:
         self._works, self._segments = works, segments
-        self.turn = segments.turn
+        self.run_turn = segments.run_turn
 
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
         """End all arms; return their results. Raises DivergedError, and WorkerError, also if replicas differ."""
