@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 from conftest import tiny
-from deeds import STEPS, Place, run_with_trap
+from worker_actions import STEPS, Place, run_with_trap
 
 from dpexp.cli import resume as resume_command
 from dpexp.config.experiment import ExperimentConfig
@@ -98,7 +98,7 @@ def run_config(
 
 
 def faulty_model(folder: Path, deed: str, place: Place, victim: int, number: int = 0, training: int = 1) -> list[str]:
-    """The overrides that choose deeds.build, as a fault in the n-th program of rank `victim`, from 1.
+    """The overrides that choose worker_actions.build, as a fault in the n-th program of rank `victim`, from 1.
 
     Victim -1 is the main process, while it builds the model.
     """
@@ -106,7 +106,7 @@ def faulty_model(folder: Path, deed: str, place: Place, victim: int, number: int
     arguments["counter"] = folder / "counter"
     return [
         "model=custom",
-        "model.builder=deeds:build",
+        "model.builder=worker_actions:build",
         *(f"+model.arguments.{name}={value}" for name, value in arguments.items()),
     ]
 

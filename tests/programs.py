@@ -44,7 +44,8 @@ IMPORTS = [
 TORCHRUN = "torch.distributed.run"
 HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"  # of torchrun
 IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer", TORCHRUN]
-NESTED = "PROGRAMS_NESTED"  # an environment variable: the program starts others in this way, as torchrun always does
+# Environment variables: the program starts others in this way, as torchrun always does; Python code that it runs first.
+NESTED, FIRST = "PROGRAMS_NESTED", "PROGRAMS_FIRST"
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 LIBC = ctypes.CDLL(None)
 SET_CHILD_SUBREAPER, SET_DEATH_SIGNAL = 36, 1  # of prctl
@@ -269,6 +270,7 @@ if __name__ == "__main__":
     while (NESTED in os.environ or asked[:2] == ["-m", TORCHRUN]) and (request := nest()):
         asked, *given = request
         become(*given)
-    if asked[0] in ("-m", "-c") and asked[1] != TORCHRUN:  # not a script, all of whose processes dpexp looks for
+    exec(os.environ.pop(FIRST, ""), {})
+    if "DPEXP_SCRIPT_WORLD" not in os.environ and TORCHRUN not in asked:  # a script's processes are looked for
         Helper()
     run_and_exit(asked)

@@ -156,7 +156,7 @@ ANSWERS = {
     "a sweep of nothing": (["-m", "workers=range(1,0)"], "this sweep has no jobs"),
     "a long value": (["workers=" + "[" * 500], "workers=...: must be a whole number"),
     "too few values": (["optimizer=adam", "optimizer.betas=[0.9]"], "optimizer.betas[1]: no value"),
-    "too many values": (["optimizer=adam", "optimizer.betas=[0.9,0.9,0.9]"], "must have at most 2 values"),
+    "too many values": (["optimizer=adam", "optimizer.betas=[0.9,0.9,0.9]"], "must have at most 2 items"),
     "nobody's home": (["data=arrays", "data.size=1000", "data.path=~no_such_user/x.npz"], "No such file"),
     "lazy layers": (["model=custom", "model.builder=user_models:lazy"], "lazy layers"),
     "all frozen": (["model=custom", "model.builder=user_models:frozen"], "or is it frozen?"),

@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 
-from deeds import use_cpu
+from worker_actions import use_cpu
 
 from dpexp.measurement.measure import LoadMonitor
 from dpexp.processes import fork_server, launch

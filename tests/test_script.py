@@ -326,7 +326,10 @@ LAUNCHED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHED)
-def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher):
+@pytest.mark.usefixtures("forked")
+def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher, monkeypatch):
+    if launcher == "lightning":  # which starts its other rank as a command
+        monkeypatch.setenv(programs.NESTED, "1")
     if launcher in ("lightning", "accelerate") and importlib.util.find_spec(launcher) is None:
         pytest.skip(f"{launcher} is not installed")
     outcome = dpexp(*QUICK, f"script.command={LAUNCHED[launcher]}")
@@ -397,6 +400,7 @@ def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_script_may_be_measured_with_gradients_exchanged_in_shared_memory(dpexp, tmp_path, left):
     outcome = dpexp(*QUICK, f"{FORK} --fault 'no hook'", "workers=2", "script.exchange=shared_memory")
     assert outcome.status == 0, outcome.err

@@ -228,6 +228,8 @@ def test_a_turn_begins_with_untimed_steps_unless_one_step_is_long():
 
 
 def test_more_threads_than_cores_get_longer_turns(monkeypatch):
+    monkeypatch.setattr(built_in_trainer, "PACE", PACE)
+    monkeypatch.setattr(built_in_trainer, "OVERSUBSCRIBED_PACE", OVERSUBSCRIBED_PACE)
     config = tiny("workers=2")
     paces = []
     for cores in (1, 2):

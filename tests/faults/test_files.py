@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY
-from deeds import Place
 from fault_helpers import faulty_model, run_job
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from results_helpers import changed, result, with_phases, write_sweep
+from worker_actions import Place
 
 from dpexp.analysis.table import aggregate
 from dpexp.errors import ResultError

@@ -15,9 +15,9 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import TINY, wait_until
-from deeds import Place
 from fault_helpers import IN_ONE_PIECE, ROOT, children, faulty_model, in_turns, marked, places, segment_places
 from programs import Program
+from worker_actions import Place
 
 from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import STARTING, TRAINING

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -20,8 +19,8 @@ import psutil
 import pytest
 import torch
 from conftest import TINY, tiny
-from deeds import Place
 from fault_helpers import ROOT, faulty_model, marked
+from worker_actions import Place
 
 from dpexp.analysis.warnings import OTHER_CORES
 from dpexp.cli import app
@@ -55,7 +54,7 @@ def gone(cgroup: Path) -> None:
 
 @pytest.fixture
 def limited():
-    """A cgroup of 900 MiB, as a command that puts what follows into it."""
+    """The environment of a program that enters a cgroup of 900 MiB."""
     limits = {"memory": "memory.limit_in_bytes", "": "memory.max"}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -70,7 +69,7 @@ def limited():
             with contextlib.suppress(OSError):
                 folder.rmdir()
             continue
-        yield ["sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh"]
+        yield ENVIRONMENT | {programs.FIRST: f"open('{folder}/cgroup.procs', 'w').write('0')"}
         gone(folder)
         return
     pytest.skip("no cgroup with a limit of its own can be made here")
@@ -79,8 +78,8 @@ def limited():
 @pytest.mark.slow
 def test_a_worker_that_the_kernel_kills_for_memory_is_said_so(tmp_path, limited):
     model = faulty_model(tmp_path, "eat_memory", Place(TRAINING, COMPUTE, 2), victim=1)
-    command = [*limited, sys.executable, "-m", "dpexp", *OWN, *model, f"hydra.run.dir={tmp_path}/out"]
-    run = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "dpexp", *OWN, *model, f"hydra.run.dir={tmp_path}/out"]
+    run = programs.run(command, cwd=tmp_path, env=limited)
     assert run.returncode == 1
     assert "rank 1 was killed by SIGKILL, probably out of memory (the cgroup allows 900 MiB; the machine" in run.stderr
     assert "while training, in step 2, phase compute" in run.stderr
@@ -90,8 +89,8 @@ def test_a_worker_that_the_kernel_kills_for_memory_is_said_so(tmp_path, limited)
 @pytest.mark.slow
 def test_data_beyond_the_cgroups_limit_are_refused_before_the_kernel_kills(tmp_path, limited):
     sizes = ["data=synthetic", "data.size=400000", "data.shape=[784]"]
-    command = [*limited, sys.executable, "-m", "dpexp", *sizes, f"hydra.run.dir={tmp_path}/out"]
-    run = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "dpexp", *sizes, f"hydra.run.dir={tmp_path}/out"]
+    run = programs.run(command, cwd=tmp_path, env=limited)
     assert (run.returncode, run.stderr.count("\n")) == (2, 1)
     assert "of memory are available: choose fewer" in run.stderr
 
@@ -104,27 +103,32 @@ def test_more_shared_memory_than_there_is_is_refused_before_it_is_touched():
         load(tiny(f"data.size={much // 64}"))
 
 
-def on_small_disk(folder: Path, size: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A sweep without baselines that writes to a disk of this size, with hardly any /dev/shm; its results are copied.
+ON_SMALL_DISK = """
+import atexit, ctypes, shutil, subprocess
+NEW_MOUNTS = 0x20000
+assert not ctypes.CDLL(None).unshare(NEW_MOUNTS)
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+for size, folder in (("4k", "/dev/shm"), ("{size}", "{out}")):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + size, "none", folder], check=True)
+atexit.register(shutil.copytree, "{out}", "{copy}")
+"""
 
-    Its exit status is in the file `status`.
-    """
+
+def on_small_disk(folder: Path, size: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A sweep without baselines on a disk of this size, with hardly any /dev/shm; its results are copied."""
     if not can_mount():
         pytest.skip("no mount of its own can be made here")
     out = folder / "out"
     out.mkdir()
     sweep = ["-m", *arguments, "measurement.baseline=none", f"hydra.sweep.dir={out}"]
-    script = (
-        f"mount -t tmpfs -o size=4k none /dev/shm && mount -t tmpfs -o size={size} none {out} && "
-        f"{shlex.join([sys.executable, '-m', 'dpexp', *sweep])}; echo $? > {folder}/status; cp -r {out} {folder}/copy"
-    )
-    command = ["unshare", "-m", "sh", "-c", script]
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    first = ON_SMALL_DISK.format(size=size, out=out, copy=folder / "copy")
+    command = [sys.executable, "-m", "dpexp", *sweep]
+    return programs.run(command, cwd=folder, env=ENVIRONMENT | {programs.FIRST: first})
 
 
 def assert_stopped(folder: Path, run: subprocess.CompletedProcess[str], reason: str) -> None:
     """With one line that says why, and how to go on; what was measured before stays."""
-    assert (folder / "status").read_text() == "1\n"
+    assert run.returncode == 1
     assert f"{reason}; to finish, run: python -m dpexp" in run.stderr
     assert "Traceback" not in run.stderr
     assert "wrote" not in run.stdout

@@ -15,8 +15,8 @@ import numpy
 import pandas as pd
 import pytest
 from conftest import TINY, composed
-from deeds import Place, kill
 from fault_helpers import Faulty, run_config, run_job
+from worker_actions import Place, kill
 
 from dpexp.cli import app, resume
 from dpexp.errors import ConfigError, DataError, WorkerError

@@ -9,8 +9,20 @@ import time
 
 import fault_helpers
 import pytest
-from deeds import Place, ask_for_too_much, crash, fail, get_on, kill, kill_server, leave, spin, stand_still, stop
 from fault_helpers import IN_ONE_PIECE, Faulty, children, descriptors, places, run_job, segment_places
+from worker_actions import (
+    Place,
+    ask_for_too_much,
+    crash,
+    fail,
+    get_on,
+    kill,
+    kill_server,
+    leave,
+    spin,
+    stand_still,
+    stop,
+)
 
 from benchmarks.endurance import shared_names
 from dpexp.errors import WorkerError
