@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
@@ -103,12 +104,19 @@ def write_unpainted(figure: object, path: Path) -> Path:
 
 @pytest.fixture
 def link() -> Iterator[None]:
-    """Between two hosts, which are network namespaces of this machine."""
-    try:
-        with linked(None):
-            yield
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"network namespaces can't be made here (they need root and iproute2): {error}")
+    with two_hosts():
+        yield
+
+
+@contextlib.contextmanager
+def two_hosts() -> Iterator[None]:
+    """Two hosts with a link between them, which are network namespaces of this machine."""
+    with contextlib.ExitStack() as hosts:
+        try:
+            hosts.enter_context(linked(None))
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"network namespaces can't be made here (they need root and iproute2): {error}")
+        yield
 
 
 def composed(*overrides: str) -> ExperimentConfig:

@@ -19,16 +19,20 @@ from dpexp.train.strategies import strategy_class
 from dpexp.train.strategies.rendezvous import Rendezvous
 
 
-def play(rank, script, config, dataset, initial, shared, notify):
-    """In each process of a group: build the strategy as a worker does, then run a script of this file."""
+def play(rank, config, dataset, initial, shared, notify):
+    """In each process of a group: build the strategy as a worker does, then start over for each script of this file."""
     torch.set_num_threads(1)
     if isinstance(shared, OnHost):
         shared = shared.enter()
     model = architectures.build_model(config.model, dataset.input_shape, dataset.classes, getattr(torch, config.dtype))
     strategy = strategy_class(config)(config, rank, model, initial, shared)
-    strategy.start()
-    strategy.barrier()  # rank 0 may serve the store, so it must not end before all have met
-    return globals()[script](config, dataset, strategy)
+    reports = {}
+    for script in SCRIPTS:
+        strategy.start()
+        strategy.barrier()
+        reports[script.__name__] = script(config, dataset, strategy)
+        strategy.barrier()  # whoever is late may still look; rank 0 may serve the store, so it must not end first
+    return reports
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,9 @@ def network(config, dataset, strategy):
 def received(config, dataset, strategy):
     rank = strategy.replicas[0].rank
     return [strategy.broadcast([first + rank, rank]) for first in (7, 8)]
+
+
+SCRIPTS = [
+    *(network, ranks_played, received, gradients_left),
+    *(update_of_one_step, loss_of_one_step, hashes_around_training),
+]

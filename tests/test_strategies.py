@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import contract
 import pytest
-from conftest import tiny
+from conftest import tiny, two_hosts
 
 from benchmarks.namespaces import HOSTS
 from dpexp.processes import launch
@@ -44,27 +45,23 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(scope="module", params=CASES, ids=str)
 def case(request):
     return request.param
 
 
-@pytest.fixture
-def played(case, request):
-    """A function: the reports of all processes, each of which runs a script of contract.py."""
-    if case.namespaces:
-        request.getfixturevalue("link")
-
-    def reports(script: str) -> list[Any]:
-        strategy = [f"strategy={case.strategy.split()[0]}", *case.strategy.split()[1:]]
-        config = tiny(*strategy, f"workers={case.workers}")
-        dataset = load(config)
-        initial = initial_state(config, dataset)
-        shared = _over_the_link(config) if case.namespaces else strategy_class(config).share(config, initial)
-        arguments = [(script, config, dataset, initial, own) for own in shared]
-        return launch.launch(WorldSpec(contract.play, arguments))
-
-    return reports
+@pytest.fixture(scope="module")
+def reports(case) -> dict[str, list[Any]]:
+    """By script of contract.py, what all processes have reported."""
+    strategy = [f"strategy={case.strategy.split()[0]}", *case.strategy.split()[1:]]
+    config = tiny(*strategy, f"workers={case.workers}")
+    dataset = load(config)
+    initial = initial_state(config, dataset)
+    shared = _over_the_link(config) if case.namespaces else strategy_class(config).share(config, initial)
+    arguments = [(config, dataset, initial, own) for own in shared]
+    with two_hosts() if case.namespaces else contextlib.nullcontext():
+        of_processes = launch.launch(WorldSpec(contract.play, arguments))
+    return {script: [report[script] for report in of_processes] for script in of_processes[0]}
 
 
 def _over_the_link(config):
@@ -74,36 +71,36 @@ def _over_the_link(config):
     return [contract.OnHost(name, serves_store=(name, local_rank) == places[0]) for name, local_rank in places]
 
 
-def test_the_processes_together_play_every_rank_once(case, played):
-    ranks = [rank for report in played("ranks_played") for rank in report]
+def test_the_processes_together_play_every_rank_once(case, reports):
+    ranks = [rank for report in reports["ranks_played"] for rank in report]
     assert ranks == list(range(case.workers))
 
 
-def test_each_host_has_a_network_of_its_own(case, played):
+def test_each_host_has_a_network_of_its_own(case, reports):
     """Else the cases on two hosts would show nothing."""
-    assert len(set(played("network"))) == max(1, case.namespaces)
+    assert len(set(reports["network"])) == max(1, case.namespaces)
 
 
-def test_replicas_are_equal_before_and_after_and_can_start_over(played):
-    reports = played("hashes_around_training")
-    before, after, again = ({sha for report in reports for sha in report[part]} for part in range(3))
+def test_replicas_are_equal_before_and_after_and_can_start_over(reports):
+    hashes = reports["hashes_around_training"]
+    before, after, again = ({sha for report in hashes for sha in report[part]} for part in range(3))
     assert len(before) == len(after) == 1
     assert before == again != after
 
 
-def test_no_gradient_is_carried_into_the_next_step(played):
-    assert all(all(report) for report in played("gradients_left"))
+def test_no_gradient_is_carried_into_the_next_step(reports):
+    assert all(all(report) for report in reports["gradients_left"])
 
 
-def test_a_step_applies_the_mean_gradient_of_the_whole_uneven_batch(played):
-    assert all(error < 1e-12 for error in played("update_of_one_step"))
+def test_a_step_applies_the_mean_gradient_of_the_whole_uneven_batch(reports):
+    assert all(error < 1e-12 for error in reports["update_of_one_step"])
 
 
-def test_a_step_adds_up_the_losses_of_its_own_samples(played):
-    for loss, expected in played("loss_of_one_step"):
+def test_a_step_adds_up_the_losses_of_its_own_samples(reports):
+    for loss, expected in reports["loss_of_one_step"]:
         assert loss == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_broadcast_gives_all_ranks_the_numbers_of_rank_0(played):
-    for numbers in played("received"):
+def test_a_broadcast_gives_all_ranks_the_numbers_of_rank_0(reports):
+    for numbers in reports["received"]:
         assert numbers == [[7, 0], [8, 0]]
