@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import shorten_turns
 
 from benchmarks.namespaces import linked
 from dpexp.cli import app
 from dpexp.config.compose import compose_config
 from dpexp.config.experiment import ExperimentConfig
-from dpexp.measurement.trainer import Pace
 from dpexp.processes import fork_server
 
 os.environ["DPEXP_LOCK"] = ""  # tests run side by side
@@ -45,12 +45,9 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def short_turns() -> Iterator[None]:
-    """Turns of a tenth of their length: what a job does in them, and around them, is the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("PACE", "OVERSUBSCRIBED_PACE"):
-            patch.setattr(f"dpexp.measurement.built_in_trainer.{name}", Pace(turn_seconds=0.005, untimed_seconds=0.001))
-        yield
+def short_turns() -> None:
+    """In this process, and in the programs that tests start."""
+    shorten_turns()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -32,6 +32,7 @@ if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).parent.parent))
 
 from benchmarks.namespaces import enter  # noqa: E402
+from dpexp.measurement.trainer import Pace  # noqa: E402
 from dpexp.processes.fork_server import PRELOAD, PRELOADED_FOR  # noqa: E402
 
 IMPORTS = [
@@ -41,11 +42,12 @@ IMPORTS = [
     "dpexp.measurement.job",
     "dpexp.launchers.torchrun_tasks",
 ]
-TORCHRUN = "torch.distributed.run"
+TORCHRUN, ACCELERATE = "torch.distributed.run", "accelerate.commands.accelerate_cli"
 HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler"  # of torchrun
 IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer", TORCHRUN]
 # Environment variables: the program starts others in this way, as torchrun always does; Python code that it runs first.
 NESTED, FIRST = "PROGRAMS_NESTED", "PROGRAMS_FIRST"
+SHORT_TURNS = Pace(turn_seconds=0.005, untimed_seconds=0.001)  # what a job does in them and around them is the same
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 LIBC = ctypes.CDLL(None)
 SET_CHILD_SUBREAPER, SET_DEATH_SIGNAL = 36, 1  # of prctl
@@ -53,7 +55,7 @@ MAX_BYTES = 2**16  # of an environment
 
 
 class Program(subprocess.Popen):
-    """`[env A=B ...] python [-m|-c] ...` or `torchrun ...`, perhaps behind `ip netns exec NAME`.
+    """`[env A=B ...] python [-m|-c] ...`, `torchrun ...` or `accelerate ...`, perhaps behind `ip netns exec NAME`.
 
     Other commands start as always.
     """
@@ -67,8 +69,8 @@ class Program(subprocess.Popen):
         while words[0] == "env" and "=" in words[1]:
             name, _, variables[name] = words.pop(1).partition("=")
         words = words[words[0] == "env" :]
-        if words[0] == "torchrun":
-            words[:1] = ["python", "-m", TORCHRUN]
+        if module := {"torchrun": TORCHRUN, "accelerate": ACCELERATE}.get(words[0]):
+            words[:1] = ["python", "-m", module]
         if words[1:2] == ["-u"]:
             del words[1]
         if words[0] not in (sys.executable, "python") or not (words[1] in ("-m", "-c") or words[1].endswith(".py")):
@@ -77,7 +79,7 @@ class Program(subprocess.Popen):
         pipes = [asked[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
         files = [standard if own == -1 else own for standard, own in enumerate((pipes[0], pipes[3], pipes[5]))]
         environment = dict(os.environ if asked["env"] is None else asked["env"]) | variables
-        request = words[1:], environment, str(asked["cwd"] or Path.cwd()), asked["start_new_session"], namespace
+        request = asked["start_new_session"], words[1:], environment, str(asked["cwd"] or Path.cwd()), namespace
         LIBC.prctl(SET_CHILD_SUBREAPER, 1)  # who loses its parent below this process becomes its child
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
             end.connect("\0" + server())
@@ -149,25 +151,26 @@ def serve(listener: socket.socket) -> Any:
                     os.waitpid(between, 0)
                     for file in (*files, gone, alive):
                         os.close(file)
-                    end.send(b"it has lost its parent")
                 elif program := os.fork():
                     end.send(str(program).encode())
                     os._exit(0)
                 else:
                     os.close(alive)
                     os.read(gone, 1)  # the process between is gone, and this one the child of who asked for it
-                    return *pickle.loads(data), files
+                    new_session, *request = pickle.loads(data)
+                    if new_session:
+                        os.setsid()
+                    end.send(b"it has begun")
+                    return *request, files
 
 
-def become(environment: dict[str, str], folder: str, new_session: bool, namespace: str, files: list[int]) -> None:
+def become(environment: dict[str, str], folder: str, namespace: str, files: list[int]) -> None:
     """Have what a new process is given."""
     for number, file in enumerate(files):
         os.dup2(file, number)
     os.closerange(3, 1024)
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115 - to the end
     sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    if new_session:
-        os.setsid()
     if namespace:
         enter(namespace)
     os.environ.clear()
@@ -210,8 +213,15 @@ class Helper:
         return process
 
 
+def shorten_turns() -> None:
+    """Of our own trainings."""
+    trainer: Any = importlib.import_module("dpexp.measurement.built_in_trainer")
+    trainer.PACE = trainer.OVERSUBSCRIBED_PACE = SHORT_TURNS
+
+
 def customize() -> None:
-    """What an interpreter does at its start, and what dpexp's part of that does when torch is imported."""
+    """What an interpreter does at its start, and what is done when torch and matplotlib are imported."""
+    sys.modules["matplotlib"].rcParams["backend"] = os.environ.get("MPLBACKEND", "agg")
     sys.modules.pop("sitecustomize", None)
     with contextlib.suppress(ImportError):
         importlib.import_module("sitecustomize")
@@ -260,6 +270,7 @@ if __name__ == "__main__":
     LIBC.prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
     for name in IMPORTS:
         importlib.import_module(name)
+    shorten_turns()
     gc.collect()
     gc.freeze()  # else each program would copy all this memory
     listener = listening(sys.argv[1])

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from conftest import TINY
 from nbclient import NotebookClient
-from programs import run
+from programs import Program, run
 
 import dpexp
 from dpexp.errors import ConfigError, ResultError
@@ -118,7 +118,9 @@ def test_a_program_needs_no_main_guard(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_example_notebook_runs(tmp_path):
+def test_the_example_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("jupyter_client.launcher.Popen", Program)
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as kernels do before an import
     text = (ROOT / "examples" / "assignment.ipynb").read_text()
     quick = text.replace('"data.size=5000', '"measurement.max_seconds=1\\", \\"data.size=500')
     assert quick != text

@@ -328,7 +328,7 @@ LAUNCHED = {
 @pytest.mark.parametrize("launcher", LAUNCHED)
 @pytest.mark.usefixtures("forked")
 def test_every_launcher_is_measured_unchanged(dpexp, tmp_path, left, launcher, monkeypatch):
-    if launcher == "lightning":  # which starts its other rank as a command
+    if launcher in ("lightning", "accelerate"):  # which start ranks as commands
         monkeypatch.setenv(programs.NESTED, "1")
     if launcher in ("lightning", "accelerate") and importlib.util.find_spec(launcher) is None:
         pytest.skip(f"{launcher} is not installed")
