@@ -23,6 +23,8 @@ from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes import fork_server
 
 os.environ["DPEXP_LOCK"] = ""  # tests run side by side
+# Thousands of processes are forked from some that have imported torch: the fewer pages these have, the sooner.
+os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
 
 # Small enough for milliseconds, odd enough to hit every uneven split: 4 batches of 24, then one of 5. A job measures
 # one block, of few rounds; tests that want whole trainings, too, ask for them.

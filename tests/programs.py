@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import dataclasses
 import fcntl
 import functools
 import gc
@@ -32,7 +33,6 @@ if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).parent.parent))
 
 from benchmarks.namespaces import enter  # noqa: E402
-from dpexp.measurement.trainer import Pace  # noqa: E402
 from dpexp.processes.fork_server import PRELOAD, PRELOADED_FOR  # noqa: E402
 
 IMPORTS = [
@@ -47,7 +47,6 @@ HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.subproce
 IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer", TORCHRUN]
 # Environment variables: the program starts others in this way, as torchrun always does; Python code that it runs first.
 NESTED, FIRST = "PROGRAMS_NESTED", "PROGRAMS_FIRST"
-SHORT_TURNS = Pace(turn_seconds=0.005, untimed_seconds=0.001)  # what a job does in them and around them is the same
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 LIBC = ctypes.CDLL(None)
 SET_CHILD_SUBREAPER, SET_DEATH_SIGNAL = 36, 1  # of prctl
@@ -214,9 +213,10 @@ class Helper:
 
 
 def shorten_turns() -> None:
-    """Of our own trainings."""
-    trainer: Any = importlib.import_module("dpexp.measurement.built_in_trainer")
-    trainer.PACE = trainer.OVERSUBSCRIBED_PACE = SHORT_TURNS
+    """Of our own trainings: what a job does in turns and around them doesn't depend on their length."""
+    from dpexp.measurement import built_in_trainer as own
+
+    own.PACE = own.OVERSUBSCRIBED_PACE = dataclasses.replace(own.PACE, turn_seconds=0.005, untimed_seconds=0.001)
 
 
 def customize() -> None:

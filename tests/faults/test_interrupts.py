@@ -44,16 +44,16 @@ def go_on(errors):
 
 @pytest.mark.parametrize(("number", "whole", "place"), MOMENTS)
 def test_a_signal_at_any_moment_of_a_worker_ends_all_in_one_line(dpexp, tmp_path, number, whole, place):
-    program = SEGMENTS + 1 if whole else 1
+    program = 2 if whole else 1  # after one segment
     fault = faulty_model(tmp_path, "signal_main", place, victim=1, number=number, training=program)
-    outcome = dpexp(*SEVERAL, *(IN_ONE_PIECE if whole else in_turns(place)), *fault)
+    outcome = dpexp(*BASE, "workers=2", *(IN_ONE_PIECE if whole else in_turns(place)), *fault)
     assert outcome.status == STATUS[number]
     assert outcome.err.startswith(f"dpexp: interrupted by {number.name}; to finish, run: python -m dpexp ")
     assert f"resume={tmp_path}" in outcome.err
     assert outcome.err.count("\n") == 1
     assert not children()
     if whole:
-        assert len(storage.read(tmp_path / "out" / "result.json").blocks) == SEGMENTS
+        assert len(storage.read(tmp_path / "out" / "result.json").blocks) == 1
 
 
 @pytest.mark.parametrize("number", STATUS)

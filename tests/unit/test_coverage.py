@@ -142,9 +142,10 @@ def test_it_covers_although_its_width_decided_when_to_stop(machine):
     over, of, truth = MACHINES[machine]
     for _ in range(TRIALS):
         pairs = zip(*(in_groups(side(generator, (8, TURNS))) for side in (over, of)), strict=True)
-        ratios = [turns_ratio(*pair) for pair in pairs]
-        for count in range(2, 9):
-            estimate = pooled_blocks(ratios[:count]).estimate()
+        ratios = [turns_ratio(*next(pairs))]
+        for pair in pairs:
+            ratios.append(turns_ratio(*pair))
+            estimate = pooled_blocks(ratios).estimate()
             if estimate.precision <= PRECISION:
                 break
         held += estimate.low <= truth <= estimate.high
