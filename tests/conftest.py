@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 import socket
@@ -11,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
+from omegaconf import omegaconf
 from programs import shorten_turns
 
 from benchmarks.namespaces import linked
@@ -61,6 +65,22 @@ def preloaded_fork_server(request: pytest.FixtureRequest) -> None:
     fork_server.PRELOAD += ["pytest", "hypothesis", "dpexp.cli.app", "benchmarks.namespaces"]
     if any("unit" not in item.path.parts for item in request.session.items):
         fork_server.start_server()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cached_yaml() -> Iterator[None]:
+    """Hydra parses the same files for each job."""
+    parse, known = omegaconf.yaml.load, {}
+
+    def load(stream: Any, Loader: Any) -> Any:  # noqa: N803
+        text = stream if isinstance(stream, str) else stream.read()
+        if text not in known:
+            known[text] = parse(text, Loader)
+        return copy.deepcopy(known[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(omegaconf, "yaml", SimpleNamespace(**vars(yaml) | {"load": load}))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
