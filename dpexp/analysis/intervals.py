@@ -50,8 +50,8 @@ UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 def geometric_mean(values: Sequence[float], level: float = 0.95) -> Estimate:
     """Geometric mean of positive values with Student's t interval of the mean log."""
     logs = np.log(np.asarray(values, dtype=float))
-    freedom = len(logs) - 1
-    half_width = t_quantile(level, freedom) * float(logs.std(ddof=1)) / math.sqrt(len(logs)) if freedom else math.nan
+    dof = len(logs) - 1
+    half_width = t_quantile(level, dof) * float(logs.std(ddof=1)) / math.sqrt(len(logs)) if dof else math.nan
     return from_log(float(logs.mean()), half_width)
 
 
@@ -61,6 +61,6 @@ def from_log(log: float, half_width: float) -> Estimate:
 
 
 @functools.lru_cache(maxsize=1024)  # the slowest part of an estimate
-def t_quantile(level: float, freedom: float) -> float:
+def t_quantile(level: float, dof: float) -> float:
     """The two-sided quantile of Student's t."""
-    return float(stdtrit(freedom, (1 + level) / 2))
+    return float(stdtrit(dof, (1 + level) / 2))

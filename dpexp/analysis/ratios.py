@@ -115,11 +115,11 @@ class Pooled:
     variance: float
     misfit: float
     count: int
-    freedom: float
+    dof: float
 
     def estimate(self, level: float = 0.95) -> Estimate:
         """The ratio with its interval."""
-        return from_log(self.log, t_quantile(level, self.freedom) * math.sqrt(self.variance))
+        return from_log(self.log, t_quantile(level, self.dof) * math.sqrt(self.variance))
 
 
 def pooled_blocks(blocks: Sequence[LogMean | None], usual_misfit: float = 1.0) -> Pooled | None:
@@ -130,18 +130,18 @@ def pooled_blocks(blocks: Sequence[LogMean | None], usual_misfit: float = 1.0) -
     known = [block for block in blocks if block is not None]
     if not known:
         return None
-    variance, freedom = variance_of_step(known)
+    variance, dof = variance_of_step(known)
     within = np.array([variance / block.steps for block in known])
     pooled = _pooled([block.log for block in known], within, START_STD, usual_misfit)
     share = float(within.mean() / (within.mean() + START_STD**2))  # of the variance that rounds show
-    return dataclasses.replace(pooled, freedom=1 / (1 / pooled.freedom + share**2 / freedom))
+    return dataclasses.replace(pooled, dof=1 / (1 / pooled.dof + share**2 / dof))
 
 
 def pooled_jobs(jobs: Sequence[Pooled], deviation: float) -> Pooled:
     """Return the mean of jobs of the same configuration."""
     within = np.full(len(jobs), np.mean([job.variance for job in jobs]))
     pooled = _pooled([job.log for job in jobs], within, deviation, 1.0)
-    return dataclasses.replace(pooled, freedom=sum(job.freedom for job in jobs))
+    return dataclasses.replace(pooled, dof=sum(job.dof for job in jobs))
 
 
 def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_misfit: float) -> Pooled:
@@ -149,9 +149,9 @@ def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_m
     weights, values = 1 / (within + deviation**2), np.array(logs)
     mean = float(weights @ values / weights.sum())
     misfit = float(weights @ (values - mean) ** 2)
-    freedom = PRIOR_DOF + len(logs) - 1
-    scale = (PRIOR_DOF * usual_misfit + misfit) / freedom
-    return Pooled(mean, scale / float(weights.sum()), misfit, len(logs), freedom)
+    dof = PRIOR_DOF + len(logs) - 1
+    scale = (PRIOR_DOF * usual_misfit + misfit) / dof
+    return Pooled(mean, scale / float(weights.sum()), misfit, len(logs), dof)
 
 
 def usual_misfit(jobs: Sequence[Pooled]) -> float:

@@ -43,8 +43,8 @@ def test_the_interval_is_students():
 def test_the_quantile_agrees_with_scipys_for_any_freedom():
     from scipy.stats import t
 
-    for freedom in (1.0, 6.5, 30.0):
-        assert t_quantile(0.9, freedom) == pytest.approx(t.ppf(0.95, freedom))
+    for dof in (1.0, 6.5, 30.0):
+        assert t_quantile(0.9, dof) == pytest.approx(t.ppf(0.95, dof))
 
 
 def test_a_multiple_has_the_same_precision():

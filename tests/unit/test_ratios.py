@@ -112,7 +112,7 @@ def test_blocks_that_agree_are_believed_as_far_as_they_are_many(count):
     assert found.log == pytest.approx(0.1)
     moderated = PRIOR_DOF / (PRIOR_DOF + count - 1)
     assert found.variance == pytest.approx(moderated * START_STD**2 / count)
-    assert found.freedom == pytest.approx(PRIOR_DOF + count - 1)
+    assert found.dof == pytest.approx(PRIOR_DOF + count - 1)
 
 
 def test_two_blocks_that_differ_widen_the_interval_but_not_25_fold():
@@ -148,7 +148,7 @@ def test_pooled_commands_shrink_what_commands_differ_by():
     job = pooled_blocks([exact(0.0)] * 3)
     one, sixteen = (pooled_jobs([job] * count, COMMAND_STD) for count in (1, 16))
     assert one.variance == pytest.approx(job.variance + COMMAND_STD**2)
-    assert one.freedom == job.freedom
+    assert one.dof == job.dof
     assert sixteen.estimate().precision < one.estimate().precision / 4
 
 

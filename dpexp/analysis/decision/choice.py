@@ -12,6 +12,7 @@ from dpexp.config.experiment import ONE_PROCESS
 from dpexp.errors import pluralize
 
 DRAWS = 10_000
+NORMAL_QUANTILE = 1.96  # of 95 % intervals: those of few blocks, by a wider t distribution, are drawn wider, too
 MIN_EXPECTED_LOSS = 0.0005  # share of the time; a smaller expected loss is not reported
 TOLERANCE = 0.05  # share of the time; an option with fewer threads is named if it surely takes at most this much more
 SURE_PROBABILITY = 0.95
@@ -116,4 +117,4 @@ def _process(threads: int) -> str:
 
 def _draws(estimate: Estimate, generator: np.random.Generator) -> np.ndarray:
     half_width = (math.log(estimate.high) - math.log(estimate.low)) / 2
-    return generator.normal(math.log(estimate.value), half_width / 1.96, DRAWS)
+    return generator.normal(math.log(estimate.value), half_width / NORMAL_QUANTILE, DRAWS)
