@@ -43,11 +43,7 @@ def main(arguments: list[str]) -> int:
     _refuse_other_work(*configs.values())
     from dpexp.measurement.job import measure_in_turns  # imports torch: mistakes don't wait for it
 
-    with (
-        measuring_alone(),
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.closing(terminal.Display()) as display,
-    ):
+    with measuring_alone(), tempfile.TemporaryDirectory() as folder, contextlib.closing(terminal.Display()) as display:
         display.begin(0, "")
         blocks = measure_in_turns(configs, Path(folder), on_progress=display.update)
     change = show_change(options.after, blocks)

@@ -38,8 +38,6 @@ def _threads_of_split(workers: Any) -> int:
 
 
 USERS = "command-line"  # Hydra's provider of the user's YAML files
-
-
 OmegaConf.register_new_resolver("splits", _splits, replace=True)
 OmegaConf.register_new_resolver("threads_of_split", _threads_of_split, replace=True)
 

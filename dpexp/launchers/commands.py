@@ -52,12 +52,10 @@ def running_commands(
     """
     signals.check()
     token = f"dpexp-{secrets.token_hex(8)}"
-    worlds = {}
+    worlds, check_hosts = {}, hosts.check_script if hosts else lambda: None
     for number, (name, command) in enumerate(commands.items()):
         processes = CommandProcesses(command, 0, output[name], f"{token}.{number}")
-        worlds[name] = RunningCommand(
-            command, processes, timeout_seconds, hosts.check_script if hosts else lambda: None
-        )
+        worlds[name] = RunningCommand(command, processes, timeout_seconds, check_hosts)
     with signals.deferred(), contextlib.ExitStack() as cleanup:
         cleanup.enter_context(end_on_parent_death(token))
         listener = cleanup.enter_context(socket.socket(socket.AF_UNIX))

@@ -113,11 +113,11 @@ class RunningCommand:
             self.processes.record_memory()
         self._steps += turn.steps
         if turn.traced:
-            steps = [trace[turn.untimed_steps :] for _, trace in reports]
-            ahead = [rank.ahead_seconds for rank in self.ranks]
-            self.traces.append(
-                [[_earlier(trace, by) for trace in traces] for traces, by in zip(steps, ahead, strict=True)]
-            )
+            traces = [
+                [_earlier(trace, rank.ahead_seconds) for trace in steps[turn.untimed_steps :]]
+                for rank, (_, steps) in zip(self.ranks, reports, strict=True)
+            ]
+            self.traces.append(traces)
             return []
         seconds = np.diff([times for times, _ in reports])[:, turn.untimed_steps :]
         return max(seconds, key=np.sum).tolist()  # type: ignore[no-any-return]

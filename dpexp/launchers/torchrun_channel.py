@@ -24,10 +24,7 @@ class Channel:
 
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str], **facts: Any) -> None:
         self.seen: dict[int, dict[str, Any]] = {}  # what the others have published, by rank; replaced, never changed
-        self.facts = {
-            "started": f"WORLD_SIZE={environment.world_size} and {' '.join(arguments)!r}",
-            **facts,
-        }
+        self.facts = {"started": f"WORLD_SIZE={environment.world_size} and {' '.join(arguments)!r}", **facts}
         self._environment = environment
         self._others = range(1, environment.world_size) if environment.rank == 0 else range(1)
         self._error: DpexpError | None = None  # has ended the thread
@@ -75,10 +72,8 @@ class Channel:
         """Whether all others are there. Raises ConfigError if a rank has another world or other arguments."""
         for rank, facts in self.seen.items():
             if facts["started"] != self.facts["started"]:
-                both = [(rank, facts["started"]), (self._environment.rank, self.facts["started"])]
-                text = ", ".join(
-                    f"rank {place} was started with {start}" for place, start in sorted(both, reverse=True)
-                )
+                both = sorted([(rank, facts["started"]), (self._environment.rank, self.facts["started"])], reverse=True)
+                text = ", ".join(f"rank {place} was started with {start}" for place, start in both)
                 raise ConfigError(
                     f"{text}; start all ranks with the same arguments (torchrun: also the same --nnodes and "
                     "--nproc-per-node on each host)"

@@ -47,11 +47,8 @@ def refuse_edited_modules(config: JobConfig) -> None:
 
 def digests_of(names: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of files by their paths; those in the current folder are named relative to it."""
-    paths = {name: Path(name) for name in names}
-    here = Path.cwd()
-    return _digests(
-        {str(path.relative_to(here)) if path.is_relative_to(here) else name: path for name, path in paths.items()}
-    )
+    paths, here = [Path(name) for name in names], Path.cwd()
+    return _digests({str(path.relative_to(here) if path.is_relative_to(here) else path): path for path in paths})
 
 
 def _digests(files: dict[str, Path]) -> dict[str, str]:

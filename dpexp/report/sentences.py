@@ -72,12 +72,8 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
         more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # samples than the baseline
         worst = max(USEFUL, key=lambda phase: row.phases[phase] - more * row.baseline_phases[phase])
         worst = "threads" if worst == "compute" and (row.threads_per_worker or 1) > 1 else worst
-    if (
-        worst == "communication_efficiency"
-        and row.is_script
-        and not row.exchange
-        and not row.shared_memory_speedup.is_known
-    ):
+    may_share_memory = row.is_script and not row.exchange and not row.shared_memory_speedup.is_known
+    if worst == "communication_efficiency" and may_share_memory:
         worst = "script"
     if loss <= MIN_LOSS or worst not in LOSS_CAUSES:
         return 0.0, "", ""
@@ -91,16 +87,13 @@ def shared_memory_gain(row: Row) -> list[str]:
     gain = row.shared_memory_speedup
     if not gain.is_known:
         return []
-    beginning = "With gradients exchanged in shared memory instead of over gloo"
-    if gain.low <= 1:
-        unclear = ", which is no clear gain" if gain.high >= 1 else ""
-        return [f"{beginning}, training is {format_ratio(gain)} as fast{unclear}."]
-    use = (
-        "exchange.use_shared_memory(model), see docs/exchange.md"
-        if row.is_script
-        else "strategy.exchange=shared_memory"
-    )
-    return [f"{beginning}, training is {format_ratio(gain)} as fast (measured): use {use}."]
+    line = f"With gradients exchanged in shared memory instead of over gloo, training is {format_ratio(gain)} as fast"
+    if gain.low > 1:
+        in_script = "exchange.use_shared_memory(model), see docs/exchange.md"
+        line += f" (measured): use {in_script if row.is_script else 'strategy.exchange=shared_memory'}"
+    elif gain.high >= 1:
+        line += ", which is no clear gain"
+    return [f"{line}."]
 
 
 def _slow_worker(row: Row) -> str:

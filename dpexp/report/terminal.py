@@ -20,7 +20,6 @@ from dpexp.errors import ResultError
 if TYPE_CHECKING:
     from dpexp.analysis.table import Summary
 
-
 MAX_ROWS = 100
 WIDTH_WITHOUT_TERMINAL = 200
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
