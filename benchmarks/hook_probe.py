@@ -19,7 +19,7 @@ WINDOWS, STEPS, BATCH = 200, 20, 64
 def main() -> None:
     """The median over neighbouring windows."""
     sys.path.insert(0, str(STARTUP))
-    from dpexp_clock import Clock  # type: ignore[import-not-found]
+    from dpexp_clock import StepClock  # type: ignore[import-not-found]
 
     torch.manual_seed(0)
     inputs, labels = torch.randn(STEPS * BATCH, 784), torch.randint(10, (STEPS * BATCH,))
@@ -35,7 +35,7 @@ def main() -> None:
         return time.perf_counter() - started
 
     def hooked_window() -> float:
-        clock = Clock()
+        clock = StepClock()
         clock._optimizer, clock._times = optimizer, [0.0]
         clock._until = clock._synchronized = 0  # which never comes
         handles = [

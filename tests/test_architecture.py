@@ -1,4 +1,4 @@
-"""The house: packages import one way, small folders, Hydra at the edge, no torch where results are read."""
+"""Imports between packages run in one direction; small folders, Hydra at the edge, no torch where results are read."""
 
 from __future__ import annotations
 

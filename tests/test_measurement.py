@@ -27,7 +27,7 @@ from dpexp.train.data.dataset import load
 from dpexp.train.models import architectures
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.strategies import Strategy
-from dpexp.train.training_clock import Clock
+from dpexp.train.training_clock import TrainingClock
 from dpexp.train.worker import parameters_sha256
 
 WHOLE = "measurement.whole_trainings=always"
@@ -338,7 +338,7 @@ def test_what_is_done_while_the_clock_is_paused_does_not_count(monkeypatch):
     now = iter([10.0, 13.0, 50.0, 54.0])
     monkeypatch.setattr("dpexp.train.training_clock.time.perf_counter", lambda: next(now))
     ranks, _ = counting(tiny())
-    clock = Clock(ranks)
+    clock = TrainingClock(ranks)
     assert list(clock.epochs(2)) == [0, 1]
     clock.pause()
     assert clock.seconds == 3.0
@@ -351,7 +351,7 @@ def test_what_is_done_while_the_clock_is_paused_does_not_count(monkeypatch):
 def test_the_clock_is_paused_while_a_training_is_evaluated():
     config = tiny("strategy=sequential", "epochs=3")
     strategy, dataset = counting(config)
-    clock, seen = Clock(strategy), []
+    clock, seen = TrainingClock(strategy), []
     for _ in loop.train(config, dataset, strategy, clock):
         clock.pause()
         seen.append((clock.seconds, strategy.barriers))
@@ -380,7 +380,7 @@ def test_training_visits_as_many_samples_as_the_config_says():
     model = Recording().double()
     strategy = Strategy(baseline, 0, model, SharedTensors.copy_of(model.state_dict()), None)
     strategy.start()
-    list(loop.train(baseline, dataset, strategy, Clock(strategy)))
+    list(loop.train(baseline, dataset, strategy, TrainingClock(strategy)))
     assert sum(visited) == baseline.epochs * 48
 
 

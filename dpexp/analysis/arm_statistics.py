@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpexp.analysis.efficiency import Seconds
+from dpexp.analysis.efficiency import SecondsByPhase
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import Pooled, step_seconds
 from dpexp.config.job import JobConfig
@@ -24,7 +24,7 @@ class ArmStatistics:
 
     config: JobConfig
     blocks: Sequence[Block]
-    arm: str
+    arm_name: str
     limit: float
     trainings: Sequence[Training]
     all_blocks: Sequence[Block] = ()  # `blocks` and those that are too disturbed to count; () where these are the same
@@ -32,33 +32,33 @@ class ArmStatistics:
     @property
     def arms(self) -> list[Arm]:
         """The arm in all blocks, including blocks that are too disturbed to count."""
-        return [block.arms[self.arm] for block in self.all_blocks or self.blocks]
+        return [block.arms[self.arm_name] for block in self.all_blocks or self.blocks]
 
     @property
     def samples_per_step(self) -> int:
         """The samples of a step, of all processes together."""
-        return self.blocks[0].arms[self.arm].samples_per_step
+        return self.blocks[0].arms[self.arm_name].samples_per_step
 
     @property
     def threads(self) -> int:
         """The threads of each process; a script may set its own number."""
-        return self.blocks[0].arms[self.arm].threads
+        return self.blocks[0].arms[self.arm_name].threads
 
     @property
     def received_samples(self) -> float:
         """The mean number of samples that a script's model receives in a step of one process; 0 if unknown."""
-        samples = [process.samples for block in self.blocks for process in block.arms[self.arm].processes]
+        samples = [process.samples for block in self.blocks for process in block.arms[self.arm_name].processes]
         return statistics.fmean(samples) if all(samples) else 0.0
 
     @property
     def exchanges_gradients(self) -> bool:
         """Whether a script's model is wrapped to exchange gradients."""
-        return any(process.exchanges for block in self.blocks for process in block.arms[self.arm].processes)
+        return any(process.exchanges for block in self.blocks for process in block.arms[self.arm_name].processes)
 
     @property
     def memory_bytes(self) -> int | None:
         """The peak memory of all processes together; None if it was not measured."""
-        sizes = [block.arms[self.arm].memory_bytes for block in self.all_blocks or self.blocks]
+        sizes = [block.arms[self.arm_name].memory_bytes for block in self.all_blocks or self.blocks]
         return max((size for size in sizes if size is not None), default=None)
 
     @property
@@ -97,13 +97,13 @@ class ArmStatistics:
         return mean_of_known([training.test_accuracy for training in self.trainings])
 
     @functools.cached_property
-    def phases(self) -> list[Seconds]:
+    def phases(self) -> list[SecondsByPhase]:
         """The seconds of a step by phase, for each process; [] if too few steps were recorded.
 
         They are means over the recorded steps up to the limit, or over all where few are so short, scaled to
         `step_seconds`: recording takes some time itself.
         """
-        arms = [block.arms[self.arm] for block in self.blocks if block.arms[self.arm].phases]
+        arms = [block.arms[self.arm_name] for block in self.blocks if block.arms[self.arm_name].phases]
         if not arms:
             return []
         known = [phase for phase in PHASES if all(phase in arm.phases for arm in arms)]
@@ -121,16 +121,16 @@ class ArmStatistics:
     @property
     def compute_seconds(self) -> tuple[float, ...]:
         """The compute seconds of one process in each of its recorded steps; () if unknown."""
-        arms = [block.arms[self.arm].phases.get("compute", []) for block in self.blocks]
+        arms = [block.arms[self.arm_name].phases.get("compute", []) for block in self.blocks]
         return tuple(step[0] for steps in arms for step in steps)
 
     def _step(self, blocks: Sequence[Block], limit: float) -> Pooled:
-        pooled = step_seconds(blocks, self.arm, limit)
+        pooled = step_seconds(blocks, self.arm_name, limit)
         assert pooled is not None
         return pooled
 
     def _training(self, step: Pooled) -> Estimate:
-        between = statistics.median(block.arms[self.arm].between_epochs_seconds for block in self.blocks)
+        between = statistics.median(block.arms[self.arm_name].between_epochs_seconds for block in self.blocks)
         of_step, between_epochs = step.estimate(), self.config.epochs * between
         return Estimate(
             self.steps * of_step.value + between_epochs,

@@ -48,7 +48,7 @@ def find_undisturbed(
     sides = [[block.arms[name] for block in blocks] for name in (baseline, candidate)]
     limits = (UNDISTURBED_RATIO * fastest_step_seconds(sides[0]), UNDISTURBED_RATIO * fastest_step_seconds(sides[1]))
     long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
-    if not long_sides or not all(_in_spells(arms, limit) for arms, limit in long_sides):
+    if not long_sides or not all(_are_disturbed(arms, limit) for arms, limit in long_sides):
         return limits, [], 0.0
     calm = [
         block
@@ -88,7 +88,7 @@ def _matters(arms: Sequence[Arm], limit: float) -> bool:
     return float(steps[steps > limit].sum()) > MIN_SHARE * float(steps.sum())
 
 
-def _in_spells(arms: Sequence[Arm], limit: float) -> bool:
+def _are_disturbed(arms: Sequence[Arm], limit: float) -> bool:
     """Whether long steps are clustered, much longer ones too, and don't repeat between starts."""
     much = limit / UNDISTURBED_RATIO * VERY_LONG_RATIO
     if not _is_clustered(arms, limit) or (_matters(arms, much) and not _is_clustered(arms, much)):

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 
 from dpexp.phases import USEFUL
 
-Seconds = Mapping[str, float]
+SecondsByPhase = Mapping[str, float]
 """The seconds of a step of one process, by phase."""
 FACTORS = ("parallel_efficiency", "load_balance", "communication_efficiency", "computation_scaling")
 
 
 def efficiency_factors(
-    step_seconds: float, workers: Sequence[Seconds], baseline: Sequence[Seconds], work_ratio: float
+    step_seconds: float, workers: Sequence[SecondsByPhase], baseline: Sequence[SecondsByPhase], work_ratio: float
 ) -> dict[str, float]:
     """Return the factors of the efficiency of a step of `workers`, relative to a step of the `baseline`.
 
@@ -35,6 +35,6 @@ def efficiency_factors(
     return dict(zip(FACTORS, factors, strict=True))
 
 
-def useful_seconds(process: Seconds) -> float:
+def useful_seconds(process: SecondsByPhase) -> float:
     """The time of the work that a sequential process does, too."""
     return sum(process[phase] for phase in USEFUL)

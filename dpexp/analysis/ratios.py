@@ -109,11 +109,11 @@ def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) ->
 
 @dataclass(frozen=True)
 class Pooled:
-    """The mean of several log ratios. `misfit` is the sum of their squared deviations, each over what was expected."""
+    """The mean of several log ratios. `squared_deviations` is a sum, each over what was expected."""
 
     log: float
     variance: float
-    misfit: float
+    squared_deviations: float
     count: int
     dof: float
 
@@ -148,15 +148,15 @@ def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_m
     """Return the mean of logs that differ by a standard deviation in addition to their own variances."""
     weights, values = 1 / (within + deviation**2), np.array(logs)
     mean = float(weights @ values / weights.sum())
-    misfit = float(weights @ (values - mean) ** 2)
+    squared_deviations = float(weights @ (values - mean) ** 2)
     dof = PRIOR_DOF + len(logs) - 1
-    scale = (PRIOR_DOF * usual_misfit + misfit) / dof
-    return Pooled(mean, scale / float(weights.sum()), misfit, len(logs), dof)
+    scale = (PRIOR_DOF * usual_misfit + squared_deviations) / dof
+    return Pooled(mean, scale / float(weights.sum()), squared_deviations, len(logs), dof)
 
 
-def usual_misfit(jobs: Sequence[Pooled]) -> float:
+def find_usual_misfit(jobs: Sequence[Pooled]) -> float:
     """Return the mean misfit of the jobs of a sweep, moderated by PRIOR_DOF blocks of the expected spread."""
-    return (PRIOR_DOF + sum(job.misfit for job in jobs)) / (PRIOR_DOF + sum(job.count - 1 for job in jobs))
+    return (PRIOR_DOF + sum(job.squared_deviations for job in jobs)) / (PRIOR_DOF + sum(job.count - 1 for job in jobs))
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Comparison:
 
 
 def compare(
-    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, *, usual: float = 1.0, level: float = 0.95
+    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, *, usual_misfit: float = 1.0, level: float = 0.95
 ) -> Comparison:
     """Return the throughput of `candidate` over that of `baseline`, from all blocks of jobs of one configuration.
 
@@ -189,12 +189,12 @@ def compare(
     all_blocks = [block for blocks in having for block in blocks]
     if not all_blocks:
         return Comparison()
-    overall = _over_jobs(having, baseline, candidate, NO_LIMITS, usual)
+    overall = _over_jobs(having, baseline, candidate, NO_LIMITS, usual_misfit)
     limits, blocks, change = disturbance.find_undisturbed(all_blocks, baseline, candidate)
     if not blocks:
         return Comparison(overall.estimate(level), blocks=all_blocks)
     kept = [[block for block in of_job if block in blocks] for of_job in having]
-    undisturbed = _over_jobs(kept, baseline, candidate, limits, usual)
+    undisturbed = _over_jobs(kept, baseline, candidate, limits, usual_misfit)
     # The limit may lie anywhere between those tried: a uniform distribution has a twelfth of its width's square.
     undisturbed = dataclasses.replace(undisturbed, variance=undisturbed.variance + change**2 / 12)
     shares = [
@@ -205,10 +205,10 @@ def compare(
 
 
 def _over_jobs(
-    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, limits: tuple[float, float], usual: float
+    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, limits: tuple[float, float], usual_misfit: float
 ) -> Pooled:
     """Combine blocks into each job's ratio of seconds per step, and jobs into one ratio of seconds per sample."""
-    ratios = [job_ratio(blocks, baseline, candidate, limits, usual) for blocks in jobs]
+    ratios = [job_ratio(blocks, baseline, candidate, limits, usual_misfit) for blocks in jobs]
     first, second = (next(block for blocks in jobs for block in blocks).arms[name] for name in (baseline, candidate))
     several = max(len(arm.processes) * arm.threads for arm in (first, second)) > 1
     pooled = pooled_jobs([ratio for ratio in ratios if ratio is not None], COMMAND_STD if several else 0.0)

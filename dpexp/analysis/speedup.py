@@ -41,7 +41,7 @@ def over_best_sequential(
     if not sides or not members[0].config.measurement.best_sequential:
         return None
     best = sides[threads] if threads in sides else min(sides.values(), key=lambda side: side.step_seconds)
-    return _paired(members, best.arm, usual_misfit)
+    return _paired(members, best.arm_name, usual_misfit)
 
 
 def best_threads(family: Sequence[Sequence[JobResult]]) -> int | None:
@@ -91,7 +91,7 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
 def _paired(members: Sequence[JobResult], arm: str, usual_misfit: float) -> Speedup:
     """Return the speedup over an arm of the same blocks."""
     config, blocks = members[0].config, [block for block in _blocks(members) if arm in block.arms]
-    comparison = compare([member.result.kept_blocks() for member in members], arm, CANDIDATE, usual=usual_misfit)
+    comparison = compare([member.result.kept_blocks() for member in members], arm, CANDIDATE, usual_misfit=usual_misfit)
     candidate = ArmStatistics(
         config, comparison.blocks, CANDIDATE, comparison.limits[1], _trainings(members, CANDIDATE), blocks
     )

@@ -11,8 +11,8 @@ import pandas as pd
 
 from dpexp.analysis import speedup
 from dpexp.analysis.arm_statistics import ArmStatistics, mean_of_known
-from dpexp.analysis.efficiency import Seconds, efficiency_factors
-from dpexp.analysis.ratios import compare, job_ratio, usual_misfit
+from dpexp.analysis.efficiency import SecondsByPhase, efficiency_factors
+from dpexp.analysis.ratios import compare, find_usual_misfit, job_ratio
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
@@ -65,7 +65,7 @@ def aggregate(folders: Sequence[Path]) -> Summary:
 def _good_rows(good: Sequence[JobResult]) -> list[Row]:
     labels = series.labels([member.settings for member in good])
     spreads = [job_ratio(member.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
-    misfit = usual_misfit([spread for spread in spreads if spread is not None])
+    usual_misfit = find_usual_misfit([spread for spread in spreads if spread is not None])
     configurations: dict[str, list[JobResult]] = {}
     for member in good:
         configurations.setdefault(member.configuration_key, []).append(member)
@@ -75,7 +75,7 @@ def _good_rows(good: Sequence[JobResult]) -> list[Row]:
     rows = []
     for family in families.values():
         best = speedup.best_threads(family)
-        rows += [_row(members, labels[members[0].series_key], misfit, best) for members in family]
+        rows += [_row(members, labels[members[0].series_key], usual_misfit, best) for members in family]
     order = {label: place for place, label in enumerate(labels.values())}  # as the jobs were typed
     return sorted(rows, key=lambda row: (order[row.series], row.data_size, row.workers, row.jobs))
 
@@ -95,10 +95,10 @@ def _failed_rows(
     return rows
 
 
-def _row(members: list[JobResult], label: str, misfit: float, best: int | None) -> Row:
+def _row(members: list[JobResult], label: str, usual_misfit: float, best: int | None) -> Row:
     """Return the row of one configuration; the blocks of all of its jobs are pooled."""
     config, first = members[0].config, members[0].result
-    measured = speedup.over_baseline(members, misfit)
+    measured = speedup.over_baseline(members, usual_misfit)
     candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
     blocks = [member.result.kept_blocks() for member in members]
     return Row(
@@ -115,8 +115,10 @@ def _row(members: list[JobResult], label: str, misfit: float, best: int | None) 
         overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
-        **_of_best_sequential(speedup.over_best_sequential(members, misfit, best)),
-        shared_memory_speedup=compare(blocks, baseline=CANDIDATE, candidate=SHARED_MEMORY, usual=misfit).overall,
+        **_of_best_sequential(speedup.over_best_sequential(members, usual_misfit, best)),
+        shared_memory_speedup=compare(
+            blocks, baseline=CANDIDATE, candidate=SHARED_MEMORY, usual_misfit=usual_misfit
+        ).overall,
         **_factors(candidate, baseline),
         **find_slow_worker(candidate.arms, baseline.arms if baseline else []),
         phases=_of_training(candidate, candidate.phases, PHASES),
@@ -163,7 +165,7 @@ def _factors(candidate: ArmStatistics, baseline: ArmStatistics | None) -> dict[s
     return efficiency_factors(candidate.step_seconds, workers, baseline.phases if baseline else [], ratio)
 
 
-def _of_training(arm: ArmStatistics, processes: Sequence[Seconds], among: Sequence[str]) -> dict[str, float]:
+def _of_training(arm: ArmStatistics, processes: Sequence[SecondsByPhase], among: Sequence[str]) -> dict[str, float]:
     """Return the seconds of some processes in a whole training, by phase; {} if they are unknown."""
     known = processes[0] if processes else ()
     return {phase: arm.steps * sum(process[phase] for process in processes) for phase in known if phase in among}

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from dpexp.analysis.efficiency import Seconds
+from dpexp.analysis.efficiency import SecondsByPhase
 from dpexp.analysis.intervals import UNKNOWN, Estimate
+from dpexp.analysis.warnings import MeasurementWarning
 from dpexp.errors import pluralize
 from dpexp.phases import PHASES, USEFUL
-from dpexp.results.schema import MeasurementWarning
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,10 @@ class Row:
     slow_seconds: float = math.nan  # ... by so much, in a typical step
     slow_share: float = math.nan  # share of the steps that it delays
     slow_loss: float = math.nan  # the share of the time that it costs the others
-    phases: Seconds = field(default_factory=dict)  # seconds of a training by known phase, of all processes together
-    baseline_phases: Seconds = field(default_factory=dict)
+    phases: SecondsByPhase = field(
+        default_factory=dict
+    )  # seconds of a training by known phase, of all processes together
+    baseline_phases: SecondsByPhase = field(default_factory=dict)
     train_loss: float = math.nan  # loss of the last epoch
     test_accuracy: float = math.nan
     baseline_test_accuracy: float = math.nan

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -11,7 +12,7 @@ from dpexp.analysis.ratios import Comparison
 from dpexp.analysis.speedup import Speedup
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.errors import format_number, pluralize
-from dpexp.results.schema import Block, MeasurementWarning, RunResult
+from dpexp.results.schema import Block, RunResult
 
 BATCH = "batch"  # the kind of warning that makes all speedups meaningless
 
@@ -23,6 +24,19 @@ MAX_SEVERITY = 1e6  # of what makes all speedups meaningless
 MAX_BATCH_RATIO = 1.25  # between the samples that a model receives and those of batch.scope
 EXTRAPOLATION = 0.1  # of a training's time, beyond the prediction from its turns
 USUAL_TURNS = (0.025, 0.975)  # quantiles
+
+
+@dataclass(frozen=True)
+class MeasurementWarning:
+    """One reason for doubt. `severity` is how many times its threshold was reached, so that kinds can be ranked."""
+
+    kind: str
+    severity: float
+    text: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.advice}"
 
 
 def warnings(result: RunResult, speedup: Speedup) -> list[MeasurementWarning]:
@@ -78,7 +92,7 @@ def _about_extrapolation(arm: ArmStatistics) -> Iterator[MeasurementWarning]:
     turns = [np.mean(turn) for of_block in arm.arms for turn in of_block.turn_seconds]
     least, most = (arm.steps * float(seconds_per_step) for seconds_per_step in np.quantile(turns, USUAL_TURNS))
     took, expected = format_number(seconds), format_number(predicted)
-    text = f"a whole training ({arm.arm}) took {took} s, but its steps predict {expected} s"
+    text = f"a whole training ({arm.arm_name}) took {took} s, but its steps predict {expected} s"
     advice = "the machine's speed has changed, or the training spends time outside of its steps; measure again"
     off = max(math.log(least / seconds), math.log(seconds / most))
     yield from _above(EXTRAPOLATION, off, "extrapolation", text, advice)

@@ -52,10 +52,10 @@ def running_commands(
     """
     signals.check()
     token = f"dpexp-{secrets.token_hex(8)}"
-    worlds, check_hosts = {}, hosts.check_script if hosts else lambda: None
-    for number, (name, command) in enumerate(commands.items()):
-        processes = CommandProcesses(command, 0, output[name], f"{token}.{number}")
-        worlds[name] = RunningCommand(command, processes, timeout_seconds, check_hosts)
+    running, check_hosts = {}, hosts.check_script if hosts else lambda: None
+    for number, (name, spec) in enumerate(commands.items()):
+        processes = CommandProcesses(spec, 0, output[name], f"{token}.{number}")
+        running[name] = RunningCommand(spec, processes, timeout_seconds, check_hosts)
     with signals.deferred(), contextlib.ExitStack() as cleanup:
         cleanup.enter_context(end_on_parent_death(token))
         listener = cleanup.enter_context(socket.socket(socket.AF_UNIX))
@@ -63,24 +63,24 @@ def running_commands(
         listener.listen(128)
         listeners = {listener: b""}  # and the key that processes of other machines have
         try:
-            for number, world in enumerate(worlds.values()):
-                world.processes.start(token)
-                if hosts is not None and len(world.command.words) > 1:
+            for number, command in enumerate(running.values()):
+                command.processes.start(token)
+                if hosts is not None and len(command.spec.words) > 1:
                     remote, key = cleanup.enter_context(socket.create_server(("", 0))), secrets.token_hex(16)
                     listeners[remote] = key.encode()
                     address = f"{hosts.address} {remote.getsockname()[1]} {key}"
-                    cleanup.enter_context(hosts.script(world.command, number, address))
-            _wait_for_first_steps(list(worlds.values()), listeners, timeout_seconds)
-            yield worlds
+                    cleanup.enter_context(hosts.script(command.spec, number, address))
+            _wait_for_first_steps(list(running.values()), listeners, timeout_seconds)
+            yield running
         finally:
-            for world in worlds.values():
-                world.processes.ask_to_end()  # all at once, before waiting for each
-            for world in worlds.values():
-                world.end()
+            for command in running.values():
+                command.processes.ask_to_end()  # all at once, before waiting for each
+            for command in running.values():
+                command.end()
 
 
 def _wait_for_first_steps(
-    worlds: Sequence[RunningCommand], listeners: Mapping[socket.socket, bytes], timeout_seconds: float
+    running: Sequence[RunningCommand], listeners: Mapping[socket.socket, bytes], timeout_seconds: float
 ) -> None:
     """Return when each process of each command waits at the end of its first step. Raises WorkerError."""
 
@@ -90,15 +90,15 @@ def _wait_for_first_steps(
             with contextlib.suppress(EOFError, OSError):  # it has died, as its command's end will tell
                 introduction: Introduction = end.recv()
                 number = int(introduction["world"].split(".")[1])
-                worlds[number].introduce(end, introduction, is_remote=bool(listeners[listener]))
+                running[number].introduce(end, introduction, is_remote=bool(listeners[listener]))
 
     def missing() -> list[int]:
-        for world in worlds:
-            world.check_start()
-        return [world.missing for world in worlds]
+        for command in running:
+            command.check_start()
+        return [command.missing for command in running]
 
     if not wait_until(lambda: not any(missing()), timeout_seconds, lambda: listeners, introduce, missing):
-        raise next(world for world in worlds if world.missing).no_progress()
+        raise next(command for command in running if command.missing).no_progress()
 
 
 def _accept(listener: socket.socket, key: bytes) -> Connection | None:

@@ -58,13 +58,13 @@ class RunningCommand:
 
     def __init__(
         self,
-        command: Command,
+        spec: Command,
         processes: CommandProcesses,
         timeout_seconds: float,
         check_hosts: Callable[[], Any] = lambda: None,
     ) -> None:
         """`processes` are those on this machine; `check_hosts` raises WorkerError if another host's have failed."""
-        self.command, self.processes = command, processes
+        self.spec, self.processes = spec, processes
         self.ranks: list[Rank] = []  # by number, when none is missing
         self.traces: list[list[list[StepTrace]]] = []  # of each traced turn, process and step
         self.files: set[str] = set()  # of the user's, that its processes depend on
@@ -74,18 +74,18 @@ class RunningCommand:
     @property
     def missing(self) -> int:
         """The number of processes that have not made their first step."""
-        return self.command.ranks - len(self.ranks)
+        return self.spec.ranks - len(self.ranks)
 
     def introduce(self, connection: Connection, introduction: Introduction, is_remote: bool) -> None:
         """Add a process that has made its first step. Raises WorkerError if it is not what was asked for."""
         rank, world_size = introduction["rank"], introduction["world_size"]
-        if world_size != self.command.ranks:
+        if world_size != self.spec.ranks:
             raise WorkerError(
-                f"{self.command.name}: the command started {pluralize(world_size, 'process')}, not "
-                f"{self.command.ranks}: its number of processes must follow {{workers}}"
+                f"{self.spec.name}: the command started {pluralize(world_size, 'process')}, not "
+                f"{self.spec.ranks}: its number of processes must follow {{workers}}"
             )
         if any(known.number == rank for known in self.ranks):
-            raise WorkerError(f"{self.command.name}: several processes say that they are rank {rank}")
+            raise WorkerError(f"{self.spec.name}: several processes say that they are rank {rank}")
         if not is_remote:
             self.files |= {*introduction["files"]}
         ahead_seconds = _ahead_seconds(connection) if is_remote else 0.0
@@ -141,7 +141,7 @@ class RunningCommand:
         """Return the error for a command that has made no step for too long."""
         where = f"after {pluralize(self._steps, 'step')} or more"
         if self.missing:
-            processes = pluralize(self.command.ranks, "process")
+            processes = pluralize(self.spec.ranks, "process")
             where = f"({self.missing} of {processes} have not made their first)"
         return self.processes.failure(
             f"no step for {self._timeout_seconds:g} s {where}; if it is only slow, increase launch.timeout_seconds"
@@ -192,7 +192,7 @@ class RunningCommand:
                     rank.total_steps = message if isinstance(message, int) else None
         ended_together = len({rank.total_steps for rank in self.ranks}) == 1
         if status == 0 and ended_together:
-            return ScriptEnded(self.command.name)
+            return ScriptEnded(self.spec.name)
         ending = describe_exit(status)
         if ended_together:
             return self.processes.failure(f"{ending} after {pluralize(self._steps, 'step')} or more")

@@ -51,7 +51,7 @@ class ScriptTrainer:
         output = {name: self._folder / f"{number}-{name.replace(' ', '_')}" for name in variants}
         try:
             with running_commands(commands, output, self._timeout_seconds, self._hosts) as running:
-                self.files |= {name for world in running.values() for name in world.files}
+                self.files |= {name for command in running.values() for name in command.files}
                 yield ScriptArms(running)
         except ScriptEnded as ended:
             raise WorkerError(
@@ -81,33 +81,33 @@ def _free_port() -> int:
 class ScriptArms:
     """Commands, as arms."""
 
-    def __init__(self, worlds: Mapping[str, RunningCommand]) -> None:
-        self._worlds = worlds
+    def __init__(self, running: Mapping[str, RunningCommand]) -> None:
+        self._running = running
 
     def run_turn(self, name: str, turn: Turn) -> list[float]:
         """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
-        return self._worlds[name].run_turn(turn)
+        return self._running[name].run_turn(turn)
 
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
         """Return the results of the arms; a script that sets its own threads has no best sequential process."""
-        arms = {name: _arm(world, timed[name]) for name, world in self._worlds.items()}
+        arms = {name: _arm(command, timed[name]) for name, command in self._running.items()}
         if BASELINE in arms and BEST_SEQUENTIAL in arms and arms[BASELINE].threads == arms[BEST_SEQUENTIAL].threads:
             del arms[BEST_SEQUENTIAL]
         return arms
 
 
-def _arm(world: RunningCommand, timed: TimedSteps) -> Arm:
-    world.finish()
-    if world.command.exchange is not None and not all(rank.facts.get("in_memory", True) for rank in world.ranks):
+def _arm(command: RunningCommand, timed: TimedSteps) -> Arm:
+    command.finish()
+    if command.spec.exchange is not None and not all(rank.facts.get("in_memory", True) for rank in command.ranks):
         raise WorkerError(
-            f"{world.command.name}: the script created no DistributedDataParallel model that could exchange gradients "
+            f"{command.spec.name}: the script created no DistributedDataParallel model that could exchange gradients "
             "in shared memory"
         )
     return Arm(
-        samples_per_step=world.command.global_batch_size,
+        samples_per_step=command.spec.global_batch_size,
         turn_seconds=timed.turn_seconds,
         first_steps=timed.first_steps,
-        phases=_phases(world.traces),
+        phases=_phases(command.traces),
         between_epochs_seconds=0.0,
         processes=[
             Process(
@@ -117,10 +117,10 @@ def _arm(world: RunningCommand, timed: TimedSteps) -> Arm:
                 by_ddp=rank.facts.get("by_ddp", False) and not rank.facts["in_memory"],
                 host=rank.facts.get("host", ""),
             )
-            for rank in world.ranks
+            for rank in command.ranks
         ],
-        memory_bytes=world.processes.memory_bytes if len(world.command.words) == 1 else None,  # else on others, too
-        cpu_seconds=world.processes.used_cpu_seconds,
+        memory_bytes=command.processes.memory_bytes if len(command.spec.words) == 1 else None,  # else on others, too
+        cpu_seconds=command.processes.used_cpu_seconds,
     )
 
 

@@ -28,7 +28,6 @@ from dpexp.report.sentences import (
 )
 
 MAX_LINES = 20  # of a section
-MAX_PER_CORE = 64  # workers, as launch.max_workers_per_core allows; whether there is memory for more is not told
 
 
 def sections(summary: Summary) -> dict[str, list[str]]:
@@ -110,21 +109,19 @@ def _accuracy(row: Row) -> list[str]:
 
 def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
     """Say how much memory the most workers need, and how many workers it is enough for."""
-    lines, last, room = [], max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
-    if last.memory_bytes is not None and last.baseline_memory_bytes is not None:
-        of_one_process = format_bytes(last.baseline_memory_bytes)
-        need = "need" if last.workers != 1 else "needs"
-        lines.append(
-            f"{workers_of(last)} {need} {format_bytes(last.memory_bytes)} of memory, one process {of_one_process}"
-        )
-        alike = [row for row in rows if row.series == last.series and row.memory_bytes is not None]
-        known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
-        more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
-        fitting = (room - rest) / more if more > 0 and room is not None else math.inf
-        if room is not None and fitting <= MAX_PER_CORE * (summary.usable_cores or 1):  # else memory is no limit
-            lines[0] += f"; the {format_bytes(room)} of this machine is enough for about {fitting:,.0f} workers"
-        lines[0] += "."
-    return lines
+    last, room = max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
+    if last.memory_bytes is None or last.baseline_memory_bytes is None:
+        return []
+    need, alone = "need" if last.workers != 1 else "needs", format_bytes(last.baseline_memory_bytes)
+    text = f"{workers_of(last)} {need} {format_bytes(last.memory_bytes)} of memory, one process {alone}"
+    alike = [row for row in rows if row.series == last.series and row.memory_bytes is not None]
+    known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
+    more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
+    fitting = (room - rest) / more if more > 0 and room is not None else math.inf
+    allowed = summary.jobs[0].config.launch.max_workers_per_core * (summary.usable_cores or 1)
+    if room is not None and fitting <= allowed:  # else memory is no limit
+        text += f"; the {format_bytes(room)} of this machine is enough for about {fitting:,.0f} workers"
+    return [f"{text}."]
 
 
 def details(summary: Summary) -> list[str]:

@@ -9,9 +9,9 @@ from dpexp.errors import pluralize
 from dpexp.report.sentences import percent
 
 FOOTNOTES = {
-    "seconds": "seconds: time of one training (samples x time per sample), without disturbed steps",
-    "speedup": "speedup: over one process with as many threads as a worker, without disturbed steps",
-    "overall speedup": "overall speedup: the same, with all time counted, including time lost to other programs",
+    "seconds": "seconds: time of one training (samples x time per sample)",
+    "speedup": "speedup: over one process with as many threads as a worker",
+    "overall speedup": "overall speedup: counts all time; if different, seconds and speedup leave out disturbed steps",
     "over best sequential": "over best sequential: speedup over one process with its best number of threads",
     "accuracy": "accuracy: on the test split after a whole training; in square brackets, of one process",
 }
@@ -36,8 +36,6 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     star = any(row.oversubscribed for row in summary.good)
     notes = [f"* more threads than the {summary.usable_cores} usable cores"] if star else []
     notes += [note for head, note in FOOTNOTES.items() if head in heads]
-    if not any(row.disturbed_share > 0 for row in summary.good):
-        notes = [note.replace("without disturbed steps", "with all time counted") for note in notes]
     threads = {(row.threads_per_worker, row.baseline_threads) for row in summary.good if row.baseline_threads}
     if other := [
         f"{pluralize(baseline, 'thread')} (a worker has {threads_of_worker})"

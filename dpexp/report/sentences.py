@@ -8,9 +8,9 @@ from dpexp.analysis.efficiency import FACTORS
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row, largest_of_each_series
+from dpexp.analysis.warnings import MeasurementWarning
 from dpexp.errors import format_number, pluralize
 from dpexp.phases import USEFUL
-from dpexp.results.schema import MeasurementWarning
 
 MIN_LOSS = 0.03  # smaller losses are not reported
 MAX_SCALING = 1.2  # of computation, above which the phases of a script are not plausible

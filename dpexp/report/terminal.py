@@ -115,7 +115,7 @@ class Display:
     """
 
     def __init__(self, jobs: int = 1) -> None:
-        self._jobs = max(jobs, 1)  # 1 where they aren't known beforehand
+        self._jobs = jobs
         self._job, self._name = 0, ""
         self._job_started = self._drawn = time.monotonic()
         self._console = _console(stderr=True)

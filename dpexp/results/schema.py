@@ -112,19 +112,6 @@ class Block:
     wall_seconds: float  # time of the whole block: starts, warm-up, turns
 
 
-@dataclass(frozen=True, slots=True)
-class MeasurementWarning:
-    """One reason for doubt. `severity` is how many times its threshold was reached, so that kinds can be ranked."""
-
-    kind: str
-    severity: float
-    text: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.text}: {self.advice}"
-
-
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class RunResult:
     """Everything that one job measured. `error` is None if the status is ok."""

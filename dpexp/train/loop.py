@@ -13,10 +13,10 @@ from dpexp.processes.heartbeat import WARMING_UP, heartbeat
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.data.sharding import epoch_order, shard
 from dpexp.train.strategies import Strategy
-from dpexp.train.training_clock import Clock
+from dpexp.train.training_clock import TrainingClock
 
 
-def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock: Clock) -> Iterator[float]:
+def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock: TrainingClock) -> Iterator[float]:
     """Train on the first `train_samples` of the data set (weak scaling's baseline: not all), as long as `clock` says.
 
     Yields the summed losses of each epoch, over the samples of the replicas in this process, when the epoch ends.

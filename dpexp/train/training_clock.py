@@ -20,7 +20,7 @@ from dpexp.train.strategies import Strategy
 END = [0, 0, 0]  # what rank 0 broadcasts at the end of a segment: a turn without steps
 
 
-class Clock:
+class TrainingClock:
     """The clock of a whole training: its seconds without pauses."""
 
     def __init__(self, strategy: Strategy) -> None:
@@ -52,7 +52,7 @@ class Clock:
         self._started = time.perf_counter()
 
 
-class SegmentClock(Clock):
+class SegmentClock(TrainingClock):
     """The clock of steps in turns. All ranks make the same steps; rank 0 waits for each turn at its `gate`."""
 
     def __init__(self, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]) -> None:

@@ -22,7 +22,7 @@ from dpexp.train.loop import train, warm_up
 from dpexp.train.models import architectures
 from dpexp.train.strategies import Strategy, strategy_class
 from dpexp.train.strategies.rendezvous import translate_errors
-from dpexp.train.training_clock import Clock, SegmentClock
+from dpexp.train.training_clock import SegmentClock, TrainingClock
 
 EVALUATED_AT_ONCE = 1000  # samples
 
@@ -96,7 +96,7 @@ def _train_whole(work: Work, strategy: Strategy, model: nn.Module, rank: int) ->
 
     `model` is this rank's, as it was built.
     """
-    clock, epoch_loss_sums, epoch_accuracies = Clock(strategy), [], []
+    clock, epoch_loss_sums, epoch_accuracies = TrainingClock(strategy), [], []
     for loss_sum in train(work.config, work.dataset, strategy, clock):
         epoch_loss_sums.append(loss_sum)
         if work.config.target_accuracy is not None:

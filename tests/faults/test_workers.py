@@ -135,11 +135,11 @@ def test_a_hang_between_turns_is_seen_when_its_next_turn_comes(tmp_path, deed):
     assert not children()
 
 
-def test_a_worker_that_gets_on_slowly_is_no_hang():
+def test_a_slow_worker_is_no_hang():
     launch.launch(WorldSpec(get_on, [(1.5,)] * 2), timeout_seconds=0.5)
 
 
-def test_who_waits_for_a_rank_of_another_machine_that_gets_on_is_no_hang():
+def test_progress_on_another_machine_prevents_a_hang_error():
     """That one makes progress for a while, then no more; the worker here never does."""
     exchanged = []
 
@@ -165,7 +165,7 @@ def test_a_crash_in_native_code_shows_where_python_was(tmp_path):
     assert "in crash\n" in error.details
 
 
-def test_a_worker_that_just_leaves_is_named(tmp_path):
+def test_a_worker_that_exits_without_a_report_is_named(tmp_path):
     error = failure(tmp_path, Place(TRAINING, COMPUTE, 2), leave, 1, "workers=2")
     assert str(error).startswith("rank 1 exited with status 7 without a report, while training")
 

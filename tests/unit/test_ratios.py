@@ -17,12 +17,12 @@ from dpexp.analysis.ratios import (
     UNKNOWN_STD,
     LogMean,
     compare,
+    find_usual_misfit,
     log_seconds,
     pooled_blocks,
     pooled_jobs,
     step_seconds,
     turns_ratio,
-    usual_misfit,
     variance_of_step,
 )
 from dpexp.results.schema import Block
@@ -126,11 +126,11 @@ def test_two_blocks_that_differ_widen_the_interval_but_not_25_fold():
 def test_other_jobs_of_a_sweep_tell_how_much_blocks_usually_differ():
     calm = [pooled_blocks([exact(0.0)] * 3)] * 10
     restless = [pooled_blocks([exact(-0.02), exact(0.0), exact(0.02)])] * 10
-    assert usual_misfit([]) == 1
-    assert usual_misfit(calm) < 0.3
-    assert usual_misfit(restless) > 5
+    assert find_usual_misfit([]) == 1
+    assert find_usual_misfit(calm) < 0.3
+    assert find_usual_misfit(restless) > 5
     one = [exact(0.0)] * 2
-    widths = [pooled_blocks(one, usual_misfit(jobs)).estimate().precision for jobs in (calm, [], restless)]
+    widths = [pooled_blocks(one, find_usual_misfit(jobs)).estimate().precision for jobs in (calm, [], restless)]
     assert widths == sorted(widths)
 
 

@@ -253,7 +253,7 @@ def ticking(now, monkeypatch):
         monkeypatch.setattr(now.module, "_connect", lambda: instrument)
         monkeypatch.setattr(now.module, "_introduction", lambda files: "hello")
         monkeypatch.setattr(now.module.atexit, "register", lambda function: None)
-        clock = instrument.clock = now.module.Clock()
+        clock = instrument.clock = now.module.StepClock()
 
         def steps(optimizer, count, seconds, within=()):
             for _ in range(count):

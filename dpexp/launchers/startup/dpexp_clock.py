@@ -26,7 +26,7 @@ ADDRESS = "DPEXP_SCRIPT_SOCKET"
 MAX_OTHER_STEPS = 20  # of other optimizers after a step of the clock's; beyond, it has retired
 
 
-class Clock:
+class StepClock:
     """Times the steps of one process."""
 
     def __init__(self, read_files: Any = set) -> None:
@@ -188,7 +188,7 @@ def _own_files(read: Any) -> list[str]:
 def install(optimizers: Any, read_files: Any) -> None:
     """Install the clock; called when `torch.optim.optimizer` has been imported."""
     if ADDRESS in os.environ:
-        clock = Clock(read_files)
+        clock = StepClock(read_files)
         optimizers.register_optimizer_step_pre_hook(clock.before_step)
         optimizers.register_optimizer_step_post_hook(clock.after_step)
         os.register_at_fork(after_in_child=clock.forget)

@@ -51,7 +51,7 @@ class Strategy:
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
-        """In the parent, return what each process receives, besides the initial state, to reach the others.
+        """In the parent, return what each process receives, (besides the initial state) to connect to the others.
 
         Returns one picklable object for each process.
         """
