@@ -114,7 +114,7 @@ def received(config, dataset, strategy):
     return [strategy.broadcast([first + rank, rank]) for first in (7, 8)]
 
 
-SCRIPTS = [
-    *(network, ranks_played, received, gradients_left),
-    *(update_of_one_step, loss_of_one_step, hashes_around_training),
+SCRIPTS = [  # the first shows that the others can start over
+    *(hashes_around_training, network, ranks_played, received),
+    *(gradients_left, update_of_one_step, loss_of_one_step),
 ]

@@ -221,7 +221,8 @@ def shorten_turns() -> None:
 
 def customize() -> None:
     """What an interpreter does at its start, and what is done when torch and matplotlib are imported."""
-    sys.modules["matplotlib"].rcParams["backend"] = os.environ.get("MPLBACKEND", "agg")
+    if backend := os.environ.get("MPLBACKEND"):
+        sys.modules["matplotlib"].rcParams["backend"] = backend
     sys.modules.pop("sitecustomize", None)
     with contextlib.suppress(ImportError):
         importlib.import_module("sitecustomize")

@@ -97,6 +97,11 @@ def test_only_a_process_that_has_the_key_is_heard_from_another_host(sent, accept
         (["script.command='x {loaders}'", "script.arguments.loaders=1"], "is the same for one and 2 workers"),
         (["script.command='x {loaders:d} {workers}'", "script.arguments.loaders=1"], "Unknown format code 'd'"),
         (["script.command='x {workers'"], "write a literal brace as {{ or }}"),
+        (['script.command="x \'{workers}"'], "script.command=x '{workers}: No closing quotation"),
+        (
+            ["script.command='x {workers}'", "script.baseline_arguments.lr=2"],
+            "script.baseline_arguments.lr=2: no command",
+        ),
         (["script.command=''"], "script.command is empty"),
         (["script.command='x {workers}'", "model=cnn"], "it belongs to the script; leave model out"),
         (["script.command='x {workers}'", "checkpoint=true"], "it belongs to the script; leave checkpoint out"),

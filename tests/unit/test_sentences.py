@@ -20,6 +20,7 @@ from results_helpers import (
 
 from dpexp.analysis.table import aggregate
 from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY
+from dpexp.errors import format_number
 from dpexp.report.answer import answer, details
 from dpexp.report.columns import columns_of, footnotes
 from dpexp.report.sentences import reasons, targets, warnings
@@ -64,6 +65,13 @@ def test_what_decides_is_the_overall_speedup_and_the_undisturbed_one_is_said(tmp
     assert "2 workers reach 0.99 times (" in answer(found)[0]
     (said,) = [line for line in warnings(found) if "slowed down 21 % of the steps" in line]
     assert re.search(r": undisturbed, the speedup is 1\.20 \(.*\); with all time counted, it is 0\.99 \(", said)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0123, "0.0123"), (6.404, "6.4"), (99.97, "100"), (123.4, "123"), (12345.6, "12,346")]
+)
+def test_a_number_has_three_digits_and_no_exponent(value, text):
+    assert format_number(value) == text
 
 
 def test_nothing_is_advised_where_neither_is_shown_to_be_faster(tmp_path):
