@@ -52,7 +52,7 @@ def run(rounds: int) -> None:
             MEMORY: compose_config(*words, "strategy=ddp", "strategy.exchange=shared_memory"),
         }
         with tempfile.TemporaryDirectory() as folder, measuring_alone():
-            blocks = measure_in_turns(arms, Path(folder))
+            blocks = measure_in_turns(arms, baseline=GLOO, candidate=MEMORY, folder=Path(folder))
         table.add_row(
             name, *(shown(compare([blocks], baseline=other, candidate=MEMORY).overall) for other in (GLOO, ALONE, OURS))
         )

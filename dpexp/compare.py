@@ -45,7 +45,9 @@ def main(arguments: list[str]) -> int:
 
     with measuring_alone(), tempfile.TemporaryDirectory() as folder, contextlib.closing(terminal.Display()) as display:
         display.begin(0, "")
-        blocks = measure_in_turns(configs, Path(folder), on_progress=display.update)
+        blocks = measure_in_turns(
+            configs, baseline="before", candidate="after", folder=Path(folder), on_progress=display.update
+        )
     change = show_change(options.after, blocks)
     is_too_slow = options.fail_if_slower is not None and change.low > 1 + options.fail_if_slower
     return TOO_SLOW if is_too_slow else 0
@@ -97,7 +99,7 @@ def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
             f"{', '.join(differing[:3])}: both commands must train the same model on the same data with the same "
             "measurement"
         )
-    visited = [config.epochs * config.train_samples for config in (first, second)]
+    visited = [config.trained_samples for config in (first, second)]
     if visited[0] != visited[1]:
         raise ConfigError(f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on the same number")
 

@@ -33,6 +33,7 @@ if __name__ == "__main__":
     sys.path.insert(1, str(Path(__file__).parent.parent))
 
 from benchmarks.namespaces import enter  # noqa: E402
+from dpexp.machine.environment import THREAD_VARIABLES  # noqa: E402
 from dpexp.processes.fork_server import PRELOAD, PRELOADED_FOR  # noqa: E402
 
 IMPORTS = [
@@ -47,7 +48,7 @@ HANDLER = "torch.distributed.elastic.multiprocessing.subprocess_handler.subproce
 IMPORTS += ["dpexp.analysis.table", "dpexp.report.writer", TORCHRUN]
 # Environment variables: the program starts others in this way, as torchrun always does; Python code that it runs first.
 NESTED, FIRST = "PROGRAMS_NESTED", "PROGRAMS_FIRST"
-SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+SINGLE = dict.fromkeys(THREAD_VARIABLES, "1")
 LIBC = ctypes.CDLL(None)
 SET_CHILD_SUBREAPER, SET_DEATH_SIGNAL = 36, 1  # of prctl
 MAX_BYTES = 2**16  # of an environment

@@ -23,11 +23,15 @@ class Estimate:
     low: float
     high: float
 
-    def __format__(self, spec: str) -> str:
-        """The value and its interval, if it has one, each as `spec` says: 1.02 (0.98 to 1.06)."""
+    def text(self, spec: str, unit: str = "", to: str = " to ") -> str:
+        """Return the value, and its interval if it has one: 1.02 (0.98 to 1.06); a dash for NaN."""
         numbers = (self.value, self.low, self.high)
         value, low, high = (format(number, spec if number < 1000 else ",.0f") for number in numbers)
-        return value if math.isnan(self.low) else f"{value} ({low} to {high})"
+        interval = "" if math.isnan(self.low) else f" ({low}{to}{high})"
+        return f"{value}{unit}{interval}" if self.is_known else "-"
+
+    def __format__(self, spec: str) -> str:
+        return self.text(spec)
 
     def scaled(self, factor: float) -> Estimate:
         """The estimate of `factor` times the quantity."""

@@ -34,12 +34,14 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
     if _are_surely_more(is_longer, MIN_LONGER_SHARE) and _are_surely_more(does_delay, MIN_DELAYED_SHARE):
         hosts = [process.host for process in recorded[0].processes]
         longer_seconds = longer[:, rank, phase]
-        columns = {"slow_rank": rank, "slow_phase": USEFUL[phase], "slow_share": float(shares[rank, phase])}
-        columns |= {
+        return {
+            "slow_rank": rank,
+            "slow_host": hosts[rank] if len({*hosts}) > 1 else "",
+            "slow_phase": USEFUL[phase],
+            "slow_share": float(shares[rank, phase]),
             "slow_seconds": float(np.median(longer_seconds)),
             "slow_loss": float(np.median(longer_seconds / seconds)),
         }
-        return columns | {"slow_host": hosts[rank] if len({*hosts}) > 1 else ""}
     of_last = np.median(longer[np.arange(len(late)), late.argmax(1)], 0)
     phase, lateness = int(of_last.argmax()), np.median(late.max(1))
     is_late = lateness > MIN_DELAY * np.median(seconds) and of_last[phase] > lateness / 2

@@ -17,6 +17,7 @@ from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import warnings
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY, JobConfig
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results import series
@@ -108,7 +109,7 @@ def _row(members: list[JobResult], label: str, usual_misfit: float, best: int | 
         seconds=candidate.seconds,
         overall_seconds=candidate.overall_seconds.value,
         trained_seconds=candidate.trained_seconds,
-        samples_per_second=config.epochs * config.train_samples / candidate.seconds.value,
+        samples_per_second=config.trained_samples / candidate.seconds.value,
         **(_of_baseline(candidate, baseline) if baseline else {}),
         memory_bytes=candidate.memory_bytes,
         speedup=ratio.shown,
@@ -133,7 +134,7 @@ def _row(members: list[JobResult], label: str, usual_misfit: float, best: int | 
 
 
 def _of_baseline(candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, Any]:
-    target = candidate.config.target_accuracy
+    target = candidate.config.target_accuracy if isinstance(candidate.config, ExperimentConfig) else None
     reached = {} if target is None else speedup.time_to_target(target, candidate, baseline)
     return reached | {
         "baseline_threads": baseline.threads,

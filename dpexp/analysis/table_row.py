@@ -76,9 +76,7 @@ class Row:
     slow_seconds: float = math.nan  # ... by so much, in a typical step
     slow_share: float = math.nan  # share of the steps that it delays
     slow_loss: float = math.nan  # the share of the time that it costs the others
-    phases: SecondsByPhase = field(
-        default_factory=dict
-    )  # seconds of a training by known phase, of all processes together
+    phases: SecondsByPhase = field(default_factory=dict)  # seconds of a training, of all processes together
     baseline_phases: SecondsByPhase = field(default_factory=dict)
     train_loss: float = math.nan  # loss of the last epoch
     test_accuracy: float = math.nan

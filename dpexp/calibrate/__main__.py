@@ -87,8 +87,9 @@ def _composed(seconds: float, *overrides: str) -> JobConfig:
 
 def _blocks(configs: Mapping[str, JobConfig], faults: Mapping[str, Fault]) -> list[Block]:
     """Measure blocks of these arms, some of them with faults."""
+    baseline, *_, candidate = configs
     with tempfile.TemporaryDirectory() as folder:
-        return job.measure_in_turns(configs, Path(folder), LocalLauncher(faults))
+        return job.measure_in_turns(configs, baseline, candidate, Path(folder), LocalLauncher(faults))
 
 
 def _ratio(first: JobConfig, second: JobConfig, /, **faults: Fault) -> Estimate:

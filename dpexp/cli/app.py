@@ -58,7 +58,7 @@ def _run_as_rank_zero(torchrun: TorchrunEnvironment, arguments: list[str]) -> in
     status, message = FAILED, ""
     try:
         controller.channel.wait_until(controller.channel.all_joined)
-        status = _run(arguments, controller, torchrun.local_world_size)
+        status = _run(arguments, controller)
     except DpexpError as error:
         status, message = status_of(error), str(error)
         raise
@@ -70,7 +70,7 @@ def _run_as_rank_zero(torchrun: TorchrunEnvironment, arguments: list[str]) -> in
     return status
 
 
-def _run(arguments: list[str], controller: TorchrunController | None, local_world_size: int | None = None) -> int:
+def _run(arguments: list[str], controller: TorchrunController | None) -> int:
     """Run a command that is not under torchrun, or is rank 0; return the exit status.
 
     What was measured is reported even after an error. Raises DpexpError.
@@ -87,13 +87,7 @@ def _run(arguments: list[str], controller: TorchrunController | None, local_worl
     how_to_finish = "" if controller else f"; to finish, run: {resume.resume_command(arguments, plan.folder)}"
     done: list[runner.JobOutcome] = []
     try:
-        with runner.open_plan(
-            plan,
-            *([controller.check] if controller else []),
-            resumed=options.resume is not None,
-            launcher=controller,
-            local_world_size=local_world_size,
-        ) as jobs:
+        with runner.open_plan(plan, resumed=options.resume is not None, launcher=controller) as jobs:
             try:
                 done.extend(jobs)  # until an error
             except ResultError as error:  # a report can't be written either
@@ -122,10 +116,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         words = [word.lstrip("-") for word in arguments if word.startswith("--") and "=" in word]
         raise ConfigError(f"{error}{f' (settings have no dashes: {words[0]})' if words else ''}") from error
     folders = [text.removeprefix("resume=") for text in options.overrides if text.startswith("resume=")]
-    options.resume = None
-    if folders:
-        options.resume = Path(folders[0]).expanduser()
-        if len(folders) > 1 or not folders[0] or not options.resume.is_dir():
-            raise ConfigError(f"resume={' resume='.join(folders)}: name the folder of one sweep or run")
-        options.overrides = [text for text in options.overrides if not text.startswith("resume=")]
+    options.resume = Path(folders[0]).expanduser() if folders else None
+    if folders and (len(folders) > 1 or not folders[0] or not options.resume.is_dir()):
+        raise ConfigError(f"resume={' resume='.join(folders)}: name the folder of one sweep or run")
+    options.overrides = [text for text in options.overrides if not text.startswith("resume=")]
     return options

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpexp.config.compose import Plan
+from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
+from dpexp.config.overrides import FOLDERS, split_at_script
 from dpexp.errors import ConfigError, ResultError, VersionError
 from dpexp.machine.environment import Environment
 from dpexp.measurement.record import CHECKPOINT
@@ -13,7 +15,7 @@ from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import RunResult
 
-FOLDER_SETTINGS = ("resume=", "hydra.run.dir=", "hydra.sweep.dir=")
+FOLDER_SETTINGS = tuple(f"{name}=" for name in ("resume", *FOLDERS))
 
 
 def refuse_results(folder: Path) -> None:
@@ -59,7 +61,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> R
     same_code = result.environment.code_sha256 == environment.code_sha256
     if result.status == "diverged" or not result.blocks or not (result.status == "ok" or same_code):
         return None
-    if config.checkpoint and not (folder / CHECKPOINT).exists():
+    if isinstance(config, ExperimentConfig) and config.checkpoint and not (folder / CHECKPOINT).exists():
         return None
     files = fingerprint(config)
     files |= digests_of(result.user_files.keys() - files.keys())
@@ -73,6 +75,8 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> R
 
 def resume_command(arguments: Sequence[str], folder: Path) -> str:
     """Return the command line that finishes a command with these arguments."""
-    at = list(arguments).index("--") if "--" in arguments else len(arguments)
-    kept = [word for word in arguments[:at] if not word.startswith(FOLDER_SETTINGS)]
-    return shlex.join(["python", "-m", "dpexp", *kept, f"resume={folder}", *arguments[at:]])
+    words, script = split_at_script(arguments)
+    kept = [word for word in words if not word.startswith(FOLDER_SETTINGS)]
+    return shlex.join(
+        ["python", "-m", "dpexp", *kept, f"resume={folder}", *([] if script is None else ["--", *script])]
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,24 +50,28 @@ def check_core_limits(config: JobConfig) -> None:
 @contextlib.contextmanager
 def open_plan(
     plan: Plan,
-    *checks: Callable[[JobConfig], None],
+    *,
     resumed: bool = False,
     launcher: LocalLauncher | None = None,
-    local_world_size: int | None = None,
     names_of_later_plans: Iterable[str] = (),
 ) -> Iterator[Iterator[JobOutcome]]:
     """Lock the plan's folder and the machine while the context is open; yield the outcomes of the jobs.
 
-    A `resumed` command builds on the results there.
-    Raises ConfigError for a job that can't be measured here, or fails one of `checks`; ResultError.
+    A `resumed` command builds on the results there. Raises ConfigError for a job that can't be measured here, or by
+    `launcher` (None: a local one); ResultError.
     """
     for job in plan.jobs:
         try:
-            for refuse in (check_core_limits, fingerprint, refuse_edited_modules, *checks):
-                refuse(job.config)
+            for check in (
+                check_core_limits,
+                fingerprint,
+                refuse_edited_modules,
+                *([launcher.check] if launcher else []),
+            ):
+                check(job.config)
         except ConfigError as error:
             raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
-    environment = current_environment(local_world_size)
+    environment = current_environment(launcher.local_world_size if launcher else None)
     with lock_folder(plan.folder):
         earlier: list[RunResult | None] = [None] * len(plan.jobs)
         if resumed:

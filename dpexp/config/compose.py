@@ -136,7 +136,7 @@ def _of_script(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
     if isinstance(composed.script, DictConfig) and composed.script.command is None:
         raise ConfigError("script.command: no value; type the script's command after --")
     values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
-    values |= {"epochs": 1, "checkpoint": False, "target_accuracy": None, "data": {"size": values["data"]["size"]}}
+    values |= {"epochs": 1, "data": {"size": values["data"]["size"]}}
     config = from_settings(values)
     assert isinstance(config, ScriptConfig)
     return config

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Tag, TypeAdapter, model_validator
+from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import (
@@ -35,6 +35,8 @@ class ExperimentConfig(JobConfig):
     model: ModelConfig
     strategy: StrategyConfig
     optimizer: OptimizerConfig
+    target_accuracy: Annotated[float, Field(gt=0, lt=1)] | None
+    checkpoint: bool
 
     default_max_seconds: ClassVar[tuple[float, float]] = (9.0, 36.0)
 

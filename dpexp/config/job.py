@@ -30,8 +30,6 @@ class JobConfig:
     threads_per_worker: PositiveInt
     epochs: PositiveInt
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    checkpoint: bool
-    target_accuracy: Annotated[float, Field(gt=0, lt=1)] | None
     data: SizedConfig
     batch: BatchConfig
     measurement: MeasurementConfig
@@ -48,6 +46,11 @@ class JobConfig:
     def train_samples(self) -> int:
         """Samples of one epoch, of all workers together."""
         return self.data.size
+
+    @property
+    def trained_samples(self) -> int:
+        """Samples of the whole training, of all workers together."""
+        return self.epochs * self.train_samples
 
     @property
     def process_count(self) -> int:
@@ -90,14 +93,9 @@ class JobConfig:
         return self.global_batch_size // self.workers
 
     @property
-    def updates_per_epoch(self) -> int:
-        """Optimizer updates of one epoch; the last may see a smaller batch."""
-        return -(-self.train_samples // self.global_batch_size)
-
-    @property
     def updates(self) -> int:
-        """Optimizer updates of the whole training."""
-        return self.epochs * self.updates_per_epoch
+        """Optimizer updates of the whole training; the last of each epoch may see a smaller batch."""
+        return self.epochs * -(-self.train_samples // self.global_batch_size)
 
     @property
     def total_threads(self) -> int:

@@ -53,13 +53,21 @@ def with_script(arguments: Sequence[str]) -> list[str]:
 
     The spelling of earlier versions (strategy=script strategy.command=...) is understood, too.
     """
-    at = list(arguments).index("--") if "--" in arguments else len(arguments)
-    words = [re.sub(r"^strategy\.(baseline_)?command=", r"script.\1command=", word) for word in arguments[:at]]
+    words, script = split_at_script(arguments)
+    words = [re.sub(r"^strategy\.(baseline_)?command=", r"script.\1command=", word) for word in words]
     words = [word for word in words if word != "strategy=script"]
-    if at == len(arguments):
+    if script is None:
         return words
-    command = shlex.join(arguments[at + 1 :]).replace("${", "\\${")  # which is not OmegaConf's here
+    command = shlex.join(script).replace("${", "\\${")  # which is not OmegaConf's here
     return [*words, f"script.command={_quoted(command)}"]
+
+
+def split_at_script(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str] | None]:
+    """Return the arguments before `--`, and the words of the script's command after it; None without `--`."""
+    if "--" not in arguments:
+        return arguments, None
+    at = list(arguments).index("--")
+    return arguments[:at], arguments[at + 1 :]
 
 
 def _quoted(value: str) -> str:

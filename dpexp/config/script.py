@@ -88,8 +88,6 @@ class ScriptConfig(JobConfig):
     """A script. Its times are computed from the timed steps, for `data.size` samples."""
 
     epochs: Literal[1]
-    checkpoint: Literal[False]
-    target_accuracy: None
     script: CommandConfig
 
     default_max_seconds: ClassVar[tuple[float, float]] = (60.0, 60.0)

@@ -13,6 +13,7 @@ from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers import command_output as output
 from dpexp.launchers import descendants
 from dpexp.launchers.descendants import GRACE_SECONDS, Descendants
+from dpexp.machine.environment import THREAD_VARIABLES
 from dpexp.machine.exclusive import LOCK_VARIABLE
 from dpexp.machine.memory import peak_bytes
 from dpexp.processes.waiting import wait_until
@@ -20,7 +21,6 @@ from dpexp.processes.waiting import wait_until
 STARTUP = Path(__file__).parent / "startup"
 PACKAGES = Path(__file__).parents[2]  # where dpexp is
 SOCKET, EXCHANGE = "DPEXP_SCRIPT_SOCKET", "DPEXP_SCRIPT_EXCHANGE"
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # If dpexp itself is a rank, one on each host, these variables describe that rank; its commands must not inherit them.
 OWN_RANK = re.compile(
     "((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|SLURM_(PROCID|NTASKS)"
@@ -58,7 +58,7 @@ class CommandProcesses(Descendants):
         """Start the command, whose processes report to `address`. Raises ConfigError if there is no such program."""
         words, is_rank = self._command.words[self._host], {"RANK", "WORLD_SIZE"} <= os.environ.keys()
         environment = {name: value for name, value in os.environ.items() if not (is_rank and OWN_RANK.fullmatch(name))}
-        environment |= dict.fromkeys(THREADS, str(self._command.threads))
+        environment |= dict.fromkeys(THREAD_VARIABLES, str(self._command.threads))
         environment |= {LOCK_VARIABLE: ""}  # a dpexp in there would wait for this one
         environment |= {SOCKET: address, descendants.NAME: self.mark}
         # "python" and "torchrun" are those of the environment in which dpexp runs, active or not.

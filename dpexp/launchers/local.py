@@ -6,7 +6,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import MappingProxyType
 
-from dpexp.config.job import CANDIDATE
+from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.errors import WorkerError
 from dpexp.launchers.commands import Hosts
 from dpexp.machine.memory import peak_bytes
@@ -54,10 +54,14 @@ class LocalLauncher:
     """Runs trainings in fresh processes of this machine."""
 
     hosts: Hosts | None = None  # where others take part
+    local_world_size: int | None = None  # ranks on this machine, where torchrun started them
 
     def __init__(self, targets: Mapping[str, Target] = MappingProxyType({})) -> None:
         """`targets` are run by the workers of the named trainings instead of `worker.run`."""
         self._targets = targets
+
+    def check(self, config: JobConfig) -> None:
+        """Raise ConfigError for a job that this launcher can't run."""
 
     def run(self, work: Work) -> list[WorkerReport]:
         """Run one whole training; return the reports of all processes by rank. Raises WorkerError."""

@@ -35,6 +35,7 @@ class TorchrunController(LocalLauncher):
         super().__init__()
         self._environment = environment
         self.hosts, self.count = self, environment.world_size  # of a script, one dpexp runs on each
+        self.local_world_size = environment.local_world_size
         self.channel = Channel(environment, arguments, task=FIRST_TASK)
         self._task_number = 0  # of the last one
         self._loaded: ExperimentConfig | None = None  # the job whose data all agents hold

@@ -14,6 +14,9 @@ from pydantic.dataclasses import dataclass
 
 from dpexp.machine import cgroups
 
+# Environment variables that set the threads of libraries.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
 
 def usable_cores() -> int:
     """Return the cores that this process may use, by affinity and the cgroup's CPU quota (at least 1)."""

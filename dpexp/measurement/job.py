@@ -77,13 +77,13 @@ def measure_job(
             refuse_changes(changed_files(user_files, fingerprint(config)))
             record.add_block(block, digests_of(trainer.files))
         on_warm(timed_steps(record.result.blocks[-1]))  # where all blocks had been made before
-        checkpoint = folder / CHECKPOINT if config.checkpoint else None
         for number, name, variant in whole_trainings.configs():
             if len(record.result.trainings.get(name, [])) > number:
                 continue  # made before an interruption
             on_progress(f"training as {name}, seed {variant.seed}", budget.done_fraction)
             assert isinstance(trainer, BuiltInTrainer)
-            training = trainer.train(variant, checkpoint if name == CANDIDATE and number == 0 else None)
+            is_kept = variant.checkpoint and name == CANDIDATE and number == 0
+            training = trainer.train(variant, folder / CHECKPOINT if is_kept else None)
             record.add_training(name, training)
     except (ConfigError, DataError) as error:
         if record_bad_input and not record.replaces:  # a good result stays until there is a better one
@@ -98,18 +98,20 @@ def measure_job(
 
 def measure_in_turns(
     configs: Mapping[str, JobConfig],
+    baseline: str,
+    candidate: str,
     folder: Path,
     launcher: LocalLauncher | None = None,
     on_progress: OnProgress = lambda text, done: None,
 ) -> list[Block]:
-    """Measure these trainings in turns on the data of the first, as its settings say; return at least two blocks.
+    """Measure these trainings in turns on the baseline's data, as its settings say; return at least two blocks.
 
-    The precision is that of the ratio of the last to the first. `folder` receives the output of scripts. Raises
-    ConfigError, DataError, WorkerError, DivergedError.
+    They are known by their names; the precision is that of the candidate's speedup over the baseline. `folder` receives
+    the output of scripts. Raises ConfigError, DataError, WorkerError, DivergedError.
     """
-    first, *_, last = configs
-    trainer = open_trainer(configs[first], folder, launcher or LocalLauncher())
-    blocks = run_blocks(trainer, lambda blocks: configs, Budget(configs[first], last, first), on_progress=on_progress)
+    trainer = open_trainer(configs[baseline], folder, launcher or LocalLauncher())
+    budget = Budget(configs[baseline], baseline, candidate)
+    blocks = run_blocks(trainer, lambda blocks: configs, budget, on_progress=on_progress)
     return [block for block in blocks if not block.warmup]
 
 
@@ -197,7 +199,7 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
         return next((threads for threads in counts if threads != config.threads_per_worker), counts[0])
     settings = config.baseline().identity
     for name in ("threads_per_worker", "epochs", "seed", "target_accuracy"):
-        del settings[name]
+        settings.pop(name, None)
     del settings["data"]["size"]
     key = json.dumps([settings, fingerprint(config)])
     if key not in _best_threads:

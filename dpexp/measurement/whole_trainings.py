@@ -18,10 +18,13 @@ class WholeTrainings:
     """The whole trainings of a job, if they were asked for or are short."""
 
     def __init__(self, config: JobConfig, job_seconds: float) -> None:
-        self._config, self._short_seconds = config, SHORT_SHARE * job_seconds
-        # The length of a script's training is unknown.
-        self._variants = config.trained_variants if isinstance(config, ExperimentConfig) else {}
-        is_requested = config.checkpoint or config.target_accuracy is not None
+        self._short_seconds, self._seeds = SHORT_SHARE * job_seconds, 1
+        self._variants: dict[str, ExperimentConfig] = {}  # none of a script, whose training has an unknown length
+        is_requested = False
+        if isinstance(config, ExperimentConfig):
+            self._variants = config.trained_variants
+            is_requested = config.checkpoint or config.target_accuracy is not None
+            self._seeds = 1 if config.target_accuracy is None else config.measurement.repeats
         self._are_wanted = is_requested or config.measurement.whole_trainings == "always"
         # In the job's time; those that are asked for come on top of it. None: not known yet.
         self._reserved_seconds = None if config.measurement.whole_trainings == "auto" and not is_requested else 0.0
@@ -41,10 +44,7 @@ class WholeTrainings:
 
     def configs(self) -> Iterator[tuple[int, str, ExperimentConfig]]:
         """Yield each training with its number and arm; with a target accuracy, there is one per seed."""
-        if not self._are_wanted:
-            return
-        seeds = 1 if self._config.target_accuracy is None else self._config.measurement.repeats
-        for number in range(seeds):
+        for number in range(self._seeds if self._are_wanted else 0):
             for name, config in self._variants.items():
                 yield number, name, dataclasses.replace(config, seed=(config.seed + number) % 2**32)
 

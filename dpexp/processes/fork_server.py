@@ -20,7 +20,7 @@ import psutil
 
 from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
 from dpexp.machine import signals
-from dpexp.machine.environment import modified_environment
+from dpexp.machine.environment import THREAD_VARIABLES, modified_environment
 from dpexp.processes.heartbeat import Monitor
 
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
@@ -44,7 +44,7 @@ def start_server(names: Iterable[str] = PRELOADED_FOR) -> None:
     """
     imports = {PRELOADED_FOR[name] for name in names if name in PRELOADED_FOR}
     forkserver.set_forkserver_preload([*PRELOAD, *sorted(imports), SERVER_SETUP])
-    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    single = dict.fromkeys(THREAD_VARIABLES, "1")
     # The server's imports must find what this process finds, and make no pool of threads: a forked
     # worker would inherit it broken.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)

@@ -11,15 +11,7 @@ from typing import Any
 from dpexp.phases import PHASES
 from dpexp.processes.descriptors import Descriptor
 
-STAGES = (
-    "starting",
-    "warming up",
-    "waiting for its turn",
-    "training",
-    "finishing its training",
-    "evaluating",
-    "reporting",
-)
+STAGES = ("starting", "warming up", "waiting for its turn", "training", "finishing", "evaluating", "reporting")
 STACKS_SIGNAL = signal.SIGUSR1
 STARTING, WARMING_UP, WAITING, TRAINING, FINISHING, EVALUATING, REPORTING = range(len(STAGES))
 

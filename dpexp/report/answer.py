@@ -1,5 +1,6 @@
 """The report in sentences: the answer with one number, its certainty, a projection, and the details."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,49 +14,37 @@ from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row, at_largest_data_size, largest_of_each_series
 from dpexp.analysis.warnings import BATCH
 from dpexp.machine.memory import format_bytes
-from dpexp.report.sentences import (
-    describe_projection,
-    failures,
-    format_ratio,
-    label,
-    largest_loss,
-    percent,
-    reasons,
-    shared_memory_gain,
-    targets,
-    warnings,
-    workers_of,
-)
+from dpexp.report import sentences
+from dpexp.report.sentences import format_ratio, label, workers_of
 
 MAX_LINES = 20  # of a section
 
 
 def sections(summary: Summary) -> dict[str, list[str]]:
     """Return all sentences by section, at most MAX_LINES of each."""
-    sentences = {
+    by_section = {
         "answer": answer(summary),
-        "details": [*details(summary), *targets(summary)],
-        "reasons": reasons(summary),
-        "warnings": warnings(summary),
-        "failures": failures(summary),
+        "details": [*details(summary), *sentences.targets(summary)],
+        "reasons": sentences.reasons(summary),
+        "warnings": sentences.warnings(summary),
+        "failures": sentences.failures(summary),
     }
-    for lines in sentences.values():
+    for lines in by_section.values():
         if len(lines) > MAX_LINES:
             lines[MAX_LINES:] = [f"... and {len(lines) - MAX_LINES:,} more: see results.csv"]
-    return sentences
+    return by_section
 
 
 def answer(summary: Summary) -> list[str]:
     """Return the headline (what to do, with the overall speedup), then what it costs and what would help."""
-    decided = _comparable_rows(summary)
+    decided, choice = _decide(summary)
     rows = largest_of_each_series(row for row in decided or summary.good if row.overall_speedup.is_known)
     if not rows:
         alone = at_largest_data_size(summary.good)[:1]
         lines = [f"{workers_of(row)}: {row.seconds:.3g} seconds for {row.data_size:,} samples" for row in alone]
-        return [*lines, *(line for row in alone for line in shared_memory_gain(row))]
+        return [*lines, *(line for row in alone for line in sentences.shared_memory_gain(row))]
     if wrong := [warning for row in rows for warning in row.warnings if warning.kind == BATCH]:
         return [f"No speedup is known: {wrong[0]}"]
-    choice = choose(decided)
     row = choice.row if choice and choice.row else max(rows, key=lambda row: row.overall_speedup.value)
     over_best = row.overall_best_sequential_speedup.is_known
     over = "the best single process" if over_best else "one process"
@@ -66,10 +55,10 @@ def answer(summary: Summary) -> list[str]:
     overall = row.overall_best_sequential_speedup if over_best else row.overall_speedup
     lines = [_headline(row, choice, overall, over), *_ranking(decided, choice, over)]
     lines += _accuracy(row)
-    loss, where, advice = largest_loss(row)
+    loss, where, advice = sentences.largest_loss(row)
     if loss and not row.oversubscribed:
         lines.append(f"Largest loss: {100 * loss:.0f} % to {where}; {advice}.")
-    return [*lines, *shared_memory_gain(row)]
+    return [*lines, *sentences.shared_memory_gain(row)]
 
 
 def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> str:
@@ -98,12 +87,12 @@ def _accuracy(row: Row) -> list[str]:
         return []
     if math.isnan(row.test_accuracy):
         return ["Accuracy: not measured; set measurement.whole_trainings=always to measure it."]
-    text = f"{percent(row.test_accuracy)} after {row.updates:,} updates"
+    text = f"{sentences.percent(row.test_accuracy)} after {row.updates:,} updates"
     if math.isnan(row.baseline_test_accuracy):
         return [f"Test accuracy: {text}."]
     points = 100 * (row.test_accuracy - row.baseline_test_accuracy)
     change = f"{abs(points):.1f} points {'lower' if points < 0 else 'higher'}" if abs(points) >= 0.05 else "the same"
-    other = f"{percent(row.baseline_test_accuracy)} after {row.baseline_updates:,} in one process"
+    other = f"{sentences.percent(row.baseline_test_accuracy)} after {row.baseline_updates:,} in one process"
     return [f"Test accuracy is {change}: {text}, {other}."]
 
 
@@ -126,13 +115,22 @@ def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
 
 def details(summary: Summary) -> list[str]:
     """Say how certain the choice is, and what more workers would bring, of rows that are compared."""
-    if rows := _comparable_rows(summary):
-        choice = choose(rows)
-        projection = project_further(rows) if len({row.series for row in rows}) == 1 else None
-        sure = f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}."
-        more = f"Projected, not measured: {describe_projection(projection)}." if projection else ""
-        return [*([sure] if choice else []), *([more] if projection else []), *_memory(summary, rows)]
-    return []
+    rows, choice = _decide(summary)
+    if not rows:
+        return []
+    lines = []
+    if choice is not None:
+        lines.append(f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}.")
+    if len({row.series for row in rows}) == 1 and (projection := project_further(rows)) is not None:
+        lines.append(f"Projected, not measured: {sentences.describe_projection(projection)}.")
+    return [*lines, *_memory(summary, rows)]
+
+
+@functools.lru_cache(maxsize=1)
+def _decide(summary: Summary) -> tuple[Sequence[Row], Choice | None]:
+    """Return the rows that are compared, and the fastest choice among them."""
+    rows = _comparable_rows(summary)
+    return rows, choose(rows)
 
 
 def _comparable_rows(summary: Summary) -> Sequence[Row]:

@@ -2,7 +2,6 @@
 
 import math
 
-from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row
 from dpexp.errors import pluralize
@@ -64,17 +63,10 @@ def cells(row: Row) -> dict[str, str]:
         "updates": f"{row.updates:,} [{row.baseline_updates:,}]",
         "seconds": f"{row.seconds.value:.3f}",
         "samples/s": f"{row.samples_per_second:,.0f}",
-        "speedup": _with_interval(row.speedup),
-        "overall speedup": _with_interval(row.overall_speedup),
-        "over best sequential": _with_interval(row.best_sequential_speedup),
+        "speedup": row.speedup.text(".2f", to="-"),
+        "overall speedup": row.overall_speedup.text(".2f", to="-"),
+        "over best sequential": row.best_sequential_speedup.text(".2f", to="-"),
         "efficiency": f"{100 * row.efficiency.value:.0f} %" if row.efficiency.is_known else "-",
         "accuracy": accuracy,
         "warnings": "; ".join(warning.text for warning in row.warnings),
     }
-
-
-def _with_interval(estimate: Estimate) -> str:
-    """Return an estimate as short as possible, for narrow terminals."""
-    if math.isnan(estimate.low):
-        return f"{estimate.value:.2f}" if estimate.is_known else "-"
-    return f"{estimate.value:.2f} ({estimate.low:.2f}-{estimate.high:.2f})"

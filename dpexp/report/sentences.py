@@ -20,10 +20,7 @@ LOSS_CAUSES = {  # by factor of efficiency: the cause of the loss, and advice
     "script": ("exchanging gradients", "on one host, measure how much script.exchange=shared_memory helps"),
     # Of computation scaling, by the phase that takes more time than in one process:
     "data": ("loading data, which takes longer in every worker", "give the data loaders their own cores"),
-    "compute": (
-        "slower computation in every worker",
-        "workers share caches and memory bandwidth; smaller batches may fit the caches",
-    ),
+    "compute": ("slower computation in every worker", "workers share caches and memory bandwidth"),
     "threads": (
         "slower computation in every worker",
         "workers share cores, caches and memory bandwidth; fewer threads per worker may be faster",
@@ -33,14 +30,11 @@ LOSS_CAUSES = {  # by factor of efficiency: the cause of the loss, and advice
         "workers share caches and memory bandwidth; larger batches update parameters less often",
     ),
 }
-SLOW_PHASES = {  # by phase: what a slow worker takes longer to do, and advice
+SLOW_PHASES = {  # by phase: what a slow worker takes longer to do, and advice; "samples": another one in each step
     "data": ("load data", "look at its loader, and at what it does between steps"),
     "compute": ("compute", "give it less work, or check what else runs on its core"),
     "update": ("update", "check what only this worker does during the update"),
-    "samples": (
-        "",
-        "samples need different amounts of work: put similar ones into the same batch",
-    ),  # another one in each step
+    "samples": ("", "samples need different amounts of work: put similar ones into the same batch"),
 }
 
 
@@ -199,8 +193,7 @@ def workers_of(row: Row) -> str:
 
 def format_ratio(estimate: Estimate) -> str:
     """Return a ratio with its interval, if it has one."""
-    interval = "" if math.isnan(estimate.low) else f" ({estimate.low:.2f} to {estimate.high:.2f})"
-    return f"{estimate.value:.2f} times{interval}"
+    return estimate.text(".2f", " times")
 
 
 def percent(fraction: float) -> str:

@@ -14,7 +14,7 @@ from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
 from dpexp.phases import PHASES
 
-VERSION: Final = 13
+VERSION: Final = 14
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 # Bounds far beyond any measurement, within which statistics are finite.
@@ -117,7 +117,7 @@ class RunResult:
     """Everything that one job measured. `error` is None if the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[13]  # VERSION
+    version: Literal[14]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers

@@ -56,8 +56,8 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
 
 def _smallest_shard(config: ExperimentConfig) -> int:
     """Return the samples of the smallest non-empty shard of the last batch, candidate's or paired baseline's."""
-    sizes = []
-    for variant in config.trained_variants.values():
-        tail = variant.train_samples % variant.global_batch_size or variant.global_batch_size
-        sizes.append(max(1, tail // variant.workers))
-    return min(sizes)
+    last_batches = [
+        (variant.train_samples % variant.global_batch_size or variant.global_batch_size, variant.workers)
+        for variant in config.trained_variants.values()
+    ]
+    return min(max(1, samples // workers) for samples, workers in last_batches)
