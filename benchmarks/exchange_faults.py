@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.endurance import Census
 from benchmarks.setup import out, progress
 from dpexp.exchange import hook
 from dpexp.processes import launch
 from dpexp.processes.world import Worker, WorldSpec
 from dpexp.train.strategies.rendezvous import Rendezvous
+from testbed.endurance import Census
 
 LAUNCHES, FAULTS = 500, (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 STOPPED_SECONDS = 2.0  # after which the others give up a rank that does not come

@@ -14,12 +14,12 @@ import torch.distributed as dist
 from rich.table import Table
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from benchmarks.namespaces import enter
 from benchmarks.setup import out
 from dpexp.analysis.decision.links import Link, ring
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
 from dpexp.train.strategies.rendezvous import Rendezvous
+from testbed.namespaces import enter
 
 LOCAL_SIZE = 2
 SIZES = [4**power for power in range(3, 13)]  # bytes: 64 B to 16 MiB

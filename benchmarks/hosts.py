@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks import host_exchange
-from benchmarks.namespaces import HOSTS, linked, sent_bytes
 from benchmarks.setup import command, out, paired_ratio, shown
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, StepModel
@@ -21,6 +20,7 @@ from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
 from dpexp.config.job import CANDIDATE
 from dpexp.results import storage
+from testbed.namespaces import HOSTS, linked, sent_bytes
 
 GLOO, MEMORY = host_exchange.WAYS
 WAYS = {GLOO: ["strategy=ddp"], MEMORY: ["strategy=ddp", "strategy.exchange=shared_memory"]}

@@ -16,7 +16,7 @@ from dpexp.analysis.intervals import geometric_mean
 from dpexp.phases import PHASES
 from dpexp.report.sentences import largest_loss
 
-PEER = "benchmarks/script_peer.py"
+PEER = "testbed/delayed_script.py"
 LAUNCHED = f"torchrun --standalone --nproc-per-node={{workers}} {PEER}"
 JOB = ["measurement.best_sequential=false", "measurement.max_seconds=30"]
 EXAMPLES = {

@@ -20,15 +20,19 @@ import yaml
 from omegaconf import omegaconf
 from programs import shorten_turns
 
-from benchmarks.namespaces import linked
 from dpexp.cli import app
 from dpexp.config.compose import compose_config
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes import fork_server
+from testbed.namespaces import linked
 
 os.environ["DPEXP_LOCK"] = ""  # tests run side by side
 # Thousands of processes are forked from some that have imported torch: the fewer pages these have, the sooner.
 os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "tests" / "helpers" / "scripts"
+PYTHONPATH = f"{ROOT}:{ROOT}/tests:{ROOT}/tests/helpers"  # this dpexp, whichever is installed, and what tests share
 
 # Small enough for milliseconds, odd enough to hit every uneven split: 4 batches of 24, then one of 5. A job measures
 # one block, of few rounds; tests that want whole trainings, too, ask for them.
@@ -62,7 +66,7 @@ def preloaded_fork_server(request: pytest.FixtureRequest) -> None:
 
     It has imported what tests do, too: many targets of workers are theirs.
     """
-    fork_server.PRELOAD += ["pytest", "hypothesis", "dpexp.cli.app", "benchmarks.namespaces"]
+    fork_server.PRELOAD += ["pytest", "hypothesis", "dpexp.cli.app", "testbed.namespaces"]
     if any("unit" not in item.path.parts for item in request.session.items):
         fork_server.start_server()
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from conftest import TINY, wait_until
-from fault_helpers import IN_ONE_PIECE, ROOT, children, faulty_model, in_turns, marked, places, segment_places
+from conftest import PYTHONPATH, ROOT, TINY, wait_until
+from fault_helpers import IN_ONE_PIECE, children, faulty_model, in_turns, marked, places, segment_places
 from programs import Program
 from worker_actions import Place
 
@@ -101,7 +101,7 @@ def started(tmp_path, *arguments, start=Program):
     process = start(
         [sys.executable, "-m", "dpexp", *arguments, f"hydra.run.dir={tmp_path}/out", f"hydra.sweep.dir={tmp_path}/out"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "MARKER": marker},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, "MARKER": marker},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.endurance import Census, soak, sweep
+from testbed.endurance import Census, soak, sweep
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ import programs
 import psutil
 import pytest
 import torch
-from conftest import TINY, tiny
-from fault_helpers import ROOT, faulty_model, marked
+from conftest import PYTHONPATH, TINY, tiny
+from fault_helpers import faulty_model, marked
 from worker_actions import Place
 
 from dpexp.analysis.warnings import OTHER_CORES
@@ -33,7 +33,7 @@ from dpexp.results import storage
 from dpexp.train.data.dataset import load
 
 OWN = [override for override in TINY if not override.startswith("model.")]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH}
 
 
 def can_mount() -> bool:

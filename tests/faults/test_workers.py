@@ -24,7 +24,6 @@ from worker_actions import (
     stop,
 )
 
-from benchmarks.endurance import shared_names
 from dpexp.errors import WorkerError
 from dpexp.phases import COMMUNICATE, COMPUTE, WAIT
 from dpexp.processes import launch, waiting
@@ -32,6 +31,7 @@ from dpexp.processes.heartbeat import EVALUATING, TRAINING, WAITING
 from dpexp.processes.world import RemoteRanks, WorldSpec
 from dpexp.results import storage
 from dpexp.train.strategies import core_sharing
+from testbed.endurance import shared_names
 
 KINDS = {"in turns": True, "in one piece": False}
 MOMENTS = [

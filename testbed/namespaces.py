@@ -30,7 +30,7 @@ def linked(rate: str | None, delay_seconds: float = 0.0) -> Iterator[None]:
             bits = Link.parse(f"{rate}/s,0us").bytes_per_second * 8 if rate else 100e9
             words = [word for host in HOSTS.items() for word in host] + [str(bits), str(delay_seconds)]
             relay = cleanup.enter_context(
-                subprocess.Popen([sys.executable, "-m", "benchmarks.link", *words], stdout=subprocess.PIPE)
+                subprocess.Popen([sys.executable, "-m", "testbed.link", *words], stdout=subprocess.PIPE)
             )
             cleanup.callback(relay.kill)
             assert relay.stdout is not None

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
-from conftest import TINY, wait_until
+from conftest import ROOT, SCRIPTS, TINY, wait_until
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 ACTIVATED = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as by the environment's bin/activate
 
 
@@ -39,7 +39,7 @@ SCRIPT = "env RANK={host} WORLD_SIZE={workers} MASTER_ADDR={head} MASTER_PORT={p
 SWEEP = [
     *["-m", "hydra.sweep.dir=out", "measurement.max_seconds=0.4,600"],
     *[text for text in TINY if text.startswith("measurement") and "seconds" not in text],
-    *["measurement.baseline=none", "batch.size=8", "--", *SCRIPT.split(), f"{Path(__file__).parent}/scripts/train.py"],
+    *["measurement.baseline=none", "batch.size=8", "--", *SCRIPT.split(), f"{SCRIPTS}/train.py"],
     *["--batch", "{local_batch_size}"],
 ]
 

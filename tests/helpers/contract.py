@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch.distributed import TCPStore
 
-from benchmarks.namespaces import HOSTS, enter
 from dpexp.train import loop, worker
 from dpexp.train.data.sharding import shard
 from dpexp.train.models import architectures
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.strategies import strategy_class
 from dpexp.train.strategies.rendezvous import Rendezvous
+from testbed.namespaces import HOSTS, enter
 
 
 def play(rank, config, dataset, initial, shared, notify):

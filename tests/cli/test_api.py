@@ -6,21 +6,19 @@ import os
 import subprocess
 import sys
 from multiprocessing import forkserver
-from pathlib import Path
 
 import matplotlib.figure
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 from nbclient import NotebookClient
 from programs import Program, run
 
 import dpexp
 from dpexp.errors import ConfigError, ResultError
 
-ROOT = Path(__file__).parent.parent
 QUICK = [*TINY, "measurement.repeats=2"]
 
 
@@ -139,6 +137,6 @@ def test_the_command_line_does_without_the_functions():
 
 def test_the_table_can_be_kept_as_parquet(tmp_path):
     pytest.importorskip("pyarrow")
-    table = dpexp.load(Path(__file__).parents[1] / "outputs" / "example")
+    table = dpexp.load(ROOT / "outputs" / "example")
     table.to_parquet(tmp_path / "results.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), table, check_dtype=False)

@@ -23,7 +23,6 @@ from dpexp.phases import COMPUTE, PHASES, WAIT
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, STARTING, TRAINING, WAITING, WARMING_UP
 from dpexp.train import worker
 
-ROOT = Path(__file__).resolve().parent.parent
 IN_ONE_PIECE = ["measurement.whole_trainings=always", "measurement.max_seconds=0.01", "measurement.baseline=none"]
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, tiny, wait_until
+from conftest import SCRIPTS, TINY, tiny, wait_until
 from programs import NESTED, Program
 from training_helpers import assert_same, trained_state
 
-from benchmarks.namespaces import HOSTS
+from testbed.namespaces import HOSTS
 
 # Where the two hosts may be slow to be missed, that is done sooner; see test_torchrun.
 MAIN = (
@@ -90,12 +90,12 @@ def test_a_lost_host_is_told_on_both(hosts, tmp_path):
 
 SCRIPT = (
     "torchrun --nnodes={hosts} --node-rank={host} --master-addr={head} --master-port={port} "
-    f"--nproc-per-node={{workers_per_host}} {Path(__file__).parent}/scripts/train.py --batch {{local_batch_size}}"
+    f"--nproc-per-node={{workers_per_host}} {SCRIPTS}/train.py --batch {{local_batch_size}}"
 )
 # One rank on each host, without torchrun.
 RANK = (
     "env RANK={host} WORLD_SIZE={workers} MASTER_ADDR={head} MASTER_PORT={port} "
-    f"python {Path(__file__).parent}/scripts/train.py --batch {{local_batch_size}}"
+    f"python {SCRIPTS}/train.py --batch {{local_batch_size}}"
 )
 ONCE = "measurement.repeats=1 measurement.precision=null measurement.best_sequential=false".split()
 ALONE = ["workers=2", "batch.size=8", "measurement.baseline=none", *ONCE]

@@ -199,7 +199,7 @@ def test_ctrl_c_in_a_notebook_is_a_keyboard_interrupt():
 
 def test_workers_die_with_the_main_process(tmp_path):
     script = (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        "import sys; sys.path[:0] = ['tests/processes', 'tests', 'tests/helpers']\n"
         "import test_launch\n"
         "from dpexp.processes import launch\n"
         "from dpexp.processes.world import WorldSpec\n"

@@ -14,11 +14,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import programs
 import pytest
-from conftest import composed, wait_until
+from conftest import ROOT, SCRIPTS, composed, wait_until
 from fault_helpers import marked
 
 from dpexp.analysis.table import aggregate
@@ -31,8 +30,7 @@ from dpexp.measurement.user_files import fingerprint
 from dpexp.phases import PHASES
 from dpexp.results import storage
 
-ROOT = Path(__file__).parent.parent
-TRAIN = f"{ROOT}/tests/scripts/train.py"
+TRAIN = f"{SCRIPTS}/train.py"
 QUICK = (
     "measurement.repeats=1 measurement.best_sequential=false measurement.precision=null "
     "measurement.warmup_steps=3 measurement.max_seconds=0.5 measurement.baseline=none"

@@ -1,6 +1,6 @@
 """A link between two network namespaces with a delay, for kernels without netem: packets wait in this process.
 
-    python -m benchmarks.link NAMESPACE ADDRESS NAMESPACE ADDRESS BITS_PER_SECOND DELAY_SECONDS
+    python -m testbed.link NAMESPACE ADDRESS NAMESPACE ADDRESS BITS_PER_SECOND DELAY_SECONDS
 
 It makes a TUN device in each, prints a line when they are up, and passes packets on until it is ended.
 """

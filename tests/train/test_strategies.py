@@ -10,12 +10,12 @@ import contract
 import pytest
 from conftest import tiny, two_hosts
 
-from benchmarks.namespaces import HOSTS
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.strategies import strategy_class
+from testbed.namespaces import HOSTS
 
 
 @dataclass(frozen=True)

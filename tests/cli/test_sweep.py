@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import TINY, Outcome
+from conftest import ROOT, TINY, Outcome
 
 from dpexp.analysis.table import aggregate
 from dpexp.cli import app
 from dpexp.machine.environment import usable_cores
 
-ROOT = Path(__file__).resolve().parent.parent
 SHORT = ["measurement.repeats=2", "measurement.precision=null", "measurement.warmup=1", "optimizer.lr=0.2"]
 SHORT += ["measurement.best_sequential=false", "measurement.max_seconds=3"]  # to find it takes longer than all the rest
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import TINY, Outcome, free_port, tiny, wait_until
+from conftest import PYTHONPATH, TINY, Outcome, free_port, tiny, wait_until
 from programs import NESTED, Program
 from training_helpers import assert_same, trained_state
 
@@ -28,7 +28,6 @@ from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine import signals
 
 CONTRACT = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
-PATH = f"{Path(__file__).parents[1]}:{Path(__file__).parent}"  # this dpexp, whichever is installed, and user_models
 MODEL = ["model=custom", "model.builder=user_models:mortal", "checkpoint=true"]
 OTHERS = [override for override in TINY if not override.startswith("model.")]
 SETTINGS = [*OTHERS, *MODEL, "measurement.max_seconds=0.5"]
@@ -37,7 +36,7 @@ SETTINGS = [*OTHERS, *MODEL, "measurement.max_seconds=0.5"]
 def together(commands: list[list[str]], folders: list[Path], variables: list[dict[str, str]]) -> list[tuple[int, str]]:
     """Run the commands at once, each in its own folder; their exit status and standard error."""
     running = [
-        Program(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": PATH}, stderr=subprocess.PIPE)
+        Program(command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": PYTHONPATH}, stderr=subprocess.PIPE)
         for command, folder, own in zip(commands, folders, variables, strict=True)
     ]
     outcomes = [process.communicate(timeout=120)[1].decode() for process in running]

@@ -30,11 +30,11 @@ from typing import Any, NoReturn
 
 LIBRARY = sys.path[1:]  # without a folder of the program's own
 if __name__ == "__main__":
-    sys.path.insert(1, str(Path(__file__).parent.parent))
+    sys.path.insert(1, str(Path(__file__).parents[2]))
 
-from benchmarks.namespaces import enter  # noqa: E402
 from dpexp.machine.environment import THREAD_VARIABLES  # noqa: E402
 from dpexp.processes.fork_server import PRELOAD, PRELOADED_FOR  # noqa: E402
+from testbed.namespaces import enter  # noqa: E402
 
 IMPORTS = [
     *PRELOAD,

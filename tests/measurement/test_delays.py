@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import programs
 import pytest
+from conftest import SCRIPTS
 
-from benchmarks.delays import PHASES, Case, prepared
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.config.job import CANDIDATE
 from dpexp.measurement import job
 from dpexp.measurement.trainer import TimedSteps
 from dpexp.processes.messages import Turn
+from testbed.delays import PHASES, Case, prepared
 
-FORK = Path(__file__).parent / "scripts" / "fork.py"
+FORK = SCRIPTS / "fork.py"
 LONG = 0.03  # seconds: what else goes on here is shorter
 
 
@@ -32,7 +31,7 @@ LONG = 0.03  # seconds: what else goes on here is shorter
 def test_a_delay_in_a_real_training_is_named(tmp_path, case, monkeypatch):
     programs.server()
     monkeypatch.setattr("subprocess.Popen", programs.Program)
-    monkeypatch.setattr("benchmarks.delays.TORCHRUN", f"python {FORK} {{workers}} {{port}}")
+    monkeypatch.setattr("testbed.delays.SCRIPT", f"python {FORK} {{workers}} {{port}} testbed/delayed_script.py")
     config, launcher = prepared(case)
     with job.open_trainer(config, tmp_path, launcher).running({CANDIDATE: config}) as arms:
         timed = TimedSteps([arms.run_turn(CANDIDATE, Turn(3, 2))], [3])

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: two hosts on one machine, delayed workers, launches with random kills."""
