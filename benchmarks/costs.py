@@ -36,7 +36,7 @@ def run(rounds: int, folder: Path) -> None:
 
 
 def _start_up() -> None:
-    config = configured("workers=4", "data.size=256", "epochs=1", "measurement.warmup_steps=0")
+    config = configured("workers=4", "data.size=256", "epochs=1", "measurement.warmup_steps=2")
     work = prepared(config, load(config))
     lasted = []
     for _ in range(11):
@@ -60,7 +60,8 @@ def _memory() -> None:
         seats = BarrierMember.create(workers, 0.0)
         arguments = [(work, own, seat) for own, seat in zip(shared, seats, strict=True)]
         with launch.running_worlds([WorldSpec(memory_probe.after_training, arguments)]) as running:
-            running.notices(0, workers)
+            for _ in range(workers):
+                running.notice(0)
             together = _group_bytes()
             (private,) = running.reports()
         more = f"{(together - before) / MIB:.0f}" if before else ""

@@ -15,12 +15,12 @@ from rich.table import Table
 from benchmarks.setup import out, progress, shown
 from dpexp.analysis.intervals import geometric_mean
 from dpexp.analysis.ratios import compare
+from dpexp.command import measuring_alone
 from dpexp.config.compose import compose_config
 from dpexp.exchange import SharedMemoryGroup
 from dpexp.measurement.job import measure_in_turns
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
-from dpexp.report.command import measuring_alone
 from dpexp.train.strategies.rendezvous import Rendezvous
 
 IMAGES = "data=synthetic data.shape=[3,32,32] data.size=2000"

@@ -10,8 +10,8 @@ from rich.table import Table
 from benchmarks.setup import out, progress
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
+from dpexp.command import measuring_alone
 from dpexp.measurement import job
-from dpexp.report.command import measuring_alone
 from testbed.delays import PHASES, Case, prepared
 
 TOLERANCE = 0.2  # of the delay's length

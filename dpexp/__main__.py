@@ -1,4 +1,4 @@
-"""`python -m dpexp`: import and call, no more (workers could not unpickle what is defined here)."""
+"""`python -m dpexp`. Defines nothing else, since workers can't unpickle objects of `__main__`."""
 
 import os
 import signal
@@ -6,8 +6,8 @@ import sys
 
 
 def run() -> None:
-    """Run the command line and exit; Ctrl-C is no traceback even while this program is still being imported."""
-    # Not by an exception: some libraries drop it, and Python itself takes one within exec() for the signal's death.
+    """Run the command line and exit. Ctrl-C prints no traceback, even during the imports."""
+    # By os._exit, since some libraries swallow exceptions during their import.
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
     from dpexp.cli.app import main
 

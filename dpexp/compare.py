@@ -15,16 +15,16 @@ from pathlib import Path
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare
 from dpexp.cli import runner
+from dpexp.command import Parser, command, measuring_alone, show_line
 from dpexp.config.compose import compose_config
 from dpexp.config.job import JobConfig, flatten
 from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
-from dpexp.report.command import Parser, command, measuring_alone
 from dpexp.results.schema import Block
 
 TOO_SLOW = 3  # the exit status of --fail-if-slower
-SHARED = ("model", "data", "seed", "dtype", "measurement", "launch")  # of both commands
+MUST_AGREE = ("model", "data", "seed", "dtype", "measurement", "launch")  # of both commands
 
 
 @command
@@ -58,9 +58,9 @@ def show_change(name: str, blocks: Sequence[Block]) -> Estimate:
     comparison = compare([blocks], baseline="after", candidate="before")  # as its times: after / before
     change = comparison.shown
     verdict = "slower" if change.low > 1 else "faster" if change.high < 1 else "no difference shown"
-    terminal.show_line(f"{name}: takes {change:.3f} times as long, {verdict}")
+    show_line(f"{name}: takes {change:.3f} times as long: {verdict}")
     if comparison.undisturbed is not None:
-        terminal.show_line(
+        show_line(
             f"other programs or virtual machines slowed down {100 * comparison.disturbed_share:.0f} % of the steps, "
             f"which don't count; with all time counted: {comparison.overall:.3f} times"
         )
@@ -88,18 +88,20 @@ def _composed(text: str) -> JobConfig:
 
 def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
     """Raise ConfigError if the two commands can't take turns, or do different work."""
+    if type(first) is not type(second):
+        raise ConfigError("a training of dpexp's own against a script: compare two of the same kind")
     settings, other_settings = (flatten(config.settings) for config in (first, second))
     differing = [
         f"{name.removesuffix('.name')}={value} against {other_settings[name]}"
         for name, value in settings.items()
-        if name.split(".")[0] in SHARED and name in other_settings and value != other_settings[name]
+        if name.split(".")[0] in MUST_AGREE and name in other_settings and value != other_settings[name]
     ]
     if differing:
         raise ConfigError(
             f"{', '.join(differing[:3])}: both commands must train the same model on the same data with the same "
             "measurement"
         )
-    visited = [config.trained_samples for config in (first, second)]
+    visited = [config.total_samples for config in (first, second)]
     if visited[0] != visited[1]:
         raise ConfigError(f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on the same number")
 

@@ -14,11 +14,10 @@ from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, worst_error
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.analysis.table_row import Row, at_largest_data_size
+from dpexp.command import Parser, command, show_line
 from dpexp.config.groups import CustomModelConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, ResultError
-from dpexp.report import terminal
-from dpexp.report.command import Parser, command
 from dpexp.report.sentences import describe_projection
 
 
@@ -52,12 +51,12 @@ def main(arguments: list[str]) -> int:
         projections = [model.project(workers, cluster, worst_error(checked)) for workers in options.workers]
     except ValueError as error:
         raise ResultError(f"can't project: {error}") from error
-    terminal.show_line("projected, not measured:")
+    show_line("projected, not measured:")
     for projection in projections:
-        terminal.show_line(describe_projection(projection))
+        show_line(describe_projection(projection))
     if len(projections) > 1:
-        terminal.show_line(describe_tradeoff(projections))
-    terminal.show_line(_checked_sentence(model.counts, checked))
+        show_line(describe_tradeoff(projections))
+    show_line(_checked_sentence(model.counts, checked))
     return 0
 
 

@@ -8,8 +8,6 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dpexp import exchange
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -26,6 +24,8 @@ def main() -> None:
     loader = DataLoader(dataset, batch_size=arguments.batch_size, shuffle=True, drop_last=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if arguments.shared_memory and accelerator.num_processes > 1:
+        from dpexp import exchange
+
         exchange.use_shared_memory(model)
 
     for epoch in range(arguments.epochs):

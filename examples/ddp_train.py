@@ -10,8 +10,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from dpexp import exchange
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -42,6 +40,8 @@ def main() -> None:
     if distributed:
         model = DistributedDataParallel(model)
         if arguments.shared_memory:
+            from dpexp import exchange
+
             exchange.use_shared_memory(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 

@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dpexp import exchange
-
 
 class Classifier(lightning.LightningModule):
     def __init__(self) -> None:
@@ -26,6 +24,8 @@ class Classifier(lightning.LightningModule):
 
 class SharedMemory(lightning.Callback):
     def on_train_start(self, trainer, module):
+        from dpexp import exchange
+
         exchange.use_shared_memory(trainer.strategy.model)
 
 

@@ -17,6 +17,7 @@ PACKAGE = Path(dpexp.__file__).parent
 ORDER = """
 errors phases
 machine
+command
 config
 results
 processes

@@ -15,7 +15,7 @@ from dpexp.config.job import JobConfig
 from dpexp.phases import PHASES
 from dpexp.results.schema import Arm, Block, Training
 
-MIN_RECORDED = 6  # steps, to tell where their time goes
+MIN_RECORDED = 6  # recorded steps; with fewer, their phases are unknown
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ArmStatistics:
     @property
     def steps(self) -> float:
         """The steps of a training: its samples over those of a step. A smaller last batch counts as a fraction."""
-        return self.config.trained_samples / self.samples_per_step
+        return self.config.total_samples / self.samples_per_step
 
     @functools.cached_property
     def step(self) -> Pooled:

@@ -20,15 +20,15 @@ from dpexp.results.schema import Arm, Block
 
 FASTEST_QUANTILE = 0.01  # this quantile of all steps of a program is its undisturbed step
 UNDISTURBED_RATIO = 1.15  # times as long: the limit for an undisturbed step ...
-PLATEAU = 0.05  # ... and if that limit is moved by this much in both directions, ...
+LIMIT_SHIFT = 0.05  # ... and if that limit is moved by this much in both directions, ...
 MAX_CHANGE = 0.02  # ... the log ratio must change by no more than this
 VERY_LONG_RATIO = 4.0  # times as long: more than a slow core explains, so these must be clustered by themselves
 WINDOW = 16  # steps, in which long steps are counted
 MIN_DISPERSION = 1.5  # times the variance that their number in a window would have if each step were long independently
-SURE_DEVIATIONS = 3.0  # standard deviations
+Z_LIMIT = 3.0  # standard deviations
 MIN_SHARE = 0.05  # of the time, that long steps must take to matter
-REPEATED = 0.2  # correlation between starts of which steps are long; above it, they are inherently long
-MIN_CALM = 0.1  # share of a start's steps that must be undisturbed, else the start doesn't count
+MAX_REPETITION = 0.2  # correlation between starts of which steps are long; above it, they are inherently long
+MIN_UNDISTURBED_SHARE = 0.1  # share of a start's steps that must be undisturbed, else the start doesn't count
 MIN_STARTS = 2
 
 
@@ -54,7 +54,7 @@ def find_undisturbed(
         block
         for block in blocks
         if all(
-            disturbed_share([block.arms[name]], limit) <= 1 - MIN_CALM
+            disturbed_share([block.arms[name]], limit) <= 1 - MIN_UNDISTURBED_SHARE
             for name, limit in zip((baseline, candidate), limits, strict=True)
         )
     ]
@@ -70,7 +70,7 @@ def fastest_step_seconds(arms: Sequence[Arm]) -> float:
 def _change(blocks: Sequence[Block], baseline: str, candidate: str, limits: tuple[float, float]) -> float:
     """Return how much the log ratio changes if the limits are moved."""
     logs = []
-    for moved in (UNDISTURBED_RATIO - PLATEAU, UNDISTURBED_RATIO + PLATEAU):
+    for moved in (UNDISTURBED_RATIO - LIMIT_SHIFT, UNDISTURBED_RATIO + LIMIT_SHIFT):
         means = []
         for name, limit in zip((baseline, candidate), limits, strict=True):
             steps = np.concatenate([block.arms[name].step_seconds for block in blocks])
@@ -90,8 +90,8 @@ def _matters(arms: Sequence[Arm], limit: float) -> bool:
 
 def _are_disturbed(arms: Sequence[Arm], limit: float) -> bool:
     """Whether long steps are clustered, much longer ones too, and don't repeat between starts."""
-    much = limit / UNDISTURBED_RATIO * VERY_LONG_RATIO
-    if not _is_clustered(arms, limit) or (_matters(arms, much) and not _is_clustered(arms, much)):
+    very_long_limit = limit / UNDISTURBED_RATIO * VERY_LONG_RATIO
+    if not _is_clustered(arms, limit) or (_matters(arms, very_long_limit) and not _is_clustered(arms, very_long_limit)):
         return False
     return not _repeats(arms, limit)
 
@@ -109,7 +109,7 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
     if share == 1:
         return False
     dispersion = float(((count - size * share) ** 2 / (size * share * (1 - share))).mean())
-    return dispersion > max(MIN_DISPERSION, 1 + SURE_DEVIATIONS * math.sqrt(2 / len(count)))
+    return dispersion > max(MIN_DISPERSION, 1 + Z_LIMIT * math.sqrt(2 / len(count)))
 
 
 def _repeats(arms: Sequence[Arm], limit: float) -> bool:
@@ -127,4 +127,4 @@ def _repeats(arms: Sequence[Arm], limit: float) -> bool:
             counts.append(int(timed_twice.sum()))
     if not counts:
         return False
-    return float(np.average(correlations, weights=counts)) > max(REPEATED, SURE_DEVIATIONS / math.sqrt(sum(counts)))
+    return float(np.average(correlations, weights=counts)) > max(MAX_REPETITION, Z_LIMIT / math.sqrt(sum(counts)))

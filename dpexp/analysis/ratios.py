@@ -23,8 +23,8 @@ from dpexp.results.schema import Block
 
 GROUPS = 20  # of consecutive rounds, at most
 MAX_CORRELATION = 0.9  # correlation of neighbouring groups
-# Standard deviations of the log ratio that the data of one start, or of one command, can't show: between starts of the
-# same programs; and between commands that run minutes apart, if several cores are compared, as cores share resources.
+# Standard deviations of the log ratio that one start, or one command, can't show: between starts of the same programs;
+# and between commands that run minutes apart, if several cores are compared, as cores share resources.
 START_STD, COMMAND_STD = 0.006, 0.005
 PRIOR_DOF = 6.0
 UNKNOWN_STD = 0.1  # of a block with a single round
@@ -35,7 +35,7 @@ Turns = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
-class LogMean:
+class LogEstimate:
     """The log of a ratio, and how far each group of consecutive rounds shifts it."""
 
     log: float
@@ -49,7 +49,7 @@ class LogMean:
         return variance_of_step([self])[0] / self.steps
 
 
-def variance_of_step(blocks: Sequence[LogMean]) -> tuple[float, float]:
+def variance_of_step(blocks: Sequence[LogEstimate]) -> tuple[float, float]:
     """Return the variance of the log for a single step, from the rounds of some blocks, and its degrees of freedom.
 
     Over n steps, the variance is divided by n. Disturbances may be longer than a group: correlated neighbours reduce
@@ -63,16 +63,16 @@ def variance_of_step(blocks: Sequence[LogMean]) -> tuple[float, float]:
     groups = sum(block.groups for block in known)
     # Shifts add up to 0, which makes the correlation slightly negative.
     correlation = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MAX_CORRELATION)
-    fewer = (1 - correlation) / (1 + correlation)
-    effective = [max(2.0, block.groups * fewer) for block in known]  # their mean takes one degree of freedom
+    effective_share = (1 - correlation) / (1 + correlation)
+    effective = [max(2.0, block.groups * effective_share) for block in known]  # one degree of freedom is the mean's
     of_step = [
         square * count / (count - 1) * block.steps
         for square, count, block in zip(squares, effective, known, strict=True)
     ]
-    return float(np.mean(of_step)) / fewer, groups * fewer
+    return float(np.mean(of_step)) / effective_share, groups * effective_share
 
 
-def turns_ratio(baseline: Turns, candidate: Turns, limits: tuple[float, float] = NO_LIMITS) -> LogMean | None:
+def turns_ratio(baseline: Turns, candidate: Turns, limits: tuple[float, float] = NO_LIMITS) -> LogEstimate | None:
     """Return the ratio of the seconds of a step: `baseline` divided by `candidate`; None if an arm has no steps.
 
     Only steps up to the limits, in seconds, count.
@@ -81,10 +81,10 @@ def turns_ratio(baseline: Turns, candidate: Turns, limits: tuple[float, float] =
     if first is None or second is None:
         return None
     steps = 2 / (1 / first.steps + 1 / second.steps)
-    return LogMean(first.log - second.log, first.shifts - second.shifts, steps, min(first.groups, second.groups))
+    return LogEstimate(first.log - second.log, first.shifts - second.shifts, steps, min(first.groups, second.groups))
 
 
-def log_seconds(turns: Turns, limit: float = math.inf) -> LogMean | None:
+def log_seconds(turns: Turns, limit: float = math.inf) -> LogEstimate | None:
     """Return the seconds of a step of one arm; None if it has no step up to the limit."""
     times = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
     groups = np.arange(len(turns)) * min(GROUPS, len(turns)) // len(turns)
@@ -95,7 +95,7 @@ def log_seconds(turns: Turns, limit: float = math.inf) -> LogMean | None:
         return None
     mean = seconds.sum() / steps.sum()
     shifts = (seconds - mean * steps) / seconds.sum()
-    return LogMean(math.log(mean), shifts, float(steps.sum()), int(np.count_nonzero(steps)))
+    return LogEstimate(math.log(mean), shifts, float(steps.sum()), int(np.count_nonzero(steps)))
 
 
 def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> Pooled | None:
@@ -109,11 +109,11 @@ def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) ->
 
 @dataclass(frozen=True)
 class Pooled:
-    """The mean of several log ratios. `squared_deviations` is a sum, each over what was expected."""
+    """The mean of several log ratios. `chi_square` is a sum, each over what was expected."""
 
     log: float
     variance: float
-    squared_deviations: float
+    chi_square: float
     count: int
     dof: float
 
@@ -122,17 +122,17 @@ class Pooled:
         return from_log(self.log, t_quantile(level, self.dof) * math.sqrt(self.variance))
 
 
-def pooled_blocks(blocks: Sequence[LogMean | None], usual_misfit: float = 1.0) -> Pooled | None:
+def pooled_blocks(blocks: Sequence[LogEstimate | None], dispersion: float = 1.0) -> Pooled | None:
     """Return the mean of the blocks of a job, whose processes differ by more than their rounds show.
 
-    `usual_misfit` is a deviation's square over what is expected, as seen in other jobs of a sweep.
+    `dispersion` is a deviation's square over what is expected, as seen in other jobs of a sweep.
     """
     known = [block for block in blocks if block is not None]
     if not known:
         return None
     variance, dof = variance_of_step(known)
     within = np.array([variance / block.steps for block in known])
-    pooled = _pooled([block.log for block in known], within, START_STD, usual_misfit)
+    pooled = _pooled([block.log for block in known], within, START_STD, dispersion)
     share = float(within.mean() / (within.mean() + START_STD**2))  # of the variance that rounds show
     return dataclasses.replace(pooled, dof=1 / (1 / pooled.dof + share**2 / dof))
 
@@ -144,19 +144,19 @@ def pooled_jobs(jobs: Sequence[Pooled], deviation: float) -> Pooled:
     return dataclasses.replace(pooled, dof=sum(job.dof for job in jobs))
 
 
-def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, usual_misfit: float) -> Pooled:
+def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, dispersion: float) -> Pooled:
     """Return the mean of logs that differ by a standard deviation in addition to their own variances."""
     weights, values = 1 / (within + deviation**2), np.array(logs)
     mean = float(weights @ values / weights.sum())
-    squared_deviations = float(weights @ (values - mean) ** 2)
+    chi_square = float(weights @ (values - mean) ** 2)
     dof = PRIOR_DOF + len(logs) - 1
-    scale = (PRIOR_DOF * usual_misfit + squared_deviations) / dof
-    return Pooled(mean, scale / float(weights.sum()), squared_deviations, len(logs), dof)
+    scale = (PRIOR_DOF * dispersion + chi_square) / dof
+    return Pooled(mean, scale / float(weights.sum()), chi_square, len(logs), dof)
 
 
-def find_usual_misfit(jobs: Sequence[Pooled]) -> float:
+def find_dispersion(jobs: Sequence[Pooled]) -> float:
     """Return the mean misfit of the jobs of a sweep, moderated by PRIOR_DOF blocks of the expected spread."""
-    return (PRIOR_DOF + sum(job.squared_deviations for job in jobs)) / (PRIOR_DOF + sum(job.count - 1 for job in jobs))
+    return (PRIOR_DOF + sum(job.chi_square for job in jobs)) / (PRIOR_DOF + sum(job.count - 1 for job in jobs))
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,12 @@ class Comparison:
 
 
 def compare(
-    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, *, usual_misfit: float = 1.0, level: float = 0.95
+    jobs: Sequence[Sequence[Block]],
+    baseline: str,
+    candidate: str,
+    *,
+    dispersion: float = 1.0,
+    level: float = 0.95,
 ) -> Comparison:
     """Return the throughput of `candidate` over that of `baseline`, from all blocks of jobs of one configuration.
 
@@ -189,13 +194,13 @@ def compare(
     all_blocks = [block for blocks in having for block in blocks]
     if not all_blocks:
         return Comparison()
-    overall = _over_jobs(having, baseline, candidate, NO_LIMITS, usual_misfit)
+    overall = _over_jobs(having, baseline, candidate, NO_LIMITS, dispersion)
     limits, blocks, change = disturbance.find_undisturbed(all_blocks, baseline, candidate)
     if not blocks:
         return Comparison(overall.estimate(level), blocks=all_blocks)
     kept = [[block for block in of_job if block in blocks] for of_job in having]
-    undisturbed = _over_jobs(kept, baseline, candidate, limits, usual_misfit)
-    # The limit may lie anywhere between those tried: a uniform distribution has a twelfth of its width's square.
+    undisturbed = _over_jobs(kept, baseline, candidate, limits, dispersion)
+    # The limit is uniform over the tried range: variance = width^2 / 12.
     undisturbed = dataclasses.replace(undisturbed, variance=undisturbed.variance + change**2 / 12)
     shares = [
         disturbance.disturbed_share([block.arms[name] for block in all_blocks], limit)
@@ -205,10 +210,10 @@ def compare(
 
 
 def _over_jobs(
-    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, limits: tuple[float, float], usual_misfit: float
+    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, limits: tuple[float, float], dispersion: float
 ) -> Pooled:
     """Combine blocks into each job's ratio of seconds per step, and jobs into one ratio of seconds per sample."""
-    ratios = [job_ratio(blocks, baseline, candidate, limits, usual_misfit) for blocks in jobs]
+    ratios = [job_ratio(blocks, baseline, candidate, limits, dispersion) for blocks in jobs]
     first, second = (next(block for blocks in jobs for block in blocks).arms[name] for name in (baseline, candidate))
     several = max(len(arm.processes) * arm.threads for arm in (first, second)) > 1
     pooled = pooled_jobs([ratio for ratio in ratios if ratio is not None], COMMAND_STD if several else 0.0)
@@ -220,9 +225,9 @@ def job_ratio(
     baseline: str,
     candidate: str,
     limits: tuple[float, float] = NO_LIMITS,
-    usual_misfit: float = 1.0,
+    dispersion: float = 1.0,
 ) -> Pooled | None:
     """Return the ratio of the seconds of a step of two arms in the blocks of one job; None if no block has both."""
     both = [block.arms for block in blocks if {baseline, candidate} <= block.arms.keys()]
     ratios = [turns_ratio(arms[baseline].turn_seconds, arms[candidate].turn_seconds, limits) for arms in both]
-    return pooled_blocks(ratios, usual_misfit)
+    return pooled_blocks(ratios, dispersion)

@@ -6,7 +6,7 @@ other programs slow down lengthens all phases, usually for some seconds, after w
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from dpexp.results.schema import Arm
 MIN_STEPS = 12  # recorded steps
 MIN_DELAY = 0.03  # of a step
 MIN_LONGER_SHARE = 0.5  # of the steps, in which a phase of a slow worker takes longer
-MIN_DELAYED_SHARE = 0.25  # of the steps, that it must delay: if workers share cores, others may be later still
+MIN_DELAYED_SHARE = 0.25  # of the steps that it must delay: if workers share cores, others may be later still
 MORE_THAN_UPDATE = 1.25  # times as much as the update: how much a phase must vary, in proportion, if its samples differ
 
 
@@ -27,11 +27,12 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
     if sum(len(arm.phases["data"]) for arm in recorded) < MIN_STEPS:
         return {}
     blocks = [_delays(arm) for arm in recorded]
-    late, longer, seconds, _, delays = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    shares = delays.mean(0)
+    late, longer, seconds, _, does_delay = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    shares = does_delay.mean(0)
     rank, phase = (int(at) for at in np.unravel_index(shares.argmax(), shares.shape))
-    is_longer, does_delay = ([parts[:, rank, phase] for parts in of] for of in list(zip(*blocks, strict=True))[3:])
-    if _are_surely_more(is_longer, MIN_LONGER_SHARE) and _are_surely_more(does_delay, MIN_DELAYED_SHARE):
+    is_longer = [block.is_longer[:, rank, phase] for block in blocks]
+    is_delaying = [block.does_delay[:, rank, phase] for block in blocks]
+    if _are_surely_more(is_longer, MIN_LONGER_SHARE) and _are_surely_more(is_delaying, MIN_DELAYED_SHARE):
         hosts = [process.host for process in recorded[0].processes]
         longer_seconds = longer[:, rank, phase]
         return {
@@ -71,14 +72,17 @@ def _are_surely_more(blocks: Sequence[np.ndarray], share: float) -> bool:
     return pooled is not None and min(steps.mean() for steps in blocks) > share / 2 and pooled.estimate().low > share
 
 
-def _delays(arm: Arm) -> tuple[np.ndarray, ...]:
-    """Return five arrays about the steps of an arm.
+class Delays(NamedTuple):
+    """What the workers of an arm wait for, in each recorded step."""
 
-    The seconds by which a worker comes after the last other one (steps, workers). The seconds by which a phase takes
-    longer than the others' median (steps, workers, phases). The seconds of each step (steps,). Whether a phase takes
-    longer, beyond what the worker's other phases do; and whether the worker delays the step by that (steps, workers,
-    phases).
-    """
+    late: np.ndarray  # seconds by which a worker comes after the last other one (steps, workers)
+    longer: np.ndarray  # seconds by which a phase takes longer than the others' median (steps, workers, phases)
+    step_seconds: np.ndarray  # (steps,)
+    is_longer: np.ndarray  # whether a phase takes longer, beyond what the worker's other phases do: as `longer`
+    does_delay: np.ndarray  # whether the worker delays the step by that: as `longer`
+
+
+def _delays(arm: Arm) -> Delays:
     waits = np.asarray(arm.phases.get("wait", arm.phases["communicate"]))  # the latter has both, if not separated
     late = _of_others(np.min, waits) - waits
     seconds = np.sum(list(arm.phases.values()), 0).max(1)
@@ -89,7 +93,7 @@ def _delays(arm: Arm) -> tuple[np.ndarray, ...]:
     beyond = useful - np.maximum(1, slowness) * others
     min_delay = MIN_DELAY * seconds[:, None, None]
     delay = np.minimum(late[:, :, None], beyond)
-    return late, useful - others, seconds, beyond > min_delay, delay > min_delay
+    return Delays(late, useful - others, seconds, beyond > min_delay, delay > min_delay)
 
 
 def _of_others(combine: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:

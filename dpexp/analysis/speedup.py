@@ -24,24 +24,22 @@ class Speedup:
     baseline: ArmStatistics | None
 
 
-def over_baseline(members: Sequence[JobResult], usual_misfit: float) -> Speedup:
+def over_baseline(members: Sequence[JobResult], dispersion: float) -> Speedup:
     """Return the speedup over the sequential arm of the same blocks; it is unknown without one."""
     config, blocks = members[0].config, _blocks(members)
     if any(BASELINE in block.arms for block in blocks):
-        return _paired(members, BASELINE, usual_misfit)
+        return _paired(members, BASELINE, dispersion)
     candidate = ArmStatistics(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE))
     return Speedup(Comparison(), candidate, None)
 
 
-def over_best_sequential(
-    members: Sequence[JobResult], usual_misfit: float, threads: int | None = None
-) -> Speedup | None:
+def over_best_sequential(members: Sequence[JobResult], dispersion: float, threads: int | None = None) -> Speedup | None:
     """Return the speedup over the sequential process with `threads`, else over the best; None if not measured."""
     sides = _sequential(members)
     if not sides or not members[0].config.measurement.best_sequential:
         return None
     best = sides[threads] if threads in sides else min(sides.values(), key=lambda side: side.step_seconds)
-    return _paired(members, best.arm_name, usual_misfit)
+    return _paired(members, best.arm_name, dispersion)
 
 
 def best_threads(family: Sequence[Sequence[JobResult]]) -> int | None:
@@ -88,10 +86,10 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
     return needed * side.seconds.value / side.config.epochs, needed * side.config.train_samples
 
 
-def _paired(members: Sequence[JobResult], arm: str, usual_misfit: float) -> Speedup:
+def _paired(members: Sequence[JobResult], arm: str, dispersion: float) -> Speedup:
     """Return the speedup over an arm of the same blocks."""
     config, blocks = members[0].config, [block for block in _blocks(members) if arm in block.arms]
-    comparison = compare([member.result.kept_blocks() for member in members], arm, CANDIDATE, usual_misfit=usual_misfit)
+    comparison = compare([member.result.kept_blocks() for member in members], arm, CANDIDATE, dispersion=dispersion)
     candidate = ArmStatistics(
         config, comparison.blocks, CANDIDATE, comparison.limits[1], _trainings(members, CANDIDATE), blocks
     )

@@ -12,7 +12,7 @@ import pandas as pd
 from dpexp.analysis import speedup
 from dpexp.analysis.arm_statistics import ArmStatistics, mean_of_known
 from dpexp.analysis.efficiency import SecondsByPhase, efficiency_factors
-from dpexp.analysis.ratios import compare, find_usual_misfit, job_ratio
+from dpexp.analysis.ratios import compare, find_dispersion, job_ratio
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
@@ -66,7 +66,7 @@ def aggregate(folders: Sequence[Path]) -> Summary:
 def _good_rows(good: Sequence[JobResult]) -> list[Row]:
     labels = series.labels([member.settings for member in good])
     spreads = [job_ratio(member.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
-    usual_misfit = find_usual_misfit([spread for spread in spreads if spread is not None])
+    dispersion = find_dispersion([spread for spread in spreads if spread is not None])
     configurations: dict[str, list[JobResult]] = {}
     for member in good:
         configurations.setdefault(member.configuration_key, []).append(member)
@@ -76,7 +76,7 @@ def _good_rows(good: Sequence[JobResult]) -> list[Row]:
     rows = []
     for family in families.values():
         best = speedup.best_threads(family)
-        rows += [_row(members, labels[members[0].series_key], usual_misfit, best) for members in family]
+        rows += [_row(members, labels[members[0].series_key], dispersion, best) for members in family]
     order = {label: place for place, label in enumerate(labels.values())}  # as the jobs were typed
     return sorted(rows, key=lambda row: (order[row.series], row.data_size, row.workers, row.jobs))
 
@@ -96,10 +96,10 @@ def _failed_rows(
     return rows
 
 
-def _row(members: list[JobResult], label: str, usual_misfit: float, best: int | None) -> Row:
+def _row(members: list[JobResult], label: str, dispersion: float, best: int | None) -> Row:
     """Return the row of one configuration; the blocks of all of its jobs are pooled."""
     config, first = members[0].config, members[0].result
-    measured = speedup.over_baseline(members, usual_misfit)
+    measured = speedup.over_baseline(members, dispersion)
     candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
     blocks = [member.result.kept_blocks() for member in members]
     return Row(
@@ -109,16 +109,16 @@ def _row(members: list[JobResult], label: str, usual_misfit: float, best: int | 
         seconds=candidate.seconds,
         overall_seconds=candidate.overall_seconds.value,
         trained_seconds=candidate.trained_seconds,
-        samples_per_second=config.trained_samples / candidate.seconds.value,
+        samples_per_second=config.total_samples / candidate.seconds.value,
         **(_of_baseline(candidate, baseline) if baseline else {}),
         memory_bytes=candidate.memory_bytes,
         speedup=ratio.shown,
         overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
-        **_of_best_sequential(speedup.over_best_sequential(members, usual_misfit, best)),
+        **_of_best_sequential(speedup.over_best_sequential(members, dispersion, best)),
         shared_memory_speedup=compare(
-            blocks, baseline=CANDIDATE, candidate=SHARED_MEMORY, usual_misfit=usual_misfit
+            blocks, baseline=CANDIDATE, candidate=SHARED_MEMORY, dispersion=dispersion
         ).overall,
         **_factors(candidate, baseline),
         **find_slow_worker(candidate.arms, baseline.arms if baseline else []),

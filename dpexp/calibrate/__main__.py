@@ -16,13 +16,12 @@ from dpexp.analysis.disturbance import UNDISTURBED_RATIO, fastest_step_seconds
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.ratios import compare
 from dpexp.calibrate.faults import Fault
+from dpexp.command import FAILED, Parser, command, measuring_alone, show_line
 from dpexp.config.compose import compose_config
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import current_environment
 from dpexp.measurement import job
-from dpexp.report import terminal
-from dpexp.report.command import FAILED, Parser, command, measuring_alone
 from dpexp.results.schema import Block
 
 JOB = ("data.size=20000", "measurement.best_sequential=false")
@@ -41,14 +40,14 @@ MAX_OFF = 0.03  # of a training's time, from steps
 def main(arguments: list[str]) -> int:
     """Print a line for each check; the exit status is 0 when all passed."""
     Parser(prog="python -m dpexp.calibrate", description=__doc__).parse_args(arguments)
-    terminal.show_line(current_environment().machine)
+    show_line(current_environment().machine)
     failed = 0
     with measuring_alone():
         for check in checks():
-            terminal.show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
+            show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
             failed += not check.passed
     problem = f"{failed} of the checks failed: do not trust measurements on this machine in its present state"
-    terminal.show_line(problem if failed else "all checks passed")
+    show_line(problem if failed else "all checks passed")
     return FAILED if failed else 0
 
 

@@ -24,15 +24,15 @@ class Fault:
     def __call__(self, rank: int, *arguments: Any) -> WorkerReport:
         """Train, and return the report."""
         if self.compute_seconds and rank == 1:
-            _before(F, "cross_entropy", lambda: _spend(self.compute_seconds))
+            _call_first(F, "cross_entropy", lambda: _spend(self.compute_seconds))
         if self.slowdown is not None:
-            _before(F, "cross_entropy", _slowdown(self.slowdown))
+            _call_first(F, "cross_entropy", _slowdown(self.slowdown))
         if self.communicate_seconds:
-            _before(ReduceScatter, "sum_chunk", lambda: _spend(self.communicate_seconds))
+            _call_first(ReduceScatter, "sum_chunk", lambda: _spend(self.communicate_seconds))
         return worker.run(rank, *arguments)
 
 
-def _before(owner: Any, name: str, work: Callable[[], None]) -> None:
+def _call_first(owner: Any, name: str, work: Callable[[], None]) -> None:
     """From now on, do `work` in this process before each call of a function."""
     function = getattr(owner, name)
 

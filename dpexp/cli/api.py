@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.analysis.table_row import Row
@@ -14,9 +15,6 @@ from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError
 from dpexp.processes import fork_server
 from dpexp.report.writer import write_report
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def run(*overrides: str, folder: str | Path | None = None) -> Row:
@@ -50,6 +48,7 @@ def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: b
         raise ConfigError(f"{' '.join(overrides)}: this is a sweep; call dpexp.sweep")
     if folder is not None:
         plan = replace(plan, folder=Path(folder))
-    with runner.open_plan(plan, names_of_later_plans=fork_server.PRELOADED_FOR) as jobs:
+    fork_server.start_server()  # with the imports of all strategies and models: later calls may use others
+    with runner.open_plan(plan) as jobs:
         list(jobs)
         return write_report([plan.folder], plan.folder)[0] if multirun else aggregate([plan.folder])

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpexp.cli import resume, runner
+from dpexp.command import FAILED, Parser, command, show_error, show_line, status_of
 from dpexp.config.compose import compose, show
 from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine import signals
-from dpexp.report import terminal
-from dpexp.report.command import FAILED, Parser, command, status_of
 
 if TYPE_CHECKING:
     from dpexp.launchers.torchrun_tasks import TorchrunController
@@ -34,18 +33,18 @@ def main(arguments: list[str]) -> int:
     if torchrun is None:
         return _run(arguments, None)
     if torchrun.started_by_torchrun:
-        signals.set_parent_death_signal(signal.SIGTERM)  # else this process would go on without it
+        signals.set_parent_death_signal(signal.SIGTERM)  # else this process would outlive torchrun
     if torchrun.rank > 0:
         from dpexp.launchers.torchrun_tasks import TorchrunAgent  # imports torch
 
         # One process on each machine shows errors.
-        show_error = terminal.show_error if torchrun.local_rank == 0 else lambda text: None
+        report_error = show_error if torchrun.local_rank == 0 else lambda text: None
         try:
-            return TorchrunAgent(torchrun, arguments).serve(show_error)
-        except signals.Interrupted as stop:  # it has reported this
+            return TorchrunAgent(torchrun, arguments).serve(report_error)
+        except signals.Interrupted as stop:  # already reported
             return stop.status
         except DpexpError as error:
-            show_error(str(error))
+            report_error(str(error))
             return status_of(error)
     return _run_as_rank_zero(torchrun, arguments)
 
@@ -73,11 +72,11 @@ def _run_as_rank_zero(torchrun: TorchrunEnvironment, arguments: list[str]) -> in
 def _run(arguments: list[str], controller: TorchrunController | None) -> int:
     """Run a command that is not under torchrun, or is rank 0; return the exit status.
 
-    What was measured is reported even after an error. Raises DpexpError.
+    Jobs that were measured are reported even if a later one fails, unless results can't be written. Raises DpexpError.
     """
     options = _parse(with_script(arguments))
     if options.help or options.cfg:
-        terminal.show_line(show(options.overrides, options.config_dir, options.help).strip())
+        show_line(show(options.overrides, options.config_dir, options.help).strip())
         return 0
     plan = compose(options.overrides, options.multirun, options.config_dir)
     if options.resume:
@@ -89,7 +88,8 @@ def _run(arguments: list[str], controller: TorchrunController | None) -> int:
     try:
         with runner.open_plan(plan, resumed=options.resume is not None, launcher=controller) as jobs:
             try:
-                done.extend(jobs)  # until an error
+                for outcome in jobs:
+                    done.append(outcome)
             except ResultError as error:  # a report can't be written either
                 raise ResultError(f"{error}{how_to_finish}") from error
             except BaseException:

@@ -52,7 +52,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> R
     except ResultError:  # missing or damaged
         return None
     if result.config_sha256 != config.sha256:
-        raise ConfigError(f"{path} has other settings than this job; resume= needs the same command as before")
+        raise ConfigError(f"{path} was measured with other settings; resume= needs the same command as before")
     if result.environment.machine != environment.machine:
         raise ConfigError(
             f"{path} was measured on {result.environment.machine}, and this is {environment.machine}: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from dpexp.cli import resume
+from dpexp.command import BAD_INPUT, FAILED, measuring_alone, show_error, show_line, status_of
 from dpexp.config.compose import Job, Plan
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
@@ -20,7 +21,6 @@ from dpexp.machine.files import lock_folder, write_atomically
 from dpexp.measurement.user_files import fingerprint, refuse_edited_modules
 from dpexp.processes import fork_server
 from dpexp.report import terminal
-from dpexp.report.command import BAD_INPUT, FAILED, measuring_alone, status_of
 from dpexp.results import storage
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class JobOutcome:
     """How a job ended."""
 
     error: DpexpError | None = None
-    was_measured: bool = False  # by an earlier command
+    measured_earlier: bool = False  # by an earlier command
 
 
 def check_core_limits(config: JobConfig) -> None:
-    """Raise ConfigError for a job that can't be measured here."""
+    """Raise ConfigError for a job with more workers or threads than launch.max_workers_per_core allows."""
     cores, max_per_core = usable_cores(), config.launch.max_workers_per_core
     for name, number in (("workers", config.process_count), ("threads_per_worker", config.threads_per_worker)):
         if number > max_per_core * cores:
@@ -53,7 +53,6 @@ def open_plan(
     *,
     resumed: bool = False,
     launcher: LocalLauncher | None = None,
-    names_of_later_plans: Iterable[str] = (),
 ) -> Iterator[Iterator[JobOutcome]]:
     """Lock the plan's folder and the machine while the context is open; yield the outcomes of the jobs.
 
@@ -62,13 +61,11 @@ def open_plan(
     """
     for job in plan.jobs:
         try:
-            for check in (
-                check_core_limits,
-                fingerprint,
-                refuse_edited_modules,
-                *([launcher.check] if launcher else []),
-            ):
-                check(job.config)
+            check_core_limits(job.config)
+            fingerprint(job.config)  # raises for a model's module that is missing
+            refuse_edited_modules(job.config)
+            if launcher is not None:
+                launcher.check(job.config)
         except ConfigError as error:
             raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
     environment = current_environment(launcher.local_world_size if launcher else None)
@@ -79,7 +76,7 @@ def open_plan(
         else:
             resume.refuse_results(plan.folder)
         with measuring_alone():
-            yield _measure_jobs(plan, environment, earlier, launcher, names_of_later_plans)
+            yield _measure_jobs(plan, environment, earlier, launcher)
 
 
 def _measure_jobs(
@@ -87,17 +84,16 @@ def _measure_jobs(
     environment: Environment,
     earlier: Sequence[RunResult | None],
     launcher: LocalLauncher | None,
-    names_of_later_plans: Iterable[str],
 ) -> Iterator[JobOutcome]:
     """Measure one job after the other; in a sweep, show an error and continue.
 
-    `earlier` are the results to build on; jobs whose status is "ok" are done already. `names_of_later_plans` are their
-    strategies and models. Raises the error of a single run, and ResultError, after which no job could be recorded.
+    `earlier` are the results to build on; jobs whose status is "ok" are done already. Raises the error of a single run,
+    and ResultError, after which no job could be recorded.
     """
     user_files = [fingerprint(job.config) for job in plan.jobs]
     if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
-        names = {name for job in plan.jobs for name in job.config.names.values()}
-        fork_server.start_server({*names, *names_of_later_plans})  # it imports torch in parallel to this process
+        # It imports torch in parallel to this process.
+        fork_server.start_server({name for job in plan.jobs for name in job.config.names.values()})
     from dpexp.launchers.local import LocalLauncher
     from dpexp.measurement.job import measure_job
 
@@ -110,7 +106,7 @@ def _measure_jobs(
             folder, error = plan.folder / job.folder, None
             if before is not None and before.status == "ok":
                 display.finish("already measured")
-                yield JobOutcome(was_measured=True)
+                yield JobOutcome(measured_earlier=True)
                 continue
             try:
                 _write_job_settings(job, folder / ".hydra")
@@ -129,11 +125,11 @@ def _measure_jobs(
                 raise
             except DpexpError as failure:
                 see = f" (see {folder / 'error.log'})" if isinstance(failure, WorkerError) and failure.details else ""
-                error = type(failure)(f"{failure}{see}")  # a new one: the traceback of this one holds the job's data
+                error = type(failure)(f"{failure}{see}")  # a new one: the traceback of this one keeps the job's data
                 if not plan.sweep:
                     raise error from failure
                 if str(error) not in shown:  # a shared cause is shown once
-                    terminal.show_error(f"job {number + 1} of {len(plan.jobs)} ({plan.name(job)}): {error}")
+                    show_error(f"job {number + 1} of {len(plan.jobs)} ({plan.name(job)}): {error}")
                 shown.add(str(error))
             yield JobOutcome(error)
     finally:
@@ -158,18 +154,18 @@ def report(plan: Plan, done: Sequence[JobOutcome], how_to_finish: str) -> int:
     from dpexp.analysis.table import aggregate  # slow to import: --help and errors don't wait for these
     from dpexp.report.writer import write_report
 
-    before = sum(outcome.was_measured for outcome in done)
+    before = sum(outcome.measured_earlier for outcome in done)
     if not plan.sweep:
         terminal.show_report(aggregate([plan.folder]), [] if before else [plan.folder / storage.FILE_NAME])
         return 0
     try:
         summary, paths = write_report([plan.folder], plan.folder)
     except DpexpError as error:
-        terminal.show_error(str(error))
+        show_error(str(error))
         return FAILED
     terminal.show_report(summary, paths)
     if before:
-        terminal.show_line(f"{before} of {len(plan.jobs)} jobs had already been measured")
+        show_line(f"{before} of {len(plan.jobs)} jobs had already been measured")
     if errors:
-        terminal.show_error(f"{len(errors)} of {len(plan.jobs)} jobs failed; {paths[0]} lists them{how_to_finish}")
+        show_error(f"{len(errors)} of {len(plan.jobs)} jobs failed; {paths[0]} lists them{how_to_finish}")
     return FAILED if errors else 0

@@ -37,7 +37,7 @@ def _threads_of_split(workers: Any) -> int:
     return max(1, usable_cores() // workers) if isinstance(workers, int) and workers > 0 else 1
 
 
-USERS = "command-line"  # Hydra's provider of the user's YAML files
+USER_PROVIDER = "command-line"  # Hydra's provider of the user's YAML files
 OmegaConf.register_new_resolver("splits", _splits, replace=True)
 OmegaConf.register_new_resolver("threads_of_split", _threads_of_split, replace=True)
 
@@ -47,7 +47,7 @@ class Job:
     """One job before it is measured."""
 
     folder: str  # below the command's; "." for a single run
-    overrides: list[str]  # for people
+    overrides: list[str]  # as typed
     config: ExperimentConfig | ScriptConfig
 
 
@@ -112,7 +112,7 @@ def show(overrides: Sequence[str], config_dir: str | None, as_help: bool) -> str
 
 
 def to_config(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
-    """Check a composed configuration, and what was `typed`, once. Raises ConfigError with one line for all mistakes."""
+    """Check a composed configuration and the typed overrides. Raises ConfigError with one line for all mistakes."""
     try:
         script = composed.get("script")
         if any(value not in (None, {}) for value in (script.values() if isinstance(script, DictConfig) else [script])):
@@ -132,7 +132,7 @@ def _of_script(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
     for text in typed:
         key = text.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in SETTINGS and key not in SETTINGS:
-            raise ConfigError(f"{text}: it belongs to the script; leave {key} out")
+            raise ConfigError(f"{text}: {key} belongs to the script; remove it")
     if isinstance(composed.script, DictConfig) and composed.script.command is None:
         raise ConfigError("script.command: no value; type the script's command after --")
     values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
@@ -156,7 +156,7 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
                 path = Path(config_dir).expanduser().absolute()
                 if not path.is_dir():
                     raise ConfigError(f"--config-dir {config_dir}: no such folder")
-                GlobalHydra.instance().config_loader().get_search_path().prepend(USERS, f"file://{path}")
+                GlobalHydra.instance().config_loader().get_search_path().prepend(USER_PROVIDER, f"file://{path}")
             yield
     except ConfigError:
         raise
@@ -168,7 +168,7 @@ def _composed(overrides: Sequence[Override], *further: str) -> DictConfig:
     """Compose the configuration with these overrides. Unknown keys are left for `to_config` to refuse."""
     words = [f"++{override.input_line}" if _is_key(override) else str(override.input_line) for override in overrides]
     words += further
-    if any(entry.provider == USERS for entry in _search_path()):
+    if any(entry.provider == USER_PROVIDER for entry in _search_path()):
         words.append("hydra.searchpath=[]")  # makes Hydra read its search path again
     return hydra.compose("config", words, return_hydra_config=True)
 

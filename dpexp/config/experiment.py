@@ -64,10 +64,10 @@ class ExperimentConfig(JobConfig):
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate; `optimizer.lr` belongs to the baseline's batch.
+        """The learning rate, scaled by optimizer.lr_rule from the baseline's batch to this global batch.
 
-        The linear rule multiplies it by how many times as large this global batch is (Goyal et al. 2017, "Accurate,
-        Large Minibatch SGD"), the square-root rule by the root of that (Krizhevsky 2014, "One weird trick").
+        The linear rule multiplies it by the ratio of the batches (Goyal et al. 2017, "Accurate, Large Minibatch SGD"),
+        the square-root rule by the root of that (Krizhevsky 2014, "One weird trick").
         """
         times = self.global_batch_size / self.batch.size
         factors: dict[str, float] = {"none": 1.0, "linear": times, "sqrt": times**0.5}

@@ -50,7 +50,7 @@ def explain(error: Exception) -> str:
     return " ".join(f"{where}{text}{f' ({cause})' if cause else ''}".split())
 
 
-def close_matches(key: str) -> str:
+def suggest_matches(key: str) -> str:
     """Return the text to append to "no such key"."""
     keys = known_keys()
     known = key if key in keys else key.rpartition(".")[0]
@@ -78,7 +78,7 @@ def _explain_field(item: dict[str, Any]) -> str:
         while isinstance(value, dict) and value:  # of an unknown group
             inner, value = next(iter(value.items()))
             key = f"{key}.{inner}"
-        return f"{key}: no such key{close_matches(key)}"
+        return f"{key}: no such key{suggest_matches(key)}"
     if item["type"] in ("missing", "missing_argument"):
         return f"{key}: no value"
     text = value if isinstance(value, str) and value.isprintable() else json.dumps(value)

@@ -72,7 +72,7 @@ class DownloadedDataConfig(SizedConfig):
 
     name: Literal["fashion_mnist", "cifar10"]
     scope: Scope
-    cache: str | None
+    cache: str
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -168,7 +168,7 @@ class MeasurementConfig:
 
     repeats: PositiveInt
     warmup: NonNegativeInt
-    warmup_steps: NonNegativeInt
+    warmup_steps: Annotated[int, Field(ge=2)]
     baseline: Literal["paired", "none"]
     best_sequential: bool
     whole_trainings: Literal["auto", "always", "never"]

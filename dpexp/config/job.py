@@ -48,7 +48,7 @@ class JobConfig:
         return self.data.size
 
     @property
-    def trained_samples(self) -> int:
+    def total_samples(self) -> int:
         """Samples of the whole training, of all workers together."""
         return self.epochs * self.train_samples
 
@@ -63,7 +63,7 @@ class JobConfig:
 
     @abstractmethod
     def with_shared_memory(self: Self) -> Self | None:
-        """Return the job with gradients exchanged in shared memory instead of gloo; None if that is no choice."""
+        """Return the job with gradients in shared memory instead of gloo; None if it does so already, or can't."""
 
     @property
     def settings(self) -> dict[str, Any]:

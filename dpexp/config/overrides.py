@@ -1,4 +1,4 @@
-"""Overrides as they are typed: each parsed, a script's command among them, and the values of a sweep."""
+"""Parse overrides, a script's command after `--`, and the values of a sweep."""
 
 import contextlib
 import functools
@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from dpexp.config.explain import close_matches
+from dpexp.config.explain import suggest_matches
 from dpexp.config.yaml_files import config_groups
 from dpexp.errors import ConfigError
 
@@ -45,7 +45,7 @@ def parse(text: str) -> Override:
             is_name = parsed.is_sweep_override() or isinstance(parsed.value(), str | list)
             if name not in config_groups() or is_name:  # else a number, or null, which is no choice
                 return parsed
-    raise ConfigError(f"{name}: no such key{close_matches(name)}")
+    raise ConfigError(f"{name}: no such key{suggest_matches(name)}")
 
 
 def with_script(arguments: Sequence[str]) -> list[str]:
@@ -58,7 +58,7 @@ def with_script(arguments: Sequence[str]) -> list[str]:
     words = [word for word in words if word != "strategy=script"]
     if script is None:
         return words
-    command = shlex.join(script).replace("${", "\\${")  # which is not OmegaConf's here
+    command = shlex.join(script).replace("${", "\\${")  # a literal ${, no interpolation
     return [*words, f"script.command={_quoted(command)}"]
 
 

@@ -28,7 +28,8 @@ from dpexp.exchange.peers import LostRankError, Peers
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, chunk_bounds
 
 TIMEOUT_SECONDS = 1800.0  # torch's own
-WARMUP_STEPS, TRIAL_STEPS = 3, 8  # DistributedDataParallel makes its buckets anew in the first; then both take turns
+# DistributedDataParallel rebuilds its buckets in the first steps; then each way is timed for TRIAL_STEPS steps.
+WARMUP_STEPS, TRIAL_STEPS = 3, 8
 
 
 def use_shared_memory(
@@ -36,12 +37,12 @@ def use_shared_memory(
 ) -> "SharedMemoryGroup":
     """Let a model exchange gradients in shared memory; all ranks of its process group call it before the first step.
 
-    The process group exchanges in the first steps, then takes turns with shared memory, and the faster of the two goes
-    on; with `always`, shared memory does. Where each host has a single rank, the process group goes on. The first sums
-    in memory are compared with the process group's: a RuntimeError tells where they differ by more than rounding. While
-    memory is used, a LostRankError (a RuntimeError) names a rank that has ended, or that has not come for
-    `timeout_seconds`. Each host needs the memory of (ranks + 1) gradients; a RuntimeError tells where it is short.
-    Raises ValueError where hosts have different numbers of ranks, or gradients are not in the memory of the host.
+    The process group exchanges in the first steps, and takes turns with shared memory in the next; then the faster of
+    the two is used; with `always`, shared memory. Where each host has a single rank, it is the process group. The first
+    sums in memory are compared with the process group's: if they differ by more than rounding, a RuntimeError says so.
+    While memory is used, a LostRankError (a RuntimeError) names a rank that has ended, or that has not come for
+    `timeout_seconds`. Each host needs the memory of (ranks + 1) gradients; a RuntimeError tells if it is short.
+    Raises ValueError if hosts have different numbers of ranks, or gradients are not in the memory of the host.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ValueError("the parameters are on a GPU: shared memory exchanges gradients of CPUs only")

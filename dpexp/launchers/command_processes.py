@@ -59,8 +59,8 @@ class CommandProcesses(Descendants):
         words, is_rank = self._command.words[self._host], {"RANK", "WORLD_SIZE"} <= os.environ.keys()
         environment = {name: value for name, value in os.environ.items() if not (is_rank and OWN_RANK.fullmatch(name))}
         environment |= dict.fromkeys(THREAD_VARIABLES, str(self._command.threads))
-        environment |= {LOCK_VARIABLE: ""}  # a dpexp in there would wait for this one
-        environment |= {SOCKET: address, descendants.NAME: self.mark}
+        environment |= {LOCK_VARIABLE: ""}  # a dpexp started by the command must not wait for this one
+        environment |= {SOCKET: address, descendants.MARK_VARIABLE: self.mark}
         # "python" and "torchrun" are those of the environment in which dpexp runs, active or not.
         for name, first in (("PYTHONPATH", STARTUP), ("PATH", Path(sys.executable).parent)):
             environment[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))

@@ -1,4 +1,4 @@
-"""The launcher of users' commands: their processes take turns, as ours do."""
+"""The launcher of users' commands: their processes take turns, like built-in workers."""
 
 import contextlib
 import os
@@ -54,7 +54,7 @@ def running_commands(
     token = f"dpexp-{secrets.token_hex(8)}"
     running, check_hosts = {}, hosts.check_script if hosts else lambda: None
     for number, (name, spec) in enumerate(commands.items()):
-        processes = CommandProcesses(spec, 0, output[name], f"{token}.{number}")
+        processes = CommandProcesses(spec, 0, output[name], f"{token}.{number:03}")
         running[name] = RunningCommand(spec, processes, timeout_seconds, check_hosts)
     with signals.deferred(), contextlib.ExitStack() as cleanup:
         cleanup.enter_context(end_on_parent_death(token))
@@ -132,7 +132,7 @@ def run_on_host(command: Command, host: int, number: int, address: str, check: C
     """
     token = f"dpexp-{secrets.token_hex(8)}"
     with tempfile.TemporaryDirectory() as folder, signals.deferred(), end_on_parent_death(token):
-        processes = CommandProcesses(command, host, Path(folder) / "output", f"{token}.{number}")
+        processes = CommandProcesses(command, host, Path(folder) / "output", f"{token}.{number:03}")
         try:
             processes.start(address)
             while not processes.status:  # with status 0, it has come to its end, as the first host reports

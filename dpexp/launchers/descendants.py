@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-NAME = "DPEXP_SCRIPT_WORLD"
+MARK_VARIABLE = "DPEXP_SCRIPT_WORLD"
 GRACE_SECONDS, POLL_SECONDS = 1.0, 0.01
 
 
@@ -63,7 +63,7 @@ class Descendants:
                 self.send(signal.SIGKILL)
 
     def _is_marked(self, process: int) -> bool:
-        beginning = f"{NAME}={self.mark}".encode()
+        beginning = f"{MARK_VARIABLE}={self.mark}".encode()
         try:
             with open(f"/proc/{process}/environ", "rb") as file:  # noqa: PTH123
                 return any(entry.startswith(beginning) for entry in file.read().split(b"\0"))

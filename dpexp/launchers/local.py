@@ -22,32 +22,32 @@ from dpexp.train.worker import Work, WorkerReport
 class RunningSegments:
     """The running processes of some segments, by name. An error names its segment, unless that is the candidate."""
 
-    def __init__(self, processes: RunningWorlds, gates: Mapping[str, Connection]) -> None:
+    def __init__(self, processes: RunningWorlds, turn_pipes: Mapping[str, Connection]) -> None:
         """Wait until all segments sleep before their first turn. Raises WorkerError."""
-        self._processes, self._gates = processes, gates
+        self._processes, self._turn_pipes = processes, turn_pipes
         self.memory_bytes: dict[str, int | None] = {}  # of all processes together, at the end; None: some are remote
-        for name in gates:
+        for name in turn_pipes:
             self._answer(name)
 
     def run_turn(self, name: str, turn: Turn) -> list[float]:
         """Let a segment make some steps; return the wall seconds of each timed step. Raises WorkerError."""
-        self._gates[name].send(turn)
+        self._turn_pipes[name].send(turn)
         return self._answer(name)
 
     def end(self) -> dict[str, list[WorkerReport]]:
         """End all segments; return the reports of each by rank. Raises WorkerError."""
-        pids = {name: self._processes.pids(world) for world, name in enumerate(self._gates)}
+        pids = {name: self._processes.pids(world) for world, name in enumerate(self._turn_pipes)}
         peaks = {name: peak_bytes(of_world) for name, of_world in pids.items()}
-        for gate in self._gates.values():
-            gate.send(None)
-        reports = dict(zip(self._gates, self._processes.reports(), strict=True))
+        for turn_pipe in self._turn_pipes.values():
+            turn_pipe.send(None)
+        reports = dict(zip(self._turn_pipes, self._processes.reports(), strict=True))
         self.memory_bytes = {name: peaks[name] if len(reports[name]) == len(pids[name]) else None for name in peaks}
         return reports
 
     def _answer(self, name: str) -> list[float]:
         """Wait for the end of a segment's turn; return the seconds of its steps."""
-        answers: list[list[float]] = self._processes.notices(list(self._gates).index(name), 1)
-        return answers[0]
+        answer: list[float] = self._processes.notice(list(self._turn_pipes).index(name))
+        return answer
 
 
 class LocalLauncher:
@@ -65,37 +65,37 @@ class LocalLauncher:
 
     def run(self, work: Work) -> list[WorkerReport]:
         """Run one whole training; return the reports of all processes by rank. Raises WorkerError."""
-        with start_errors(work), contextlib.ExitStack() as cleanup:
+        with explain_start_errors(work), contextlib.ExitStack() as cleanup:
             return launch(self._world(cleanup, CANDIDATE, work, None), work.config.launch.timeout_seconds)
 
     @contextlib.contextmanager
     def segments(self, works: Mapping[str, Work]) -> Iterator[RunningSegments]:
         """Start the processes of all segments, which take turns while the context is open. Raises WorkerError."""
         first = next(iter(works.values()))
-        with start_errors(first), contextlib.ExitStack() as cleanup:
-            gates, specs = {}, []
+        with explain_start_errors(first), contextlib.ExitStack() as cleanup:
+            turn_pipes, specs = {}, []
             for name, work in works.items():
-                receiver, gates[name] = Pipe(duplex=False)
-                for end in (receiver, gates[name]):
+                receiver, turn_pipes[name] = Pipe(duplex=False)
+                for end in (receiver, turn_pipes[name]):
                     cleanup.callback(end.close)
                 specs.append(self._world(cleanup, name, work, receiver))
             with running_worlds(specs, first.config.launch.timeout_seconds) as processes:
-                yield RunningSegments(processes, gates)
+                yield RunningSegments(processes, turn_pipes)
 
     def target(self, name: str, work: Work) -> Target:
         """Return the function that each worker process runs."""
         return self._targets.get(name, worker.run)
 
-    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gate: Connection | None) -> WorldSpec:
-        """Return the processes of one training to start; rank 0 has the gate."""
+    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, turn_pipe: Connection | None) -> WorldSpec:
+        """Return the processes of one training to start; rank 0 has the turn_pipe."""
         shown = "" if name == CANDIDATE else name.replace("_", " ")
         shared = strategy_class(work.config).share(work.config, work.initial)
-        arguments = [(work, part, None if rank else gate) for rank, part in enumerate(shared)]
+        arguments = [(work, part, None if rank else turn_pipe) for rank, part in enumerate(shared)]
         return WorldSpec(self.target(name, work), arguments, shown)
 
 
 @contextlib.contextmanager
-def start_errors(work: Work) -> Iterator[None]:
+def explain_start_errors(work: Work) -> Iterator[None]:
     """Turn "too many open files" or "too many processes" into a WorkerError."""
     try:
         yield

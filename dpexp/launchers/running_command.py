@@ -18,7 +18,7 @@ from dpexp.processes.waiting import wait_until
 PINGS = 5
 
 StepTrace = tuple[float, float, float, list[tuple[float, float]]]
-"""One step: seconds of data, compute and update; and for each meeting with others, when it began and its seconds."""
+"""One step: seconds of data, compute and update; and for each sync point, when it began and its seconds."""
 
 
 class Introduction(TypedDict):
@@ -31,7 +31,7 @@ class Introduction(TypedDict):
     files: list[str]  # the user's files that it depends on
 
 
-class Facts(TypedDict, total=False):
+class FinalReport(TypedDict, total=False):
     """What a process tells after its last turn; nothing if it has ended before."""
 
     host: str
@@ -50,7 +50,7 @@ class Rank:
     threads: int
     ahead_seconds: float  # how far its clock is ahead of this machine's; 0 if it runs on this machine
     total_steps: int | None = None  # of the whole run; known once it has come to its end
-    facts: Facts = field(default_factory=Facts)
+    report: FinalReport = field(default_factory=FinalReport)
 
 
 class RunningCommand:
@@ -82,7 +82,7 @@ class RunningCommand:
         if world_size != self.spec.ranks:
             raise WorkerError(
                 f"{self.spec.name}: the command started {pluralize(world_size, 'process')}, not "
-                f"{self.spec.ranks}: its number of processes must follow {{workers}}"
+                f"{self.spec.ranks}: pass {{workers}} as its number of processes"
             )
         if any(known.number == rank for known in self.ranks):
             raise WorkerError(f"{self.spec.name}: several processes say that they are rank {rank}")
@@ -114,7 +114,7 @@ class RunningCommand:
         self._steps += turn.steps
         if turn.traced:
             traces = [
-                [_earlier(trace, rank.ahead_seconds) for trace in steps[turn.untimed_steps :]]
+                [_shift_clock(trace, rank.ahead_seconds) for trace in steps[turn.untimed_steps :]]
                 for rank, (_, steps) in zip(self.ranks, reports, strict=True)
             ]
             self.traces.append(traces)
@@ -126,8 +126,8 @@ class RunningCommand:
         """After the last turn, ask for what only the processes know; some of them may have ended."""
         self.processes.record_memory()
         with contextlib.suppress(ScriptEnded, WorkerError):
-            for rank, facts in zip(self.ranks, self._ask("facts"), strict=True):
-                rank.facts = facts
+            for rank, report in zip(self.ranks, self._ask("final report"), strict=True):
+                rank.report = report
         self.processes.stop()
         self.processes.used_cpu_seconds += self.processes.cpu_seconds()
 
@@ -147,7 +147,7 @@ class RunningCommand:
             f"no step for {self._timeout_seconds:g} s {where}; if it is only slow, increase launch.timeout_seconds"
         )
 
-    def _uneven(self, missing: Iterable[Rank]) -> WorkerError:
+    def _uneven_error(self, missing: Iterable[Rank]) -> WorkerError:
         late = ", ".join(f"rank {rank.number}" for rank in missing)
         return self.processes.failure(
             f"{late} ran no further steps for {self._timeout_seconds:g} s, but the others did; ranks that run "
@@ -177,12 +177,12 @@ class RunningCommand:
                 end.send(question)
             answered = wait_until(done, self._timeout_seconds, lambda: waiting, receive, lambda: len(waiting))
         except (EOFError, OSError):  # one has ended, perhaps while it slept
-            raise self._lost() from None
+            raise self._end_error() from None
         if not answered:
-            raise self._uneven(waiting.values()) if answers else self.no_progress()
+            raise self._uneven_error(waiting.values()) if answers else self.no_progress()
         return [answers[rank.number] for rank in self.ranks]
 
-    def _lost(self) -> Exception:
+    def _end_error(self) -> Exception:
         """Return the exception to raise when a process has ended."""
         status = self.processes.wait_for_end()
         for rank in self.ranks:
@@ -216,7 +216,7 @@ def _ahead_seconds(connection: Connection) -> float:
     return min(offsets)[1]
 
 
-def _earlier(trace: StepTrace, seconds: float) -> StepTrace:
+def _shift_clock(trace: StepTrace, seconds: float) -> StepTrace:
     """Return the trace with times of a clock that is `seconds` behind."""
-    *phases, meetings = trace
-    return (*phases, [(arrival - seconds, lasted) for arrival, lasted in meetings])  # type: ignore[return-value]
+    *phases, sync_points = trace
+    return (*phases, [(arrival - seconds, lasted) for arrival, lasted in sync_points])  # type: ignore[return-value]

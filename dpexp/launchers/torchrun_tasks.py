@@ -11,7 +11,7 @@ from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError, one_line
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.commands import run_on_host
-from dpexp.launchers.local import LocalLauncher, start_errors
+from dpexp.launchers.local import LocalLauncher, explain_start_errors
 from dpexp.launchers.torchrun_channel import Channel
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine import signals
@@ -29,7 +29,7 @@ FIRST_TASK: dict[str, Any] = {"number": 0, "kind": "rest", "errors": []}
 
 
 class TorchrunController(LocalLauncher):
-    """Runs one worker of a training in each rank's place, and single processes on rank 0's machine."""
+    """Runs one worker of a training on each rank, and single processes on rank 0's machine."""
 
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
         super().__init__()
@@ -45,7 +45,10 @@ class TorchrunController(LocalLauncher):
         """Raise ConfigError for a job that the ranks can't run."""
         self._environment.check(config)
         if config.measurement.shared_memory == "always" and config.with_shared_memory() is not None:
-            raise ConfigError("measurement.shared_memory=always under torchrun: measure two jobs, with and without it")
+            raise ConfigError(
+                "measurement.shared_memory=always is not supported under torchrun; measure two jobs, such as "
+                "strategy.exchange=gloo and strategy.exchange=shared_memory"
+            )
 
     @property
     def address(self) -> str:
@@ -61,7 +64,7 @@ class TorchrunController(LocalLauncher):
         self._answers()
 
     def end(self, status: int, error: str = "") -> None:
-        """Let the agents end as this command does, and wait for them, since they may still need the store."""
+        """End the agents with this status, and wait for them, since they may still need the store."""
         if error and not any(published in error for published in self._errors):
             self._errors.append(error)
         self._publish("end", status=status)
@@ -70,16 +73,16 @@ class TorchrunController(LocalLauncher):
             time.sleep(0.1)
         self.channel.close()
 
-    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, gate: Connection | None) -> WorldSpec:
+    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, turn_pipe: Connection | None) -> WorldSpec:
         if work.config.process_count == 1:
-            return super()._world(cleanup, name, work, gate)
+            return super()._world(cleanup, name, work, turn_pipe)
         if self._loaded != work.dataset.config:  # before anything is timed
             with self._task("load", config=work.dataset.config):
                 self.channel.wait_until(self._answers)
             self._loaded = work.dataset.config
         cleanup.enter_context(self._task("train", config=work.config, in_turns=work.in_turns))
         remote = RemoteRanks(0, self._exchange_progress, self._answers)
-        return _one_rank(work, self._environment, self._task_number, gate, remote)
+        return _one_rank(work, self._environment, self._task_number, turn_pipe, remote)
 
     @contextlib.contextmanager
     def _task(self, kind: str, **task: Any) -> Iterator[None]:
@@ -177,7 +180,7 @@ class TorchrunAgent:
         remote = RemoteRanks(self._environment.rank, self._exchange_progress)
         work = Work(config, dataset, initial_state(config, dataset), in_turns=self._task["in_turns"])
         spec = _one_rank(work, self._environment, self._task["number"], None, remote)
-        with start_errors(work):
+        with explain_start_errors(work):
             (report,) = launch(spec)  # rank 0 ends those that hang
             return report  # type: ignore[no-any-return]
 
@@ -190,8 +193,8 @@ class TorchrunAgent:
 
 
 def _one_rank(
-    work: Work, environment: TorchrunEnvironment, task: int, gate: Connection | None, remote: RemoteRanks
+    work: Work, environment: TorchrunEnvironment, task: int, turn_pipe: Connection | None, remote: RemoteRanks
 ) -> WorldSpec:
     """Return the one worker of a rank in this task; it is ended if another rank's worker fails."""
     rendezvous = Rendezvous(environment.master_address, environment.master_port, f"{environment.prefix}/world/{task}")
-    return WorldSpec(worker.run, [(work, rendezvous, gate)], remote=remote)
+    return WorldSpec(worker.run, [(work, rendezvous, turn_pipe)], remote=remote)

@@ -26,7 +26,7 @@ def throttled_seconds() -> float:
     return max((unit * counter.get(name, 0) for counter in counters for name, unit in units), default=0.0)
 
 
-def memory() -> Iterator[tuple[int, int]]:
+def memory_limits() -> Iterator[tuple[int, int]]:
     """Yield limit and use, in bytes, of each cgroup that limits this process's memory. Caches count as free."""
     names = (
         ("memory.max", "memory.current", "inactive_file"),

@@ -27,7 +27,7 @@ def usable_cores() -> int:
 
 def available_memory_bytes() -> int:
     """Return the memory that this process may still take, limited by the machine and the cgroup."""
-    left = [limit - used for limit, used in cgroups.memory()]
+    left = [limit - used for limit, used in cgroups.memory_limits()]
     return max(0, min([psutil.virtual_memory().available, *left]))
 
 
@@ -69,7 +69,7 @@ def current_environment(local_world_size: int | None = None) -> Environment:
             **{name: metadata.version(name) for name in ("dpexp", "torch", "numpy", "hydra-core")},
         },
         code_sha256=_code_sha256(),
-        cgroup_memory_bytes=min((limit for limit, _ in cgroups.memory()), default=None),
+        cgroup_memory_bytes=min((limit for limit, _ in cgroups.memory_limits()), default=None),
     )
 
 

@@ -57,12 +57,12 @@ def deferred() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def wait(ends: Iterable[Any], seconds: float) -> list[Any]:
-    """Return the readable ones of `ends` as soon as there are any; none after `seconds`.
+def wait(connections: Iterable[Any], seconds: float) -> list[Any]:
+    """Return the readable ones of `connections` as soon as there are any; none after `seconds`.
 
     Raises Interrupted, at the latest after `seconds`, if a signal was deferred.
     """
-    readable = connection.wait(list(ends), seconds)
+    readable = connection.wait(list(connections), seconds)
     if _deferred:
         raise Interrupted(_deferred[0])
     return readable

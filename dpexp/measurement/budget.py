@@ -10,9 +10,9 @@ from dpexp.measurement.rounds import Rounds
 from dpexp.results.schema import Block
 
 ROUNDS_OF_LONG_STEPS = 24
-LOOK_AGAIN_ROUNDS = 8
-MIN_SHARE = 0.25  # minimum time for the rounds of a block, as a share of the cost of its start
-WORTH_A_START = 1.5  # times the cost of a start: with at least this much time left, another block is started
+CHECK_EVERY_ROUNDS = 8
+MIN_ROUNDS_SHARE = 0.25  # minimum time for the rounds of a block, as a share of the cost of its start
+MIN_STARTS_LEFT = 1.5  # times the cost of a start: with at least this much time left, another block is started
 END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 
 
@@ -20,7 +20,7 @@ class Budget:
     """The wall time of one job, from its start."""
 
     def __init__(self, config: JobConfig, baseline: str | None, candidate: str) -> None:
-        """The target precision is for the ratio of these two arms; without a baseline, it is ignored."""
+        """`precision` refers to the ratio of these arms; without a baseline, it is ignored."""
         self.measurement, self._baseline, self._candidate = config.measurement, baseline, candidate
         self.seconds, self._max_seconds = config.default_max_seconds  # time limits: of short steps, of long steps
         if config.measurement.max_seconds is not None:
@@ -60,14 +60,14 @@ class Budget:
         if left <= 0:
             return True
         missing = max(self.measurement.repeats - len(blocks), 1)
-        while missing > 1 and self._share(left + seconds, missing) < MIN_SHARE * self._overhead_seconds:
+        while missing > 1 and self._share(left + seconds, missing) < MIN_ROUNDS_SHARE * self._overhead_seconds:
             missing -= 1
         if seconds >= self._share(left + seconds, missing):
             return True
-        if rounds.timed_rounds % LOOK_AGAIN_ROUNDS or self._baseline is None or not self.measurement.is_adaptive:
+        if rounds.timed_rounds % CHECK_EVERY_ROUNDS or self._baseline is None or not self.measurement.is_adaptive:
             return False
-        if left < WORTH_A_START * self._overhead_seconds:
-            return False  # nothing else can be done with it
+        if left < MIN_STARTS_LEFT * self._overhead_seconds:
+            return False  # too short for another block: use it here
         ratio = turns_ratio(rounds.timed[self._baseline].turn_seconds, rounds.timed[self._candidate].turn_seconds)
         assert ratio is not None
         variance = ratio.variance * seconds
@@ -78,14 +78,14 @@ class Budget:
         return (seconds - (blocks - 1) * self._overhead_seconds) / blocks
 
     def is_over(self, blocks: Sequence[Block]) -> bool:
-        """Whether no block is missing: the ratio is precise enough, or there is no time for another block."""
+        """Whether to stop: the ratio is precise enough, or there is too little time for another block."""
         measurement = self.measurement
         if not blocks:
             return False
         if not measurement.is_adaptive:
             return len(blocks) >= measurement.repeats
         is_missing = len(blocks) < measurement.repeats
-        if self._left_seconds() < (1.0 if is_missing else WORTH_A_START) * self._overhead_seconds:
+        if self._left_seconds() < (1.0 if is_missing else MIN_STARTS_LEFT) * self._overhead_seconds:
             return True
         if is_missing:
             return False

@@ -35,14 +35,14 @@ class BuiltInTrainer:
         self._dataset, self._launcher = load(config), launcher
         self._initial, self._dataset_copy = initial_state(config, self._dataset), self._dataset
         self.pace = OVERSUBSCRIBED_PACE if config.total_threads > usable_cores() else PACE
-        self.files: set[str] = set()  # the fingerprint has all of them
+        self.files: set[str] = set()  # all of them are in the fingerprint
         wait_for_server()
 
     @contextlib.contextmanager
     def running(self, variants: Mapping[str, JobConfig]) -> Iterator[BuiltInArms]:
-        """Keep an arm of each variant alive while the context is open, with the data at another place in memory.
+        """Keep an arm of each variant alive while the context is open. Raises WorkerError.
 
-        The place of the data changes times by about a percent. Raises WorkerError.
+        The data are copied for each block, since their place in memory changes times by about a percent.
         """
         self._dataset_copy = self._dataset.copy_elsewhere()
         works = {}

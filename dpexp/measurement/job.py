@@ -76,7 +76,7 @@ def measure_job(
         for block in _measure_blocks(trainer, variants, in_memory, budget, record, on_progress, on_warm):
             refuse_changes(changed_files(user_files, fingerprint(config)))
             record.add_block(block, digests_of(trainer.files))
-        on_warm(timed_steps(record.result.blocks[-1]))  # where all blocks had been made before
+        on_warm(timed_steps(record.result.blocks[-1]))  # if an interrupted command had made all blocks
         for number, name, variant in whole_trainings.configs():
             if len(record.result.trainings.get(name, [])) > number:
                 continue  # made before an interruption
@@ -104,7 +104,7 @@ def measure_in_turns(
     launcher: LocalLauncher | None = None,
     on_progress: OnProgress = lambda text, done: None,
 ) -> list[Block]:
-    """Measure these trainings in turns on the baseline's data, as its settings say; return at least two blocks.
+    """Measure these trainings in turns on the baseline's data, as its settings say; return the blocks that count.
 
     They are known by their names; the precision is that of the candidate's speedup over the baseline. `folder` receives
     the output of scripts. Raises ConfigError, DataError, WorkerError, DivergedError.

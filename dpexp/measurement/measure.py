@@ -48,9 +48,9 @@ def run_blocks(
             rounds.warm_up(running, settings.warmup_steps)
             budget.begin_rounds(rounds, time.monotonic() - started, on_warm(rounds.timed))
 
-            def is_enough(seconds: float, rounds: Rounds = rounds) -> bool:
+            def is_enough(seconds: float, rounds: Rounds = rounds, warmup: bool = warmup) -> bool:
                 on_progress(f"block {len(kept) + 1}", budget.done_fraction)
-                return budget.block_is_long_enough(rounds, kept, seconds)
+                return warmup or budget.block_is_long_enough(rounds, kept, seconds)
 
             rounds.run_until(running, is_enough)
             arms = running.end(rounds.timed)

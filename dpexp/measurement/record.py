@@ -15,7 +15,7 @@ from dpexp.results import storage
 from dpexp.results.schema import VERSION, Block, RunResult, Status, Training
 
 CHECKPOINT, ERROR_LOG = "model.pt", "error.log"
-OTHER_EACH_TIME = "other in each start"  # instead of the SHA-256 of a settings file that the script itself writes
+VARIES = "differs between starts"  # instead of the SHA-256 of a settings file that the script itself writes
 
 
 class Record:
@@ -60,7 +60,7 @@ class Record:
         known = self.result.user_files
         changed = [name for name, sha256 in files.items() if known.get(name, sha256) != sha256]
         refuse_changes([name for name in changed if name.endswith(".py")])
-        user_files = known | files | dict.fromkeys(changed, OTHER_EACH_TIME)
+        user_files = known | files | dict.fromkeys(changed, VARIES)
         self.write("unfinished", blocks=[*self.result.blocks, block], user_files=user_files)
 
     def add_training(self, name: str, training: Training) -> None:

@@ -11,7 +11,7 @@ from dpexp.processes.messages import Turn
 
 MIN_WARMUP_STEPS = 2  # to learn how long a step takes
 WARMUP_SECONDS = 0.5  # after which no more warm-up steps are made
-LONG_STEP_RATIO = 10  # times the untimed beginning of a turn: steps at least this long need no such beginning
+LONG_STEP_RATIO = 10  # if a step is at least this many times untimed_seconds, no untimed steps are needed
 JITTER = 0.25  # of a turn's length: else it might keep in step with what a program does every n steps
 MIN_ROUNDS = 2
 
@@ -49,7 +49,8 @@ class Rounds:
         """Make one round; it doesn't count if a script ends in it. Raises WorkerError, ScriptEnded."""
         self._number += 1
         interval = self._pace.traced_every
-        traced = interval is not None and self._number % interval == interval // 2  # the shortest block has one, too
+        # The remainder is such that even the shortest block has a traced round.
+        traced = interval is not None and self._number % interval == interval // 2
         names = self._names if self.timed_rounds % 2 == 0 else self._names[::-1]
         turns = {name: self._turn(self.timed[name], traced) for name in names}
         seconds = {name: running.run_turn(name, turn) for name, turn in turns.items()}

@@ -98,7 +98,7 @@ class ScriptArms:
 
 def _arm(command: RunningCommand, timed: TimedSteps) -> Arm:
     command.finish()
-    if command.spec.exchange is not None and not all(rank.facts.get("in_memory", True) for rank in command.ranks):
+    if command.spec.exchange is not None and not all(rank.report.get("in_memory", True) for rank in command.ranks):
         raise WorkerError(
             f"{command.spec.name}: the script created no DistributedDataParallel model that could exchange gradients "
             "in shared memory"
@@ -112,10 +112,10 @@ def _arm(command: RunningCommand, timed: TimedSteps) -> Arm:
         processes=[
             Process(
                 threads=rank.threads,
-                samples=rank.facts.get("samples", 0),
-                exchanges=rank.facts.get("exchanges", False),
-                by_ddp=rank.facts.get("by_ddp", False) and not rank.facts["in_memory"],
-                host=rank.facts.get("host", ""),
+                samples=rank.report.get("samples", 0),
+                exchanges=rank.report.get("exchanges", False),
+                by_ddp=rank.report.get("by_ddp", False) and not rank.report["in_memory"],
+                host=rank.report.get("host", ""),
             )
             for rank in command.ranks
         ],
@@ -140,20 +140,20 @@ def _phases(turns: Sequence[Sequence[Sequence[StepTrace]]]) -> dict[str, list[li
 
 
 def _phases_of_step(traces: Sequence[StepTrace]) -> list[dict[str, float]]:
-    """Return the phases of one step of each process. At each meeting it waits for the last one, then communicates.
+    """Return the phases of one step of each process. At each sync point it waits for the last one, then communicates.
 
-    The wait is NaN if the processes did not meet equally often, so that their meetings can't be matched.
+    The wait is NaN if the processes did not have the same number of sync points, so that these can't be matched.
     """
-    meetings_of_ranks = [meetings for *_, meetings in traces]
-    are_matched = len({len(meetings) for meetings in meetings_of_ranks}) == 1
-    last_arrivals = [max(arrival for arrival, _ in meeting) for meeting in zip(*meetings_of_ranks, strict=False)]
+    points_of_ranks = [sync_points for *_, sync_points in traces]
+    are_matched = len({len(sync_points) for sync_points in points_of_ranks}) == 1
+    last_arrivals = [max(arrival for arrival, _ in point) for point in zip(*points_of_ranks, strict=False)]
     phases = []
-    for data, compute, update, meetings in traces:
-        communicate, wait = sum(seconds for _, seconds in meetings), 0.0
+    for data, compute, update, sync_points in traces:
+        communicate, wait = sum(seconds for _, seconds in sync_points), 0.0
         if len(traces) == 1:
             compute, communicate = compute + communicate, 0.0
         elif are_matched:
-            arrived = zip(meetings, last_arrivals, strict=True)
+            arrived = zip(sync_points, last_arrivals, strict=True)
             wait = sum(min(seconds, last - arrival) for (arrival, seconds), last in arrived)
             communicate -= wait
         else:

@@ -54,7 +54,7 @@ def digests_of(names: Iterable[str]) -> dict[str, str]:
 def _digests(files: dict[str, Path]) -> dict[str, str]:
     digests = {}
     for name, path in files.items():
-        with contextlib.suppress(OSError):  # loading it says why
+        with contextlib.suppress(OSError):  # loading it reports the error
             if path.is_dir():
                 digests[name] = _sha256_of_folder(path)
             else:
@@ -107,12 +107,12 @@ def _modules(config: JobConfig) -> dict[str, Path]:
     return {**_imports(module, path.parents[module.count(".") + (path.name == "__init__.py")]), module: path}
 
 
-@functools.cache  # a change of what is imported changes one of the files known already
+@functools.cache  # new imports need an edit of a known file
 def _imports(module: str, folder: Path) -> dict[str, Path]:
     """Return the modules below a folder that one of them imports, found without running any."""
     finder = ModuleFinder([str(folder)], excludes=["dpexp"])
     if not any(folder.is_relative_to(library) for library in LIBRARIES):
-        with contextlib.suppress(Exception):  # to import it says why
+        with contextlib.suppress(Exception):  # importing it reports why
             finder.import_hook(module)
     files = {name: getattr(imported, "__file__", None) for name, imported in finder.modules.items()}
     return {name: Path(file).resolve() for name, file in files.items() if file}

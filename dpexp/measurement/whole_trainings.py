@@ -26,7 +26,7 @@ class WholeTrainings:
             is_requested = config.checkpoint or config.target_accuracy is not None
             self._seeds = 1 if config.target_accuracy is None else config.measurement.repeats
         self._are_wanted = is_requested or config.measurement.whole_trainings == "always"
-        # In the job's time; those that are asked for come on top of it. None: not known yet.
+        # Within the job's time; requested trainings come on top. None: not yet known.
         self._reserved_seconds = None if config.measurement.whole_trainings == "auto" and not is_requested else 0.0
 
     def reserve_seconds(self, warm: Mapping[str, TimedSteps]) -> float:

@@ -30,7 +30,7 @@ class Counter(Descriptor):
         os.eventfd_write(self.number, 1)
 
     def sleep(self) -> None:
-        """Return when there is one."""
+        """Return when the counter is positive."""
         self._poll.poll()
 
     def wait(self, spin_seconds: float, sleep: Callable[[Counter], None] = sleep) -> None:

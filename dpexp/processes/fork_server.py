@@ -38,7 +38,7 @@ Target = Callable[..., Any]
 
 
 def start_server(names: Iterable[str] = PRELOADED_FOR) -> None:
-    """Start the fork server, without waiting, with what these strategies and models import; the first call counts.
+    """Start the fork server, without waiting. The first call decides what it imports: for these strategies and models.
 
     Workers of others import the rest themselves when they start, which takes longer.
     """
@@ -48,7 +48,7 @@ def start_server(names: Iterable[str] = PRELOADED_FOR) -> None:
     # The server's imports must find what this process finds, and make no pool of threads: a forked
     # worker would inherit it broken.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    resource_tracker.ensure_running()  # which unblocks them: so not within
+    resource_tracker.ensure_running()  # it unblocks signals, so not inside `blocked`
     with modified_environment(PYTHONPATH=path, **single), signals.blocked():  # in the server, for good
         forkserver.ensure_running()
 

@@ -36,7 +36,7 @@ class Heartbeat:
         """Interrupt the current stage by another one while the context is open."""
         interrupted = self.cells[:3].tolist()
         self.enter(stage)
-        yield
+        yield  # without `finally`: after an error, the stage is where it happened
         self.cells[3] += 1
         self.cells[0], self.cells[1], self.cells[2] = interrupted
 

@@ -62,11 +62,11 @@ class RunningWorlds:
         self._running = {worker.pipe: worker for worker in workers}
         self._has_lost_peer = False
 
-    def notices(self, world: int, count: int) -> list[Any]:
-        """Return the next `count` notices of one world. Raises WorkerError as soon as any process fails."""
+    def notice(self, world: int) -> Any:
+        """Return the next notice of one world. Raises WorkerError as soon as any process fails."""
         _, workers = self._worlds[world]
-        self._wait_until(lambda: sum(len(worker.notices) for worker in workers) == count)
-        return [worker.notices.pop() for worker in workers if worker.notices]
+        self._wait_until(lambda: any(worker.notices for worker in workers))
+        return next(worker.notices.pop(0) for worker in workers if worker.notices)
 
     def pids(self, world: int) -> list[int]:
         """Return the process ids of one world on this machine, by rank; remote ranks come after them."""

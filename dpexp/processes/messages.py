@@ -1,7 +1,8 @@
-"""The messages between dpexp and a program that trains: its own trainer, or a script.
+"""A turn: the message by which dpexp lets a program train, its own trainer or a script.
 
-A turn is a number of steps, during which all other programs of a block sleep. The program answers with the times
-of its steps, and sleeps until its next turn. Before its first turn it tells that it is ready.
+All other programs of a block sleep meanwhile. The program answers with the times of its steps, and sleeps until its
+next turn. Before its first turn, it reports that it is ready. A script's processes may run another Python, and receive
+a turn as a tuple (see startup/dpexp_clock.py).
 """
 
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 class SharedTensors(dict[str, torch.Tensor]):
     """Tensors in memory pages that every process sees; the constructor maps them from a file.
 
-    Pickling passes that, so it works only while a worker process is being started.
+    Pickling passes the file descriptor, so it works only while a worker process is being started.
     The memory is freed by the kernel when the last process that maps it is gone.
     """
 

@@ -16,11 +16,11 @@ IDLE_POLL_SECONDS, MAX_IDLE_SECONDS = 1e-3, 0.05
 def wait_until(
     done: Callable[[], bool],
     seconds: float,
-    ends: Callable[[], Iterable[Any]] = tuple,
-    receive: Callable[[Any], None] = lambda end: None,
+    connections: Callable[[], Iterable[Any]] = tuple,
+    receive: Callable[[Any], None] = lambda readable: None,
     progress: Callable[[], Any] = lambda: None,
 ) -> bool:
-    """Pass each readable one of `ends()` to `receive` until `done()`; return whether that became true.
+    """Pass each readable one of `connections()` to `receive` until `done()`; return whether that became true.
 
     Returns False when `progress()` has been the same for `seconds`. Time in which this process was itself held up
     doesn't count. Raises signals.Interrupted, and what the functions raise.
@@ -30,8 +30,8 @@ def wait_until(
     while not done():
         if unchanged_seconds > seconds:
             return False
-        for end in signals.wait(ends(), poll_seconds):
-            receive(end)
+        for readable in signals.wait(connections(), poll_seconds):
+            receive(readable)
         now, last, state = time.monotonic(), state, progress()
         unchanged_seconds = 0.0 if state != last else unchanged_seconds + min(now - checked, 2 * poll_seconds)
         checked = now

@@ -125,5 +125,5 @@ def hang_error(workers: Sequence[Worker], seconds: float) -> WorkerError:
 
 def _describe_memory() -> str:
     machine = f"the machine has {psutil.virtual_memory().total / 2**30:.0f} GiB"
-    limits = [limit for limit, _ in cgroups.memory()]
+    limits = [limit for limit, _ in cgroups.memory_limits()]
     return f"the cgroup allows {min(limits) / 2**20:,.0f} MiB; {machine}" if limits else machine

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
+from dpexp.command import Parser, command
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
-from dpexp.report.command import Parser, command
 from dpexp.report.writer import write_report
 
 

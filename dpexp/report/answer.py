@@ -68,7 +68,7 @@ def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> s
     if choice is None:
         return f"Largest speedup: {label(row)}{workers_of(row)}, {format_ratio(number)} {over}"
     if choice.row is None:
-        return f"Use {choice.name}: {row.option} reach {format_ratio(number)} its speed"
+        return f"Use {choice.name} ({row.option}: {format_ratio(number)} its speed)"
     return f"Use {choice.name}: {format_ratio(number)} {over}"
 
 

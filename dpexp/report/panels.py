@@ -109,9 +109,11 @@ class Panels:
     def speedup_by_workers(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Draw speedup against workers with the ideal line, a line per data size; numbers for the largest."""
         low, high = self.counts[0] / 1.3, self.counts[-1] * 1.45
-        for size, line, shift in _lines(rows, "configured_size"):
+        lines = _lines(rows, "configured_size")
+        for size, line, shift in lines:
             name = pluralize(size, "sample") + self._each
             _line(axes, line, "speedup", line.workers * shift, self._configured_sizes[size], name)
+        size, line, shift = lines[-1]
         axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1, label="ideal")
         largest = rows[(rows.configured_size == rows.configured_size.max()) & (rows.workers > 1)]
         best = self._best_sequential[largest.index].mean()

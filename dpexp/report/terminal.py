@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dpexp.command import open_console, show_line
 from dpexp.errors import ResultError
 
 if TYPE_CHECKING:
@@ -32,30 +32,6 @@ OPTIONAL_COLUMNS = (
 ).split(", ")
 
 
-def _console(stderr: bool = False) -> Console:
-    """Return a console without markup, since paths and messages of users' code may look like it."""
-    stream = sys.stderr if stderr else sys.stdout
-    if hasattr(stream, "reconfigure"):  # an encoding that lacks a character is no reason to fail
-        stream.reconfigure(errors="replace")
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=stderr)
-
-
-def show_error(message: str) -> None:
-    """Print one line on standard error."""
-    _console(stderr=True).print(f"dpexp: {message}", style="red")
-
-
-def show_line(text: str) -> None:
-    """Print one line on standard output."""
-    _console().print(text, soft_wrap=True)
-
-
-def show_waiting(process: int) -> None:
-    """Print on standard error that another dpexp measures on this machine."""
-    holder = f"process {process}" if process else "a process of another container"
-    show_error(f"waiting until {holder} has finished measuring: two simultaneous measurements would distort each other")
-
-
 def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     """Print the answer, the table, and the files that were written, on standard output.
 
@@ -63,7 +39,7 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
     """
     from dpexp.report.answer import sections  # pandas is slow to import: errors don't wait for it
 
-    console, sentences = _console(), sections(summary)
+    console, sentences = open_console(), sections(summary)
     try:
         if not console.is_terminal and "COLUMNS" not in os.environ:
             console.width = WIDTH_WITHOUT_TERMINAL
@@ -83,7 +59,7 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
 
 
 def _show_table(console: Console, summary: Summary) -> None:
-    from dpexp.report.columns import columns_of, footnotes
+    from dpexp.report.text_table import columns_of, footnotes
 
     common, columns = columns_of(summary)
     if common:
@@ -118,7 +94,7 @@ class Display:
         self._jobs = jobs
         self._job, self._name = 0, ""
         self._job_started = self._drawn = time.monotonic()
-        self._console = _console(stderr=True)
+        self._console = open_console(stderr=True)
         self._bar = Progress(
             BarColumn(20),
             TextColumn("{task.percentage:3.0f} %"),

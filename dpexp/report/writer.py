@@ -11,7 +11,7 @@ from dpexp.errors import ResultError
 from dpexp.machine.files import write_atomically
 from dpexp.report import figures
 from dpexp.report.answer import sections
-from dpexp.report.columns import columns_of, footnotes
+from dpexp.report.text_table import columns_of, footnotes
 
 MAX_ROWS = 1000
 

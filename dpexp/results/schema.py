@@ -49,7 +49,7 @@ class Arm:
 
     samples_per_step: Count  # samples of a step, of all processes together
     turn_seconds: Annotated[list[StepSeconds], Field(min_length=1)]  # the seconds of each timed step of each turn
-    first_steps: list[int]  # the number of each turn's first timed step since the start
+    first_steps: list[Annotated[int, Field(ge=0, lt=2**24)]]  # the number of each turn's first timed step
     phases: dict[str, list[list[PhaseSeconds]]]  # seconds in some steps, by phase: (steps, processes)
     between_epochs_seconds: Duration  # what belongs to an epoch and to no step; 0 for a script, whose steps have it
     processes: Annotated[list[Process], Field(min_length=1)]  # by rank
@@ -109,7 +109,7 @@ class Block:
     warmup: bool
     arms: dict[str, Arm]  # by name, in the order of their first turns; the next turns run backwards, and so on
     conditions: Conditions
-    wall_seconds: float  # time of the whole block: starts, warm-up, turns
+    wall_seconds: Duration  # time of the whole block: starts, warm-up, turns
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

@@ -17,7 +17,7 @@ from dpexp.train.training_clock import TrainingClock
 
 
 def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock: TrainingClock) -> Iterator[float]:
-    """Train on the first `train_samples` of the data set (weak scaling's baseline: not all), as long as `clock` says.
+    """Train on the first `train_samples` samples (in weak scaling, the baseline's are fewer), until `clock` ends it.
 
     Yields the summed losses of each epoch, over the samples of the replicas in this process, when the epoch ends.
     """
@@ -59,7 +59,7 @@ def step(
 
 @functools.cache
 def _scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
-    """Return the start of backward: from 1 / samples, gradients of summed losses add up to that of the mean loss."""
+    """Return the gradient from which backward starts: with 1 / samples, it gives the gradient of the mean loss."""
     return torch.tensor(value, dtype=dtype)
 
 

@@ -53,13 +53,13 @@ class TrainingClock:
 
 
 class SegmentClock(TrainingClock):
-    """The clock of steps in turns. All ranks make the same steps; rank 0 waits for each turn at its `gate`."""
+    """The clock of steps in turns. All ranks make the same steps; rank 0 waits for each turn at its `turn_pipe`."""
 
-    def __init__(self, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]) -> None:
+    def __init__(self, strategy: Strategy, turn_pipe: Connection | None, notify: Callable[[Any], None]) -> None:
         """The strategy's recorder is on in timed steps."""
         super().__init__(strategy)
         self.between_epochs_seconds: list[float] = []  # between two epochs: what belongs to no step
-        self._gate, self._notify = gate, notify
+        self._turn_pipe, self._notify = turn_pipe, notify
         self._seconds: list[float] = []  # of each step of this turn
         self._left = self._timed = self._warmup = 0  # of this turn: steps left, timed steps, whether it is warm-up
         self._last = 0.0  # the end of the step before
@@ -69,7 +69,7 @@ class SegmentClock(TrainingClock):
         heartbeat.enter(TRAINING)
         if not self._take_turn():
             return
-        while True:  # until the gate ends the last epoch
+        while True:  # until the turn_pipe ends the last epoch
             yield from range(configured)
             self._strategy.start()
             self._last = time.perf_counter()
@@ -99,9 +99,9 @@ class SegmentClock(TrainingClock):
         with heartbeat.within(WAITING):
             if torch.get_num_threads() > 1:
                 wait_until_idle()  # a spinning thread would disturb the next program
-            if self._gate is not None:
+            if self._turn_pipe is not None:
                 self._notify(self._seconds[len(self._seconds) - self._timed :])
-                turn: Turn | None = self._gate.recv()
+                turn: Turn | None = self._turn_pipe.recv()
                 numbers = END if turn is None else [turn.steps, turn.timed_steps, turn.warmup]
             self._left, self._timed, self._warmup = self._strategy.broadcast(numbers)  # the other ranks sleep here
         self._seconds = []

@@ -42,7 +42,6 @@ class Work:
 class WorkerReport:
     """The measurements of one process."""
 
-    rank: int
     host: str
     threads: int
     parameters_sha256: list[str]  # of each replica, after the last update
@@ -55,8 +54,10 @@ class WorkerReport:
 
 
 @translate_errors()
-def run(rank: int, work: Work, shared: Any, gate: Connection | None, notify: Callable[[Any], None]) -> WorkerReport:
-    """Train as rank `rank`. Rank 0 of a segment waits for its turns at `gate`, and reports the steps of each."""
+def run(
+    rank: int, work: Work, shared: Any, turn_pipe: Connection | None, notify: Callable[[Any], None]
+) -> WorkerReport:
+    """Train as rank `rank`. Rank 0 of a segment waits for its turns at `turn_pipe`, and reports the steps of each."""
     config = work.config
     torch.set_num_threads(config.threads_per_worker)
     torch.manual_seed(config.seed)
@@ -69,18 +70,18 @@ def run(rank: int, work: Work, shared: Any, gate: Connection | None, notify: Cal
         strategy.start()
     torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank, whatever the warm-up drew
     if work.in_turns:
-        measured = _train_in_turns(work, strategy, gate, notify)
+        measured = _train_in_turns(work, strategy, turn_pipe, notify)
     else:
         measured = _train_whole(work, strategy, model, rank)
     hashes = [parameters_sha256(replica.model) for replica in strategy.replicas]
-    return WorkerReport(rank, platform.node(), torch.get_num_threads(), hashes, **measured)
+    return WorkerReport(platform.node(), torch.get_num_threads(), hashes, **measured)
 
 
 def _train_in_turns(
-    work: Work, strategy: Strategy, gate: Connection | None, notify: Callable[[Any], None]
+    work: Work, strategy: Strategy, turn_pipe: Connection | None, notify: Callable[[Any], None]
 ) -> dict[str, Any]:
     """Train a segment, until rank 0 is told to end; return its measurements for the report."""
-    clock = SegmentClock(strategy, gate, notify)
+    clock = SegmentClock(strategy, turn_pipe, notify)
     epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
     heartbeat.enter(REPORTING)
     phases = strategy.recorder.phases(MAX_PHASE_STEPS)

@@ -236,7 +236,7 @@ def test_a_configuration_is_shown_without_running_it(dpexp):
     assert "workers: 3" in dpexp("--cfg", "job", "workers=3").out
 
 
-def test_python_3_14_checks_the_help_of_each_flag_and_refuses_hydras_which_no_command_needs(dpexp, monkeypatch):
+def test_no_command_needs_hydras_help_which_python_3_14_refuses(dpexp, monkeypatch):
     """As its argparse does: a text is looked for in the help, which Hydra 1.3.8 gives as an object for one flag."""
     add = argparse._ActionsContainer.add_argument
 

@@ -17,7 +17,7 @@ BOTH = f"{QUICK} measurement.precision=null measurement.repeats=2 measurement.ma
 
 def test_two_commands_are_measured_in_turns(capsys):
     assert main([f"{BOTH} strategy=emulated workers=3", f"{BOTH} strategy=sequential"]) == 0
-    assert re.search(r": takes [\d.]+ \([\d.]+ to [\d.]+\) times as long, ", capsys.readouterr().out)
+    assert re.search(r": takes [\d.]+ \([\d.]+ to [\d.]+\) times as long: ", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_it_fails_only_if_slower_by_more_than_asked(monkeypatch, capsys, factor,
 
     monkeypatch.setattr("dpexp.measurement.job.measure_in_turns", measured)
     assert main(["workers=1", "workers=2", "--fail-if-slower", "10%"]) == status
-    assert capsys.readouterr().out.endswith(f"times as long, {verdict}\n")
+    assert capsys.readouterr().out.endswith(f"times as long: {verdict}\n")
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,7 @@ def test_it_fails_only_if_slower_by_more_than_asked(monkeypatch, capsys, factor,
         ("model=cnn", "model=mlp", "model=cnn against mlp, "),
         ("model.hidden=[7]", "model.hidden=[8]", "[7] against [8]: both commands must train the same model"),
         ("epochs=1", "epochs=2", "10,000 samples against 20,000"),
+        ("workers=2 epochs=1", "workers=2 script.command='t {workers}'", "a training of dpexp's own against a script"),
         ("workers=2", "nothere", "nothere: write settings, such as"),
         ("workers=2", "workers=two", "workers"),
         ("workers=1,2", "workers=2", "workers=1,2: give one value"),
@@ -53,5 +54,5 @@ def test_commands_that_cannot_be_compared_are_refused(capsys, first, second, sai
 
 
 @pytest.mark.parametrize("share", ["50", "five%", "-1%"])
-def test_a_share_that_is_none_is_refused(share):
+def test_an_invalid_percentage_is_refused(share):
     assert main(["a", "b", f"--fail-if-slower={share}"]) == 2

@@ -226,7 +226,7 @@ def forked(rank, ranks, store):
         return str(error)
 
 
-def test_the_end_of_a_rank_is_seen_though_a_process_that_it_forked_lives():
+def test_the_end_of_a_rank_is_noticed_despite_its_living_child():
     first, _ = together(2, forked, "store")
     assert "rank 1 exited while" in first
 

@@ -63,7 +63,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path, seed):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_contents_reach_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+def test_contents_are_flushed_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):
     seen = []
 
     def recorded(name, real):

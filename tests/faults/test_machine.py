@@ -165,7 +165,7 @@ def test_a_disk_that_gets_full_stops_the_sweep_with_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_many_runs_at_once_do_not_meet_and_know_that_they_were_not_alone(tmp_path):
+def test_simultaneous_runs_are_separate_and_record_each_other(tmp_path):
     marker = uuid.uuid4().hex
     command = [sys.executable, "-m", "dpexp", *TINY, "strategy=ddp", "workers=2", "epochs=20"]
     environment = {**ENVIRONMENT, "MARKER": marker}

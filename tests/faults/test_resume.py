@@ -80,7 +80,7 @@ def test_what_is_no_good_result_of_the_same_settings_is_measured_again(tmp_path)
 
 def test_a_result_of_other_settings_is_refused(tmp_path):
     run_job(tmp_path, "workers=2")
-    with pytest.raises(ConfigError, match=r"result.json has other settings than this job; resume= needs the same"):
+    with pytest.raises(ConfigError, match=r"result.json was measured with other settings; resume= needs the same"):
         run_job(tmp_path, "workers=1", resume=True)
 
 
@@ -312,7 +312,7 @@ MISTAKES = {
     "no folder": ("resume=nowhere", "resume=nowhere: name the folder of one sweep or run"),
     "nothing named": ("resume=", "name the folder of one sweep or run"),
     "twice": ("resume=SWEEP resume=SWEEP", "name the folder of one sweep or run"),
-    "another setting": ("-m TINY workers=1,4 resume=SWEEP", "1/result.json has other settings than this job"),
+    "another setting": ("-m TINY workers=1,4 resume=SWEEP", "1/result.json was measured with other settings"),
     "fewer jobs": ("-m TINY workers=1 resume=SWEEP", "1/result.json: it does not belong to this command"),
     "no sweep": ("TINY resume=SWEEP", "0/result.json: it does not belong to this command"),
 }

@@ -15,12 +15,12 @@ from worker_actions import (
     ask_for_too_much,
     crash,
     fail,
-    get_on,
+    hang,
     kill,
     kill_server,
     leave,
+    make_slow_progress,
     spin,
-    stand_still,
     stop,
 )
 
@@ -136,7 +136,7 @@ def test_a_hang_between_turns_is_seen_when_its_next_turn_comes(tmp_path, deed):
 
 
 def test_a_slow_worker_is_no_hang():
-    launch.launch(WorldSpec(get_on, [(1.5,)] * 2), timeout_seconds=0.5)
+    launch.launch(WorldSpec(make_slow_progress, [(1.5,)] * 2), timeout_seconds=0.5)
 
 
 def test_progress_on_another_machine_prevents_a_hang_error():
@@ -149,7 +149,7 @@ def test_progress_on_another_machine_prevents_a_hang_error():
 
     remote = RemoteRanks(3, exchange_progress, lambda: [])
     with pytest.raises(WorkerError, match=r"no worker made progress for 0\.4 s: rank 3 while starting"):
-        launch.launch(WorldSpec(stand_still, [()], remote=remote), timeout_seconds=0.4)
+        launch.launch(WorldSpec(hang, [()], remote=remote), timeout_seconds=0.4)
     assert len(exchanged) > 10
 
 

@@ -58,7 +58,7 @@ def spin() -> None:
         pass
 
 
-def get_on(rank: int, seconds: float, notify: Any) -> None:
+def make_slow_progress(rank: int, seconds: float, notify: Any) -> None:
     """What a worker does that is slow, but no hang: a step after the other for so long."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -71,7 +71,7 @@ def use_cpu(rank: int, seconds: float, notify: Any) -> None:
         pass
 
 
-def stand_still(rank: int, notify: Any) -> None:
+def hang(rank: int, notify: Any) -> None:
     """What a worker does that never gets on."""
     spin()
 

@@ -101,8 +101,8 @@ def test_only_a_process_that_has_the_key_is_heard_from_another_host(sent, accept
             "script.baseline_arguments.lr=2: no command",
         ),
         (["script.command=''"], "script.command is empty"),
-        (["script.command='x {workers}'", "model=cnn"], "it belongs to the script; leave model out"),
-        (["script.command='x {workers}'", "checkpoint=true"], "it belongs to the script; leave checkpoint out"),
+        (["script.command='x {workers}'", "model=cnn"], "model belongs to the script; remove it"),
+        (["script.command='x {workers}'", "checkpoint=true"], "checkpoint belongs to the script; remove it"),
         (["script.baseline_command=x"], "script.command: no value; type the script's command after --"),
     ],
 )
@@ -240,7 +240,7 @@ time.sleep(600)
 """
 
 
-def test_all_below_a_command_end_even_if_they_left_its_session_ignore_signals_or_are_stopped():
+def test_all_descendants_of_a_command_are_ended():
     with started(STUBBORN, mark="mark-1."):
         found = Descendants("mark-1.")
         found.refresh()
@@ -442,7 +442,7 @@ def test_the_threads_that_a_script_sets_itself_are_a_result(dpexp, tmp_path, lef
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
-def test_a_script_that_does_not_follow_has_no_other_best_sequential_process(dpexp, tmp_path):
+def test_a_script_that_sets_its_threads_has_no_best_sequential_arm(dpexp, tmp_path):
     own = [text for text in QUICK if "baseline" not in text and "best_sequential" not in text]
     command = f"{FORK} --fault threads"
     outcome = dpexp(*own, command, f"script.baseline_command=python {TRAIN} --fault threads", "workers=2")

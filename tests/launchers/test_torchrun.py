@@ -169,7 +169,7 @@ def test_shared_memory_in_turns_is_refused(tmp_path):
     asked = ["strategy=ddp", "workers=2", "measurement.shared_memory=always", *TINY]
     outcomes = changed(tmp_path, own, [asked] * 2)
     assert [outcome.status for outcome in outcomes] == [2, 2]
-    assert "measurement.shared_memory=always under torchrun: measure two jobs" in outcomes[0].err
+    assert "measurement.shared_memory=always is not supported under torchrun; measure two jobs" in outcomes[0].err
 
 
 @pytest.mark.slow
@@ -237,7 +237,7 @@ def test_what_an_agent_answers_is_the_cause_on_all_ranks(monkeypatch):
     assert said == {1: ["rank 2 failed"], 2: ["rank 2 failed"]}  # once on each
 
 
-def test_a_rank_that_says_nothing_more_is_missed(monkeypatch):
+def test_a_silent_rank_is_reported(monkeypatch):
     """Its process is stopped, or stuck. The last round of its channel stands for that."""
     monkeypatch.setattr(torchrun_channel, "SILENCE_SECONDS", 0.5)
     for silent, other in ((0, 1), (1, 0)):

@@ -123,7 +123,7 @@ def test_of_two_numbers_of_threads_each_is_measured_in_every_block(monkeypatch, 
         assert [block.arms[BASELINE].threads for block in result.blocks] == [threads] * 2
 
 
-def test_the_best_sequential_process_is_no_arm_where_it_has_the_baselines_threads(monkeypatch, tmp_path):
+def test_no_best_sequential_arm_with_the_baselines_threads(monkeypatch, tmp_path):
     monkeypatch.setattr(job, "best_threads", lambda config, trainer, on_progress: config.threads_per_worker)
     (block,) = measured(tmp_path, "measurement.best_sequential=true").blocks
     assert set(block.arms) == {BASELINE, CANDIDATE}
@@ -155,9 +155,7 @@ def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(m
 
 
 @pytest.mark.parametrize(("exchange", "tried"), [(0.9, True), (0.05, False)], ids=["much", "little"])
-def test_where_exchanging_gradients_is_lost_shared_memory_is_an_arm_of_further_blocks(
-    monkeypatch, tmp_path, exchange, tried
-):
+def test_shared_memory_becomes_an_arm_if_the_exchange_is_the_bottleneck(monkeypatch, tmp_path, exchange, tried):
     made = built_in_trainer._arm
 
     def with_exchange(work, reports, *others):
@@ -204,7 +202,7 @@ def test_blocks_are_added_until_the_speedup_is_precise(monkeypatch, tmp_path):
     assert [block.warmup for block in result.blocks] == [True] + [False] * 4
 
 
-def test_a_block_of_the_fewest_rounds_is_made_when_there_is_no_time_at_all(tmp_path):
+def test_a_minimal_block_is_made_without_any_time(tmp_path):
     settings = ["measurement.precision=1e-9", "measurement.repeats=3", "measurement.max_seconds=0.001"]
     (block,) = measured(tmp_path, *settings).blocks
     assert {len(arm.turn_seconds) for arm in block.arms.values()} == {2}
@@ -279,7 +277,7 @@ def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, ov
         (["target_accuracy=0.5", "measurement.whole_trainings=never"], 0.01, 0.0, True),
     ],
 )
-def test_time_is_reserved_for_those_that_are_short(settings, step_seconds, reserved, made):
+def test_time_is_reserved_for_short_whole_trainings(settings, step_seconds, reserved, made):
     trainings = WholeTrainings(tiny("measurement.whole_trainings=auto", *settings), job_seconds=9.0)
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
     steps = {name: TimedSteps(step_seconds=one, min_step_seconds=one) for name, one in seconds.items()}
@@ -374,7 +372,7 @@ def test_training_visits_as_many_samples_as_the_config_says():
             visited.append(len(inputs))
             return self.linear(inputs.flatten(1))
 
-    config = tiny("workers=2", "data.scope=per_worker", "data.size=48", "measurement.warmup_steps=0")
+    config = tiny("workers=2", "data.scope=per_worker", "data.size=48", "measurement.warmup_steps=2")
     dataset = load(config)
     baseline = config.baseline()
     model = Recording().double()

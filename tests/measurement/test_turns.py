@@ -117,12 +117,12 @@ class Alone:
 
 
 def clock_of(*turns):
-    """A clock, its ranks, and its answers; its turns stand at the gate."""
-    gate, sender = Pipe(duplex=False)
+    """A clock, its ranks, and its answers; its turns stand at the turn_pipe."""
+    turn_pipe, sender = Pipe(duplex=False)
     for turn in (*turns, None):
         sender.send(turn)
     ranks, answers = Alone(), []
-    return SegmentClock(ranks, gate, answers.append), ranks, answers
+    return SegmentClock(ranks, turn_pipe, answers.append), ranks, answers
 
 
 def make_steps(clock, ranks, batches_an_epoch, epochs):
@@ -244,7 +244,7 @@ def test_more_threads_than_cores_get_longer_turns(monkeypatch):
 KINDS = ("untimed_steps", "timed_steps")
 
 
-def test_an_arm_warms_up_for_as_many_steps_as_asked_fewer_where_they_are_long():
+def test_warm_up_has_the_requested_steps_or_fewer_long_ones():
     arms = Arms(short=0.001, long=0.2, endless=2 * WARMUP_SECONDS)
     found, _ = made(arms, warmup_steps=10)
     warmed_up = collections.Counter(name for name, turn in arms.asked if turn.warmup for _ in range(turn.steps))
@@ -252,7 +252,7 @@ def test_an_arm_warms_up_for_as_many_steps_as_asked_fewer_where_they_are_long():
     assert {name: timed.min_step_seconds for name, timed in found.timed.items()} == arms.step_seconds
 
 
-def test_what_a_step_takes_is_learned_from_the_later_half_of_the_warm_up():
+def test_the_step_time_comes_from_the_second_half_of_the_warm_up():
     """The first ones are slow, as caches and libraries are cold."""
     found = Rounds(PACE, ["a"], seed=0)
     answers = iter([[0.5], [0.1]])
@@ -307,7 +307,7 @@ def test_a_script_that_ends_before_its_first_round_says_so():
         found.run_until(arms, lambda seconds: False)
 
 
-def test_there_are_rounds_enough_to_see_that_they_vary_whatever_the_budget_says():
+def test_a_block_has_at_least_the_minimum_of_rounds():
     found = Rounds(PACE, ["a"], seed=0)
     arms = Arms(a=0.01)
     found.warm_up(arms, 2)

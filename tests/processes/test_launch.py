@@ -93,7 +93,10 @@ def test_reports_come_by_rank():
 def test_several_worlds_live_together_and_any_of_their_ranks_may_notify():
     specs = [WorldSpec(report_rank, [(word,)] * 2) for word in ("a", "b")]
     with launch.running_worlds(specs) as worlds:
-        assert [sorted(worlds.notices(world, 2)) for world in (1, 0)] == [[(0, "b"), (1, "b")], [(0, "a"), (1, "a")]]
+        assert [sorted(worlds.notice(world) for _ in range(2)) for world in (1, 0)] == [
+            [(0, "b"), (1, "b")],
+            [(0, "a"), (1, "a")],
+        ]
         assert worlds.reports() == [[(0, "a"), (1, "a")], [(0, "b"), (1, "b")]]
 
 
@@ -104,10 +107,10 @@ def test_what_workers_warn_of_is_told_once(caplog):
     assert told.endswith("UserWarning: rarely seen")
 
 
-def test_what_is_waited_for_may_come_while_all_processes_go_on():
+def test_notices_arrive_while_processes_run():
     before = len(workers())
     with launch.running_worlds([WorldSpec(wait_for_a_signal, [()] * 2)]) as worlds:
-        pids = worlds.notices(0, 2)
+        pids = [worlds.notice(0) for _ in range(2)]
         assert {process.pid for process in workers()} >= set(pids)
     assert len(workers()) == before
 
@@ -204,7 +207,7 @@ def test_workers_die_with_the_main_process(tmp_path):
         "from dpexp.processes import launch\n"
         "from dpexp.processes.world import WorldSpec\n"
         "with launch.running_worlds([WorldSpec(test_launch.wait_for_a_signal, [()] * 2)]) as worlds:\n"
-        "    print(worlds.notices(0, 2)[0], flush=True)\n"
+        "    print(worlds.notice(0), flush=True)\n"
         "    worlds.reports()\n"
     )
     main = Program([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -109,7 +109,7 @@ def test_a_job_takes_as_long_as_it_may_at_most(clock, step, seconds, precision, 
 
 
 @pytest.mark.parametrize("baseline", ["paired", "none"])
-def test_where_starts_are_so_dear_that_one_block_fits_it_has_all_the_time(clock, baseline):
+def test_expensive_starts_give_one_long_block(clock, baseline):
     """As where a script imports much on a busy machine."""
     settings = [*ADAPTIVE, f"{MAX}=30", f"measurement.baseline={baseline}"]
     blocks, took = measured(clock, Machine(clock, 16.0, baseline=0.04, candidate=0.04), *settings)
@@ -126,7 +126,7 @@ def test_without_a_limit_a_job_of_short_steps_takes_the_usual_time(clock):
     assert took == pytest.approx(SHORT_SECONDS, rel=0.2)
 
 
-def test_without_a_limit_a_job_of_long_steps_may_take_longer_but_not_for_ever(clock):
+def test_long_steps_extend_the_default_time_limit(clock):
     settings = ["measurement.max_seconds=null", "measurement.precision=1e-9", "measurement.repeats=2"]
     times = [
         measured(clock, Machine(clock, baseline=step, candidate=step), *settings)[1] for step in (0.001, 0.4, 1.0, 2.0)

@@ -90,7 +90,7 @@ def test_the_choice_in_words_is_never_certain_and_names_what_was_compared():
     )
 
 
-def test_more_threads_than_cores_are_chosen_only_if_they_are_surely_the_fastest():
+def test_oversubscription_is_chosen_only_if_surely_fastest():
     close = [row(2, 1.5), row(4, 1.52, oversubscribed=True)]
     found = choose(close)
     assert found.name == "2 workers"

@@ -45,7 +45,7 @@ def undisturbed(found):
     return np.array([math.nan if one.undisturbed is None else one.undisturbed.value for one in found])
 
 
-def test_beside_a_neighbour_commands_with_undisturbed_steps_agree_with_the_quiet_machine():
+def test_undisturbed_speedups_beside_a_neighbour_agree_with_the_quiet_machine():
     found = undisturbed(compared("neighbour"))
     logs = np.log(found[~np.isnan(found)])
     assert len(logs) >= 6
@@ -53,7 +53,7 @@ def test_beside_a_neighbour_commands_with_undisturbed_steps_agree_with_the_quiet
     assert math.exp(logs.mean()) == pytest.approx(QUIET_SPEEDUP, rel=0.01)
 
 
-def test_beside_a_program_on_a_workers_core_all_commands_agree_with_the_quiet_machine():
+def test_speedups_beside_a_busy_core_agree_with_the_quiet_machine():
     found = compared("stressed_steps")
     assert undisturbed(found) == pytest.approx([QUIET_SPEEDUP] * 8, rel=0.015)
     assert all(one.undisturbed.low <= QUIET_SPEEDUP <= one.undisturbed.high for one in found)
@@ -62,8 +62,8 @@ def test_beside_a_program_on_a_workers_core_all_commands_agree_with_the_quiet_ma
 
 
 CONSTANTS = (
-    "FASTEST_QUANTILE PLATEAU MAX_CHANGE VERY_LONG_RATIO WINDOW MIN_DISPERSION SURE_DEVIATIONS MIN_SHARE REPEATED "
-    "MIN_CALM UNDISTURBED_RATIO"
+    "FASTEST_QUANTILE LIMIT_SHIFT MAX_CHANGE VERY_LONG_RATIO WINDOW MIN_DISPERSION Z_LIMIT MIN_SHARE MAX_REPETITION "
+    "MIN_UNDISTURBED_SHARE UNDISTURBED_RATIO"
 ).split()
 
 
@@ -171,13 +171,13 @@ def test_spells_are_left_out(sides):
 
 
 @pytest.mark.parametrize("nature", NATURAL.values(), ids=NATURAL)
-def test_beside_a_side_whose_steps_are_long_by_nature_no_spell_is_left_out(nature):
+def test_nothing_is_left_out_if_one_arm_has_inherently_long_steps(nature):
     """Both sides or none: a filter on one side only would favour it."""
     for seed in range(5):
         assert found_in(nature, spells, seed).undisturbed is None
 
 
-def test_spells_on_top_of_steps_that_are_long_by_nature_are_not_told_apart():
+def test_all_time_counts_if_disturbances_mix_with_inherently_long_steps():
     def both(generator, numbers):
         return spells(generator, numbers) * now_and_then(generator, numbers, 0.02, 40.0)
 

@@ -39,7 +39,7 @@ def said(found, about):
     return [line for line in [*answer(found), *details(found)] if about in line]
 
 
-def test_the_sentence_says_what_is_needed_and_how_many_workers_there_is_room_for(tmp_path):
+def test_the_memory_sentence_has_the_need_and_the_number_of_workers_that_fit(tmp_path):
     found = summary(tmp_path, one(1, memory=1.0), one(2, memory=1.5), one(4, memory=2.5))
     assert said(found, "memory") == [
         "4 workers need 2.5 GiB of memory, one process 922 MiB; "

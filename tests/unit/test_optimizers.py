@@ -39,7 +39,7 @@ def test_ten_updates_equal_torchs(overrides, kind, settings):
         torch.testing.assert_close(mine, parameter.detach(), rtol=1e-12, atol=1e-12)
 
 
-def test_a_parameter_without_a_gradient_counts_as_zero_and_gradients_are_taken_off():
+def test_a_missing_gradient_is_zero_and_gradients_are_cleared():
     with_gradient, without = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
     with_gradient.grad = torch.full((2,), 5.0)
     taken = optimizers.take_gradients([with_gradient, without])

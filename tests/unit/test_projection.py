@@ -63,7 +63,7 @@ def test_a_measured_count_is_projected_to_what_was_measured():
     assert found.speedup.value == pytest.approx(2 / 1.1)
 
 
-def test_from_one_exchange_anything_from_constant_to_growing_with_the_others_is_allowed():
+def test_one_measured_exchange_gives_the_range_from_constant_to_proportional():
     found = StepModel([row(1, 1.0), row(2, 1.1, exchange=0.1)]).project(8, Cluster())
     assert found.speedup.high == pytest.approx(8 / 1.1 * 1.01)
     assert found.speedup.low == pytest.approx(8 / 1.7 / 1.01)
@@ -140,7 +140,7 @@ def test_without_the_parts_of_a_step_there_is_no_model(rows):
         StepModel(rows)
 
 
-def test_a_projection_is_checked_against_measured_counts_that_it_has_not_seen():
+def test_projections_are_checked_on_held_out_counts():
     rows = [row(1, 1.0), row(2, 1.1, exchange=0.1), row(3, 1.3, exchange=0.3)]
     checked = StepModel(rows).check()
     assert checked == {3: (pytest.approx(3 / math.sqrt(1.1 * 1.2)), pytest.approx(3 / 1.3))}
@@ -172,7 +172,7 @@ def test_a_line_of_a_single_point_is_proportional():
     assert fit_line({64: 0.5}, 256) == pytest.approx(2.0)
 
 
-def test_every_message_around_a_ring_takes_the_receivers_notice_and_a_part_of_the_bytes():
+def test_a_ring_takes_two_latencies_per_message_and_the_bandwidth():
     latency_seconds, bandwidth_seconds = ring(4, 1e8, LINK)  # 125 MB/s, 1 ms
     assert latency_seconds == pytest.approx(6 * 2e-3)
     assert bandwidth_seconds == pytest.approx(6 * 1e8 / 4 / 1.25e8)

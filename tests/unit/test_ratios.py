@@ -15,9 +15,9 @@ from dpexp.analysis.ratios import (
     PRIOR_DOF,
     START_STD,
     UNKNOWN_STD,
-    LogMean,
+    LogEstimate,
     compare,
-    find_usual_misfit,
+    find_dispersion,
     log_seconds,
     pooled_blocks,
     pooled_jobs,
@@ -33,7 +33,7 @@ turns = st.lists(st.tuples(seconds, seconds), min_size=2, max_size=40)
 
 def exact(log, steps=1000.0):
     """A ratio whose rounds don't vary."""
-    return LogMean(log, np.zeros(10), steps, 10)
+    return LogEstimate(log, np.zeros(10), steps, 10)
 
 
 @given(turns)
@@ -126,11 +126,11 @@ def test_two_blocks_that_differ_widen_the_interval_but_not_25_fold():
 def test_other_jobs_of_a_sweep_tell_how_much_blocks_usually_differ():
     calm = [pooled_blocks([exact(0.0)] * 3)] * 10
     restless = [pooled_blocks([exact(-0.02), exact(0.0), exact(0.02)])] * 10
-    assert find_usual_misfit([]) == 1
-    assert find_usual_misfit(calm) < 0.3
-    assert find_usual_misfit(restless) > 5
+    assert find_dispersion([]) == 1
+    assert find_dispersion(calm) < 0.3
+    assert find_dispersion(restless) > 5
     one = [exact(0.0)] * 2
-    widths = [pooled_blocks(one, find_usual_misfit(jobs)).estimate().precision for jobs in (calm, [], restless)]
+    widths = [pooled_blocks(one, find_dispersion(jobs)).estimate().precision for jobs in (calm, [], restless)]
     assert widths == sorted(widths)
 
 

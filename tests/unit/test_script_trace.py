@@ -200,7 +200,7 @@ def test_of_an_encoder_and_a_decoder_each_sample_counts_once(now):
 
 
 @pytest.mark.parametrize("name", ["DistributedDataParallel", "FSDPModule"])
-def test_a_model_that_exchanges_gradients_is_told_by_its_class_or_one_that_it_extends(now, name):
+def test_a_model_that_exchanges_gradients_is_recognized_by_its_class_or_base_class(now, name):
     extended = type("Mine", (type(name, (nn.Linear,), {}),), {})
     samples = now.module.Samples()
     extended(2, 3)(torch.ones(4, 2))
@@ -208,7 +208,7 @@ def test_a_model_that_exchanges_gradients_is_told_by_its_class_or_one_that_it_ex
     assert samples.seen["exchanges"]
 
 
-def test_samples_that_a_model_receives_by_name_are_those_of_its_first_layer(now):
+def test_samples_passed_by_keyword_are_counted_at_the_first_layer(now):
     class Named(nn.Module):
         def __init__(self):
             super().__init__()
@@ -277,7 +277,7 @@ def seconds(report):
     return [later - earlier for earlier, later in itertools.pairwise(report[0])]
 
 
-def test_the_clock_goes_on_with_the_optimizer_that_steps_when_the_first_has_retired(ticking, now):
+def test_the_clock_follows_another_optimizer_when_the_first_stops(ticking, now):
     """As with a learning-rate finder, or a new optimizer for each fold of the data."""
     instrument, steps = ticking((0, 4, False), (0, 1, False))
     first, second = optimizer(), optimizer()
@@ -375,7 +375,7 @@ def test_where_waiting_is_mostly_unknown_it_stands_under_communicate(tmp_path):
     assert phases["data"] == [[2.0, 2.0]] * 2
 
 
-def test_where_waiting_is_mostly_known_it_counts_as_none_in_the_other_steps(tmp_path):
+def test_unknown_waits_count_as_zero_if_most_are_known(tmp_path):
     matched, unmatched = turn(traced([(5.0, 4.0)], [(8.0, 1.0)])), turn(traced([(5.0, 4.0)], []))
     phases = _phases([matched] * 19 + [unmatched])
     assert phases["wait"] == [[3.0, 0.0]] * 19 + [[0.0, 0.0]]

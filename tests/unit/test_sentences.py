@@ -22,8 +22,8 @@ from dpexp.analysis.table import aggregate
 from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY
 from dpexp.errors import format_number
 from dpexp.report.answer import answer, details
-from dpexp.report.columns import columns_of, footnotes
 from dpexp.report.sentences import reasons, targets, warnings
+from dpexp.report.text_table import columns_of, footnotes
 
 TWO = ["workers=2", "data.size=5000", "epochs=4"]
 
@@ -60,7 +60,7 @@ def test_the_answer_opens_with_what_to_do_and_one_number(tmp_path):
     assert len(words(headline)) <= 12
 
 
-def test_what_decides_is_the_overall_speedup_and_the_undisturbed_one_is_said(tmp_path):
+def test_the_overall_speedup_decides_and_the_undisturbed_one_is_shown(tmp_path):
     found = summary(tmp_path, spells=[CANDIDATE])
     assert "2 workers reach 0.99 times (" in answer(found)[0]
     (said,) = [line for line in warnings(found) if "slowed down 21 % of the steps" in line]
@@ -153,7 +153,7 @@ def argued(value, seconds, *overrides):
     return result(*words, seconds=[9, seconds, seconds], baseline=[9, 1.5, 1.5], trainings={})
 
 
-def test_values_of_an_argument_are_compared_by_their_speedups_over_the_same_process(tmp_path):
+def test_argument_values_are_compared_over_the_same_process(tmp_path):
     same = "script.baseline_arguments.loaders=0"
     jobs = [argued(0, 1.2, same), argued(1, 1.25, same), argued(2, 1.0, same), argued(2, 1.3, same, "workers=1")]
     found = aggregate([write_sweep(tmp_path, *jobs)])
@@ -192,7 +192,7 @@ def split(workers, threads, seconds, baseline, best, best_threads):
     return result(*words, seconds=[seconds] * 3, baseline=[baseline] * 3, change=lambda block: changed(block, **arms))
 
 
-def test_splits_of_the_cores_are_compared_over_one_process_that_took_turns_with_all(tmp_path):
+def test_core_splits_are_compared_over_a_common_process(tmp_path):
     """On 4 cores: one process takes 8 s with 1 thread, 4 s with 2, and 3.6 s with 4."""
     jobs = [
         split(4, 1, 3.0, 8.0, 4.0, 2),
@@ -253,7 +253,7 @@ def test_the_best_sequential_process_may_be_what_to_use(tmp_path):
     row = found.rows[0]
     assert (row.best_sequential_threads, row.best_sequential_speedup.value) == (2, pytest.approx(0.8))
     headline = answer(found)[0]
-    assert headline == "Use one process with 2 threads: 2 workers reach 0.80 times (0.79 to 0.81) its speed"
+    assert headline == "Use one process with 2 threads (2 workers: 0.80 times (0.79 to 0.81) its speed)"
     assert len(words(headline)) <= 12
     assert details(found)[0].startswith(
         "Fastest for 5,000 samples, with all time counted: one process with 2 threads, with a probability of more than "
@@ -415,7 +415,7 @@ def test_of_several_hosts_that_of_the_slow_worker_is_named(tmp_path):
     assert "waiting for rank 1 on b, which takes" in last
 
 
-def test_where_waiting_is_not_separated_from_communicating_the_slow_worker_is_named(tmp_path):
+def test_the_slow_worker_is_named_without_a_wait_phase(tmp_path):
     *_, last = answer(summary(tmp_path, "strategy=ddp", change=late(compute=5e-4)))
     assert " to waiting for rank 1, which takes " in last
 

@@ -59,7 +59,7 @@ def test_a_delay_is_named_with_its_rank_its_phase_and_its_size(phase, workers, r
 
 
 @pytest.mark.parametrize("is_delayed", [True, False])
-def test_where_workers_share_cores_others_may_be_later_still_in_half_of_the_steps(is_delayed):
+def test_a_slow_worker_on_a_shared_core_may_be_last_in_half_of_the_steps(is_delayed):
     random = np.random.default_rng(0)
     named = []
     for _ in range(20):
@@ -90,7 +90,7 @@ def test_of_trainings_without_a_delay_hardly_any_names_a_worker(workers, steps, 
     assert named < 0.05 * runs
 
 
-def test_a_core_that_is_slow_in_all_phases_is_no_reason_to_give_its_worker_less_work():
+def test_a_core_that_is_slow_in_all_phases_names_no_slow_worker():
     random = np.random.default_rng(0)
     work = useful(random)
     for values in work.values():
@@ -128,7 +128,7 @@ def test_ranks_that_update_for_others_do_not_delay_them_if_several_do():
 
 
 @pytest.mark.parametrize(("differing", "phase"), [(True, "compute"), (False, None)])
-def test_if_the_work_of_samples_differs_another_worker_is_late_in_each_step(differing, phase):
+def test_different_work_of_samples_is_recognized(differing, phase):
     """If that of one process doesn't, something else slows the workers down."""
     random = np.random.default_rng(0)
     work, alone = useful(random), useful(random, 1)
@@ -140,7 +140,7 @@ def test_if_the_work_of_samples_differs_another_worker_is_late_in_each_step(diff
     assert "slow_rank" not in found
 
 
-def test_steps_that_a_slow_core_makes_longer_are_no_samples_that_differ():
+def test_a_slow_core_is_not_taken_for_different_samples():
     """Nor of one process: all of its phases change from step to step alike."""
     random = np.random.default_rng(0)
     works = [useful(random), useful(random, 1)]

@@ -125,7 +125,7 @@ def test_slow_spells_are_told_of_the_side_that_they_hit_more():
     assert warning.text == "other programs or virtual machines slowed down 21 % of the steps"
 
 
-def test_slow_spells_of_both_sides_that_leave_the_speedup_alone_are_not_told():
+def test_no_disturbance_warning_if_the_speedup_is_unchanged():
     assert [warning.kind for warning in seen(spells=[BASELINE, CANDIDATE])] == []
 
 
@@ -133,11 +133,11 @@ def test_in_a_container_the_hosts_other_programs_are_not_counted():
     assert seen(change=busy(other_cores=40.0), machine=replace(MACHINE, logical_cores=64)) == []
 
 
-def test_a_whole_training_that_took_about_as_long_as_its_steps_tell_is_no_warning():
+def test_no_warning_if_a_whole_training_took_the_predicted_time():
     assert seen(trainings={CANDIDATE: [training(1.08)], BASELINE: [training(1.7)]}) == []
 
 
-def test_jobs_that_looked_for_the_best_sequential_process_count_beside_those_that_did_not():
+def test_jobs_with_and_without_a_best_sequential_arm_are_pooled():
     """Where it has as many threads as the baseline, there is no arm of it."""
     one = result(*CALM, seconds=SECONDS, baseline=BASES)
     other = one.kept_blocks()
@@ -177,7 +177,7 @@ SAMPLES = {"halves": {CANDIDATE: 32, BASELINE: 64}, "the same": {CANDIDATE: 64, 
         ("the same", "global", True),
     ],
 )
-def test_a_batch_that_is_not_as_said_comes_before_all_else(tmp_path, samples, scope, is_told):
+def test_a_wrong_batch_scope_replaces_the_headline(tmp_path, samples, scope, is_told):
     found = aggregate([write_sweep(tmp_path, of_script(SAMPLES[samples], scope=scope))])
     other = {"per_worker": "global", "global": "per_worker"}[scope]
     assert any(f"set batch.scope={other}" in str(warning) for warning in found.good[0].warnings) == is_told

@@ -69,7 +69,7 @@ class StepModel:
     """A model of the parts of a step, from the rows of one series at one data size."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        """Raises ValueError if the rows lack them."""
+        """Raises ValueError if the rows lack phases."""
         good = [row for row in rows if row.status == "ok" and not row.oversubscribed]
         good = [row for row in good if row.strategy not in ONE_PROCESS]
         known = {row.workers or 0: row for row in sorted(good, key=lambda row: row.workers or 0)}

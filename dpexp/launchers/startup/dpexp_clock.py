@@ -23,7 +23,7 @@ from typing import Any
 from dpexp_trace import Samples, Trace  # type: ignore[import-not-found] # beside this file
 
 ADDRESS = "DPEXP_SCRIPT_SOCKET"
-MAX_OTHER_STEPS = 20  # of other optimizers after a step of the clock's; beyond, it has retired
+MAX_OTHER_STEPS = 20  # after this many steps of other optimizers, follow another one
 
 
 class StepClock:
@@ -92,7 +92,7 @@ class StepClock:
             if self._connection is None:
                 self._connection = _connect()
                 self._connection.send(_introduction(self._read_files()))
-                atexit.register(self._say_goodbye)
+                atexit.register(self._report_end)
                 self._samples = Samples()
             else:
                 self._connection.send((self._times, traced))
@@ -100,7 +100,7 @@ class StepClock:
             while message == "time":
                 self._connection.send(time.perf_counter())
                 message = self._connection.recv()
-            if message == "facts":
+            if message == "final report":
                 seen = {} if self._samples is None else self._samples.seen
                 in_memory = bool(getattr(sys.modules.get("dpexp.exchange.peers"), "connected", False))
                 self._connection.send({"host": socket.gethostname(), "in_memory": in_memory, **seen})
@@ -117,7 +117,7 @@ class StepClock:
         self._steps += len(self._times) - 1
         self._times = [time.perf_counter()]
 
-    def _say_goodbye(self) -> None:
+    def _report_end(self) -> None:
         """Report the number of steps at the end of the process, unless an exception has ended it."""
         failed = hasattr(sys, "last_type")
         with contextlib.suppress(OSError, EOFError):

@@ -47,7 +47,7 @@ class Samples:
         kinds = EXCHANGING.intersection(kind.__name__ for kind in type(module).__mro__)
         self._exchanges |= bool(kinds)
         self._by_ddp |= DDP in kinds
-        if self._asked and inputs and getattr(inputs[0], "ndim", 0):  # else, those of a module within
+        if self._asked and inputs and getattr(inputs[0], "ndim", 0):  # else take the inputs of an inner module
             self._samples[self._asked] = self._samples.get(self._asked, 0) + inputs[0].shape[0]
             self._asked = 0
 
@@ -109,7 +109,7 @@ class Trace:
     def _begin_step(self) -> None:
         self._data = self._compute = self._update = 0.0
         self._gradient: float | None = None  # when the last one of a `backward` was there
-        self._met = 0  # meetings until then
+        self._points_before_gradient = 0  # number of sync points until then
         self._sync_points: list[tuple[float, float]] = []  # with other processes: the arrival, the seconds from there
         self._waits_for_data = True
 
@@ -135,7 +135,7 @@ class Trace:
             self._last = now
 
     def _on_gradient(self, parameter: Any) -> None:
-        self._gradient, self._met = time.perf_counter(), len(self._sync_points)
+        self._gradient, self._points_before_gradient = time.perf_counter(), len(self._sync_points)
 
     def _traced_backward(self, *args: Any, **kwargs: Any) -> None:
         if self._is_in_backward or threading.get_ident() != self._thread:  # as of activations that are computed again
@@ -149,15 +149,16 @@ class Trace:
         now = ready = time.perf_counter()
         if self._gradient is not None:
             ready = self._gradient
-            self._last -= sum(seconds for _, seconds in self._sync_points[self._met :])  # all is one meeting from there
-            del self._sync_points[self._met :]
+            # From there on, all is one sync point.
+            self._last -= sum(seconds for _, seconds in self._sync_points[self._points_before_gradient :])
+            del self._sync_points[self._points_before_gradient :]
         self._sync_points.append((ready, now - ready))
         self._compute += ready - self._last
         self._last = now
         self._waits_for_data = True
 
     def _traced(self, function: Any) -> Any:
-        """Return a collective, or the wait for one, that is recorded as a meeting."""
+        """Return a collective, or the wait for one, that is recorded as a sync point."""
 
         def traced(*args: Any, **kwargs: Any) -> Any:
             if self._is_in_sync_point or threading.get_ident() != self._thread:  # as a collective that waits for itself
@@ -181,7 +182,7 @@ class Trace:
         self._begin_step()
 
     def end(self) -> list[Any]:
-        """Remove all hooks; return for each step the seconds of data, compute and update, and its meetings."""
+        """Remove all hooks; return for each step the seconds of data, compute and update, and its sync points."""
         self._torch.autograd.backward = self._backward
         for place, name, function in self._collectives:
             setattr(place, name, function)

@@ -48,18 +48,20 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _check(arrays: Mapping[str, np.ndarray], scale_uint8: bool) -> None:
     """Raise ValueError unless inputs are numbers of one kind and shape, and labels count classes from 0."""
     if missing := [name for name in NAMES if name not in arrays]:
-        raise ValueError(f"it lacks {', '.join(missing)}: it must hold {', '.join(NAMES)}")
+        raise ValueError(f"{', '.join(missing)} missing: it must contain {', '.join(NAMES)}")
     train, train_labels, test, test_labels = (arrays[name] for name in NAMES)
     for split, inputs, labels in (("train", train, train_labels), ("test", test, test_labels)):
         if inputs.ndim < 2 or inputs.dtype.kind not in "uif" or not len(inputs):
-            raise ValueError(f"{split}_inputs is {inputs.dtype} {inputs.shape}; it must be numbers (n, ...)")
+            raise ValueError(f"{split}_inputs: {inputs.dtype} of shape {inputs.shape}; must be (n, ...) numbers")
         if labels.shape != (len(inputs),) or labels.dtype.kind not in "ui":
-            raise ValueError(f"{split}_labels is {labels.dtype} {labels.shape}; it must be ({len(inputs)},) integers")
+            raise ValueError(
+                f"{split}_labels: {labels.dtype} of shape {labels.shape}; must be ({len(inputs)},) integers"
+            )
         if inputs.dtype.kind == "u" and inputs.itemsize == 8 and inputs.max() > np.iinfo(np.int64).max:
             raise ValueError(f"{split}_inputs has {inputs.max():,}; torch's integers end at 2^63 - 1")
     if train.shape[1:] != test.shape[1:]:
         raise ValueError(
-            f"train_inputs has samples of {train.shape[1:]}, test_inputs of {test.shape[1:]}; they must be of one shape"
+            f"train_inputs has samples of {train.shape[1:]}, test_inputs of {test.shape[1:]}; the shapes must be equal"
         )
     kinds = input_kind(train, scale_uint8), input_kind(test, scale_uint8)
     if kinds[0] != kinds[1]:
@@ -68,8 +70,9 @@ def _check(arrays: Mapping[str, np.ndarray], scale_uint8: bool) -> None:
     least, most, count = int(present[0]), int(present[-1]), len(present)
     if least != 0 or most != count - 1 or count < 2:
         raise ValueError(
-            f"train_labels has {pluralize(count, 'different value')} from {least:,} to {most:,}; they "
-            "must be 0 to classes - 1, of two classes at least (numpy.unique(labels, return_inverse=True) numbers them)"
+            f"train_labels has {pluralize(count, 'different value')} from {least:,} to {most:,}; labels "
+            "must run from 0 to classes - 1, with at least two classes (numpy.unique(labels, return_inverse=True) "
+            "numbers them)"
         )
     if unknown := int(((test_labels < 0) | (test_labels > most)).sum()):
-        raise ValueError(f"{unknown:,} of test_labels are not among train_labels' 0 to {most:,}")
+        raise ValueError(f"{unknown:,} test labels are not in the range of train_labels, 0 to {most:,}")

@@ -11,7 +11,6 @@ import torch
 from dpexp.config.experiment import ExperimentConfig, check_size
 from dpexp.config.groups import ArraysDataConfig, DownloadedDataConfig, MnistConfig, SyntheticDataConfig
 from dpexp.errors import ConfigError, DataError, pluralize
-from dpexp.machine.files import user_cache
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.data.arrays import GREY, array_splits, input_kind
 from dpexp.train.data.sharding import subset
@@ -58,8 +57,8 @@ def load(config: ExperimentConfig) -> Dataset:
             np.copyto(tensors[name].numpy(), array, casting="unsafe")
         if array.dtype.kind == "f" and (broken := int((~tensors[name].isfinite()).sum())):
             raise DataError(
-                f"data={config.data.name}: {name} is NaN or infinite in {pluralize(broken, 'place')}, "
-                f"as {config.dtype}; correct them, or set dtype=float64 for larger numbers"
+                f"data={config.data.name}: {name} has {pluralize(broken, 'NaN or infinite value')} in "
+                f"{config.dtype}; correct them, or set dtype=float64 for larger numbers"
             )
         if numbers == GREY and name.endswith("inputs"):
             tensors[name].div_(255)  # to [0, 1], as torchvision's ToTensor does
@@ -73,8 +72,7 @@ def _splits(config: ExperimentConfig) -> list[tuple[np.ndarray, np.ndarray]]:
         case MnistConfig():
             return [mnist_split(split) for split in ("train", "t10k")]
         case DownloadedDataConfig(name=name) as data:
-            cache = Path(data.cache).expanduser() if data.cache else user_cache()
-            return [torchvision_split(name, train, cache) for train in (True, False)]
+            return [torchvision_split(name, train, Path(data.cache).expanduser()) for train in (True, False)]
         case SyntheticDataConfig() as data:
             return synthetic_splits(data, config.train_samples, config.seed)
         case ArraysDataConfig() as data:

@@ -82,7 +82,7 @@ def _check_pinned(pin: Path, inputs: np.ndarray, labels: np.ndarray) -> None:
         if not pin.exists():
             write_atomically(pin, digest.hexdigest())
         elif pin.read_text() != digest.hexdigest():
-            raise DataError(f"{pin.stem} in {pin.parent} is damaged: its SHA-256 isn't the one of {pin}; delete both")
+            raise DataError(f"{pin.stem} in {pin.parent} is damaged: its SHA-256 doesn't match {pin}; delete both")
     except OSError as error:
         raise DataError(f"can't write the data cache {pin}: {error.strerror}; set data.cache") from error
 

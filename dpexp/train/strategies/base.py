@@ -51,10 +51,7 @@ class Strategy:
 
     @classmethod
     def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
-        """In the parent, return what each process receives, (besides the initial state) to connect to the others.
-
-        Returns one picklable object for each process.
-        """
+        """In the parent: return one picklable object per process, with which it connects to the others."""
         return [None] * config.process_count
 
     def start(self) -> None:

@@ -50,7 +50,7 @@ class Ddp(Strategy):
     def update(self) -> None:
         """Make one optimizer update, from gradients that backward has summed over all ranks."""
         self.recorder.enter(UPDATE)
-        # Backward computes while buckets are all-reduced; what is left of that after it is communication, or waiting.
+        # What remains of backward after the last bucket was sent counts as communication (it may be waiting, too).
         self.recorder.move_since(self.last_bucket_started, COMPUTE, COMMUNICATE)
         self.last_bucket_started = math.inf
         self.optimizers[0].step(take_gradients(self._parameters))

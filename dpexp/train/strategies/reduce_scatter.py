@@ -24,7 +24,7 @@ class ReduceScatter:
         bounds = chunk_bounds(flat, len(gradients))
         chunk = slice(bounds[row], bounds[row + 1])
         self.chunk = flat[chunk]  # of the parameters
-        # The sum is made in the own row: no other rank reads this chunk of it.
+        # The sum is made in this rank's row: no other rank reads this chunk of it.
         self.total, *self._others = [gradient[chunk] for gradient in (*gradients[row:], *gradients[:row])]
 
     def publish(self) -> None:

@@ -32,7 +32,7 @@ class Shared:
     """What one rank receives: its part of the barriers, and the shared memory."""
 
     row: int  # the row of gradients of this rank, or of the ranks that share its core
-    arena: SharedTensors  # parameters, gradients, and broadcast numbers
+    memory: SharedTensors  # parameters, gradients, and broadcast numbers
     barrier: BarrierMember  # between all ranks
     update_barrier: BarrierMember  # between the ranks that update parameters: one of each row
     turn: CoreTurn | None = None  # where ranks share cores
@@ -47,9 +47,9 @@ class SyncDataParallel(Strategy):
     def _connect(self, shared: Shared) -> None:
         pin_to_core(shared.row, self._config.total_threads)
         self._barrier, self._update_barrier, self._turn = shared.barrier, shared.update_barrier, shared.turn
-        self._broadcast = shared.arena["broadcast"]
+        self._broadcast = shared.memory["broadcast"]
         elements = sum(parameter.numel() for parameter in self._parameters)
-        flat, gradients = shared.arena["parameters"][:elements], shared.arena["gradients"][:, :elements]
+        flat, gradients = shared.memory["parameters"][:elements], shared.memory["gradients"][:, :elements]
         vector_to_parameters(flat, self._parameters)
         adds = shared.turn is not None and not shared.turn.is_first
         self._reduction = ReduceScatter(self._parameters, flat, gradients, shared.row, adds)
@@ -67,14 +67,14 @@ class SyncDataParallel(Strategy):
             "gradients": ((groups, elements), dtype),
             "broadcast": ((MAX_BROADCAST,), torch.int64),
         }
-        arena = SharedTensors.allocate(layout)
+        memory = SharedTensors.allocate(layout)
         members = BarrierMember.create(config.workers, spin_seconds(config.total_threads))
         if groups == config.workers:
-            return [Shared(rank, arena, member, member) for rank, member in enumerate(members)]
+            return [Shared(rank, memory, member, member) for rank, member in enumerate(members)]
         updating = BarrierMember.create(groups, spin_seconds(groups))
         turns = CoreTurn.create(config.workers, groups)
         return [
-            Shared(turn.group, arena, member, updating[turn.group], turn)
+            Shared(turn.group, memory, member, updating[turn.group], turn)
             for member, turn in zip(members, turns, strict=True)
         ]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_disturbance import found_in, spells, steady
 
-from dpexp.analysis.ratios import GROUPS, START_STD, find_usual_misfit, pooled_blocks, turns_ratio
+from dpexp.analysis.ratios import GROUPS, START_STD, find_dispersion, pooled_blocks, turns_ratio
 
 TRIALS, TURNS, STARTS = 700, 60, (2, 3, 4, 8)
 PRECISION = 0.02
@@ -118,7 +118,7 @@ def test_the_overall_interval_covers_the_ratio_of_all_time(machine, starts):
     assert LEAST.get(machine, 0.93) <= found <= 0.995
 
 
-def test_in_a_sweep_whose_starts_differ_more_than_usual_jobs_teach_each_other():
+def test_jobs_of_a_sweep_share_their_dispersion():
     """Of 12 jobs, each with a spread of its own around twice the usual one."""
     generator, held, alone = np.random.default_rng(5), [], []
     for _ in range(80):
@@ -127,7 +127,7 @@ def test_in_a_sweep_whose_starts_differ_more_than_usual_jobs_teach_each_other():
         for each in times:
             sides = (in_groups(differing(generator, (4, TURNS), each)) for _ in range(2))
             jobs.append([turns_ratio(*pair) for pair in zip(*sides, strict=True)])
-        usual = find_usual_misfit([pooled_blocks(job) for job in jobs])
+        usual = find_dispersion([pooled_blocks(job) for job in jobs])
         for job in jobs:
             estimates = pooled_blocks(job, usual).estimate(), pooled_blocks(job).estimate()
             held.append(estimates[0].low <= 1 <= estimates[0].high)

@@ -1,4 +1,4 @@
-"""The boundary of every command: arguments in, exit status out; an error is one line on standard error."""
+"""The boundary of every command: arguments in, lines and an exit status out; an error is one line on standard error."""
 
 import argparse
 import contextlib
@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from rich.console import Console
+
 from dpexp.errors import ConfigError, DataError, DpexpError
 from dpexp.machine import signals
 from dpexp.machine.exclusive import exclusive
-from dpexp.report import terminal
 
 BAD_INPUT, FAILED = 2, 1  # exit statuses
 
@@ -38,10 +39,10 @@ def command(body: Callable[[list[str]], int]) -> Callable[..., int]:
         except DpexpError as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            terminal.show_error(str(error))
+            show_error(str(error))
             return status_of(error)
         except signals.Interrupted as stop:
-            terminal.show_error(f"interrupted by {stop}")
+            show_error(f"interrupted by {stop}")
             return stop.status
         except SystemExit as stop:  # of --help, of --version
             return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
@@ -54,9 +55,34 @@ def command(body: Callable[[list[str]], int]) -> Callable[..., int]:
 
 def measuring_alone() -> contextlib.AbstractContextManager[None]:
     """Let no other dpexp on this machine measure while the context is open; say so while this one waits."""
-    return exclusive(terminal.show_waiting)
+    return exclusive(_show_waiting)
 
 
 def status_of(error: DpexpError) -> int:
     """Return the exit status for an error."""
     return BAD_INPUT if isinstance(error, ConfigError | DataError) else FAILED
+
+
+def open_console(stderr: bool = False) -> Console:
+    """Return a console without markup, since paths and messages of users' code may look like it."""
+    stream = sys.stderr if stderr else sys.stdout
+    if hasattr(stream, "reconfigure"):  # an encoding that lacks a character is no reason to fail
+        stream.reconfigure(errors="replace")
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=stderr)
+
+
+def show_error(message: str) -> None:
+    """Print one line on standard error."""
+    open_console(stderr=True).print(f"dpexp: {message}", style="red")
+
+
+def show_line(text: str) -> None:
+    """Print one line on standard output."""
+    open_console().print(text, soft_wrap=True)
+
+
+def _show_waiting(process: int) -> None:
+    """Print on standard error that another dpexp measures on this machine."""
+    holder = f"process {process}" if process else "a process of another container"
+    text = f"waiting until {holder} has finished measuring: two simultaneous measurements would distort each other"
+    open_console(stderr=True).print(f"dpexp: {text}")
