@@ -166,7 +166,7 @@ def test_ones_own_arrays(tmp_path):
         ({"test_labels": np.full(10, -1)}, "10 test labels are not in the range of train_labels, 0 to 2"),
         (
             {"train_labels": np.arange(100) % 3 - 1},
-            "3 different values from -1 to 1; labels must run from 0 to classes - 1",
+            "3 different values from -1 to 1; labels must run from 0",
         ),
         ({"train_labels": np.arange(100) + 1}, "100 different values from 1 to 100"),
         ({"train_labels": np.arange(100) * 10}, "100 different values from 0 to 990"),

@@ -52,7 +52,7 @@ def _check(arrays: Mapping[str, np.ndarray], scale_uint8: bool) -> None:
     train, train_labels, test, test_labels = (arrays[name] for name in NAMES)
     for split, inputs, labels in (("train", train, train_labels), ("test", test, test_labels)):
         if inputs.ndim < 2 or inputs.dtype.kind not in "uif" or not len(inputs):
-            raise ValueError(f"{split}_inputs: {inputs.dtype} of shape {inputs.shape}; must be (n, ...) numbers")
+            raise ValueError(f"{split}_inputs: {inputs.dtype} of {inputs.shape}; must be (n, ...) numbers")
         if labels.shape != (len(inputs),) or labels.dtype.kind not in "ui":
             raise ValueError(
                 f"{split}_labels: {labels.dtype} of shape {labels.shape}; must be ({len(inputs)},) integers"
