@@ -23,8 +23,8 @@ from dpexp.train.models.initial_state import initial_state
 from dpexp.train.worker import Work, WorkerReport
 
 PACE = Pace(turn_seconds=0.03, untimed_seconds=0.003)
-# Where more threads than cores have just woken up, the scheduler takes some tens of milliseconds to spread them.
-OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.1, untimed_seconds=0.03)
+# Where more threads than cores have just woken up, the scheduler takes some milliseconds to spread them.
+OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.05, untimed_seconds=0.015)
 
 
 class BuiltInTrainer:

@@ -54,9 +54,7 @@ def _check(arrays: Mapping[str, np.ndarray], scale_uint8: bool) -> None:
         if inputs.ndim < 2 or inputs.dtype.kind not in "uif" or not len(inputs):
             raise ValueError(f"{split}_inputs: {inputs.dtype} of {inputs.shape}; must be (n, ...) numbers")
         if labels.shape != (len(inputs),) or labels.dtype.kind not in "ui":
-            raise ValueError(
-                f"{split}_labels: {labels.dtype} of shape {labels.shape}; must be ({len(inputs)},) integers"
-            )
+            raise ValueError(f"{split}_labels: {labels.dtype} of {labels.shape}; must be ({len(inputs)},) integers")
         if inputs.dtype.kind == "u" and inputs.itemsize == 8 and inputs.max() > np.iinfo(np.int64).max:
             raise ValueError(f"{split}_inputs has {inputs.max():,}; torch's integers end at 2^63 - 1")
     if train.shape[1:] != test.shape[1:]:
