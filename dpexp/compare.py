@@ -9,10 +9,8 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
-from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.ratios import compare
 from dpexp.cli import runner
 from dpexp.command import Parser, command, measuring_alone, show_line
@@ -21,7 +19,6 @@ from dpexp.config.job import JobConfig, flatten
 from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
-from dpexp.results.schema import Block
 
 TOO_SLOW = 3  # the exit status of --fail-if-slower
 MUST_AGREE = ("model", "data", "seed", "dtype", "measurement", "launch")  # of both commands
@@ -48,23 +45,17 @@ def main(arguments: list[str]) -> int:
         blocks = measure_in_turns(
             configs, baseline="before", candidate="after", folder=Path(folder), on_progress=display.update
         )
-    change = show_change(options.after, blocks)
-    is_too_slow = options.fail_if_slower is not None and change.low > 1 + options.fail_if_slower
-    return TOO_SLOW if is_too_slow else 0
-
-
-def show_change(name: str, blocks: Sequence[Block]) -> Estimate:
-    """Print by what factor the time of a training changes from the arm "before" to the arm "after"; return it."""
     comparison = compare([blocks], baseline="after", candidate="before")  # as its times: after / before
     change = comparison.shown
     verdict = "slower" if change.low > 1 else "faster" if change.high < 1 else "no difference shown"
-    show_line(f"{name}: takes {change:.3f} times as long: {verdict}")
+    show_line(f"{options.after}: takes {change:.3f} times as long: {verdict}")
     if comparison.undisturbed is not None:
         show_line(
             f"other programs or virtual machines slowed down {100 * comparison.disturbed_share:.0f} % of the steps, "
             f"which don't count; with all time counted: {comparison.overall:.3f} times"
         )
-    return change
+    is_too_slow = options.fail_if_slower is not None and change.low > 1 + options.fail_if_slower
+    return TOO_SLOW if is_too_slow else 0
 
 
 def _share(text: str) -> float:
@@ -101,7 +92,7 @@ def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
             f"{', '.join(differing[:3])}: both commands must train the same model on the same data with the same "
             "measurement"
         )
-    visited = [config.total_samples for config in (first, second)]
+    visited = [config.epochs * config.train_samples for config in (first, second)]
     if visited[0] != visited[1]:
         raise ConfigError(f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on the same number")
 

@@ -64,7 +64,7 @@ class ArmStatistics:
     @property
     def steps(self) -> float:
         """The steps of a training: its samples over those of a step. A smaller last batch counts as a fraction."""
-        return self.config.total_samples / self.samples_per_step
+        return self.config.epochs * self.config.train_samples / self.samples_per_step
 
     @functools.cached_property
     def step(self) -> Pooled:

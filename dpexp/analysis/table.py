@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import warnings
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY, JobConfig
+from dpexp.errors import pluralize
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results import series
 from dpexp.results.jobs import read_jobs, refuse_mixed_machines
@@ -64,7 +65,7 @@ def aggregate(folders: Sequence[Path]) -> Summary:
 
 
 def _good_rows(good: Sequence[JobResult]) -> list[Row]:
-    labels = series.labels([member.settings for member in good])
+    differing = series.differences([member.settings for member in good])
     spreads = [job_ratio(member.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
     dispersion = find_dispersion([spread for spread in spreads if spread is not None])
     configurations: dict[str, list[JobResult]] = {}
@@ -76,8 +77,8 @@ def _good_rows(good: Sequence[JobResult]) -> list[Row]:
     rows = []
     for family in families.values():
         best = speedup.best_threads(family)
-        rows += [_row(members, labels[members[0].series_key], dispersion, best) for members in family]
-    order = {label: place for place, label in enumerate(labels.values())}  # as the jobs were typed
+        rows += [_row(members, differing[members[0].series_key], dispersion, best) for members in family]
+    order = {series.label(settings): place for place, settings in enumerate(differing.values())}  # as they were typed
     return sorted(rows, key=lambda row: (order[row.series], row.data_size, row.workers, row.jobs))
 
 
@@ -85,10 +86,10 @@ def _failed_rows(
     good: Sequence[JobResult], failed: Sequence[JobResult], problems: Sequence[tuple[str, str, str]]
 ) -> list[Row]:
     """Return the rows of jobs without a usable result, labelled by their differences from all other jobs."""
-    labels = series.labels([member.settings for member in (*good, *failed)])
+    differing = series.differences([member.settings for member in (*good, *failed)])
     rows = []
     for member in sorted(failed, key=lambda member: member.name):
-        result, label = member.result, labels[member.series_key]
+        result, label = member.result, series.label(differing[member.series_key])
         problem = result.error or f"interrupted after {len(result.kept_blocks())} of its blocks; resume it to finish"
         settings = _settings(member.config)
         rows.append(Row(status=result.status, **settings, problem=problem, jobs=(member.name,), series=label))
@@ -96,7 +97,7 @@ def _failed_rows(
     return rows
 
 
-def _row(members: list[JobResult], label: str, dispersion: float, best: int | None) -> Row:
+def _row(members: list[JobResult], differing: Mapping[str, Any], dispersion: float, best: int | None) -> Row:
     """Return the row of one configuration; the blocks of all of its jobs are pooled."""
     config, first = members[0].config, members[0].result
     measured = speedup.over_baseline(members, dispersion)
@@ -109,7 +110,7 @@ def _row(members: list[JobResult], label: str, dispersion: float, best: int | No
         seconds=candidate.seconds,
         overall_seconds=candidate.overall_seconds.value,
         trained_seconds=candidate.trained_seconds,
-        samples_per_second=config.total_samples / candidate.seconds.value,
+        samples_per_second=config.epochs * config.train_samples / candidate.seconds.value,
         **(_of_baseline(candidate, baseline) if baseline else {}),
         memory_bytes=candidate.memory_bytes,
         speedup=ratio.shown,
@@ -128,9 +129,19 @@ def _row(members: list[JobResult], label: str, dispersion: float, best: int | No
         oversubscribed=first.threads_on_host > first.environment.usable_cores,
         warnings=tuple(warnings(first, measured)),
         jobs=tuple(member.name for member in members),
-        series=label,
+        series=series.label(differing),
+        option=_option(config.workers, candidate.threads, differing),
         family=members[0].family,
     )
+
+
+def _option(workers: int, threads: int, differing: Mapping[str, Any]) -> str:
+    """Return what distinguishes a row within its family, such as "loaders=2 with 2 workers x 4 threads"."""
+    text = pluralize(workers, "worker")
+    if "threads_per_worker" in differing:
+        text += f" x {pluralize(threads, 'thread')}"
+    arguments = series.label({name: value for name, value in differing.items() if name != "threads_per_worker"})
+    return f"{arguments} with {text}" if arguments else text
 
 
 def _of_baseline(candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, Any]:

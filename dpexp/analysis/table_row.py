@@ -10,7 +10,6 @@ from typing import Any
 from dpexp.analysis.efficiency import SecondsByPhase
 from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.analysis.warnings import MeasurementWarning
-from dpexp.errors import pluralize
 from dpexp.phases import PHASES, USEFUL
 
 
@@ -89,6 +88,7 @@ class Row:
     configured_size: int | None = None  # data.size
     baseline_compute: tuple[float, ...] = ()  # seconds of a step, for projections; not a column
     family: str = ""  # the same for rows that may be compared; not a column
+    option: str = ""  # what distinguishes the row within its family; not a column
 
     @property
     def is_script(self) -> bool:
@@ -100,14 +100,6 @@ class Row:
         """Whether the row is the same training as its baseline (A/A)."""
         is_alone = self.workers == 1 and self.baseline_threads in (None, self.threads_per_worker)
         return is_alone and self.arguments == self.baseline_arguments
-
-    @property
-    def option(self) -> str:
-        """What distinguishes the row within its family, such as "loaders=2 with 2 workers x 4 threads"."""
-        arguments, by_threads, _ = self.series.partition("threads_per_worker=")
-        threads = f" x {pluralize(self.threads_per_worker or 1, 'thread')}" if by_threads else ""
-        workers = pluralize(self.workers or 1, "worker") + threads
-        return f"{arguments.removesuffix(', ')} with {workers}" if arguments else workers
 
     @property
     def step_seconds(self) -> float:
@@ -134,7 +126,8 @@ class Row:
             else:
                 columns[name] = value
         columns["warnings"] = self.problem or "; ".join(map(str, self.warnings))
-        del columns["problem"], columns["baseline_compute"], columns["family"]
+        for name in ("problem", "baseline_compute", "family", "option"):
+            del columns[name]
         return columns
 
 

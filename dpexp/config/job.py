@@ -48,11 +48,6 @@ class JobConfig:
         return self.data.size
 
     @property
-    def total_samples(self) -> int:
-        """Samples of the whole training, of all workers together."""
-        return self.epochs * self.train_samples
-
-    @property
     def process_count(self) -> int:
         """The number of processes that train together."""
         return self.workers

@@ -150,5 +150,5 @@ def _write(figure: Figure, path: Path) -> Path:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=metadata)
         write_atomically(path.with_suffix(suffix), buffer.getvalue())
-        figure.set_layout_engine("none")  # the next format keeps the layout, which takes time
+        figure.set_layout_engine(None)  # the next format keeps the layout, which takes time
     return path.with_suffix(".png")

@@ -72,8 +72,8 @@ def settings(config: JobConfig) -> dict[str, Any]:
     return {name: values[name] for name in sorted(values) if name not in ALONG_A_CURVE}
 
 
-def labels(all_settings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the label of each series, by its key: the settings in which it differs; "" for a single one."""
+def differences(all_settings: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the settings in which each series differs from the others, by its key; {} for a single one."""
     series = {json.dumps(settings): settings for settings in all_settings}
 
     def differs(name: str, among: Iterable[Mapping[str, Any]]) -> bool:
@@ -95,9 +95,13 @@ def labels(all_settings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         if (name.endswith(".name") and differs(name, series.values())) or differs_within_a_choice(name)
     ]
     short = {name: name.removesuffix(".name").removeprefix(ARGUMENTS) for name in chosen}
-    texts = {
-        text: ", ".join(f"{short[name]}={settings[name]}" for name in chosen if name in settings)
-        for text, settings in series.items()
+    found = {
+        key: {short[name]: settings[name] for name in chosen if name in settings} for key, settings in series.items()
     }
-    assert len(set(texts.values())) == len(texts), "two series share a label"
-    return texts
+    assert len({label(differing) for differing in found.values()}) == len(found), "two series share a label"
+    return found
+
+
+def label(differing: Mapping[str, Any]) -> str:
+    """Return the label of a series from the settings in which it differs."""
+    return ", ".join(f"{name}={value}" for name, value in differing.items())

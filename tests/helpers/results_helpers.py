@@ -41,7 +41,7 @@ def arm_of(turns: list[list[float]], samples_per_step: int = 64, processes: int 
 
 def arm(config: ExperimentConfig, seconds: float, threads: int | None = None) -> Arm:
     """An arm of whose steps the whole training of `config` takes so long."""
-    steps = config.total_samples / config.global_batch_size
+    steps = config.epochs * config.train_samples / config.global_batch_size
     wobble = 1 + WOBBLE * np.sin(np.arange(TURNS * STEPS) ** 2)
     each = seconds / steps * wobble / wobble.mean()
     threads = threads or config.threads_per_worker

@@ -8,6 +8,7 @@ import pytest
 from dpexp.analysis.decision.choice import choose
 from dpexp.analysis.intervals import UNKNOWN, Estimate
 from dpexp.analysis.table_row import Row
+from dpexp.errors import pluralize
 
 
 def row(workers, overall, share=0.02, over_best=None, **changes):
@@ -15,7 +16,7 @@ def row(workers, overall, share=0.02, over_best=None, **changes):
     best = UNKNOWN if over_best is None else Estimate(over_best, over_best / (1 + share), over_best * (1 + share))
     settings = {"threads_per_worker": 1, "best_sequential_threads": None if over_best is None else 2}
     found = {"overall_speedup": estimate, "overall_best_sequential_speedup": best}  # overall: it decides
-    return Row("ok", workers=workers, **(found | settings | changes))
+    return Row("ok", workers=workers, option=pluralize(workers, "worker"), **(found | settings | changes))
 
 
 def test_the_fastest_is_chosen_and_surely_so():
