@@ -16,7 +16,7 @@ from dpexp.analysis.ratios import compare, find_dispersion, job_ratio
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
-from dpexp.analysis.warnings import warnings
+from dpexp.analysis.warnings import find_warnings
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY, JobConfig
 from dpexp.errors import pluralize
@@ -52,7 +52,7 @@ class Summary:
 def aggregate(folders: Sequence[Path]) -> Summary:
     """Read all jobs below `folders` into a table. Raises ResultError if there is no job, or machines are mixed."""
     results, problems = read_jobs(folders)
-    members = series.members(results)
+    members = series.job_results(results)
     good = [member for member in members if member.result.status == "ok"]
     refuse_mixed_machines({member.name: member.result for member in good})
     failed = [member for member in members if member.result.status != "ok"]
@@ -127,7 +127,7 @@ def _row(members: list[JobResult], differing: Mapping[str, Any], dispersion: flo
         train_loss=mean_of_known([training.epoch_losses[-1] for training in candidate.trainings]),
         test_accuracy=candidate.test_accuracy,
         oversubscribed=first.threads_on_host > first.environment.usable_cores,
-        warnings=tuple(warnings(first, measured)),
+        warnings=tuple(find_warnings(first, measured)),
         jobs=tuple(member.name for member in members),
         series=series.label(differing),
         option=_option(config.workers, candidate.threads, differing),

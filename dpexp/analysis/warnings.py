@@ -39,7 +39,7 @@ class MeasurementWarning:
         return f"{self.text}: {self.advice}"
 
 
-def warnings(result: RunResult, speedup: Speedup) -> list[MeasurementWarning]:
+def find_warnings(result: RunResult, speedup: Speedup) -> list[MeasurementWarning]:
     """Return the warnings about one configuration, the most severe first. `result` is one of its results."""
     candidate = speedup.candidate
     config, blocks = candidate.config, candidate.all_blocks or candidate.blocks

@@ -71,9 +71,9 @@ def measure_job(
         whole_trainings = WholeTrainings(config, budget.seconds)
         # Under torchrun, other hosts run only one training at a time, so no further arm can take turns.
         may_share = launcher.hosts is None and config.measurement.shared_memory != "never"
-        in_memory = config.with_shared_memory() if may_share else None
+        with_memory = config.with_shared_memory() if may_share else None
         on_warm = whole_trainings.reserve_seconds
-        for block in _measure_blocks(trainer, variants, in_memory, budget, record, on_progress, on_warm):
+        for block in _measure_blocks(trainer, variants, with_memory, budget, record, on_progress, on_warm):
             refuse_changes(changed_files(user_files, fingerprint(config)))
             record.add_block(block, digests_of(trainer.files))
         on_warm(timed_steps(record.result.blocks[-1]))  # if an interrupted command had made all blocks
@@ -118,7 +118,7 @@ def measure_in_turns(
 def _measure_blocks(
     trainer: Trainer,
     variants: dict[str, JobConfig],
-    in_memory: JobConfig | None,
+    with_memory: JobConfig | None,
     budget: Budget,
     record: Record,
     on_progress: OnProgress,
@@ -126,19 +126,19 @@ def _measure_blocks(
 ) -> Iterator[Block]:
     """Yield the blocks of a job; the caller adds them to its record.
 
-    If exchanging gradients is the bottleneck, `in_memory` is an arm of all further blocks. If that arm fails, it is
+    If exchanging gradients is the bottleneck, `with_memory` is an arm of all further blocks. If that arm fails, it is
     left out, unless the job asked for it.
     """
     is_requested = budget.measurement.shared_memory == "always"
     has_failed = False
 
     def choose_arms(blocks: Sequence[Block]) -> Mapping[str, JobConfig]:
-        if in_memory is None or has_failed:
+        if with_memory is None or has_failed:
             return variants
         shares_memory = is_requested or any(
-            SHARED_MEMORY in block.arms or _is_exchange_bottleneck(in_memory, block) for block in blocks
+            SHARED_MEMORY in block.arms or _is_exchange_bottleneck(with_memory, block) for block in blocks
         )
-        return variants | ({SHARED_MEMORY: in_memory} if shares_memory else {})
+        return variants | ({SHARED_MEMORY: with_memory} if shares_memory else {})
 
     while True:
         finished = time.perf_counter()

@@ -15,7 +15,7 @@ from dpexp.analysis.table_row import Row, at_largest_data_size, largest_of_each_
 from dpexp.analysis.warnings import BATCH
 from dpexp.machine.memory import format_bytes
 from dpexp.report import sentences
-from dpexp.report.sentences import format_ratio, label, workers_of
+from dpexp.report.sentences import format_ratio, series_prefix, workers_of
 
 MAX_LINES = 20  # of a section
 
@@ -26,7 +26,7 @@ def sections(summary: Summary) -> dict[str, list[str]]:
         "answer": answer(summary),
         "details": [*details(summary), *sentences.targets(summary)],
         "reasons": sentences.reasons(summary),
-        "warnings": sentences.warnings(summary),
+        "warnings": sentences.warning_lines(summary),
         "failures": sentences.failures(summary),
     }
     for lines in by_section.values():
@@ -63,10 +63,10 @@ def answer(summary: Summary) -> list[str]:
 
 def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> str:
     if number.low <= 1 <= number.high:
-        name = row.option if choice else f"{label(row)}{workers_of(row)}"
+        name = row.option if choice else f"{series_prefix(row)}{workers_of(row)}"
         return f"No clear gain: {name} {'reaches' if row.workers == 1 else 'reach'} {format_ratio(number)} {over}"
     if choice is None:
-        return f"Largest speedup: {label(row)}{workers_of(row)}, {format_ratio(number)} {over}"
+        return f"Largest speedup: {series_prefix(row)}{workers_of(row)}, {format_ratio(number)} {over}"
     if choice.row is None:
         return f"Use {choice.name} ({row.option}: {format_ratio(number)} its speed)"
     return f"Use {choice.name}: {format_ratio(number)} {over}"

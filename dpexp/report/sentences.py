@@ -44,7 +44,7 @@ def reasons(summary: Summary) -> list[str]:
     for row in largest_of_each_series([row for row in summary.good if _factors(row)]):
         product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in _factors(row).items())
         _, loss, _ = largest_loss(row)
-        subject, lost = f"{label(row)}{workers_of(row)}", f" Largest loss: {loss}." if loss else ""
+        subject, lost = f"{series_prefix(row)}{workers_of(row)}", f" Largest loss: {loss}." if loss else ""
         if row.oversubscribed:  # the main cause, whatever the factors are
             subject, lost = f"{subject}, with more threads than the {summary.usable_cores} cores", ""
         if row.slow_phase and _slow_worker(row) not in lost:
@@ -151,11 +151,11 @@ def targets(summary: Summary) -> list[str]:
                 f", {row.target_speedup:.2f} times as fast as the baseline: {row.target_throughput_ratio:.2f} "
                 f"(its throughput / the baseline's) x {row.target_samples_ratio:.2f} (the baseline's samples / its own)"
             )
-        lines.append(f"{label(row)}{row.workers} workers, {row.data_size:,} samples: {text}.")
+        lines.append(f"{series_prefix(row)}{row.workers} workers, {row.data_size:,} samples: {text}.")
     return lines
 
 
-def warnings(summary: Summary) -> list[str]:
+def warning_lines(summary: Summary) -> list[str]:
     """Return each kind of warning once, the most severe first: the problem, its row, and advice."""
     kinds: dict[str, list[tuple[MeasurementWarning, Row]]] = {}
     for row in summary.good:
@@ -165,8 +165,12 @@ def warnings(summary: Summary) -> list[str]:
     lines = []
     for warning, row, count in sorted(worst, key=lambda entry: -entry[0].severity):
         more = f" and {pluralize(count - 1, 'more row')}" if count > 1 else ""
-        place = f" ({label(row)}{workers_of(row)}, {row.data_size:,} samples{more})" if len(summary.good) > 1 else ""
-        lines.append(f"{warning.text}{place}: {warning.advice}")
+        place = (
+            f" ({series_prefix(row)}{workers_of(row)}, {row.data_size:,} samples{more})"
+            if len(summary.good) > 1
+            else ""
+        )
+        lines.append(f"{warning.text}{place if len(summary.good) > 1 else ''}: {warning.advice}")
     return lines
 
 
@@ -181,7 +185,7 @@ def failures(summary: Summary) -> list[str]:
     return lines
 
 
-def label(row: Row) -> str:
+def series_prefix(row: Row) -> str:
     """Return the beginning of a row's sentence: its series, if there are several."""
     return f"{row.series}: " if row.series else ""
 

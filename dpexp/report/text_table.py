@@ -18,7 +18,7 @@ FOOTNOTES = {
 
 def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     """Return what all successful rows have in common, in words, and the other columns by head."""
-    rows = [cells(row) for row in summary.good]
+    rows = [text_cells(row) for row in summary.good]
     columns = {head: tuple(row[head] for row in rows) for head in (rows[0] if rows else ())}
     common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
     text = "; ".join(f"{head}: {columns.pop(head)[0]}" for head in common)
@@ -47,7 +47,7 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     return [*notes, "intervals: 95 %"] if heads else []
 
 
-def cells(row: Row) -> dict[str, str]:
+def text_cells(row: Row) -> dict[str, str]:
     """Return one successful row of the table as text, by head; what was not measured is a dash."""
     batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in total"
     accuracy = percent(row.test_accuracy)

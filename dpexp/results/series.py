@@ -56,7 +56,7 @@ class JobResult:
         return json.dumps([self.series_key, self.config.workers, self.config.data.size])
 
 
-def members(results: Mapping[str, RunResult]) -> list[JobResult]:
+def job_results(results: Mapping[str, RunResult]) -> list[JobResult]:
     """Return the jobs with their series; jobs with different contents of a user's file belong to different series."""
     contents_by_name: dict[str, set[str]] = {}
     for result in results.values():

@@ -22,7 +22,7 @@ from dpexp.analysis.table import aggregate
 from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY
 from dpexp.errors import format_number
 from dpexp.report.answer import answer, details
-from dpexp.report.sentences import reasons, targets, warnings
+from dpexp.report.sentences import reasons, targets, warning_lines
 from dpexp.report.text_table import columns_of, footnotes
 
 TWO = ["workers=2", "data.size=5000", "epochs=4"]
@@ -63,7 +63,7 @@ def test_the_answer_opens_with_what_to_do_and_one_number(tmp_path):
 def test_the_overall_speedup_decides_and_the_undisturbed_one_is_shown(tmp_path):
     found = summary(tmp_path, spells=[CANDIDATE])
     assert "2 workers reach 0.99 times (" in answer(found)[0]
-    (said,) = [line for line in warnings(found) if "slowed down 21 % of the steps" in line]
+    (said,) = [line for line in warning_lines(found) if "slowed down 21 % of the steps" in line]
     assert re.search(r": undisturbed, the speedup is 1\.20 \(.*\); with all time counted, it is 0\.99 \(", said)
 
 
@@ -306,14 +306,14 @@ def test_a_kind_of_warning_is_told_once_for_its_worst_row(tmp_path):
         replace(job, blocks=[busy(cores)(block) for block in job.blocks])
         for cores, job in ((0.3, result(*TWO, "workers=1", **times)), (0.5, result(*TWO, **times)))
     ]
-    (line,) = warnings(aggregate([write_sweep(tmp_path, *jobs)]))
+    (line,) = warning_lines(aggregate([write_sweep(tmp_path, *jobs)]))
     assert line == (
         "other programs used up to 0.5 of 2 cores (2 workers, 5,000 samples and 1 more row): stop them while measuring"
     )
 
 
 def test_a_warning_about_the_only_row_does_not_name_it(tmp_path):
-    assert "workers" not in warnings(summary(tmp_path, change=busy(0.5)))[0]
+    assert "workers" not in warning_lines(summary(tmp_path, change=busy(0.5)))[0]
 
 
 def test_what_more_workers_would_bring_is_projected_and_said_to_be(tmp_path):

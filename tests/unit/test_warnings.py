@@ -13,7 +13,7 @@ from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.ratios import compare
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table import aggregate
-from dpexp.analysis.warnings import MIN_TURNS, warnings
+from dpexp.analysis.warnings import MIN_TURNS, find_warnings
 from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.report.answer import answer
 
@@ -35,7 +35,7 @@ def seen(
             (config, config.baseline()), (CANDIDATE, BASELINE), reversed(found.limits), strict=True
         )
     ]
-    return warnings(replace(measured, environment=machine), Speedup(found, *sides))
+    return find_warnings(replace(measured, environment=machine), Speedup(found, *sides))
 
 
 def test_a_quiet_measurement_has_none():
@@ -144,7 +144,7 @@ def test_jobs_with_and_without_a_best_sequential_arm_are_pooled():
     blocks = [*one.kept_blocks(), *(changed(block, best_sequential=block.arms[BASELINE]) for block in other)]
     found = compare([blocks], BASELINE, CANDIDATE)
     side = ArmStatistics(one.config, blocks, CANDIDATE, math.inf, [])
-    assert warnings(one, Speedup(found, side, side)) == []
+    assert find_warnings(one, Speedup(found, side, side)) == []
 
 
 def test_enough_turns_are_no_reason_for_doubt():
