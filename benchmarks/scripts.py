@@ -13,9 +13,9 @@ from rich.table import Table
 from benchmarks import cases
 from benchmarks.setup import command, out, progress, shown
 from dpexp.analysis.intervals import geometric_mean
-from dpexp.phases import PHASES
 from dpexp.report.sentences import largest_loss
 
+PHASES = ("data", "compute", "wait", "communicate", "update")
 PEER = "testbed/delayed_script.py"
 LAUNCHED = f"torchrun --standalone --nproc-per-node={{workers}} {PEER}"
 JOB = ["measurement.best_sequential=false", "measurement.max_seconds=30"]

@@ -12,10 +12,9 @@ import tempfile
 from pathlib import Path
 
 from dpexp.analysis.ratios import compare
-from dpexp.cli import runner
 from dpexp.command import Parser, command, measuring_alone, show_line
 from dpexp.config.compose import compose_config
-from dpexp.config.job import JobConfig, flatten
+from dpexp.config.job import JobConfig, check_core_limits, flatten
 from dpexp.config.overrides import with_script
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
@@ -73,7 +72,7 @@ def _composed(text: str) -> JobConfig:
     if any("=" not in word for word in words):
         raise ConfigError(f"{text}: write settings, such as 'strategy=ddp workers=2'")
     config = compose_config(*with_script(words))
-    runner.check_core_limits(config)
+    check_core_limits(config)
     return config
 
 

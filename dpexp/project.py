@@ -15,8 +15,7 @@ from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, w
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.analysis.table_row import Row, at_largest_data_size
 from dpexp.command import Parser, command, show_line
-from dpexp.config.groups import CustomModelConfig
-from dpexp.config.script import ScriptConfig
+from dpexp.config.job import CANDIDATE
 from dpexp.errors import ConfigError, ResultError
 from dpexp.report.sentences import describe_projection
 
@@ -119,17 +118,12 @@ def _rows(rows: Sequence[Row], folder: Path, series: str | None) -> list[Row]:
 
 
 def _gradient_bytes(row: Row, measured: Summary) -> float:
-    """Return the size of the gradient of these jobs' model. Raises ConfigError if only the user's code knows it."""
-    from dpexp.train.data.dataset import load  # imports torch
-    from dpexp.train.models.architectures import build_model
-
-    config = next(job.config for job in measured.jobs if job.name in row.jobs)
-    if isinstance(config, ScriptConfig) or isinstance(config.model, CustomModelConfig):
-        raise ConfigError(f"model={config.names['model']} has an unknown gradient size: give it as --gradient-mb")
-    dataset = load(config)
-    model = build_model(config.model, dataset.input_shape, dataset.classes)
-    size = 8 if config.dtype == "float64" else 4
-    return float(size * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
+    """Return the size of the gradient of these jobs' model. Raises ConfigError if only a script knows it."""
+    result = next(job.result for job in measured.jobs if job.name in row.jobs)
+    size = result.kept_blocks()[0].arms[CANDIDATE].gradient_bytes
+    if size is None:
+        raise ConfigError(f"model={row.model} has an unknown gradient size: give it as --gradient-mb")
+    return float(size)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
-"""Many launches with random kills, many jobs, and what they leave behind."""
+"""Many launches with random kills, and what they leave behind."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import random
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -15,7 +13,6 @@ from pathlib import Path
 
 import psutil
 
-from dpexp.cli.api import sweep as measure_sweep
 from dpexp.config.compose import compose_config
 from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import WorkerError
@@ -119,19 +116,3 @@ class _Killer:
                 victim = workers[int(self._choice * len(workers))]
                 self.killed_at = time.monotonic()
                 victim.kill()
-
-
-def sweep(jobs: int) -> None:
-    """Run it in this process, and check that every job succeeded."""
-    alike = ",".join(str(300 + job) for job in range(jobs))  # what makes no other configuration: one row, few figures
-    quick = [
-        "measurement.repeats=1",
-        "measurement.precision=null",
-        "measurement.warmup=0",
-        "measurement.best_sequential=false",
-        "measurement.max_seconds=0.4",
-    ]
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        table = measure_sweep(*TINY, *quick, f"launch.timeout_seconds={alike}", folder=folder)
-        assert set(table["status"]) == {"ok"}
-        assert len(list(Path(folder).glob("*/result.json"))) == jobs

@@ -11,9 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpexp.analysis.decision.links import Link
-
 HOSTS = {f"dpexp{os.getpid()}-{number}": f"10.77.0.{number}" for number in (1, 2)}  # names and addresses
+UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 CLONE_NEWNET = 0x40000000  # of Linux's setns
 
 
@@ -27,7 +26,7 @@ def linked(rate: str | None, delay_seconds: float = 0.0) -> Iterator[None]:
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
         if delay_seconds:
-            bits = Link.parse(f"{rate}/s,0us").bytes_per_second * 8 if rate else 100e9
+            bits = float(rate[:-4]) * UNITS[rate[-4:].lower()] if rate else 100e9
             words = [word for host in HOSTS.items() for word in host] + [str(bits), str(delay_seconds)]
             relay = cleanup.enter_context(
                 subprocess.Popen([sys.executable, "-m", "testbed.link", *words], stdout=subprocess.PIPE)

@@ -13,10 +13,10 @@ import yaml
 from dpexp.cli import resume
 from dpexp.command import BAD_INPUT, FAILED, measuring_alone, show_error, show_line, status_of
 from dpexp.config.compose import Job, Plan
-from dpexp.config.job import JobConfig
+from dpexp.config.job import check_core_limits
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError
-from dpexp.machine.environment import Environment, current_environment, usable_cores
+from dpexp.machine.environment import Environment, current_environment
 from dpexp.machine.files import lock_folder, write_atomically
 from dpexp.measurement.user_files import fingerprint, refuse_edited_modules
 from dpexp.processes import fork_server
@@ -34,17 +34,6 @@ class JobOutcome:
 
     error: DpexpError | None = None
     measured_earlier: bool = False  # by an earlier command
-
-
-def check_core_limits(config: JobConfig) -> None:
-    """Raise ConfigError for a job with more workers or threads than launch.max_workers_per_core allows."""
-    cores, max_per_core = usable_cores(), config.launch.max_workers_per_core
-    for name, number in (("workers", config.process_count), ("threads_per_worker", config.threads_per_worker)):
-        if number > max_per_core * cores:
-            raise ConfigError(
-                f"{name}={number} on {cores} usable cores: at most {max_per_core * cores} are allowed; use fewer, "
-                "or set launch.max_workers_per_core"
-            )
 
 
 @contextlib.contextmanager

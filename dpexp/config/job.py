@@ -13,6 +13,8 @@ from pydantic import Field, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from dpexp.config.groups import STRICT, BatchConfig, LaunchConfig, MeasurementConfig, SizedConfig
+from dpexp.errors import ConfigError
+from dpexp.machine.environment import usable_cores
 
 # Names of arms: the measured training, its baseline, one process with the best number of threads, and the measured
 # training with gradients exchanged in shared memory.
@@ -105,6 +107,17 @@ class JobConfig:
             raise ValueError(
                 f"batch.size={self.batch.size} with batch.scope=global can't be split evenly over "
                 f"workers={self.workers}: choose a multiple of {self.workers}, such as {choices}"
+            )
+
+
+def check_core_limits(config: JobConfig) -> None:
+    """Raise ConfigError for a job with more workers or threads than launch.max_workers_per_core allows."""
+    cores, max_per_core = usable_cores(), config.launch.max_workers_per_core
+    for name, number in (("workers", config.process_count), ("threads_per_worker", config.threads_per_worker)):
+        if number > max_per_core * cores:
+            raise ConfigError(
+                f"{name}={number} on {cores} usable cores: at most {max_per_core * cores} are allowed; use fewer, "
+                "or set launch.max_workers_per_core"
             )
 
 

@@ -84,6 +84,7 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory_
         phases={name: np.array([report.phases[name] for report in reports]).T.tolist() for name in names},
         between_epochs_seconds=statistics.median(reports[0].between_epochs_seconds or [0.0]),
         processes=[Process(report.threads, host=report.host) for report in reports],
+        gradient_bytes=reports[0].gradient_bytes,
         memory_bytes=memory_bytes,
     )
 

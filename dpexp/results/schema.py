@@ -53,6 +53,7 @@ class Arm:
     phases: dict[str, list[list[PhaseSeconds]]]  # seconds in some steps, by phase: (steps, processes)
     between_epochs_seconds: Duration  # what belongs to an epoch and to no step; 0 for a script, whose steps have it
     processes: Annotated[list[Process], Field(min_length=1)]  # by rank
+    gradient_bytes: Bytes | None = None  # of one process; of a script, it is unknown
     memory_bytes: Bytes | None = None  # peak of all processes, helpers included; shared pages count once
     cpu_seconds: Duration = 0.0  # of a script's processes, helpers included; the fork server knows those of our own
 

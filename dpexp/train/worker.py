@@ -44,6 +44,7 @@ class WorkerReport:
 
     host: str
     threads: int
+    gradient_bytes: int
     parameters_sha256: list[str]  # of each replica, after the last update
     seconds: float = 0.0  # time of a whole training, without evaluation
     epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a segment, the last one
@@ -74,7 +75,8 @@ def run(
     else:
         measured = _train_whole(work, strategy, model, rank)
     hashes = [parameters_sha256(replica.model) for replica in strategy.replicas]
-    return WorkerReport(platform.node(), torch.get_num_threads(), hashes, **measured)
+    gradient_bytes = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    return WorkerReport(platform.node(), torch.get_num_threads(), gradient_bytes, hashes, **measured)
 
 
 def _train_in_turns(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from conftest import TINY
 
-from testbed.endurance import Census, soak, sweep
+import dpexp
+from testbed.endurance import Census, soak
 
 
 @pytest.mark.slow
@@ -21,10 +23,11 @@ def test_launches_with_random_kills_leave_nothing(seed):
 
 
 @pytest.mark.slow
-def test_jobs_of_a_sweep_leave_nothing():
-    sweep(1)
+def test_jobs_of_a_sweep_leave_nothing(tmp_path):
+    dpexp.sweep(*TINY, "seed=1", folder=tmp_path / "first")  # what is made once is there
     before = Census.take()
-    sweep(4)
+    table = dpexp.sweep(*TINY, "seed=1,2,3,4", folder=tmp_path / "second")
+    assert list(table.status) == ["ok"] * 4
     after = Census.take()
     assert (after.descriptors, after.threads, after.processes) == (before.descriptors, before.threads, before.processes)
     assert after.shared_names == before.shared_names

@@ -70,6 +70,12 @@ def test_every_process_reports_its_threads(tmp_path):
             assert process.threads == 2
 
 
+def test_the_gradient_has_the_size_of_the_trained_parameters(tmp_path):
+    (block,) = measured(tmp_path, "workers=2").blocks
+    parameters = 16 * 7 + 7 + 7 * 3 + 3  # of the tiny MLP, in float64
+    assert [arm.gradient_bytes for arm in block.arms.values()] == [8 * parameters] * 2
+
+
 def test_a_step_counts_the_samples_of_all_workers(tmp_path):
     overrides = ["workers=2", "data.size=100", "batch.size=10"]
     (block,) = measured(tmp_path, *overrides, "batch.scope=per_worker").blocks

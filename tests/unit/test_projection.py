@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 
 import pytest
 from results_helpers import changed, result, with_phases, write_sweep
@@ -195,19 +196,23 @@ def test_the_units_of_a_link():
 
 @pytest.fixture
 def example(tmp_path):
+    return written(tmp_path, gradient_bytes=814_120)
+
+
+def written(folder, gradient_bytes):
     """Results of a sweep of one and two workers, whose steps tell what they are made of: 1.1 s of work."""
 
     def at(workers, seconds):
         work = {"data": 0.0, "compute": 1.0, "wait": 0.0, "communicate": 0.0, "update": 0.1}
 
         def explained(block):
-            own, alone = block.arms["candidate"], block.arms["baseline"]
+            own, alone = replace(block.arms["candidate"], gradient_bytes=gradient_bytes), block.arms["baseline"]
             phases = [work | {"communicate": 0.2}] * len(own.processes)
             return changed(block, candidate=with_phases(own, *phases), baseline=with_phases(alone, work))
 
         return result(f"workers={workers}", seconds=[9, *[seconds] * 3], baseline=[9, 2, 2, 2], change=explained)
 
-    return str(write_sweep(tmp_path / "example", at(1, 2.0), at(2, 1.2)))
+    return str(write_sweep(folder / "example", at(1, 2.0), at(2, 1.2)))
 
 
 def hosts(link):
@@ -248,6 +253,14 @@ def test_a_mistake_is_told_in_one_line(example, arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_unknown_gradient_size_has_to_be_given(tmp_path, capsys):
+    folder = written(tmp_path, gradient_bytes=None)
+    words = [folder, "--workers", "8", "--link", "25Gbit/s,10us", "--workers-per-host", "2"]
+    assert main(words) == 2
+    assert "unknown gradient size: give it as --gradient-mb" in capsys.readouterr().err
+    assert main([*words, "--gradient-mb", "1"]) == 0
 
 
 def test_results_that_do_not_tell_steps_are_refused(tmp_path, capsys):
