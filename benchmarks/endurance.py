@@ -20,14 +20,14 @@ from rich.table import Table
 
 from benchmarks.setup import out
 from dpexp.cli.api import sweep as measure_sweep
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.results import storage
 from testbed.endurance import TINY, Census, soak
 
 LAUNCHES, JOBS, RESULTS, MAIN_KILLS = 500, 200, 10_000, 20
 EXAMPLE = Path(__file__).parent.parent / "outputs" / "example"
 MIB = 2**20
-CONFIGS = TypeAdapter(ExperimentConfig)
+CONFIGS = TypeAdapter(BuiltInConfig)
 
 
 def run() -> None:

@@ -18,8 +18,8 @@ from rich.console import Console
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.compose import compose_config
-from dpexp.config.experiment import ExperimentConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.built_in_trainer import summarize_training
 from dpexp.processes import fork_server, launch
@@ -37,17 +37,17 @@ out = Console(width=120, highlight=False, markup=False, soft_wrap=True)
 progress = Console(stderr=True, soft_wrap=True)
 
 
-def configured(*overrides: str) -> ExperimentConfig:
+def configured(*overrides: str) -> BuiltInConfig:
     """A composed job, of the benchmark's size unless overridden."""
     own = [f"data.size={SAMPLES}", f"epochs={EPOCHS}", f"batch.size={BATCH}", *overrides]
     config = compose_config(*own)
-    assert isinstance(config, ExperimentConfig)
+    assert isinstance(config, BuiltInConfig)
     return config
 
 
-def prepared(config: ExperimentConfig, dataset: Dataset) -> worker.Work:
+def prepared(config: BuiltInConfig, dataset: Dataset) -> worker.Task:
     """What the workers of one training are told."""
-    return worker.Work(config, dataset, initial_state(config, dataset))
+    return worker.Task(config, dataset, initial_state(config, dataset))
 
 
 def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:

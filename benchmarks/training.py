@@ -101,7 +101,7 @@ def _alone(rank: int, work: object, shared: None, notify: object) -> float:
     """One of several independent sequential trainings."""
     from dpexp.train import worker
 
-    assert isinstance(work, worker.Work)
+    assert isinstance(work, worker.Task)
     return worker.run(0, work, shared, None, lambda notice: None).seconds
 
 

@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 
 from dpexp.analysis.ratios import compare
-from dpexp.command import Parser, command, measuring_alone, show_line
 from dpexp.config.compose import compose_config
 from dpexp.config.job import JobConfig, check_core_limits, flatten
 from dpexp.config.overrides import with_script
+from dpexp.entry_point import Parser, entry_point, measuring_alone, show_line
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
 
@@ -23,7 +23,7 @@ TOO_SLOW = 3  # the exit status of --fail-if-slower
 MUST_AGREE = ("model", "data", "seed", "dtype", "measurement", "launch")  # of both commands
 
 
-@command
+@entry_point
 def main(arguments: list[str]) -> int:
     """Print how the time of a training changes; return the exit status.
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="python -m dpexp.compare", description=__doc__)
     parser.add_argument("before", help="a command's key=value settings, in quotes")
     parser.add_argument("after", help="the same, after the change")
-    slower = f"exit with status {TOO_SLOW} if AFTER takes that much longer, by its whole interval"
+    slower = f"exit with status {TOO_SLOW} if AFTER takes more time, by the lower end of the interval"
     parser.add_argument("--fail-if-slower", metavar="5%", type=_share, help=slower)
     options = parser.parse_args(arguments)
     configs = {"before": _composed(options.before), "after": _composed(options.after)}
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
         blocks = measure_in_turns(
             configs, baseline="before", candidate="after", folder=Path(folder), on_progress=display.update
         )
-    comparison = compare([blocks], baseline="after", candidate="before")  # as its times: after / before
+    comparison = compare([blocks], baseline="after", candidate="before")  # = time after / before
     change = comparison.shown
     verdict = "slower" if change.low > 1 else "faster" if change.high < 1 else "no difference shown"
     show_line(f"{options.after}: takes {change:.3f} times as long: {verdict}")

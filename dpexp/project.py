@@ -14,13 +14,13 @@ from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, worst_error
 from dpexp.analysis.table import Summary, aggregate
 from dpexp.analysis.table_row import Row, at_largest_data_size
-from dpexp.command import Parser, command, show_line
 from dpexp.config.job import CANDIDATE
+from dpexp.entry_point import Parser, entry_point, show_line
 from dpexp.errors import ConfigError, ResultError
 from dpexp.report.sentences import describe_projection
 
 
-@command
+@entry_point
 def main(arguments: list[str]) -> int:
     """Print a projection for each number of workers; return the exit status."""
     parser = Parser(prog="python -m dpexp.project", description=__doc__)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.compose import compose_config
-from dpexp.config.experiment import ExperimentConfig
 from dpexp.errors import WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import Work
+from dpexp.train.worker import Task
 
 TINY = ["data=synthetic", "data.size=101", "data.test_size=40", "data.shape=[16]", "data.classes=3", "model.hidden=[7]"]
 TINY += ["batch.size=24", "batch.scope=global", "measurement.warmup_steps=2"]
@@ -62,7 +62,7 @@ def soak(launches: int, seed: int) -> tuple[Counter[str], list[float]]:
     seconds: list[float] = []
     jobs = [_job(workers) for workers in (1, 2, 3, 4)]
     dataset = load(jobs[0])
-    works = [Work(config, dataset, initial_state(config, dataset)) for config in jobs]
+    works = [Task(config, dataset, initial_state(config, dataset)) for config in jobs]
     LocalLauncher().run(works[0])  # now the fork server is ready
     undisturbed = [_seconds(work) for work in works]
     for number in range(launches):
@@ -79,13 +79,13 @@ def soak(launches: int, seed: int) -> tuple[Counter[str], list[float]]:
     return outcomes, seconds
 
 
-def _job(workers: int) -> ExperimentConfig:
+def _job(workers: int) -> BuiltInConfig:
     config = compose_config(*TINY, f"workers={workers}", "epochs=8")
-    assert isinstance(config, ExperimentConfig)
+    assert isinstance(config, BuiltInConfig)
     return config
 
 
-def _seconds(work: Work) -> float:
+def _seconds(work: Task) -> float:
     started = time.monotonic()
     LocalLauncher().run(work)
     return time.monotonic() - started

@@ -21,8 +21,8 @@ from omegaconf import omegaconf
 from programs import shorten_turns
 
 from dpexp.cli import app
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.compose import compose_config
-from dpexp.config.experiment import ExperimentConfig
 from dpexp.processes import fork_server
 from testbed.namespaces import linked
 
@@ -142,18 +142,18 @@ def two_hosts() -> Iterator[None]:
         yield
 
 
-def composed(*overrides: str) -> ExperimentConfig:
+def composed(*overrides: str) -> BuiltInConfig:
     """Nothing can change it, so tests that ask for the same share it."""
     return _composed(overrides, Path.cwd(), os.environ.get("DPEXP_CACHE"))
 
 
 @functools.cache
-def _composed(overrides: tuple[str, ...], folder: Path, cache: str | None) -> ExperimentConfig:
+def _composed(overrides: tuple[str, ...], folder: Path, cache: str | None) -> BuiltInConfig:
     """`folder` and `cache` are where data are looked for."""
     return compose_config(*overrides)
 
 
-def tiny(*overrides: str) -> ExperimentConfig:
+def tiny(*overrides: str) -> BuiltInConfig:
     """A tiny job; one that chooses another model doesn't get the MLP's layers."""
     other_model = any(override.startswith("model=") for override in overrides)
     base = [override for override in TINY if not (other_model and override.startswith("model."))]

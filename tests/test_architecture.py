@@ -17,7 +17,7 @@ PACKAGE = Path(dpexp.__file__).parent
 ORDER = """
 errors phases
 machine
-command
+entry_point
 config
 results
 processes

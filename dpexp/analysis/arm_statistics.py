@@ -100,8 +100,8 @@ class ArmStatistics:
     def phases(self) -> list[SecondsByPhase]:
         """The seconds of a step by phase, for each process; [] if too few steps were recorded.
 
-        They are means over the recorded steps up to the limit, or over all where few are so short, scaled to
-        `step_seconds`: recording takes some time itself.
+        They are means over recorded steps up to the limit (over all, if too few are that short), scaled to
+        `step_seconds`, because recording takes time.
         """
         arms = [block.arms[self.arm_name] for block in self.blocks if block.arms[self.arm_name].phases]
         if not arms:

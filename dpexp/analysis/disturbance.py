@@ -3,8 +3,8 @@
 On a shared machine, other programs slow down a core for milliseconds to minutes, often without a trace in any
 counter. A training also has inherently long steps: validation, checkpoints, long batches, skipped layers, exchanges of
 random duration. The length of a step doesn't separate the two. But disturbed steps are clustered, whereas inherently
-long steps occur singly, at a fixed interval, or with the same numbers in each start of the program. So long steps are
-left out only if they are clustered and show none of the other patterns; and then in both arms.
+long steps occur singly, at a fixed interval, or with the same numbers in each start of the program. Long steps are
+therefore left out only if they are clustered and show none of the other patterns; and then in both arms.
 
 An undisturbed step takes at most UNDISTURBED_RATIO times as long as the fastest steps of all starts of its program.
 If the ratio depends on that limit, there is no plateau of undisturbed steps, and all time counts.
@@ -23,7 +23,7 @@ UNDISTURBED_RATIO = 1.15  # times as long: the limit for an undisturbed step ...
 LIMIT_SHIFT = 0.05  # ... and if that limit is moved by this much in both directions, ...
 MAX_CHANGE = 0.02  # ... the log ratio must change by no more than this
 VERY_LONG_RATIO = 4.0  # times as long: more than a slow core explains, so these must be clustered by themselves
-WINDOW = 16  # steps, in which long steps are counted
+WINDOW_STEPS = 16  # steps, in which long steps are counted
 MIN_DISPERSION = 1.5  # times the variance that their number in a window would have if each step were long independently
 Z_LIMIT = 3.0  # standard deviations
 MIN_SHARE = 0.05  # of the time, that long steps must take to matter
@@ -102,7 +102,7 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
         window
         for arm in arms
         for turn in arm.turn_seconds
-        for window in np.array_split(np.asarray(turn) > limit, max(1, round(len(turn) / WINDOW)))
+        for window in np.array_split(np.asarray(turn) > limit, max(1, round(len(turn) / WINDOW_STEPS)))
     ]
     count, size = np.array([[window.sum(), len(window)] for window in windows]).T  # long steps, all steps
     share = count.sum() / size.sum()

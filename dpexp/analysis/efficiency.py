@@ -2,9 +2,9 @@
 
 After the POP centre of excellence (Performance Optimisation and Productivity, pop-coe.eu, "Standard Metrics for
 Performance Audits"): efficiency = parallel efficiency x computation scaling, and parallel efficiency = load balance x
-communication efficiency. Useful time is data, compute and update. POP takes the slowest worker's useful time over the
-whole run; here workers synchronize in every step, so it is each worker's useful time plus its wait for the slowest,
-which is recorded in every step: for all gradients, and for all updates.
+communication efficiency. Useful time is data, compute and update. POP uses the slowest worker's useful time of the
+whole run. Here workers synchronize in every step, so each step counts useful time plus the recorded wait for the
+slowest worker, for all gradients and for all updates.
 """
 
 import math

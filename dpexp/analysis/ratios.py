@@ -27,7 +27,7 @@ MAX_CORRELATION = 0.9  # correlation of neighbouring groups
 # and between commands that run minutes apart, if several cores are compared, as cores share resources.
 START_STD, COMMAND_STD = 0.006, 0.005
 PRIOR_DOF = 6.0
-UNKNOWN_STD = 0.1  # of a block with a single round
+SINGLE_ROUND_STD = 0.1  # of a block with a single round
 NO_LIMITS = (math.inf, math.inf)
 
 Turns = Sequence[Sequence[float]]
@@ -57,7 +57,7 @@ def variance_of_step(blocks: Sequence[LogEstimate]) -> tuple[float, float]:
     """
     known = [block for block in blocks if block.groups > 1]
     if not known:
-        return UNKNOWN_STD**2 * max(block.steps for block in blocks), 1.0
+        return SINGLE_ROUND_STD**2 * max(block.steps for block in blocks), 1.0
     squares = [float(block.shifts @ block.shifts) for block in known]
     products = sum(float(block.shifts[1:] @ block.shifts[:-1]) for block in known)
     groups = sum(block.groups for block in known)
@@ -109,7 +109,7 @@ def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) ->
 
 @dataclass(frozen=True)
 class Pooled:
-    """The mean of several log ratios. `chi_square` is a sum, each over what was expected."""
+    """The mean of several log ratios. `chi_square` is the sum of squared deviations over their expected squares."""
 
     log: float
     variance: float
@@ -125,7 +125,7 @@ class Pooled:
 def pooled_blocks(blocks: Sequence[LogEstimate | None], dispersion: float = 1.0) -> Pooled | None:
     """Return the mean of the blocks of a job, whose processes differ by more than their rounds show.
 
-    `dispersion` is a deviation's square over what is expected, as seen in other jobs of a sweep.
+    `dispersion` is the ratio of observed to expected squared deviations in all jobs of the sweep.
     """
     known = [block for block in blocks if block is not None]
     if not known:

@@ -1,8 +1,8 @@
 """Who is slow: the worker that the others wait for, and the phase in which it takes longer in most steps.
 
-Workers meet in every step; the one that waits least came last. It delays the step by the time that one of its phases
-takes longer than that of the other workers, not counting the factor by which all of its phases are longer: a core that
-other programs slow down lengthens all phases, usually for some seconds, after which another core is slow.
+Workers meet in every step; the one that waits least came last. Its delay is how much longer one phase takes than in
+other workers. If all of its phases are longer by the same factor, that doesn't count: its core is slow, usually only
+for some seconds, after which another core is slow.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ MIN_STEPS = 12  # recorded steps
 MIN_DELAY = 0.03  # of a step
 MIN_LONGER_SHARE = 0.5  # of the steps, in which a phase of a slow worker takes longer
 MIN_DELAYED_SHARE = 0.25  # of the steps that it must delay: if workers share cores, others may be later still
-MORE_THAN_UPDATE = 1.25  # times as much as the update: how much a phase must vary, in proportion, if its samples differ
+MIN_VARIATION_RATIO = 1.25  # times that of the update, in proportion: the variation of a phase whose samples differ
 
 
 def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _differs_by_samples(phase: int, seconds: float, baseline: Sequence[Arm]) -> 
     usual = np.median(np.concatenate(useful), (0, 1))
     change = np.median(np.concatenate([np.abs(np.diff(steps, axis=0)) for steps in useful]), (0, 1))
     update = USEFUL.index("update")  # not divided by, since it may be 0 in most steps
-    in_proportion = change[phase] * usual[update] > MORE_THAN_UPDATE * change[update] * usual[phase]
+    in_proportion = change[phase] * usual[update] > MIN_VARIATION_RATIO * change[update] * usual[phase]
     return bool(change[phase] > seconds and in_proportion)
 
 

@@ -17,7 +17,7 @@ from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
 from dpexp.analysis.warnings import find_warnings
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY, JobConfig
 from dpexp.errors import pluralize
 from dpexp.phases import PHASES, USEFUL
@@ -145,7 +145,7 @@ def _option(workers: int, threads: int, differing: Mapping[str, Any]) -> str:
 
 
 def _of_baseline(candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, Any]:
-    target = candidate.config.target_accuracy if isinstance(candidate.config, ExperimentConfig) else None
+    target = candidate.config.target_accuracy if isinstance(candidate.config, BuiltInConfig) else None
     reached = {} if target is None else speedup.time_to_target(target, candidate, baseline)
     return reached | {
         "baseline_threads": baseline.threads,

@@ -29,7 +29,7 @@ class Row:
     data: str | None = None
     data_size: int | None = None  # training samples of an epoch, of all workers together
     data_scope: str | None = None
-    exchange: str = ""  # how DistributedDataParallel exchanges: gloo, shared_memory, as a script does
+    exchange: str = ""  # gradient exchange of DistributedDataParallel: gloo, shared_memory; "": a script's own
     batch_scope: str | None = None
     local_batch_size: int | None = None
     global_batch_size: int | None = None
@@ -74,7 +74,7 @@ class Row:
     slow_phase: str = ""  # the phase in which it takes longer than the others ...
     slow_seconds: float = math.nan  # ... by so much, in a typical step
     slow_share: float = math.nan  # share of the steps that it delays
-    slow_loss: float = math.nan  # the share of the time that it costs the others
+    slow_loss: float = math.nan  # share of a typical step that it costs the others
     phases: SecondsByPhase = field(default_factory=dict)  # seconds of a training, of all processes together
     baseline_phases: SecondsByPhase = field(default_factory=dict)
     train_loss: float = math.nan  # loss of the last epoch
@@ -96,7 +96,7 @@ class Row:
         return self.data == "script"
 
     @property
-    def is_baseline(self) -> bool:
+    def is_self_comparison(self) -> bool:
         """Whether the row is the same training as its baseline (A/A)."""
         is_alone = self.workers == 1 and self.baseline_threads in (None, self.threads_per_worker)
         return is_alone and self.arguments == self.baseline_arguments
@@ -139,7 +139,7 @@ def at_largest_data_size(rows: Sequence[Row]) -> list[Row]:
 
 def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
     """Return the rows at the largest data size of their series, except baselines."""
-    several = [row for row in rows if not row.is_baseline]
+    several = [row for row in rows if not row.is_self_comparison]
     return [row for _, of_one in groupby(several, lambda row: row.series) for row in at_largest_data_size(list(of_one))]
 
 

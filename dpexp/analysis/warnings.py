@@ -119,8 +119,8 @@ def _about_superlinear_speedup(speedup: Speedup) -> Iterator[MeasurementWarning]
     if candidate.config.workers == 1:
         return
     advice = (
-        "trust this result only if computation scaling is above 100 %, as when more data fit in caches, or if the "
-        "baseline has fewer threads or other arguments"
+        "this is plausible only if computation scaling is above 100 % (data fit in caches), or if the baseline has "
+        "fewer threads or other arguments"
     )
     efficiency = speedup.comparison.shown.low / candidate.config.workers
     yield from _above(1.0, efficiency, "superlinear", "the efficiency is above 100 %", advice)

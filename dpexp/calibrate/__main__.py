@@ -16,9 +16,9 @@ from dpexp.analysis.disturbance import UNDISTURBED_RATIO, fastest_step_seconds
 from dpexp.analysis.intervals import Estimate, geometric_mean
 from dpexp.analysis.ratios import compare
 from dpexp.calibrate.faults import Fault
-from dpexp.command import FAILED, Parser, command, measuring_alone, show_line
 from dpexp.config.compose import compose_config
 from dpexp.config.job import CANDIDATE, JobConfig
+from dpexp.entry_point import FAILED, Parser, entry_point, measuring_alone, show_line
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import current_environment
 from dpexp.measurement import job
@@ -36,7 +36,7 @@ TOLERANCE = 0.15  # of a delay, for the noise of the machine
 MAX_OFF = 0.03  # of a training's time, from steps
 
 
-@command
+@entry_point
 def main(arguments: list[str]) -> int:
     """Print a line for each check; the exit status is 0 when all passed."""
     Parser(prog="python -m dpexp.calibrate", description=__doc__).parse_args(arguments)
@@ -117,7 +117,7 @@ def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> ArmStatis
 
 
 def check_ratio(kind: str, ratio: Estimate, expected: float) -> Check:
-    """Check that the interval of a ratio includes the known value, and no difference where there is one."""
+    """Check that the interval of a ratio includes the known value, and excludes 1 unless that is 1."""
     passed = ratio.low <= expected <= ratio.high and (expected == 1 or ratio.low > 1)
     should = "1" if expected == 1 else f"{expected:.2f}, but not 1"
     return Check(passed, f"{kind}: ratio {ratio:.3f}; the interval should include {should}")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpexp.cli import resume, runner
-from dpexp.command import FAILED, Parser, command, show_error, show_line, status_of
 from dpexp.config.compose import compose, show
 from dpexp.config.overrides import with_script
+from dpexp.entry_point import FAILED, Parser, entry_point, show_error, show_line, status_of
 from dpexp.errors import ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine import signals
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dpexp.launchers.torchrun_tasks import TorchrunController
 
 
-@command
+@entry_point
 def main(arguments: list[str]) -> int:
     """Run one command line; return the exit status."""
     if str(Path.cwd()) not in sys.path and "" not in sys.path:

@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.compose import Plan
-from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.job import JobConfig
 from dpexp.config.overrides import FOLDERS, split_at_script
 from dpexp.errors import ConfigError, ResultError, VersionError
@@ -61,7 +61,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> R
     same_code = result.environment.code_sha256 == environment.code_sha256
     if result.status == "diverged" or not result.blocks or not (result.status == "ok" or same_code):
         return None
-    if isinstance(config, ExperimentConfig) and config.checkpoint and not (folder / CHECKPOINT).exists():
+    if isinstance(config, BuiltInConfig) and config.checkpoint and not (folder / CHECKPOINT).exists():
         return None
     files = fingerprint(config)
     files |= digests_of(result.user_files.keys() - files.keys())

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 from dpexp.cli import resume
-from dpexp.command import BAD_INPUT, FAILED, measuring_alone, show_error, show_line, status_of
 from dpexp.config.compose import Job, Plan
 from dpexp.config.job import check_core_limits
 from dpexp.config.script import ScriptConfig
+from dpexp.entry_point import BAD_INPUT, FAILED, measuring_alone, show_error, show_line, status_of
 from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError
 from dpexp.machine.environment import Environment, current_environment
 from dpexp.machine.files import lock_folder, write_atomically

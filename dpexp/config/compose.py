@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from dpexp.config.experiment import ExperimentConfig, from_settings
+from dpexp.config.built_in import BuiltInConfig, from_settings
 from dpexp.config.explain import explain
 from dpexp.config.overrides import expand_sweep, parse, with_baseline_arguments
 from dpexp.config.script import SETTINGS, ScriptConfig
@@ -48,7 +48,7 @@ class Job:
 
     folder: str  # below the command's; "." for a single run
     overrides: list[str]  # as typed
-    config: ExperimentConfig | ScriptConfig
+    config: BuiltInConfig | ScriptConfig
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
         return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs)
 
 
-def compose_config(*overrides: str) -> ExperimentConfig | ScriptConfig:
+def compose_config(*overrides: str) -> BuiltInConfig | ScriptConfig:
     """Return the job of a single run with these overrides. Raises ConfigError."""
     with _hydra(None):
         parsed = [parse(text) for text in overrides]
@@ -111,7 +111,7 @@ def show(overrides: Sequence[str], config_dir: str | None, as_help: bool) -> str
         return Template(composed.hydra.help.template).safe_substitute(APP_CONFIG_GROUPS=groups, CONFIG=settings)
 
 
-def to_config(composed: DictConfig, typed: Sequence[str]) -> ExperimentConfig | ScriptConfig:
+def to_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig | ScriptConfig:
     """Check a composed configuration and the typed overrides. Raises ConfigError with one line for all mistakes."""
     try:
         script = composed.get("script")

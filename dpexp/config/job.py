@@ -42,7 +42,7 @@ class JobConfig:
     @property
     @abstractmethod
     def names(self) -> dict[str, str]:
-        """The names of strategy, model, data and exchange, data.scope, and a script's arguments."""
+        """What the table shows of the settings: strategy, model, data, data scope, exchange, a script's arguments."""
 
     @property
     def train_samples(self) -> int:

@@ -24,7 +24,7 @@ def parse(text: str) -> Override:
     key, sign, value = (part.strip() for part in text.partition("="))
     name = key.lstrip("+~")
     if not name or (not sign and not key.startswith("~")):
-        raise ConfigError(f"{text!r}: write key=value, such as workers=2, without spaces")
+        raise ConfigError(f"{text!r}: write key=value, such as workers=2")
     if name.endswith(".name") and name.removesuffix(".name") in config_groups():
         group = name.removesuffix(".name")
         raise ConfigError(f"{name}={value}: write {group}={value}, which also selects its settings")

@@ -27,7 +27,7 @@ workers threads_per_worker seed data.size batch.size batch.scope script measurem
 
 
 @dataclass(frozen=True, config=STRICT)
-class CommandConfig:
+class ScriptCommand:
     """How to start the training; `baseline_command` (None: the same command) runs with one worker.
 
     `exchange` is how the command's DistributedDataParallel exchanges gradients (None: as the script has it).
@@ -40,14 +40,14 @@ class CommandConfig:
     arguments: dict[str, Value]
     baseline_arguments: dict[str, Value]
 
-    def baseline(self) -> CommandConfig:
+    def baseline(self) -> ScriptCommand:
         """Return the command of the baseline, with the arguments that it uses."""
         command, arguments = self.baseline_command or self.command, self.arguments | self.baseline_arguments
         used = {name: value for name, value in arguments.items() if name in placeholders(command)}
-        return CommandConfig(command, None, exchange=None, arguments=used, baseline_arguments={})
+        return ScriptCommand(command, None, exchange=None, arguments=used, baseline_arguments={})
 
     @model_validator(mode="after")
-    def _check_commands(self) -> CommandConfig:
+    def _check_commands(self) -> ScriptCommand:
         for name, command in (("command", self.command), ("baseline_command", self.baseline_command)):
             if command is None:
                 continue
@@ -88,7 +88,7 @@ class ScriptConfig(JobConfig):
     """A script. Its times are computed from the timed steps, for `data.size` samples."""
 
     epochs: Literal[1]
-    script: CommandConfig
+    script: ScriptCommand
 
     default_max_seconds: ClassVar[tuple[float, float]] = (60.0, 60.0)
 

@@ -37,8 +37,8 @@ def use_shared_memory(
 ) -> "SharedMemoryGroup":
     """Let a model exchange gradients in shared memory; all ranks of its process group call it before the first step.
 
-    The process group exchanges in the first steps, and takes turns with shared memory in the next; then the faster of
-    the two is used; with `always`, shared memory. Where each host has a single rank, it is the process group. The first
+    The first steps use the process group, the next ones alternate; then the faster way is kept (with `always`: shared
+    memory). If each host has a single rank, the process group exchanges. The first
     sums in memory are compared with the process group's: if they differ by more than rounding, a RuntimeError says so.
     While memory is used, a LostRankError (a RuntimeError) names a rank that has ended, or that has not come for
     `timeout_seconds`. Each host needs the memory of (ranks + 1) gradients; a RuntimeError tells if it is short.
@@ -130,7 +130,7 @@ class SharedMemoryGroup:
         if self._always:
             self.uses_memory = tried >= 0
         elif 0 <= tried < 2 * TRIAL_STEPS:
-            self.uses_memory = tried // 2 % 2 == 0  # two and two: each way meets both kinds of steps that take turns
+            self.uses_memory = tried // 2 % 2 == 0  # in pairs: if two kinds of steps alternate, each way has both
         elif self._is_decided:
             in_memory, over_group = (statistics.median(self._seconds[way]) for way in (True, False))
             choice = torch.tensor([in_memory <= over_group])

@@ -1,4 +1,4 @@
-"""The ranks of a process group that share the memory of a host: they meet, and notice when one of them has ended.
+"""The ranks of a process group that share the memory of a host: how they synchronize, and notice that one has ended.
 
 Memory and wake-ups are anonymous (memfd, eventfd) and reach the other ranks through Unix sockets: nothing has a name in
 the file system, and nothing is left, whoever dies. The sockets also tell who has died.
@@ -47,21 +47,21 @@ class Peers:
             if len({len(ranks) for ranks in self.hosts}) > 1:
                 on_each = ", ".join(pluralize(len(ranks), "rank") for ranks in self.hosts)
                 raise ValueError(f"{len(hosts)} hosts with {on_each}: shared memory needs the same number on each")
-            self._ends = self._connected(listener, [name for _, name in places])
+            self._sockets = self._connected(listener, [name for _, name in places])
         size, place = len(self.ranks), self.ranks.index(self._rank)
         rounds = [2**power for power in range((size - 1).bit_length())]
         counters = [Counter() for _ in rounds]
         self._send([counter.number for counter in counters])
-        theirs = {rank: [Counter(number) for number in self._receive(rank)] for rank in self._ends}
+        theirs = {rank: [Counter(number) for number in self._receive(rank)] for rank in self._sockets}
         # A dissemination barrier: of each round the counter to post and the one to wait for, see barrier.py.
         self._rounds = [(theirs[self.ranks[(place + step) % size]][at], counters[at]) for at, step in enumerate(rounds)]
         self._spin_seconds = spin_seconds(size * torch.get_num_threads())
         self._polls = {counter: self._poll(counter) for counter in counters}
         self._exited_ranks: list[int] = []  # ranks that ended after they had left the last meeting
-        connected.add(self)
+        open_peers.add(self)
         # How often each rank has posted, and how many meetings it has left.
         counts = self.allocate(2 * len(places) * 8)
-        self._posted, self._left = counts.view(torch.int64).view(2, len(places)).numpy()
+        self._posted, self._left_barriers = counts.view(torch.int64).view(2, len(places)).numpy()
 
     def barrier(self) -> None:
         """Return when all ranks of the host have called this. Raises LostRankError."""
@@ -72,7 +72,7 @@ class Peers:
             self._posted[self._rank] += 1
             post_to.post()
             wait_for.wait(self._spin_seconds, self._sleep)
-        self._left[self._rank] = self._meetings
+        self._left_barriers[self._rank] = self._meetings
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
         """Return `size_bytes` zero bytes that all ranks share; all call it together.
@@ -86,7 +86,7 @@ class Peers:
         try:
             tensors = SharedTensors.allocate(layout)
         except WorkerError as error:
-            raise RuntimeError(f"{str(error).partition(';')[0]}; let the process group exchange gradients") from error
+            raise RuntimeError(f"{str(error).partition(';')[0]}; leave out use_shared_memory") from error
         self._send([tensors.file.number])
         return tensors["bytes"]
 
@@ -99,9 +99,9 @@ class Peers:
             raise self._late(late)
         if counter.number in ready:
             return
-        for rank, end in self._ends.items():
+        for rank, end in self._sockets.items():
             if end.fileno() in ready:
-                if self._left[rank] < self._meetings:
+                if self._left_barriers[rank] < self._meetings:
                     raise self._ended(rank)
                 self._exited_ranks.append(rank)
                 for poll in self._polls.values():
@@ -111,13 +111,13 @@ class Peers:
         """Return what wakes this rank: the counter, or the end of another rank."""
         poll = select.poll()
         poll.register(counter.number, select.POLLIN)
-        for end in self._ends.values():
+        for end in self._sockets.values():
             poll.register(end, select.POLLRDHUP)
         return poll
 
     def forget(self) -> None:
         """Close the sockets in a forked process, such as a data loader's worker, so that a rank's end is noticed."""
-        for end in self._ends.values():
+        for end in self._sockets.values():
             end.close()
 
     def _late(self, rank: int) -> LostRankError:
@@ -146,7 +146,7 @@ class Peers:
         return dict(sorted(ends.items()))
 
     def _send(self, descriptors: list[int]) -> None:
-        for rank, end in self._ends.items():
+        for rank, end in self._sockets.items():
             try:
                 socket.send_fds(end, [b"."], descriptors)
             except OSError as error:
@@ -154,7 +154,7 @@ class Peers:
 
     def _receive(self, rank: int) -> list[int]:
         try:
-            received, descriptors, _, _ = socket.recv_fds(self._ends[rank], 1, MAX_DESCRIPTORS)
+            received, descriptors, _, _ = socket.recv_fds(self._sockets[rank], 1, MAX_DESCRIPTORS)
         except TimeoutError:
             raise self._late(rank) from None
         except OSError as error:
@@ -166,11 +166,11 @@ class Peers:
         return descriptors
 
 
-connected: weakref.WeakSet[Peers] = weakref.WeakSet()  # in this process
+open_peers: weakref.WeakSet[Peers] = weakref.WeakSet()  # in this process
 
 
 def _forget_peers() -> None:
-    for peers in connected:
+    for peers in open_peers:
         peers.forget()
 
 

@@ -127,5 +127,5 @@ class CommandProcesses(Descendants):
 def describe_exit(status: int | None) -> str:
     """Say in words how a command ended."""
     if status is None:
-        return "a process ended while the command went on (as torchrun does with --max-restarts)"
+        return "a process ended, but the command kept running (torchrun --max-restarts restarts its workers)"
     return f"it was killed by signal {-status}" if status < 0 else f"it exited with status {status}"

@@ -12,12 +12,12 @@ import signal
 import sys
 import time
 
-MARK_VARIABLE = "DPEXP_SCRIPT_WORLD"
+MARK_VARIABLE = "DPEXP_SCRIPT_MARK"
 GRACE_SECONDS, POLL_SECONDS = 1.0, 0.01
 
 
 class Descendants:
-    """All processes whose `DPEXP_SCRIPT_WORLD` begins with `mark`, and all processes started by them."""
+    """All processes whose `DPEXP_SCRIPT_MARK` begins with `mark`, and all processes started by them."""
 
     def __init__(self, mark: str) -> None:
         self.mark = mark

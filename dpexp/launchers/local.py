@@ -16,7 +16,7 @@ from dpexp.processes.messages import Turn
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker
 from dpexp.train.strategies import strategy_class
-from dpexp.train.worker import Work, WorkerReport
+from dpexp.train.worker import Task, WorkerReport
 
 
 class RunningSegments:
@@ -63,13 +63,13 @@ class LocalLauncher:
     def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that this launcher can't run."""
 
-    def run(self, work: Work) -> list[WorkerReport]:
+    def run(self, work: Task) -> list[WorkerReport]:
         """Run one whole training; return the reports of all processes by rank. Raises WorkerError."""
         with explain_start_errors(work), contextlib.ExitStack() as cleanup:
             return launch(self._world(cleanup, CANDIDATE, work, None), work.config.launch.timeout_seconds)
 
     @contextlib.contextmanager
-    def segments(self, works: Mapping[str, Work]) -> Iterator[RunningSegments]:
+    def segments(self, works: Mapping[str, Task]) -> Iterator[RunningSegments]:
         """Start the processes of all segments, which take turns while the context is open. Raises WorkerError."""
         first = next(iter(works.values()))
         with explain_start_errors(first), contextlib.ExitStack() as cleanup:
@@ -82,20 +82,20 @@ class LocalLauncher:
             with running_worlds(specs, first.config.launch.timeout_seconds) as processes:
                 yield RunningSegments(processes, turn_pipes)
 
-    def target(self, name: str, work: Work) -> Target:
+    def target(self, name: str, work: Task) -> Target:
         """Return the function that each worker process runs."""
         return self._targets.get(name, worker.run)
 
-    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, turn_pipe: Connection | None) -> WorldSpec:
-        """Return the processes of one training to start; rank 0 has the turn_pipe."""
+    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Task, pipe: Connection | None) -> WorldSpec:
+        """Return the processes of one training to start; rank 0 receives its turns from the pipe."""
         shown = "" if name == CANDIDATE else name.replace("_", " ")
         shared = strategy_class(work.config).share(work.config, work.initial)
-        arguments = [(work, part, None if rank else turn_pipe) for rank, part in enumerate(shared)]
+        arguments = [(work, part, None if rank else pipe) for rank, part in enumerate(shared)]
         return WorldSpec(self.target(name, work), arguments, shown)
 
 
 @contextlib.contextmanager
-def explain_start_errors(work: Work) -> Iterator[None]:
+def explain_start_errors(work: Task) -> Iterator[None]:
     """Turn "too many open files" or "too many processes" into a WorkerError."""
     try:
         yield

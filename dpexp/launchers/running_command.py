@@ -22,7 +22,7 @@ StepTrace = tuple[float, float, float, list[tuple[float, float]]]
 
 
 class Introduction(TypedDict):
-    """What a process tells at the end of its first step; see startup/dpexp_clock.py."""
+    """What a process reports at the end of its first step; see startup/dpexp_clock.py."""
 
     world: str  # the mark of its command, and the number of its world
     rank: int
@@ -32,7 +32,7 @@ class Introduction(TypedDict):
 
 
 class FinalReport(TypedDict, total=False):
-    """What a process tells after its last turn; nothing if it has ended before."""
+    """What a process reports after its last turn; nothing if it has ended before."""
 
     host: str
     in_memory: bool  # whether its models exchange gradients in shared memory

@@ -88,7 +88,7 @@ class Channel:
             why = WorkerError("rank 0 exited before the other ranks; see its output")
             store: Any = PrefixStore(self._environment.prefix, server)  # takes bytes, whatever its stub says
             for rank in self._others:
-                store.compare_set(str(rank), "", "")  # make it where it lacks, else `multi_get` would wait
+                store.compare_set(str(rank), "", "")  # create the key if it is missing, or `multi_get` waits
             while not self._closing.wait(POLL_SECONDS):
                 self._look(store)
             self._look(store)

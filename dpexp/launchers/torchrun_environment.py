@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, pluralize
 
@@ -60,7 +60,7 @@ class TorchrunEnvironment:
 
     def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that these processes can't run."""
-        if not isinstance(config, ExperimentConfig):
+        if not isinstance(config, BuiltInConfig):
             if self.local_world_size > 1:
                 raise ConfigError(
                     f"LOCAL_WORLD_SIZE={self.local_world_size}: a script's command starts the workers of each host; "

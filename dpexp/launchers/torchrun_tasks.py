@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError, one_line
 from dpexp.launchers.command_processes import Command
@@ -22,7 +22,7 @@ from dpexp.train import worker
 from dpexp.train.data.dataset import Dataset, load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.strategies.rendezvous import Rendezvous
-from dpexp.train.worker import Work, WorkerReport
+from dpexp.train.worker import Task, WorkerReport
 
 END_SECONDS = 10.0
 FIRST_TASK: dict[str, Any] = {"number": 0, "kind": "rest", "errors": []}
@@ -38,7 +38,7 @@ class TorchrunController(LocalLauncher):
         self.local_world_size = environment.local_world_size
         self.channel = Channel(environment, arguments, task=FIRST_TASK)
         self._task_number = 0  # of the last one
-        self._loaded: ExperimentConfig | None = None  # the job whose data all agents hold
+        self._loaded: BuiltInConfig | None = None  # the job whose data all agents hold
         self._errors: list[str] = []  # of all tasks
 
     def check(self, config: JobConfig) -> None:
@@ -73,16 +73,16 @@ class TorchrunController(LocalLauncher):
             time.sleep(0.1)
         self.channel.close()
 
-    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Work, turn_pipe: Connection | None) -> WorldSpec:
+    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Task, pipe: Connection | None) -> WorldSpec:
         if work.config.process_count == 1:
-            return super()._world(cleanup, name, work, turn_pipe)
+            return super()._world(cleanup, name, work, pipe)
         if self._loaded != work.dataset.config:  # before anything is timed
             with self._task("load", config=work.dataset.config):
                 self.channel.wait_until(self._answers)
             self._loaded = work.dataset.config
         cleanup.enter_context(self._task("train", config=work.config, in_turns=work.in_turns))
         remote = RemoteRanks(0, self._exchange_progress, self._answers)
-        return _one_rank(work, self._environment, self._task_number, turn_pipe, remote)
+        return _one_rank(work, self._environment, self._task_number, pipe, remote)
 
     @contextlib.contextmanager
     def _task(self, kind: str, **task: Any) -> Iterator[None]:
@@ -178,7 +178,7 @@ class TorchrunAgent:
         config, dataset = self._task["config"], self._dataset
         assert dataset is not None, "the first task is to load the data"
         remote = RemoteRanks(self._environment.rank, self._exchange_progress)
-        work = Work(config, dataset, initial_state(config, dataset), in_turns=self._task["in_turns"])
+        work = Task(config, dataset, initial_state(config, dataset), in_turns=self._task["in_turns"])
         spec = _one_rank(work, self._environment, self._task["number"], None, remote)
         with explain_start_errors(work):
             (report,) = launch(spec)  # rank 0 ends those that hang
@@ -193,7 +193,7 @@ class TorchrunAgent:
 
 
 def _one_rank(
-    work: Work, environment: TorchrunEnvironment, task: int, turn_pipe: Connection | None, remote: RemoteRanks
+    work: Task, environment: TorchrunEnvironment, task: int, turn_pipe: Connection | None, remote: RemoteRanks
 ) -> WorldSpec:
     """Return the one worker of a rank in this task; it is ended if another rank's worker fails."""
     rendezvous = Rendezvous(environment.master_address, environment.master_port, f"{environment.prefix}/world/{task}")

@@ -10,10 +10,9 @@ FIELDS = re.compile(r"^(\w+):\s*(\d+) kB$", re.MULTILINE)
 def peak_bytes(processes: Collection[int]) -> int | None:
     """Return the memory of these processes at its highest; None if one can't be read. They should sleep meanwhile.
 
-    Linux reports only proportional shares (PSS) of pages that other programs may map, too. So this is the larger of two
-    lower bounds: the private pages of all processes, plus the shared pages of the one that has the most of them, as if
-    all were forked from one server; and the anonymous pages of all, which only forked relatives share, plus the largest
-    amounts of file pages and of shared memory that any one has.
+    Linux reports only proportional shares (PSS) of pages that other programs may map, too. This is the larger of two
+    lower bounds: (1) the private pages of all, plus the shared pages of the process that has the most, as if all shared
+    them; (2) the anonymous pages of all, plus the largest amounts of file pages and of shared memory of one process.
     """
     fields_of_all = [_fields(process) for process in processes]
     if not fields_of_all or not all(fields_of_all):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import JobConfig
 from dpexp.errors import DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, RunningSegments
@@ -20,7 +20,7 @@ from dpexp.processes.launch import wait_for_server
 from dpexp.results.schema import Arm, Process, Training
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import Work, WorkerReport
+from dpexp.train.worker import Task, WorkerReport
 
 PACE = Pace(turn_seconds=0.03, untimed_seconds=0.003)
 # Where more threads than cores have just woken up, the scheduler takes some milliseconds to spread them.
@@ -30,7 +30,7 @@ OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.05, untimed_seconds=0.015)
 class BuiltInTrainer:
     """Trains all variants by our loop, on the same data and from the same initial state."""
 
-    def __init__(self, config: ExperimentConfig, launcher: LocalLauncher) -> None:
+    def __init__(self, config: BuiltInConfig, launcher: LocalLauncher) -> None:
         """Load the data and the initial weights into shared memory, and wait for the fork server. Raises DataError."""
         self._dataset, self._launcher = load(config), launcher
         self._initial, self._dataset_copy = initial_state(config, self._dataset), self._dataset
@@ -47,23 +47,23 @@ class BuiltInTrainer:
         self._dataset_copy = self._dataset.copy_elsewhere()
         works = {}
         for name, config in variants.items():
-            assert isinstance(config, ExperimentConfig)
-            works[name] = Work(config, self._dataset_copy, self._initial, in_turns=True)
+            assert isinstance(config, BuiltInConfig)
+            works[name] = Task(config, self._dataset_copy, self._initial, in_turns=True)
         with self._launcher.segments(works) as segments:
             yield BuiltInArms(works, segments)
 
-    def train(self, config: ExperimentConfig, checkpoint: Path | None) -> Training:
+    def train(self, config: BuiltInConfig, checkpoint: Path | None) -> Training:
         """Run a whole training, and evaluate it. Raises WorkerError."""
         is_seed_of_job = config.seed == self._dataset.config.seed
         initial = self._initial if is_seed_of_job else initial_state(config, self._dataset)
-        work = Work(config, self._dataset_copy, initial, checkpoint)
+        work = Task(config, self._dataset_copy, initial, checkpoint)
         return summarize_training(work, self._launcher.run(work))
 
 
 class BuiltInArms:
     """Segments of our loop, as arms."""
 
-    def __init__(self, works: Mapping[str, Work], segments: RunningSegments) -> None:
+    def __init__(self, works: Mapping[str, Task], segments: RunningSegments) -> None:
         self._works, self._segments = works, segments
         self.run_turn = segments.run_turn
 
@@ -74,7 +74,7 @@ class BuiltInArms:
         return {name: _arm(work, reports[name], timed[name], memory[name]) for name, work in self._works.items()}
 
 
-def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory_bytes: int | None) -> Arm:
+def _arm(work: Task, reports: Sequence[WorkerReport], timed: TimedSteps, memory_bytes: int | None) -> Arm:
     check_reports(reports)
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
@@ -89,7 +89,7 @@ def _arm(work: Work, reports: Sequence[WorkerReport], timed: TimedSteps, memory_
     )
 
 
-def summarize_training(work: Work, reports: Sequence[WorkerReport]) -> Training:
+def summarize_training(work: Task, reports: Sequence[WorkerReport]) -> Training:
     """Return the result of a whole training. Raises DivergedError, and WorkerError if replicas differ."""
     check_reports(reports)
     sums = zip(*(report.epoch_loss_sums for report in reports), strict=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, SHARED_MEMORY, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, pluralize
@@ -35,7 +35,7 @@ def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> Tr
     """Return a trainer for the variants of a job; `folder` receives the output of scripts. Raises DataError."""
     if isinstance(config, ScriptConfig):
         return ScriptTrainer(config, folder, launcher.hosts)
-    assert isinstance(config, ExperimentConfig)
+    assert isinstance(config, BuiltInConfig)
     return BuiltInTrainer(config, launcher)
 
 
@@ -86,7 +86,7 @@ def measure_job(
             training = trainer.train(variant, folder / CHECKPOINT if is_kept else None)
             record.add_training(name, training)
     except (ConfigError, DataError) as error:
-        if record_bad_input and not record.replaces:  # a good result stays until there is a better one
+        if record_bad_input and not record.would_replace_result:  # a good result stays until there is a better one
             record.write("failed", error)
         raise
     except (WorkerError, DivergedError) as error:
@@ -163,7 +163,7 @@ def _is_exchange_bottleneck(config: JobConfig, block: Block) -> bool:
     if (arm.memory_bytes or 0) > available_memory_bytes():  # not enough for as many processes again
         return False
     exchanges_long = seconds.get("communicate", 0.0) > limit
-    return exchanges_long and (isinstance(config, ExperimentConfig) or all(process.by_ddp for process in arm.processes))
+    return exchanges_long and (isinstance(config, BuiltInConfig) or all(process.by_ddp for process in arm.processes))
 
 
 def _variants(

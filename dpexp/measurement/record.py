@@ -5,7 +5,7 @@ import datetime
 from pathlib import Path
 from typing import Any, cast
 
-from dpexp.config.experiment import AnyConfig
+from dpexp.config.built_in import AnyConfig
 from dpexp.config.job import JobConfig
 from dpexp.errors import DpexpError, WorkerError
 from dpexp.machine.environment import Environment
@@ -47,7 +47,7 @@ class Record:
             user_files=user_files,
         )
         # Whether an earlier result would be replaced by a new one.
-        self.replaces = (folder / storage.FILE_NAME).exists() and not self.result.blocks
+        self.would_replace_result = (folder / storage.FILE_NAME).exists() and not self.result.blocks
         with storage.write_errors(folder):
             remove_leftovers(folder)
             (folder / ERROR_LOG).unlink(missing_ok=True)

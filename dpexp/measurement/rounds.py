@@ -33,7 +33,8 @@ class Rounds:
         The first may be much longer than all others, as where a model is compiled in it.
         """
         for name, timed in self.timed.items():
-            _, second = (running.run_turn(name, Turn(0, 1, warmup=True))[0] for _ in range(MIN_WARMUP_STEPS))
+            running.run_turn(name, Turn(0, 1, warmup=True))
+            (second,) = running.run_turn(name, Turn(0, 1, warmup=True))
             more = min(steps - MIN_WARMUP_STEPS, int(WARMUP_SECONDS / second) - 1)
             others = [second, *(running.run_turn(name, Turn(0, more, warmup=True)) if more > 0 else [])]
             timed.steps = 1 + len(others)

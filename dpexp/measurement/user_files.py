@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from modulefinder import ModuleFinder
 from pathlib import Path
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.groups import ArraysDataConfig, CustomModelConfig
 from dpexp.config.job import JobConfig
 from dpexp.config.script import ScriptConfig
@@ -71,7 +71,7 @@ def refuse_changes(names: Sequence[str]) -> None:
     """Raise DataError if any files were edited since the command started: each training loads its files again."""
     if names:
         raise DataError(
-            f"{', '.join(names)} changed while this command was running; start it again, and edit copies meanwhile"
+            f"{', '.join(names)} changed while this command was running; start it again, and edit a copy while it runs"
         )
 
 
@@ -92,7 +92,7 @@ def _sha256_of_folder(path: Path) -> str:
 
 def _modules(config: JobConfig) -> dict[str, Path]:
     """Return the module of a model's builder, and the modules beside it that it imports, directly or not."""
-    if not isinstance(config, ExperimentConfig) or not isinstance(config.model, CustomModelConfig):
+    if not isinstance(config, BuiltInConfig) or not isinstance(config.model, CustomModelConfig):
         return {}
     builder = config.model.builder
     module, spec = builder.split(":")[0], None

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import JobConfig
 from dpexp.measurement.trainer import TimedSteps
 from dpexp.results.schema import Block
@@ -19,9 +19,9 @@ class WholeTrainings:
 
     def __init__(self, config: JobConfig, job_seconds: float) -> None:
         self._short_seconds, self._seeds = SHORT_SHARE * job_seconds, 1
-        self._variants: dict[str, ExperimentConfig] = {}  # none of a script, whose training has an unknown length
+        self._variants: dict[str, BuiltInConfig] = {}  # none of a script, whose training has an unknown length
         is_requested = False
-        if isinstance(config, ExperimentConfig):
+        if isinstance(config, BuiltInConfig):
             self._variants = config.trained_variants
             is_requested = config.checkpoint or config.target_accuracy is not None
             self._seeds = 1 if config.target_accuracy is None else config.measurement.repeats
@@ -42,7 +42,7 @@ class WholeTrainings:
             self._reserved_seconds = min(expected_seconds, self._short_seconds) if self._are_wanted else 0.0
         return self._reserved_seconds
 
-    def configs(self) -> Iterator[tuple[int, str, ExperimentConfig]]:
+    def configs(self) -> Iterator[tuple[int, str, BuiltInConfig]]:
         """Yield each training with its number and arm; with a target accuracy, there is one per seed."""
         for number in range(self._seeds if self._are_wanted else 0):
             for name, config in self._variants.items():

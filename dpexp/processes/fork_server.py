@@ -123,8 +123,8 @@ def _main(target: Target, rank: int, arguments: tuple[Any, ...], monitor: Monito
 def _die_with_parent() -> None:
     """End this process when the main process dies, even if it is stopped then, or stuck in C code.
 
-    The kernel does it when the fork server ends, which does so with the main process as soon as no worker holds the
-    pipe by which it knows its clients.
+    The fork server ends with the main process if no worker holds its alive pipe open; the kernel then kills the
+    workers.
     """
     signals.set_parent_death_signal(signal.SIGKILL)
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]

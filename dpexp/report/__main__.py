@@ -3,13 +3,13 @@
 import sys
 from pathlib import Path
 
-from dpexp.command import Parser, command
+from dpexp.entry_point import Parser, entry_point
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
 from dpexp.report.writer import write_report
 
 
-@command
+@entry_point
 def main(arguments: list[str]) -> int:
     """Run this command; return the exit status."""
     parser = Parser(

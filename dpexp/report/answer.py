@@ -136,7 +136,7 @@ def _decide(summary: Summary) -> tuple[Sequence[Row], Choice | None]:
 def _comparable_rows(summary: Summary) -> Sequence[Row]:
     """Return the rows to compare, at the most samples: of one family, over the same process; [] if there are none."""
     rows = at_largest_data_size(summary.good)
-    if len({row.family for row in summary.good}) != 1 or all(row.is_baseline for row in rows):
+    if len({row.family for row in summary.good}) != 1 or all(row.is_self_comparison for row in rows):
         return []
     if len({row.series for row in rows}) == 1:
         return rows

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dpexp.command import open_console, show_line
+from dpexp.entry_point import open_console, show_line
 from dpexp.errors import ResultError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from dpexp.config.experiment import AnyConfig
+from dpexp.config.built_in import AnyConfig
 from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
 from dpexp.phases import PHASES

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dpexp.config.experiment import AnyConfig
+from dpexp.config.built_in import AnyConfig
 from dpexp.config.job import JobConfig, flatten
 from dpexp.results.schema import RunResult
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from dpexp.config.experiment import BUILT_IN
+from dpexp.config.built_in import BUILT_IN
 from dpexp.errors import ResultError, VersionError
 from dpexp.machine.files import write_atomically
 from dpexp.results.schema import VERSION, RunResult

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.phases import COMPUTE, DATA
 from dpexp.processes.heartbeat import WARMING_UP, heartbeat
 from dpexp.train.data.dataset import Dataset
@@ -16,7 +16,7 @@ from dpexp.train.strategies import Strategy
 from dpexp.train.training_clock import TrainingClock
 
 
-def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock: TrainingClock) -> Iterator[float]:
+def train(config: BuiltInConfig, dataset: Dataset, strategy: Strategy, clock: TrainingClock) -> Iterator[float]:
     """Train on the first `train_samples` samples (in weak scaling, the baseline's are fewer), until `clock` ends it.
 
     Yields the summed losses of each epoch, over the samples of the replicas in this process, when the epoch ends.
@@ -34,7 +34,7 @@ def train(config: ExperimentConfig, dataset: Dataset, strategy: Strategy, clock:
 
 
 def step(
-    config: ExperimentConfig,
+    config: BuiltInConfig,
     strategy: Strategy,
     inputs: torch.Tensor,
     labels: torch.Tensor,
@@ -63,7 +63,7 @@ def _scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
     return torch.tensor(value, dtype=dtype)
 
 
-def warm_up(config: ExperimentConfig, dataset: Dataset, strategy: Strategy) -> None:
+def warm_up(config: BuiltInConfig, dataset: Dataset, strategy: Strategy) -> None:
     """Make untimed steps, so that libraries, caches and memory are warm. The strategy must start again afterwards."""
     heartbeat.enter(WARMING_UP)
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.machine.files import write_atomically
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, heartbeat
 from dpexp.processes.messages import MAX_PHASE_STEPS
@@ -28,10 +28,10 @@ EVALUATED_AT_ONCE = 1000  # samples
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class Task:
     """The task of every worker: a whole training, or a segment whose steps come in turns."""
 
-    config: ExperimentConfig
+    config: BuiltInConfig
     dataset: Dataset
     initial: SharedTensors
     checkpoint: Path | None = None
@@ -56,7 +56,7 @@ class WorkerReport:
 
 @translate_errors()
 def run(
-    rank: int, work: Work, shared: Any, turn_pipe: Connection | None, notify: Callable[[Any], None]
+    rank: int, work: Task, shared: Any, turn_pipe: Connection | None, notify: Callable[[Any], None]
 ) -> WorkerReport:
     """Train as rank `rank`. Rank 0 of a segment waits for its turns at `turn_pipe`, and reports the steps of each."""
     config = work.config
@@ -80,7 +80,7 @@ def run(
 
 
 def _train_in_turns(
-    work: Work, strategy: Strategy, turn_pipe: Connection | None, notify: Callable[[Any], None]
+    work: Task, strategy: Strategy, turn_pipe: Connection | None, notify: Callable[[Any], None]
 ) -> dict[str, Any]:
     """Train a segment, until rank 0 is told to end; return its measurements for the report."""
     clock = SegmentClock(strategy, turn_pipe, notify)
@@ -94,7 +94,7 @@ def _train_in_turns(
     }
 
 
-def _train_whole(work: Work, strategy: Strategy, model: nn.Module, rank: int) -> dict[str, Any]:
+def _train_whole(work: Task, strategy: Strategy, model: nn.Module, rank: int) -> dict[str, Any]:
     """Run a whole training in one piece; return its measurements for the report.
 
     `model` is this rank's, as it was built.

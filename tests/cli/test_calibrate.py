@@ -14,7 +14,7 @@ from dpexp.launchers.local import LocalLauncher
 from dpexp.processes.messages import Turn
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import Work
+from dpexp.train.worker import Task
 
 DELAY, SLOWDOWN = checks.DELAY_SECONDS, checks.SLOWDOWN
 
@@ -68,7 +68,7 @@ def test_a_delay_in_communication_must_be_communication():
 def test_faults_reach_the_workers_they_are_for_and_change_no_result():
     config = tiny("workers=2")
     dataset = load(config)
-    work = Work(config, dataset, initial_state(config, dataset), in_turns=True)
+    work = Task(config, dataset, initial_state(config, dataset), in_turns=True)
     fault = Fault(compute_seconds=DELAY, communicate_seconds=DELAY, slowdown=1.01)
     with LocalLauncher({"late": fault}).segments({"late": work, "plain": work}) as programs:
         for name in ("late", "plain"):

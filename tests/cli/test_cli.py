@@ -98,7 +98,7 @@ def test_a_folder_in_which_nothing_was_measured_takes_the_corrected_command(dpex
 ANSWERS = {
     "nothing": ([""], "write key=value, such as workers=2"),
     "no value": (["workers"], "'workers': write key=value"),
-    "spaces in words": (["workers", "=", "2"], "'workers': write key=value, such as workers=2, without spaces"),
+    "spaces in words": (["workers", "=", "2"], "'workers': write key=value, such as workers=2"),
     "a comma too many": (["-m", "workers=1,"], "workers=1,: must be a whole number"),
     "a control character": (["seed=\x01"], 'seed="\\u0001": must be a whole number'),
     "flags between": (["a=1", "-m", "b=2"], "a: no such key"),

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dpexp.cli import app
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.compose import compose
-from dpexp.config.experiment import ExperimentConfig
 from dpexp.config.yaml_files import config_folder, known_keys
 from dpexp.errors import ConfigError
 
@@ -45,7 +45,7 @@ def test_any_overrides_make_a_configuration_or_a_one_line_error(given_overrides,
         message = str(error)
     else:
         assert plan.jobs
-        assert all(isinstance(job.config, ExperimentConfig) for job in plan.jobs)
+        assert all(isinstance(job.config, BuiltInConfig) for job in plan.jobs)
         assert all(plan.name(job).isprintable() for job in plan.jobs)
         return
     assert message.strip()

@@ -14,7 +14,7 @@ from conftest import tiny
 from worker_actions import STEPS, Place, run_with_trap
 
 from dpexp.cli import resume as resume_command
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import current_environment
 from dpexp.measurement import job
@@ -67,7 +67,7 @@ class Faulty(LocalLauncher):
         self._fault = partial(run_with_trap, place, deed, victim)
         self._in_turns, self._left = in_turns, number
 
-    def target(self, name: str, work: worker.Work) -> Any:
+    def target(self, name: str, work: worker.Task) -> Any:
         if work.config.process_count == 1 or work.in_turns is not self._in_turns:
             return super().target(name, work)
         self._left -= 1
@@ -80,7 +80,7 @@ def run_job(folder: Path, *overrides: str, **options: Any) -> bool:
 
 
 def run_config(
-    config: ExperimentConfig,
+    config: BuiltInConfig,
     folder: Path,
     launcher: LocalLauncher | None = None,
     resume: bool = False,

@@ -284,6 +284,6 @@ if __name__ == "__main__":
         asked, *given = request
         become(*given)
     exec(os.environ.pop(FIRST, ""), {})
-    if "DPEXP_SCRIPT_WORLD" not in os.environ and TORCHRUN not in asked:  # a script's processes are looked for
+    if "DPEXP_SCRIPT_MARK" not in os.environ and TORCHRUN not in asked:  # a script's processes are looked for
         Helper()
     run_and_exit(asked)

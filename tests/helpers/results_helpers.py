@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from conftest import composed
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.machine import environment
 from dpexp.machine.environment import Environment
@@ -39,7 +39,7 @@ def arm_of(turns: list[list[float]], samples_per_step: int = 64, processes: int 
     )
 
 
-def arm(config: ExperimentConfig, seconds: float, threads: int | None = None) -> Arm:
+def arm(config: BuiltInConfig, seconds: float, threads: int | None = None) -> Arm:
     """An arm of whose steps the whole training of `config` takes so long."""
     steps = config.epochs * config.train_samples / config.global_batch_size
     wobble = 1 + WOBBLE * np.sin(np.arange(TURNS * STEPS) ** 2)

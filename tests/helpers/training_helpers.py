@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.built_in_trainer import summarize_training
 from dpexp.train import worker
@@ -14,24 +14,24 @@ from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 
 
-def trained_state(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tensor]:
+def trained_state(config: BuiltInConfig, folder: Path) -> dict[str, torch.Tensor]:
     """The state_dict that a training ends with: in fresh processes, if it has several."""
     if config.process_count == 1:
         return trained_here(config, folder)
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
     initial = initial_state(config, dataset)
-    work = worker.Work(config, dataset, initial, checkpoint=checkpoint)
+    work = worker.Task(config, dataset, initial, checkpoint=checkpoint)
     summarize_training(work, LocalLauncher().run(work))
     return torch.load(checkpoint, weights_only=True)
 
 
-def trained_here(config: ExperimentConfig, folder: Path) -> dict[str, torch.Tensor]:
+def trained_here(config: BuiltInConfig, folder: Path) -> dict[str, torch.Tensor]:
     """The same in this process, for strategies of one process: a test's patches apply."""
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
     initial = initial_state(config, dataset)
-    work = worker.Work(config, dataset, initial, checkpoint=checkpoint)
+    work = worker.Task(config, dataset, initial, checkpoint=checkpoint)
     worker.run(0, work, None, None, lambda notice: None)
     return torch.load(checkpoint, weights_only=True)
 

@@ -219,7 +219,7 @@ def test_the_line_that_says_why_is_found(tmp_path, text, line):
 @contextlib.contextmanager
 def started(program: str, mark: str = "") -> Iterator[subprocess.Popen]:
     """A Python process, perhaps with a mark; it has written a line when this begins."""
-    environment = os.environ | ({"DPEXP_SCRIPT_WORLD": mark} if mark else {})
+    environment = os.environ | ({"DPEXP_SCRIPT_MARK": mark} if mark else {})
     with subprocess.Popen(
         [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, cwd=ROOT
     ) as process:

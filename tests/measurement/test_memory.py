@@ -23,7 +23,7 @@ from dpexp.machine.memory import peak_bytes
 from dpexp.processes.messages import Turn
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import Work
+from dpexp.train.worker import Task
 
 AGREEMENT = 0.05
 READS, STEPS = 12, 12
@@ -119,8 +119,8 @@ needs_frames = pytest.mark.skipif(not frames("self").any(), reason="only root ma
 def test_the_memory_of_our_workers_is_that_of_their_distinct_pages(model, workers):
     config = composed(f"model={model}", "data=synthetic", "data.size=4000", f"workers={workers}")
     dataset = load(config)
-    work = Work(config, dataset, initial_state(config, dataset), in_turns=True)
-    beside = Work(config.baseline(), dataset, work.initial, in_turns=True)
+    work = Task(config, dataset, initial_state(config, dataset), in_turns=True)
+    beside = Task(config.baseline(), dataset, work.initial, in_turns=True)
     with LocalLauncher().segments({"candidate": work, "baseline": beside}) as programs:
         programs.run_turn("baseline", Turn(0, STEPS))
         with Watching(lambda: programs._processes.pids(0)) as seen:

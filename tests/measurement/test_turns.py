@@ -24,7 +24,7 @@ from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.recorder import Recorder
 from dpexp.train.training_clock import SegmentClock
-from dpexp.train.worker import Work
+from dpexp.train.worker import Task
 
 # Segments.
 
@@ -37,7 +37,7 @@ def works(*overrides, in_turns=True):
     dataset = load(config)
     initial = initial_state(config, dataset)
     return {
-        name: Work(one, dataset, initial, in_turns=in_turns)
+        name: Task(one, dataset, initial, in_turns=in_turns)
         for name, one in (("baseline", config.baseline()), ("candidate", config))
     }
 

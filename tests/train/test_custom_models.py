@@ -12,7 +12,7 @@ from dpexp.errors import ConfigError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import Work
+from dpexp.train.worker import Task
 
 
 def tokens(tmp_path, *overrides):
@@ -41,7 +41,7 @@ def test_sparse_gradients_are_refused(tmp_path):
 def test_ddp_names_the_setting_for_unused_parameters():
     config = tiny("strategy=ddp", "workers=2", "model=custom", "model.builder=user_models:sometimes_unused")
     dataset = load(config)
-    work = Work(config, dataset, initial_state(config, dataset))
+    work = Task(config, dataset, initial_state(config, dataset))
     with pytest.raises(WorkerError, match=r"set strategy\.find_unused_parameters=true"):
         LocalLauncher().run(work)
 

@@ -14,7 +14,7 @@ from dpexp.processes.messages import MAX_PHASE_STEPS, Turn
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.recorder import Recorder
-from dpexp.train.worker import Work
+from dpexp.train.worker import Task
 
 STEPS = 100
 
@@ -23,7 +23,7 @@ def segment(*overrides):
     """The reports of a job's processes that made so many steps in turns, and the seconds of each."""
     config = tiny("data.size=2400", *overrides)
     dataset = load(config)
-    work = Work(config, dataset, initial_state(config, dataset), in_turns=True)
+    work = Task(config, dataset, initial_state(config, dataset), in_turns=True)
     with LocalLauncher().segments({"candidate": work}) as programs:
         programs.run_turn("candidate", Turn(0, 5, warmup=True))
         seconds = [second for _ in range(4) for second in programs.run_turn("candidate", Turn(2, STEPS // 4))]

@@ -14,7 +14,7 @@ from conftest import tiny
 
 from dpexp.analysis.ratios import START_STD, compare
 from dpexp.analysis.warnings import _about_precision
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.measurement import budget as budget_module
 from dpexp.measurement import measure as measure_module
 from dpexp.measurement import rounds as rounds_module
@@ -23,7 +23,7 @@ from dpexp.measurement.built_in_trainer import PACE
 from dpexp.measurement.measure import run_blocks
 from dpexp.results.schema import Arm, Conditions, Process
 
-SHORT_SECONDS, LONG_SECONDS = ExperimentConfig.default_max_seconds
+SHORT_SECONDS, LONG_SECONDS = BuiltInConfig.default_max_seconds
 
 MAX = "measurement.max_seconds"
 ADAPTIVE = ["measurement.precision=0.02", "measurement.repeats=2"]

@@ -13,8 +13,8 @@ from results_helpers import QUIET, arm_of
 from dpexp.analysis.ratios import (
     COMMAND_STD,
     PRIOR_DOF,
+    SINGLE_ROUND_STD,
     START_STD,
-    UNKNOWN_STD,
     LogEstimate,
     compare,
     find_dispersion,
@@ -103,7 +103,7 @@ def test_turns_that_are_alike_are_fewer_independent_ones():
 def test_a_block_whose_steps_are_all_in_one_group_tells_no_variance(limits):
     over = [[1.0], [2.0], [2.0]] if limits[0] < 2 else [[1.0]]
     found = turns_ratio(over, [[1.0]] * len(over), limits)
-    assert found.variance == pytest.approx(UNKNOWN_STD**2)
+    assert found.variance == pytest.approx(SINGLE_ROUND_STD**2)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

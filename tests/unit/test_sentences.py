@@ -125,7 +125,7 @@ def test_both_speedups_are_in_the_table_where_they_differ(tmp_path):
     assert columns["speedup"][0].startswith("1.20 (")
     assert columns["overall speedup"][0].startswith("0.99 (")
     notes = footnotes(found, list(columns))
-    assert "overall speedup: counts all time; if different, seconds and speedup leave out disturbed steps" in notes
+    assert "overall speedup: counts all time; seconds and speedup leave out disturbed steps" in notes
 
 
 def test_without_several_workers_the_answer_is_what_a_training_takes(tmp_path):

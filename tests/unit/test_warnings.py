@@ -71,7 +71,7 @@ FOUND = {
     ),
     "superlinear": (
         {"baseline": [2 * s for s in BASES]},
-        "the efficiency is above 100 %: trust this result only if computation scaling is above 100 %, as when more",
+        "the efficiency is above 100 %: this is plausible only if computation scaling is above 100 % (data fit in",
     ),
     "extrapolation": (
         {"trainings": {CANDIDATE: [training(1.3)]}},

@@ -8,11 +8,11 @@ import numpy as np
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table_row import Row
-from dpexp.config.experiment import ONE_PROCESS
+from dpexp.config.built_in import ONE_PROCESS
 from dpexp.errors import pluralize
 
 DRAWS = 10_000
-NORMAL_QUANTILE = 1.96  # of 95 % intervals: those of few blocks, by a wider t distribution, are drawn wider, too
+NORMAL_QUANTILE = 1.96  # of 95 % intervals; those of few blocks are wider (Student's t), so they are drawn wider
 MIN_EXPECTED_LOSS = 0.0005  # share of the time; a smaller expected loss is not reported
 TOLERANCE = 0.05  # share of the time; an option with fewer threads is named if it surely takes at most this much more
 SURE_PROBABILITY = 0.95
@@ -56,7 +56,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     All time counts. Each speedup is drawn from its interval (log-normal). An option with more threads than cores is
     compared only if it surely is the fastest. None without a row other than baselines, or an interval.
     """
-    several = [row for row in rows if not row.is_baseline and not math.isnan(row.overall_speedup.low)]
+    several = [row for row in rows if not row.is_self_comparison and not math.isnan(row.overall_speedup.low)]
     if not several:
         return None
     options = _options(several)

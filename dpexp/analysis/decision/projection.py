@@ -19,7 +19,7 @@ from dpexp.analysis.disturbance import FASTEST_QUANTILE, UNDISTURBED_RATIO
 from dpexp.analysis.efficiency import useful_seconds
 from dpexp.analysis.intervals import Estimate
 from dpexp.analysis.table_row import Row
-from dpexp.config.experiment import ONE_PROCESS
+from dpexp.config.built_in import ONE_PROCESS
 from dpexp.phases import PHASES
 
 MAX_INTERVAL_RATIO = 5.0  # upper over lower end of an interval; wider projections are not reported

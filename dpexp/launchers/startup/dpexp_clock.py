@@ -40,7 +40,7 @@ class StepClock:
         self._other_steps = 0  # since the last one of the clock's optimizer
         self._steps = 0  # before the last pause
         self._times: list[float] = []  # when the last pause was over, and when each step since then ended
-        self._synchronized = self._until = 1  # steps since then: at which to wait for the device, and to pause again
+        self._synchronize_at = self._pause_at = 1  # steps since then: to wait for the device, to pause
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Called before each step of any optimizer."""
@@ -64,7 +64,7 @@ class StepClock:
             self._optimizer, self._times = optimizer, [0.0]
         self._other_steps = 0
         number = len(self._times)
-        if number in (self._synchronized, self._until):
+        if number in (self._synchronize_at, self._pause_at):
             _synchronize()
         now = time.perf_counter()
         self._times.append(now)
@@ -72,11 +72,11 @@ class StepClock:
             self._samples.end()
         if self._trace is not None:
             self._trace.end_step(now)
-        if number == self._until:
+        if number == self._pause_at:
             self._pause()
 
     def _follow(self, optimizer: Any) -> None:
-        """Time this optimizer's steps from now on; the time since the last step of the former belongs to no step."""
+        """Time this optimizer's steps from now on; the time since the old one's last step counts for no step."""
         self._optimizer, self._other_steps = optimizer, 0
         now = time.perf_counter()
         self._times = [end + now - self._times[-1] for end in self._times]
@@ -102,10 +102,10 @@ class StepClock:
                 message = self._connection.recv()
             if message == "final report":
                 seen = {} if self._samples is None else self._samples.seen
-                in_memory = bool(getattr(sys.modules.get("dpexp.exchange.peers"), "connected", False))
+                in_memory = bool(getattr(sys.modules.get("dpexp.exchange.peers"), "open_peers", False))
                 self._connection.send({"host": socket.gethostname(), "in_memory": in_memory, **seen})
                 message = self._connection.recv()
-            self._synchronized, self._until, trace = message
+            self._synchronize_at, self._pause_at, trace = message
         except (OSError, EOFError) as error:
             if self._connection is None:
                 where = ":".join(os.environ[ADDRESS].split()[:2])
@@ -129,7 +129,7 @@ class StepClock:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-            self._until = self._synchronized = 0  # never again
+            self._pause_at = self._synchronize_at = 0  # never again
 
 
 def _synchronize() -> None:
@@ -163,7 +163,7 @@ def _introduction(read: Any) -> dict[str, Any]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     return {
-        "world": os.environ["DPEXP_SCRIPT_WORLD"],
+        "world": os.environ["DPEXP_SCRIPT_MARK"],
         "rank": rank,
         "world_size": world_size,
         "threads": torch.get_num_threads(),

@@ -29,7 +29,7 @@ class Samples:
     def __init__(self) -> None:
         import torch
 
-        self._thread, self._depth, self._asked = threading.get_ident(), 0, 0
+        self._thread, self._depth, self._open_model = threading.get_ident(), 0, 0
         self._samples: dict[int, int] = {}  # by the id of the model
         self._exchanges = self._by_ddp = False
         modules: Any = torch.nn.modules.module
@@ -42,14 +42,14 @@ class Samples:
         if threading.get_ident() != self._thread or not (self._depth or (module.training and _trainable(module))):
             return
         if not self._depth:
-            self._asked = id(module)
+            self._open_model = id(module)
         self._depth += 1
         kinds = EXCHANGING.intersection(kind.__name__ for kind in type(module).__mro__)
         self._exchanges |= bool(kinds)
         self._by_ddp |= DDP in kinds
-        if self._asked and inputs and getattr(inputs[0], "ndim", 0):  # else take the inputs of an inner module
-            self._samples[self._asked] = self._samples.get(self._asked, 0) + inputs[0].shape[0]
-            self._asked = 0
+        if self._open_model and inputs and getattr(inputs[0], "ndim", 0):  # else take the inputs of an inner module
+            self._samples[self._open_model] = self._samples.get(self._open_model, 0) + inputs[0].shape[0]
+            self._open_model = 0
 
     def _on_return(self, module: Any, inputs: Any, outputs: Any) -> None:
         if self._depth and threading.get_ident() == self._thread:
@@ -100,7 +100,7 @@ class Trace:
         self._trained: dict[int, bool] = {}  # modules, by their ids
         self._hooked: set[int] = set()  # ids of parameters
         self._is_in_backward = self._is_in_sync_point = False
-        # One hook until the end: to add and to remove hooks while another thread calls modules would disturb it.
+        # One hook until the end: adding or removing hooks would disturb other threads that call modules.
         self._handles = [torch.nn.modules.module.register_module_forward_pre_hook(self._on_forward)]
         self._hook([parameter for group in optimizer.param_groups for parameter in group["params"]])
         self._last = time.perf_counter()
@@ -138,7 +138,7 @@ class Trace:
         self._gradient, self._points_before_gradient = time.perf_counter(), len(self._sync_points)
 
     def _traced_backward(self, *args: Any, **kwargs: Any) -> None:
-        if self._is_in_backward or threading.get_ident() != self._thread:  # as of activations that are computed again
+        if self._is_in_backward or threading.get_ident() != self._thread:  # for example, recomputed activations
             self._backward(*args, **kwargs)
             return
         self._gradient, self._is_in_backward = None, True
@@ -161,7 +161,7 @@ class Trace:
         """Return a collective, or the wait for one, that is recorded as a sync point."""
 
         def traced(*args: Any, **kwargs: Any) -> Any:
-            if self._is_in_sync_point or threading.get_ident() != self._thread:  # as a collective that waits for itself
+            if self._is_in_sync_point or threading.get_ident() != self._thread:  # for example, a collective that waits
                 return function(*args, **kwargs)
             began, self._is_in_sync_point = time.perf_counter(), True
             try:

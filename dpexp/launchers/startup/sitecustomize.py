@@ -1,4 +1,4 @@
-"""Runs at the start of every Python process below a measured command: its first optimizer becomes its clock.
+"""Runs at the start of every Python process below a measured command: installs the step clock.
 
 If asked to, it also lets models exchange their gradients in shared memory.
 

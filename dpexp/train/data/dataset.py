@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dpexp.config.experiment import ExperimentConfig, check_size
+from dpexp.config.built_in import BuiltInConfig, check_size
 from dpexp.config.groups import ArraysDataConfig, DownloadedDataConfig, MnistConfig, SyntheticDataConfig
 from dpexp.errors import ConfigError, DataError, pluralize
 from dpexp.processes.shared_memory import SharedTensors
@@ -23,7 +23,7 @@ MAX_COPIED_BYTES = 2**29
 class Dataset:
     """Training subset and test split: inputs (n, *input_shape) in the job's dtype or int64, labels (n,) int64."""
 
-    config: ExperimentConfig  # the job that it was loaded for
+    config: BuiltInConfig  # the job that it was loaded for
     tensors: SharedTensors  # by split: train_inputs, train_labels, test_inputs, test_labels
     classes: int
 
@@ -38,7 +38,7 @@ class Dataset:
         return tuple(self.tensors["test_inputs"].shape[1:])
 
 
-def load(config: ExperimentConfig) -> Dataset:
+def load(config: BuiltInConfig) -> Dataset:
     """Load the data set of a job. Raises DataError if it can't be loaded, ConfigError if it is too small."""
     (train_inputs, train_labels), (test_inputs, test_labels) = _splits(config)
     try:
@@ -66,7 +66,7 @@ def load(config: ExperimentConfig) -> Dataset:
     return Dataset(config, tensors, max(classes, getattr(config.data, "classes", 0)))
 
 
-def _splits(config: ExperimentConfig) -> list[tuple[np.ndarray, np.ndarray]]:
+def _splits(config: BuiltInConfig) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return inputs (n, *shape) and labels (n,) of training and test split, as they come from their source."""
     match config.data:
         case MnistConfig():

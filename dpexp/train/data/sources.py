@@ -75,7 +75,7 @@ def torchvision_split(name: str, train: bool, cache: Path) -> tuple[np.ndarray, 
 
 
 def _check_pinned(pin: Path, inputs: np.ndarray, labels: np.ndarray) -> None:
-    """Compare a split with its checksum when it was first read: not all of torchvision's files have one."""
+    """Compare a split with its checksum from the first read; torchvision checks only some files."""
     digest = hashlib.sha256(np.ascontiguousarray(inputs).data)
     digest.update(labels.data)
     try:

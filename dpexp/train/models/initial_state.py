@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch.nn.parameter import is_lazy
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.errors import USER_CODE_ERRORS, ConfigError, one_line
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.models.architectures import build_model
 
 
-def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
+def initial_state(config: BuiltInConfig, dataset: Dataset) -> SharedTensors:
     """Return the seeded weights and buffers from which every replica of every training of this job starts.
 
     Raises ConfigError when the model doesn't fit the data, or can't train on the smallest shard.
@@ -54,8 +54,8 @@ def initial_state(config: ExperimentConfig, dataset: Dataset) -> SharedTensors:
     return state
 
 
-def _smallest_shard(config: ExperimentConfig) -> int:
-    """Return the samples of the smallest non-empty shard of the last batch, candidate's or paired baseline's."""
+def _smallest_shard(config: BuiltInConfig) -> int:
+    """Return the samples of the smallest non-empty shard of the last batch, of the candidate or the baseline."""
     last_batches = [
         (variant.train_samples % variant.global_batch_size or variant.global_batch_size, variant.workers)
         for variant in config.trained_variants.values()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.phases import COMMUNICATE, PHASES, UPDATE
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.models.optimizers import Optimizer, take_gradients
@@ -35,9 +35,7 @@ class Strategy:
     optimizers: list[Optimizer]  # made by `start`
     replicas: tuple[Replica, ...]  # those in this process: one, or all
 
-    def __init__(
-        self, config: ExperimentConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any
-    ) -> None:
+    def __init__(self, config: BuiltInConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any) -> None:
         """Called in the process of rank `rank`; `shared` is its part of what `share` returned."""
         self.replicas = (Replica(rank, model),)
         self.recorder = Recorder(is_on=False)  # of the time in each phase; `update` enters its phases
@@ -50,7 +48,7 @@ class Strategy:
         """Reach the other processes, or make further replicas in this one. All processes call it together."""
 
     @classmethod
-    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Any]:
+    def share(cls, config: BuiltInConfig, initial: SharedTensors) -> list[Any]:
         """In the parent: return one picklable object per process, with which it connects to the others."""
         return [None] * config.process_count
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.machine.environment import usable_cores
 from dpexp.processes.barrier import Counter
 
@@ -48,7 +48,7 @@ class CoreTurn:
         self.next_counter.post()
 
 
-def group_count(config: ExperimentConfig) -> int:
+def group_count(config: BuiltInConfig) -> int:
     """Return the number of groups: one per core if single-threaded workers outnumber the cores, else one per worker."""
     cores = usable_cores()
     take_turns = config.workers > cores and config.threads_per_worker == 1

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.groups import DdpConfig
 from dpexp.exchange import SharedMemoryGroup
 from dpexp.phases import COMMUNICATE, COMPUTE, UPDATE
@@ -43,7 +43,7 @@ class Ddp(Strategy):
         self.replicas = (Replica(rank, self._wrapped),)
 
     @classmethod
-    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Rendezvous]:
+    def share(cls, config: BuiltInConfig, initial: SharedTensors) -> list[Rendezvous]:
         """Return the rendezvous of all ranks."""
         return Rendezvous.on_this_host(config.workers)
 

@@ -1,4 +1,4 @@
-"""The sum of all ranks' gradients through shared memory, of which each rank computes a chunk: a reduce-scatter."""
+"""Reduce-scatter through shared memory: each rank sums one chunk of all ranks' gradients."""
 
 from collections.abc import Sequence
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils import vector_to_parameters
 
-from dpexp.config.experiment import ExperimentConfig
+from dpexp.config.built_in import BuiltInConfig
 from dpexp.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.processes.barrier import BarrierMember, spin_seconds
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
@@ -56,7 +56,7 @@ class SyncDataParallel(Strategy):
         self._parameters_by_optimizer = [[self._reduction.chunk]]
 
     @classmethod
-    def share(cls, config: ExperimentConfig, initial: SharedTensors) -> list[Shared]:
+    def share(cls, config: BuiltInConfig, initial: SharedTensors) -> list[Shared]:
         """Allocate the shared memory and the barriers."""
         dtype, groups = getattr(torch, config.dtype), group_count(config)
         # All of the state: a bound on the trainable parameters that needs no model here.

@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; --help lists the options")
 
 
-def command(body: Callable[[list[str]], int]) -> Callable[..., int]:
+def entry_point(body: Callable[[list[str]], int]) -> Callable[..., int]:
     """Return the `main(arguments)` of a command (default: those of this process), which returns the exit status.
 
     Within, Ctrl-C and SIGTERM raise signals.Interrupted; callers may extend its text.

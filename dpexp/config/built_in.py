@@ -27,7 +27,7 @@ ONE_PROCESS = ("sequential", "emulated")  # strategies that have one, for all wo
 
 
 @dataclass(frozen=True, config=STRICT)
-class ExperimentConfig(JobConfig):
+class BuiltInConfig(JobConfig):
     """What is trained, on which data, and how workers combine their gradients."""
 
     data: DataConfig
@@ -57,7 +57,7 @@ class ExperimentConfig(JobConfig):
         return self.workers if self.strategy.name not in ONE_PROCESS else 1
 
     @property
-    def trained_variants(self) -> dict[str, ExperimentConfig]:
+    def trained_variants(self) -> dict[str, BuiltInConfig]:
         """The trainings of each block, by name: the candidate, and the baseline where it is paired."""
         paired = self.measurement.baseline == "paired"
         return {CANDIDATE: self} | ({BASELINE: self.baseline()} if paired else {})
@@ -73,14 +73,14 @@ class ExperimentConfig(JobConfig):
         factors: dict[str, float] = {"none": 1.0, "linear": times, "sqrt": times**0.5}
         return self.optimizer.lr * factors[self.optimizer.lr_rule]
 
-    def baseline(self, threads: int | None = None) -> ExperimentConfig:
+    def baseline(self, threads: int | None = None) -> BuiltInConfig:
         """Return the job of one sequential process, with the threads of a worker, or with `threads`."""
         threads = self.threads_per_worker if threads is None else threads
         return dataclasses.replace(
             self, workers=1, threads_per_worker=threads, strategy=PlainStrategyConfig(name="sequential")
         )
 
-    def with_shared_memory(self) -> ExperimentConfig | None:
+    def with_shared_memory(self) -> BuiltInConfig | None:
         """Return the training with gradients exchanged in shared memory; None if it can't, or does so already."""
         strategy = self.strategy
         if self.workers == 1 or not isinstance(strategy, DdpConfig) or strategy.exchange != "gloo":
@@ -88,7 +88,7 @@ class ExperimentConfig(JobConfig):
         return dataclasses.replace(self, strategy=dataclasses.replace(strategy, exchange="shared_memory"))
 
     @model_validator(mode="after")
-    def _check_together(self) -> ExperimentConfig:
+    def _check_together(self) -> BuiltInConfig:
         if self.strategy.name == "sequential" and self.workers > 1:
             raise ValueError(
                 f"workers={self.workers} with strategy=sequential: it has one process and one worker; "
@@ -121,18 +121,18 @@ def _kind(value: Any) -> str:
 
 
 AnyConfig = Annotated[
-    Annotated[ExperimentConfig, Tag(BUILT_IN)] | Annotated[ScriptConfig, Tag("script")], Discriminator(_kind)
+    Annotated[BuiltInConfig, Tag(BUILT_IN)] | Annotated[ScriptConfig, Tag("script")], Discriminator(_kind)
 ]
 
 
-def from_settings(settings: dict[str, Any]) -> ExperimentConfig | ScriptConfig:
+def from_settings(settings: dict[str, Any]) -> BuiltInConfig | ScriptConfig:
     """Return the job of the given `JobConfig.settings`. Raises pydantic's ValidationError."""
-    kind: Any = ScriptConfig if "script" in settings else ExperimentConfig
-    config: ExperimentConfig | ScriptConfig = TypeAdapter(kind).validate_json(json.dumps(settings))
+    kind: Any = ScriptConfig if "script" in settings else BuiltInConfig
+    config: BuiltInConfig | ScriptConfig = TypeAdapter(kind).validate_json(json.dumps(settings))
     return config  # from JSON, where a list may become a tuple
 
 
-def check_size(config: ExperimentConfig, available: int) -> None:
+def check_size(config: BuiltInConfig, available: int) -> None:
     """Raise ValueError when `config` asks for more training samples than the data set has."""
     if config.train_samples > available:
         parts = f"data.size={config.data.size}"
