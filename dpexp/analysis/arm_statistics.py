@@ -27,12 +27,12 @@ class ArmStatistics:
     arm_name: str
     limit: float
     trainings: Sequence[Training]
-    all_blocks: Sequence[Block] = ()  # `blocks` and those that are too disturbed to count; () where these are the same
+    all_blocks: Sequence[Block]  # `blocks`, and those that are too disturbed to count
 
     @property
     def arms(self) -> list[Arm]:
         """The arm in all blocks, including blocks that are too disturbed to count."""
-        return [block.arms[self.arm_name] for block in self.all_blocks or self.blocks]
+        return [block.arms[self.arm_name] for block in self.all_blocks]
 
     @property
     def samples_per_step(self) -> int:
@@ -58,7 +58,7 @@ class ArmStatistics:
     @property
     def memory_bytes(self) -> int | None:
         """The peak memory of all processes together; None if it was not measured."""
-        sizes = [block.arms[self.arm_name].memory_bytes for block in self.all_blocks or self.blocks]
+        sizes = [block.arms[self.arm_name].memory_bytes for block in self.all_blocks]
         return max((size for size in sizes if size is not None), default=None)
 
     @property
@@ -84,7 +84,7 @@ class ArmStatistics:
     @property
     def overall_seconds(self) -> Estimate:
         """The time of a training, with all time counted."""
-        return self._training(self._step(self.all_blocks or self.blocks, math.inf))
+        return self._training(self._step(self.all_blocks, math.inf))
 
     @property
     def trained_seconds(self) -> float:

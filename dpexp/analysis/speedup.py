@@ -29,24 +29,24 @@ def over_baseline(members: Sequence[JobResult], dispersion: float) -> Speedup:
     config, blocks = members[0].config, _blocks(members)
     if any(BASELINE in block.arms for block in blocks):
         return _paired(members, BASELINE, dispersion)
-    candidate = ArmStatistics(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE))
+    candidate = ArmStatistics(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE), blocks)
     return Speedup(Comparison(), candidate, None)
 
 
 def over_best_sequential(members: Sequence[JobResult], dispersion: float, threads: int | None = None) -> Speedup | None:
     """Return the speedup over the sequential process with `threads`, else over the best; None if not measured."""
-    sides = _sequential(members)
-    if not sides or not members[0].config.measurement.best_sequential:
+    arms = _sequential(members)
+    if not arms or not members[0].config.measurement.best_sequential:
         return None
-    best = sides[threads] if threads in sides else min(sides.values(), key=lambda side: side.step_seconds)
+    best = arms[threads] if threads in arms else min(arms.values(), key=lambda arm: arm.step_seconds)
     return _paired(members, best.arm_name, dispersion)
 
 
 def best_threads(family: Sequence[Sequence[JobResult]]) -> int | None:
     """The threads of the fastest sequential process that took turns with each configuration; None if there is none."""
-    sides = [_sequential(members) for members in family]
-    common = set(sides[0]).intersection(*sides)
-    return min(common, key=lambda threads: sum(side[threads].step.log for side in sides), default=None)
+    arms = [_sequential(members) for members in family]
+    common = set(arms[0]).intersection(*arms)
+    return min(common, key=lambda threads: sum(by_threads[threads].step.log for by_threads in arms), default=None)
 
 
 def _sequential(members: Sequence[JobResult]) -> dict[int, ArmStatistics]:
@@ -54,8 +54,8 @@ def _sequential(members: Sequence[JobResult]) -> dict[int, ArmStatistics]:
     config, blocks = members[0].config, _blocks(members)
     arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if any(name in block.arms for block in blocks)]
     having = {name: [block for block in blocks if name in block.arms] for name in arms}
-    sides = [ArmStatistics(config.baseline(), having_arm, name, math.inf, ()) for name, having_arm in having.items()]
-    return {side.threads: side for side in sides}
+    found = [ArmStatistics(config.baseline(), blocks, name, math.inf, (), blocks) for name, blocks in having.items()]
+    return {arm.threads: arm for arm in found}
 
 
 def time_to_target(target: float, candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, float]:

@@ -42,7 +42,7 @@ class MeasurementWarning:
 def find_warnings(result: RunResult, speedup: Speedup) -> list[MeasurementWarning]:
     """Return the warnings about one configuration, the most severe first. `result` is one of its results."""
     candidate = speedup.candidate
-    config, blocks = candidate.config, candidate.all_blocks or candidate.blocks
+    config, blocks = candidate.config, candidate.all_blocks
     found = chain(
         _about_precision(config, blocks, speedup.comparison),
         _about_disturbance(speedup.comparison),

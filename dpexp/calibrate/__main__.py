@@ -105,7 +105,7 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             result = job.measure_job(config, folder)
-        steps = ArmStatistics(config, result.kept_blocks(), CANDIDATE, math.inf, ())
+        steps = ArmStatistics(config, result.kept_blocks(), CANDIDATE, math.inf, (), result.kept_blocks())
         ratios.append(steps.seconds.value / result.trainings[CANDIDATE][0].seconds)
     return geometric_mean(ratios, LEVEL)
 
@@ -113,7 +113,7 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
 def _undisturbed(config: JobConfig, blocks: list[Block], name: str) -> ArmStatistics:
     """Return the statistics of an arm's undisturbed steps."""
     limit = UNDISTURBED_RATIO * fastest_step_seconds([block.arms[name] for block in blocks])
-    return ArmStatistics(config, blocks, name, limit, ())
+    return ArmStatistics(config, blocks, name, limit, (), blocks)
 
 
 def check_ratio(kind: str, ratio: Estimate, expected: float) -> Check:
@@ -143,9 +143,9 @@ def check_delay(kind: str, plain: ArmStatistics, delayed: ArmStatistics, waiting
     )
 
 
-def _mean(side: ArmStatistics, phase: str) -> float:
+def _mean(arm: ArmStatistics, phase: str) -> float:
     """Return the seconds of a phase in a step, averaged over workers."""
-    return statistics.fmean(worker[phase] for worker in side.phases)
+    return statistics.fmean(worker[phase] for worker in arm.phases)
 
 
 if __name__ == "__main__":

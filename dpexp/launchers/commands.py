@@ -51,20 +51,20 @@ def running_commands(
     be started.
     """
     signals.check()
-    token = f"dpexp-{secrets.token_hex(8)}"
+    mark = f"dpexp-{secrets.token_hex(8)}"
     running, check_hosts = {}, hosts.check_script if hosts else lambda: None
     for number, (name, spec) in enumerate(commands.items()):
-        processes = CommandProcesses(spec, 0, output[name], f"{token}.{number:03}")
+        processes = CommandProcesses(spec, 0, output[name], f"{mark}.{number:03}")
         running[name] = RunningCommand(spec, processes, timeout_seconds, check_hosts)
     with signals.deferred(), contextlib.ExitStack() as cleanup:
-        cleanup.enter_context(end_on_parent_death(token))
+        cleanup.enter_context(end_on_parent_death(mark))
         listener = cleanup.enter_context(socket.socket(socket.AF_UNIX))
-        listener.bind(f"\0{token}")  # it has no file, and so can't leave one behind
+        listener.bind(f"\0{mark}")  # it has no file, and so can't leave one behind
         listener.listen(128)
         listeners = {listener: b""}  # and the key that processes of other machines have
         try:
             for number, command in enumerate(running.values()):
-                command.processes.start(token)
+                command.processes.start(mark)
                 if hosts is not None and len(command.spec.words) > 1:
                     remote, key = cleanup.enter_context(socket.create_server(("", 0))), secrets.token_hex(16)
                     listeners[remote] = key.encode()
@@ -89,7 +89,7 @@ def _wait_for_first_steps(
         if end is not None and wait_until(end.poll, timeout_seconds, lambda: [end]):
             with contextlib.suppress(EOFError, OSError):  # it has died, as its command's end will tell
                 introduction: Introduction = end.recv()
-                number = int(introduction["world"].split(".")[1])
+                number = int(introduction["mark"].split(".")[1])
                 running[number].introduce(end, introduction, is_remote=bool(listeners[listener]))
 
     def missing() -> list[int]:
@@ -130,9 +130,9 @@ def run_on_host(command: Command, host: int, number: int, address: str, check: C
 
     A PeerError says that only another host can know the cause.
     """
-    token = f"dpexp-{secrets.token_hex(8)}"
-    with tempfile.TemporaryDirectory() as folder, signals.deferred(), end_on_parent_death(token):
-        processes = CommandProcesses(command, host, Path(folder) / "output", f"{token}.{number:03}")
+    mark = f"dpexp-{secrets.token_hex(8)}"
+    with tempfile.TemporaryDirectory() as folder, signals.deferred(), end_on_parent_death(mark):
+        processes = CommandProcesses(command, host, Path(folder) / "output", f"{mark}.{number:03}")
         try:
             processes.start(address)
             while not processes.status:  # with status 0, it has come to its end, as the first host reports

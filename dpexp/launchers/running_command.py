@@ -24,7 +24,7 @@ StepTrace = tuple[float, float, float, list[tuple[float, float]]]
 class Introduction(TypedDict):
     """What a process reports at the end of its first step; see startup/dpexp_clock.py."""
 
-    world: str  # the mark of its command, and the number of its world
+    mark: str  # of its command; its end is the number of the command
     rank: int
     world_size: int
     threads: int

@@ -25,16 +25,16 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SIZES = [1, 7, 33, 1000, 5]
 
 
-def together(ranks, play, *arguments):
-    """What `play(rank, size, *arguments)` returns in each process of a group."""
-    places = [(play, ranks, place, arguments) for place in Rendezvous.on_this_host(ranks)]
+def together(ranks, function, *arguments):
+    """What `function(rank, size, *arguments)` returns in each process of a group."""
+    places = [(function, ranks, place, arguments) for place in Rendezvous.on_this_host(ranks)]
     return launch.launch(WorldSpec(_member, places), 60)
 
 
-def _member(rank, play, size, place, arguments, notify):
+def _member(rank, function, size, place, arguments, notify):
     torch.set_num_threads(1)
     store = place.join(rank, size)
-    return play(rank, size, *(store if one == "store" else one for one in arguments))
+    return function(rank, size, *(store if one == "store" else one for one in arguments))
 
 
 def bucket_of(rank, size, dtype):

@@ -19,7 +19,7 @@ from dpexp.train.strategies.rendezvous import Rendezvous
 from testbed.namespaces import HOSTS, enter
 
 
-def play(rank, config, dataset, initial, shared, notify):
+def run_checks(rank, config, dataset, initial, shared, notify):
     """In each process of a group: build the strategy as a worker does, then start over for each script of this file."""
     torch.set_num_threads(1)
     if isinstance(shared, OnHost):

@@ -60,7 +60,7 @@ def reports(case) -> dict[str, list[Any]]:
     shared = _over_the_link(config) if case.namespaces else strategy_class(config).share(config, initial)
     arguments = [(config, dataset, initial, own) for own in shared]
     with two_hosts() if case.namespaces else contextlib.nullcontext():
-        of_processes = launch.launch(WorldSpec(contract.play, arguments))
+        of_processes = launch.launch(WorldSpec(contract.run_checks, arguments))
     return {script: [report[script] for report in of_processes] for script in of_processes[0]}
 
 

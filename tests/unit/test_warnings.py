@@ -143,7 +143,7 @@ def test_jobs_with_and_without_a_best_sequential_arm_are_pooled():
     other = one.kept_blocks()
     blocks = [*one.kept_blocks(), *(changed(block, best_sequential=block.arms[BASELINE]) for block in other)]
     found = compare([blocks], BASELINE, CANDIDATE)
-    side = ArmStatistics(one.config, blocks, CANDIDATE, math.inf, [])
+    side = ArmStatistics(one.config, blocks, CANDIDATE, math.inf, [], blocks)
     assert find_warnings(one, Speedup(found, side, side)) == []
 
 

@@ -163,7 +163,7 @@ def _introduction(read: Any) -> dict[str, Any]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     return {
-        "world": os.environ["DPEXP_SCRIPT_MARK"],
+        "mark": os.environ["DPEXP_SCRIPT_MARK"],
         "rank": rank,
         "world_size": world_size,
         "threads": torch.get_num_threads(),
