@@ -79,7 +79,7 @@ def _composed(text: str) -> JobConfig:
 def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
     """Raise ConfigError if the two commands can't take turns, or do different work."""
     if type(first) is not type(second):
-        raise ConfigError("a training of dpexp's own against a script: compare two of the same kind")
+        raise ConfigError("a built-in training against a script: compare two of the same kind")
     settings, other_settings = (flatten(config.settings) for config in (first, second))
     differing = [
         f"{name.removesuffix('.name')}={value} against {other_settings[name]}"

@@ -1,47 +1,26 @@
-"""What tests share: composed configs, a data cache of their own, and the command line in this process."""
+"""Fixtures: a data cache of the tests' own, the command line in this process; and what makes tests fast."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import functools
 import os
-import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from basics import Outcome, two_hosts
 from omegaconf import omegaconf
 from programs import shorten_turns
 
 from dpexp.cli import app
-from dpexp.config.built_in import BuiltInConfig
-from dpexp.config.compose import compose_config
 from dpexp.processes import fork_server
-from testbed.namespaces import linked
 
 os.environ["DPEXP_LOCK"] = ""  # tests run side by side
 # Thousands of processes are forked from some that have imported torch: the fewer pages these have, the sooner.
 os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-
-ROOT = Path(__file__).parent.parent
-SCRIPTS = ROOT / "tests" / "helpers" / "scripts"
-PYTHONPATH = f"{ROOT}:{ROOT}/tests:{ROOT}/tests/helpers"  # this dpexp, whichever is installed, and what tests share
-
-# Small enough for milliseconds, odd enough to hit every uneven split: 4 batches of 24, then one of 5. A job measures
-# one block, of few rounds; tests that want whole trainings, too, ask for them.
-TINY = (
-    "data=synthetic data.size=101 data.test_size=40 data.shape=[1,4,4] data.classes=3 model.hidden=[7] "
-    "batch.size=24 batch.scope=global dtype=float64 measurement.repeats=1 "
-    "measurement.warmup=0 measurement.warmup_steps=2 measurement.best_sequential=false measurement.precision=null "
-    "measurement.max_seconds=0.4 measurement.whole_trainings=never"
-).split()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -131,42 +110,6 @@ def link() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def two_hosts() -> Iterator[None]:
-    """Two hosts with a link between them, which are network namespaces of this machine."""
-    with contextlib.ExitStack() as hosts:
-        try:
-            hosts.enter_context(linked(None))
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"network namespaces can't be made here (they need root and iproute2): {error}")
-        yield
-
-
-def composed(*overrides: str) -> BuiltInConfig:
-    """Nothing can change it, so tests that ask for the same share it."""
-    return _composed(overrides, Path.cwd(), os.environ.get("DPEXP_CACHE"))
-
-
-@functools.cache
-def _composed(overrides: tuple[str, ...], folder: Path, cache: str | None) -> BuiltInConfig:
-    """`folder` and `cache` are where data are looked for."""
-    return compose_config(*overrides)
-
-
-def tiny(*overrides: str) -> BuiltInConfig:
-    """A tiny job; one that chooses another model doesn't get the MLP's layers."""
-    other_model = any(override.startswith("model=") for override in overrides)
-    base = [override for override in TINY if not (other_model and override.startswith("model."))]
-    return composed(*base, *overrides)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def dpexp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """The command line, writing below `tmp_path / "out"` unless it resumes what lies elsewhere."""
@@ -180,18 +123,3 @@ def dpexp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., O
         return Outcome(status, captured.out, captured.err)
 
     return run
-
-
-def free_port() -> int:
-    """A TCP port that nobody uses now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    """Whether the condition held once in that time."""
-    deadline = time.monotonic() + seconds
-    while not (held := condition()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return held

@@ -22,7 +22,7 @@ from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY, JobConfig
 from dpexp.errors import pluralize
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results import series
-from dpexp.results.jobs import read_jobs, refuse_mixed_machines
+from dpexp.results.reading import read_jobs, refuse_mixed_machines
 from dpexp.results.series import JobResult
 
 

@@ -39,12 +39,12 @@ class Row:
     baseline_updates: int | None = None
     repeats: int | None = None  # blocks that count
     seconds: Estimate = UNKNOWN  # time of a training: its samples times the time per sample, and time between epochs
-    overall_seconds: float = math.nan  # the same, with all time counted
+    overall_seconds: float = math.nan  # `seconds` with all time counted
     trained_seconds: float = math.nan  # mean time of whole trainings
     samples_per_second: float = math.nan
     baseline_threads: int | None = None  # threads of the baseline's process; a script may set its own number
     arguments: str = ""  # a script's swept arguments, such as loaders=2
-    baseline_arguments: str = ""  # the same arguments, as the baseline has them
+    baseline_arguments: str = ""  # the baseline's values of these arguments
     baseline_seconds: float = math.nan
     baseline_overall_seconds: float = math.nan
     baseline_trained_seconds: float = math.nan
@@ -54,9 +54,9 @@ class Row:
     efficiency: Estimate = UNKNOWN
     best_sequential_threads: int | None = None
     best_sequential_seconds: float = math.nan
-    best_sequential_speedup: Estimate = UNKNOWN  # over the best sequential process
-    overall_best_sequential_speedup: Estimate = UNKNOWN  # the same, with all time counted
-    shared_memory_speedup: Estimate = UNKNOWN  # gain by gradients in shared memory, with all time counted
+    best_sequential_speedup: Estimate = UNKNOWN  # speedup over the best sequential process
+    overall_best_sequential_speedup: Estimate = UNKNOWN  # speedup over it, with all time counted
+    shared_memory_speedup: Estimate = UNKNOWN  # throughput with gradients in shared memory over this row's
     memory_bytes: int | None = None  # peak of all processes together
     baseline_memory_bytes: int | None = None
     target_accuracy: float = math.nan
@@ -68,13 +68,13 @@ class Row:
     parallel_efficiency: float = math.nan  # load_balance x communication_efficiency
     load_balance: float = math.nan
     communication_efficiency: float = math.nan
-    computation_scaling: float = math.nan  # times parallel_efficiency: the efficiency
-    slow_rank: int | None = None  # the others wait for it; None with a slow_phase: a different rank in each step
-    slow_host: str = ""  # where it runs, if there are several
-    slow_phase: str = ""  # the phase in which it takes longer than the others ...
-    slow_seconds: float = math.nan  # ... by so much, in a typical step
-    slow_share: float = math.nan  # share of the steps that it delays
-    slow_loss: float = math.nan  # share of a typical step that it costs the others
+    computation_scaling: float = math.nan  # efficiency / parallel_efficiency
+    slow_rank: int | None = None  # rank that the others wait for; None with a slow_phase: a different one in each step
+    slow_host: str = ""  # host of that rank, if there are several hosts
+    slow_phase: str = ""  # phase in which that rank takes longer than the others
+    slow_seconds: float = math.nan  # additional seconds of that phase in a typical step
+    slow_share: float = math.nan  # share of the steps that the rank delays
+    slow_loss: float = math.nan  # share of a typical step that this costs the others
     phases: SecondsByPhase = field(default_factory=dict)  # seconds of a training, of all processes together
     baseline_phases: SecondsByPhase = field(default_factory=dict)
     train_loss: float = math.nan  # loss of the last epoch
@@ -84,10 +84,10 @@ class Row:
     warnings: tuple[MeasurementWarning, ...] = ()
     problem: str = ""  # why the job has no usable result
     jobs: tuple[str, ...] = ()  # the folders of its jobs; `job` in results.csv
-    series: str = ""  # its label; "" where there is one series only
+    series: str = ""  # label of the series; "" if there is only one
     configured_size: int | None = None  # data.size
     baseline_compute: tuple[float, ...] = ()  # seconds of a step, for projections; not a column
-    family: str = ""  # the same for rows that may be compared; not a column
+    family: str = ""  # equal for rows that may be compared; not a column
     option: str = ""  # what distinguishes the row within its family; not a column
 
     @property

@@ -1,4 +1,4 @@
-"""A training by our own loop: a frozen dataclass, checked once, when it is built."""
+"""A built-in training: a frozen dataclass, checked once, when it is built."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class BuiltInConfig(JobConfig):
         return self
 
 
-BUILT_IN = "built_in"  # the kind of a job of our own loop; the other is "script"
+BUILT_IN = "built_in"  # a kind of job; the other is "script"
 
 
 def _kind(value: Any) -> str:

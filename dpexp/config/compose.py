@@ -68,7 +68,7 @@ class Plan:
 def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = None) -> Plan:
     """Return the plan of a command with these overrides; each job is composed once. Raises ConfigError.
 
-    `config_dir` is a folder of the user's YAML files, which take precedence over ours.
+    `config_dir` is a folder of the user's YAML files, which take precedence over those of `conf`.
     """
     with _hydra(config_dir):
         parsed = [parse(text) for text in overrides]

@@ -183,7 +183,7 @@ class SharedMemoryGroup:
             raise LostRankError(f"rank {self.rank} has lost a rank on another host: {error}") from error
 
     def _summed_by_group(self, bucket: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Return the process group's sums, and by how much rounding may make ours differ."""
+        """Return the process group's sums, and by how much those in memory may differ because of rounding."""
         expected = bucket.clone()
         self._over_group(expected).wait()
         largest = bucket.abs().nan_to_num(0.0, 0.0).amax().reshape(1).double()  # of the finite ones

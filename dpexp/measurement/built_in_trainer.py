@@ -1,4 +1,4 @@
-"""Trainings by our loop, each by a fresh world of worker processes."""
+"""Built-in trainings, each by a fresh world of worker processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.05, untimed_seconds=0.015)
 
 
 class BuiltInTrainer:
-    """Trains all variants by our loop, on the same data and from the same initial state."""
+    """Trains all variants with the built-in loop, on the same data and from the same initial state."""
 
     def __init__(self, config: BuiltInConfig, launcher: LocalLauncher) -> None:
         """Load the data and the initial weights into shared memory, and wait for the fork server. Raises DataError."""
@@ -61,7 +61,7 @@ class BuiltInTrainer:
 
 
 class BuiltInArms:
-    """Segments of our loop, as arms."""
+    """Segments of built-in trainings, as arms."""
 
     def __init__(self, works: Mapping[str, Task], segments: RunningSegments) -> None:
         self._works, self._segments = works, segments

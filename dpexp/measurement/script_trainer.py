@@ -26,7 +26,7 @@ from dpexp.results.storage import write_errors
 OUTPUT = "output"  # folder of what the commands write
 MIN_COMPUTING = 0.01  # of a step; below it, the phases were not separated
 MAX_UNKNOWN = 0.1  # of the steps; if the wait is unknown in more of them, it counts as communicating
-# Data loaders and libraries of any kind wake up at the beginning of a turn, so both are longer than in our loop.
+# Data loaders and libraries wake up at the beginning of a turn, so both are longer than in built-in trainings.
 PACE = Pace(turn_seconds=0.06, untimed_seconds=0.01, min_untimed_steps=1, traced_every=4)
 
 

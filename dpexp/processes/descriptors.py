@@ -13,7 +13,7 @@ class Descriptor:
     Pickling passes a duplicate, so it works only while a worker process is being started.
     """
 
-    number = -1  # as long as it isn't open, or not ours to close
+    number = -1  # if it isn't open, or belongs to another owner
 
     def __init__(self, number: int) -> None:
         self.number = number

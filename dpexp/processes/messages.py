@@ -16,7 +16,7 @@ class Turn:
 
     untimed_steps: int
     timed_steps: int
-    traced: bool = False  # whether a script's hooks record the phases of each step; our loop does so in timed steps ...
+    traced: bool = False  # whether a script's hooks record phases; built-in trainings record them in timed steps ...
     warmup: bool = False  # ... other than those of the warm-up, in which libraries and caches are cold
 
     @property

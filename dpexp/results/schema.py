@@ -36,7 +36,7 @@ class Process:
     threads: Count
     samples: Annotated[int, Field(ge=0, lt=2**40)] = 0  # samples that a script's model receives in a step; 0: unknown
     exchanges: bool = False  # whether a script's model is wrapped to exchange gradients
-    by_ddp: bool = False  # whether DistributedDataParallel does so, through its process group
+    by_ddp: bool = False  # whether it is a DistributedDataParallel that exchanges by its process group
     host: str = ""  # the name of its machine
 
 
@@ -44,18 +44,18 @@ class Process:
 class Arm:
     """One way to train, alive for one block in fresh processes: the wall seconds of its timed steps.
 
-    The steps are those of rank 0 in our own trainer, and of the slowest process of a script.
+    The steps are those of rank 0 in a built-in training, and of the slowest process of a script.
     """
 
     samples_per_step: Count  # samples of a step, of all processes together
     turn_seconds: Annotated[list[StepSeconds], Field(min_length=1)]  # the seconds of each timed step of each turn
     first_steps: list[Annotated[int, Field(ge=0, lt=2**24)]]  # the number of each turn's first timed step
     phases: dict[str, list[list[PhaseSeconds]]]  # seconds in some steps, by phase: (steps, processes)
-    between_epochs_seconds: Duration  # what belongs to an epoch and to no step; 0 for a script, whose steps have it
+    between_epochs_seconds: Duration  # time of an epoch that belongs to no step; 0 for a script
     processes: Annotated[list[Process], Field(min_length=1)]  # by rank
-    gradient_bytes: Bytes | None = None  # of one process; of a script, it is unknown
-    memory_bytes: Bytes | None = None  # peak of all processes, helpers included; shared pages count once
-    cpu_seconds: Duration = 0.0  # of a script's processes, helpers included; the fork server knows those of our own
+    gradient_bytes: Bytes | None = None  # size of one process's gradient; None for a script
+    memory_bytes: Bytes | None = None  # peak memory of all processes, helpers included; shared pages count once
+    cpu_seconds: Duration = 0.0  # CPU time of a script's processes, helpers included; 0 for built-in trainings
 
     @model_validator(mode="after")
     def _check(self) -> Arm:
@@ -98,7 +98,7 @@ class Training:
 class Conditions:
     """The state of the machine during one block."""
 
-    other_cores: Cores  # cores that programs other than ours used, as a mean over the block
+    other_cores: Cores  # mean number of cores that other programs used
     stolen_cores: Cores  # cores that a virtual machine's host gave to others
     throttled_seconds: Duration  # time for which the cgroup's CPU quota held processes back
 

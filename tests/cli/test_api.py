@@ -12,7 +12,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, TINY
+from basics import ROOT, TINY
 from nbclient import NotebookClient
 from programs import Program, run
 

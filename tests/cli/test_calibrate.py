@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from conftest import tiny
+from basics import tiny
 
 from dpexp.analysis.intervals import Estimate
 from dpexp.calibrate import __main__ as checks

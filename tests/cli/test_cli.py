@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import pytest
-from conftest import TINY
+from basics import TINY
 from hydra._internal.utils import get_args_parser
 
 BAD = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import TINY
+from basics import TINY
 from results_helpers import QUIET, arm_of
 
 from dpexp.compare import TOO_SLOW, main
@@ -41,7 +41,7 @@ def test_it_fails_only_if_slower_by_more_than_asked(monkeypatch, capsys, factor,
         ("model=cnn", "model=mlp", "model=cnn against mlp, "),
         ("model.hidden=[7]", "model.hidden=[8]", "[7] against [8]: both commands must train the same model"),
         ("epochs=1", "epochs=2", "10,000 samples against 20,000"),
-        ("workers=2 epochs=1", "workers=2 script.command='t {workers}'", "a training of dpexp's own against a script"),
+        ("workers=2 epochs=1", "workers=2 script.command='t {workers}'", "a built-in training against a script"),
         ("workers=2", "nothere", "nothere: write settings, such as"),
         ("workers=2", "workers=two", "workers"),
         ("workers=1,2", "workers=2", "workers=1,2: give one value"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, TINY, Outcome
+from basics import ROOT, TINY, Outcome
 
 from dpexp.analysis.table import aggregate
 from dpexp.cli import app

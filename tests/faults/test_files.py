@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY
+from basics import TINY
 from fault_helpers import faulty_model, run_job
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -6,7 +6,7 @@ import contextlib
 import io
 
 import pytest
-from conftest import TINY
+from basics import TINY
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

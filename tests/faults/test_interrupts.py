@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from conftest import PYTHONPATH, ROOT, TINY, wait_until
+from basics import PYTHONPATH, ROOT, TINY, wait_until
 from fault_helpers import IN_ONE_PIECE, children, faulty_model, in_turns, marked, places, segment_places
 from programs import Program
 from worker_actions import Place

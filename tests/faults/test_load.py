@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import TINY
+from basics import TINY
 
 import dpexp
 from testbed.endurance import Census, soak

@@ -18,7 +18,7 @@ import programs
 import psutil
 import pytest
 import torch
-from conftest import PYTHONPATH, TINY, tiny
+from basics import PYTHONPATH, TINY, tiny
 from fault_helpers import faulty_model, marked
 from worker_actions import Place
 

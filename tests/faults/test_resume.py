@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 import pandas as pd
 import pytest
-from conftest import TINY, composed
+from basics import TINY, composed
 from fault_helpers import Faulty, run_config, run_job
 from worker_actions import Place, kill
 

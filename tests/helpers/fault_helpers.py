@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from conftest import tiny
+from basics import tiny
 from worker_actions import STEPS, Place, run_with_trap
 
 from dpexp.cli import resume as resume_command

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import composed
+from basics import composed
 
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import BASELINE, CANDIDATE

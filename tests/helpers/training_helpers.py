@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from basics import tiny
+from fault_helpers import run_config
 
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.launchers.local import LocalLauncher
 from dpexp.measurement.built_in_trainer import summarize_training
+from dpexp.results import storage
 from dpexp.train import worker
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
@@ -41,3 +44,15 @@ def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     assert actual.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(actual[name], expected[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+WHOLE = "measurement.whole_trainings=always"
+BRIEF = "measurement.max_seconds=0.01"  # a block of the fewest rounds
+
+
+def measured(folder, *overrides, resume=False):
+    """The result of a job."""
+    config = tiny(BRIEF, *overrides)
+    folder.mkdir(exist_ok=True)
+    run_config(config, folder, resume=resume)
+    return storage.read(folder / storage.FILE_NAME)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SCRIPTS, TINY, tiny, wait_until
+from basics import SCRIPTS, TINY, tiny, wait_until
 from programs import NESTED, Program
 from training_helpers import assert_same, trained_state
 

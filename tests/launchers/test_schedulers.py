@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
-from conftest import ROOT, SCRIPTS, TINY, wait_until
+from basics import ROOT, SCRIPTS, TINY, wait_until
 
 pytestmark = pytest.mark.slow
 

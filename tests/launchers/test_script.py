@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 
 import programs
 import pytest
-from conftest import ROOT, SCRIPTS, composed, wait_until
+from basics import ROOT, SCRIPTS, composed, wait_until
 from fault_helpers import marked
 
 from dpexp.analysis.table import aggregate

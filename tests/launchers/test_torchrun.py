@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import PYTHONPATH, TINY, Outcome, free_port, tiny, wait_until
+from basics import PYTHONPATH, TINY, Outcome, free_port, tiny, wait_until
 from programs import NESTED, Program
 from training_helpers import assert_same, trained_state
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TINY
+from basics import TINY
 from programs import Program
 
 from dpexp.machine.exclusive import exclusive

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import programs
 import pytest
-from conftest import SCRIPTS
+from basics import SCRIPTS
 
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.config.job import CANDIDATE

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import TINY, composed
+from basics import TINY, composed
 
 from dpexp.launchers.command_processes import Command
 from dpexp.launchers.commands import running_commands

@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 
 import pytest
 import torch
-from conftest import tiny
+from basics import tiny
 
 from dpexp.errors import ScriptEnded
 from dpexp.launchers.local import LocalLauncher

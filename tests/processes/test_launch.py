@@ -13,7 +13,7 @@ from multiprocessing import forkserver
 
 import psutil
 import pytest
-from conftest import TINY
+from basics import TINY
 from programs import Program
 
 from dpexp.errors import PeerError, WorkerError
@@ -202,7 +202,7 @@ def test_ctrl_c_in_a_notebook_is_a_keyboard_interrupt():
 
 def test_workers_die_with_the_main_process(tmp_path):
     script = (
-        "import sys; sys.path[:0] = ['tests/processes', 'tests', 'tests/helpers']\n"
+        "import sys; sys.path[:0] = ['tests/processes', 'tests/helpers']\n"
         "import test_launch\n"
         "from dpexp.processes import launch\n"
         "from dpexp.processes.world import WorldSpec\n"

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import replace
 
 import pytest
-from conftest import wait_until
+from basics import wait_until
 from results_helpers import result, write_sweep
 from selenium import webdriver
 from selenium.webdriver.common.by import By

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import tiny
+from basics import tiny
 
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny
+from basics import tiny
 from training_helpers import assert_same, trained_state
 
 from dpexp.processes import launch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, composed, tiny
+from basics import TINY, composed, tiny
 from training_helpers import assert_same, trained_state
 
 from dpexp.errors import ConfigError, WorkerError

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import composed, tiny
+from basics import composed, tiny
 
 from dpexp.errors import ConfigError, DataError
 from dpexp.train.data import sources

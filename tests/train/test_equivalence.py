@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny
+from basics import tiny
 from training_helpers import assert_same, trained_here, trained_state
 
 from dpexp.errors import WorkerError

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import tiny
+from basics import tiny
 
 from dpexp.launchers.local import LocalLauncher
 from dpexp.phases import COMPUTE, DATA, PHASES, UPDATE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from conftest import tiny
+from basics import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import vector_to_parameters

@@ -8,7 +8,7 @@ from typing import Any
 
 import contract
 import pytest
-from conftest import tiny, two_hosts
+from basics import tiny, two_hosts
 
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny
+from basics import tiny
 
 from dpexp.train.models.architectures import build_model
 

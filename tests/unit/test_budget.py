@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import tiny
+from basics import tiny
 
 from dpexp.analysis.ratios import START_STD, compare
 from dpexp.analysis.warnings import _about_precision

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import composed
+from basics import composed
 from omegaconf import OmegaConf
 
 from dpexp.config.compose import compose, compose_config, to_config
@@ -17,7 +17,7 @@ CHOICES = sorted(
     if path.parent.name not in ("experiment", "hydra")
 )
 NEEDED = {
-    "model=custom": ["model.builder=conftest:nothing"],
+    "model=custom": ["model.builder=basics:nothing"],
     "data=arrays": ["data.size=1000", "data.path=x.npz"],
 }
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from conftest import composed
+from basics import composed
 from results_helpers import (
     QUIET,
     arm,

@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 
 import pytest
-from conftest import composed
+from basics import composed
 from results_helpers import MACHINE, arm, changed, result, write_sweep
 
 from dpexp.analysis.table import aggregate
