@@ -23,7 +23,8 @@ def run() -> None:
     command = [sys.executable, "-m", "dpexp", *SWEEP, f"hydra.sweep.dir={FOLDER}"]
     environment = os.environ | {"COLUMNS": str(COLUMNS)}
     printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    headline, table, *_ = printed[printed.index("\nUse ") + 1 :].split("\n\n")
+    answer = [line for line in printed.splitlines() if not line.startswith("job ")]  # without the progress
+    headline, table, *_ = "\n".join(answer).split("\n\n")
     configuration, heads, rule, *rows = table.splitlines()
     largest = [row for row in rows if f" {MOST:,} " in row]
     shown = [line.rstrip() for line in (headline, "", configuration, heads, rule, *largest)]
