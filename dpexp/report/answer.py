@@ -45,7 +45,8 @@ def answer(summary: Summary) -> list[str]:
         return [*lines, *(line for row in alone for line in sentences.shared_memory_gain(row))]
     if wrong := [warning for row in rows for warning in row.warnings if warning.kind == BATCH]:
         return [f"No speedup is known: {wrong[0]}"]
-    row = choice.row if choice and choice.row else max(rows, key=lambda row: row.overall_speedup.value)
+    chosen = [row for row in rows if not row.oversubscribed] or rows  # as `choose` prefers them
+    row = choice.row if choice and choice.row else max(chosen, key=lambda row: row.overall_speedup.value)
     over_best = row.overall_best_sequential_speedup.is_known
     over = "the best single process" if over_best else "one process"
     if row.data_scope == "per_worker":

@@ -15,10 +15,8 @@ from dpexp.phases import USEFUL
 MIN_LOSS = 0.03  # smaller losses are not reported
 MAX_SCALING = 1.2  # of computation, above which the phases of a script are not plausible
 LOSS_CAUSES = {  # by factor of efficiency: the cause of the loss, and a reason or advice
-    "parallel_efficiency": (  # where waiting is not separated from exchanging
-        "waiting for other workers and exchanging gradients",
-        "larger batches exchange gradients less often",
-    ),
+    # Where waiting is not separated from exchanging:
+    "parallel_efficiency": ("exchanging gradients, or waiting", "larger batches exchange gradients less often"),
     "load_balance": ("waiting for the slowest worker in each step", "check what else runs on these cores"),
     "communication_efficiency": ("exchanging gradients", "larger batches exchange gradients less often"),
     "script": ("exchanging gradients", "on one host, measure how much script.exchange=shared_memory helps"),
