@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="python -m dpexp.compare", description=__doc__)
     parser.add_argument("before", help="a command's key=value settings, in quotes")
     parser.add_argument("after", help="the same, after the change")
-    slower = f"exit with status {TOO_SLOW} if AFTER takes more time, by the lower end of the interval"
+    slower = f"exit with status {TOO_SLOW} if AFTER takes so much more time, by the lower end of the interval"
     parser.add_argument("--fail-if-slower", metavar="5%", type=_share, help=slower)
     options = parser.parse_args(arguments)
     configs = {"before": _composed(options.before), "after": _composed(options.after)}

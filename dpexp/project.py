@@ -12,9 +12,8 @@ from pathlib import Path
 
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, worst_error
-from dpexp.analysis.table import Summary, aggregate
+from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row, at_largest_data_size
-from dpexp.config.job import CANDIDATE
 from dpexp.entry_point import Parser, entry_point, show_line
 from dpexp.errors import ConfigError, ResultError
 from dpexp.report.sentences import describe_projection
@@ -42,7 +41,9 @@ def main(arguments: list[str]) -> int:
     rows = _rows(measured.good, options.folder, options.series)
     cluster = Cluster()
     if options.link is not None:
-        size = _gradient_bytes(rows[0], measured) if options.gradient_mb is None else options.gradient_mb * 1e6
+        size = rows[0].gradient_bytes if options.gradient_mb is None else options.gradient_mb * 1e6
+        if size is None:
+            raise ConfigError(f"model={rows[0].model} has an unknown gradient size: give it as --gradient-mb")
         cluster = Cluster(options.workers_per_host, options.link, size, options.overlap)
     try:
         model = StepModel(rows)
@@ -115,15 +116,6 @@ def _rows(rows: Sequence[Row], folder: Path, series: str | None) -> list[Row]:
         choices = "; ".join(label for label in labels if label) or "none: the folder has a single series"
         raise ResultError(f"--series {series}: choose from {choices}")
     return at_largest_data_size([row for row in rows if series in (None, row.series)])
-
-
-def _gradient_bytes(row: Row, measured: Summary) -> float:
-    """Return the size of the gradient of these jobs' model. Raises ConfigError if only a script knows it."""
-    result = next(job.result for job in measured.jobs if job.name in row.jobs)
-    size = result.kept_blocks()[0].arms[CANDIDATE].gradient_bytes
-    if size is None:
-        raise ConfigError(f"model={row.model} has an unknown gradient size: give it as --gradient-mb")
-    return float(size)
 
 
 if __name__ == "__main__":

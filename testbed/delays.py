@@ -1,4 +1,4 @@
-"""Trainings, by scripts and by our own trainer, of which one rank is delayed in a phase of each step."""
+"""Trainings, by scripts and built-in ones, of which one rank is delayed in a phase of each step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Delay:
-    """A worker of dpexp's own trainer that sleeps in each step, on one rank."""
+    """A worker of a built-in training that sleeps in each step, on one rank."""
 
     case: Case
 

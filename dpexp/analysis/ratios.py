@@ -155,7 +155,7 @@ def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, dispers
 
 
 def find_dispersion(jobs: Sequence[Pooled]) -> float:
-    """Return the mean misfit of the jobs of a sweep, moderated by PRIOR_DOF blocks of the expected spread."""
+    """Return the `dispersion` of the jobs of a sweep, moderated by PRIOR_DOF blocks of the expected spread."""
     return (PRIOR_DOF + sum(job.chi_square for job in jobs)) / (PRIOR_DOF + sum(job.count - 1 for job in jobs))
 
 
@@ -179,12 +179,7 @@ class Comparison:
 
 
 def compare(
-    jobs: Sequence[Sequence[Block]],
-    baseline: str,
-    candidate: str,
-    *,
-    dispersion: float = 1.0,
-    level: float = 0.95,
+    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, *, dispersion: float = 1.0, level: float = 0.95
 ) -> Comparison:
     """Return the throughput of `candidate` over that of `baseline`, from all blocks of jobs of one configuration.
 

@@ -112,6 +112,7 @@ def _row(members: list[JobResult], differing: Mapping[str, Any], dispersion: flo
         trained_seconds=candidate.trained_seconds,
         samples_per_second=config.epochs * config.train_samples / candidate.seconds.value,
         **(_of_baseline(candidate, baseline) if baseline else {}),
+        gradient_bytes=candidate.arms[0].gradient_bytes,
         memory_bytes=candidate.memory_bytes,
         speedup=ratio.shown,
         overall_speedup=ratio.overall,

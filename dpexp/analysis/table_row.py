@@ -57,6 +57,7 @@ class Row:
     best_sequential_speedup: Estimate = UNKNOWN  # speedup over the best sequential process
     overall_best_sequential_speedup: Estimate = UNKNOWN  # speedup over it, with all time counted
     shared_memory_speedup: Estimate = UNKNOWN  # throughput with gradients in shared memory over this row's
+    gradient_bytes: int | None = None  # size of one process's gradient; None for a script
     memory_bytes: int | None = None  # peak of all processes together
     baseline_memory_bytes: int | None = None
     target_accuracy: float = math.nan

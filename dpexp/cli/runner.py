@@ -38,10 +38,7 @@ class JobOutcome:
 
 @contextlib.contextmanager
 def open_plan(
-    plan: Plan,
-    *,
-    resumed: bool = False,
-    launcher: LocalLauncher | None = None,
+    plan: Plan, *, resumed: bool = False, launcher: LocalLauncher | None = None
 ) -> Iterator[Iterator[JobOutcome]]:
     """Lock the plan's folder and the machine while the context is open; yield the outcomes of the jobs.
 

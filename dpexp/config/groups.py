@@ -72,7 +72,7 @@ class DownloadedDataConfig(SizedConfig):
 
     name: Literal["fashion_mnist", "cifar10"]
     scope: Scope
-    cache: str
+    cache: str | None
 
 
 @dataclass(frozen=True, config=STRICT)

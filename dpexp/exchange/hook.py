@@ -38,11 +38,11 @@ def use_shared_memory(
     """Let a model exchange gradients in shared memory; all ranks of its process group call it before the first step.
 
     The first steps use the process group, the next ones alternate; then the faster way is kept (with `always`: shared
-    memory). If each host has a single rank, the process group exchanges. The first
-    sums in memory are compared with the process group's: if they differ by more than rounding, a RuntimeError says so.
-    While memory is used, a LostRankError (a RuntimeError) names a rank that has ended, or that has not come for
-    `timeout_seconds`. Each host needs the memory of (ranks + 1) gradients; a RuntimeError tells if it is short.
-    Raises ValueError if hosts have different numbers of ranks, or gradients are not in the memory of the host.
+    memory). If each host has a single rank, the process group exchanges. The first sums in memory are compared with the
+    process group's: if they differ by more than rounding, a RuntimeError says so. While memory is used, a LostRankError
+    (a RuntimeError) names a rank that has ended, or that has not come for `timeout_seconds`. Each host needs the memory
+    of (ranks + 1) gradients; a RuntimeError tells if it is short. Raises ValueError if hosts have different numbers of
+    ranks, or gradients are not in the memory of the host.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ValueError("the parameters are on a GPU: shared memory exchanges gradients of CPUs only")

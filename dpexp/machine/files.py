@@ -10,6 +10,11 @@ from pathlib import Path
 from dpexp.errors import ConfigError, ResultError
 
 
+def user_cache() -> Path:
+    """Return the user's cache folder for dpexp."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dpexp"
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write beside `path`, flush to disk, rename, and flush the folder, which must exist. Raises OSError."""
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"

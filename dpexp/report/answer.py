@@ -1,6 +1,5 @@
 """The report in sentences: the answer with one number, its certainty, a projection, and the details."""
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -127,7 +126,6 @@ def details(summary: Summary) -> list[str]:
     return [*lines, *_memory(summary, rows)]
 
 
-@functools.lru_cache(maxsize=1)
 def _decide(summary: Summary) -> tuple[Sequence[Row], Choice | None]:
     """Return the rows that are compared, and the fastest choice among them."""
     rows = _comparable_rows(summary)

@@ -76,8 +76,8 @@ def test_workers_on_two_hosts_end_at_the_sequential_parameters(hosts, tmp_path):
     assert_same(torch.load(tmp_path / "out" / "model.pt", weights_only=True), expected, 1e-12)
 
 
-def test_a_lost_host_is_told_on_both(hosts, tmp_path):
-    running = hosts(1, *TINY, "strategy=ddp", "workers=2", "measurement.max_seconds=600")
+def lose_the_link(running, tmp_path):
+    """Take the link down once the job has started; both hosts miss the other. Returns what they said."""
     begun = tmp_path / "out" / "result.json"  # written when the job starts
     assert wait_until(begun.exists, 60), said(tmp_path)
     subprocess.run(["ip", "-n", next(iter(HOSTS)), "link", "set", "eth0", "down"], check=True)
@@ -85,7 +85,12 @@ def test_a_lost_host_is_told_on_both(hosts, tmp_path):
     first, second = said(tmp_path)
     assert "rank 1 has not responded for 3 s" in first
     assert "rank 0 has not responded for 3 s" in second
-    assert "terminate called" not in first + second
+    return first + second
+
+
+def test_a_lost_host_is_told_on_both(hosts, tmp_path):
+    running = hosts(1, *TINY, "strategy=ddp", "workers=2", "measurement.max_seconds=600")
+    assert "terminate called" not in lose_the_link(running, tmp_path)
 
 
 SCRIPT = (
@@ -119,10 +124,4 @@ def test_a_script_that_fails_on_another_host_is_told_with_its_cause(hosts, tmp_p
 
 def test_a_host_that_is_lost_while_a_script_is_measured_is_told_on_both(hosts, tmp_path):
     running = hosts(1, *ALONE, "measurement.max_seconds=600", "--", *RANK.split())
-    begun = tmp_path / "out" / "result.json"
-    assert wait_until(begun.exists, 60), said(tmp_path)
-    subprocess.run(["ip", "-n", next(iter(HOSTS)), "link", "set", "eth0", "down"], check=True)
-    assert all(host.wait(timeout=120) != 0 for host in running)
-    first, second = said(tmp_path)
-    assert "rank 1 has not responded for 3 s" in first
-    assert "rank 0 has not responded for 3 s" in second
+    lose_the_link(running, tmp_path)

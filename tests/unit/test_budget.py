@@ -157,6 +157,7 @@ def test_discarded_blocks_come_first_and_are_part_of_the_time(clock):
     blocks, took = measured(clock, Machine(clock, baseline=0.001, candidate=0.001), *settings)
     assert [block.warmup for block in blocks[:2]] == [True, False]
     assert not any(block.warmup for block in blocks[1:])
+    assert len(blocks[0].arms["candidate"].turn_seconds) == rounds_module.MIN_ROUNDS
     assert took <= 8.8
 
 

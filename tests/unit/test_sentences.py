@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from basics import composed
 from results_helpers import (
+    MACHINE,
     QUIET,
     arm,
     changed,
@@ -102,6 +103,16 @@ def test_what_would_help_is_the_largest_loss(tmp_path):
     assert last == (
         "Largest loss: 25 % to slower computation in every worker; workers share caches and memory bandwidth."
     )
+
+
+def test_where_waiting_is_not_separated_it_is_one_loss_with_exchanging(tmp_path):
+    def change(block):
+        own, alone = ({"data": 0.1, "compute": 0.5, "communicate": wait, "update": 0.1} for wait in (0.3, 0.0))
+        candidate = with_phases(block.arms[CANDIDATE], own, own)
+        return changed(block, candidate=candidate, baseline=with_phases(block.arms[BASELINE], alone))
+
+    *_, last = answer(summary(tmp_path, "strategy=ddp", baseline=(2.0, 2.0, 2.0), change=change))
+    assert last.startswith("Largest loss: 30 % to exchanging gradients, or waiting; larger batches ")
 
 
 def test_an_accuracy_that_nobody_trained_for_is_said_to_be_unknown(tmp_path):
@@ -246,6 +257,17 @@ def faster(block):
     """One process of two threads takes 0.8 s."""
     config = composed(*TWO)
     return changed(block, best_sequential=arm(config.baseline(), 0.8, threads=2))
+
+
+def test_one_process_is_not_contrasted_with_workers_that_were_no_choice(tmp_path):
+    """Four workers on two cores may be faster, but not surely."""
+    two_cores, sizes = replace(MACHINE, usable_cores=2), TWO[1:]
+    jobs = [
+        result("workers=2", *sizes, seconds=[1, 1, 20], baseline=[1, 1, 1], machine=two_cores),
+        result("workers=4", *sizes, seconds=[1, 0.8, 0.8], baseline=[1, 1, 1], machine=two_cores),
+    ]
+    headline, *_ = answer(aggregate([write_sweep(tmp_path, *jobs)]))
+    assert "4 workers" not in headline
 
 
 def test_the_best_sequential_process_may_be_what_to_use(tmp_path):

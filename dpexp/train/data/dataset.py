@@ -11,6 +11,7 @@ import torch
 from dpexp.config.built_in import BuiltInConfig, check_size
 from dpexp.config.groups import ArraysDataConfig, DownloadedDataConfig, MnistConfig, SyntheticDataConfig
 from dpexp.errors import ConfigError, DataError, pluralize
+from dpexp.machine.files import user_cache
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.data.arrays import GREY, array_splits, input_kind
 from dpexp.train.data.sharding import subset
@@ -72,7 +73,8 @@ def _splits(config: BuiltInConfig) -> list[tuple[np.ndarray, np.ndarray]]:
         case MnistConfig():
             return [mnist_split(split) for split in ("train", "t10k")]
         case DownloadedDataConfig(name=name) as data:
-            return [torchvision_split(name, train, Path(data.cache).expanduser()) for train in (True, False)]
+            cache = Path(data.cache).expanduser() if data.cache else user_cache()
+            return [torchvision_split(name, train, cache) for train in (True, False)]
         case SyntheticDataConfig() as data:
             return synthetic_splits(data, config.train_samples, config.seed)
         case ArraysDataConfig() as data:
