@@ -9,7 +9,7 @@ from dpexp.config.job import JobConfig
 from dpexp.measurement.rounds import Rounds
 from dpexp.results.schema import Block
 
-ROUNDS_OF_LONG_STEPS = 24
+MIN_ROUNDS = 24  # of a job: if so many take too long for the time limit of short steps, that of long steps applies
 CHECK_EVERY_ROUNDS = 8
 MIN_ROUNDS_SHARE = 0.25  # minimum time for the rounds of a block, as a share of the cost of its start
 MIN_STARTS_LEFT = 1.5  # times the cost of a start: with at least this much time left, another block is started
@@ -22,9 +22,9 @@ class Budget:
     def __init__(self, config: JobConfig, baseline: str | None, candidate: str) -> None:
         """`precision` refers to the ratio of these arms; without a baseline, it is ignored."""
         self.measurement, self._baseline, self._candidate = config.measurement, baseline, candidate
-        self.seconds, self._max_seconds = config.default_max_seconds  # time limits: of short steps, of long steps
+        self.seconds, self._seconds_of_long_steps = config.default_max_seconds
         if config.measurement.max_seconds is not None:
-            self.seconds = self._max_seconds = config.measurement.max_seconds
+            self.seconds = self._seconds_of_long_steps = config.measurement.max_seconds
         self._started = time.monotonic()
         self._reserved_seconds = 0.0  # for whole trainings, after the blocks
         self._overhead_seconds = 0.0  # of a block: all but its rounds
@@ -44,9 +44,8 @@ class Budget:
         `reserved_seconds` are needed after the last block.
         """
         self._overhead_seconds = start_seconds + END_SECONDS
-        if self.seconds < self._max_seconds:  # the first block decides
-            needed = 2 * self._overhead_seconds + ROUNDS_OF_LONG_STEPS * rounds.round_seconds
-            self.seconds = self._max_seconds = min(max(self.seconds, needed), self._max_seconds)
+        if 2 * self._overhead_seconds + MIN_ROUNDS * rounds.round_seconds > self.seconds:
+            self.seconds = self._seconds_of_long_steps
         self._reserved_seconds = reserved_seconds
 
     def block_is_long_enough(self, rounds: Rounds, blocks: Sequence[Block], seconds: float) -> bool:
