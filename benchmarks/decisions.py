@@ -28,7 +28,7 @@ def run(rounds: int) -> None:
         "chosen",
         "claimed",
         "right",
-        "expected loss",
+        "expected cost",
         "loss",
     ):
         table.add_column(head, justify="left" if head == "chosen" or head[0] == "4" else "right")
@@ -56,7 +56,7 @@ def _held_out(sweeps: Sequence[Sequence[Row]]) -> tuple[str, ...]:
         _names(choices),
         f"{100 * np.mean([choice.probability for choice in choices]):.0f} %",
         f"{right} of {len(choices)}",
-        f"{100 * np.mean([choice.expected_loss for choice in choices]):.2f} %",
+        f"{100 * np.mean([choice.expected_cost for choice in choices]):.2f} %",
         f"{100 * np.nanmean(losses):.2f} %",
     )
 

@@ -7,7 +7,7 @@ import sys
 
 def run() -> None:
     """Run the command line and exit. Ctrl-C prints no traceback, even during the imports."""
-    # By os._exit, since some libraries swallow exceptions during their import.
+    # With os._exit, because some libraries swallow exceptions during their import.
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
     from dpexp.cli.app import main
 

@@ -1,6 +1,6 @@
 """Did my change help? Measure two commands in turns.
 
-As in `python -m dpexp.compare 'strategy=ddp workers=2' 'strategy=sync_dp workers=2'`.
+Example: `python -m dpexp.compare 'strategy=ddp workers=2' 'strategy=sync_dp workers=2'`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from dpexp.errors import ConfigError
 from dpexp.report import terminal
 
 TOO_SLOW = 3  # the exit status of --fail-if-slower
-MUST_AGREE = ("model", "data", "seed", "dtype", "measurement", "launch")  # of both commands
+MUST_AGREE = ("model", "data", "seed", "dtype", "measurement", "launch")  # settings that both commands must share
 
 
 @entry_point
@@ -32,12 +32,12 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="python -m dpexp.compare", description=__doc__)
     parser.add_argument("before", help="a command's key=value settings, in quotes")
     parser.add_argument("after", help="the same, after the change")
-    slower = f"exit with status {TOO_SLOW} if AFTER takes so much more time, by the lower end of the interval"
+    slower = f"exit with status {TOO_SLOW} if AFTER takes more than this much longer, by the lower end of the interval"
     parser.add_argument("--fail-if-slower", metavar="5%", type=_share, help=slower)
     options = parser.parse_args(arguments)
     configs = {"before": _composed(options.before), "after": _composed(options.after)}
     _refuse_other_work(*configs.values())
-    from dpexp.measurement.job import measure_in_turns  # imports torch: mistakes don't wait for it
+    from dpexp.measurement.job import measure_in_turns  # imports torch: mistakes shouldn't wait for it
 
     with measuring_alone(), tempfile.TemporaryDirectory() as folder, contextlib.closing(terminal.Display()) as display:
         display.begin(0, "")
@@ -47,11 +47,11 @@ def main(arguments: list[str]) -> int:
     comparison = compare([blocks], baseline="after", candidate="before")  # = time after / before
     change = comparison.shown
     verdict = "slower" if change.low > 1 else "faster" if change.high < 1 else "no difference shown"
-    show_line(f"{options.after}: takes {change:.3f} times as long: {verdict}")
+    show_line(f"{options.after}: takes {change:.3f} times as long ({verdict})")
     if comparison.undisturbed is not None:
         show_line(
             f"other programs or virtual machines slowed down {100 * comparison.disturbed_share:.0f} % of the steps, "
-            f"which don't count; with all time counted: {comparison.overall:.3f} times"
+            f"and these don't count; with all time counted: {comparison.overall:.3f} times"
         )
     is_too_slow = options.fail_if_slower is not None and change.low > 1 + options.fail_if_slower
     return TOO_SLOW if is_too_slow else 0
@@ -79,7 +79,7 @@ def _composed(text: str) -> JobConfig:
 def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
     """Raise ConfigError if the two commands can't take turns, or do different work."""
     if type(first) is not type(second):
-        raise ConfigError("a built-in training against a script: compare two of the same kind")
+        raise ConfigError("a built-in training and a script can't be compared: give two of the same kind")
     settings, other_settings = (flatten(config.settings) for config in (first, second))
     differing = [
         f"{name.removesuffix('.name')}={value} against {other_settings[name]}"
@@ -93,7 +93,7 @@ def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
         )
     visited = [config.epochs * config.train_samples for config in (first, second)]
     if visited[0] != visited[1]:
-        raise ConfigError(f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on the same number")
+        raise ConfigError(f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on equally many")
 
 
 if __name__ == "__main__":

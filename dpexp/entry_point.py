@@ -44,7 +44,7 @@ def entry_point(body: Callable[[list[str]], int]) -> Callable[..., int]:
         except signals.Interrupted as stop:
             show_error(f"interrupted by {stop}")
             return stop.status
-        except SystemExit as stop:  # of --help, of --version
+        except SystemExit as stop:  # by --help and --version
             return stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0
         except BrokenPipeError:  # the reader of the output is gone; the results are on disk
             sys.stdout = None  # else Python would fail to flush it at exit
@@ -83,6 +83,6 @@ def show_line(text: str) -> None:
 
 def _show_waiting(process: int) -> None:
     """Print on standard error that another dpexp measures on this machine."""
-    holder = f"process {process}" if process else "a process of another container"
+    holder = f"process {process}" if process else "a process in another container"
     text = f"waiting until {holder} has finished measuring: two simultaneous measurements would distort each other"
     open_console(stderr=True).print(f"dpexp: {text}")

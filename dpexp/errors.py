@@ -1,6 +1,6 @@
 """The errors that dpexp raises on purpose. Each message is one line: the value, the rule, the choices."""
 
-USER_CODE_ERRORS = (Exception, SystemExit, KeyboardInterrupt)  # Ctrl-C raises another one, see machine.signals
+USER_CODE_ERRORS = (Exception, SystemExit, KeyboardInterrupt)  # dpexp's own Ctrl-C is different, see machine.signals
 
 
 def pluralize(count: int, noun: str) -> str:
@@ -10,7 +10,7 @@ def pluralize(count: int, noun: str) -> str:
 
 
 def format_number(value: float, digits: int = 3) -> str:
-    """Return a number with `digits` significant digits, and without an exponent where it is large."""
+    """Return a number with `digits` significant digits, and without an exponent if it is large."""
     return f"{value:,.0f}" if value >= 10**digits / 10 else f"{value:.{digits}g}"
 
 
@@ -42,7 +42,7 @@ class DataError(DpexpError):
 
 
 class WorkerError(DpexpError):
-    """A worker process failed; `details` holds its traceback where it had one."""
+    """A worker process failed; `details` contains its traceback if there is one."""
 
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class WorkerError(DpexpError):
 
 
 class PeerError(WorkerError):
-    """A worker failed because another one had failed, which reports the cause."""
+    """A worker failed because another one had failed; that one reports the cause."""
 
 
 class DivergedError(DpexpError):

@@ -1,6 +1,6 @@
 """Project the speedup of more workers than were measured, on hosts like the measured one.
 
-As in `python -m dpexp.project FOLDER --workers 8,64 --link 25Gbit/s,10us --workers-per-host 8`.
+Example: `python -m dpexp.project FOLDER --workers 8,64 --link 25Gbit/s,10us --workers-per-host 8`.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from dpexp.report.sentences import describe_projection
 def main(arguments: list[str]) -> int:
     """Print a projection for each number of workers; return the exit status."""
     parser = Parser(prog="python -m dpexp.project", description=__doc__)
-    parser.add_argument("folder", type=Path, help="results with workers=1 and at least one other worker count")
+    parser.add_argument("folder", type=Path, help="results of a sweep over workers")
     parser.add_argument("--workers", type=_counts, metavar="8,64,512", required=True, help="numbers of workers")
     parser.add_argument(
         "--link", type=Link.parse, metavar="25Gbit/s,10us", help="between hosts: bandwidth and one-way latency"
     )
-    parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host with as many cores")
+    parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host with enough cores")
     parser.add_argument("--gradient-mb", type=float, metavar="MB", help="exchanged per step; default: the model's")
-    hidden = "share of the exchange between hosts that computation hides"
+    hidden = "share of the exchange between hosts that overlaps with computation"
     parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help=hidden)
     parser.add_argument("--series", help="which series, if the folder has several; see results.csv")
     options = parser.parse_args(arguments)
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     if options.link is not None:
         size = rows[0].gradient_bytes if options.gradient_mb is None else options.gradient_mb * 1e6
         if size is None:
-            raise ConfigError(f"model={rows[0].model} has an unknown gradient size: give it as --gradient-mb")
+            raise ConfigError(f"model={rows[0].model} has an unknown gradient size: set --gradient-mb")
         cluster = Cluster(options.workers_per_host, options.link, size, options.overlap)
     try:
         model = StepModel(rows)
@@ -83,7 +83,7 @@ def _checked_sentence(counts: Sequence[int], checked: Mapping[int, tuple[float, 
         f"{workers} workers: projected {expected:.2f}, measured {measured:.2f}"
         for workers, (expected, measured) in checked.items()
     ]
-    return f"checked, each projected from smaller counts: {'; '.join(parts)}; the intervals allow for the largest error"
+    return f"checked by projecting from smaller counts: {'; '.join(parts)}; the intervals allow for the largest error"
 
 
 def _counts(text: str) -> list[int]:
@@ -108,7 +108,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _rows(rows: Sequence[Row], folder: Path, series: str | None) -> list[Row]:
-    """Return the rows of one series at its most samples. Raises ResultError."""
+    """Return the rows of one series at its largest data size. Raises ResultError."""
     labels = sorted({row.series for row in rows})
     if series is None and len(labels) > 1:
         raise ResultError(f"{folder} has {len(labels)} series; choose one with --series: {'; '.join(labels)}")

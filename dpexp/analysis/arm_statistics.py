@@ -15,7 +15,7 @@ from dpexp.config.job import JobConfig
 from dpexp.phases import PHASES
 from dpexp.results.schema import Arm, Block, Training
 
-MIN_RECORDED = 6  # recorded steps; with fewer, their phases are unknown
+MIN_RECORDED = 6  # recorded steps that are needed to know the phases
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class ArmStatistics:
         table = np.concatenate([np.stack([np.asarray(arm.phases[phase]) for phase in known], 2) for arm in arms])
         if len(table) < MIN_RECORDED:
             return []
-        short = table.sum(2).mean(1) <= self.limit  # of (steps, processes, phases)
+        short = table.sum(2).mean(1) <= self.limit  # `table` has shape (steps, processes, phases)
         means = table[short if short.sum() >= MIN_RECORDED else slice(None)].mean(0)
         total = means.sum(1).mean()
         if total <= 0:

@@ -23,7 +23,7 @@ def efficiency_factors(
     """Return the factors of the efficiency of a step of `workers`, relative to a step of the `baseline`.
 
     `work_ratio` is the samples of a step over those of the baseline's. The factors lie between 0 and (mostly) 1, and
-    are NaN where the phases are unknown; {} without workers, or useful time.
+    are NaN if the phases are unknown; {} without workers, or useful time.
     """
     useful = sum(useful_seconds(worker) for worker in workers)
     if useful <= 0:

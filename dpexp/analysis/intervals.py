@@ -39,7 +39,7 @@ class Estimate:
 
     @property
     def precision(self) -> float:
-        """Half the width of the interval, as a share of the value; NaN where there is none."""
+        """Half the width of the interval, as a share of the value; NaN if there is none."""
         return math.sqrt(self.high / self.low) - 1
 
     @property

@@ -21,13 +21,13 @@ from dpexp.analysis import disturbance
 from dpexp.analysis.intervals import UNKNOWN, Estimate, from_log, t_quantile
 from dpexp.results.schema import Block
 
-GROUPS = 20  # of consecutive rounds, at most
+GROUPS = 20  # at most this many groups of consecutive rounds
 MAX_CORRELATION = 0.9  # correlation of neighbouring groups
-# Standard deviations of the log ratio that one start, or one command, can't show: between starts of the same programs;
+# Standard deviations of the log ratio, not visible within one start or command: between starts of the same programs;
 # and between commands that run minutes apart, if several cores are compared, as cores share resources.
 START_STD, COMMAND_STD = 0.006, 0.005
 PRIOR_DOF = 6.0
-SINGLE_ROUND_STD = 0.1  # of a block with a single round
+SINGLE_ROUND_STD = 0.1  # assumed for a block with a single round
 NO_LIMITS = (math.inf, math.inf)
 
 Turns = Sequence[Sequence[float]]
@@ -133,7 +133,7 @@ def pooled_blocks(blocks: Sequence[LogEstimate | None], dispersion: float = 1.0)
     variance, dof = variance_of_step(known)
     within = np.array([variance / block.steps for block in known])
     pooled = _pooled([block.log for block in known], within, START_STD, dispersion)
-    share = float(within.mean() / (within.mean() + START_STD**2))  # of the variance that rounds show
+    share = float(within.mean() / (within.mean() + START_STD**2))  # share of the variance that is visible in rounds
     return dataclasses.replace(pooled, dof=1 / (1 / pooled.dof + share**2 / dof))
 
 
@@ -161,7 +161,7 @@ def find_dispersion(jobs: Sequence[Pooled]) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The throughput of one arm over that of another: overall, and undisturbed where there is evidence for it.
+    """The throughput of one arm over that of another: overall, and undisturbed if there is evidence of disturbance.
 
     `limits` are the seconds of the longest undisturbed step, of the baseline and of the candidate.
     """

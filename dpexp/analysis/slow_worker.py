@@ -1,8 +1,8 @@
-"""Who is slow: the worker that the others wait for, and the phase in which it takes longer in most steps.
+"""The slow worker: the one that the others wait for, and the phase in which it takes longer in most steps.
 
-Workers meet in every step; the one that waits least came last. Its delay is how much longer one phase takes than in
-other workers. If all of its phases are longer by the same factor, that doesn't count: its core is slow, usually only
-for some seconds, after which another core is slow.
+Workers synchronize in every step; the one that waits least arrived last. Its delay is how much longer one phase takes
+than in other workers. If all of its phases are longer by the same factor, that doesn't count: its core is slow, usually
+only for some seconds, after which another core is slow.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from dpexp.analysis.ratios import log_seconds, pooled_blocks
 from dpexp.phases import USEFUL
 from dpexp.results.schema import Arm
 
-MIN_STEPS = 12  # recorded steps
-MIN_DELAY = 0.03  # of a step
-MIN_LONGER_SHARE = 0.5  # of the steps, in which a phase of a slow worker takes longer
-MIN_DELAYED_SHARE = 0.25  # of the steps that it must delay: if workers share cores, others may be later still
-MIN_VARIATION_RATIO = 1.25  # times that of the update, in proportion: the variation of a phase whose samples differ
+MIN_STEPS = 12  # recorded steps that are needed
+MIN_DELAY = 0.03  # share of a step
+MIN_LONGER_SHARE = 0.5  # share of the steps in which a slow worker's phase must take longer
+MIN_DELAYED_SHARE = 0.25  # share of the steps that it must delay: if workers share cores, others may be even later
+MIN_VARIATION_RATIO = 1.25  # relative variation of a phase over that of the update, above which samples are the cause
 
 
 def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _differs_by_samples(phase: int, seconds: float, baseline: Sequence[Arm]) -> 
 
 
 def _are_surely_more(blocks: Sequence[np.ndarray], share: float) -> bool:
-    """Whether the steps are surely more than a share of all: by the whole interval, and in each block by half of it."""
+    """Whether more than `share` of the steps are True: by the whole interval; in each block, more than half of it."""
     pooled = pooled_blocks([log_seconds(steps[:, None]) for steps in blocks if steps.any()])  # type: ignore[arg-type]
     return pooled is not None and min(steps.mean() for steps in blocks) > share / 2 and pooled.estimate().low > share
 
@@ -83,13 +83,13 @@ class Delays(NamedTuple):
 
 
 def _delays(arm: Arm) -> Delays:
-    waits = np.asarray(arm.phases.get("wait", arm.phases["communicate"]))  # the latter has both, if not separated
+    waits = np.asarray(arm.phases.get("wait", arm.phases["communicate"]))  # the latter may contain both
     late = _of_others(np.min, waits) - waits
     seconds = np.sum(list(arm.phases.values()), 0).max(1)
     useful = np.stack([arm.phases[phase] for phase in USEFUL], 2)
     others = _of_others(np.median, useful)
     factors = np.divide(useful, others, out=np.ones_like(useful), where=others > 0)
-    slowness = np.stack([np.delete(factors, at, 2).min(2) for at in range(len(USEFUL))], 2)  # of its other phases
+    slowness = np.stack([np.delete(factors, at, 2).min(2) for at in range(len(USEFUL))], 2)  # in its other phases
     beyond = useful - np.maximum(1, slowness) * others
     min_delay = MIN_DELAY * seconds[:, None, None]
     delay = np.minimum(late[:, :, None], beyond)

@@ -1,4 +1,4 @@
-"""Speedups: over the paired baseline, or the best sequential process; to an accuracy."""
+"""Speedups over the baseline or the best sequential process, and in reaching a target accuracy."""
 
 import math
 from collections.abc import Sequence

@@ -90,7 +90,8 @@ def _failed_rows(
     rows = []
     for member in sorted(failed, key=lambda member: member.name):
         result, label = member.result, series.label(differing[member.series_key])
-        problem = result.error or f"interrupted after {len(result.kept_blocks())} of its blocks; resume it to finish"
+        done = pluralize(len(result.kept_blocks()), "block")
+        problem = result.error or f"interrupted after {done}; resume it to finish"
         settings = _settings(member.config)
         rows.append(Row(status=result.status, **settings, problem=problem, jobs=(member.name,), series=label))
     rows += [Row(status=status, problem=problem, jobs=(name,)) for name, status, problem in problems]

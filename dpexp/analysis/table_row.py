@@ -48,7 +48,7 @@ class Row:
     baseline_seconds: float = math.nan
     baseline_overall_seconds: float = math.nan
     baseline_trained_seconds: float = math.nan
-    speedup: Estimate = UNKNOWN  # undisturbed if others slowed the machine down, else overall
+    speedup: Estimate = UNKNOWN  # undisturbed if other programs slowed steps down, else overall
     overall_speedup: Estimate = UNKNOWN  # the speedup with all time counted
     disturbed_share: float = math.nan  # share of steps that were left out of `speedup`
     efficiency: Estimate = UNKNOWN
@@ -70,7 +70,7 @@ class Row:
     load_balance: float = math.nan
     communication_efficiency: float = math.nan
     computation_scaling: float = math.nan  # efficiency / parallel_efficiency
-    slow_rank: int | None = None  # rank that the others wait for; None with a slow_phase: a different one in each step
+    slow_rank: int | None = None  # rank that the others wait for; None if it differs between steps
     slow_host: str = ""  # host of that rank, if there are several hosts
     slow_phase: str = ""  # phase in which that rank takes longer than the others
     slow_seconds: float = math.nan  # additional seconds of that phase in a typical step

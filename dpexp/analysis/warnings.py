@@ -14,21 +14,21 @@ from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.errors import format_number, pluralize
 from dpexp.results.schema import Block, RunResult
 
-BATCH = "batch"  # the kind of warning that makes all speedups meaningless
+BATCH = "batch"  # a kind of warning: all speedups are wrong
 
-# Thresholds: a severity of 1.
-DISTURBANCE = 0.03  # of the speedup
+# A value at its threshold has a severity of 1.
+DISTURBANCE = 0.03  # relative difference of the speedup
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
-MIN_TURNS = 12  # of an arm, for a usable interval
-MAX_SEVERITY = 1e6  # of what makes all speedups meaningless
-MAX_BATCH_RATIO = 1.25  # between the samples that a model receives and those of batch.scope
-EXTRAPOLATION = 0.1  # of a training's time, beyond the prediction from its turns
+MIN_TURNS = 12  # turns of an arm that a usable interval needs
+MAX_SEVERITY = 1e6  # of warnings that all speedups are wrong
+MAX_BATCH_RATIO = 1.25  # between the samples that a model receives and those that batch.scope implies
+EXTRAPOLATION = 0.1  # relative difference of a training's time, beyond the range of its turns
 USUAL_TURNS = (0.025, 0.975)  # quantiles
 
 
 @dataclass(frozen=True)
 class MeasurementWarning:
-    """One reason for doubt. `severity` is how many times its threshold was reached, so that kinds can be ranked."""
+    """One reason for doubt. `severity` is the value as a multiple of its threshold, so that kinds can be ranked."""
 
     kind: str
     severity: float
@@ -87,7 +87,7 @@ def _about_disturbance(comparison: Comparison) -> Iterator[MeasurementWarning]:
 
 
 def _about_extrapolation(arm: ArmStatistics) -> Iterator[MeasurementWarning]:
-    """Warn of whole trainings that took more or less time than their turns predict."""
+    """Warn about whole trainings that took more or less time than their turns predict."""
     seconds, predicted = arm.trained_seconds, arm.overall_seconds.value
     turns = [np.mean(turn) for of_block in arm.arms for turn in of_block.turn_seconds]
     least, most = (arm.steps * float(seconds_per_step) for seconds_per_step in np.quantile(turns, USUAL_TURNS))
@@ -105,7 +105,7 @@ def _about_conditions(result: RunResult, blocks: Sequence[Block]) -> Iterator[Me
         text = f"other programs used up to {other:.1f} of {cores} cores"
         yield from _above(OTHER_CORES, other, "other programs", text, "stop them while measuring")
     stolen = max(block.stolen_cores for block in conditions)
-    text = f"the host took up to {stolen:.1f} cores away from this virtual machine"
+    text = f"the hypervisor took up to {stolen:.1f} cores away from this virtual machine"
     yield from _above(STOLEN_CORES, stolen, "stolen time", text, "measure at another time")
     throttled = sum(block.throttled_seconds for block in conditions)
     timed = sum(arm.seconds for block in blocks for arm in block.arms.values())
@@ -119,8 +119,8 @@ def _about_superlinear_speedup(speedup: Speedup) -> Iterator[MeasurementWarning]
     if candidate.config.workers == 1:
         return
     advice = (
-        "this is plausible only if computation scaling is above 100 % (data fit in caches), or if the baseline has "
-        "fewer threads or other arguments"
+        "this is plausible only if computation scaling is above 100 % (the data fit into caches), or if the baseline "
+        "has fewer threads or other arguments"
     )
     efficiency = speedup.comparison.shown.low / candidate.config.workers
     yield from _above(1.0, efficiency, "superlinear", "the efficiency is above 100 %", advice)
@@ -145,5 +145,5 @@ def _about_samples(speedup: Speedup) -> Iterator[MeasurementWarning]:
         yield MeasurementWarning(BATCH, MAX_SEVERITY, text, advice)
     if baseline.exchanges_gradients and workers > 1:
         text = "the baseline's single process trains with DistributedDataParallel, which slows it down"
-        advice = "set script.baseline_command to a plain command, to measure the gain over that"
+        advice = "set script.baseline_command to a plain command, to measure the gain over plain training"
         yield MeasurementWarning("baseline exchanges", 1.0, text, advice)

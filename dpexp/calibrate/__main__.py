@@ -26,14 +26,14 @@ from dpexp.results.schema import Block
 
 JOB = ("data.size=20000", "measurement.best_sequential=false")
 SCRIPT = ("workers=1", f"script.command='{sys.executable} {Path(__file__).parent / 'script.py'}'")
-PAIRS = 6  # of steps in turns and a whole training
-LEVEL = 0.99  # of intervals: so that a check rarely fails by chance
+PAIRS = 6  # pairs of a measurement in turns and a whole training
+LEVEL = 0.99  # confidence level: a check rarely fails by chance
 
 AGAINST_ITSELF = "against itself (A/A)"
 DELAY_SECONDS = 5e-3
 SLOWDOWN = 1.02
-TOLERANCE = 0.15  # of a delay, for the noise of the machine
-MAX_OFF = 0.03  # of a training's time, from steps
+TOLERANCE = 0.15  # share of a delay by which its measurement may be off
+MAX_OFF = 0.03  # share of a training's time by which the prediction from its steps may be off
 
 
 @entry_point
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         for check in checks():
             show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
             failed += not check.passed
-    problem = f"{failed} of the checks failed: do not trust measurements on this machine in its present state"
+    problem = f"{failed} of the checks failed: do not trust measurements on this machine in its current state"
     show_line(problem if failed else "all checks passed")
     return FAILED if failed else 0
 
@@ -80,7 +80,7 @@ def checks() -> Iterator[Check]:
 
 
 def _composed(seconds: float, *overrides: str) -> JobConfig:
-    """Compose a job that is measured for so many seconds: its precision is never reached."""
+    """Compose a job that is measured for this many seconds: its precision is never reached."""
     return compose_config(*JOB, "measurement.precision=0.0001", f"measurement.max_seconds={seconds}", *overrides)
 
 

@@ -19,7 +19,7 @@ class Fault:
 
     compute_seconds: float = 0.0  # on rank 1
     communicate_seconds: float = 0.0  # on all ranks
-    slowdown: float | None = None  # every step takes so many times as long as it did, whatever the machine's speed
+    slowdown: float | None = None  # every step takes this many times as long as before, whatever the machine's speed
 
     def __call__(self, rank: int, *arguments: Any) -> WorkerReport:
         """Train, and return the report."""

@@ -1,4 +1,4 @@
-"""`python -m dpexp`: measure and report the jobs that its arguments describe, or finish those of a folder."""
+"""`python -m dpexp`: measure and report the jobs that its arguments describe, or finish the jobs of a folder."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _run_as_rank_zero(torchrun: TorchrunEnvironment, arguments: list[str]) -> in
 
 
 def _run(arguments: list[str], controller: TorchrunController | None) -> int:
-    """Run a command that is not under torchrun, or is rank 0; return the exit status.
+    """Run a command without torchrun, or as rank 0; return the exit status.
 
     Jobs that were measured are reported even if a later one fails, unless results can't be written. Raises DpexpError.
     """
@@ -81,7 +81,7 @@ def _run(arguments: list[str], controller: TorchrunController | None) -> int:
     plan = compose(options.overrides, options.multirun, options.config_dir)
     if options.resume:
         if controller is not None:
-            raise ConfigError("resume= under torchrun is not supported")
+            raise ConfigError("resume= is not supported under torchrun")
         plan = replace(plan, folder=options.resume)
     how_to_finish = "" if controller else f"; to finish, run: {resume.resume_command(arguments, plan.folder)}"
     done: list[runner.JobOutcome] = []

@@ -19,7 +19,7 @@ FOLDER_SETTINGS = tuple(f"{name}=" for name in ("resume", *FOLDERS))
 
 
 def refuse_results(folder: Path) -> None:
-    """Raise ConfigError where a folder already has results, which a new command would mix with its own."""
+    """Raise ConfigError if a folder already contains results, which a new command would mix with its own."""
     if any(folder.rglob(storage.FILE_NAME)):
         raise ConfigError(
             f"{folder}: it already contains results; to finish the command that wrote them, add resume={folder} to "
@@ -30,7 +30,7 @@ def refuse_results(folder: Path) -> None:
 def find_earlier_results(plan: Plan, environment: Environment) -> list[RunResult | None]:
     """Return the result that each job of a resumed plan can build on, see `find_earlier`.
 
-    Raises ConfigError, also where the plan's folder has results of other jobs.
+    Raises ConfigError, also if the plan's folder contains results of other jobs.
     """
     expected = {plan.folder / job.folder / storage.FILE_NAME for job in plan.jobs}
     if others := sorted({*plan.folder.rglob(storage.FILE_NAME)} - expected):
@@ -41,8 +41,8 @@ def find_earlier_results(plan: Plan, environment: Environment) -> list[RunResult
 def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> RunResult | None:
     """Return the result in `folder` that a resumed job builds on; if its status is "ok", nothing is left to measure.
 
-    Raises ConfigError for a result of another configuration, version or machine, and where files of the user's have
-    changed since.
+    Raises ConfigError for a result of another configuration, version or machine, or if the user's files have changed
+    since.
     """
     path = folder / storage.FILE_NAME
     try:
@@ -55,8 +55,8 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> R
         raise ConfigError(f"{path} was measured with other settings; resume= needs the same command as before")
     if result.environment.machine != environment.machine:
         raise ConfigError(
-            f"{path} was measured on {result.environment.machine}, and this is {environment.machine}: "
-            "times of two machines must not be mixed; resume it there, or start a new sweep here"
+            f"{path} was measured on {result.environment.machine}, but this is {environment.machine}: "
+            "times from two machines must not be mixed; resume there, or start a new sweep here"
         )
     same_code = result.environment.code_sha256 == environment.code_sha256
     if result.status == "diverged" or not result.blocks or not (result.status == "ok" or same_code):

@@ -42,8 +42,8 @@ def open_plan(
 ) -> Iterator[Iterator[JobOutcome]]:
     """Lock the plan's folder and the machine while the context is open; yield the outcomes of the jobs.
 
-    A `resumed` command builds on the results there. Raises ConfigError for a job that can't be measured here, or by
-    `launcher` (None: a local one); ResultError.
+    A `resumed` command builds on the results there. Raises ResultError, and ConfigError for a job that can't be
+    measured here, or by `launcher` (None: a local one).
     """
     for job in plan.jobs:
         try:
@@ -78,7 +78,7 @@ def _measure_jobs(
     """
     user_files = [fingerprint(job.config) for job in plan.jobs]
     if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
-        # It imports torch in parallel to this process.
+        # It imports torch in parallel with this process.
         fork_server.start_server({name for job in plan.jobs for name in job.config.names.values()})
     from dpexp.launchers.local import LocalLauncher
     from dpexp.measurement.job import measure_job
@@ -137,7 +137,7 @@ def report(plan: Plan, done: Sequence[JobOutcome], how_to_finish: str) -> int:
         return BAD_INPUT  # nothing was measured: nothing to report
     if not done:
         return FAILED  # interrupted in the first job
-    from dpexp.analysis.table import aggregate  # slow to import: --help and errors don't wait for these
+    from dpexp.analysis.table import aggregate  # slow to import: --help and errors shouldn't wait for these
     from dpexp.report.writer import write_report
 
     before = sum(outcome.measured_earlier for outcome in done)
@@ -153,5 +153,5 @@ def report(plan: Plan, done: Sequence[JobOutcome], how_to_finish: str) -> int:
     if before:
         show_line(f"{before} of {len(plan.jobs)} jobs had already been measured")
     if errors:
-        show_error(f"{len(errors)} of {len(plan.jobs)} jobs failed; {paths[0]} lists them{how_to_finish}")
+        show_error(f"{len(errors)} of {len(plan.jobs)} jobs failed; see {paths[0]}{how_to_finish}")
     return FAILED if errors else 0

@@ -23,7 +23,7 @@ from dpexp.config.script import ScriptConfig
 
 # Training samples in the data sets whose size is known before anything is loaded.
 KNOWN_TRAIN_SAMPLES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
-ONE_PROCESS = ("sequential", "emulated")  # strategies that have one, for all workers
+ONE_PROCESS = ("sequential", "emulated")  # strategies with a single process for all workers
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,7 +58,7 @@ class BuiltInConfig(JobConfig):
 
     @property
     def trained_variants(self) -> dict[str, BuiltInConfig]:
-        """The trainings of each block, by name: the candidate, and the baseline where it is paired."""
+        """The trainings of each block, by name: the candidate, and the baseline if it is measured."""
         paired = self.measurement.baseline == "paired"
         return {CANDIDATE: self} | ({BASELINE: self.baseline()} if paired else {})
 
@@ -91,7 +91,7 @@ class BuiltInConfig(JobConfig):
     def _check_together(self) -> BuiltInConfig:
         if self.strategy.name == "sequential" and self.workers > 1:
             raise ValueError(
-                f"workers={self.workers} with strategy=sequential: it has one process and one worker; "
+                f"workers={self.workers} with strategy=sequential: this strategy has one process and one worker; "
                 "set workers=1, or choose strategy=sync_dp, ddp or emulated"
             )
         self.check_batch()

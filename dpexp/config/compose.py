@@ -1,4 +1,4 @@
-"""From the overrides of a command line to its jobs, each of one checked `JobConfig`."""
+"""Turn the overrides of a command line into jobs, each with one checked `JobConfig`."""
 
 import contextlib
 import dataclasses
@@ -76,7 +76,7 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
         whole = _composed([override for override in parsed if override not in swept])
         if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
             if swept:
-                raise ConfigError(f"{swept[0].input_line}: several values make a sweep, which needs -m")
+                raise ConfigError(f"{swept[0].input_line}: several values are a sweep; add -m")
             typed = _typed_overrides(whole.hydra)
             return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_config(whole, typed))])
         if several := [override.input_line for override in swept if override.key_or_group == "experiment"]:
@@ -93,13 +93,13 @@ def compose_config(*overrides: str) -> BuiltInConfig | ScriptConfig:
     with _hydra(None):
         parsed = [parse(text) for text in overrides]
         if swept := [override.input_line for override in parsed if override.is_sweep_override()]:
-            raise ConfigError(f"{swept[0]}: give one value; a compared command is a single job")
+            raise ConfigError(f"{swept[0]}: give one value: each compared command is a single job")
         composed = _composed(parsed)
         return to_config(composed, _typed_overrides(composed.hydra))
 
 
 def show(overrides: Sequence[str], config_dir: str | None, as_help: bool) -> str:
-    """Return the composed configuration as YAML, or the text of --help, which has it. Raises ConfigError."""
+    """Return the composed configuration as YAML, or the text of --help, which contains it. Raises ConfigError."""
     with _hydra(config_dir):
         given = [override for text in overrides if not (override := parse(text)).is_sweep_override()]
         composed = _composed(given, *(["hydra/help=dpexp"] if as_help else []))
@@ -120,7 +120,7 @@ def to_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig | Scr
         values = _values(composed, [str(key) for key in composed if key not in ("hydra", "script")])
         data = values.get("data")
         if isinstance(data, dict) and isinstance(data.get("path"), str):  # relative to where the command was started
-            with contextlib.suppress(RuntimeError):  # of ~nobody: no such file
+            with contextlib.suppress(RuntimeError):  # no such user: loading it reports that
                 data["path"] = str(Path.cwd() / Path(data["path"]).expanduser())
         return from_settings(values)
     except (OmegaConfBaseException, ValidationError, TypeError) as error:
@@ -132,7 +132,7 @@ def _of_script(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
     for text in typed:
         key = text.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in SETTINGS and key not in SETTINGS:
-            raise ConfigError(f"{text}: {key} belongs to the script; remove it")
+            raise ConfigError(f"{text}: {key} can't be set for a script; set it in the script's command")
     if isinstance(composed.script, DictConfig) and composed.script.command is None:
         raise ConfigError("script.command: no value; type the script's command after --")
     values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
@@ -183,7 +183,7 @@ def _is_key(override: Override) -> bool:
     ):
         return False
     folders = [Path(str(entry.path).removeprefix("file://")) for entry in _search_path() if entry.provider != "hydra"]
-    return not any((folder / override.key_or_group).is_dir() for folder in folders)  # of a config group
+    return not any((folder / override.key_or_group).is_dir() for folder in folders)  # these choose a file
 
 
 def _search_path() -> Any:
@@ -193,7 +193,7 @@ def _search_path() -> Any:
 def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
     """Yield every combination of the values, in the order of Hydra's basic sweeper.
 
-    Of a repeated key the last value counts.
+    If a key is repeated, its last value counts.
     """
     for override in overrides:
         override.config_loader = GlobalHydra.instance().config_loader()  # for glob()

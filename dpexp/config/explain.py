@@ -19,7 +19,7 @@ PLAIN = {
     "a valid boolean": "true or false",
     "a valid string": "text",
 }
-RULES = {  # by pydantic's kind of error, where its message is too general
+RULES = {  # by pydantic's kind of error, if its message is too general
     "string_pattern_mismatch": "write module:function, such as mine:build",
     "list_type": "must be a list, such as [1, 2]",
     "tuple_type": "must be a list, such as [1, 2]",
@@ -41,7 +41,7 @@ def explain(error: Exception) -> str:
         return f"{group}={choice}: no such choice; choose from {', '.join(error.options)}"
     if isinstance(error, MissingMandatoryValue):
         example = EXAMPLES.get(str(error.full_key))
-        return f"{error.full_key}: it has no default; set it{f', as in {error.full_key}={example}' if example else ''}"
+        return f"{error.full_key}: no default; set it{f', as in {error.full_key}={example}' if example else ''}"
     cause = error.__cause__
     if not str(error) and isinstance(cause, Exception):
         return explain(cause)
@@ -55,7 +55,7 @@ def suggest_matches(key: str) -> str:
     keys = known_keys()
     known = key if key in keys else key.rpartition(".")[0]
     if known in keys and known.partition(".")[0] in config_groups():
-        return f" in this configuration: it belongs to {' and '.join(keys[known])}"
+        return f" in this configuration: it exists only with {' and '.join(keys[known])}"
     groups = {name.partition(".")[0] for name in keys}
     matches = [known for known in keys if known.rpartition(".")[2] == key]
     matches = matches or difflib.get_close_matches(key, {*keys, *groups}, n=3)
@@ -74,7 +74,7 @@ def _explain_field(item: dict[str, Any]) -> str:
     key = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(path))
     if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         if key == "experiment":
-            return f"{key}: its file needs the first line  # @package _global_"
+            return f"{key}: its file must begin with the line  # @package _global_"
         while isinstance(value, dict) and value:  # of an unknown group
             inner, value = next(iter(value.items()))
             key = f"{key}.{inner}"
@@ -90,7 +90,7 @@ def _rule(key: str, value: Any, message: str, kind: str) -> str:
     """Return the rule that a value breaks, with an example if pydantic's message is too general."""
     if kind.startswith("dataclass") or kind == "model_attributes_type":
         names = sorted(name for name in known_keys() if name.startswith(f"{key}."))
-        return f"it is a group of settings: {', '.join(names)}"
+        return f"this is a group of settings: {', '.join(names)}"
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         return f"must be a whole number; write {key}={value:.0f}"
     if kind in ("int_type", "float_type") and isinstance(value, str) and value.isdecimal():

@@ -33,7 +33,7 @@ class CnnConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ResNet18Config:
-    """torchvision's ResNet-18; `small_images` takes the 3x3 stem without pooling of the CIFAR variant."""
+    """torchvision's ResNet-18; `small_images` selects the CIFAR variant's 3x3 stem without pooling."""
 
     name: Literal["resnet18"]
     small_images: bool
@@ -60,7 +60,7 @@ class SizedConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class MnistConfig(SizedConfig):
-    """`size` samples of the training split, all of the test split; the package contains it."""
+    """`size` samples of the training split and the whole test split of MNIST, which the package contains."""
 
     name: Literal["mnist"]
     scope: Scope

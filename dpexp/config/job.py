@@ -42,7 +42,7 @@ class JobConfig:
     @property
     @abstractmethod
     def names(self) -> dict[str, str]:
-        """What the table shows of the settings: strategy, model, data, data scope, exchange, a script's arguments."""
+        """The settings that the table shows: strategy, model, data, data scope, exchange, a script's arguments."""
 
     @property
     def train_samples(self) -> int:
@@ -117,7 +117,7 @@ def check_core_limits(config: JobConfig) -> None:
         if number > max_per_core * cores:
             raise ConfigError(
                 f"{name}={number} on {cores} usable cores: at most {max_per_core * cores} are allowed; use fewer, "
-                "or set launch.max_workers_per_core"
+                "or increase launch.max_workers_per_core"
             )
 
 

@@ -30,11 +30,11 @@ def parse(text: str) -> Override:
         raise ConfigError(f"{name}={value}: write {group}={value}, which also selects its settings")
     if re.match(r"hydra\b", name) and name not in FOLDERS:
         raise ConfigError(
-            f"{name}: leave it out; dpexp starts its jobs itself, one after the other, and uses only "
+            f"{name}: leave it out; dpexp starts its jobs itself, one after another, and uses only "
             f"{' and '.join(FOLDERS)} of Hydra's settings"
         )
     if name in FOLDERS and not value:
-        raise ConfigError(f"{name}=: an empty name would write into the current folder; name another one")
+        raise ConfigError(f"{name}=: an empty name would mean the current folder; name a folder")
     parser = OverridesParser.create()
     is_command = name in COMMANDS and value[:1] not in ("'", '"')
     parts = [value] if is_command or not all(value.split(",")) else value.split(",")
@@ -43,13 +43,13 @@ def parse(text: str) -> Override:
         with contextlib.suppress(HydraException, RecursionError):
             parsed = parser.parse_override(spelling)
             is_name = parsed.is_sweep_override() or isinstance(parsed.value(), str | list)
-            if name not in config_groups() or is_name:  # else a number, or null, which is no choice
+            if name not in config_groups() or is_name:  # a number or null can't name a choice
                 return parsed
     raise ConfigError(f"{name}: no such key{suggest_matches(name)}")
 
 
 def with_script(arguments: Sequence[str]) -> list[str]:
-    """Replace a script's command after `--` in the arguments by the setting script.command.
+    """Replace a script's command after `--` with the setting script.command.
 
     The spelling of earlier versions (strategy=script strategy.command=...) is understood, too.
     """
@@ -84,7 +84,7 @@ def expand_sweep(override: Override) -> list[str]:
 
 
 def with_baseline_arguments(overrides: Sequence[Override]) -> list[Override]:
-    """Give the baseline of all jobs of a sweep the first value of each swept argument, so that speedups compare."""
+    """Give all baselines of a sweep the first value of each swept argument, so that speedups are comparable."""
     swept = [
         override
         for override in overrides

@@ -30,7 +30,7 @@ workers threads_per_worker seed data.size batch.size batch.scope script measurem
 class ScriptCommand:
     """How to start the training; `baseline_command` (None: the same command) runs with one worker.
 
-    `exchange` is how the command's DistributedDataParallel exchanges gradients (None: as the script has it).
+    `exchange` is how the command's DistributedDataParallel exchanges gradients (None: as the script does).
     `arguments` are the values of the user's own placeholders; `baseline_arguments` replace some in the baseline.
     """
 
@@ -63,8 +63,8 @@ class ScriptCommand:
                 raise ValueError(f"script.{name} is empty: write the command that starts the training")
             if unknown := sorted(fields - {*PLACEHOLDERS, *self.arguments}):
                 raise ValueError(
-                    f"script.{name} has a placeholder {{{unknown[0]}}}: choose from {CHOICES}; or give it a value by "
-                    f"script.arguments.{unknown[0]}=...; write a literal brace as {{{{ or }}}}"
+                    f"script.{name} contains an unknown placeholder {{{unknown[0]}}}: choose from {CHOICES}; "
+                    f"or give it a value with script.arguments.{unknown[0]}=...; write a literal brace as {{{{ or }}}}"
                 )
         used = placeholders(f"{self.command} {self.baseline_command}")
         values = [("arguments", *item) for item in self.arguments.items()]
@@ -72,9 +72,9 @@ class ScriptCommand:
         for key, name, value in values:
             setting = f"script.{key}.{name}={value}"
             if name in PLACEHOLDERS or not name.isidentifier():
-                raise ValueError(f"{setting}: choose another name, of letters, digits and _, and none of {CHOICES}")
+                raise ValueError(f"{setting}: choose another name: letters, digits and _, but none of {CHOICES}")
             if name not in used:
-                raise ValueError(f"{setting}: no command uses it; write {{{name}}} where it belongs, or leave it out")
+                raise ValueError(f"{setting}: no command uses it; write {{{name}}} where it belongs, or remove it")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Sum the gradients of torch's DistributedDataParallel in shared memory, where gloo sends them through sockets.
+"""Sum the gradients of torch's DistributedDataParallel in shared memory; gloo sends them through sockets.
 
     from dpexp import exchange
 
@@ -6,7 +6,7 @@
     exchange.use_shared_memory(model)  # on every rank, before the first step
 
 It is a communication hook, torch's public interface. Each rank copies the other ranks' chunks of a bucket into its row
-of shared memory; when all have, rank r adds the r-th chunk of all other rows to its own; when all have, each copies the
+of shared memory; when all are done, rank r adds the r-th chunk of all other rows to its own; then each copies the
 sums: a reduce-scatter and an all-gather. One rank adds up a chunk, so all have the same sums to the bit.
 
 Where the ranks are on several hosts, those that have summed the same chunk all-reduce it over the network between the
@@ -41,11 +41,11 @@ def use_shared_memory(
     memory). If each host has a single rank, the process group exchanges. The first sums in memory are compared with the
     process group's: if they differ by more than rounding, a RuntimeError says so. While memory is used, a LostRankError
     (a RuntimeError) names a rank that has ended, or that has not come for `timeout_seconds`. Each host needs the memory
-    of (ranks + 1) gradients; a RuntimeError tells if it is short. Raises ValueError if hosts have different numbers of
-    ranks, or gradients are not in the memory of the host.
+    of (ranks + 1) gradients; a RuntimeError is raised if it is short. Raises ValueError if hosts have different numbers
+    of ranks, or gradients are not in the memory of the host.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
-        raise ValueError("the parameters are on a GPU: shared memory exchanges gradients of CPUs only")
+        raise ValueError("the parameters are on a GPU: shared memory works only for gradients on CPUs")
     group = SharedMemoryGroup(model.process_group, always=always, timeout_seconds=timeout_seconds)
     model.register_comm_hook(group, _exchange)
     return group
@@ -59,7 +59,9 @@ def _exchange(group: "SharedMemoryGroup", bucket: dist.GradBucket) -> torch.futu
 class BucketBuffers:
     """The shared memory for one bucket."""
 
-    published: list[tuple[slice, torch.Tensor]]  # the others' chunks: where in the bucket, and in this rank's row
+    published: list[
+        tuple[slice, torch.Tensor]
+    ]  # the others' chunks: their places in the bucket, and in this rank's row
     chunk: slice  # the part of the bucket that this rank sums
     peer_chunks: list[torch.Tensor]  # the same chunk of the other rows
     chunk_sum: torch.Tensor  # their sum
@@ -71,7 +73,7 @@ class PendingExchange(NamedTuple):
 
     sums: torch.Tensor
     done: Any  # the future of the sums
-    between: Any  # the all-reduce between hosts, where it was begun
+    between: Any  # the all-reduce between hosts, if there is one
 
 
 class SharedMemoryGroup:
@@ -85,13 +87,16 @@ class SharedMemoryGroup:
         self.average, self._always, self.uses_memory = average, always, False
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._step = 0
-        self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of steps in turn, with memory and without
+        self._seconds: dict[bool, list[float]] = {
+            True: [],
+            False: [],
+        }  # times of trial steps, by whether they use memory
         self._step_began = 0.0
         self._areas: dict[int, BucketBuffers] = {}  # by the bucket's number
         self._begun: list[PendingExchange] = []  # in this step
         self._expected: list[tuple[torch.Tensor, torch.Tensor, float]] = []  # the first sums, the group's, the rounding
         self.peers = Peers(self.process_group, timeout_seconds)
-        self._is_decided = len(self.peers.ranks) == 1  # who is alone on its host shares memory with nobody
+        self._is_decided = len(self.peers.ranks) == 1  # a rank alone on its host has none to share memory with
         self._inter_host_group: Any = None  # the group of the ranks of all hosts that have the same chunk
         if len(self.peers.hosts) > 1 and not self._is_decided:
             place = self.peers.ranks.index(self.rank)
@@ -104,7 +109,7 @@ class SharedMemoryGroup:
         """Return the future of the sum, or mean, of all ranks of a dist.GradBucket."""
         number, buffer = bucket.index(), bucket.buffer()
         if number == 0:
-            self._begun, self._expected = [], []  # of a step that an exception has ended
+            self._begun, self._expected = [], []  # left over from a step that an exception has ended
             if not self._is_decided:
                 self._begin_step()
         if self.uses_memory and not buffer.is_sparse:
@@ -186,7 +191,7 @@ class SharedMemoryGroup:
         """Return the process group's sums, and by how much those in memory may differ because of rounding."""
         expected = bucket.clone()
         self._over_group(expected).wait()
-        largest = bucket.abs().nan_to_num(0.0, 0.0).amax().reshape(1).double()  # of the finite ones
+        largest = bucket.abs().nan_to_num(0.0, 0.0).amax().reshape(1).double()  # the largest finite gradient
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.process_group)
         sums = float(largest) * (1 if self.average else self.size)
         return expected, 2 * self.size * torch.finfo(bucket.dtype).eps * sums

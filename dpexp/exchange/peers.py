@@ -1,4 +1,4 @@
-"""The ranks of a process group that share the memory of a host: how they synchronize, and notice that one has ended.
+"""The ranks of a process group that share the memory of a host: they synchronize, and notice when one has ended.
 
 Memory and wake-ups are anonymous (memfd, eventfd) and reach the other ranks through Unix sockets: nothing has a name in
 the file system, and nothing is left, whoever dies. The sockets also tell who has died.
@@ -24,7 +24,7 @@ MAX_DESCRIPTORS = 250  # in a message
 
 
 class LostRankError(RuntimeError):
-    """Another rank has ended, or doesn't come."""
+    """Another rank has ended, or has not joined in time."""
 
 
 class Peers:
@@ -86,7 +86,7 @@ class Peers:
         try:
             tensors = SharedTensors.allocate(layout)
         except WorkerError as error:
-            raise RuntimeError(f"{str(error).partition(';')[0]}; leave out use_shared_memory") from error
+            raise RuntimeError(f"{str(error).partition(';')[0]}; remove the call of use_shared_memory") from error
         self._send([tensors.file.number])
         return tensors["bytes"]
 

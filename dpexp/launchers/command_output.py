@@ -11,7 +11,7 @@ _RANK = re.compile(r"^\[rank\d+\]:\s*")
 _ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*")
 _REFUSED = re.compile(r"\S+: (?:error: |can't open file ).*")  # by argparse, by Python
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
-# What launchers say when a process of theirs has failed, and processes when another one has.
+# Messages of launchers whose process has failed, and of processes that have lost another one.
 _LOST_PEER = "Connection (closed|reset) by peer|connectFullMesh|Broken pipe"
 _SECONDARY = re.compile(f"ChildFailedError|CalledProcessError|SignalException|{_LOST_PEER}")
 
@@ -19,7 +19,7 @@ _SECONDARY = re.compile(f"ChildFailedError|CalledProcessError|SignalException|{_
 def cause(lines: Iterable[str]) -> str:
     """Return the first error that ended a process by itself; else the last error of any kind; else the last line.
 
-    Of errors that others caused, one about another process that is gone tells more than a launcher's.
+    Among errors caused elsewhere, one about a lost process is more useful than a launcher's.
     """
     texts = [text for text in (_RANK.sub("", line.strip()) for line in lines) if re.search(r"\w", text)]
     deaths, errors, in_traceback = [], [], False

@@ -19,15 +19,15 @@ from dpexp.machine.memory import peak_bytes
 from dpexp.processes.waiting import wait_until
 
 STARTUP = Path(__file__).parent / "startup"
-PACKAGES = Path(__file__).parents[2]  # where dpexp is
+PACKAGES = Path(__file__).parents[2]  # the folder that contains dpexp
 SOCKET, EXCHANGE = "DPEXP_SCRIPT_SOCKET", "DPEXP_SCRIPT_EXCHANGE"
-# If dpexp itself is a rank, one on each host, these variables describe that rank; its commands must not inherit them.
+# If dpexp itself is a rank (one per host), these variables describe that rank; its commands must not inherit them.
 OWN_RANK = re.compile(
     "((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|SLURM_(PROCID|NTASKS)"
     "|(TORCHELASTIC|OMPI_COMM_WORLD|PMI)_.*)"
 )
-MAX_LINES = 40  # of each file, in an error's details
-EXIT_SECONDS = 10.0  # a launcher may take so long to end after one of its processes
+MAX_LINES = 40  # from the end of each file, in an error's details
+EXIT_SECONDS = 10.0  # a launcher may take this long to end after one of its processes
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class CommandProcesses(Descendants):
     """All processes of a command on this machine, found by a mark in their environment."""
 
     def __init__(self, command: Command, host: int, files: Path, mark: str) -> None:
-        """The output of the processes is written to `files`, with endings."""
+        """The output of the processes is written to `files`, with the endings .err and .out."""
         super().__init__(mark)
         self._command, self._host = command, host
         self._files = [files.with_name(f"{files.name}.{kind}") for kind in ("err", "out")]
         self._root: subprocess.Popen[bytes] | None = None
-        self.memory_bytes: int | None = None  # of all processes together, the highest seen; None: not measured
-        self.used_cpu_seconds = 0.0  # of all processes, also helpers such as loaders; known at the end
+        self.memory_bytes: int | None = None  # highest memory seen of all processes together; None: not measured
+        self.used_cpu_seconds = 0.0  # CPU time of all processes, helpers such as loaders included; known at the end
 
     def start(self, address: str) -> None:
         """Start the command, whose processes report to `address`. Raises ConfigError if there is no such program."""
@@ -64,7 +64,7 @@ class CommandProcesses(Descendants):
         # "python" and "torchrun" are those of the environment in which dpexp runs, active or not.
         for name, first in (("PYTHONPATH", STARTUP), ("PATH", Path(sys.executable).parent)):
             environment[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
-        if self._command.exchange is not None:  # by this dpexp, wherever it is
+        if self._command.exchange is not None:  # so that the script imports this dpexp
             environment[EXCHANGE] = str(PACKAGES)
         with self._files[0].open("wb") as errors, self._files[1].open("wb") as out:
             files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": errors}

@@ -47,8 +47,8 @@ def running_commands(
 ) -> Iterator[dict[str, RunningCommand]]:
     """Start all commands, which wait at the end of their first step while the context is open.
 
-    However this ends, no process that it started outlives it. Raises WorkerError, and ConfigError where a program can't
-    be started.
+    However this ends, no process that it started outlives it. Raises WorkerError, and ConfigError if a program can't be
+    started.
     """
     signals.check()
     mark = f"dpexp-{secrets.token_hex(8)}"
@@ -61,7 +61,7 @@ def running_commands(
         listener = cleanup.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(f"\0{mark}")  # it has no file, and so can't leave one behind
         listener.listen(128)
-        listeners = {listener: b""}  # and the key that processes of other machines have
+        listeners = {listener: b""}  # with the key that processes on other machines must have
         try:
             for number, command in enumerate(running.values()):
                 command.processes.start(mark)
@@ -145,7 +145,7 @@ def run_on_host(command: Command, host: int, number: int, address: str, check: C
 
 @contextlib.contextmanager
 def end_on_parent_death(mark: str) -> Iterator[None]:
-    """Let another process end all processes with this mark if this process dies while the context is open."""
+    """Have another process end all processes with this mark if this process dies while the context is open."""
     program = subprocess.Popen(
         [sys.executable, "-I", "-S", descendants.__file__, mark], stdin=subprocess.PIPE, start_new_session=True
     )

@@ -1,7 +1,7 @@
 """All processes below a command, found by a mark in their environment, which they inherit.
 
-Also a program: `python descendants.py MARK` waits until its standard input is closed, as it is when the process that
-started it dies, and then ends all processes that bear the mark, those that a signal has stopped, too.
+Also a program: `python descendants.py MARK` waits until its standard input is closed, which happens when the process
+that started it dies, and then ends all processes with the mark, even stopped ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Descendants:
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
-        self._others: set[int] = {os.getpid()}  # processes that don't bear the mark
+        self._others: set[int] = {os.getpid()}  # processes without the mark
         self.processes: set[int] = set()
 
     def refresh(self) -> None:
@@ -39,19 +39,19 @@ class Descendants:
         self.processes = marked
 
     def send(self, number: int) -> None:
-        """Send a signal to the processes found last."""
+        """Send a signal to the processes found by `refresh`."""
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
 
     def cpu_seconds(self) -> float:
-        """Return the CPU seconds of the processes found last, and of their children that have ended."""
+        """Return the CPU seconds of the processes found by `refresh`, and of their children that have ended."""
         ticks = [sum(map(int, _fields(process)[11:15])) for process in self.processes]
         return sum(ticks) / os.sysconf("SC_CLK_TCK")
 
     def end(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """End all processes: SIGTERM, then after `grace_seconds` SIGKILL, until none is left."""
-        self._others = {os.getpid()}  # numbers of processes are used again
+        self._others = {os.getpid()}  # process ids are reused
         self.refresh()
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)
@@ -67,7 +67,7 @@ class Descendants:
         try:
             with open(f"/proc/{process}/environ", "rb") as file:  # noqa: PTH123
                 return any(entry.startswith(beginning) for entry in file.read().split(b"\0"))
-        except OSError:  # somebody else's, or it has ended
+        except OSError:  # another user's, or it has ended
             return False
 
 

@@ -25,7 +25,9 @@ class RunningSegments:
     def __init__(self, processes: RunningWorlds, turn_pipes: Mapping[str, Connection]) -> None:
         """Wait until all segments sleep before their first turn. Raises WorkerError."""
         self._processes, self._turn_pipes = processes, turn_pipes
-        self.memory_bytes: dict[str, int | None] = {}  # of all processes together, at the end; None: some are remote
+        self.memory_bytes: dict[
+            str, int | None
+        ] = {}  # memory of all processes together, at the end; None: some are remote
         for name in turn_pipes:
             self._answer(name)
 
@@ -53,8 +55,8 @@ class RunningSegments:
 class LocalLauncher:
     """Runs trainings in fresh processes of this machine."""
 
-    hosts: Hosts | None = None  # where others take part
-    local_world_size: int | None = None  # ranks on this machine, where torchrun started them
+    hosts: Hosts | None = None  # other hosts, if any take part
+    local_world_size: int | None = None  # ranks on this machine, if torchrun started them
 
     def __init__(self, targets: Mapping[str, Target] = MappingProxyType({})) -> None:
         """`targets` are run by the workers of the named trainings instead of `worker.run`."""

@@ -24,7 +24,7 @@ StepTrace = tuple[float, float, float, list[tuple[float, float]]]
 class Introduction(TypedDict):
     """What a process reports at the end of its first step; see startup/dpexp_clock.py."""
 
-    mark: str  # of its command; its end is the number of the command
+    mark: str  # the mark of its command, which ends with the command's number
     rank: int
     world_size: int
     threads: int
@@ -49,7 +49,7 @@ class Rank:
     number: int
     threads: int
     ahead_seconds: float  # how far its clock is ahead of this machine's; 0 if it runs on this machine
-    total_steps: int | None = None  # of the whole run; known once it has come to its end
+    total_steps: int | None = None  # steps of the whole run; known once it has finished
     report: FinalReport = field(default_factory=FinalReport)
 
 
@@ -63,11 +63,11 @@ class RunningCommand:
         timeout_seconds: float,
         check_hosts: Callable[[], Any] = lambda: None,
     ) -> None:
-        """`processes` are those on this machine; `check_hosts` raises WorkerError if another host's have failed."""
+        """`processes` are those on this machine; `check_hosts` raises WorkerError if those elsewhere have failed."""
         self.spec, self.processes = spec, processes
         self.ranks: list[Rank] = []  # by number, when none is missing
-        self.traces: list[list[list[StepTrace]]] = []  # of each traced turn, process and step
-        self.files: set[str] = set()  # of the user's, that its processes depend on
+        self.traces: list[list[list[StepTrace]]] = []  # by traced turn, process and step
+        self.files: set[str] = set()  # the user's files that its processes depend on
         self._timeout_seconds, self._check_hosts = timeout_seconds, check_hosts
         self._steps = 0  # steps reported so far
 
@@ -85,7 +85,7 @@ class RunningCommand:
                 f"{self.spec.ranks}: pass {{workers}} as its number of processes"
             )
         if any(known.number == rank for known in self.ranks):
-            raise WorkerError(f"{self.spec.name}: several processes say that they are rank {rank}")
+            raise WorkerError(f"{self.spec.name}: several processes claim to be rank {rank}")
         if not is_remote:
             self.files |= {*introduction["files"]}
         ahead_seconds = _ahead_seconds(connection) if is_remote else 0.0
@@ -139,7 +139,7 @@ class RunningCommand:
 
     def no_progress(self) -> WorkerError:
         """Return the error for a command that has made no step for too long."""
-        where = f"after {pluralize(self._steps, 'step')} or more"
+        where = f"after at least {pluralize(self._steps, 'step')}"
         if self.missing:
             processes = pluralize(self.spec.ranks, "process")
             where = f"({self.missing} of {processes} have not made their first)"
@@ -151,7 +151,7 @@ class RunningCommand:
         late = ", ".join(f"rank {rank.number}" for rank in missing)
         return self.processes.failure(
             f"{late} ran no further steps for {self._timeout_seconds:g} s, but the others did; ranks that run "
-            "different numbers of steps, as under Join, can't be measured; give all the same number of batches"
+            "different numbers of steps, as under Join, can't be measured; give all ranks the same number of batches"
         )
 
     def _ask(self, question: Any) -> list[Any]:
@@ -195,11 +195,11 @@ class RunningCommand:
             return ScriptEnded(self.spec.name)
         ending = describe_exit(status)
         if ended_together:
-            return self.processes.failure(f"{ending} after {pluralize(self._steps, 'step')} or more")
+            return self.processes.failure(f"{ending} after at least {pluralize(self._steps, 'step')}")
         ended = [(rank.total_steps, rank.number) for rank in self.ranks if rank.total_steps is not None]
         steps, first = min(ended)
         return self.processes.failure(
-            f"rank {first} finished after {pluralize(steps, 'step')}, before the others ({ending}); give all "
+            f"rank {first} finished after {pluralize(steps, 'step')}, before the others ({ending}); give all ranks "
             "the same number of batches"
         )
 

@@ -69,7 +69,7 @@ class Channel:
         self._thread.join(CLOSE_SECONDS)  # one that has lost the store's machine doesn't come back
 
     def all_joined(self) -> bool:
-        """Whether all others are there. Raises ConfigError if a rank has another world or other arguments."""
+        """Whether all others are there. Raises ConfigError if a rank has a different world size or arguments."""
         for rank, facts in self.seen.items():
             if facts["started"] != self.facts["started"]:
                 both = sorted([(rank, facts["started"]), (self._environment.rank, self.facts["started"])], reverse=True)

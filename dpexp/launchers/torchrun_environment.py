@@ -23,7 +23,7 @@ class TorchrunEnvironment:
     local_world_size: int
     master_address: str
     master_port: int
-    serves_store: bool  # rank 0, where the launcher is not torchrun, which serves a store itself
+    serves_store: bool  # rank 0 does, unless torchrun started it, which serves a store itself
     prefix: str  # prefix of keys in the store; a new one after each restart by torchrun
     started_by_torchrun: bool  # and not by another program that sets these variables
 
@@ -64,7 +64,7 @@ class TorchrunEnvironment:
             if self.local_world_size > 1:
                 raise ConfigError(
                     f"LOCAL_WORLD_SIZE={self.local_world_size}: a script's command starts the workers of each host; "
-                    "start one dpexp there (torchrun: --nproc-per-node=1)"
+                    "start one dpexp on each host (torchrun: --nproc-per-node=1)"
                 )
             if config.workers > 1 and config.workers % self.world_size:
                 raise ConfigError(
@@ -74,7 +74,7 @@ class TorchrunEnvironment:
             return
         if config.strategy.name != "ddp":
             raise ConfigError(
-                f"strategy={config.strategy.name} under torchrun: it works within one process or one machine; "
+                f"strategy={config.strategy.name} under torchrun: it runs on one machine only; "
                 "choose strategy=ddp, or start dpexp without torchrun"
             )
         if config.workers != self.world_size:

@@ -1,4 +1,4 @@
-"""Under torchrun: rank 0 measures, and publishes one task after the other, which the agents of the others carry out."""
+"""Under torchrun: rank 0 measures, and publishes one task after another for the agents on the other ranks."""
 
 import contextlib
 import time
@@ -34,12 +34,12 @@ class TorchrunController(LocalLauncher):
     def __init__(self, environment: TorchrunEnvironment, arguments: Sequence[str]) -> None:
         super().__init__()
         self._environment = environment
-        self.hosts, self.count = self, environment.world_size  # of a script, one dpexp runs on each
+        self.hosts, self.count = self, environment.world_size  # for a script, one dpexp runs on each host
         self.local_world_size = environment.local_world_size
         self.channel = Channel(environment, arguments, task=FIRST_TASK)
-        self._task_number = 0  # of the last one
+        self._task_number = 0  # number of the last task
         self._loaded: BuiltInConfig | None = None  # the job whose data all agents hold
-        self._errors: list[str] = []  # of all tasks
+        self._errors: list[str] = []  # errors of all tasks so far
 
     def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that the ranks can't run."""
@@ -92,7 +92,7 @@ class TorchrunController(LocalLauncher):
             try:
                 yield
             except PeerError:
-                self.channel.wait_until(self._answers, REMOTE_CAUSE_SECONDS)  # of who knows the cause
+                self.channel.wait_until(self._answers, REMOTE_CAUSE_SECONDS)  # the rank that knows the cause
                 raise
         except WorkerError as error:
             self._errors.append(str(error))
@@ -134,7 +134,7 @@ class TorchrunAgent:
     def serve(self, show_error: Callable[[str], None]) -> int:
         """Carry out rank 0's tasks until it ends; return its exit status. `show_error` receives errors.
 
-        Raises WorkerError when rank 0 dies, ConfigError when it was started with another world or other arguments.
+        Raises WorkerError when rank 0 dies, ConfigError when it was started with a different world size or arguments.
         """
         why = f"rank {self._environment.rank} has ended; its output says why"
         try:
@@ -166,8 +166,8 @@ class TorchrunAgent:
                 command, number, address = self._task["script"]
                 run_on_host(command, self._environment.rank, number, address, lambda: self._exchange_progress(None))
             return self._train() if self._task["kind"] == "train" else None
-        except WorkerError as error:  # which names the rank
-            if isinstance(error, PeerError):  # who knows the cause answers first
+        except WorkerError as error:  # its message names the rank
+            if isinstance(error, PeerError):  # the rank that knows the cause answers first
                 self._channel.wait_until(self._is_over, REMOTE_CAUSE_SECONDS)
             return error
         except Exception as error:  # whatever it is, rank 0 must know

@@ -16,13 +16,13 @@ def cpu_quota() -> float | None:
             with contextlib.suppress(OSError, ValueError):  # no such file, or the quota is "max"
                 quota, period = " ".join((folder / name).read_text() for name in names).split()
                 quotas.append(int(quota) / int(period))
-    return min((quota for quota in quotas if quota > 0), default=None)  # in version 1 no limit is -1
+    return min((quota for quota in quotas if quota > 0), default=None)  # version 1 writes "no limit" as -1
 
 
 def throttled_seconds() -> float:
     """Return for how long CPU quotas have throttled this process's cgroup or its parents so far."""
     counters = [_fields(folder / "cpu.stat") for folder in _folders("cpu")]
-    units = (("throttled_usec", 1e-6), ("throttled_time", 1e-9))  # of version 2, of version 1
+    units = (("throttled_usec", 1e-6), ("throttled_time", 1e-9))  # of cgroups version 2 and version 1
     return max((unit * counter.get(name, 0) for counter in counters for name, unit in units), default=0.0)
 
 

@@ -39,7 +39,7 @@ class Environment:
     logical_cores: int
     usable_cores: int
     memory_bytes: int
-    local_world_size: int | None  # ranks on this machine where torchrun started them; None: all
+    local_world_size: int | None  # ranks on this machine, if torchrun started them; None: all
     versions: dict[str, str]
     code_sha256: str  # SHA-256 of this package's files
     cgroup_memory_bytes: int | None = None

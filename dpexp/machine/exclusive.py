@@ -19,14 +19,14 @@ LOCK_VARIABLE, DEFAULT = "DPEXP_LOCK", "dpexp"
 def exclusive(on_wait: Callable[[int], None]) -> Iterator[None]:
     """Let no other dpexp on this machine measure while the context is open.
 
-    While another does, `on_wait` receives its process number, and this waits until that has ended. The environment
-    variable DPEXP_LOCK names another lock; empty, there is none.
+    While another one does, wait until it has ended; `on_wait` receives its process id. The environment variable
+    DPEXP_LOCK names a different lock; if it is empty, there is no lock.
     """
     name = os.environ.get(LOCK_VARIABLE, DEFAULT)
     if not name:
         yield
         return
-    address = f"\0dpexp/{hashlib.sha256(name.encode()).hexdigest()}"  # which ends at 107 bytes
+    address = f"\0dpexp/{hashlib.sha256(name.encode()).hexdigest()}"  # hashed: at most 107 bytes are allowed
     while True:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lock:
             try:
@@ -51,4 +51,4 @@ def _wait(address: str, on_wait: Callable[[int], None]) -> None:
         process, _, _ = struct.unpack("3i", waiting.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         on_wait(process)
         with contextlib.suppress(ConnectionResetError):
-            waiting.recv(1)  # which nobody sends
+            waiting.recv(1)  # never arrives: returns when the lock's process has ended

@@ -48,7 +48,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY)
             held.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the folder itself: no file is left
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # locks the folder itself: no lock file is left
         except BlockingIOError as error:
             raise ConfigError(f"{folder}: another dpexp is writing there; wait until it ends") from error
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The memory that processes have together: pages that several of them map count once."""
+"""The total memory of several processes: shared pages count once."""
 
 import re
 from collections.abc import Collection

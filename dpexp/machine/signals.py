@@ -9,7 +9,7 @@ from multiprocessing import connection
 from types import FrameType
 from typing import Any, NoReturn
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
+PR_SET_PDEATHSIG = 1  # an option of Linux's prctl
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # exit statuses as shells have them
 

@@ -9,7 +9,7 @@ from dpexp.config.job import JobConfig
 from dpexp.measurement.rounds import Rounds
 from dpexp.results.schema import Block
 
-MIN_ROUNDS = 24  # of a job: if so many take too long for the time limit of short steps, that of long steps applies
+MIN_ROUNDS = 24  # if the time limit for short steps is too short for so many, the limit for long steps applies
 CHECK_EVERY_ROUNDS = 8
 MIN_ROUNDS_SHARE = 0.25  # minimum time for the rounds of a block, as a share of the cost of its start
 MIN_STARTS_LEFT = 1.5  # times the cost of a start: with at least this much time left, another block is started
@@ -27,7 +27,7 @@ class Budget:
             self.seconds = self._seconds_of_long_steps = config.measurement.max_seconds
         self._started = time.monotonic()
         self._reserved_seconds = 0.0  # for whole trainings, after the blocks
-        self._overhead_seconds = 0.0  # of a block: all but its rounds
+        self._overhead_seconds = 0.0  # time of a block without its rounds
 
     @property
     def done_fraction(self) -> float:

@@ -1,4 +1,4 @@
-"""Built-in trainings, each by a fresh world of worker processes."""
+"""Built-in trainings, each in a fresh set of worker processes."""
 
 from __future__ import annotations
 

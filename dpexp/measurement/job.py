@@ -27,7 +27,7 @@ from dpexp.results.schema import Block, RunResult
 
 _log = logging.getLogger(__name__)
 
-EXCHANGE_SHARE = 0.1  # of a step; if exchanging gradients takes more than this, shared memory is tried
+EXCHANGE_SHARE = 0.1  # share of a step; if exchanging gradients takes more, shared memory is tried
 PROBE_SECONDS = 1.0  # how long the numbers of threads take turns
 
 
@@ -76,7 +76,7 @@ def measure_job(
         for block in _measure_blocks(trainer, variants, with_memory, budget, record, on_progress, on_warm):
             refuse_changes(changed_files(user_files, fingerprint(config)))
             record.add_block(block, digests_of(trainer.files))
-        on_warm(timed_steps(record.result.blocks[-1]))  # if an interrupted command had made all blocks
+        on_warm(timed_steps(record.result.blocks[-1]))  # for a resumed job that already has all its blocks
         for number, name, variant in whole_trainings.configs():
             if len(record.result.trainings.get(name, [])) > number:
                 continue  # made before an interruption
@@ -104,10 +104,10 @@ def measure_in_turns(
     launcher: LocalLauncher | None = None,
     on_progress: OnProgress = lambda text, done: None,
 ) -> list[Block]:
-    """Measure these trainings in turns on the baseline's data, as its settings say; return the blocks that count.
+    """Measure these trainings in turns, with the baseline's data and settings; return the blocks that count.
 
-    They are known by their names; the precision is that of the candidate's speedup over the baseline. `folder` receives
-    the output of scripts. Raises ConfigError, DataError, WorkerError, DivergedError.
+    The names are those of the arms; the precision is that of the candidate's speedup over the baseline. `folder`
+    receives the output of scripts. Raises ConfigError, DataError, WorkerError, DivergedError.
     """
     trainer = open_trainer(configs[baseline], folder, launcher or LocalLauncher())
     budget = Budget(configs[baseline], baseline, candidate)
@@ -152,7 +152,7 @@ def _measure_blocks(
                 raise
             has_failed = True
             budget.exclude(time.perf_counter() - finished)  # the job's time doesn't include the failed block
-            _log.warning("gradients in shared memory are not measured: %s", error)
+            _log.warning("gradients in shared memory could not be measured: %s", error)
 
 
 def _is_exchange_bottleneck(config: JobConfig, block: Block) -> bool:
@@ -188,9 +188,9 @@ _best_threads: dict[str, int] = {}  # by the relevant settings, from earlier job
 
 
 def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -> int:
-    """Find the number of threads with which one process is likely fastest, by turns of all candidates.
+    """Find the number of threads with which one process is likely fastest, by letting all numbers take turns.
 
-    If there are just two numbers, both are measured in each block. There is one answer for all
+    If there are only two numbers, both are measured in each block. There is one answer for all
     jobs of this process whose sequential process is the same, however long it trains.
     """
     cores = usable_cores()

@@ -1,4 +1,4 @@
-"""The measurement loop: blocks of arms take turns until the budget ends; the load of other programs is recorded."""
+"""The measurement loop: arms take turns until the budget is used up; the load of other programs is recorded."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

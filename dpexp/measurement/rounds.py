@@ -12,7 +12,7 @@ from dpexp.processes.messages import Turn
 MIN_WARMUP_STEPS = 2  # to learn how long a step takes
 WARMUP_SECONDS = 0.5  # after which no more warm-up steps are made
 LONG_STEP_RATIO = 10  # if a step is at least this many times untimed_seconds, no untimed steps are needed
-JITTER = 0.25  # of a turn's length: else it might keep in step with what a program does every n steps
+JITTER = 0.25  # random change of a turn's length: turns must not synchronize with what a program does every n steps
 MIN_ROUNDS = 2
 
 
@@ -30,7 +30,7 @@ class Rounds:
     def warm_up(self, running: RunningArms, steps: int) -> None:
         """Make `steps` untimed steps with each arm, fewer if they are long, and learn how long a step takes.
 
-        The first may be much longer than all others, as where a model is compiled in it.
+        The first step may be much longer than the others, for example if it compiles the model.
         """
         for name, timed in self.timed.items():
             running.run_turn(name, Turn(0, 1, warmup=True))
@@ -50,7 +50,7 @@ class Rounds:
         """Make one round; it doesn't count if a script ends in it. Raises WorkerError, ScriptEnded."""
         self._number += 1
         interval = self._pace.traced_every
-        # The remainder is such that even the shortest block has a traced round.
+        # With this remainder, even the shortest block has a traced round.
         traced = interval is not None and self._number % interval == interval // 2
         names = self._names if self.timed_rounds % 2 == 0 else self._names[::-1]
         turns = {name: self._turn(self.timed[name], traced) for name in names}

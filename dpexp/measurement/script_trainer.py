@@ -1,4 +1,4 @@
-"""Trainings by the user's scripts: the reports of their processes become arms."""
+"""Trainings in the user's scripts: the reports of their processes become arms."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from dpexp.results.schema import Arm, Process
 from dpexp.results.storage import write_errors
 
 OUTPUT = "output"  # folder of what the commands write
-MIN_COMPUTING = 0.01  # of a step; below it, the phases were not separated
-MAX_UNKNOWN = 0.1  # of the steps; if the wait is unknown in more of them, it counts as communicating
+MIN_COMPUTING = 0.01  # share of a step; with less, the phases were not separated
+MAX_UNKNOWN = 0.1  # share of the steps; if the wait is unknown in more of them, it counts as communicating
 # Data loaders and libraries wake up at the beginning of a turn, so both are longer than in built-in trainings.
 PACE = Pace(turn_seconds=0.06, untimed_seconds=0.01, min_untimed_steps=1, traced_every=4)
 
@@ -100,8 +100,8 @@ def _arm(command: RunningCommand, timed: TimedSteps) -> Arm:
     command.finish()
     if command.spec.exchange is not None and not all(rank.report.get("in_memory", True) for rank in command.ranks):
         raise WorkerError(
-            f"{command.spec.name}: the script created no DistributedDataParallel model that could exchange gradients "
-            "in shared memory"
+            f"{command.spec.name}: the script created no DistributedDataParallel model whose gradients could be "
+            "exchanged in shared memory"
         )
     return Arm(
         samples_per_step=command.spec.global_batch_size,
@@ -119,7 +119,7 @@ def _arm(command: RunningCommand, timed: TimedSteps) -> Arm:
             )
             for rank in command.ranks
         ],
-        memory_bytes=command.processes.memory_bytes if len(command.spec.words) == 1 else None,  # else on others, too
+        memory_bytes=command.processes.memory_bytes if len(command.spec.words) == 1 else None,  # else: others elsewhere
         cpu_seconds=command.processes.used_cpu_seconds,
     )
 
@@ -140,9 +140,10 @@ def _phases(turns: Sequence[Sequence[Sequence[StepTrace]]]) -> dict[str, list[li
 
 
 def _phases_of_step(traces: Sequence[StepTrace]) -> list[dict[str, float]]:
-    """Return the phases of one step of each process. At each sync point it waits for the last one, then communicates.
+    """Return the phases of one step of each process.
 
-    The wait is NaN if the processes did not have the same number of sync points, so that these can't be matched.
+    At each sync point, a process waits for the last one, then communicates. The wait is NaN if the processes
+    did not have the same number of sync points, so that these can't be matched.
     """
     points_of_ranks = [sync_points for *_, sync_points in traces]
     are_matched = len({len(sync_points) for sync_points in points_of_ranks}) == 1

@@ -27,7 +27,7 @@ LIBRARIES = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "p
 def fingerprint(config: JobConfig) -> dict[str, str]:
     """Return the SHA-256 of each file, by module name, `data.path`, or a script's word; unreadable files are left out.
 
-    Raises ConfigError where the model's module can't be found.
+    Raises ConfigError if the model's module can't be found.
     """
     files = _modules(config)
     if isinstance(config, ScriptConfig):
@@ -71,7 +71,7 @@ def refuse_changes(names: Sequence[str]) -> None:
     """Raise DataError if any files were edited since the command started: each training loads its files again."""
     if names:
         raise DataError(
-            f"{', '.join(names)} changed while this command was running; start it again, and edit a copy while it runs"
+            f"{', '.join(names)} changed while this command was running; start it again, and edit only copies meanwhile"
         )
 
 
@@ -99,7 +99,7 @@ def _modules(config: JobConfig) -> dict[str, Path]:
     with contextlib.suppress(Exception):  # a package of the user's may raise anything
         spec = importlib.util.find_spec(module)
     if spec is None or not spec.origin or not spec.has_location:
-        advice = "run dpexp in the folder that holds it, or add that to PYTHONPATH"
+        advice = "run dpexp in the folder that contains it, or add that folder to PYTHONPATH"
         if module.endswith(".py"):
             advice = f"write {builder.replace('.py:', ':')}"
         raise ConfigError(f"model.builder={builder}: no module {module} can be imported from {Path.cwd()}; {advice}")
@@ -107,7 +107,7 @@ def _modules(config: JobConfig) -> dict[str, Path]:
     return {**_imports(module, path.parents[module.count(".") + (path.name == "__init__.py")]), module: path}
 
 
-@functools.cache  # new imports need an edit of a known file
+@functools.cache  # an import can only be added by editing a known file
 def _imports(module: str, folder: Path) -> dict[str, Path]:
     """Return the modules below a folder that one of them imports, found without running any."""
     finder = ModuleFinder([str(folder)], excludes=["dpexp"])

@@ -10,8 +10,8 @@ from dpexp.config.job import JobConfig
 from dpexp.measurement.trainer import TimedSteps
 from dpexp.results.schema import Block
 
-SHORT_SHARE = 0.6  # of the job's time: whole trainings that take no longer are run without being asked for
-START_SECONDS = 0.3  # of the processes of a whole training, and its evaluation
+SHORT_SHARE = 0.6  # whole trainings that take no more than this share of the job's time are always run
+START_SECONDS = 0.3  # to start the processes of a whole training, and to evaluate it
 
 
 class WholeTrainings:
@@ -32,7 +32,7 @@ class WholeTrainings:
     def reserve_seconds(self, warm: Mapping[str, TimedSteps]) -> float:
         """Return the seconds reserved for whole trainings, from the first block's arms after their warm-up.
 
-        The shortest steps decide whether they are short: other programs may have slowed down the warm-up.
+        The shortest steps decide whether the trainings are short: other programs may have slowed down the warm-up.
         """
         if self._reserved_seconds is None:
             steps = [(config.updates, warm[name]) for name, config in self._variants.items()]

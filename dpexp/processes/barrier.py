@@ -46,7 +46,7 @@ class Counter(Descriptor):
 
 
 def spin_seconds(threads: int) -> float:
-    """Return how long to spin before sleeping: not at all if another of so many threads needs the core."""
+    """Return how long to spin before sleeping: not at all if this many threads must share cores."""
     return 0.0 if threads > usable_cores() else SPIN_SECONDS
 
 
@@ -55,11 +55,11 @@ class BarrierMember:
 
     In round k, rank r posts to rank r + 2^k and waits for rank r - 2^k; after log2(w) rounds each has
     heard from all (Hensgen, Finkel and Manber, "Two algorithms for barrier synchronization", 1988).
-    The counters count, so that a rank may enter the next barrier before a slow one has left this one.
+    Counters accumulate, so a rank may enter the next barrier before a slow one has left this one.
     """
 
     def __init__(self, rounds: list[tuple[Counter, Counter]], spin_seconds: float) -> None:
-        """`rounds` are, for each round, the counter to post and the one to wait for."""
+        """`rounds` contains the counter to post and the one to wait for, for each round."""
         self._rounds, self._spin_seconds = rounds, spin_seconds
 
     @classmethod

@@ -31,14 +31,14 @@ dpexp.processes.fork_server dpexp.train.worker""".split()
 PRELOADED_FOR = {"ddp": "torch._dynamo", "resnet18": "torchvision.models"}
 SERVER_SETUP = "dpexp.processes.server_setup"  # when all is imported
 
-OUT_OF_MEMORY_SCORE = 500  # of 1000
+OUT_OF_MEMORY_SCORE = 500  # out of 1000
 
 Target = Callable[..., Any]
 """Called in each process as target(rank, *arguments[rank], notify); returns the report of that process."""
 
 
 def start_server(names: Iterable[str] = PRELOADED_FOR) -> None:
-    """Start the fork server, without waiting. The first call decides what it imports: for these strategies and models.
+    """Start the fork server, without waiting. In the first call, `names` of strategies and models say what it imports.
 
     Workers of others import the rest themselves when they start, which takes longer.
     """
@@ -130,5 +130,5 @@ def _die_with_parent() -> None:
     os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     parent = multiprocessing.parent_process()
     assert parent is not None
-    if not parent.is_alive():  # since before the kernel was told
+    if not parent.is_alive():  # it died before the kernel was told
         os._exit(1)

@@ -19,7 +19,7 @@ STARTING, WARMING_UP, WAITING, TRAINING, FINISHING, EVALUATING, REPORTING = rang
 class Heartbeat:
     """One process's stage, the steps it has finished in that stage, and the phase of its current step.
 
-    Each value is a word of its own. A reader may see one change before another; it never sees half of one.
+    Each value is a separate machine word. A reader may see one change before another; it never sees half of one.
     """
 
     def __init__(self, memory: mmap.mmap | None = None) -> None:
@@ -33,7 +33,7 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def within(self, stage: int) -> Iterator[None]:
-        """Interrupt the current stage by another one while the context is open."""
+        """Interrupt the current stage with another one while the context is open."""
         interrupted = self.cells[:3].tolist()
         self.enter(stage)
         yield  # without `finally`: after an error, the stage is where it happened
@@ -60,7 +60,7 @@ class Heartbeat:
         return f"while {STAGES[stage]}"
 
 
-heartbeat = Heartbeat()  # of this process
+heartbeat = Heartbeat()  # the heartbeat of this process
 
 
 class Monitor:

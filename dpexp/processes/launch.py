@@ -20,7 +20,7 @@ from dpexp.processes.world import Worker, WorldSpec, hang_error
 _log = logging.getLogger(__name__)
 _warned: set[str] = set()  # by workers of this command: each warning is shown once, not for each process of each block
 CAUSE_SECONDS = 1.0  # how long a failure that has its cause in another rank waits for that rank's report
-REMOTE_CAUSE_SECONDS = 2 * CAUSE_SECONDS  # the same, where another launching process has to tell it
+REMOTE_CAUSE_SECONDS = 2 * CAUSE_SECONDS  # the same, if another launching process must report it
 
 
 def launch(spec: WorldSpec, timeout_seconds: float = math.inf) -> list[Any]:

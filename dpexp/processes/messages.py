@@ -1,4 +1,4 @@
-"""A turn: the message by which dpexp lets a program train, a built-in training or a script.
+"""A turn: the message with which dpexp lets a program train, a built-in training or a script.
 
 All other programs of a block sleep meanwhile. The program answers with the times of its steps, and sleeps until its
 next turn. Before its first turn, it reports that it is ready. A script's processes may run another Python, and receive
@@ -7,7 +7,7 @@ a turn as a tuple (see startup/dpexp_clock.py).
 
 from dataclasses import dataclass
 
-MAX_PHASE_STEPS = 256  # of an arm in a block, whose phases are kept
+MAX_PHASE_STEPS = 256  # steps of an arm in a block whose phases are kept, at most
 
 
 @dataclass(frozen=True)

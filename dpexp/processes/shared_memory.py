@@ -49,7 +49,7 @@ class SharedTensors(dict[str, torch.Tensor]):
             return cls(file, layout)
         except OSError as error:
             raise WorkerError(
-                f"no room for {total_bytes / 2**20:,.0f} MiB of shared memory: {error.strerror}; "
+                f"not enough memory to share {total_bytes / 2**20:,.0f} MiB: {error.strerror}; "
                 "choose a smaller data.size or model, or free memory"
             ) from error
 

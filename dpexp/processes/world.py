@@ -25,8 +25,8 @@ class RemoteRanks:
 
     first_local_rank: int = 0  # the first rank that this launch starts
     exchange_progress: Callable[[Any], Any] = lambda local: None
-    """Takes the local heartbeats; its value changes as remote ranks get on. Raises WorkerError where one has failed."""
-    reports: Callable[[], list[Any] | None] = list  # those that belong behind the local ones; None until all are there
+    """Takes the local heartbeats; its value changes as remote ranks progress. Raises WorkerError if one failed."""
+    reports: Callable[[], list[Any] | None] = list  # those that follow the local ones; None until all are there
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Worker:
             ending = f"was killed by {signal.Signals(-code).name}"
         else:
             ending = f"exited with status {code} without a report"
-        lost_server = 255  # what multiprocessing says when nobody saw the end
+        lost_server = 255  # multiprocessing's exit code if it missed the end
         if code in (-signal.SIGKILL, lost_server) and cgroups.memory_kills() > self._memory_kills:
             ending += f", probably out of memory ({_describe_memory()})"
         return WorkerError(f"{self.name} {ending}, {self.heartbeat}", self.stacks())

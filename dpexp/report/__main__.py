@@ -16,10 +16,10 @@ def main(arguments: list[str]) -> int:
         prog="python -m dpexp.report", description="Write table, figures and page of the results below some folders."
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="searched for result.json files")
-    parser.add_argument("--output", type=Path, help="the folder to write into (default: FOLDER, if there is one)")
+    parser.add_argument("--output", type=Path, help="the folder to write into (default: FOLDER, if only one is given)")
     options = parser.parse_args(arguments)
     if options.output is None and len(options.folders) > 1:
-        raise ConfigError("several folders need --output, the folder for their common report")
+        raise ConfigError("several folders need --output: a folder for their common report")
     summary, paths = write_report(options.folders, options.output or options.folders[0])
     terminal.show_report(summary, paths)
     return 0

@@ -16,7 +16,7 @@ from dpexp.machine.memory import format_bytes
 from dpexp.report import sentences
 from dpexp.report.sentences import format_ratio, series_prefix, workers_of
 
-MAX_LINES = 20  # of a section
+MAX_LINES = 20  # per section
 
 
 def sections(summary: Summary) -> dict[str, list[str]]:
@@ -57,7 +57,7 @@ def answer(summary: Summary) -> list[str]:
     lines += _accuracy(row)
     loss, where, advice = sentences.largest_loss(row)
     if loss and not row.oversubscribed:
-        lines.append(f"Largest loss: {100 * loss:.0f} % to {where}; {advice}.")
+        lines.append(f"Most time is lost to {where} ({100 * loss:.0f} %); {advice}.")
     return [*lines, *sentences.shared_memory_gain(row)]
 
 
@@ -73,7 +73,7 @@ def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> s
 
 
 def _ranking(decided: Sequence[Row], choice: Choice | None, over: str) -> list[str]:
-    """Return the speedups of compared series, the fastest first, and whether it is surely the fastest."""
+    """Return the speedups of compared series, the fastest first, and whether the first is surely the fastest."""
     if choice is None or len({row.series for row in decided}) == 1:
         return []
     known = sorted((row for row in decided if row.overall_speedup.is_known), key=lambda row: -row.overall_speedup.value)
@@ -109,12 +109,12 @@ def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
     fitting = (room - rest) / more if more > 0 and room is not None else math.inf
     allowed = summary.jobs[0].config.launch.max_workers_per_core * (summary.usable_cores or 1)
     if room is not None and fitting <= allowed:  # else memory is no limit
-        text += f"; the {format_bytes(room)} of this machine is enough for about {fitting:,.0f} workers"
+        text += f"; this machine's {format_bytes(room)} would be enough for about {fitting:,.0f} workers"
     return [f"{text}."]
 
 
 def details(summary: Summary) -> list[str]:
-    """Say how certain the choice is, and what more workers would bring, of rows that are compared."""
+    """Say how certain the choice among comparable rows is, and how fast more workers would be."""
     rows, choice = _decide(summary)
     if not rows:
         return []
@@ -133,7 +133,7 @@ def _decide(summary: Summary) -> tuple[Sequence[Row], Choice | None]:
 
 
 def _comparable_rows(summary: Summary) -> Sequence[Row]:
-    """Return the rows to compare, at the most samples: of one family, over the same process; [] if there are none."""
+    """Return the rows to compare: at the largest data size, of one family, with the same baseline; else []."""
     rows = at_largest_data_size(summary.good)
     if len({row.family for row in summary.good}) != 1 or all(row.is_self_comparison for row in rows):
         return []

@@ -19,11 +19,11 @@ from dpexp.report.panels import GREY, Painter, Panels, sparse
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 
-# Inches: narrow, so that the text is readable in a column of a paper or on a telephone.
+# Inches: narrow, so that the text is readable in a column of a paper or on a phone.
 WIDTH, LINES_HEIGHT, BAR_HEIGHT = 6.4, 3.2, 0.46
 TITLE_HEIGHT, LEGEND_LINE, CAPTION_LINE = 0.5, 0.21, 0.15
 CAPTION_CHARACTERS, SERIES_CHARACTERS = 110, 76  # in a line
-MAX_SERIES, MAX_SIZES = 12, 24  # at most that many are drawn: more can't be read
+MAX_SERIES, MAX_SIZES = 12, 24  # more would be unreadable and are not drawn
 
 FigureName = Literal["speedup_by_workers", "losses", "efficiency", "speedup", "time"]
 TITLES: dict[FigureName, str] = {
@@ -64,9 +64,9 @@ def draw(summary: Summary, folder: Path) -> dict[Path, str]:
 
 
 def plot(table: pd.DataFrame, name: FigureName = "speedup_by_workers", axes: Axes | None = None) -> Axes:
-    """Draw one of the report's figures of one series into `axes` (None: new ones of pyplot), and return them.
+    """Draw one of the report's figures of one series into `axes` (None: new pyplot axes), and return it.
 
-    Raises ValueError for a table of several series: choose one by `table[table.series == ...]`.
+    Raises ValueError for a table of several series: choose one with `table[table.series == ...]`.
     """
     good = table[table.status == "ok"]
     if good.series.nunique() != 1:

@@ -36,7 +36,7 @@ SEQUENTIAL = (  # columns shown as marks beside the time of workers: column, lab
     ("baseline_seconds", "one process", "-"),
     ("best_sequential_seconds", "best sequential process", ":"),
 )
-MIN_SHARE = 0.05  # of a bar that has room for its number
+MIN_SHARE = 0.05  # share of a bar that is wide enough for its number
 
 
 def shares(rows: pd.DataFrame) -> dict[str, pd.Series]:
@@ -52,7 +52,7 @@ def shares(rows: pd.DataFrame) -> dict[str, pd.Series]:
         "reached": reached,
         "lost exchanging gradients": after_waiting - reached,
         "lost waiting for other workers": after_computation - after_waiting,
-        "lost in slower computation": (1 - after_computation).clip(lower=0),
+        "lost to slower computation": (1 - after_computation).clip(lower=0),
     }
 
 
@@ -197,7 +197,7 @@ def _logarithmic(axes: Axes, which: str, low: float, high: float, ticks: Locator
 def _line(
     axes: Axes, line: pd.DataFrame, column: str, places: pd.Series, style: Style, name: str, between: str = "-"
 ) -> None:
-    """Draw points with their intervals; open points and dashed lines have more threads than cores."""
+    """Draw points with their intervals; open points and dashed lines mean more threads than cores."""
     color, marker = style
     crowded = line.oversubscribed.astype(bool)
     look: dict[str, Any] = {"ls": "--", "mfc": "white"} if crowded.all() and between == "-" else {"ls": between}

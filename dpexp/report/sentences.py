@@ -13,14 +13,14 @@ from dpexp.errors import format_number, pluralize
 from dpexp.phases import USEFUL
 
 MIN_LOSS = 0.03  # smaller losses are not reported
-MAX_SCALING = 1.2  # of computation, above which the phases of a script are not plausible
-LOSS_CAUSES = {  # by factor of efficiency: the cause of the loss, and a reason or advice
+MAX_SCALING = 1.2  # computation scaling above which a script's phases are not plausible
+LOSS_CAUSES = {  # by factor of efficiency: what time is lost to, and a reason or advice
     # Where waiting is not separated from exchanging:
     "parallel_efficiency": ("exchanging gradients, or waiting", "larger batches exchange gradients less often"),
     "load_balance": ("waiting for the slowest worker in each step", "check what else runs on these cores"),
     "communication_efficiency": ("exchanging gradients", "larger batches exchange gradients less often"),
     "script": ("exchanging gradients", "on one host, measure how much script.exchange=shared_memory helps"),
-    # Of computation scaling, by the phase that takes more time than in one process:
+    # For computation scaling, by the phase that takes more time than in one process:
     "data": ("loading data, which takes longer in every worker", "give the data loaders their own cores"),
     "compute": ("slower computation in every worker", "workers share caches and memory bandwidth"),
     "threads": (
@@ -32,7 +32,7 @@ LOSS_CAUSES = {  # by factor of efficiency: the cause of the loss, and a reason 
         "workers share caches and memory bandwidth; larger batches update parameters less often",
     ),
 }
-SLOW_PHASES = {  # by phase: what a slow worker takes longer to do, and advice; "samples": another one in each step
+SLOW_PHASES = {  # by phase: what a slow worker takes longer to do, and advice; "samples": if it differs between steps
     "data": ("load data", "look at its loader, and at what it does between steps"),
     "compute": ("compute", "give it less work, or check what else runs on its core"),
     "update": ("update", "check what only this worker does during the update"),
@@ -41,14 +41,14 @@ SLOW_PHASES = {  # by phase: what a slow worker takes longer to do, and advice; 
 
 
 def reasons(summary: Summary) -> list[str]:
-    """Return the factors of efficiency and the largest loss of each series and worker count, at the most samples."""
+    """Return factors of efficiency and the largest loss, for each series and worker count at the largest data size."""
     lines = []
     for row in largest_of_each_series([row for row in summary.good if _factors(row)]):
         product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in _factors(row).items())
         _, loss, _ = largest_loss(row)
-        subject, lost = f"{series_prefix(row)}{workers_of(row)}", f" Largest loss: {loss}." if loss else ""
+        subject, lost = f"{series_prefix(row)}{workers_of(row)}", f" Most time is lost to {loss}." if loss else ""
         if row.oversubscribed:  # the main cause, whatever the factors are
-            subject, lost = f"{subject}, with more threads than the {summary.usable_cores} cores", ""
+            subject, lost = f"{subject}, with more threads than the {summary.usable_cores} usable cores", ""
         if row.slow_phase and _slow_worker(row) not in lost:
             lost += f" The others wait for {_slow_worker(row)}."
         lines.append(f"{subject}: {product}.{lost} {_step(row)}")
@@ -60,12 +60,13 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
     factors = _factors(row)
     worst = min(factors, key=lambda name: factors[name], default="")
     loss = 1 - factors.get(worst, 1.0)
-    if row.slow_loss > MIN_LOSS and (row.slow_loss >= loss or worst == "parallel_efficiency"):  # which contains it
+    is_part_of_worst = worst == "parallel_efficiency"  # which can't tell waiting from exchanging
+    if row.slow_loss > MIN_LOSS and (row.slow_loss >= loss or is_part_of_worst):
         return row.slow_loss, f"waiting for {_slow_worker(row)}", SLOW_PHASES[row.slow_phase][1]
     if row.is_script and factors.get("computation_scaling", 1.0) > MAX_SCALING:
         return 0.0, "", ""  # the compute phase contains something else, too
     if worst == "computation_scaling":
-        more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # samples than the baseline
+        more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # times the baseline's samples
         worst = max(USEFUL, key=lambda phase: row.phases[phase] - more * row.baseline_phases[phase])
         worst = "threads" if worst == "compute" and (row.threads_per_worker or 1) > 1 else worst
     may_share_memory = row.is_script and not row.exchange and not row.shared_memory_speedup.is_known
@@ -79,16 +80,16 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
 
 
 def shared_memory_gain(row: Row) -> list[str]:
-    """Return what gradients in shared memory bring, if it was measured."""
+    """Return how much gradients in shared memory help, if measured."""
     gain = row.shared_memory_speedup
     if not gain.is_known:
         return []
     line = f"With gradients exchanged in shared memory instead of over gloo, training is {format_ratio(gain)} as fast"
     if gain.low > 1:
-        in_script = "exchange.use_shared_memory(model), see docs/exchange.md"
+        in_script = "exchange.use_shared_memory(model) (see docs/exchange.md)"
         line += f" (measured): use {in_script if row.is_script else 'strategy.exchange=shared_memory'}"
     elif gain.high >= 1:
-        line += ", which is no clear gain"
+        line += " (no clear gain)"
     return [f"{line}."]
 
 
@@ -132,7 +133,7 @@ def describe_projection(projection: Projection) -> str:
     return (
         f"{pluralize(projection.workers, 'worker')}{hosts}: {projection.speedup:.3g} times as fast as one process, "
         f"efficiency {100 * projection.efficiency.value:.0f} %; "
-        f"a step takes {milliseconds} ms, {100 * lost:.0f} % of it {projection.bottleneck}"
+        f"a step takes {milliseconds} ms, {100 * lost:.0f} % of it due to {projection.bottleneck}"
     )
 
 
@@ -203,5 +204,5 @@ def format_ratio(estimate: Estimate) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Return a fraction as percent with one decimal; a dash for NaN."""
+    """Return a fraction as a percentage with one decimal; a dash for NaN."""
     return "-" if math.isnan(fraction) else f"{100 * fraction:.1f} %"

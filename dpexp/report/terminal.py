@@ -25,7 +25,12 @@ WIDTH_WITHOUT_TERMINAL = 200
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
 PROGRESS_LINE_SECONDS = 15.0  # interval of progress lines without a terminal
 
-STYLES = {"details": "", "reasons": "dim", "warnings": "yellow", "failures": "red"}  # of the sections below the table
+STYLES = {
+    "details": "",
+    "reasons": "dim",
+    "warnings": "yellow",
+    "failures": "red",
+}  # styles of the sections below the table
 # Columns that a narrow terminal leaves out, in this order; results.csv has all columns.
 OPTIONAL_COLUMNS = (
     "samples/s, batch, updates, warnings, overall speedup, accuracy, efficiency, over best sequential, seconds"
@@ -37,7 +42,7 @@ def show_report(summary: Summary, paths: Sequence[Path]) -> None:
 
     Raises ResultError when standard output can't be written, and BrokenPipeError when its reader is gone.
     """
-    from dpexp.report.answer import sections  # pandas is slow to import: errors don't wait for it
+    from dpexp.report.answer import sections  # pandas is slow to import: errors shouldn't wait for it
 
     console, sentences = open_console(), sections(summary)
     try:
@@ -87,7 +92,7 @@ def _show_table(console: Console, summary: Summary) -> None:
 class Display:
     """One progress bar for all jobs of a command, on standard error.
 
-    Without a terminal, lines on standard output tell of each finished job of a sweep, and of progress every 15 s.
+    Without a terminal, it prints a line for each finished job of a sweep, and progress every 15 s.
     """
 
     def __init__(self, jobs: int = 1) -> None:
@@ -99,7 +104,7 @@ class Display:
             BarColumn(20),
             TextColumn("{task.percentage:3.0f} %"),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),  # the last: its width changes
+            TextColumn("{task.description}"),  # last, because its width changes
             console=self._console,
             auto_refresh=False,
             transient=True,

@@ -12,7 +12,7 @@ FOOTNOTES = {
     "speedup": "speedup: over one process with as many threads as a worker",
     "overall speedup": "overall speedup: counts all time; seconds and speedup leave out disturbed steps",
     "over best sequential": "over best sequential: speedup over one process with its best number of threads",
-    "accuracy": "accuracy: on the test split after a whole training; in square brackets, of one process",
+    "accuracy": "accuracy: on the test split after a whole training; in square brackets, that of one process",
 }
 
 

@@ -55,6 +55,6 @@ def refuse_mixed_machines(results: Mapping[str, RunResult]) -> None:
     if len(machines) > 1:
         parts = "; ".join(f"{machine} ({len(names)}: {names[0]} ...)" for machine, names in machines.items())
         raise ResultError(
-            f"these jobs ran on {len(machines)} different set-ups, whose times must not share a curve: {parts}; "
-            "aggregate each set-up separately"
+            f"these jobs ran on {len(machines)} different machines or versions, whose times must not share a curve: "
+            f"{parts}; aggregate them separately"
         )

@@ -123,7 +123,7 @@ class RunResult:
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers
     started_at: str
-    resumed_at: list[str]  # blocks were measured after each of these, too
+    resumed_at: list[str]  # when it was resumed to measure more blocks
     config_sha256: str  # see JobConfig.sha256
     config: AnyConfig
     environment: Environment

@@ -40,7 +40,7 @@ def read(path: Path) -> RunResult:
     """Read one result. Raises ResultError when it is damaged, VersionError when another version wrote it."""
     try:
         content = path.read_bytes()
-        return _ADAPTER.validate_json(content, extra="ignore")  # such as settings that are gone
+        return _ADAPTER.validate_json(content, extra="ignore")  # ignore, for example, settings that no longer exist
     except OSError as error:
         raise ResultError(f"{path}: can't be read ({error.strerror})") from error
     except ValidationError as error:

@@ -69,6 +69,6 @@ def warm_up(config: BuiltInConfig, dataset: Dataset, strategy: Strategy) -> None
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     *batches, last = epoch_order(config.train_samples, config.seed, 0).split(config.global_batch_size)
     loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype))
-    # The last one first: libraries prepare themselves for its size, too, for milliseconds.
+    # The last batch first: libraries take milliseconds to prepare for its size, too.
     for batch in itertools.islice(itertools.cycle([last, *batches]), config.measurement.warmup_steps):
         step(config, strategy, inputs, labels, batch, loss_sum)

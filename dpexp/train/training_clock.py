@@ -1,4 +1,4 @@
-"""The clock of our training loop: for a whole training, or for a segment of steps in turns.
+"""The clock of the built-in training loop: for a whole training, or for a segment of steps in turns.
 
 The speed of a shared machine drifts within seconds. Programs that take turns of milliseconds run at the same speeds.
 Some seconds of steps are enough to measure the time of a step, however long the training is; so a segment stops early,
@@ -60,8 +60,8 @@ class SegmentClock(TrainingClock):
         super().__init__(strategy)
         self.between_epochs_seconds: list[float] = []  # between two epochs: what belongs to no step
         self._turn_pipe, self._notify = turn_pipe, notify
-        self._seconds: list[float] = []  # of each step of this turn
-        self._left = self._timed = self._warmup = 0  # of this turn: steps left, timed steps, whether it is warm-up
+        self._seconds: list[float] = []  # seconds of each step of this turn
+        self._left = self._timed = self._warmup = 0  # steps left in this turn, its timed steps, whether it is warm-up
         self._last = 0.0  # the end of the step before
 
     def epochs(self, configured: int) -> Iterable[int]:

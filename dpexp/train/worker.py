@@ -45,12 +45,14 @@ class WorkerReport:
     host: str
     threads: int
     gradient_bytes: int
-    parameters_sha256: list[str]  # of each replica, after the last update
+    parameters_sha256: list[str]  # one hash per replica, after the last update
     seconds: float = 0.0  # time of a whole training, without evaluation
-    epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a segment, the last one
+    epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a segment, only the last epoch's
     epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # on the test split; rank 0 only
     test_accuracy: float | None = None
-    phases: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # of some steps of a segment, by name
+    phases: dict[str, list[float]] = dataclasses.field(
+        default_factory=dict
+    )  # seconds of some steps of a segment, by phase
     between_epochs_seconds: list[float] = dataclasses.field(default_factory=list)  # of a segment
 
 
@@ -97,7 +99,7 @@ def _train_in_turns(
 def _train_whole(work: Task, strategy: Strategy, model: nn.Module, rank: int) -> dict[str, Any]:
     """Run a whole training in one piece; return its measurements for the report.
 
-    `model` is this rank's, as it was built.
+    `model` is this rank's model, as built (not wrapped).
     """
     clock, epoch_loss_sums, epoch_accuracies = TrainingClock(strategy), [], []
     for loss_sum in train(work.config, work.dataset, strategy, clock):

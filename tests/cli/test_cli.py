@@ -75,7 +75,7 @@ def test_a_misspelt_key_gets_a_suggestion(dpexp):
 
 
 def test_a_key_of_another_choice_is_placed(dpexp):
-    assert "it belongs to data=synthetic" in dpexp("data.test_size=5").err
+    assert "it exists only with data=synthetic" in dpexp("data.test_size=5").err
 
 
 def test_a_damaged_packaged_file_is_one_line_and_status_2(dpexp, tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ ANSWERS = {
     "a misspelt group": (["modle=cnn"], "did you mean model"),
     "hidden": (["hidden=[3]"], "did you mean model.hidden?"),
     "a number for a list": (["model.hidden=512"], "model.hidden=512: must be a list, such as [1, 2]"),
-    "a number for a group": (["batch=128"], "it is a group of settings: batch.scope, batch.size"),
+    "a number for a group": (["batch=128"], "this is a group of settings: batch.scope, batch.size"),
     "a round fraction": (["data.size=1e3"], "must be a whole number; write data.size=1000"),
     "a dot for a colon": (["model=custom", "model.builder=m.Net"], "write module:function, such as mine:build"),
     "a file": (["model=custom", "model.builder=./m.py:Net"], "write module:function, such as mine:build"),
@@ -138,7 +138,7 @@ ANSWERS = {
         ["model=custom", "model.builder=m:f", "model.arguments=width"],
         "must be names and values, such as {width: 128}",
     ),
-    "arguments of another model": (["model.arguments.width=3"], "it belongs to model=custom"),
+    "arguments of another model": (["model.arguments.width=3"], "it exists only with model=custom"),
     "a key below none": (["foo.bar=1"], "foo.bar: no such key"),
     "a part of a name": (["threads=2"], "did you mean threads_per_worker?"),
     "a number for a choice": (["data=5"], "data=5: no such choice; choose from arrays, "),

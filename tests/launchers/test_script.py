@@ -86,7 +86,7 @@ def test_only_a_process_that_has_the_key_is_heard_from_another_host(sent, accept
     ("overrides", "said"),
     [
         (["script.command='python x.py'"], "the command is the same for one and 2 workers"),
-        (["script.command='x {workers} {nodes}'"], "has a placeholder {nodes}: choose from {workers}"),
+        (["script.command='x {workers} {nodes}'"], "contains an unknown placeholder {nodes}: choose from {workers}"),
         (["script.command='x {workers} {nodes}'"], "or give it a value by script.arguments.nodes=..."),
         ([ARGUED, "script.arguments.loaders=1", "script.arguments.lr=2"], "script.arguments.lr=2: no command uses it"),
         ([ARGUED, "script.arguments.loaders=[1]"], "script.arguments.loaders=[1]: must be text"),
@@ -101,8 +101,8 @@ def test_only_a_process_that_has_the_key_is_heard_from_another_host(sent, accept
             "script.baseline_arguments.lr=2: no command",
         ),
         (["script.command=''"], "script.command is empty"),
-        (["script.command='x {workers}'", "model=cnn"], "model belongs to the script; remove it"),
-        (["script.command='x {workers}'", "checkpoint=true"], "checkpoint belongs to the script; remove it"),
+        (["script.command='x {workers}'", "model=cnn"], "model can't be set for a script"),
+        (["script.command='x {workers}'", "checkpoint=true"], "checkpoint can't be set for a script"),
         (["script.baseline_command=x"], "script.command: no value; type the script's command after --"),
     ],
 )
@@ -166,7 +166,7 @@ def test_the_baseline_may_have_its_own_command():
 
 def test_a_command_needs_no_quotes_on_the_command_line(dpexp):
     outcome = dpexp("script.command=python x.py --sizes 1,2 {a=b}", "workers=1")
-    assert "has a placeholder {a=b}" in outcome.err
+    assert "contains an unknown placeholder {a=b}" in outcome.err
 
 
 def test_the_files_that_a_command_names_are_part_of_the_job():
@@ -373,7 +373,7 @@ FAULTS = {
         1,
         "--max-restarts",
     ),
-    "stop": (ONE, "--fault stop", 1, "it exited with status 1 after 4 steps or more: the loss is NaN"),
+    "stop": (ONE, "--fault stop", 1, "it exited with status 1 after at least 4 steps: the loss is NaN"),
     "late end": (FORK, "--fault exit", 2, "it exited with status 1 after "),
     "uneven": (FORK, "--steps 40 --fault uneven", 2, "rank 1 finished after 35 steps, before the others"),
     "join": (FORK, "--fault join", 2, "rank 1 ran no further steps for 4 s, but the others did"),
@@ -427,7 +427,7 @@ def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
 def test_a_script_without_a_model_that_could_share_memory_is_told(dpexp):
     outcome = dpexp(*QUICK, f"{FORK} --fault 'no ddp'", "workers=2", "script.exchange=shared_memory")
     assert outcome.status == 1
-    assert "created no DistributedDataParallel model that could exchange gradients in shared memory" in outcome.err
+    assert "created no DistributedDataParallel model whose gradients could be exchanged in shared memory" in outcome.err
 
 
 @pytest.mark.slow

@@ -333,7 +333,7 @@ def test_strategies_of_one_machine_name_the_one_for_several(strategy):
 @pytest.mark.parametrize(
     ("variables", "workers", "told"),
     [
-        ({}, 4, "start one dpexp there"),
+        ({}, 4, "start one dpexp on each host"),
         ({"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}, 6, "workers=6 on 4 hosts: choose a multiple of 4, or 1"),
     ],
     ids=["several dpexp on a host", "uneven hosts"],

@@ -87,5 +87,5 @@ def test_too_little_memory_is_an_error_before_first_touch(monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(WorkerError, match="no room for 4,096 MiB of shared memory"):
+    with pytest.raises(WorkerError, match="not enough memory to share 4,096 MiB"):
         SharedTensors.allocate({"a": ((2**30,), torch.float32)})

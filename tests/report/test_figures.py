@@ -27,7 +27,7 @@ def test_what_is_reached_and_what_is_lost_add_up_to_the_ideal():
 
 def test_computation_that_gets_faster_loses_nothing():
     found = shares(rows(1.2, 1.0, 1.0))
-    assert found["lost in slower computation"][0] == 0
+    assert found["lost to slower computation"][0] == 0
     assert found["reached"][0] == pytest.approx(1.2)
 
 

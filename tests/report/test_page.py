@@ -159,7 +159,7 @@ def test_the_tab_key_reaches_the_table_and_each_figure_in_their_order(opened):
         driver.switch_to.active_element.send_keys(Keys.TAB)
         reached.append(driver.switch_to.active_element)
     configurations, table, *figures = reached
-    assert table.get_attribute("aria-label") == "table of every configuration"
+    assert table.get_attribute("aria-label") == "table of all configurations"
     assert [configurations, *figures] == driver.find_elements(By.TAG_NAME, "summary")
     before = driver.execute_script("return arguments[0].scrollLeft", table)
     driver.execute_script("arguments[0].focus()", table)

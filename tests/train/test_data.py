@@ -175,11 +175,11 @@ def test_ones_own_arrays(tmp_path):
         ({"test_inputs": np.zeros((10, 4), np.float32)}, "shapes must be equal"),
         (
             {"test_inputs": np.zeros((10, 2, 3), np.uint8)},
-            "train_inputs are fractions, test_inputs grey levels of uint8; give both",
+            "train_inputs are floating-point numbers, test_inputs uint8 grey levels; give both",
         ),
         (
             {"test_inputs": np.zeros((10, 2, 3), np.int64)},
-            "train_inputs are fractions, test_inputs integers; give both the same type",
+            "train_inputs are floating-point numbers, test_inputs integers; give both the same type",
         ),
         (
             {"train_inputs": np.full((100, 2, 3), 2**63, np.uint64)},
@@ -227,7 +227,7 @@ def test_damaged_torchvision_files_are_told_from_absent_ones(tmp_path):
 
 def test_missing_arrays_are_named(tmp_path):
     np.savez(tmp_path / "mine.npz", train_inputs=np.zeros((3, 3)))
-    with pytest.raises(DataError, match="train_labels, test_inputs, test_labels missing"):
+    with pytest.raises(DataError, match="no train_labels, test_inputs, test_labels: it must"):
         load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=90", "batch.size=10"))
 
 
@@ -298,7 +298,7 @@ def test_a_damaged_file_in_a_folder_is_named_by_its_folder(tmp_path):
 def test_a_folder_that_lacks_a_file_is_an_error(tmp_path):
     content = arrays()
     del content["test_labels"]
-    with pytest.raises(DataError, match="test_labels missing"):
+    with pytest.raises(DataError, match="no test_labels: it must"):
         load(of_file(tmp_path, as_folder(tmp_path / "d", **content)))
 
 

@@ -24,7 +24,7 @@ def test_the_fastest_is_chosen_and_surely_so():
     assert choice.name == "2 workers"
     assert choice.options == ["one process with 1 thread", "2 workers", "4 workers"]
     assert choice.probability == pytest.approx(1)
-    assert choice.expected_loss == pytest.approx(0, abs=1e-6)
+    assert choice.expected_cost == pytest.approx(0, abs=1e-6)
 
 
 def test_where_workers_do_not_pay_one_process_is_chosen():
@@ -38,7 +38,7 @@ def test_the_best_sequential_process_is_an_option():
 def test_of_two_that_are_alike_neither_is_sure_and_little_is_lost():
     choice = choose([row(2, 1.80, 0.05), row(4, 1.81, 0.05)])
     assert 0.4 < choice.probability < 0.6
-    assert 0 < choice.expected_loss < 0.05
+    assert 0 < choice.expected_cost < 0.05
 
 
 def test_fewer_threads_are_named_where_they_take_hardly_more_time():
@@ -76,7 +76,7 @@ def test_the_probability_is_how_often_the_choice_is_right():
         claimed.append(choice.probability)
         right.append(chosen == truth.argmax())
         lost.append(-np.expm1(truth[chosen] - truth.max()))
-        expected.append(choice.expected_loss)
+        expected.append(choice.expected_cost)
     assert np.mean(claimed) == pytest.approx(np.mean(right), abs=0.08)
     assert np.mean(lost) <= 1.2 * np.mean(expected)
 
@@ -85,7 +85,7 @@ def test_the_choice_in_words_is_never_certain_and_names_what_was_compared():
     assert str(choose([row(2, 1.8)])) == (
         "2 workers, with a probability of more than 99 % (compared: one process with 1 thread, 2 workers)"
     )
-    assert "expected loss from this choice: " in str(choose([row(2, 1.80, 0.05), row(4, 1.81, 0.05)]))
+    assert "expected cost of this choice: " in str(choose([row(2, 1.80, 0.05), row(4, 1.81, 0.05)]))
     assert "; 2 workers, with fewer threads, is at most 5 % slower" in str(
         choose([row(2, 1.80, 0.001), row(4, 1.85, 0.001)])
     )

@@ -113,7 +113,7 @@ def test_choosing_sequential_brings_its_one_worker():
         (["optimizer=adam", "optimizer.betas=[0.9,1]"], "optimizer.betas[1]=1: must be less than 1"),
         (["+surprise=1"], "surprise: no such key"),
         (["+model.surprise=1"], "model.surprise: no such key"),
-        (["model=custom"], "model.builder: it has no default; set it, as in model.builder=mine:build"),
+        (["model=custom"], "model.builder: no default; set it, as in model.builder=mine:build"),
         (["model=custom", "model.builder=no colon"], "model.builder=no colon"),
         (["strategy=ddp", "strategy.find_unused_parameters=maybe"], "strategy.find_unused_parameters=maybe: must be"),
         (["measurement.baseline=best"], "must be 'paired' or 'none'"),

@@ -43,7 +43,7 @@ def test_the_memory_sentence_has_the_need_and_the_number_of_workers_that_fit(tmp
     found = summary(tmp_path, one(1, memory=1.0), one(2, memory=1.5), one(4, memory=2.5))
     assert said(found, "memory") == [
         "4 workers need 2.5 GiB of memory, one process 922 MiB; "
-        "the 24.0 GiB of this machine is enough for about 47 workers."
+        "this machine's 24.0 GiB would be enough for about 47 workers."
     ]  # (24 - 0.5) / 0.5
     assert found.table.memory_bytes.tolist() == [GIB, int(1.5 * GIB), int(2.5 * GIB)]
 
@@ -57,7 +57,7 @@ def test_a_single_worker_count_tells_nothing_about_more(tmp_path):
 def test_the_room_is_that_of_the_cgroup_where_it_sets_a_limit(tmp_path):
     small = replace(HERE, cgroup_memory_bytes=4 * GIB)
     found = summary(tmp_path, one(1, memory=1.0, machine=small), one(2, memory=1.5, machine=small))
-    assert "the 4.0 GiB of this machine is enough for about 7 workers" in said(found, "memory")[0]
+    assert "this machine's 4.0 GiB would be enough for about 7 workers" in said(found, "memory")[0]
 
 
 def test_what_was_not_measured_is_not_said(tmp_path):

@@ -136,7 +136,7 @@ def test_two_machines_are_not_mixed(tmp_path, other):
         result("workers=1", seconds=[9, 1, 1], baseline=[9, 2, 2]),
         result("workers=2", seconds=[9, 1, 1], baseline=[9, 2, 2], machine=other),
     )
-    with pytest.raises(ResultError, match="2 different set-ups"):
+    with pytest.raises(ResultError, match="2 different machines"):
         aggregate([tmp_path])
 
 

@@ -60,7 +60,7 @@ FOUND = {
         {"change": busy(other_cores=0.5)},
         "other programs used up to 0.5 of 2 cores: stop them while measuring",
     ),
-    "stolen time": ({"change": busy(stolen_cores=0.3)}, "the host took up to 0.3 cores away"),
+    "stolen time": ({"change": busy(stolen_cores=0.3)}, "the hypervisor took up to 0.3 cores away"),
     "throttled": (
         {"change": busy(throttled_seconds=0.2)},
         "the cgroup's CPU quota held processes back for 1.0 s: use fewer workers, or raise the quota",

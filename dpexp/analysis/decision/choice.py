@@ -12,8 +12,8 @@ from dpexp.config.built_in import ONE_PROCESS
 from dpexp.errors import pluralize
 
 DRAWS = 10_000
-NORMAL_QUANTILE = 1.96  # of 95 % intervals; those of few blocks are wider (Student's t), so they are drawn wider
-MIN_EXPECTED_LOSS = 0.0005  # share of the time; a smaller expected loss is not reported
+NORMAL_QUANTILE = 1.96  # for 95 % intervals; intervals from few blocks are wider (Student's t), so they are drawn wider
+MIN_EXPECTED_COST = 0.0005  # share of the time; a smaller expected cost is not reported
 TOLERANCE = 0.05  # share of the time; an option with fewer threads is named if it surely takes at most this much more
 SURE_PROBABILITY = 0.95
 
@@ -25,16 +25,16 @@ class Choice:
     name: str
     row: Row | None  # the row of these workers; None for one process
     options: list[str]  # all of them
-    probability: float  # of being the fastest
-    expected_loss: float  # expected share of the time lost by choosing it, over all draws
+    probability: float  # probability of being the fastest
+    expected_cost: float  # expected share of the time lost by choosing it, over all draws
     cheaper: str | None  # needs fewer threads, and with probability SURE_PROBABILITY at most TOLERANCE more time
     maybe_faster: str = ""  # options that have more threads than cores and may be faster; not compared
 
     def __str__(self) -> str:
         sure = f"{100 * self.probability:.0f} %" if self.probability < 0.995 else "more than 99 %"
         text = f"{self.name}, with a probability of {sure} (compared: {', '.join(self.options)})"
-        if self.expected_loss >= MIN_EXPECTED_LOSS:
-            text += f"; expected loss from this choice: {100 * self.expected_loss:.1f} % of the time"
+        if self.expected_cost >= MIN_EXPECTED_COST:
+            text += f"; expected cost of this choice: {100 * self.expected_cost:.1f} % of the time"
         if self.cheaper is not None:
             text += f"; {self.cheaper}, with fewer threads, is at most {100 * TOLERANCE:.0f} % slower"
         if self.maybe_faster:
@@ -47,14 +47,14 @@ class _Option:
     name: str
     row: Row | None
     threads: int  # threads that it keeps busy
-    log_speeds: np.ndarray  # draws of the log of its throughput over that of the sequential baseline
+    log_speeds: np.ndarray  # draws of the log of its speedup over the baseline
 
 
 def choose(rows: Sequence[Row]) -> Choice | None:
     """Return the fastest option at one data size: a row, or one process with a number of threads.
 
     All time counts. Each speedup is drawn from its interval (log-normal). An option with more threads than cores is
-    compared only if it surely is the fastest. None without a row other than baselines, or an interval.
+    compared only if it is surely the fastest. None if no row other than baselines has an interval.
     """
     several = [row for row in rows if not row.is_self_comparison and not math.isnan(row.overall_speedup.low)]
     if not several:
@@ -66,9 +66,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         for option, win in zip(options, wins, strict=True)
         if option.row is not None and option.row.oversubscribed and win < SURE_PROBABILITY
     }
-    maybe_faster = [
-        f"{option.name} ({100 * win:.0f} %)" for option, win in oversubscribed.items() if win >= 1 - SURE_PROBABILITY
-    ]
+    maybe_faster = [option.name for option, win in oversubscribed.items() if win >= 1 - SURE_PROBABILITY]
     options = [option for option in options if option not in oversubscribed]
     # By the mean log: an uncertain speedup is no reason to choose an option.
     chosen = max(options, key=lambda option: float(option.log_speeds.mean()))
@@ -84,7 +82,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         row=chosen.row,
         options=[option.name for option in options],
         probability=float((behind[chosen] == 0).mean()),
-        expected_loss=float(-np.expm1(-behind[chosen]).mean()),
+        expected_cost=float(-np.expm1(-behind[chosen]).mean()),
         cheaper=min(cheaper, key=lambda option: option.threads).name if cheaper else None,
         maybe_faster=" or ".join(maybe_faster),
     )

@@ -1,4 +1,4 @@
-"""What an all-reduce between hosts takes: latencies, and bytes over a bandwidth (Hockney 1994).
+"""How long an all-reduce between hosts takes: latencies, and bytes over a bandwidth (Hockney 1994).
 
 gloo sends around a ring (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce
 algorithms for clusters of workstations"). Each of its messages waits for the receiver's notice that it is ready.

@@ -1,7 +1,7 @@
 """Projections to more workers than were measured: the parts of a step, and an interval. Never a measurement.
 
-A step of w workers takes a worker's own work, waiting for the slowest of w, the exchange within a host, and an
-all-reduce between hosts. The own work is the measured one. How long the slowest of w computes follows from the
+A step of w workers consists of a worker's own work, waiting for the slowest of w, the exchange within a host, and
+an all-reduce between hosts. The own work is as measured. How long the slowest of w computes follows from the
 distribution of measured computation times. The exchange within a host is a line through the measured counts; from a
 single one, anything between constant and proportional to the number of other workers. Between hosts, see links.py.
 """
@@ -23,7 +23,7 @@ from dpexp.config.built_in import ONE_PROCESS
 from dpexp.phases import PHASES
 
 MAX_INTERVAL_RATIO = 5.0  # upper over lower end of an interval; wider projections are not reported
-PROJECTION_FACTOR = 4  # times the largest measured number of workers: the number that the report projects to
+PROJECTION_FACTOR = 4  # the report projects to this many times the largest measured number of workers
 OWN, SLOWER, WAIT, LOCAL, LATENCY, BANDWIDTH = (
     "the worker's share of the work",
     "computation that gets slower beside other workers",
@@ -203,7 +203,7 @@ def project_further(rows: Sequence[Row]) -> Projection | None:
 
 
 def fit_line(points: Mapping[float, float], at: float) -> float:
-    """Return the value at `at` of the least-squares line with start and slope >= 0; of a single point, through 0."""
+    """Return the value at `at` of the least-squares line with intercept and slope >= 0 (for one point: through 0)."""
     from scipy.optimize import nnls  # slow to import: few commands have the counts for it
 
     if len(points) == 1:

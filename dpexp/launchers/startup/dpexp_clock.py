@@ -1,4 +1,4 @@
-"""In the processes of a measured script: the steps of an optimizer are its clock, and where it takes turns.
+"""Runs in the processes of a measured script: an optimizer's steps serve as its clock, and it pauses between them.
 
 The clock follows the first optimizer, and switches to another when the first stops stepping: a script may make a new
 one for each part of its work. A step ends when `optimizer.step` has returned. At steps that dpexp names, the process
@@ -33,14 +33,14 @@ class StepClock:
         """`read_files` returns the settings files that this process has read."""
         self._read_files = read_files
         self._optimizer: Any = None
-        self._outer: Any = None  # the optimizer whose step goes on, within which there may be others'
+        self._outer: Any = None  # the optimizer whose step is running; others may step within it
         self._connection: Connection | None = None
         self._trace: Trace | None = None
         self._samples: Samples | None = None
         self._other_steps = 0  # since the last one of the clock's optimizer
         self._steps = 0  # before the last pause
         self._times: list[float] = []  # when the last pause was over, and when each step since then ended
-        self._synchronize_at = self._pause_at = 1  # steps since then: to wait for the device, to pause
+        self._synchronize_at = self._pause_at = 1  # steps since then at which to wait for the device, and to pause
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Called before each step of any optimizer."""

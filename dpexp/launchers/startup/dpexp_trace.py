@@ -1,6 +1,6 @@
-"""In the processes of a measured script: what its models receive in a step, and where a step's time goes.
+"""Runs in the processes of a measured script: what its models receive in a step, and where a step's time goes.
 
-Needs no other module of dpexp, and nothing new of Python, like dpexp_clock, which uses it.
+Like dpexp_clock, which uses it, it needs no other module of dpexp and no recent Python.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXCHANGING = {DDP, "FullyShardedDataParallel", "FSDPModule"}
 
 
 class Samples:
-    """Counts the samples that models take in a step: the rows of the inputs in each call of one that is trained.
+    """Counts the samples that models take in a step: the rows of the inputs in each call of a model in training.
 
     If there are several models, such as an encoder and a decoder, the one that takes the most samples counts.
     """
@@ -90,7 +90,7 @@ class Trace:
         if torch.distributed.is_available():
             places: list[tuple[Any, str]] = [(torch.distributed, name) for name in COLLECTIVES]
             places.append((torch.distributed.Work, "wait"))
-            # Those of tensors that are sharded, where a script uses such.
+            # The collectives of sharded tensors, if the script uses them.
             functional: Any = sys.modules.get("torch.distributed._functional_collectives")
             places += [(functional, name) for name in FUNCTIONAL]
             places.append((getattr(sys.modules.get("dpexp.exchange"), "SharedMemoryGroup", None), "exchange"))
@@ -108,9 +108,9 @@ class Trace:
 
     def _begin_step(self) -> None:
         self._data = self._compute = self._update = 0.0
-        self._gradient: float | None = None  # when the last one of a `backward` was there
+        self._gradient: float | None = None  # when the last gradient of a `backward` was ready
         self._points_before_gradient = 0  # number of sync points until then
-        self._sync_points: list[tuple[float, float]] = []  # with other processes: the arrival, the seconds from there
+        self._sync_points: list[tuple[float, float]] = []  # of each: the arrival, and the seconds until it was over
         self._waits_for_data = True
 
     def _hook(self, parameters: list[Any]) -> None:
@@ -158,7 +158,7 @@ class Trace:
         self._waits_for_data = True
 
     def _traced(self, function: Any) -> Any:
-        """Return a collective, or the wait for one, that is recorded as a sync point."""
+        """Wrap a collective, or the wait for one, to record it as a sync point."""
 
         def traced(*args: Any, **kwargs: Any) -> Any:
             if self._is_in_sync_point or threading.get_ident() != self._thread:  # for example, a collective that waits
@@ -170,7 +170,7 @@ class Trace:
                 self._is_in_sync_point = False
                 seconds = time.perf_counter() - began
                 self._sync_points.append((began, seconds))
-                self._last += seconds  # no part of what is going on
+                self._last += seconds  # not part of the current phase
 
         return traced
 

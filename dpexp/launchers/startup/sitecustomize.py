@@ -1,9 +1,9 @@
-"""Runs at the start of every Python process below a measured command: installs the step clock.
+"""Runs at the start of every Python process started by a measured command: installs the step clock.
 
 If asked to, it also lets models exchange their gradients in shared memory.
 
-The folder of this file is on PYTHONPATH there, so that Python takes it for the machine's `sitecustomize`, which it runs
-in turn. A process that never imports torch only notes which settings files it reads. May run in other versions of
+The folder of this file is on PYTHONPATH there, so Python loads it instead of the machine's `sitecustomize`, which it
+then runs. A process that never imports torch only notes which settings files it reads. May run in other versions of
 Python than dpexp.
 """
 

@@ -10,7 +10,7 @@ from dpexp.config.groups import ArraysDataConfig
 from dpexp.errors import DataError, one_line, pluralize
 
 NAMES = ("train_inputs", "train_labels", "test_inputs", "test_labels")
-GREY = "grey levels of uint8"
+GREY = "uint8 grey levels"
 
 
 def array_splits(config: ArraysDataConfig) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -26,10 +26,10 @@ def array_splits(config: ArraysDataConfig) -> list[tuple[np.ndarray, np.ndarray]
 
 
 def input_kind(inputs: np.ndarray, scale_uint8: bool) -> str:
-    """Return what the numbers are: grey levels, integers such as token ids, or fractions."""
+    """Return what the numbers are: grey levels, integers such as token ids, or floating-point numbers."""
     if inputs.dtype == np.uint8 and scale_uint8:
         return GREY
-    return "integers" if inputs.dtype.kind in "ui" else "fractions"
+    return "integers" if inputs.dtype.kind in "ui" else "floating-point numbers"
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -41,14 +41,14 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        expected = "its .npy files" if path.is_dir() else "an .npz file"
+        expected = ".npy files" if path.is_dir() else "an .npz file"
         raise ValueError(f"can't be read as {expected}: damaged, or not written by numpy") from error
 
 
 def _check(arrays: Mapping[str, np.ndarray], scale_uint8: bool) -> None:
     """Raise ValueError unless inputs are numbers of one kind and shape, and labels count classes from 0."""
     if missing := [name for name in NAMES if name not in arrays]:
-        raise ValueError(f"{', '.join(missing)} missing: it must contain {', '.join(NAMES)}")
+        raise ValueError(f"no {', '.join(missing)}: it must contain {', '.join(NAMES)}")
     train, train_labels, test, test_labels = (arrays[name] for name in NAMES)
     for split, inputs, labels in (("train", train, train_labels), ("test", test, test_labels)):
         if inputs.ndim < 2 or inputs.dtype.kind not in "uif" or not len(inputs):

@@ -54,7 +54,7 @@ def load(config: BuiltInConfig) -> Dataset:
     layout = {name: (a.shape, dtype if name.endswith("inputs") else torch.int64) for name, a in arrays.items()}
     tensors = SharedTensors.allocate(layout)
     for name, array in arrays.items():
-        with np.errstate(over="ignore"):  # it is looked for
+        with np.errstate(over="ignore"):  # overflow is checked below
             np.copyto(tensors[name].numpy(), array, casting="unsafe")
         if array.dtype.kind == "f" and (broken := int((~tensors[name].isfinite()).sum())):
             raise DataError(

@@ -94,7 +94,7 @@ def synthetic_splits(config: SyntheticDataConfig, train_samples: int, seed: int)
     if needed > available:
         raise DataError(
             f"data.size={config.size} samples of shape {config.shape} take {needed / 2**20:,.0f} MiB, but "
-            f"only {available / 2**20:,.0f} MiB of memory are available: choose fewer"
+            f"only {available / 2**20:,.0f} MiB of memory are available: choose fewer samples"
         )
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(config.classes, *config.shape, generator=generator)

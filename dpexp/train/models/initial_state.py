@@ -38,7 +38,7 @@ def initial_state(config: BuiltInConfig, dataset: Dataset) -> SharedTensors:
     except USER_CODE_ERRORS as error:
         raise ConfigError(
             f"{name} can't train on {str(inputs.dtype).removeprefix('torch.')} inputs of shape {tuple(inputs.shape)}, "
-            f"its smallest batch here: {one_line(error)}"
+            f"the smallest batch of this job: {one_line(error)}"
         ) from error
     expected = (samples, dataset.classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:

@@ -1,4 +1,4 @@
-"""Optimizers as plain updates of given tensors, by torch's own functional implementations.
+"""Optimizers as plain updates of given tensors, with torch's functional implementations.
 
 `torch.optim.Optimizer.step` spends more time in Python per step than a small model's whole update takes.
 Every update here is elementwise, so an optimizer may own any slice of the parameters.

@@ -1,4 +1,4 @@
-"""The base class of strategies, the only part of a training that knows of other workers; and those of one process."""
+"""The base class of strategies, the only part of a training that knows about others; and strategies of one process."""
 
 import copy
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Strategy:
     def __init__(self, config: BuiltInConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any) -> None:
         """Called in the process of rank `rank`; `shared` is its part of what `share` returned."""
         self.replicas = (Replica(rank, model),)
-        self.recorder = Recorder(is_on=False)  # of the time in each phase; `update` enters its phases
+        self.recorder = Recorder(is_on=False)  # records the time in each phase; `update` enters its phases
         self._config, self._models, self._initial = config, [model], initial
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._parameters_by_optimizer: Sequence[Sequence[torch.Tensor]] = [self._parameters]

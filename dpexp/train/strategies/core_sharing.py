@@ -19,7 +19,7 @@ from dpexp.processes.barrier import Counter
 
 @dataclass(frozen=True)
 class CoreTurn:
-    """One rank's turn, after that of the rank before it in its group; the first rank's is after the last one's."""
+    """One rank's turn: ranks of a group take turns in order, and after the last comes the first."""
 
     group: int
     is_first: bool
@@ -56,7 +56,7 @@ def group_count(config: BuiltInConfig) -> int:
 
 
 def pin_to_core(number: int, threads: int) -> None:
-    """Pin this process to a core if so many threads leave no core free.
+    """Pin this process to a core if this many threads leave no core free.
 
     A worker that sleeps at a barrier is often woken on the core of the one that wakes it, where they then take turns
     while another core is idle. Where a core is free, the scheduler uses that.

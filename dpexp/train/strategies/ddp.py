@@ -35,7 +35,7 @@ class Ddp(Strategy):
             self._wrapped = DistributedDataParallel(
                 model, broadcast_buffers=False, find_unused_parameters=config.strategy.find_unused_parameters
             )
-        self.group: SharedMemoryGroup | None = None  # where the ranks share memory
+        self.group: SharedMemoryGroup | None = None  # set if the ranks share memory
         if config.strategy.exchange == "shared_memory":
             self.group = SharedMemoryGroup(self._wrapped.process_group, average=False, always=True)
         self._wrapped.register_comm_hook(self, _sum)

@@ -14,7 +14,7 @@ class ReduceScatter:
     def __init__(
         self, parameters: list[nn.Parameter], flat: torch.Tensor, gradients: torch.Tensor, row: int, adds: bool = False
     ) -> None:
-        """`flat` (n,) has all parameters, one after another; `gradients` (rows, n) the ranks' gradients in that order.
+        """`flat` (n,) contains all parameters in order; `gradients` (rows, n) the ranks' gradients in the same order.
 
         If ranks share a row, the first one of a step writes its gradient there, and the others add to it (`adds`).
         """
@@ -23,7 +23,7 @@ class ReduceScatter:
         self._published = views(parameters, gradients[row])
         bounds = chunk_bounds(flat, len(gradients))
         chunk = slice(bounds[row], bounds[row + 1])
-        self.chunk = flat[chunk]  # of the parameters
+        self.chunk = flat[chunk]  # this rank's chunk of the parameters
         # The sum is made in this rank's row: no other rank reads this chunk of it.
         self.total, *self._others = [gradient[chunk] for gradient in (*gradients[row:], *gradients[:row])]
 
@@ -47,6 +47,6 @@ class ReduceScatter:
 
 
 def views(parameters: Sequence[nn.Parameter], flat: torch.Tensor) -> list[torch.Tensor]:
-    """Return views of `flat` with the parameters' shapes, one after the other."""
+    """Return views of `flat` with the parameters' shapes, one after another."""
     sizes = [parameter.numel() for parameter in parameters]
     return [part.view_as(parameter) for part, parameter in zip(flat.split(sizes), parameters, strict=True)]

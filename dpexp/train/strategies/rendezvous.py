@@ -50,7 +50,7 @@ def translate_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "Expected to have finished reduction" in str(error):  # of DistributedDataParallel
+        if "Expected to have finished reduction" in str(error):  # DistributedDataParallel's message
             raise WorkerError(
                 "the model left a parameter unused in a step; set strategy.find_unused_parameters=true"
             ) from error

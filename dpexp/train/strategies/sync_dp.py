@@ -1,11 +1,11 @@
 """Synchronous data parallelism between processes of one machine, through shared memory.
 
-All ranks share one copy of the parameters. In each step, a rank publishes its gradient in shared memory. When all have,
-rank r adds up the r-th chunk of all gradients and updates that chunk of the parameters, with that chunk of the
-optimizer's state. When all have, the next step begins. That is a reduce-scatter and a sharded update, as in ZeRO stage
-1 (Rajbhandari et al. 2020), without an all-gather.
+All ranks share one copy of the parameters. In each step, a rank publishes its gradient in shared memory. When all are
+done, rank r adds up the r-th chunk of all gradients and updates that chunk of the parameters, with that chunk of the
+optimizer's state. When all are done, the next step begins. That is a reduce-scatter and a sharded update, as in ZeRO
+stage 1 (Rajbhandari et al. 2020), without an all-gather.
 
-With more workers than cores, the ranks of a core add up their gradients one after the other, and the last of them does
+With more workers than cores, the ranks of a core add up their gradients one after another, and the last of them does
 the rest, as one rank; see core_sharing.
 """
 
@@ -35,7 +35,7 @@ class Shared:
     memory: SharedTensors  # parameters, gradients, and broadcast numbers
     barrier: BarrierMember  # between all ranks
     update_barrier: BarrierMember  # between the ranks that update parameters: one of each row
-    turn: CoreTurn | None = None  # where ranks share cores
+    turn: CoreTurn | None = None  # set if ranks share cores
 
 
 class SyncDataParallel(Strategy):
@@ -93,7 +93,7 @@ class SyncDataParallel(Strategy):
     def update(self) -> None:
         """Publish this rank's gradient, then sum one chunk of all gradients, and update those parameters.
 
-        Of ranks that share a core, only the last one sums and updates.
+        If ranks share a core, only the last one sums and updates.
         """
         self.recorder.enter(COMMUNICATE)
         self._reduction.publish()
