@@ -10,7 +10,7 @@ from dpexp.config.job import JobConfig
 from dpexp.config.overrides import FOLDERS, split_at_script
 from dpexp.errors import ConfigError, ResultError, VersionError
 from dpexp.machine.environment import Environment
-from dpexp.measurement.record import CHECKPOINT
+from dpexp.measurement.record import CHECKPOINT, VARIES
 from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import RunResult
@@ -65,6 +65,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> R
         return None
     files = fingerprint(config)
     files |= digests_of(result.user_files.keys() - files.keys())
+    files |= {name: VARIES for name, sha256 in result.user_files.items() if sha256 == VARIES}
     if names := changed_files(result.user_files, files):
         raise ConfigError(
             f"{folder}: {', '.join(names)} changed since this job was measured; "

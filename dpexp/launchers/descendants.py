@@ -27,7 +27,9 @@ class Descendants:
     def refresh(self) -> None:
         """Look for the processes that are alive."""
         marked: set[int] = set()
-        for process in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - many times a second
+        alive = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208 - many times a second
+        self._others &= alive  # process ids are reused
+        for process in alive:
             if process in self._others or not (fields := _fields(process)):
                 continue
             state, parent = fields[0], int(fields[1])
@@ -51,7 +53,7 @@ class Descendants:
 
     def end(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """End all processes: SIGTERM, then after `grace_seconds` SIGKILL, until none is left."""
-        self._others = {os.getpid()}  # process ids are reused
+        self._others = {os.getpid()}
         self.refresh()
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)

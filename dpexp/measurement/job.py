@@ -109,9 +109,12 @@ def measure_in_turns(
     The names are those of the arms; the precision is that of the candidate's speedup over the baseline. `folder`
     receives the output of scripts. Raises ConfigError, DataError, WorkerError, DivergedError.
     """
+    before = [fingerprint(config) for config in configs.values()]
     trainer = open_trainer(configs[baseline], folder, launcher or LocalLauncher())
     budget = Budget(configs[baseline], baseline, candidate)
-    blocks = run_blocks(trainer, lambda blocks: configs, budget, on_progress=on_progress)
+    blocks = list(run_blocks(trainer, lambda blocks: configs, budget, on_progress=on_progress))
+    for config, files in zip(configs.values(), before, strict=True):
+        refuse_changes(changed_files(files, fingerprint(config)))
     return [block for block in blocks if not block.warmup]
 
 

@@ -44,7 +44,7 @@ class Record:
             environment=environment,
             blocks=[] if earlier is None else earlier.blocks,
             trainings={} if earlier is None else earlier.trainings,
-            user_files=user_files,
+            user_files=user_files if earlier is None else earlier.user_files | user_files,
         )
         # Whether an earlier result would be replaced by a new one.
         self.would_replace_result = (folder / storage.FILE_NAME).exists() and not self.result.blocks

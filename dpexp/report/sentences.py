@@ -168,11 +168,7 @@ def warning_lines(summary: Summary) -> list[str]:
     lines = []
     for warning, row, count in sorted(worst, key=lambda entry: -entry[0].severity):
         more = f" and {pluralize(count - 1, 'more row')}" if count > 1 else ""
-        place = (
-            f" ({series_prefix(row)}{workers_of(row)}, {row.data_size:,} samples{more})"
-            if len(summary.good) > 1
-            else ""
-        )
+        place = f" ({series_prefix(row)}{workers_of(row)}, {row.data_size:,} samples{more})"
         lines.append(f"{warning.text}{place if len(summary.good) > 1 else ''}: {warning.advice}")
     return lines
 

@@ -98,7 +98,8 @@ def differences(all_settings: Iterable[Mapping[str, Any]]) -> dict[str, dict[str
     found = {
         key: {short[name]: settings[name] for name in chosen if name in settings} for key, settings in series.items()
     }
-    assert len({label(differing) for differing in found.values()}) == len(found), "two series share a label"
+    if len({label(differing) for differing in found.values()}) < len(found):  # as by 1 and "1"
+        found = {key: {name: json.dumps(value) for name, value in series.items()} for key, series in found.items()}
     return found
 
 

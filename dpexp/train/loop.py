@@ -19,7 +19,8 @@ from dpexp.train.training_clock import TrainingClock
 def train(config: BuiltInConfig, dataset: Dataset, strategy: Strategy, clock: TrainingClock) -> Iterator[float]:
     """Train on the first `train_samples` samples (in weak scaling, the baseline's are fewer), until `clock` ends it.
 
-    Yields the summed losses of each epoch, over the samples of the replicas in this process, when the epoch ends.
+    Yields the summed losses of each epoch, over the samples of the replicas in this process, when the epoch ends, or
+    `clock` ends the training within it.
     """
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     for epoch in clock.epochs(config.epochs):
@@ -28,6 +29,7 @@ def train(config: BuiltInConfig, dataset: Dataset, strategy: Strategy, clock: Tr
         for batch in clock.batches(order.split(config.global_batch_size)):
             step(config, strategy, inputs, labels, batch, loss_sum)
             if not clock.end_step():
+                yield loss_sum.item()
                 return
         yield loss_sum.item()
     clock.pause()

@@ -47,7 +47,7 @@ class WorkerReport:
     gradient_bytes: int
     parameters_sha256: list[str]  # one hash per replica, after the last update
     seconds: float = 0.0  # time of a whole training, without evaluation
-    epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a segment, only the last epoch's
+    epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a segment, its last epoch's is partial
     epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # on the test split; rank 0 only
     test_accuracy: float | None = None
     phases: dict[str, list[float]] = dataclasses.field(
@@ -91,7 +91,7 @@ def _train_in_turns(
     phases = strategy.recorder.phases(MAX_PHASE_STEPS)
     return {
         "phases": {name: phases[name] for name in strategy.measured_phases},
-        "epoch_loss_sums": epoch_loss_sums[-1:],
+        "epoch_loss_sums": epoch_loss_sums,
         "between_epochs_seconds": clock.between_epochs_seconds,
     }
 

@@ -23,6 +23,8 @@ from dpexp.errors import ConfigError, DataError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.files import lock_folder
 from dpexp.measurement import job
+from dpexp.measurement.record import VARIES
+from dpexp.measurement.user_files import digests_of
 from dpexp.phases import COMPUTE
 from dpexp.processes.heartbeat import TRAINING
 from dpexp.results import storage
@@ -204,6 +206,25 @@ def test_a_file_that_changed_is_named_and_the_result_stays(tmp_path, with_files,
     with pytest.raises(ConfigError, match=f"{name} changed since this job was measured; restore the old files, or"):
         run_config(config, folder, resume=True)
     assert (folder / storage.FILE_NAME).read_bytes() == good
+
+
+def test_a_file_that_the_script_writes_itself_may_differ(tmp_path):
+    run_job(tmp_path)
+    written = tmp_path / "state.json"
+    written.write_text("{}")
+    measured = storage.read(tmp_path / storage.FILE_NAME)
+    storage.write(replace(measured, user_files={str(written): VARIES}), tmp_path)
+    assert not run_job(tmp_path, resume=True)
+
+
+def test_the_files_of_the_first_blocks_are_remembered(tmp_path):
+    run_job(tmp_path)
+    module = tmp_path / "module.py"
+    module.write_text("")
+    measured = storage.read(tmp_path / storage.FILE_NAME)
+    storage.write(replace(measured, status="unfinished", user_files=digests_of([str(module)])), tmp_path)
+    assert run_job(tmp_path, resume=True)
+    assert str(module) in storage.read(tmp_path / storage.FILE_NAME).user_files
 
 
 def test_a_job_without_a_block_is_measured_when_the_mistake_in_its_model_is_mended(tmp_path, with_files):

@@ -47,11 +47,11 @@ def test_a_failing_worker_is_recorded_with_its_traceback(tmp_path):
     assert "break_in_training" in recorded.details
 
 
-@pytest.mark.parametrize("whole", ["always", "never"])
-def test_a_diverged_training_is_marked(tmp_path, whole):
-    """Whether it is seen in its steps or in a whole training."""
+@pytest.mark.parametrize("settings", [[WHOLE], [], ["data.size=200000"]], ids=["whole", "epochs", "part of an epoch"])
+def test_a_diverged_training_is_marked(tmp_path, settings):
+    """Whether it is seen in a whole training, in epochs of a segment, or in a segment that is shorter than one."""
     with pytest.raises(DivergedError, match="not a finite number"):
-        run_config(tiny("optimizer.lr=1e300", f"measurement.whole_trainings={whole}"), tmp_path)
+        run_config(tiny("optimizer.lr=1e300", *settings), tmp_path)
     recorded = storage.read(tmp_path / storage.FILE_NAME)
     assert recorded.status == "diverged"
     assert "not a finite number" in recorded.error

@@ -163,6 +163,18 @@ def test_series_differ_by_what_differs_within_one_choice_too(tmp_path):
 
 
 TIMES = {"seconds": [9, 1, 1], "baseline": [9, 2, 2]}
+
+
+def test_a_number_and_its_text_are_different_values(tmp_path):
+    own = ["model=custom", "model.builder=mine:build"]
+    write_sweep(
+        tmp_path,
+        result(*own, "+model.arguments.width=1", **TIMES),
+        result(*own, "+model.arguments.width='1'", **TIMES),
+    )
+    assert set(aggregate([tmp_path]).table.series) == {"model.arguments.width=1", 'model.arguments.width="1"'}
+
+
 DIFFERING = {
     "model": [{"user_files": {"mine": digest, "data.path": "d"}} for digest in ("aa", "bb")],
     "imported module": [{"user_files": {"mine": "aa", "helper": digest}} for digest in ("aa", "bb")],
