@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks import natural
 from benchmarks.setup import TORCHRUN, command, dpexp, out, plain_rate, progress, shown
-from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.table import aggregate
 
 FOLDER = Path(__file__).parent / "cases"

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmarks import memory_probe
 from benchmarks.setup import configured, interleaved, of_dpexp, out, paired_ratio, prepared, shown
-from dpexp.analysis.intervals import geometric_mean
+from dpexp.analysis.estimate import geometric_mean
 from dpexp.launchers.local import LocalLauncher
 from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember
@@ -37,11 +37,11 @@ def run(rounds: int, folder: Path) -> None:
 
 def _start_up() -> None:
     config = configured("workers=4", "data.size=256", "epochs=1", "measurement.warmup_steps=2")
-    work = prepared(config, load(config))
+    spec = prepared(config, load(config))
     lasted = []
     for _ in range(11):
         started = time.perf_counter()
-        LocalLauncher().run(work)
+        LocalLauncher().run(spec)
         lasted.append(time.perf_counter() - started)
     out.print(f"starting 4 workers, one step and their end take {shown(geometric_mean(lasted[1:]))} s in all")
 
@@ -55,13 +55,13 @@ def _memory() -> None:
     before = 0
     for workers in (1, 2, 3, 4):
         config = configured("data.size=60000", f"workers={workers}", "batch.scope=per_worker", "epochs=1")
-        work = prepared(config, dataset)
-        shared = strategy_class(config).share(config, work.initial)
+        spec = prepared(config, dataset)
+        shared = strategy_class(config).share(config, spec.initial)
         seats = BarrierMember.create(workers, 0.0)
-        arguments = [(work, own, seat) for own, seat in zip(shared, seats, strict=True)]
+        arguments = [(spec, own, seat) for own, seat in zip(shared, seats, strict=True)]
         with launch.running_worlds([WorldSpec(memory_probe.after_training, arguments)]) as running:
             for _ in range(workers):
-                running.notice(0)
+                running.next_notice(0)
             together = _group_bytes()
             (private,) = running.reports()
         more = f"{(together - before) / MIB:.0f}" if before else ""
@@ -70,7 +70,7 @@ def _memory() -> None:
     out.print(
         f"memory (proportional set size) when a worker has trained on 60,000 samples, with the parent and the fork "
         f"server; the data set takes {data_bytes / MIB:.0f} MiB, the gradients of a worker "
-        f"{sum(tensor.nbytes for tensor in work.initial.values()) / MIB:.1f} MiB\n"
+        f"{sum(tensor.nbytes for tensor in spec.initial.values()) / MIB:.1f} MiB\n"
     )
     out.print(table)
 

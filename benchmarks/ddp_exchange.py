@@ -13,8 +13,8 @@ import torch.distributed as dist
 from rich.table import Table
 
 from benchmarks.setup import out, progress, shown
-from dpexp.analysis.intervals import geometric_mean
-from dpexp.analysis.ratios import compare
+from dpexp.analysis.estimate import geometric_mean
+from dpexp.analysis.ratio_estimate import compare
 from dpexp.config.compose import compose_config
 from dpexp.entry_point import measuring_alone
 from dpexp.exchange import SharedMemoryGroup
@@ -95,11 +95,11 @@ def _all_reduces(rank: int, ranks: int, place: Rendezvous, notify: object) -> li
         bucket = SimpleNamespace(index=lambda: 1, buffer=lambda buffer=buffer: buffer, is_last=lambda: True)
         repeats = max(2, min(50, 2**23 // size))
         for turn in range(-1, TURNS):  # the first doesn't count
-            for group.uses_memory in (False, True) if turn % 2 else (True, False):
+            for group.uses_shared_memory in (False, True) if turn % 2 else (True, False):
                 dist.barrier()
                 started = time.perf_counter()
                 for _ in range(repeats):
                     group.exchange(bucket).wait()
-                seconds[group.uses_memory] += (time.perf_counter() - started) * (turn >= 0)
+                seconds[group.uses_shared_memory] += (time.perf_counter() - started) * (turn >= 0)
         found.append([seconds[False], seconds[True]])
     return found

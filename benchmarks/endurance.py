@@ -68,12 +68,12 @@ MAIN = """
 import dataclasses
 from benchmarks.setup import configured, prepared
 from dpexp.launchers.local import LocalLauncher
-from dpexp.processes.messages import Turn
+from dpexp.processes.turn import Turn
 from dpexp.train.data.dataset import load
 from testbed.endurance import TINY
 config = configured(*TINY, "workers=4", "epochs=100000")
-work = dataclasses.replace(prepared(config, load(config)), in_turns=True)
-with LocalLauncher().segments({"candidate": work}) as running:
+spec = dataclasses.replace(prepared(config, load(config)), in_turns=True)
+with LocalLauncher().segments({"candidate": spec}) as running:
     print(running.run_turn("candidate", Turn(0, 1)), flush=True)
     running.run_turn("candidate", Turn(0, 10**9))
 """

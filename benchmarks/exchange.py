@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks import peers
 from benchmarks.setup import configured, out, prepared, shown, slowest
-from dpexp.analysis.intervals import geometric_mean
+from dpexp.analysis.estimate import geometric_mean
 from dpexp.processes import launch
 from dpexp.processes.barrier import BarrierMember, spin_seconds
 from dpexp.processes.shared_memory import SharedTensors
@@ -146,16 +146,16 @@ def _one_all_reduce(rank: int, name: str, workers: int, elements: int, shared: A
 def _update_seconds(workers: int) -> float:
     """Seconds of one `SyncDataParallel.update` of the default model."""
     config = configured(f"workers={workers}")
-    work = prepared(config, load(config))
-    shared = SyncDataParallel.share(config, work.initial)
-    return slowest(_updates, [(work, own) for own in shared])
+    spec = prepared(config, load(config))
+    shared = SyncDataParallel.share(config, spec.initial)
+    return slowest(_updates, [(spec, own) for own in shared])
 
 
-def _updates(rank: int, work: Any, shared: Any, notify: object) -> float:
+def _updates(rank: int, spec: Any, shared: Any, notify: object) -> float:
     torch.set_num_threads(1)
-    model = architectures.build_model(work.config.model, work.dataset.input_shape, work.dataset.classes)
-    strategy = SyncDataParallel(work.config, rank, model, work.initial, shared)
-    strategy.start()
+    model = architectures.build_model(spec.config.model, spec.dataset.input_shape, spec.dataset.classes)
+    strategy = SyncDataParallel(spec.config, rank, model, spec.initial, shared)
+    strategy.reset()
     gradients = [(parameter, torch.ones_like(parameter)) for parameter in model.parameters()]
     rounds = []
     for _ in range(11):

@@ -15,7 +15,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.setup import out, progress
-from dpexp.exchange import hook
+from dpexp.exchange import comm_hook
 from dpexp.processes import launch
 from dpexp.processes.world import Worker, WorldSpec
 from dpexp.train.strategies.rendezvous import Rendezvous
@@ -84,8 +84,8 @@ def _exchange_for_ever(rank: int, ranks: int, place: Rendezvous, notify: Callabl
     torch.set_num_threads(1)
     place.join(rank, ranks)
     model = DistributedDataParallel(torch.nn.Linear(100, 100))
-    hook.use_shared_memory(model, always=True, timeout_seconds=STOPPED_SECONDS)
-    for _ in range(hook.WARMUP_STEPS + 1):
+    comm_hook.use_shared_memory(model, always=True, timeout_seconds=STOPPED_SECONDS)
+    for _ in range(comm_hook.WARMUP_STEPS + 1):
         model(torch.ones(2, 100)).sum().backward()
     notify(os.getpid())
     try:

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import optimizer as optimizers
 
-from dpexp.launchers.command_processes import STARTUP
+from dpexp.launchers.command_processes import SCRIPT_HOOK
 
 WINDOWS, STEPS, BATCH = 200, 20, 64
 
 
 def main() -> None:
     """The median over neighbouring windows."""
-    sys.path.insert(0, str(STARTUP))
+    sys.path.insert(0, str(SCRIPT_HOOK))
     from dpexp_clock import StepClock  # type: ignore[import-not-found]
 
     torch.manual_seed(0)

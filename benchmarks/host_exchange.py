@@ -15,7 +15,7 @@ from rich.table import Table
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from benchmarks.setup import out
-from dpexp.analysis.decision.links import Link, ring
+from dpexp.analysis.decision.links import Link, ring_seconds
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
 from dpexp.train.strategies.rendezvous import Rendezvous
@@ -65,7 +65,7 @@ def _all_reduces(
 
 def predicted(way: str, size: float, link: Link) -> float:
     """Seconds of a ring of all workers, or of the hosts, each with the sum of its workers."""
-    return sum(ring(2 * LOCAL_SIZE if way == WAYS[0] else 2, size, link))
+    return sum(ring_seconds(2 * LOCAL_SIZE if way == WAYS[0] else 2, size, link))
 
 
 def show(found: dict[str, tuple[Link, dict[str, list[list[float]]]]], gradient_bytes: int, path: Path) -> None:

@@ -15,7 +15,7 @@ from benchmarks import host_exchange
 from benchmarks.setup import command, out, paired_ratio, shown
 from dpexp.analysis.decision.links import Link
 from dpexp.analysis.decision.projection import Cluster, StepModel
-from dpexp.analysis.intervals import geometric_mean
+from dpexp.analysis.estimate import geometric_mean
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
 from dpexp.config.job import CANDIDATE
@@ -175,5 +175,5 @@ def on_hosts(overrides: list[str], workers_each: int) -> tuple[Row, float]:
         (row,) = aggregate([Path(folder)]).good
         result = storage.read(Path(folder) / storage.FILE_NAME)
         arms = [block.arms[CANDIDATE] for block in result.blocks]
-        steps = sum(arm.first_steps[-1] + len(arm.turn_seconds[-1]) for arm in arms)
+        steps = sum(arm.first_steps[-1] + len(arm.turns[-1]) for arm in arms)
         return row, (sent_bytes() - before) / steps

@@ -11,9 +11,9 @@ from dpexp.processes.barrier import BarrierMember
 from dpexp.train import worker
 
 
-def after_training(rank: int, work: worker.Task, shared: Any, seat: BarrierMember, notify: Any) -> int:
+def after_training(rank: int, spec: worker.TrainingSpec, shared: Any, seat: BarrierMember, notify: Any) -> int:
     """Bytes that only this process maps, once it has trained; the parent is told when all have."""
-    worker.run(rank, work, shared, None, lambda notice: None)
+    worker.run(rank, spec, shared, None, lambda notice: None)
     private: int = psutil.Process().memory_full_info().uss
     seat.wait()
     notify("all have trained")

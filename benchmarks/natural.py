@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.setup import TORCHRUN, command, out, plain_rate, shown
-from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.estimate import Estimate
 
 HERE = Path(__file__).parent
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks import cases
 from benchmarks.setup import command, out, progress, shown
-from dpexp.analysis.intervals import geometric_mean
+from dpexp.analysis.estimate import geometric_mean
 from dpexp.analysis.table_row import PHASES_OF
 from dpexp.report.sentences import largest_loss
 

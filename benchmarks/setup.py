@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dpexp.analysis.intervals import Estimate, geometric_mean
+from dpexp.analysis.estimate import Estimate, geometric_mean
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
 from dpexp.config.built_in import BuiltInConfig
@@ -45,15 +45,15 @@ def configured(*overrides: str) -> BuiltInConfig:
     return config
 
 
-def prepared(config: BuiltInConfig, dataset: Dataset) -> worker.Task:
+def prepared(config: BuiltInConfig, dataset: Dataset) -> worker.TrainingSpec:
     """What the workers of one training are told."""
-    return worker.Task(config, dataset, initial_state(config, dataset))
+    return worker.TrainingSpec(config, dataset, initial_state(config, dataset))
 
 
 def of_dpexp(dataset: Dataset, *overrides: str) -> Contestant:
     """One training by dpexp; the slowest worker's seconds."""
-    work = prepared(configured(*overrides), dataset)
-    return lambda: summarize_training(work, LocalLauncher().run(work)).seconds
+    spec = prepared(configured(*overrides), dataset)
+    return lambda: summarize_training(spec, LocalLauncher().run(spec)).seconds
 
 
 def slowest(target: fork_server.Target, arguments: list[tuple[Any, ...]]) -> float:

@@ -22,7 +22,7 @@ from benchmarks.setup import (
     shown,
     slowest,
 )
-from dpexp.analysis.intervals import geometric_mean
+from dpexp.analysis.estimate import geometric_mean
 from dpexp.machine import environment
 from dpexp.processes import fork_server
 from dpexp.processes.shared_memory import SharedTensors
@@ -68,8 +68,8 @@ def _contestants(dataset: Dataset) -> dict[str, Contestant]:
 
     def independent(workers: int) -> Contestant:
         """As many sequential trainings at once, of as many samples each as a worker gets: what the machine allows."""
-        work = prepared(configured("strategy=sequential", "workers=1", f"data.size={SAMPLES // workers}"), dataset)
-        arguments = [(work, None)] * workers
+        spec = prepared(configured("strategy=sequential", "workers=1", f"data.size={SAMPLES // workers}"), dataset)
+        arguments = [(spec, None)] * workers
         return lambda: slowest(_alone, arguments)
 
     found: dict[str, Contestant] = {
@@ -97,12 +97,12 @@ def _contestants(dataset: Dataset) -> dict[str, Contestant]:
     return found
 
 
-def _alone(rank: int, work: object, shared: None, notify: object) -> float:
+def _alone(rank: int, spec: object, shared: None, notify: object) -> float:
     """One of several independent sequential trainings."""
     from dpexp.train import worker
 
-    assert isinstance(work, worker.Task)
-    return worker.run(0, work, shared, None, lambda notice: None).seconds
+    assert isinstance(spec, worker.TrainingSpec)
+    return worker.run(0, spec, shared, None, lambda notice: None).seconds
 
 
 def _print_ratios(seconds: dict[str, list[float]]) -> None:

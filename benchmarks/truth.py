@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.setup import command, out
-from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.table_row import Row
 
 STRESSOR = """

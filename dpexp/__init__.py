@@ -8,7 +8,7 @@ __all__ = ["load", "plot", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """The installed version; the functions for notebooks, imported when first used, since that imports torch."""
+    """Return the version, or import a notebook function on first use (it loads torch)."""
     if name == "__version__":
         return metadata.version("dpexp")
     if name not in __all__:

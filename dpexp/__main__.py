@@ -1,4 +1,4 @@
-"""`python -m dpexp`. Defines nothing else, since workers can't unpickle objects of `__main__`."""
+"""`python -m dpexp`. Define nothing else here: workers can't unpickle objects defined in `__main__`."""
 
 import os
 import signal

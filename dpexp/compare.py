@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dpexp.analysis.ratios import compare
+from dpexp.analysis.ratio_estimate import compare
 from dpexp.config.compose import compose_config
 from dpexp.config.job import JobConfig, check_core_limits, flatten
 from dpexp.config.overrides import with_script
@@ -25,17 +25,17 @@ MUST_AGREE = ("model", "data", "seed", "dtype", "measurement", "launch")  # sett
 
 @entry_point
 def main(arguments: list[str]) -> int:
-    """Print how the time of a training changes; return the exit status.
+    """Print how much faster or slower the second training is; return the exit status.
 
-    Blocks are added until the factor is known to `measurement.precision`, or `measurement.max_seconds` have passed.
+    Blocks are added until the ratio reaches `measurement.precision` or `measurement.max_seconds` is used up.
     """
     parser = Parser(prog="python -m dpexp.compare", description=__doc__)
     parser.add_argument("before", help="a command's key=value settings, in quotes")
     parser.add_argument("after", help="the same, after the change")
     slower = f"exit with status {TOO_SLOW} if AFTER takes more than this much longer, by the lower end of the interval"
-    parser.add_argument("--fail-if-slower", metavar="5%", type=_share, help=slower)
+    parser.add_argument("--fail-if-slower", metavar="5%", type=_parse_percent, help=slower)
     options = parser.parse_args(arguments)
-    configs = {"before": _composed(options.before), "after": _composed(options.after)}
+    configs = {"before": _compose_job(options.before), "after": _compose_job(options.after)}
     _refuse_other_work(*configs.values())
     from dpexp.measurement.job import measure_in_turns  # imports torch: mistakes shouldn't wait for it
 
@@ -57,13 +57,13 @@ def main(arguments: list[str]) -> int:
     return TOO_SLOW if is_too_slow else 0
 
 
-def _share(text: str) -> float:
+def _parse_percent(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d+)?%", text):
         raise argparse.ArgumentTypeError(f"{text}: write a percentage, such as 5%")
     return float(text.removesuffix("%")) / 100
 
 
-def _composed(text: str) -> JobConfig:
+def _compose_job(text: str) -> JobConfig:
     """Return the job of a command's settings. Raises ConfigError."""
     try:
         words = shlex.split(text)
@@ -93,7 +93,9 @@ def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
         )
     visited = [config.epochs * config.train_samples for config in (first, second)]
     if visited[0] != visited[1]:
-        raise ConfigError(f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on equally many")
+        raise ConfigError(
+            f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on the same number of samples"
+        )
 
 
 if __name__ == "__main__":

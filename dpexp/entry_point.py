@@ -1,4 +1,4 @@
-"""The boundary of every command: arguments in, lines and an exit status out; an error is one line on standard error."""
+"""Shared by all commands: parse arguments, report errors on one line, return an exit status."""
 
 import argparse
 import contextlib
@@ -10,11 +10,9 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from dpexp.errors import ConfigError, DataError, DpexpError
+from dpexp.errors import FAILED, ConfigError, DpexpError
 from dpexp.machine import signals
 from dpexp.machine.exclusive import exclusive
-
-BAD_INPUT, FAILED = 2, 1  # exit statuses
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,19 +26,19 @@ class Parser(argparse.ArgumentParser):
 def entry_point(body: Callable[[list[str]], int]) -> Callable[..., int]:
     """Return the `main(arguments)` of a command (default: those of this process), which returns the exit status.
 
-    Within, Ctrl-C and SIGTERM raise signals.Interrupted; callers may extend its text.
+    While it runs, Ctrl-C and SIGTERM raise signals.Interrupted; callers may add to its text.
     """
 
     @functools.wraps(body)
     def main(arguments: Sequence[str] | None = None) -> int:
         try:
-            with signals.raised():
+            with signals.raise_interrupts():
                 return body(list(sys.argv[1:] if arguments is None else arguments))
         except DpexpError as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             show_error(str(error))
-            return status_of(error)
+            return error.exit_status
         except signals.Interrupted as stop:
             show_error(f"interrupted by {stop}")
             return stop.status
@@ -54,19 +52,14 @@ def entry_point(body: Callable[[list[str]], int]) -> Callable[..., int]:
 
 
 def measuring_alone() -> contextlib.AbstractContextManager[None]:
-    """Let no other dpexp on this machine measure while the context is open; say so while this one waits."""
+    """Hold the machine-wide measurement lock while the context is open; print a message while waiting for it."""
     return exclusive(_show_waiting)
-
-
-def status_of(error: DpexpError) -> int:
-    """Return the exit status for an error."""
-    return BAD_INPUT if isinstance(error, ConfigError | DataError) else FAILED
 
 
 def open_console(stderr: bool = False) -> Console:
     """Return a console without markup, since paths and messages of users' code may look like it."""
     stream = sys.stderr if stderr else sys.stdout
-    if hasattr(stream, "reconfigure"):  # an encoding that lacks a character is no reason to fail
+    if hasattr(stream, "reconfigure"):  # don't fail on characters that the encoding lacks
         stream.reconfigure(errors="replace")
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=stderr)
 
@@ -82,7 +75,7 @@ def show_line(text: str) -> None:
 
 
 def _show_waiting(process: int) -> None:
-    """Print on standard error that another dpexp measures on this machine."""
+    """Print on standard error that another dpexp is measuring on this machine."""
     holder = f"process {process}" if process else "a process in another container"
     text = f"waiting until {holder} has finished measuring: two simultaneous measurements would distort each other"
     open_console(stderr=True).print(f"dpexp: {text}")

@@ -1,5 +1,6 @@
 """The errors that dpexp raises on purpose. Each message is one line: the value, the rule, the choices."""
 
+BAD_INPUT, FAILED = 2, 1  # exit statuses
 USER_CODE_ERRORS = (Exception, SystemExit, KeyboardInterrupt)  # dpexp's own Ctrl-C is different, see machine.signals
 
 
@@ -20,7 +21,9 @@ def printable(text: str) -> str:
 
 
 class DpexpError(Exception):
-    """The base class of dpexp's errors. Its message is one line, whatever values it quotes."""
+    """The base class of dpexp's errors. Its message is always one line: control characters are escaped."""
+
+    exit_status = FAILED  # of a command that the error ends
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
@@ -36,9 +39,13 @@ def one_line(error: BaseException) -> str:
 class ConfigError(DpexpError):
     """The configuration asks for something impossible."""
 
+    exit_status = BAD_INPUT
+
 
 class DataError(DpexpError):
     """A data set can't be loaded, or doesn't match its checksum."""
+
+    exit_status = BAD_INPUT
 
 
 class WorkerError(DpexpError):
@@ -65,5 +72,5 @@ class VersionError(ResultError):
     """A result that another version of dpexp wrote."""
 
 
-class ScriptEnded(Exception):  # noqa: N818 - it is no error
+class ScriptEnded(Exception):  # noqa: N818 - not an error
     """A script has ended, so no arm of its block gets another turn; the message names it."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dpexp.analysis.decision.links import Link
-from dpexp.analysis.decision.projection import Cluster, Projection, StepModel, worst_error
+from dpexp.analysis.decision.projection import Cluster, StepModel, worst_error
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row, at_largest_data_size
 from dpexp.entry_point import Parser, entry_point, show_line
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     """Print a projection for each number of workers; return the exit status."""
     parser = Parser(prog="python -m dpexp.project", description=__doc__)
     parser.add_argument("folder", type=Path, help="results of a sweep over workers")
-    parser.add_argument("--workers", type=_counts, metavar="8,64,512", required=True, help="numbers of workers")
+    parser.add_argument("--workers", type=_parse_counts, metavar="8,64,512", required=True, help="numbers of workers")
     parser.add_argument(
         "--link", type=Link.parse, metavar="25Gbit/s,10us", help="between hosts: bandwidth and one-way latency"
     )
@@ -34,11 +34,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help=hidden)
     parser.add_argument("--series", help="which series, if the folder has several; see results.csv")
     options = parser.parse_args(arguments)
-    _check(options)
+    _check_options(options)
     measured = aggregate([options.folder])
     if not measured.good:
         raise ResultError(f"{options.folder} has no usable result: {measured.rows[0].problem}")
-    rows = _rows(measured.good, options.folder, options.series)
+    rows = _select_series(measured.good, options.folder, options.series)
     cluster = Cluster()
     if options.link is not None:
         size = rows[0].gradient_bytes if options.gradient_mb is None else options.gradient_mb * 1e6
@@ -54,26 +54,11 @@ def main(arguments: list[str]) -> int:
     show_line("projected, not measured:")
     for projection in projections:
         show_line(describe_projection(projection))
-    if len(projections) > 1:
-        show_line(describe_tradeoff(projections))
-    show_line(_checked_sentence(model.counts, checked))
+    show_line(_describe_checks(model.counts, checked))
     return 0
 
 
-def describe_tradeoff(projections: Sequence[Projection]) -> str:
-    """Return where another worker costs as much as it gains (Eager et al. 1989), in words."""
-    best = max(projections, key=lambda projection: projection.speedup.value * projection.efficiency.value)
-    at, counts = projections.index(best), [f"{projection.workers:,}" for projection in projections]
-    if best is projections[-1]:
-        where = f"{counts[at]} or above"
-    elif best is projections[0]:
-        where = f"{counts[at]} or below"
-    else:
-        where = f"between {counts[at - 1]} and {counts[at + 1]}"
-    return f"of these worker counts, speedup x efficiency is highest at {counts[at]}; the best count is {where}"
-
-
-def _checked_sentence(counts: Sequence[int], checked: Mapping[int, tuple[float, float]]) -> str:
+def _describe_checks(counts: Sequence[int], checked: Mapping[int, tuple[float, float]]) -> str:
     if not checked:
         return (
             f"not checked: the measured worker counts ({', '.join(map(str, counts))}) can't be projected from "
@@ -86,14 +71,14 @@ def _checked_sentence(counts: Sequence[int], checked: Mapping[int, tuple[float, 
     return f"checked by projecting from smaller counts: {'; '.join(parts)}; the intervals allow for the largest error"
 
 
-def _counts(text: str) -> list[int]:
+def _parse_counts(text: str) -> list[int]:
     counts = sorted({int(part) for part in text.split(",")}) if re.fullmatch(r"\d+(,\d+)*", text) else [0]
     if counts[0] < 2:
         raise argparse.ArgumentTypeError(f"{text}: write worker counts of at least 2, such as 8,64,512")
     return counts
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace) -> None:
     """Raise ConfigError for options that contradict each other, or are out of range."""
     if (options.link is None) != (options.workers_per_host is None):
         raise ConfigError("--link and --workers-per-host belong together: give both, or neither for a single host")
@@ -107,7 +92,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--overlap and --gradient-mb describe the exchange between hosts: give --link, too")
 
 
-def _rows(rows: Sequence[Row], folder: Path, series: str | None) -> list[Row]:
+def _select_series(rows: Sequence[Row], folder: Path, series: str | None) -> list[Row]:
     """Return the rows of one series at its largest data size. Raises ResultError."""
     labels = sorted({row.series for row in rows})
     if series is None and len(labels) > 1:

@@ -19,7 +19,7 @@ from dpexp.errors import WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import Task
+from dpexp.train.worker import TrainingSpec
 
 TINY = ["data=synthetic", "data.size=101", "data.test_size=40", "data.shape=[16]", "data.classes=3", "model.hidden=[7]"]
 TINY += ["batch.size=24", "batch.scope=global", "measurement.warmup_steps=2"]
@@ -62,15 +62,15 @@ def soak(launches: int, seed: int) -> tuple[Counter[str], list[float]]:
     seconds: list[float] = []
     jobs = [_job(workers) for workers in (1, 2, 3, 4)]
     dataset = load(jobs[0])
-    works = [Task(config, dataset, initial_state(config, dataset)) for config in jobs]
-    LocalLauncher().run(works[0])  # now the fork server is ready
-    undisturbed = [_seconds(work) for work in works]
+    specs = [TrainingSpec(config, dataset, initial_state(config, dataset)) for config in jobs]
+    LocalLauncher().run(specs[0])  # now the fork server is ready
+    undisturbed = [_seconds(spec) for spec in specs]
     for number in range(launches):
-        chosen = randomly.randrange(len(works))
+        chosen = randomly.randrange(len(specs))
         killer = _Killer(randomly.uniform(0, undisturbed[chosen]), randomly.random()) if number % 2 else None
         try:
             with killer or contextlib.nullcontext():
-                LocalLauncher().run(works[chosen])
+                LocalLauncher().run(specs[chosen])
             outcomes["trained"] += 1
         except WorkerError as error:
             if killer is not None and killer.killed_at is not None:
@@ -85,9 +85,9 @@ def _job(workers: int) -> BuiltInConfig:
     return config
 
 
-def _seconds(work: Task) -> float:
+def _seconds(spec: TrainingSpec) -> float:
     started = time.monotonic()
-    LocalLauncher().run(work)
+    LocalLauncher().run(spec)
     return time.monotonic() - started
 
 

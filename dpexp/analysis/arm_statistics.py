@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpexp.analysis.efficiency import SecondsByPhase
-from dpexp.analysis.intervals import Estimate
-from dpexp.analysis.ratios import Pooled, step_seconds
+from dpexp.analysis.estimate import Estimate
+from dpexp.analysis.ratio_estimate import PooledLog, pool_step_seconds
 from dpexp.config.job import JobConfig
 from dpexp.phases import PHASES
 from dpexp.results.schema import Arm, Block, Training
@@ -67,7 +67,7 @@ class ArmStatistics:
         return self.config.epochs * self.config.train_samples / self.samples_per_step
 
     @functools.cached_property
-    def step(self) -> Pooled:
+    def step(self) -> PooledLog:
         """The log of the seconds of a step."""
         return self._step(self.blocks, self.limit)
 
@@ -124,12 +124,12 @@ class ArmStatistics:
         arms = [block.arms[self.arm_name].phases.get("compute", []) for block in self.blocks]
         return tuple(step[0] for steps in arms for step in steps)
 
-    def _step(self, blocks: Sequence[Block], limit: float) -> Pooled:
-        pooled = step_seconds(blocks, self.arm_name, limit)
+    def _step(self, blocks: Sequence[Block], limit: float) -> PooledLog:
+        pooled = pool_step_seconds(blocks, self.arm_name, limit)
         assert pooled is not None
         return pooled
 
-    def _training(self, step: Pooled) -> Estimate:
+    def _training(self, step: PooledLog) -> Estimate:
         between = statistics.median(block.arms[self.arm_name].between_epochs_seconds for block in self.blocks)
         of_step, between_epochs = step.estimate(), self.config.epochs * between
         return Estimate(

@@ -32,9 +32,12 @@ MIN_UNDISTURBED_SHARE = 0.1  # share of a start's steps that must be undisturbed
 MIN_STARTS = 2
 
 
-def disturbed_share(arms: Sequence[Arm], limit: float) -> float:
-    """The share of all steps that take longer than `limit` seconds."""
-    return float((np.concatenate([arm.step_seconds for arm in arms]) > limit).mean())
+def disturbed_share(blocks: Sequence[Block], names: tuple[str, str], limits: tuple[float, float]) -> float:
+    """The share of steps that take longer than the limit of their arm, in seconds; of the arm with more of them."""
+    return max(
+        float((np.concatenate([block.arms[name].step_seconds for block in blocks]) > limit).mean())
+        for name, limit in zip(names, limits, strict=True)
+    )
 
 
 def find_undisturbed(
@@ -45,20 +48,14 @@ def find_undisturbed(
     The third value is how much the log ratio depends on the limit. Without evidence of a disturbance, there are no
     blocks: then all time counts.
     """
-    sides = [[block.arms[name] for block in blocks] for name in (baseline, candidate)]
+    names = (baseline, candidate)
+    sides = [[block.arms[name] for block in blocks] for name in names]
     limits = (UNDISTURBED_RATIO * fastest_step_seconds(sides[0]), UNDISTURBED_RATIO * fastest_step_seconds(sides[1]))
     long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
     if not long_sides or not all(_are_disturbed(arms, limit) for arms, limit in long_sides):
         return limits, [], 0.0
-    calm = [
-        block
-        for block in blocks
-        if all(
-            disturbed_share([block.arms[name]], limit) <= 1 - MIN_UNDISTURBED_SHARE
-            for name, limit in zip((baseline, candidate), limits, strict=True)
-        )
-    ]
-    change = _change(calm, baseline, candidate, limits) if len(calm) >= MIN_STARTS else math.inf
+    calm = [block for block in blocks if disturbed_share([block], names, limits) <= 1 - MIN_UNDISTURBED_SHARE]
+    change = _change(calm, names, limits) if len(calm) >= MIN_STARTS else math.inf
     return (limits, calm, change) if change <= MAX_CHANGE else (limits, [], 0.0)
 
 
@@ -67,12 +64,12 @@ def fastest_step_seconds(arms: Sequence[Arm]) -> float:
     return float(np.quantile(np.concatenate([arm.step_seconds for arm in arms]), FASTEST_QUANTILE))
 
 
-def _change(blocks: Sequence[Block], baseline: str, candidate: str, limits: tuple[float, float]) -> float:
+def _change(blocks: Sequence[Block], names: tuple[str, str], limits: tuple[float, float]) -> float:
     """Return how much the log ratio changes if the limits are moved."""
     logs = []
     for moved in (UNDISTURBED_RATIO - LIMIT_SHIFT, UNDISTURBED_RATIO + LIMIT_SHIFT):
         means = []
-        for name, limit in zip((baseline, candidate), limits, strict=True):
+        for name, limit in zip(names, limits, strict=True):
             steps = np.concatenate([block.arms[name].step_seconds for block in blocks])
             short = steps[steps <= limit * moved / UNDISTURBED_RATIO]
             if not len(short):
@@ -101,7 +98,7 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
     windows = [
         window
         for arm in arms
-        for turn in arm.turn_seconds
+        for turn in arm.turns
         for window in np.array_split(np.asarray(turn) > limit, max(1, round(len(turn) / WINDOW_STEPS)))
     ]
     count, size = np.array([[window.sum(), len(window)] for window in windows]).T  # long steps, all steps
@@ -114,10 +111,10 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
 
 def _repeats(arms: Sequence[Arm], limit: float) -> bool:
     """Whether the same step numbers are long in different starts: then the steps are inherently long."""
-    ends = [first + len(turn) for arm in arms for first, turn in zip(arm.first_steps, arm.turn_seconds, strict=True)]
+    ends = [first + len(turn) for arm in arms for first, turn in zip(arm.first_steps, arm.turns, strict=True)]
     starts = np.full((len(arms), max(ends)), np.nan)  # whether each step was long; NaN where it was not timed
     for start, arm in zip(starts, arms, strict=True):
-        for first, turn in zip(arm.first_steps, arm.turn_seconds, strict=True):
+        for first, turn in zip(arm.first_steps, arm.turns, strict=True):
             start[first : first + len(turn)] = np.asarray(turn) > limit
     correlations, counts = [], []
     for start, another in itertools.combinations(starts, 2):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpexp.analysis.ratios import log_seconds, pooled_blocks
+from dpexp.analysis.ratio_estimate import estimate_log_seconds, pool_blocks
 from dpexp.phases import USEFUL
 from dpexp.results.schema import Arm
 
@@ -68,7 +68,7 @@ def _differs_by_samples(phase: int, seconds: float, baseline: Sequence[Arm]) -> 
 
 def _are_surely_more(blocks: Sequence[np.ndarray], share: float) -> bool:
     """Whether more than `share` of the steps are True: by the whole interval; in each block, more than half of it."""
-    pooled = pooled_blocks([log_seconds(steps[:, None]) for steps in blocks if steps.any()])  # type: ignore[arg-type]
+    pooled = pool_blocks([estimate_log_seconds(steps[:, None]) for steps in blocks if steps.any()])  # type: ignore[arg-type]
     return pooled is not None and min(steps.mean() for steps in blocks) > share / 2 and pooled.estimate().low > share
 
 
@@ -79,15 +79,15 @@ class Delays(NamedTuple):
     longer: np.ndarray  # seconds by which a phase takes longer than the others' median (steps, workers, phases)
     step_seconds: np.ndarray  # (steps,)
     is_longer: np.ndarray  # whether a phase takes longer, beyond what the worker's other phases do: as `longer`
-    does_delay: np.ndarray  # whether the worker delays the step by that: as `longer`
+    does_delay: np.ndarray  # whether this delays the step; shape as `longer`
 
 
 def _delays(arm: Arm) -> Delays:
     waits = np.asarray(arm.phases.get("wait", arm.phases["communicate"]))  # the latter may contain both
-    late = _of_others(np.min, waits) - waits
+    late = _reduce_others(np.min, waits) - waits
     seconds = np.sum(list(arm.phases.values()), 0).max(1)
     useful = np.stack([arm.phases[phase] for phase in USEFUL], 2)
-    others = _of_others(np.median, useful)
+    others = _reduce_others(np.median, useful)
     factors = np.divide(useful, others, out=np.ones_like(useful), where=others > 0)
     slowness = np.stack([np.delete(factors, at, 2).min(2) for at in range(len(USEFUL))], 2)  # in its other phases
     beyond = useful - np.maximum(1, slowness) * others
@@ -96,6 +96,6 @@ def _delays(arm: Arm) -> Delays:
     return Delays(late, useful - others, seconds, beyond > min_delay, delay > min_delay)
 
 
-def _of_others(combine: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
+def _reduce_others(combine: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
     """Apply a function to the values (steps, workers, ...) of all other workers in a step."""
     return np.stack([combine(np.delete(values, rank, 1), 1) for rank in range(values.shape[1])], 1)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpexp.analysis.arm_statistics import ArmStatistics
-from dpexp.analysis.ratios import Comparison, compare
+from dpexp.analysis.ratio_estimate import Comparison, compare
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE
 from dpexp.results.schema import Block, Training
-from dpexp.results.series import JobResult
+from dpexp.results.series import SeriesMember
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Speedup:
     baseline: ArmStatistics | None
 
 
-def over_baseline(members: Sequence[JobResult], dispersion: float) -> Speedup:
+def over_baseline(members: Sequence[SeriesMember], dispersion: float) -> Speedup:
     """Return the speedup over the sequential arm of the same blocks; it is unknown without one."""
     config, blocks = members[0].config, _blocks(members)
     if any(BASELINE in block.arms for block in blocks):
@@ -33,7 +33,9 @@ def over_baseline(members: Sequence[JobResult], dispersion: float) -> Speedup:
     return Speedup(Comparison(), candidate, None)
 
 
-def over_best_sequential(members: Sequence[JobResult], dispersion: float, threads: int | None = None) -> Speedup | None:
+def over_best_sequential(
+    members: Sequence[SeriesMember], dispersion: float, threads: int | None = None
+) -> Speedup | None:
     """Return the speedup over the sequential process with `threads`, else over the best; None if not measured."""
     arms = _sequential(members)
     if not arms or not members[0].config.measurement.best_sequential:
@@ -42,14 +44,14 @@ def over_best_sequential(members: Sequence[JobResult], dispersion: float, thread
     return _paired(members, best.arm_name, dispersion)
 
 
-def best_threads(family: Sequence[Sequence[JobResult]]) -> int | None:
+def common_best_threads(family: Sequence[Sequence[SeriesMember]]) -> int | None:
     """The threads of the fastest sequential process that took turns with each configuration; None if there is none."""
     arms = [_sequential(members) for members in family]
     common = set(arms[0]).intersection(*arms)
     return min(common, key=lambda threads: sum(by_threads[threads].step.log for by_threads in arms), default=None)
 
 
-def _sequential(members: Sequence[JobResult]) -> dict[int, ArmStatistics]:
+def _sequential(members: Sequence[SeriesMember]) -> dict[int, ArmStatistics]:
     """The sequential processes that took turns with a configuration, by their threads."""
     config, blocks = members[0].config, _blocks(members)
     arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if any(name in block.arms for block in blocks)]
@@ -86,7 +88,7 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
     return needed * side.seconds.value / side.config.epochs, needed * side.config.train_samples
 
 
-def _paired(members: Sequence[JobResult], arm: str, dispersion: float) -> Speedup:
+def _paired(members: Sequence[SeriesMember], arm: str, dispersion: float) -> Speedup:
     """Return the speedup over an arm of the same blocks."""
     config, blocks = members[0].config, [block for block in _blocks(members) if arm in block.arms]
     comparison = compare([member.result.kept_blocks() for member in members], arm, CANDIDATE, dispersion=dispersion)
@@ -99,9 +101,9 @@ def _paired(members: Sequence[JobResult], arm: str, dispersion: float) -> Speedu
     return Speedup(comparison, candidate, baseline)
 
 
-def _blocks(members: Sequence[JobResult]) -> list[Block]:
+def _blocks(members: Sequence[SeriesMember]) -> list[Block]:
     return [block for member in members for block in member.result.kept_blocks()]
 
 
-def _trainings(members: Sequence[JobResult], arm: str) -> list[Training]:
+def _trainings(members: Sequence[SeriesMember], arm: str) -> list[Training]:
     return [training for member in members for training in member.result.trainings.get(arm, [])]

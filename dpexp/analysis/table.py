@@ -12,7 +12,7 @@ import pandas as pd
 from dpexp.analysis import speedup
 from dpexp.analysis.arm_statistics import ArmStatistics, mean_of_known
 from dpexp.analysis.efficiency import SecondsByPhase, efficiency_factors
-from dpexp.analysis.ratios import compare, find_dispersion, job_ratio
+from dpexp.analysis.ratio_estimate import compare, estimate_job_ratio, find_dispersion
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGERS, Row
@@ -23,7 +23,7 @@ from dpexp.errors import pluralize
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results import series
 from dpexp.results.reading import read_jobs, refuse_mixed_machines
-from dpexp.results.series import JobResult
+from dpexp.results.series import SeriesMember
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so that derived values can be cached
@@ -34,7 +34,7 @@ class Summary:
     machine: str | None  # None when no job succeeded
     usable_cores: int | None
     memory_bytes: int | None = None  # memory of the machine, or the cgroup's limit
-    jobs: Sequence[JobResult] = ()  # the good ones
+    jobs: Sequence[SeriesMember] = ()  # the good ones
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
@@ -52,7 +52,7 @@ class Summary:
 def aggregate(folders: Sequence[Path]) -> Summary:
     """Read all jobs below `folders` into a table. Raises ResultError if there is no job, or machines are mixed."""
     results, problems = read_jobs(folders)
-    members = series.job_results(results)
+    members = series.series_members(results)
     good = [member for member in members if member.result.status == "ok"]
     refuse_mixed_machines({member.name: member.result for member in good})
     failed = [member for member in members if member.result.status != "ok"]
@@ -64,26 +64,26 @@ def aggregate(folders: Sequence[Path]) -> Summary:
     return Summary(rows, environment.machine, environment.usable_cores, memory_bytes, good)
 
 
-def _good_rows(good: Sequence[JobResult]) -> list[Row]:
+def _good_rows(good: Sequence[SeriesMember]) -> list[Row]:
     differing = series.differences([member.settings for member in good])
-    spreads = [job_ratio(member.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
+    spreads = [estimate_job_ratio(member.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
     dispersion = find_dispersion([spread for spread in spreads if spread is not None])
-    configurations: dict[str, list[JobResult]] = {}
+    configurations: dict[str, list[SeriesMember]] = {}
     for member in good:
         configurations.setdefault(member.configuration_key, []).append(member)
-    families: dict[str, list[list[JobResult]]] = {}
+    families: dict[str, list[list[SeriesMember]]] = {}
     for members in configurations.values():
         families.setdefault(members[0].family, []).append(members)
     rows = []
     for family in families.values():
-        best = speedup.best_threads(family)
+        best = speedup.common_best_threads(family)
         rows += [_row(members, differing[members[0].series_key], dispersion, best) for members in family]
     order = {series.label(settings): place for place, settings in enumerate(differing.values())}  # as they were typed
     return sorted(rows, key=lambda row: (order[row.series], row.data_size, row.workers, row.jobs))
 
 
 def _failed_rows(
-    good: Sequence[JobResult], failed: Sequence[JobResult], problems: Sequence[tuple[str, str, str]]
+    good: Sequence[SeriesMember], failed: Sequence[SeriesMember], problems: Sequence[tuple[str, str, str]]
 ) -> list[Row]:
     """Return the rows of jobs without a usable result, labelled by their differences from all other jobs."""
     differing = series.differences([member.settings for member in (*good, *failed)])
@@ -92,13 +92,13 @@ def _failed_rows(
         result, label = member.result, series.label(differing[member.series_key])
         done = pluralize(len(result.kept_blocks()), "block")
         problem = result.error or f"interrupted after {done}; resume it to finish"
-        settings = _settings(member.config)
+        settings = _setting_columns(member.config)
         rows.append(Row(status=result.status, **settings, problem=problem, jobs=(member.name,), series=label))
     rows += [Row(status=status, problem=problem, jobs=(name,)) for name, status, problem in problems]
     return rows
 
 
-def _row(members: list[JobResult], differing: Mapping[str, Any], dispersion: float, best: int | None) -> Row:
+def _row(members: list[SeriesMember], differing: Mapping[str, Any], dispersion: float, best: int | None) -> Row:
     """Return the row of one configuration; the blocks of all of its jobs are pooled."""
     config, first = members[0].config, members[0].result
     measured = speedup.over_baseline(members, dispersion)
@@ -106,26 +106,26 @@ def _row(members: list[JobResult], differing: Mapping[str, Any], dispersion: flo
     blocks = [member.result.kept_blocks() for member in members]
     return Row(
         status="ok",
-        **_settings(config) | {"threads_per_worker": candidate.threads},
+        **_setting_columns(config) | {"threads_per_worker": candidate.threads},
         repeats=sum(map(len, blocks)),
         seconds=candidate.seconds,
         overall_seconds=candidate.overall_seconds.value,
         trained_seconds=candidate.trained_seconds,
         samples_per_second=config.epochs * config.train_samples / candidate.seconds.value,
-        **(_of_baseline(candidate, baseline) if baseline else {}),
+        **(_baseline_columns(candidate, baseline) if baseline else {}),
         gradient_bytes=candidate.arms[0].gradient_bytes,
         memory_bytes=candidate.memory_bytes,
         speedup=ratio.shown,
         overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
-        **_of_best_sequential(speedup.over_best_sequential(members, dispersion, best)),
+        **_best_sequential_columns(speedup.over_best_sequential(members, dispersion, best)),
         shared_memory_speedup=compare(
             blocks, baseline=CANDIDATE, candidate=SHARED_MEMORY, dispersion=dispersion
         ).overall,
-        **_factors(candidate, baseline),
+        **_factor_columns(candidate, baseline),
         **find_slow_worker(candidate.arms, baseline.arms if baseline else []),
-        phases=_of_training(candidate, candidate.phases, PHASES),
+        phases=_training_phases(candidate, candidate.phases, PHASES),
         train_loss=mean_of_known([training.epoch_losses[-1] for training in candidate.trainings]),
         test_accuracy=candidate.test_accuracy,
         oversubscribed=first.threads_on_host > first.environment.usable_cores,
@@ -146,7 +146,7 @@ def _option(workers: int, threads: int, differing: Mapping[str, Any]) -> str:
     return f"{arguments} with {text}" if arguments else text
 
 
-def _of_baseline(candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, Any]:
+def _baseline_columns(candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str, Any]:
     target = candidate.config.target_accuracy if isinstance(candidate.config, BuiltInConfig) else None
     reached = {} if target is None else speedup.time_to_target(target, candidate, baseline)
     return reached | {
@@ -157,11 +157,11 @@ def _of_baseline(candidate: ArmStatistics, baseline: ArmStatistics) -> dict[str,
         "baseline_trained_seconds": baseline.trained_seconds,
         "baseline_test_accuracy": baseline.test_accuracy,
         "baseline_compute": baseline.compute_seconds,
-        "baseline_phases": _of_training(baseline, baseline.phases[:1], USEFUL),
+        "baseline_phases": _training_phases(baseline, baseline.phases[:1], USEFUL),
     }
 
 
-def _of_best_sequential(best: Speedup | None) -> dict[str, Any]:
+def _best_sequential_columns(best: Speedup | None) -> dict[str, Any]:
     if best is None or best.baseline is None:
         return {}
     return {
@@ -172,20 +172,20 @@ def _of_best_sequential(best: Speedup | None) -> dict[str, Any]:
     }
 
 
-def _factors(candidate: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:
+def _factor_columns(candidate: ArmStatistics, baseline: ArmStatistics | None) -> dict[str, Any]:
     """Return the factors of efficiency; one process that emulates several workers has no parallel efficiency."""
     workers = candidate.phases if len(candidate.phases) == candidate.config.workers else []
     ratio = candidate.samples_per_step / baseline.samples_per_step if baseline else math.nan
     return efficiency_factors(candidate.step_seconds, workers, baseline.phases if baseline else [], ratio)
 
 
-def _of_training(arm: ArmStatistics, processes: Sequence[SecondsByPhase], among: Sequence[str]) -> dict[str, float]:
+def _training_phases(arm: ArmStatistics, processes: Sequence[SecondsByPhase], among: Sequence[str]) -> dict[str, float]:
     """Return the seconds of some processes in a whole training, by phase; {} if they are unknown."""
     known = processes[0] if processes else ()
     return {phase: arm.steps * sum(process[phase] for process in processes) for phase in known if phase in among}
 
 
-def _settings(config: JobConfig) -> dict[str, Any]:
+def _setting_columns(config: JobConfig) -> dict[str, Any]:
     return {
         **config.names,
         "workers": config.workers,

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from dpexp.analysis.efficiency import SecondsByPhase
-from dpexp.analysis.intervals import UNKNOWN, Estimate
+from dpexp.analysis.estimate import UNKNOWN, Estimate
 from dpexp.analysis.warnings import MeasurementWarning
 from dpexp.phases import PHASES, USEFUL
 

@@ -8,11 +8,11 @@ from itertools import chain
 import numpy as np
 
 from dpexp.analysis.arm_statistics import ArmStatistics
-from dpexp.analysis.ratios import Comparison
+from dpexp.analysis.ratio_estimate import Comparison
 from dpexp.analysis.speedup import Speedup
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.errors import format_number, pluralize
-from dpexp.results.schema import Block, RunResult
+from dpexp.results.schema import Block, JobResult
 
 BATCH = "batch"  # a kind of warning: all speedups are wrong
 
@@ -39,17 +39,17 @@ class MeasurementWarning:
         return f"{self.text}: {self.advice}"
 
 
-def find_warnings(result: RunResult, speedup: Speedup) -> list[MeasurementWarning]:
+def find_warnings(result: JobResult, speedup: Speedup) -> list[MeasurementWarning]:
     """Return the warnings about one configuration, the most severe first. `result` is one of its results."""
     candidate = speedup.candidate
     config, blocks = candidate.config, candidate.all_blocks
     found = chain(
-        _about_precision(config, blocks, speedup.comparison),
-        _about_disturbance(speedup.comparison),
-        *(_about_extrapolation(arm) for arm in (candidate, speedup.baseline) if arm is not None and arm.trainings),
-        _about_conditions(result, blocks),
-        _about_superlinear_speedup(speedup),
-        _about_samples(speedup),
+        _precision_warnings(config, blocks, speedup.comparison),
+        _disturbance_warnings(speedup.comparison),
+        *(_extrapolation_warnings(arm) for arm in (candidate, speedup.baseline) if arm is not None and arm.trainings),
+        _conditions_warnings(result, blocks),
+        _superlinear_speedup_warnings(speedup),
+        _samples_warnings(speedup),
     )
     return sorted(found, key=lambda warning: -warning.severity)
 
@@ -60,11 +60,11 @@ def _above(threshold: float, value: float, kind: str, text: str, advice: str) ->
         yield MeasurementWarning(kind, value / threshold, text, advice)
 
 
-def _about_precision(
+def _precision_warnings(
     config: JobConfig, blocks: Sequence[Block], comparison: Comparison
 ) -> Iterator[MeasurementWarning]:
     settings = config.measurement
-    turns = sum(len(block.arms[CANDIDATE].turn_seconds) for block in blocks)  # all other arms have as many
+    turns = sum(len(block.arms[CANDIDATE].turns) for block in blocks)  # all other arms have as many
     if turns < MIN_TURNS:
         seconds = sum(block.wall_seconds for block in blocks)
         text = f"there was time for only {pluralize(turns, 'turn')} of each training"
@@ -77,7 +77,7 @@ def _about_precision(
         yield from _above(settings.precision, comparison.shown.precision, "precision", text, advice)
 
 
-def _about_disturbance(comparison: Comparison) -> Iterator[MeasurementWarning]:
+def _disturbance_warnings(comparison: Comparison) -> Iterator[MeasurementWarning]:
     if comparison.undisturbed is not None:
         text = f"other programs or virtual machines slowed down {100 * comparison.disturbed_share:.0f} % of the steps"
         calm, overall = comparison.undisturbed, comparison.overall
@@ -86,10 +86,10 @@ def _about_disturbance(comparison: Comparison) -> Iterator[MeasurementWarning]:
         yield from _above(DISTURBANCE, off, "disturbed", text, advice)
 
 
-def _about_extrapolation(arm: ArmStatistics) -> Iterator[MeasurementWarning]:
+def _extrapolation_warnings(arm: ArmStatistics) -> Iterator[MeasurementWarning]:
     """Warn about whole trainings that took more or less time than their turns predict."""
     seconds, predicted = arm.trained_seconds, arm.overall_seconds.value
-    turns = [np.mean(turn) for of_block in arm.arms for turn in of_block.turn_seconds]
+    turns = [np.mean(turn) for of_block in arm.arms for turn in of_block.turns]
     least, most = (arm.steps * float(seconds_per_step) for seconds_per_step in np.quantile(turns, USUAL_TURNS))
     took, expected = format_number(seconds), format_number(predicted)
     text = f"a whole training ({arm.arm_name}) took {took} s, but its steps predict {expected} s"
@@ -98,7 +98,7 @@ def _about_extrapolation(arm: ArmStatistics) -> Iterator[MeasurementWarning]:
     yield from _above(EXTRAPOLATION, off, "extrapolation", text, advice)
 
 
-def _about_conditions(result: RunResult, blocks: Sequence[Block]) -> Iterator[MeasurementWarning]:
+def _conditions_warnings(result: JobResult, blocks: Sequence[Block]) -> Iterator[MeasurementWarning]:
     conditions, cores = [block.conditions for block in blocks], result.environment.usable_cores
     other = max(block.other_cores for block in conditions)
     if cores == result.environment.logical_cores:  # in a container, the counters are the host's
@@ -114,7 +114,7 @@ def _about_conditions(result: RunResult, blocks: Sequence[Block]) -> Iterator[Me
     yield from _above(THROTTLED_SHARE * timed, throttled, "throttled", text, advice)
 
 
-def _about_superlinear_speedup(speedup: Speedup) -> Iterator[MeasurementWarning]:
+def _superlinear_speedup_warnings(speedup: Speedup) -> Iterator[MeasurementWarning]:
     candidate = speedup.candidate
     if candidate.config.workers == 1:
         return
@@ -126,7 +126,7 @@ def _about_superlinear_speedup(speedup: Speedup) -> Iterator[MeasurementWarning]
     yield from _above(1.0, efficiency, "superlinear", "the efficiency is above 100 %", advice)
 
 
-def _about_samples(speedup: Speedup) -> Iterator[MeasurementWarning]:
+def _samples_warnings(speedup: Speedup) -> Iterator[MeasurementWarning]:
     """Warn if the samples that a script's model receives in a step contradict batch.scope."""
     candidate, baseline = speedup.candidate, speedup.baseline
     if baseline is None or not (candidate.received_samples and baseline.received_samples):

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.disturbance import UNDISTURBED_RATIO, fastest_step_seconds
-from dpexp.analysis.intervals import Estimate, geometric_mean
-from dpexp.analysis.ratios import compare
+from dpexp.analysis.estimate import Estimate, geometric_mean
+from dpexp.analysis.ratio_estimate import compare
 from dpexp.calibrate.faults import Fault
 from dpexp.config.compose import compose_config
 from dpexp.config.job import CANDIDATE, JobConfig
-from dpexp.entry_point import FAILED, Parser, entry_point, measuring_alone, show_line
+from dpexp.entry_point import Parser, entry_point, measuring_alone, show_line
+from dpexp.errors import FAILED
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import current_environment
 from dpexp.measurement import job
@@ -63,15 +64,15 @@ def checks() -> Iterator[Check]:
     """Yield each check as soon as it is done; they take about two minutes in all."""
     one_process, two_workers = ("strategy=sequential", "workers=1"), ("workers=2",)
     for name, workers, seconds in (("one process", one_process, 10), ("2 workers", two_workers, 16)):
-        config = _composed(seconds, *workers)
+        config = _compose_timed(seconds, *workers)
         yield check_ratio(f"{name} {AGAINST_ITSELF}", _ratio(config, config), 1.0)
         yield check_segments(name, _steps_over_trainings(*workers))
         slower, control = Fault(slowdown=SLOWDOWN), Fault(slowdown=1.0)
         ratio = _ratio(config, config, first=slower, second=control)
         yield check_ratio(f"{name}, {100 * (SLOWDOWN - 1):.0f} % slower", ratio, SLOWDOWN)
-    script = _composed(20, *SCRIPT)
+    script = _compose_timed(20, *SCRIPT)
     yield check_ratio(f"a script {AGAINST_ITSELF}", _ratio(script, script), 1.0)
-    config = _composed(12, *two_workers)
+    config = _compose_timed(12, *two_workers)
     faults = {"working": Fault(compute_seconds=DELAY_SECONDS), "late": Fault(communicate_seconds=DELAY_SECONDS)}
     blocks = _blocks(dict.fromkeys(("plain", *faults), config), faults)
     plain, working, late = (_undisturbed(config, blocks, name) for name in ("plain", *faults))
@@ -79,7 +80,7 @@ def checks() -> Iterator[Check]:
     yield check_delay("communication", plain, late, waiting=0.0, communicating=1.0)
 
 
-def _composed(seconds: float, *overrides: str) -> JobConfig:
+def _compose_timed(seconds: float, *overrides: str) -> JobConfig:
     """Compose a job that is measured for this many seconds: its precision is never reached."""
     return compose_config(*JOB, "measurement.precision=0.0001", f"measurement.max_seconds={seconds}", *overrides)
 
@@ -99,7 +100,7 @@ def _ratio(first: JobConfig, second: JobConfig, /, **faults: Fault) -> Estimate:
 def _steps_over_trainings(*overrides: str) -> Estimate:
     """Measure the time of a training as computed from steps in turns, over that of whole trainings."""
     once = ("measurement.baseline=none", "measurement.repeats=1", "measurement.whole_trainings=always")
-    config = _composed(1.5, *overrides, *once)
+    config = _compose_timed(1.5, *overrides, *once)
     ratios = []
     for _ in range(PAIRS):
         with tempfile.TemporaryDirectory() as name:

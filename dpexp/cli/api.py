@@ -1,7 +1,5 @@
 """dpexp for notebooks and programs: measure, load, draw. No `__main__` guard is needed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +20,7 @@ def run(*overrides: str, folder: str | Path | None = None) -> Row:
 
     `folder` is where results go, by default below `outputs/runs`. Raises DpexpError.
     """
-    return _measured(overrides, folder, multirun=False).rows[0]
+    return _measure(overrides, folder, multirun=False).rows[0]
 
 
 def sweep(*overrides: str, folder: str | Path | None = None) -> pd.DataFrame:
@@ -31,7 +29,7 @@ def sweep(*overrides: str, folder: str | Path | None = None) -> pd.DataFrame:
     A job that fails is a row with its status. `folder` is where results and the report go, by default below
     `outputs/sweeps`. Raises DpexpError.
     """
-    return _measured(overrides, folder, multirun=True).table
+    return _measure(overrides, folder, multirun=True).table
 
 
 def load(*folders: str | Path) -> pd.DataFrame:
@@ -42,7 +40,7 @@ def load(*folders: str | Path) -> pd.DataFrame:
     return aggregate([Path(folder) for folder in folders]).table
 
 
-def _measured(overrides: tuple[str, ...], folder: str | Path | None, multirun: bool) -> Summary:
+def _measure(overrides: tuple[str, ...], folder: str | Path | None, multirun: bool) -> Summary:
     plan = compose(with_script(overrides), multirun)
     if plan.sweep and not multirun:
         raise ConfigError(f"{' '.join(overrides)}: this is a sweep; call dpexp.sweep")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from dpexp.cli import resume, runner
 from dpexp.config.compose import compose, show
 from dpexp.config.overrides import with_script
-from dpexp.entry_point import FAILED, Parser, entry_point, show_error, show_line, status_of
-from dpexp.errors import ConfigError, DpexpError, ResultError
+from dpexp.entry_point import Parser, entry_point, show_error, show_line
+from dpexp.errors import FAILED, ConfigError, DpexpError, ResultError
 from dpexp.launchers.torchrun_environment import TorchrunEnvironment
 from dpexp.machine import signals
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
             return stop.status
         except DpexpError as error:
             report_error(str(error))
-            return status_of(error)
+            return error.exit_status
     return _run_as_rank_zero(torchrun, arguments)
 
 
@@ -59,7 +59,7 @@ def _run_as_rank_zero(torchrun: TorchrunEnvironment, arguments: list[str]) -> in
         controller.channel.wait_until(controller.channel.all_joined)
         status = _run(arguments, controller)
     except DpexpError as error:
-        status, message = status_of(error), str(error)
+        status, message = error.exit_status, str(error)
         raise
     except signals.Interrupted as stop:
         status = stop.status

@@ -13,7 +13,7 @@ from dpexp.machine.environment import Environment
 from dpexp.measurement.record import CHECKPOINT, VARIES
 from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
-from dpexp.results.schema import RunResult
+from dpexp.results.schema import JobResult
 
 FOLDER_SETTINGS = tuple(f"{name}=" for name in ("resume", *FOLDERS))
 
@@ -27,7 +27,7 @@ def refuse_results(folder: Path) -> None:
         )
 
 
-def find_earlier_results(plan: Plan, environment: Environment) -> list[RunResult | None]:
+def find_earlier_results(plan: Plan, environment: Environment) -> list[JobResult | None]:
     """Return the result that each job of a resumed plan can build on, see `find_earlier`.
 
     Raises ConfigError, also if the plan's folder contains results of other jobs.
@@ -38,7 +38,7 @@ def find_earlier_results(plan: Plan, environment: Environment) -> list[RunResult
     return [find_earlier(job.config, plan.folder / job.folder, environment) for job in plan.jobs]
 
 
-def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> RunResult | None:
+def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> JobResult | None:
     """Return the result in `folder` that a resumed job builds on; if its status is "ok", nothing is left to measure.
 
     Raises ConfigError for a result of another configuration, version or machine, or if the user's files have changed

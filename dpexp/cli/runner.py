@@ -14,8 +14,8 @@ from dpexp.cli import resume
 from dpexp.config.compose import Job, Plan
 from dpexp.config.job import check_core_limits
 from dpexp.config.script import ScriptConfig
-from dpexp.entry_point import BAD_INPUT, FAILED, measuring_alone, show_error, show_line, status_of
-from dpexp.errors import ConfigError, DpexpError, ResultError, WorkerError
+from dpexp.entry_point import measuring_alone, show_error, show_line
+from dpexp.errors import BAD_INPUT, FAILED, ConfigError, DpexpError, ResultError, WorkerError
 from dpexp.machine.environment import Environment, current_environment
 from dpexp.machine.files import lock_folder, write_atomically
 from dpexp.measurement.user_files import fingerprint, refuse_edited_modules
@@ -25,7 +25,7 @@ from dpexp.results import storage
 
 if TYPE_CHECKING:
     from dpexp.launchers.local import LocalLauncher
-    from dpexp.results.schema import RunResult
+    from dpexp.results.schema import JobResult
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ def open_plan(
     A `resumed` command builds on the results there. Raises ResultError, and ConfigError for a job that can't be
     measured here, or by `launcher` (None: a local one).
     """
+    user_files = []
     for job in plan.jobs:
         try:
             check_core_limits(job.config)
-            fingerprint(job.config)  # raises for a model's module that is missing
+            user_files.append(fingerprint(job.config))
             refuse_edited_modules(job.config)
             if launcher is not None:
                 launcher.check(job.config)
@@ -56,19 +57,20 @@ def open_plan(
             raise ConfigError(f"{error} (in the job {plan.name(job)})" if plan.sweep else str(error)) from error
     environment = current_environment(launcher.local_world_size if launcher else None)
     with lock_folder(plan.folder):
-        earlier: list[RunResult | None] = [None] * len(plan.jobs)
+        earlier: list[JobResult | None] = [None] * len(plan.jobs)
         if resumed:
             earlier = resume.find_earlier_results(plan, environment)
         else:
             resume.refuse_results(plan.folder)
         with measuring_alone():
-            yield _measure_jobs(plan, environment, earlier, launcher)
+            yield _measure_jobs(plan, environment, user_files, earlier, launcher)
 
 
 def _measure_jobs(
     plan: Plan,
     environment: Environment,
-    earlier: Sequence[RunResult | None],
+    user_files: Sequence[dict[str, str]],
+    earlier: Sequence[JobResult | None],
     launcher: LocalLauncher | None,
 ) -> Iterator[JobOutcome]:
     """Measure one job after the other; in a sweep, show an error and continue.
@@ -76,7 +78,6 @@ def _measure_jobs(
     `earlier` are the results to build on; jobs whose status is "ok" are done already. Raises the error of a single run,
     and ResultError, after which no job could be recorded.
     """
-    user_files = [fingerprint(job.config) for job in plan.jobs]
     if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
         # It imports torch in parallel with this process.
         fork_server.start_server({name for job in plan.jobs for name in job.config.names.values()})
@@ -111,7 +112,7 @@ def _measure_jobs(
                 raise
             except DpexpError as failure:
                 see = f" (see {folder / 'error.log'})" if isinstance(failure, WorkerError) and failure.details else ""
-                error = type(failure)(f"{failure}{see}")  # a new one: the traceback of this one keeps the job's data
+                error = type(failure)(f"{failure}{see}")  # without the traceback, which keeps the job's data
                 if not plan.sweep:
                     raise error from failure
                 if str(error) not in shown:  # a shared cause is shown once
@@ -133,7 +134,7 @@ def _write_job_settings(job: Job, folder: Path) -> None:
 def report(plan: Plan, done: Sequence[JobOutcome], how_to_finish: str) -> int:
     """Show the results; for a sweep, write table, figures and page, too. Returns the exit status."""
     errors = [outcome.error for outcome in done if outcome.error is not None]
-    if errors and len(errors) == len(plan.jobs) and all(status_of(error) == BAD_INPUT for error in errors):
+    if errors and len(errors) == len(plan.jobs) and all(error.exit_status == BAD_INPUT for error in errors):
         return BAD_INPUT  # nothing was measured: nothing to report
     if not done:
         return FAILED  # interrupted in the first job

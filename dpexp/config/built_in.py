@@ -1,4 +1,4 @@
-"""A built-in training: a frozen dataclass, checked once, when it is built."""
+"""The configuration of a built-in training, checked once, when it is built."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class BuiltInConfig(JobConfig):
         return self.workers if self.strategy.name not in ONE_PROCESS else 1
 
     @property
-    def trained_variants(self) -> dict[str, BuiltInConfig]:
+    def trained_configs(self) -> dict[str, BuiltInConfig]:
         """The variants of which whole trainings are run, by name: the candidate, and the baseline if it is measured."""
         paired = self.measurement.baseline == "paired"
         return {CANDIDATE: self} | ({BASELINE: self.baseline()} if paired else {})

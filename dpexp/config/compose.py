@@ -73,7 +73,7 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
     with _hydra(config_dir):
         parsed = [parse(text) for text in overrides]
         swept = [override for override in parsed if override.is_sweep_override()]
-        whole = _composed([override for override in parsed if override not in swept])
+        whole = _compose_hydra([override for override in parsed if override not in swept])
         if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
             if swept:
                 raise ConfigError(f"{swept[0].input_line}: several values are a sweep; add -m")
@@ -94,7 +94,7 @@ def compose_config(*overrides: str) -> BuiltInConfig | ScriptConfig:
         parsed = [parse(text) for text in overrides]
         if swept := [override.input_line for override in parsed if override.is_sweep_override()]:
             raise ConfigError(f"{swept[0]}: give one value: each compared command is a single job")
-        composed = _composed(parsed)
+        composed = _compose_hydra(parsed)
         return to_config(composed, _typed_overrides(composed.hydra))
 
 
@@ -102,7 +102,7 @@ def show(overrides: Sequence[str], config_dir: str | None, as_help: bool) -> str
     """Return the composed configuration as YAML, or the text of --help, which contains it. Raises ConfigError."""
     with _hydra(config_dir):
         given = [override for text in overrides if not (override := parse(text)).is_sweep_override()]
-        composed = _composed(given, *(["hydra/help=dpexp"] if as_help else []))
+        composed = _compose_hydra(given, *(["hydra/help=dpexp"] if as_help else []))
         settings = OmegaConf.to_yaml(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
         if not as_help:
             return settings
@@ -116,7 +116,7 @@ def to_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig | Scr
     try:
         script = composed.get("script")
         if any(value not in (None, {}) for value in (script.values() if isinstance(script, DictConfig) else [script])):
-            return _of_script(composed, typed)
+            return _script_config(composed, typed)
         values = _values(composed, [str(key) for key in composed if key not in ("hydra", "script")])
         data = values.get("data")
         if isinstance(data, dict) and isinstance(data.get("path"), str):  # relative to where the command was started
@@ -128,7 +128,7 @@ def to_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig | Scr
         raise ConfigError(f"{explain(error)}{files}") from error
 
 
-def _of_script(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
+def _script_config(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
     for text in typed:
         key = text.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in SETTINGS and key not in SETTINGS:
@@ -164,7 +164,7 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
         raise ConfigError(explain(error)) from error
 
 
-def _composed(overrides: Sequence[Override], *further: str) -> DictConfig:
+def _compose_hydra(overrides: Sequence[Override], *further: str) -> DictConfig:
     """Compose the configuration with these overrides. Unknown keys are left for `to_config` to refuse."""
     words = [f"++{override.input_line}" if _is_key(override) else str(override.input_line) for override in overrides]
     words += further
@@ -200,7 +200,7 @@ def _jobs(overrides: Sequence[Override]) -> Iterator[Job]:
     varied = {override.get_key_element(): expand_sweep(override) for override in overrides}
     for number, words in enumerate(itertools.product(*varied.values())):
         try:
-            composed = _composed([parse(word) for word in words])
+            composed = _compose_hydra([parse(word) for word in words])
             typed = _typed_overrides(composed.hydra)
             yield Job(str(number), typed, to_config(composed, typed))
         except Exception as error:

@@ -14,7 +14,7 @@ from dpexp.config.explain import suggest_matches
 from dpexp.config.yaml_files import config_groups
 from dpexp.errors import ConfigError
 
-COMMANDS = ("script.command", "script.baseline_command")  # their commas and braces are not Hydra's
+COMMANDS = ("script.command", "script.baseline_command")  # commas and braces in these values are literal
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
@@ -58,7 +58,7 @@ def with_script(arguments: Sequence[str]) -> list[str]:
     words = [word for word in words if word != "strategy=script"]
     if script is None:
         return words
-    command = shlex.join(script).replace("${", "\\${")  # a literal ${, no interpolation
+    command = shlex.join(script).replace("${", "\\${")  # a literal ${, not an interpolation
     return [*words, f"script.command={_quoted(command)}"]
 
 

@@ -111,7 +111,7 @@ class ScriptConfig(JobConfig):
         return [[word.format(**fields) for word in shlex.split(self.script.command)] for fields in values]
 
     @property
-    def command(self) -> list[str]:
+    def command_words(self) -> list[str]:
         """The words of the command on a single host, with port 0."""
         return self.words(0)[0]
 
@@ -130,7 +130,10 @@ class ScriptConfig(JobConfig):
     def _check_together(self) -> ScriptConfig:
         self.check_batch()
         baseline = dataclasses.replace(self.script, baseline_arguments={}).baseline()
-        if self.workers > 1 and self.command == dataclasses.replace(self, workers=1, script=baseline).command:
+        if (
+            self.workers > 1
+            and self.command_words == dataclasses.replace(self, workers=1, script=baseline).command_words
+        ):
             raise ValueError(
                 f"script.command={self.script.command}: the command is the same for one and {self.workers} workers; "
                 "write {workers} where the number of processes belongs"

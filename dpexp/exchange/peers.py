@@ -1,7 +1,7 @@
 """The ranks of a process group that share the memory of a host: they synchronize, and notice when one has ended.
 
 Memory and wake-ups are anonymous (memfd, eventfd) and reach the other ranks through Unix sockets: nothing has a name in
-the file system, and nothing is left, whoever dies. The sockets also tell who has died.
+the file system, and nothing is left behind when a process dies. The sockets also tell which rank has died.
 """
 
 import os
@@ -33,11 +33,11 @@ class Peers:
     def __init__(self, group: Any, timeout_seconds: float) -> None:
         """Meet all ranks of the group. Raises ValueError if hosts have different numbers of ranks."""
         self.timeout_seconds = timeout_seconds
-        self._rank, self._meetings = dist.get_rank(group), 0
+        self._rank, self._barrier_count = dist.get_rank(group), 0
         places: list[Any] = [None] * dist.get_world_size(group)
         name = f"\0dpexp/{secrets.token_hex(16)}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(name)  # it has no file, and so can't leave one behind
+            listener.bind(name)  # abstract: no file to clean up
             listener.listen(len(places))
             dist.all_gather_object(places, (_host(), name), group=group)
             hosts: dict[str, list[int]] = {}
@@ -47,11 +47,11 @@ class Peers:
             if len({len(ranks) for ranks in self.hosts}) > 1:
                 on_each = ", ".join(pluralize(len(ranks), "rank") for ranks in self.hosts)
                 raise ValueError(f"{len(hosts)} hosts with {on_each}: shared memory needs the same number on each")
-            self._sockets = self._connected(listener, [name for _, name in places])
+            self._sockets = self._connect(listener, [name for _, name in places])
         size, place = len(self.ranks), self.ranks.index(self._rank)
         rounds = [2**power for power in range((size - 1).bit_length())]
         counters = [Counter() for _ in rounds]
-        self._send([counter.number for counter in counters])
+        self._send([counter.fd for counter in counters])
         theirs = {rank: [Counter(number) for number in self._receive(rank)] for rank in self._sockets}
         # A dissemination barrier: of each round the counter to post and the one to wait for, see barrier.py.
         self._rounds = [(theirs[self.ranks[(place + step) % size]][at], counters[at]) for at, step in enumerate(rounds)]
@@ -59,20 +59,20 @@ class Peers:
         self._polls = {counter: self._poll(counter) for counter in counters}
         self._exited_ranks: list[int] = []  # ranks that ended after they had left the last meeting
         open_peers.add(self)
-        # How often each rank has posted, and how many meetings it has left.
+        # Of each rank: posts so far, and completed barriers.
         counts = self.allocate(2 * len(places) * 8)
-        self._posted, self._left_barriers = counts.view(torch.int64).view(2, len(places)).numpy()
+        self._posted, self._barriers_completed = counts.view(torch.int64).view(2, len(places)).numpy()
 
     def barrier(self) -> None:
         """Return when all ranks of the host have called this. Raises LostRankError."""
         if self._exited_ranks:
-            raise self._ended(self._exited_ranks[0])
-        self._meetings += 1
+            raise self._lost_rank_error(self._exited_ranks[0])
+        self._barrier_count += 1
         for post_to, wait_for in self._rounds:
             self._posted[self._rank] += 1
             post_to.post()
             wait_for.wait(self._spin_seconds, self._sleep)
-        self._left_barriers[self._rank] = self._meetings
+        self._barriers_completed[self._rank] = self._barrier_count
 
     def allocate(self, size_bytes: int) -> torch.Tensor:
         """Return `size_bytes` zero bytes that all ranks share; all call it together.
@@ -87,46 +87,46 @@ class Peers:
             tensors = SharedTensors.allocate(layout)
         except WorkerError as error:
             raise RuntimeError(f"{str(error).partition(';')[0]}; remove the call of use_shared_memory") from error
-        self._send([tensors.file.number])
+        self._send([tensors.file.fd])
         return tensors["bytes"]
 
     def _sleep(self, counter: Counter) -> None:
-        """Return when the counter may be taken. Raises LostRankError."""
+        """Return when the counter is positive. Raises LostRankError."""
         ready = {number for number, _ in self._polls[counter].poll(1e3 * self.timeout_seconds)}
         if not ready:
             # Each rank that waits has posted more often than the one that it waits for.
             late = min(self.ranks, key=lambda rank: int(self._posted[rank]))
-            raise self._late(late)
-        if counter.number in ready:
+            raise self._timeout_error(late)
+        if counter.fd in ready:
             return
         for rank, end in self._sockets.items():
             if end.fileno() in ready:
-                if self._left_barriers[rank] < self._meetings:
-                    raise self._ended(rank)
+                if self._barriers_completed[rank] < self._barrier_count:
+                    raise self._lost_rank_error(rank)
                 self._exited_ranks.append(rank)
                 for poll in self._polls.values():
                     poll.unregister(end)
 
     def _poll(self, counter: Counter) -> select.poll:
-        """Return what wakes this rank: the counter, or the end of another rank."""
+        """Return a poll object that wakes at the counter and at another rank's end."""
         poll = select.poll()
-        poll.register(counter.number, select.POLLIN)
+        poll.register(counter.fd, select.POLLIN)
         for end in self._sockets.values():
             poll.register(end, select.POLLRDHUP)
         return poll
 
-    def forget(self) -> None:
+    def close_after_fork(self) -> None:
         """Close the sockets in a forked process, such as a data loader's worker, so that a rank's end is noticed."""
         for end in self._sockets.values():
             end.close()
 
-    def _late(self, rank: int) -> LostRankError:
+    def _timeout_error(self, rank: int) -> LostRankError:
         return LostRankError(f"rank {rank} has not joined the exchange of gradients for {self.timeout_seconds:g} s")
 
-    def _ended(self, rank: int) -> LostRankError:
+    def _lost_rank_error(self, rank: int) -> LostRankError:
         return LostRankError(f"rank {rank} exited while rank {self._rank} was exchanging gradients with it")
 
-    def _connected(self, listener: socket.socket, names: list[str]) -> dict[int, socket.socket]:
+    def _connect(self, listener: socket.socket, names: list[str]) -> dict[int, socket.socket]:
         """Return a socket to each other rank of the host; the higher rank of two connects."""
         ends = {}
         for rank in self.ranks[: self.ranks.index(self._rank)]:
@@ -138,7 +138,7 @@ class Peers:
             try:
                 end, _ = listener.accept()
             except TimeoutError:
-                raise self._late(min({*self.ranks} - {self._rank, *ends})) from None
+                raise self._timeout_error(min({*self.ranks} - {self._rank, *ends})) from None
             if is_of_this_user(end):  # others may see the name, too
                 ends[int(end.recv(16))] = end
         for end in ends.values():
@@ -150,17 +150,17 @@ class Peers:
             try:
                 socket.send_fds(end, [b"."], descriptors)
             except OSError as error:
-                raise self._ended(rank) from error
+                raise self._lost_rank_error(rank) from error
 
     def _receive(self, rank: int) -> list[int]:
         try:
             received, descriptors, _, _ = socket.recv_fds(self._sockets[rank], 1, MAX_DESCRIPTORS)
         except TimeoutError:
-            raise self._late(rank) from None
+            raise self._timeout_error(rank) from None
         except OSError as error:
-            raise self._ended(rank) from error
+            raise self._lost_rank_error(rank) from error
         if not received:
-            raise self._ended(rank)
+            raise self._lost_rank_error(rank)
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         return descriptors
@@ -169,12 +169,12 @@ class Peers:
 open_peers: weakref.WeakSet[Peers] = weakref.WeakSet()  # in this process
 
 
-def _forget_peers() -> None:
+def _close_peers_after_fork() -> None:
     for peers in open_peers:
-        peers.forget()
+        peers.close_after_fork()
 
 
-os.register_at_fork(after_in_child=_forget_peers)
+os.register_at_fork(after_in_child=_close_peers_after_fork)
 
 
 def _host() -> str:

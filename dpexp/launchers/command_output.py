@@ -1,4 +1,4 @@
-"""What a command has written: the line that says why it failed."""
+"""The line of a command's output that says why it failed."""
 
 import itertools
 import re

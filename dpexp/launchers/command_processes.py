@@ -11,16 +11,16 @@ from typing import Any
 
 from dpexp.errors import ConfigError, PeerError, WorkerError
 from dpexp.launchers import command_output as output
-from dpexp.launchers import descendants
-from dpexp.launchers.descendants import GRACE_SECONDS, Descendants
+from dpexp.launchers import process_tree
+from dpexp.launchers.process_tree import GRACE_SECONDS, ProcessTree
 from dpexp.machine.environment import THREAD_VARIABLES
 from dpexp.machine.exclusive import LOCK_VARIABLE
 from dpexp.machine.memory import peak_bytes
-from dpexp.processes.waiting import wait_until
+from dpexp.processes.watchdog import wait_until
 
-STARTUP = Path(__file__).parent / "startup"
+SCRIPT_HOOK = Path(__file__).parent / "script_hook"
 PACKAGES = Path(__file__).parents[2]  # the folder that contains dpexp
-SOCKET, EXCHANGE = "DPEXP_SCRIPT_SOCKET", "DPEXP_SCRIPT_EXCHANGE"
+ADDRESS, EXCHANGE = "DPEXP_SCRIPT_SOCKET", "DPEXP_SCRIPT_EXCHANGE"
 # If dpexp itself is a rank (one per host), these variables describe that rank; its commands must not inherit them.
 OWN_RANK = re.compile(
     "((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|SLURM_(PROCID|NTASKS)"
@@ -31,7 +31,7 @@ EXIT_SECONDS = 10.0  # a launcher may take this long to end after one of its pro
 
 
 @dataclass(frozen=True)
-class Command:
+class CommandSpec:
     """A command to start, and how its processes train."""
 
     name: str  # its name in errors
@@ -42,10 +42,10 @@ class Command:
     exchange: str | None = None  # how gradients are exchanged, if not as the script does
 
 
-class CommandProcesses(Descendants):
+class CommandProcesses(ProcessTree):
     """All processes of a command on this machine, found by a mark in their environment."""
 
-    def __init__(self, command: Command, host: int, files: Path, mark: str) -> None:
+    def __init__(self, command: CommandSpec, host: int, files: Path, mark: str) -> None:
         """The output of the processes is written to `files`, with the endings .err and .out."""
         super().__init__(mark)
         self._command, self._host = command, host
@@ -60,9 +60,9 @@ class CommandProcesses(Descendants):
         environment = {name: value for name, value in os.environ.items() if not (is_rank and OWN_RANK.fullmatch(name))}
         environment |= dict.fromkeys(THREAD_VARIABLES, str(self._command.threads))
         environment |= {LOCK_VARIABLE: ""}  # a dpexp started by the command must not wait for this one
-        environment |= {SOCKET: address, descendants.MARK_VARIABLE: self.mark}
+        environment |= {ADDRESS: address, process_tree.MARK_VARIABLE: self.mark}
         # "python" and "torchrun" are those of the environment in which dpexp runs, active or not.
-        for name, first in (("PYTHONPATH", STARTUP), ("PATH", Path(sys.executable).parent)):
+        for name, first in (("PYTHONPATH", SCRIPT_HOOK), ("PATH", Path(sys.executable).parent)):
             environment[name] = os.pathsep.join(filter(None, [str(first), os.environ.get(name)]))
         if self._command.exchange is not None:  # so that the script imports this dpexp
             environment[EXCHANGE] = str(PACKAGES)
@@ -125,7 +125,7 @@ class CommandProcesses(Descendants):
 
 
 def describe_exit(status: int | None) -> str:
-    """Say in words how a command ended."""
+    """Describe how a command ended."""
     if status is None:
         return "a process ended, but the command kept running (torchrun --max-restarts restarts its workers)"
     return f"it was killed by signal {-status}" if status < 0 else f"it exited with status {status}"

@@ -14,12 +14,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
-from dpexp.launchers import descendants
-from dpexp.launchers.command_processes import Command, CommandProcesses, describe_exit
+from dpexp.launchers import process_tree
+from dpexp.launchers.command_processes import CommandProcesses, CommandSpec, describe_exit
 from dpexp.launchers.running_command import Introduction, RunningCommand
 from dpexp.machine import signals
 from dpexp.processes.descriptors import is_of_this_user
-from dpexp.processes.waiting import POLL_SECONDS, wait_until
+from dpexp.processes.watchdog import POLL_SECONDS, wait_until
 
 KEEPALIVE = {socket.SO_KEEPALIVE: 1, socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 HANDSHAKE_SECONDS = 5  # for a process on another machine to prove who it is
@@ -34,7 +34,7 @@ class Hosts(Protocol):
     def address(self) -> str:
         """The address of this machine for the other hosts."""
 
-    def script(self, command: Command, number: int, address: str) -> contextlib.AbstractContextManager[None]:
+    def script(self, command: CommandSpec, number: int, address: str) -> contextlib.AbstractContextManager[None]:
         """Run the command on the other hosts while the context is open; its processes report to `address`."""
 
     def check_script(self) -> None:
@@ -43,23 +43,23 @@ class Hosts(Protocol):
 
 @contextlib.contextmanager
 def running_commands(
-    commands: Mapping[str, Command], output: Mapping[str, Path], timeout_seconds: float, hosts: Hosts | None = None
+    commands: Mapping[str, CommandSpec], output: Mapping[str, Path], timeout_seconds: float, hosts: Hosts | None = None
 ) -> Iterator[dict[str, RunningCommand]]:
     """Start all commands, which wait at the end of their first step while the context is open.
 
     However this ends, no process that it started outlives it. Raises WorkerError, and ConfigError if a program can't be
     started.
     """
-    signals.check()
+    signals.raise_pending()
     mark = f"dpexp-{secrets.token_hex(8)}"
     running, check_hosts = {}, hosts.check_script if hosts else lambda: None
     for number, (name, spec) in enumerate(commands.items()):
         processes = CommandProcesses(spec, 0, output[name], f"{mark}.{number:03}")
         running[name] = RunningCommand(spec, processes, timeout_seconds, check_hosts)
-    with signals.deferred(), contextlib.ExitStack() as cleanup:
+    with signals.defer(), contextlib.ExitStack() as cleanup:
         cleanup.enter_context(end_on_parent_death(mark))
         listener = cleanup.enter_context(socket.socket(socket.AF_UNIX))
-        listener.bind(f"\0{mark}")  # it has no file, and so can't leave one behind
+        listener.bind(f"\0{mark}")  # abstract: no file to clean up
         listener.listen(128)
         listeners = {listener: b""}  # with the key that processes on other machines must have
         try:
@@ -87,7 +87,7 @@ def _wait_for_first_steps(
     def introduce(listener: socket.socket) -> None:
         end = _accept(listener, listeners[listener])
         if end is not None and wait_until(end.poll, timeout_seconds, lambda: [end]):
-            with contextlib.suppress(EOFError, OSError):  # it has died, as its command's end will tell
+            with contextlib.suppress(EOFError, OSError):  # it died: `check_start` reports that
                 introduction: Introduction = end.recv()
                 number = int(introduction["mark"].split(".")[1])
                 running[number].introduce(end, introduction, is_remote=bool(listeners[listener]))
@@ -125,13 +125,13 @@ def _accept(listener: socket.socket, key: bytes) -> Connection | None:
     return remote
 
 
-def run_on_host(command: Command, host: int, number: int, address: str, check: Callable[[], None]) -> None:
+def run_on_host(command: CommandSpec, host: int, number: int, address: str, check: Callable[[], None]) -> None:
     """Run a command's part on this host until `check` raises. Raises WorkerError, ConfigError.
 
     A PeerError says that only another host can know the cause.
     """
     mark = f"dpexp-{secrets.token_hex(8)}"
-    with tempfile.TemporaryDirectory() as folder, signals.deferred(), end_on_parent_death(mark):
+    with tempfile.TemporaryDirectory() as folder, signals.defer(), end_on_parent_death(mark):
         processes = CommandProcesses(command, host, Path(folder) / "output", f"{mark}.{number:03}")
         try:
             processes.start(address)
@@ -147,7 +147,7 @@ def run_on_host(command: Command, host: int, number: int, address: str, check: C
 def end_on_parent_death(mark: str) -> Iterator[None]:
     """Have another process end all processes with this mark if this process dies while the context is open."""
     program = subprocess.Popen(
-        [sys.executable, "-I", "-S", descendants.__file__, mark], stdin=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-I", "-S", process_tree.__file__, mark], stdin=subprocess.PIPE, start_new_session=True
     )
     assert program.stdin is not None
     try:

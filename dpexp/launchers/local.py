@@ -12,11 +12,11 @@ from dpexp.launchers.commands import Hosts
 from dpexp.machine.memory import peak_bytes
 from dpexp.processes.fork_server import Target
 from dpexp.processes.launch import RunningWorlds, launch, running_worlds
-from dpexp.processes.messages import Turn
+from dpexp.processes.turn import Turn
 from dpexp.processes.world import WorldSpec
 from dpexp.train import worker
 from dpexp.train.strategies import strategy_class
-from dpexp.train.worker import Task, WorkerReport
+from dpexp.train.worker import TrainingSpec, WorkerReport
 
 
 class RunningSegments:
@@ -48,7 +48,7 @@ class RunningSegments:
 
     def _answer(self, name: str) -> list[float]:
         """Wait for the end of a segment's turn; return the seconds of its steps."""
-        answer: list[float] = self._processes.notice(list(self._turn_pipes).index(name))
+        answer: list[float] = self._processes.next_notice(list(self._turn_pipes).index(name))
         return answer
 
 
@@ -65,43 +65,45 @@ class LocalLauncher:
     def check(self, config: JobConfig) -> None:
         """Raise ConfigError for a job that this launcher can't run."""
 
-    def run(self, work: Task) -> list[WorkerReport]:
+    def run(self, spec: TrainingSpec) -> list[WorkerReport]:
         """Run one whole training; return the reports of all processes by rank. Raises WorkerError."""
-        with explain_start_errors(work), contextlib.ExitStack() as cleanup:
-            return launch(self._world(cleanup, CANDIDATE, work, None), work.config.launch.timeout_seconds)
+        with explain_start_errors(spec), contextlib.ExitStack() as cleanup:
+            return launch(self._world_spec(cleanup, CANDIDATE, spec, None), spec.config.launch.timeout_seconds)
 
     @contextlib.contextmanager
-    def segments(self, works: Mapping[str, Task]) -> Iterator[RunningSegments]:
+    def segments(self, specs: Mapping[str, TrainingSpec]) -> Iterator[RunningSegments]:
         """Start the processes of all segments, which take turns while the context is open. Raises WorkerError."""
-        first = next(iter(works.values()))
+        first = next(iter(specs.values()))
         with explain_start_errors(first), contextlib.ExitStack() as cleanup:
-            turn_pipes, specs = {}, []
-            for name, work in works.items():
+            turn_pipes, worlds = {}, []
+            for name, spec in specs.items():
                 receiver, turn_pipes[name] = Pipe(duplex=False)
                 for end in (receiver, turn_pipes[name]):
                     cleanup.callback(end.close)
-                specs.append(self._world(cleanup, name, work, receiver))
-            with running_worlds(specs, first.config.launch.timeout_seconds) as processes:
+                worlds.append(self._world_spec(cleanup, name, spec, receiver))
+            with running_worlds(worlds, first.config.launch.timeout_seconds) as processes:
                 yield RunningSegments(processes, turn_pipes)
 
-    def target(self, name: str, work: Task) -> Target:
+    def target(self, name: str, spec: TrainingSpec) -> Target:
         """Return the function that each worker process runs."""
         return self._targets.get(name, worker.run)
 
-    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Task, pipe: Connection | None) -> WorldSpec:
+    def _world_spec(
+        self, cleanup: contextlib.ExitStack, name: str, spec: TrainingSpec, pipe: Connection | None
+    ) -> WorldSpec:
         """Return the processes of one training to start; rank 0 receives its turns from the pipe."""
         shown = "" if name == CANDIDATE else name.replace("_", " ")
-        shared = strategy_class(work.config).share(work.config, work.initial)
-        arguments = [(work, part, None if rank else pipe) for rank, part in enumerate(shared)]
-        return WorldSpec(self.target(name, work), arguments, shown)
+        shared = strategy_class(spec.config).share(spec.config, spec.initial)
+        arguments = [(spec, part, None if rank else pipe) for rank, part in enumerate(shared)]
+        return WorldSpec(self.target(name, spec), arguments, shown)
 
 
 @contextlib.contextmanager
-def explain_start_errors(work: Task) -> Iterator[None]:
+def explain_start_errors(spec: TrainingSpec) -> Iterator[None]:
     """Turn "too many open files" or "too many processes" into a WorkerError."""
     try:
         yield
     except OSError as error:
         raise WorkerError(
-            f"workers={work.config.workers} can't be started: {error.strerror}; use fewer workers"
+            f"workers={spec.config.workers} can't be started: {error.strerror}; use fewer workers"
         ) from error

@@ -11,9 +11,9 @@ from typing import Any, TypedDict
 import numpy as np
 
 from dpexp.errors import ScriptEnded, WorkerError, pluralize
-from dpexp.launchers.command_processes import Command, CommandProcesses, describe_exit
-from dpexp.processes.messages import Turn
-from dpexp.processes.waiting import wait_until
+from dpexp.launchers.command_processes import CommandProcesses, CommandSpec, describe_exit
+from dpexp.processes.turn import Turn
+from dpexp.processes.watchdog import wait_until
 
 PINGS = 5
 
@@ -22,7 +22,7 @@ StepTrace = tuple[float, float, float, list[tuple[float, float]]]
 
 
 class Introduction(TypedDict):
-    """What a process reports at the end of its first step; see startup/dpexp_clock.py."""
+    """What a process reports at the end of its first step; see script_hook/dpexp_clock.py."""
 
     mark: str  # the mark of its command, which ends with the command's number
     rank: int
@@ -32,7 +32,7 @@ class Introduction(TypedDict):
 
 
 class FinalReport(TypedDict, total=False):
-    """What a process reports after its last turn; nothing if it has ended before."""
+    """What a process reports after its last turn; empty if it ended earlier."""
 
     host: str
     in_memory: bool  # whether its models exchange gradients in shared memory
@@ -58,7 +58,7 @@ class RunningCommand:
 
     def __init__(
         self,
-        spec: Command,
+        spec: CommandSpec,
         processes: CommandProcesses,
         timeout_seconds: float,
         check_hosts: Callable[[], Any] = lambda: None,
@@ -123,7 +123,7 @@ class RunningCommand:
         return max(seconds, key=np.sum).tolist()  # type: ignore[no-any-return]
 
     def finish(self) -> None:
-        """After the last turn, ask for what only the processes know; some of them may have ended."""
+        """Collect the final reports of the processes after the last turn; some of them may have ended."""
         self.processes.record_memory()
         with contextlib.suppress(ScriptEnded, WorkerError):
             for rank, report in zip(self.ranks, self._ask("final report"), strict=True):
@@ -205,7 +205,7 @@ class RunningCommand:
 
 
 def _ahead_seconds(connection: Connection) -> float:
-    """Return how far a process's clock is ahead of this one's, by the fastest of some questions (Cristian 1989)."""
+    """Return how far a process's clock is ahead of this one's, from the fastest of some round trips (Cristian 1989)."""
     offsets: list[tuple[float, float]] = []
     for _ in range(PINGS):
         asked = time.perf_counter()

@@ -27,7 +27,7 @@ class Channel:
         self.facts = {"started": f"WORLD_SIZE={environment.world_size} and {' '.join(arguments)!r}", **facts}
         self._environment = environment
         self._others = range(1, environment.world_size) if environment.rank == 0 else range(1)
-        self._error: DpexpError | None = None  # has ended the thread
+        self._error: DpexpError | None = None  # the error that ended the thread
         self._waited, self._last_wait = 0.0, time.monotonic()  # seconds in which this rank waited for others
         # The value of `_waited` when each was last heard; more at the beginning, since the others may start later.
         self._heard = dict.fromkeys(self._others, SILENCE_SECONDS)
@@ -54,7 +54,7 @@ class Channel:
             raise WorkerError(why)
 
     def lost(self) -> dict[int, str]:
-        """Return why nothing more is expected of a rank, for each rank that is lost."""
+        """Return the lost ranks, each with the reason."""
         now = time.monotonic()
         self._waited += min(now - self._last_wait, 1.0)  # others may have spoken while this process was stopped
         self._last_wait = now

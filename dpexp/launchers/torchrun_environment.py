@@ -23,7 +23,7 @@ class TorchrunEnvironment:
     local_world_size: int
     master_address: str
     master_port: int
-    serves_store: bool  # rank 0 does, unless torchrun started it, which serves a store itself
+    serves_store: bool  # true on rank 0, unless torchrun serves a store
     prefix: str  # prefix of keys in the store; a new one after each restart by torchrun
     started_by_torchrun: bool  # and not by another program that sets these variables
 

@@ -9,7 +9,7 @@ from typing import Any
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import JobConfig
 from dpexp.errors import ConfigError, DpexpError, PeerError, WorkerError, one_line
-from dpexp.launchers.command_processes import Command
+from dpexp.launchers.command_processes import CommandSpec
 from dpexp.launchers.commands import run_on_host
 from dpexp.launchers.local import LocalLauncher, explain_start_errors
 from dpexp.launchers.torchrun_channel import Channel
@@ -22,7 +22,7 @@ from dpexp.train import worker
 from dpexp.train.data.dataset import Dataset, load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.strategies.rendezvous import Rendezvous
-from dpexp.train.worker import Task, WorkerReport
+from dpexp.train.worker import TrainingSpec, WorkerReport
 
 END_SECONDS = 10.0
 FIRST_TASK: dict[str, Any] = {"number": 0, "kind": "rest", "errors": []}
@@ -55,7 +55,7 @@ class TorchrunController(LocalLauncher):
         """The address of this machine for the other hosts."""
         return self._environment.master_address
 
-    def script(self, command: Command, number: int, address: str) -> contextlib.AbstractContextManager[None]:
+    def script(self, command: CommandSpec, number: int, address: str) -> contextlib.AbstractContextManager[None]:
         """Run the command on the other hosts while the context is open; its processes report to `address`."""
         return self._task("script", script=(command, number, address))
 
@@ -73,16 +73,18 @@ class TorchrunController(LocalLauncher):
             time.sleep(0.1)
         self.channel.close()
 
-    def _world(self, cleanup: contextlib.ExitStack, name: str, work: Task, pipe: Connection | None) -> WorldSpec:
-        if work.config.process_count == 1:
-            return super()._world(cleanup, name, work, pipe)
-        if self._loaded != work.dataset.config:  # before anything is timed
-            with self._task("load", config=work.dataset.config):
+    def _world_spec(
+        self, cleanup: contextlib.ExitStack, name: str, spec: TrainingSpec, pipe: Connection | None
+    ) -> WorldSpec:
+        if spec.config.process_count == 1:
+            return super()._world_spec(cleanup, name, spec, pipe)
+        if self._loaded != spec.dataset.config:  # before anything is timed
+            with self._task("load", config=spec.dataset.config):
                 self.channel.wait_until(self._answers)
-            self._loaded = work.dataset.config
-        cleanup.enter_context(self._task("train", config=work.config, in_turns=work.in_turns))
+            self._loaded = spec.dataset.config
+        cleanup.enter_context(self._task("train", config=spec.config, in_turns=spec.in_turns))
         remote = RemoteRanks(0, self._exchange_progress, self._answers)
-        return _one_rank(work, self._environment, self._task_number, pipe, remote)
+        return _one_rank(spec, self._environment, self._task_number, pipe, remote)
 
     @contextlib.contextmanager
     def _task(self, kind: str, **task: Any) -> Iterator[None]:
@@ -178,10 +180,10 @@ class TorchrunAgent:
         config, dataset = self._task["config"], self._dataset
         assert dataset is not None, "the first task is to load the data"
         remote = RemoteRanks(self._environment.rank, self._exchange_progress)
-        work = Task(config, dataset, initial_state(config, dataset), in_turns=self._task["in_turns"])
-        spec = _one_rank(work, self._environment, self._task["number"], None, remote)
-        with explain_start_errors(work):
-            (report,) = launch(spec)  # rank 0 ends those that hang
+        spec = TrainingSpec(config, dataset, initial_state(config, dataset), in_turns=self._task["in_turns"])
+        world = _one_rank(spec, self._environment, self._task["number"], None, remote)
+        with explain_start_errors(spec):
+            (report,) = launch(world)  # rank 0 ends those that hang
             return report  # type: ignore[no-any-return]
 
     def _exchange_progress(self, local: Any) -> None:
@@ -193,8 +195,8 @@ class TorchrunAgent:
 
 
 def _one_rank(
-    work: Task, environment: TorchrunEnvironment, task: int, turn_pipe: Connection | None, remote: RemoteRanks
+    spec: TrainingSpec, environment: TorchrunEnvironment, task: int, turn_pipe: Connection | None, remote: RemoteRanks
 ) -> WorldSpec:
     """Return the one worker of a rank in this task; it is ended if another rank's worker fails."""
     rendezvous = Rendezvous(environment.master_address, environment.master_port, f"{environment.prefix}/world/{task}")
-    return WorldSpec(worker.run, [(work, rendezvous, turn_pipe)], remote=remote)
+    return WorldSpec(worker.run, [(spec, rendezvous, turn_pipe)], remote=remote)

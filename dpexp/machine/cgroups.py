@@ -1,4 +1,4 @@
-"""What Linux's control groups allow this process, in version 1 or 2; nothing without control groups."""
+"""CPU and memory limits from Linux's control groups (version 1 or 2), if there are any."""
 
 import contextlib
 from collections.abc import Iterator

@@ -46,7 +46,7 @@ class Environment:
 
     @property
     def machine(self) -> str:
-        """What two timings must share to be compared, in words."""
+        """What two timings must have in common to be comparable, in words."""
         versions = ", ".join(f"{name} {self.versions.get(name)}" for name in ("torch", "Python", "dpexp"))
         ranks = "" if self.local_world_size is None else f", {self.local_world_size} ranks per machine"
         memory = f"{self.memory_bytes / 2**30:.0f} GiB"

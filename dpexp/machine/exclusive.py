@@ -1,4 +1,4 @@
-"""One measurement at a time on a machine: two at once would both be wrong.
+"""One measurement at a time on a machine: simultaneous measurements would distort each other.
 
 The lock is an abstract Unix socket: it leaves no file, and the kernel frees it when its process ends, however it ends.
 It holds for all users of a network namespace, so usually for a machine or a container.

@@ -8,7 +8,7 @@ FIELDS = re.compile(r"^(\w+):\s*(\d+) kB$", re.MULTILINE)
 
 
 def peak_bytes(processes: Collection[int]) -> int | None:
-    """Return the memory of these processes at its highest; None if one can't be read. They should sleep meanwhile.
+    """Return the peak memory of these processes; None if any can't be read. Call it while they are stopped.
 
     Linux reports only proportional shares (PSS) of pages that other programs may map, too. This is the larger of two
     lower bounds: (1) the private pages of all, plus the shared pages of the process that has the most, as if all shared
@@ -43,7 +43,7 @@ def _fields(process: int) -> dict[str, int]:
         return {name: fields[name] for name in ("RssFile", "RssShmem", "Pss_Anon")} | {
             "private": private,
             "shared": fields["Rss"] - private,
-            "released": max(0, fields["VmHWM"] - fields["VmRSS"]),  # what a step needs, and gives back at its end
+            "released": max(0, fields["VmHWM"] - fields["VmRSS"]),  # freed since the peak, such as at the end of a step
         }
     except (OSError, KeyError):
         return {}

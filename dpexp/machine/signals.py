@@ -26,7 +26,7 @@ class Interrupted(BaseException):
 
 
 @contextlib.contextmanager
-def raised() -> Iterator[None]:
+def raise_interrupts() -> Iterator[None]:
     """Raise Interrupted in the main thread at both signals while the context is open."""
     try:
         with _handled_by(_interrupt):
@@ -35,16 +35,16 @@ def raised() -> Iterator[None]:
         _received.clear()
 
 
-def check() -> None:
+def raise_pending() -> None:
     """Raise Interrupted again if the first one was lost: Python drops exceptions within a destructor."""
     if _received:
         raise Interrupted(_received[0])
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
+def defer() -> Iterator[None]:
     """Hold back both signals until the context ends or `wait` is called, so that nothing is left half done."""
-    if threading.current_thread() is not threading.main_thread():  # signals interrupt the main thread only
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
         yield
         return
     try:
@@ -69,7 +69,7 @@ def wait(connections: Iterable[Any], seconds: float) -> list[Any]:
 
 
 @contextlib.contextmanager
-def blocked() -> Iterator[None]:
+def block() -> Iterator[None]:
     """Block both signals for this thread while the context is open, and for good in programs that it starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STATUS)
     try:

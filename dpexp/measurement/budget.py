@@ -4,9 +4,10 @@ import math
 import time
 from collections.abc import Sequence
 
-from dpexp.analysis.ratios import START_STD, compare, turns_ratio
+from dpexp.analysis.ratio_estimate import START_STD, compare, estimate_turns_ratio
 from dpexp.config.job import JobConfig
 from dpexp.measurement.rounds import Rounds
+from dpexp.measurement.whole_trainings import WholeTrainings
 from dpexp.results.schema import Block
 
 MIN_ROUNDS = 24  # if the time limit for short steps is too short for so many, the limit for long steps applies
@@ -19,8 +20,11 @@ END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 class Budget:
     """The wall time of one job, from its start."""
 
-    def __init__(self, config: JobConfig, baseline: str | None, candidate: str) -> None:
+    def __init__(
+        self, config: JobConfig, baseline: str | None, candidate: str, whole_trainings: WholeTrainings | None = None
+    ) -> None:
         """`precision` refers to the ratio of these arms; without a baseline, it is ignored."""
+        self._whole_trainings = whole_trainings
         self.measurement, self._baseline, self._candidate = config.measurement, baseline, candidate
         self.seconds, self._seconds_of_long_steps = config.default_max_seconds
         if config.measurement.max_seconds is not None:
@@ -38,15 +42,13 @@ class Budget:
         """Don't count these seconds, such as those of a block that failed and is repeated without an arm."""
         self._started += seconds
 
-    def begin_rounds(self, rounds: Rounds, start_seconds: float, reserved_seconds: float) -> None:
-        """Called when the arms of a block are warm, `start_seconds` after it began.
-
-        `reserved_seconds` are needed after the last block.
-        """
+    def begin_rounds(self, rounds: Rounds, start_seconds: float) -> None:
+        """Called when the arms of a block are warm, `start_seconds` after it began."""
         self._overhead_seconds = start_seconds + END_SECONDS
         if 2 * self._overhead_seconds + MIN_ROUNDS * rounds.round_seconds > self.seconds:
             self.seconds = self._seconds_of_long_steps
-        self._reserved_seconds = reserved_seconds
+        if self._whole_trainings is not None:
+            self._reserved_seconds = self._whole_trainings.reserve_seconds(rounds.timed)
 
     def block_is_long_enough(self, rounds: Rounds, blocks: Sequence[Block], seconds: float) -> bool:
         """Whether a block needs no more rounds; they have taken `seconds` so far.
@@ -67,7 +69,7 @@ class Budget:
             return False
         if left < MIN_STARTS_LEFT * self._overhead_seconds:
             return False  # too short for another block: use it here
-        ratio = turns_ratio(rounds.timed[self._baseline].turn_seconds, rounds.timed[self._candidate].turn_seconds)
+        ratio = estimate_turns_ratio(rounds.timed[self._baseline].turns, rounds.timed[self._candidate].turns)
         assert ratio is not None
         variance = ratio.variance * seconds
         return seconds >= math.sqrt(self._overhead_seconds * variance) / START_STD

@@ -20,7 +20,7 @@ from dpexp.processes.launch import wait_for_server
 from dpexp.results.schema import Arm, Process, Training
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import Task, WorkerReport
+from dpexp.train.worker import TrainingSpec, WorkerReport
 
 PACE = Pace(turn_seconds=0.03, untimed_seconds=0.003)
 # Where more threads than cores have just woken up, the scheduler takes some milliseconds to spread them.
@@ -28,7 +28,7 @@ OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.05, untimed_seconds=0.015)
 
 
 class BuiltInTrainer:
-    """Trains all variants with the built-in loop, on the same data and from the same initial state."""
+    """Trains all configs with the built-in loop, on the same data and from the same initial state."""
 
     def __init__(self, config: BuiltInConfig, launcher: LocalLauncher) -> None:
         """Load the data and the initial weights into shared memory, and wait for the fork server. Raises DataError."""
@@ -39,47 +39,47 @@ class BuiltInTrainer:
         wait_for_server()
 
     @contextlib.contextmanager
-    def running(self, variants: Mapping[str, JobConfig]) -> Iterator[BuiltInArms]:
+    def running(self, configs: Mapping[str, JobConfig]) -> Iterator[BuiltInArms]:
         """Keep an arm of each variant alive while the context is open. Raises WorkerError.
 
         The data are copied for each block, since their place in memory changes times by about a percent.
         """
         self._dataset_copy = self._dataset.copy_elsewhere()
-        works = {}
-        for name, config in variants.items():
+        specs = {}
+        for name, config in configs.items():
             assert isinstance(config, BuiltInConfig)
-            works[name] = Task(config, self._dataset_copy, self._initial, in_turns=True)
-        with self._launcher.segments(works) as segments:
-            yield BuiltInArms(works, segments)
+            specs[name] = TrainingSpec(config, self._dataset_copy, self._initial, in_turns=True)
+        with self._launcher.segments(specs) as segments:
+            yield BuiltInArms(specs, segments)
 
     def train(self, config: BuiltInConfig, checkpoint: Path | None) -> Training:
         """Run a whole training, and evaluate it. Raises WorkerError."""
         is_seed_of_job = config.seed == self._dataset.config.seed
         initial = self._initial if is_seed_of_job else initial_state(config, self._dataset)
-        work = Task(config, self._dataset_copy, initial, checkpoint)
-        return summarize_training(work, self._launcher.run(work))
+        spec = TrainingSpec(config, self._dataset_copy, initial, checkpoint)
+        return summarize_training(spec, self._launcher.run(spec))
 
 
 class BuiltInArms:
     """Segments of built-in trainings, as arms."""
 
-    def __init__(self, works: Mapping[str, Task], segments: RunningSegments) -> None:
-        self._works, self._segments = works, segments
+    def __init__(self, specs: Mapping[str, TrainingSpec], segments: RunningSegments) -> None:
+        self._specs, self._segments = specs, segments
         self.run_turn = segments.run_turn
 
     def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
         """End all arms; return their results. Raises DivergedError, and WorkerError, also if replicas differ."""
         reports = self._segments.end()
         memory = self._segments.memory_bytes
-        return {name: _arm(work, reports[name], timed[name], memory[name]) for name, work in self._works.items()}
+        return {name: _arm(spec, reports[name], timed[name], memory[name]) for name, spec in self._specs.items()}
 
 
-def _arm(work: Task, reports: Sequence[WorkerReport], timed: TimedSteps, memory_bytes: int | None) -> Arm:
+def _arm(spec: TrainingSpec, reports: Sequence[WorkerReport], timed: TimedSteps, memory_bytes: int | None) -> Arm:
     check_reports(reports)
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
-        samples_per_step=work.config.global_batch_size,
-        turn_seconds=timed.turn_seconds,
+        samples_per_step=spec.config.global_batch_size,
+        turns=timed.turns,
         first_steps=timed.first_steps,
         phases={name: np.array([report.phases[name] for report in reports]).T.tolist() for name in names},
         between_epochs_seconds=statistics.median(reports[0].between_epochs_seconds or [0.0]),
@@ -89,14 +89,14 @@ def _arm(work: Task, reports: Sequence[WorkerReport], timed: TimedSteps, memory_
     )
 
 
-def summarize_training(work: Task, reports: Sequence[WorkerReport]) -> Training:
+def summarize_training(spec: TrainingSpec, reports: Sequence[WorkerReport]) -> Training:
     """Return the result of a whole training. Raises DivergedError, and WorkerError if replicas differ."""
     check_reports(reports)
     sums = zip(*(report.epoch_loss_sums for report in reports), strict=True)
     return Training(
-        seed=work.config.seed,
+        seed=spec.config.seed,
         seconds=max(report.seconds for report in reports),
-        epoch_losses=[sum(of_epoch) / work.config.train_samples for of_epoch in sums],
+        epoch_losses=[sum(of_epoch) / spec.config.train_samples for of_epoch in sums],
         test_accuracy=reports[0].test_accuracy,
         epoch_accuracies=reports[0].epoch_accuracies,
         parameters_sha256=reports[0].parameters_sha256[0],

@@ -16,14 +16,14 @@ from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment, available_memory_bytes, current_environment, usable_cores
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.built_in_trainer import BuiltInTrainer
-from dpexp.measurement.measure import OnProgress, OnWarm, run_blocks
+from dpexp.measurement.measure import OnProgress, run_blocks
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.script_trainer import ScriptTrainer
 from dpexp.measurement.trainer import Trainer
 from dpexp.measurement.user_files import changed_files, digests_of, fingerprint, refuse_changes
 from dpexp.measurement.whole_trainings import WholeTrainings, timed_steps
-from dpexp.results.schema import Block, RunResult
+from dpexp.results.schema import Block, JobResult
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ PROBE_SECONDS = 1.0  # how long the numbers of threads take turns
 
 
 def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> Trainer:
-    """Return a trainer for the variants of a job; `folder` receives the output of scripts. Raises DataError."""
+    """Return a trainer for the configs of a job; `folder` receives the output of scripts. Raises DataError."""
     if isinstance(config, ScriptConfig):
         return ScriptTrainer(config, folder, launcher.hosts)
     assert isinstance(config, BuiltInConfig)
@@ -47,8 +47,8 @@ def measure_job(
     environment: Environment | None = None,
     user_files: dict[str, str] | None = None,
     record_bad_input: bool = True,
-    earlier: RunResult | None = None,
-) -> RunResult:
+    earlier: JobResult | None = None,
+) -> JobResult:
     """Measure `config`, write result.json into `folder`, replacing the one there, and return the result.
 
     `user_files` is the fingerprint that the job's files must keep until it ends. Arguments that are None are determined
@@ -66,17 +66,18 @@ def measure_job(
         trainer = open_trainer(config, folder, launcher)
         # A folder that can't be written is found before anything is measured.
         record.write("unfinished")
-        budget = Budget(config, BASELINE if config.measurement.baseline == "paired" else None, CANDIDATE)
-        variants = _variants(config, trainer, record.result.blocks, on_progress)
-        whole_trainings = WholeTrainings(config, budget.seconds)
+        whole_trainings = WholeTrainings(config)
+        baseline = BASELINE if config.measurement.baseline == "paired" else None
+        budget = Budget(config, baseline, CANDIDATE, whole_trainings)
+        configs = _choose_configs(config, trainer, record.result.blocks, on_progress)
         # Under torchrun, other hosts run only one training at a time, so no further arm can take turns.
         may_share = launcher.hosts is None and config.measurement.shared_memory != "never"
         with_memory = config.with_shared_memory() if may_share else None
-        on_warm = whole_trainings.reserve_seconds
-        for block in _measure_blocks(trainer, variants, with_memory, budget, record, on_progress, on_warm):
+        for block in _measure_blocks(trainer, configs, with_memory, budget, record, on_progress):
             refuse_changes(changed_files(user_files, fingerprint(config)))
             record.add_block(block, digests_of(trainer.files))
-        on_warm(timed_steps(record.result.blocks[-1]))  # for a resumed job that already has all its blocks
+        # For a resumed job that already has all its blocks.
+        whole_trainings.reserve_seconds(timed_steps(record.result.blocks[-1]))
         for number, name, variant in whole_trainings.configs():
             if len(record.result.trainings.get(name, [])) > number:
                 continue  # made before an interruption
@@ -86,7 +87,7 @@ def measure_job(
             training = trainer.train(variant, folder / CHECKPOINT if is_kept else None)
             record.add_training(name, training)
     except (ConfigError, DataError) as error:
-        if record_bad_input and not record.would_replace_result:  # a good result stays until there is a better one
+        if record_bad_input and not record.would_replace_result:  # a failure doesn't overwrite an earlier result
             record.write("failed", error)
         raise
     except (WorkerError, DivergedError) as error:
@@ -120,12 +121,11 @@ def measure_in_turns(
 
 def _measure_blocks(
     trainer: Trainer,
-    variants: dict[str, JobConfig],
+    configs: dict[str, JobConfig],
     with_memory: JobConfig | None,
     budget: Budget,
     record: Record,
     on_progress: OnProgress,
-    on_warm: OnWarm,
 ) -> Iterator[Block]:
     """Yield the blocks of a job; the caller adds them to its record.
 
@@ -137,16 +137,16 @@ def _measure_blocks(
 
     def choose_arms(blocks: Sequence[Block]) -> Mapping[str, JobConfig]:
         if with_memory is None or has_failed:
-            return variants
+            return configs
         shares_memory = is_requested or any(
             SHARED_MEMORY in block.arms or _is_exchange_bottleneck(with_memory, block) for block in blocks
         )
-        return variants | ({SHARED_MEMORY: with_memory} if shares_memory else {})
+        return configs | ({SHARED_MEMORY: with_memory} if shares_memory else {})
 
     while True:
         finished = time.perf_counter()
         try:
-            for block in run_blocks(trainer, choose_arms, budget, record.result.kept_blocks(), on_progress, on_warm):
+            for block in run_blocks(trainer, choose_arms, budget, record.result.kept_blocks(), on_progress):
                 yield block
                 finished = time.perf_counter()
             return
@@ -169,28 +169,28 @@ def _is_exchange_bottleneck(config: JobConfig, block: Block) -> bool:
     return exchanges_long and (isinstance(config, BuiltInConfig) or all(process.by_ddp for process in arm.processes))
 
 
-def _variants(
+def _choose_configs(
     config: JobConfig, trainer: Trainer, earlier: list[Block], on_progress: OnProgress
 ) -> dict[str, JobConfig]:
     """Return the arms of each block, by name."""
-    variants = {CANDIDATE: config}
+    configs = {CANDIDATE: config}
     if config.measurement.baseline == "paired":
-        variants[BASELINE] = config.baseline()
+        configs[BASELINE] = config.baseline()
     if config.measurement.best_sequential:
         if earlier:
             best = earlier[0].arms.get(BEST_SEQUENTIAL)
             threads = config.threads_per_worker if best is None else best.threads
         else:
-            threads = best_threads(config, trainer, on_progress)
+            threads = probe_best_threads(config, trainer, on_progress)
         if threads != config.threads_per_worker:
-            variants[BEST_SEQUENTIAL] = config.baseline(threads)
-    return variants
+            configs[BEST_SEQUENTIAL] = config.baseline(threads)
+    return configs
 
 
 _best_threads: dict[str, int] = {}  # by the relevant settings, from earlier jobs of this process
 
 
-def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -> int:
+def probe_best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -> int:
     """Find the number of threads with which one process is likely fastest, by letting all numbers take turns.
 
     If there are only two numbers, both are measured in each block. There is one answer for all
@@ -207,9 +207,9 @@ def best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -
     key = json.dumps([settings, fingerprint(config)])
     if key not in _best_threads:
         on_progress("looking for the best number of threads", 0.0)
-        variants = {f"one process with {pluralize(threads, 'thread')}": config.baseline(threads) for threads in counts}
-        with trainer.running(variants) as running:
-            rounds = Rounds(trainer.pace, list(variants), seed=0)
+        configs = {f"one process with {pluralize(threads, 'thread')}": config.baseline(threads) for threads in counts}
+        with trainer.running(configs) as running:
+            rounds = Rounds(trainer.pace, list(configs), seed=0)
             rounds.warm_up(running, config.measurement.warmup_steps)
             rounds.run_until(running, lambda seconds: seconds > PROBE_SECONDS)
             arms = running.end(rounds.timed)

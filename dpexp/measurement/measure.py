@@ -9,15 +9,12 @@ from dpexp.config.job import JobConfig
 from dpexp.machine import cgroups
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.rounds import Rounds
-from dpexp.measurement.trainer import TimedSteps, Trainer
+from dpexp.measurement.trainer import Trainer
 from dpexp.processes import fork_server
 from dpexp.results.schema import Block, Conditions
 
 OnProgress = Callable[[str, float], None]
 """Receives the current activity in words, and the fraction of the job's time that has passed."""
-
-OnWarm = Callable[[Mapping[str, TimedSteps]], float]
-"""Receives the arms after their warm-up; returns the seconds that the job needs after its last block."""
 
 ChooseArms = Callable[[Sequence[Block]], Mapping[str, JobConfig]]
 """Receives the blocks so far that count; returns the arms of the next block."""
@@ -29,7 +26,6 @@ def run_blocks(
     budget: Budget,
     earlier: Sequence[Block] = (),
     on_progress: OnProgress = lambda text, done: None,
-    on_warm: OnWarm = lambda warm: 0.0,
 ) -> Iterator[Block]:
     """Yield each block of the arms as soon as it is finished, discarded ones first. Raises WorkerError.
 
@@ -40,13 +36,13 @@ def run_blocks(
     while discarded < settings.warmup or not budget.is_over(kept):
         warmup = discarded < settings.warmup  # anew after an interruption: the machine is cold again
         watch, started = LoadMonitor(), time.monotonic()
-        variants = choose_arms(kept)
-        names = sorted(variants, reverse=(len(kept) + discarded) % 2 == 1)
+        configs = choose_arms(kept)
+        names = sorted(configs, reverse=(len(kept) + discarded) % 2 == 1)
         on_progress(f"block {len(kept) + 1}", budget.done_fraction)
-        with trainer.running({name: variants[name] for name in names}) as running:
+        with trainer.running({name: configs[name] for name in names}) as running:
             rounds = Rounds(trainer.pace, names, seed=len(kept))
             rounds.warm_up(running, settings.warmup_steps)
-            budget.begin_rounds(rounds, time.monotonic() - started, on_warm(rounds.timed))
+            budget.begin_rounds(rounds, time.monotonic() - started)
 
             def is_enough(seconds: float, rounds: Rounds = rounds, warmup: bool = warmup) -> bool:
                 on_progress(f"block {len(kept) + 1}", budget.done_fraction)
@@ -73,7 +69,7 @@ class LoadMonitor:
         self._throttled = cgroups.throttled_seconds()
 
     def conditions(self, scripts_cpu_seconds: float) -> Conditions:
-        """Return what was seen; `scripts_cpu_seconds` is the CPU time of the processes of scripts."""
+        """Return the observed conditions; `scripts_cpu_seconds` is the CPU time of the processes of scripts."""
         wall = max(time.monotonic() - self._started, 1e-3)
         busy, stolen = _busy_and_stolen_seconds()
         workers = fork_server.cpu_seconds() - self._server_cpu

@@ -1,4 +1,4 @@
-"""The result of a job so far, written after each block, so that finished blocks survive any end of the job."""
+"""The result of a job so far, written after each block, so that finished blocks survive however the job ends."""
 
 import dataclasses
 import datetime
@@ -12,7 +12,7 @@ from dpexp.machine.environment import Environment
 from dpexp.machine.files import remove_leftovers, write_atomically
 from dpexp.measurement.user_files import refuse_changes
 from dpexp.results import storage
-from dpexp.results.schema import VERSION, Block, RunResult, Status, Training
+from dpexp.results.schema import VERSION, Block, JobResult, Status, Training
 
 CHECKPOINT, ERROR_LOG = "model.pt", "error.log"
 VARIES = "differs between starts"  # instead of the SHA-256 of a settings file that the script itself writes
@@ -27,11 +27,11 @@ class Record:
         folder: Path,
         environment: Environment,
         user_files: dict[str, str],
-        earlier: RunResult | None,
+        earlier: JobResult | None,
     ) -> None:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat()
         self._folder = folder
-        self.result = RunResult(
+        self.result = JobResult(
             format="dpexp-result",
             version=VERSION,
             status="unfinished",
@@ -55,7 +55,7 @@ class Record:
     def add_block(self, block: Block, files: dict[str, str]) -> None:
         """Add a finished block, and the SHA-256 of the user's files that it depends on.
 
-        Raises DataError for a program that has changed, ResultError.
+        Raises DataError if a program has changed, and ResultError.
         """
         known = self.result.user_files
         changed = [name for name, sha256 in files.items() if known.get(name, sha256) != sha256]

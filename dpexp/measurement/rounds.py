@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from dpexp.errors import ScriptEnded
 from dpexp.measurement.trainer import Pace, RunningArms, TimedSteps
-from dpexp.processes.messages import Turn
+from dpexp.processes.turn import Turn
 
 MIN_WARMUP_STEPS = 2  # to learn how long a step takes
 WARMUP_SECONDS = 0.5  # after which no more warm-up steps are made
@@ -58,7 +58,7 @@ class Rounds:
         for name, turn in turns.items():
             timed = self.timed[name]
             if not traced:
-                timed.turn_seconds.append(seconds[name])
+                timed.turns.append(seconds[name])
                 timed.first_steps.append(timed.steps + turn.untimed_steps)
             timed.steps += turn.steps
         self.timed_rounds += not traced

@@ -14,16 +14,16 @@ import numpy as np
 from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ScriptEnded, WorkerError, pluralize
-from dpexp.launchers.command_processes import Command
+from dpexp.launchers.command_processes import CommandSpec
 from dpexp.launchers.commands import Hosts, running_commands
 from dpexp.launchers.running_command import RunningCommand, StepTrace
 from dpexp.measurement.trainer import Pace, TimedSteps
 from dpexp.phases import PHASES
-from dpexp.processes.messages import MAX_PHASE_STEPS, Turn
+from dpexp.processes.turn import MAX_PHASE_STEPS, Turn
 from dpexp.results.schema import Arm, Process
 from dpexp.results.storage import write_errors
 
-OUTPUT = "output"  # folder of what the commands write
+OUTPUT = "output"  # folder for the output of the commands
 MIN_COMPUTING = 0.01  # share of a step; with less, the phases were not separated
 MAX_UNKNOWN = 0.1  # share of the steps; if the wait is unknown in more of them, it counts as communicating
 # Data loaders and libraries wake up at the beginning of a turn, so both are longer than in built-in trainings.
@@ -44,11 +44,11 @@ class ScriptTrainer:
         self._timeout_seconds = config.launch.timeout_seconds
 
     @contextlib.contextmanager
-    def running(self, variants: Mapping[str, JobConfig]) -> Iterator[ScriptArms]:
+    def running(self, configs: Mapping[str, JobConfig]) -> Iterator[ScriptArms]:
         """Run the command of each variant while the context is open. Raises WorkerError, ConfigError."""
         number = next(self._numbers)
-        commands = {name: self._command(name, config) for name, config in variants.items()}
-        output = {name: self._folder / f"{number}-{name.replace(' ', '_')}" for name in variants}
+        commands = {name: self._command(name, config) for name, config in configs.items()}
+        output = {name: self._folder / f"{number}-{name.replace(' ', '_')}" for name in configs}
         try:
             with running_commands(commands, output, self._timeout_seconds, self._hosts) as running:
                 self.files |= {name for command in running.values() for name in command.files}
@@ -59,10 +59,10 @@ class ScriptTrainer:
                 "or reduce measurement.warmup_steps"
             ) from None
 
-    def _command(self, name: str, config: JobConfig) -> Command:
+    def _command(self, name: str, config: JobConfig) -> CommandSpec:
         assert isinstance(config, ScriptConfig)
         places = () if self._hosts is None else (self._hosts.count, self._hosts.address)
-        return Command(
+        return CommandSpec(
             name=pluralize(config.workers, "worker") if name == CANDIDATE else name.replace("_", " "),
             words=config.words(_free_port(), *places),
             ranks=config.workers,
@@ -105,7 +105,7 @@ def _arm(command: RunningCommand, timed: TimedSteps) -> Arm:
         )
     return Arm(
         samples_per_step=command.spec.global_batch_size,
-        turn_seconds=timed.turn_seconds,
+        turns=timed.turns,
         first_steps=timed.first_steps,
         phases=_phases(command.traces),
         between_epochs_seconds=0.0,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dpexp.config.job import JobConfig
-from dpexp.processes.messages import Turn
+from dpexp.processes.turn import Turn
 from dpexp.results.schema import Arm
 
 
@@ -24,7 +24,7 @@ class Pace:
 class TimedSteps:
     """The steps of one arm so far."""
 
-    turn_seconds: list[list[float]] = field(default_factory=list)  # seconds of each timed step of each turn
+    turns: list[list[float]] = field(default_factory=list)  # seconds of each timed step of each turn
     first_steps: list[int] = field(default_factory=list)  # number of each turn's first timed step
     step_seconds: float = 0.0  # typical time of a step
     min_step_seconds: float = 0.0  # time of the shortest step
@@ -42,10 +42,10 @@ class RunningArms(Protocol):
 
 
 class Trainer(Protocol):
-    """Starts the variants of one job as arms, by name."""
+    """Starts the configs of one job as arms, by name."""
 
     pace: Pace
     files: set[str]  # the user's files that the arms so far depend on, besides those of the fingerprint
 
-    def running(self, variants: Mapping[str, JobConfig]) -> AbstractContextManager[RunningArms]:
+    def running(self, configs: Mapping[str, JobConfig]) -> AbstractContextManager[RunningArms]:
         """Keep an arm of each variant alive in fresh processes while the context is open. Raises WorkerError."""

@@ -31,7 +31,7 @@ def fingerprint(config: JobConfig) -> dict[str, str]:
     """
     files = _modules(config)
     if isinstance(config, ScriptConfig):
-        words = {*config.command, *config.baseline().command}
+        words = {*config.command_words, *config.baseline().command_words}
         files = {word: Path(word) for word in words if os.path.isfile(word)}  # noqa: PTH113 - any text
     if isinstance(config.data, ArraysDataConfig):
         files["data.path"] = Path(config.data.path)

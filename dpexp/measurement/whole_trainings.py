@@ -17,12 +17,13 @@ START_SECONDS = 0.3  # to start the processes of a whole training, and to evalua
 class WholeTrainings:
     """The whole trainings of a job, if they were asked for or are short."""
 
-    def __init__(self, config: JobConfig, job_seconds: float) -> None:
-        self._short_seconds, self._seeds = SHORT_SHARE * job_seconds, 1
-        self._variants: dict[str, BuiltInConfig] = {}  # none of a script, whose training has an unknown length
+    def __init__(self, config: JobConfig) -> None:
+        self._short_seconds = SHORT_SHARE * (config.measurement.max_seconds or config.default_max_seconds[0])
+        self._seeds = 1
+        self._variants: dict[str, BuiltInConfig] = {}  # empty for a script: the length of its training is unknown
         is_requested = False
         if isinstance(config, BuiltInConfig):
-            self._variants = config.trained_variants
+            self._variants = config.trained_configs
             is_requested = config.checkpoint or config.target_accuracy is not None
             self._seeds = 1 if config.target_accuracy is None else config.measurement.repeats
         self._are_wanted = is_requested or config.measurement.whole_trainings == "always"

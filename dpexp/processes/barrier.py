@@ -1,4 +1,4 @@
-"""A barrier between processes, made of a few anonymous kernel counters, so that nothing can leak."""
+"""A barrier between processes, built from eventfds, so that nothing needs to be cleaned up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dpexp.machine.environment import usable_cores
 from dpexp.processes.descriptors import Descriptor
 
-SPIN_SECONDS = 200e-6  # several times the cost of a wake-up, so that a short delay puts no rank to sleep
+SPIN_SECONDS = 200e-6  # several times the cost of a wake-up, so that a short delay doesn't put ranks to sleep
 FLAGS = os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
@@ -23,11 +23,11 @@ class Counter(Descriptor):
     def __init__(self, number: int | None = None) -> None:
         super().__init__(os.eventfd(0, FLAGS) if number is None else number)
         self._poll = select.poll()
-        self._poll.register(self.number, select.POLLIN)
+        self._poll.register(self.fd, select.POLLIN)
 
     def post(self) -> None:
         """Add one."""
-        os.eventfd_write(self.number, 1)
+        os.eventfd_write(self.fd, 1)
 
     def sleep(self) -> None:
         """Return when the counter is positive."""
@@ -38,7 +38,7 @@ class Counter(Descriptor):
         deadline = time.perf_counter() + spin_seconds
         while True:
             try:
-                os.eventfd_read(self.number)
+                os.eventfd_read(self.fd)
                 return
             except BlockingIOError:
                 if time.perf_counter() >= deadline:

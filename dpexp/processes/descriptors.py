@@ -13,23 +13,23 @@ class Descriptor:
     Pickling passes a duplicate, so it works only while a worker process is being started.
     """
 
-    number = -1  # if it isn't open, or belongs to another owner
+    fd = -1  # if it isn't open, or belongs to another owner
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
 
     def close(self) -> None:
         """Close it in this process."""
-        if self.number >= 0:
-            os.close(self.number)
-            self.number = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def __del__(self) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        assert self.number >= 0, "pickled after close"
-        return _received, (type(self), reduction.DupFd(self.number))
+        assert self.fd >= 0, "pickled after close"
+        return _rebuild, (type(self), reduction.DupFd(self.fd))
 
 
 def is_of_this_user(end: socket.socket) -> bool:
@@ -38,5 +38,5 @@ def is_of_this_user(end: socket.socket) -> bool:
     return bool(struct.unpack("3i", credentials)[1] == os.getuid())
 
 
-def _received(kind: type[Descriptor], duplicate: Any) -> Descriptor:
+def _rebuild(kind: type[Descriptor], duplicate: Any) -> Descriptor:
     return kind(duplicate.detach())

@@ -1,4 +1,4 @@
-"""The fork server that workers are forked from, and the life of a worker process around its target."""
+"""The fork server that workers are forked from, and the entry point of worker processes."""
 
 import contextlib
 import functools
@@ -48,8 +48,8 @@ def start_server(names: Iterable[str] = PRELOADED_FOR) -> None:
     # The server's imports must find what this process finds, and make no pool of threads: a forked
     # worker would inherit it broken.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    resource_tracker.ensure_running()  # it unblocks signals, so not inside `blocked`
-    with modified_environment(PYTHONPATH=path, **single), signals.blocked():  # in the server, for good
+    resource_tracker.ensure_running()  # it unblocks signals, so not inside `block`
+    with modified_environment(PYTHONPATH=path, **single), signals.block():  # in the server, for good
         forkserver.ensure_running()
 
 
@@ -91,7 +91,7 @@ def start_process(
 
 
 def _main(target: Target, rank: int, arguments: tuple[Any, ...], monitor: Monitor, sender: Any) -> None:
-    """Run the whole life of a worker process."""
+    """Run the target in a worker process, from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the parent decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STATUS)
     _die_with_parent()

@@ -25,26 +25,26 @@ class Heartbeat:
     def __init__(self, memory: mmap.mmap | None = None) -> None:
         self.cells = memoryview(memory or bytearray(mmap.PAGESIZE)).cast("q")
 
-    def enter(self, stage: int) -> None:
+    def begin_stage(self, stage: int) -> None:
         """Begin a stage."""
         self.cells[1] = self.cells[2] = 0
         self.cells[0] = stage
         self.cells[3] += 1
 
     @contextlib.contextmanager
-    def within(self, stage: int) -> Iterator[None]:
+    def nested_stage(self, stage: int) -> Iterator[None]:
         """Interrupt the current stage with another one while the context is open."""
         interrupted = self.cells[:3].tolist()
-        self.enter(stage)
-        yield  # without `finally`: after an error, the stage is where it happened
+        self.begin_stage(stage)
+        yield  # no `finally`: after an error, the stage still says where it happened
         self.cells[3] += 1
         self.cells[0], self.cells[1], self.cells[2] = interrupted
 
-    def phase(self, phase: int) -> None:
+    def begin_phase(self, phase: int) -> None:
         """Begin a phase of a step."""
         self.cells[2] = phase
 
-    def step(self) -> None:
+    def end_step(self) -> None:
         """Complete a step; the next one begins with its first phase."""
         self.cells[2] = 0
         self.cells[1] += 1
@@ -69,24 +69,24 @@ class Monitor:
     def __init__(self, file: Descriptor | None = None) -> None:
         if file is None:
             file = Descriptor(os.memfd_create("dpexp"))  # not in /dev/shm, so its size limit doesn't apply
-            os.ftruncate(file.number, mmap.PAGESIZE)
-            os.lseek(file.number, 0, os.SEEK_END)  # in all processes: where stacks are written, behind the heartbeat
+            os.ftruncate(file.fd, mmap.PAGESIZE)
+            os.lseek(file.fd, 0, os.SEEK_END)  # in all processes: where stacks are written, behind the heartbeat
         self._file = file
-        self.heartbeat = Heartbeat(mmap.mmap(file.number, mmap.PAGESIZE))
+        self.heartbeat = Heartbeat(mmap.mmap(file.fd, mmap.PAGESIZE))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Monitor, (self._file,)
 
     def publish(self) -> None:
         """In the worker, publish its heartbeat from now on, and its stacks if it crashes or is asked for them."""
-        faulthandler.enable(self._file.number)
-        faulthandler.register(STACKS_SIGNAL, self._file.number)
+        faulthandler.enable(self._file.fd)
+        faulthandler.register(STACKS_SIGNAL, self._file.fd)
         heartbeat.cells = self.heartbeat.cells
 
     def stacks(self) -> str:
         """Return the Python stacks of all threads that the worker has written; "" for none."""
-        size = os.fstat(self._file.number).st_size
-        return os.pread(self._file.number, size - mmap.PAGESIZE, mmap.PAGESIZE).decode(errors="replace")
+        size = os.fstat(self._file.fd).st_size
+        return os.pread(self._file.fd, size - mmap.PAGESIZE, mmap.PAGESIZE).decode(errors="replace")
 
     def close(self) -> None:
         """Close the parent's descriptor."""

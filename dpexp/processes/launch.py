@@ -14,8 +14,8 @@ from typing import Any
 from dpexp.errors import PeerError
 from dpexp.machine import signals
 from dpexp.processes.fork_server import server_pid, start_server
-from dpexp.processes.waiting import wait_until
-from dpexp.processes.world import Worker, WorldSpec, hang_error
+from dpexp.processes.watchdog import hang_error, wait_until
+from dpexp.processes.world import Worker, WorldSpec
 
 _log = logging.getLogger(__name__)
 _warned: set[str] = set()  # by workers of this command: each warning is shown once, not for each process of each block
@@ -35,8 +35,8 @@ def running_worlds(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf
 
     Raises WorkerError.
     """
-    signals.check()
-    with signals.deferred():  # no half-sent request and no worker may be left
+    signals.raise_pending()
+    with signals.defer():  # no half-sent request and no worker may be left
         workers: list[Worker] = []
         try:
             start_server()
@@ -62,7 +62,7 @@ class RunningWorlds:
         self._running = {worker.pipe: worker for worker in workers}
         self._has_lost_peer = False
 
-    def notice(self, world: int) -> Any:
+    def next_notice(self, world: int) -> Any:
         """Return the next notice of one world. Raises WorkerError as soon as any process fails."""
         _, workers = self._worlds[world]
         self._wait_until(lambda: any(worker.notices for worker in workers))

@@ -32,7 +32,7 @@ class SharedTensors(dict[str, torch.Tensor]):
     def __init__(self, file: Descriptor, layout: Layout) -> None:
         self.file, self._layout = file, dict(layout)
         offsets, total_bytes = _place(layout)
-        mapping = mmap.mmap(file.number, total_bytes, flags=FLAGS)
+        mapping = mmap.mmap(file.fd, total_bytes, flags=FLAGS)
         super().__init__({name: _view(mapping, offsets[name], *shaped) for name, shaped in layout.items()})
 
     @classmethod
@@ -45,7 +45,7 @@ class SharedTensors(dict[str, torch.Tensor]):
                 raise OSError(errno.ENOMEM, f"{available / 2**20:,.0f} MiB are available")
             file = Descriptor(os.memfd_create("dpexp"))  # not in /dev/shm, so its size limit doesn't apply
             # Reserve the pages now: a shortage is an error here, and would be SIGBUS at first touch.
-            os.posix_fallocate(file.number, 0, total_bytes)
+            os.posix_fallocate(file.fd, 0, total_bytes)
             return cls(file, layout)
         except OSError as error:
             raise WorkerError(

@@ -4,8 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ from dpexp.errors import WorkerError
 from dpexp.machine import cgroups
 from dpexp.processes.fork_server import Target, start_process
 from dpexp.processes.heartbeat import STACKS_SIGNAL, Monitor
-
-STACK_SECONDS, STACK_POLL_SECONDS = 3.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -97,30 +94,6 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 tgkill(self.pid, self.pid, STACKS_SIGNAL)
                 os.kill(self.pid, signal.SIGCONT)
-
-
-def hang_error(workers: Sequence[Worker], seconds: float) -> WorkerError:
-    """Return the error for processes that have made no progress for `seconds`, with the stacks of all."""
-    stopped = [worker for worker in workers if worker.is_stopped()]
-    states = [
-        f"{worker.name} {worker.heartbeat}{', stopped by a signal' if worker in stopped else ''}" for worker in workers
-    ]
-    # The stopped ones last: asking makes them continue, and others with them.
-    for asked in ([worker for worker in workers if worker not in stopped], stopped):
-        for worker in asked:
-            worker.ask_for_stacks()
-        deadline, seen = time.monotonic() + STACK_SECONDS, [""]
-        while time.monotonic() < deadline and not (all(seen) and seen == [worker.stacks() for worker in asked]):
-            seen = [worker.stacks() for worker in asked]
-            time.sleep(STACK_POLL_SECONDS)
-    details = [
-        f"{state}:\n{worker.stacks() or 'wrote no stack'}" for state, worker in zip(states, workers, strict=True)
-    ]
-    return WorkerError(
-        f"no worker made progress for {seconds:g} s: {'; '.join(states)}; "
-        "if they are only slow, increase launch.timeout_seconds",
-        "\n".join(details),
-    )
 
 
 def _describe_memory() -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dpexp.analysis.decision.choice import SURE_PROBABILITY, Choice, choose
 from dpexp.analysis.decision.projection import project_further
-from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row, at_largest_data_size, largest_of_each_series
 from dpexp.analysis.warnings import BATCH

@@ -132,7 +132,7 @@ class Panels:
         self._speedup_scale(axes)
 
     def losses(self, axes: Axes, rows: pd.DataFrame) -> None:
-        """Draw the reached share of the ideal speedup by worker count, and the losses, at the largest data size."""
+        """Draw the shares of the ideal speedup that are reached and lost, by worker count at the largest data size."""
         size, counts = int(rows.configured_size.max()), [count for count in self.counts if count > 1]
         known = rows[(rows.configured_size == size) & (rows.workers > 1)]
         known = known[known.load_balance.notna() & known.computation_scaling.notna()]

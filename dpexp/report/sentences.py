@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from dpexp.analysis.decision.projection import Projection
 from dpexp.analysis.efficiency import FACTORS
-from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row, largest_of_each_series
 from dpexp.analysis.warnings import MeasurementWarning

@@ -136,15 +136,15 @@ class Display:
         """Remove the bar."""
         self._bar.stop()
 
-    def _of_jobs(self) -> str:
+    def _job_prefix(self) -> str:
         return f"job {self._job + 1} of {self._jobs}: " if self._jobs > 1 else ""
 
     def _tell(self, text: str) -> None:
         with contextlib.suppress(OSError):  # an output that is gone is no reason to end a job
-            show_line(f"{self._of_jobs()}{self._name}: {text}" if self._jobs > 1 else text)
+            show_line(f"{self._job_prefix()}{self._name}: {text}" if self._jobs > 1 else text)
 
     def _redraw(self, text: str, job_fraction: float) -> None:
         self._drawn = time.monotonic()
         done = min(1.0, (self._job + job_fraction) / self._jobs)
         with contextlib.suppress(OSError):
-            self._bar.update(self._task, completed=done, description=self._of_jobs() + text, refresh=True)
+            self._bar.update(self._task, completed=done, description=self._job_prefix() + text, refresh=True)

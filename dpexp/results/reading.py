@@ -6,15 +6,15 @@ from pathlib import Path
 
 from dpexp.errors import ResultError
 from dpexp.results import storage
-from dpexp.results.schema import RunResult
+from dpexp.results.schema import JobResult
 
 
-def read_jobs(folders: Sequence[Path]) -> tuple[dict[str, RunResult], list[tuple[str, str, str]]]:
+def read_jobs(folders: Sequence[Path]) -> tuple[dict[str, JobResult], list[tuple[str, str, str]]]:
     """Return the results below `folders` by job, and the name, status and problem of jobs without one.
 
     Raises ResultError if there is no job. Of copies of a result, as in a copied folder, the first one counts.
     """
-    results: dict[str, RunResult] = {}
+    results: dict[str, JobResult] = {}
     problems, seen = [], set()
     for folder in _job_folders(folders):
         name = os.fsencode(folder).decode(errors="backslashreplace")
@@ -47,7 +47,7 @@ def _job_folders(folders: Sequence[Path]) -> list[Path]:
     return sorted(found.values(), key=lambda path: [(len(part), part) for part in path.parts])
 
 
-def refuse_mixed_machines(results: Mapping[str, RunResult]) -> None:
+def refuse_mixed_machines(results: Mapping[str, JobResult]) -> None:
     """Raise ResultError if jobs ran on different machines or versions."""
     machines: dict[str, list[str]] = {}
     for name, result in results.items():

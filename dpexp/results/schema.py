@@ -14,7 +14,7 @@ from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
 from dpexp.phases import PHASES
 
-VERSION: Final = 14
+VERSION: Final = 15
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 # Bounds far beyond any measurement, within which statistics are finite.
@@ -48,7 +48,7 @@ class Arm:
     """
 
     samples_per_step: Count  # samples of a step, of all processes together
-    turn_seconds: Annotated[list[StepSeconds], Field(min_length=1)]  # the seconds of each timed step of each turn
+    turns: Annotated[list[StepSeconds], Field(min_length=1)]  # the seconds of each timed step of each turn
     first_steps: list[Annotated[int, Field(ge=0, lt=2**24)]]  # the number of each turn's first timed step
     phases: dict[str, list[list[PhaseSeconds]]]  # seconds in some steps, by phase: (steps, processes)
     between_epochs_seconds: Duration  # time of an epoch that belongs to no step; 0 for a script
@@ -59,7 +59,7 @@ class Arm:
 
     @model_validator(mode="after")
     def _check(self) -> Arm:
-        if len(self.first_steps) != len(self.turn_seconds):
+        if len(self.first_steps) != len(self.turns):
             raise ValueError("first_steps: not one for each turn")
         shapes = {tuple(len(step) for step in steps) for steps in self.phases.values()}
         if self.phases and (set(PHASES) - {"wait"} - set(self.phases) or len(shapes) > 1 or len(set(*shapes)) != 1):
@@ -74,7 +74,7 @@ class Arm:
     @functools.cached_property
     def step_seconds(self) -> np.ndarray:
         """All timed steps (n,)."""
-        return np.concatenate([np.asarray(turn) for turn in self.turn_seconds])
+        return np.concatenate([np.asarray(turn) for turn in self.turns])
 
     @property
     def seconds(self) -> float:
@@ -114,11 +114,11 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
-class RunResult:
+class JobResult:
     """Everything that one job measured. `error` is None if the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[14]  # VERSION
+    version: Literal[15]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers
@@ -132,12 +132,12 @@ class RunResult:
     user_files: dict[str, str]  # SHA-256 of data, models and scripts, with what they import; see measurement
 
     @model_validator(mode="after")
-    def _check(self) -> RunResult:
+    def _check(self) -> JobResult:
         if self.status == "ok" and not self.kept_blocks():
             raise ValueError("the status is ok, but no block was kept")
         if not all(CANDIDATE in block.arms for block in self.blocks):
             raise ValueError(f"a block has no arm {CANDIDATE}")
-        if any(len({len(arm.turn_seconds) for arm in block.arms.values()}) > 1 for block in self.blocks):
+        if any(len({len(arm.turns) for arm in block.arms.values()}) > 1 for block in self.blocks):
             raise ValueError("arms of a block took different numbers of turns")
         if self.config_sha256 != self.config.sha256:
             raise ValueError("the configuration is not the one that was measured: its SHA-256 differs")

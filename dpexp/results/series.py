@@ -8,7 +8,7 @@ from typing import Any
 
 from dpexp.config.built_in import AnyConfig
 from dpexp.config.job import JobConfig, flatten
-from dpexp.results.schema import RunResult
+from dpexp.results.schema import JobResult
 
 ALONG_A_CURVE = ("workers", "data.size")
 ARGUMENTS = "script.arguments."
@@ -16,11 +16,11 @@ DATA_FILE, DIGITS = "data.path", 8
 
 
 @dataclass(frozen=True)
-class JobResult:
+class SeriesMember:
     """The result of a job, and its series."""
 
     name: str
-    result: RunResult
+    result: JobResult
     differing_files: frozenset[str] = frozenset()  # files whose content differs between jobs
 
     @property
@@ -36,7 +36,7 @@ class JobResult:
         digests["dpexp.code"] = self.result.environment.code_sha256
         if DATA_FILE in digests:
             digests["data.sha256"] = digests.pop(DATA_FILE)
-        return settings(self.config) | {name: digests[name][:DIGITS] for name in sorted(digests)}
+        return shared_settings(self.config) | {name: digests[name][:DIGITS] for name in sorted(digests)}
 
     @cached_property
     def series_key(self) -> str:
@@ -48,7 +48,7 @@ class JobResult:
         """A key of jobs over the same process that differ only in workers, threads, data size or arguments."""
         differing = ("threads_per_worker", ARGUMENTS)
         shared = {name: value for name, value in self.settings.items() if not name.startswith(differing)}
-        return json.dumps([shared, settings(self.config.baseline(1))])
+        return json.dumps([shared, shared_settings(self.config.baseline(1))])
 
     @property
     def configuration_key(self) -> str:
@@ -56,17 +56,17 @@ class JobResult:
         return json.dumps([self.series_key, self.config.workers, self.config.data.size])
 
 
-def job_results(results: Mapping[str, RunResult]) -> list[JobResult]:
+def series_members(results: Mapping[str, JobResult]) -> list[SeriesMember]:
     """Return the jobs with their series; jobs with different contents of a user's file belong to different series."""
     contents_by_name: dict[str, set[str]] = {}
     for result in results.values():
         for name, sha256 in result.user_files.items():
             contents_by_name.setdefault(name, set()).add(sha256)
     differing_files = frozenset(name for name, contents in contents_by_name.items() if len(contents) > 1)
-    return [JobResult(name, result, differing_files) for name, result in results.items()]
+    return [SeriesMember(name, result, differing_files) for name, result in results.items()]
 
 
-def settings(config: JobConfig) -> dict[str, Any]:
+def shared_settings(config: JobConfig) -> dict[str, Any]:
     """Return all settings that the jobs of a curve must share."""
     values = flatten(config.identity)
     return {name: values[name] for name in sorted(values) if name not in ALONG_A_CURVE}

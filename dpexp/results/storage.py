@@ -11,14 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 from dpexp.config.built_in import BUILT_IN
 from dpexp.errors import ResultError, VersionError
 from dpexp.machine.files import write_atomically
-from dpexp.results.schema import VERSION, RunResult
+from dpexp.results.schema import VERSION, JobResult
 
 FILE_NAME = "result.json"
 
-_ADAPTER = TypeAdapter(RunResult)
+_ADAPTER = TypeAdapter(JobResult)
 
 
-def write(result: RunResult, folder: Path) -> Path:
+def write(result: JobResult, folder: Path) -> Path:
     """Write `result.json` into `folder`, all or nothing. Raises ResultError."""
     path = folder / FILE_NAME
     text = json.dumps(dataclasses.asdict(result), allow_nan=False)
@@ -36,7 +36,7 @@ def write_errors(path: Path) -> Iterator[None]:
         raise ResultError(f"can't write {path}: {error.strerror}") from error
 
 
-def read(path: Path) -> RunResult:
+def read(path: Path) -> JobResult:
     """Read one result. Raises ResultError when it is damaged, VersionError when another version wrote it."""
     try:
         content = path.read_bytes()

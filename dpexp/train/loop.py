@@ -47,11 +47,11 @@ def step(
     strategy.begin_step()
     for replica in strategy.replicas:
         local, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)
-        if not len(local):  # the last batch has fewer samples than there are workers: take part without weight
+        if not len(local):  # the last batch has fewer samples than there are workers: take part with weight 0
             local, weight = batch[:1], 0.0
-        strategy.recorder.enter(DATA)
+        strategy.recorder.begin_phase(DATA)
         local_inputs, local_labels = inputs.index_select(0, local), labels.index_select(0, local)
-        strategy.recorder.enter(COMPUTE)
+        strategy.recorder.begin_phase(COMPUTE)
         loss = F.cross_entropy(replica.model(local_inputs), local_labels, reduction="sum")
         loss.backward(_scalar(weight, loss.dtype))
         loss_sum += loss.detach() if weight else 0.0
@@ -66,8 +66,8 @@ def _scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
 
 
 def warm_up(config: BuiltInConfig, dataset: Dataset, strategy: Strategy) -> None:
-    """Make untimed steps, so that libraries, caches and memory are warm. The strategy must start again afterwards."""
-    heartbeat.enter(WARMING_UP)
+    """Make untimed steps, so that libraries, caches and memory are warm. The strategy must be reset afterwards."""
+    heartbeat.begin_stage(WARMING_UP)
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     *batches, last = epoch_order(config.train_samples, config.seed, 0).split(config.global_batch_size)
     loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype))

@@ -24,13 +24,13 @@ class Recorder:
         self._phase = DATA
         self._last = time.perf_counter()
 
-    def enter(self, phase: int) -> None:
+    def begin_phase(self, phase: int) -> None:
         """From now on, count time as `phase`."""
         if self.is_on:
             now = time.perf_counter()
             self._row[self._phase] += now - self._last
             self._last, self._phase = now, phase
-        heartbeat.phase(phase)
+        heartbeat.begin_phase(phase)
 
     def move_since(self, started: float, source: int, target: int) -> None:
         """Count the time from `started` to the beginning of this phase as `target` instead of `source`."""
@@ -40,11 +40,11 @@ class Recorder:
 
     def end_step(self) -> None:
         """Complete one optimizer update."""
-        self.enter(DATA)
+        self.begin_phase(DATA)
         if self.is_on:
             self._steps.extend(self._row)
             self._row = [0.0] * len(PHASES)
-        heartbeat.step()
+        heartbeat.end_step()
 
     def phases(self, max_steps: int) -> dict[str, list[float]]:
         """Return the seconds of each phase in each step, by name; of at most `max_steps` steps, evenly spaced."""

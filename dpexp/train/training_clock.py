@@ -5,18 +5,21 @@ Some seconds of steps are enough to measure the time of a step, however long the
 or starts the training again, until it is told to end.
 """
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpexp.processes.heartbeat import TRAINING, WAITING, heartbeat
-from dpexp.processes.messages import Turn
-from dpexp.processes.waiting import wait_until_idle
+from dpexp.processes.turn import Turn
 from dpexp.train.strategies import Strategy
 
+IDLE_POLL_SECONDS, MAX_IDLE_SECONDS = 1e-3, 0.05
 END = [0, 0, 0]  # what rank 0 broadcasts at the end of a segment: a turn without steps
 
 
@@ -30,7 +33,7 @@ class TrainingClock:
 
     def epochs(self, configured: int) -> Iterable[int]:
         """Return the numbers of the epochs to train; the clock starts with the first."""
-        heartbeat.enter(TRAINING)
+        heartbeat.begin_stage(TRAINING)
         self.resume()
         return range(configured)
 
@@ -66,12 +69,12 @@ class SegmentClock(TrainingClock):
 
     def epochs(self, configured: int) -> Iterable[int]:
         """Yield the epochs of the training, repeated as often as needed."""
-        heartbeat.enter(TRAINING)
+        heartbeat.begin_stage(TRAINING)
         if not self._take_turn():
             return
         while True:  # until the turn_pipe ends the last epoch
             yield from range(configured)
-            self._strategy.start()
+            self._strategy.reset()
             self._last = time.perf_counter()
 
     def batches(self, batches: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -96,9 +99,9 @@ class SegmentClock(TrainingClock):
         """Report the last turn and sleep until the next one; return whether there is one."""
         self._strategy.recorder.is_on = False
         numbers = END
-        with heartbeat.within(WAITING):
+        with heartbeat.nested_stage(WAITING):
             if torch.get_num_threads() > 1:
-                wait_until_idle()  # a spinning thread would disturb the next program
+                _wait_until_idle()  # a spinning thread would disturb the next program
             if self._turn_pipe is not None:
                 self._notify(self._seconds[len(self._seconds) - self._timed :])
                 turn: Turn | None = self._turn_pipe.recv()
@@ -113,3 +116,19 @@ class SegmentClock(TrainingClock):
     def _start_recording(self) -> None:
         self._strategy.recorder.is_on = not self._warmup
         self._strategy.recorder.start()
+
+
+def _wait_until_idle() -> None:
+    """Return when all other threads sleep, or after MAX_IDLE_SECONDS: a library's pool spins after its last work."""
+    deadline = time.monotonic() + MAX_IDLE_SECONDS
+    while time.monotonic() < deadline and _any_running():
+        time.sleep(IDLE_POLL_SECONDS)
+
+
+def _any_running() -> bool:
+    this = str(threading.get_native_id())
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            if task.name != this and (task / "stat").read_text().rpartition(") ")[2].startswith("R"):
+                return True
+    return False

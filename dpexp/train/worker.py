@@ -15,8 +15,8 @@ from torch import nn
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.machine.files import write_atomically
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, heartbeat
-from dpexp.processes.messages import MAX_PHASE_STEPS
 from dpexp.processes.shared_memory import SharedTensors
+from dpexp.processes.turn import MAX_PHASE_STEPS
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.loop import train, warm_up
 from dpexp.train.models import architectures
@@ -24,11 +24,11 @@ from dpexp.train.strategies import Strategy, strategy_class
 from dpexp.train.strategies.rendezvous import translate_errors
 from dpexp.train.training_clock import SegmentClock, TrainingClock
 
-EVALUATED_AT_ONCE = 1000  # samples
+EVALUATION_BATCH = 1000  # samples
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class TrainingSpec:
     """The task of every worker: a whole training, or a segment whose steps come in turns."""
 
     config: BuiltInConfig
@@ -58,36 +58,36 @@ class WorkerReport:
 
 @translate_errors()
 def run(
-    rank: int, work: Task, shared: Any, turn_pipe: Connection | None, notify: Callable[[Any], None]
+    rank: int, spec: TrainingSpec, shared: Any, turn_pipe: Connection | None, notify: Callable[[Any], None]
 ) -> WorkerReport:
     """Train as rank `rank`. Rank 0 of a segment waits for its turns at `turn_pipe`, and reports the steps of each."""
-    config = work.config
+    config = spec.config
     torch.set_num_threads(config.threads_per_worker)
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
-    model = architectures.build_model(config.model, work.dataset.input_shape, work.dataset.classes, dtype)
-    strategy = strategy_class(config)(config, rank, model, work.initial, shared)
-    strategy.start()
-    if not work.in_turns:
-        warm_up(config, work.dataset, strategy)
-        strategy.start()
-    torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank, whatever the warm-up drew
-    if work.in_turns:
-        measured = _train_in_turns(work, strategy, turn_pipe, notify)
+    model = architectures.build_model(config.model, spec.dataset.input_shape, spec.dataset.classes, dtype)
+    strategy = strategy_class(config)(config, rank, model, spec.initial, shared)
+    strategy.reset()
+    if not spec.in_turns:
+        warm_up(config, spec.dataset, strategy)
+        strategy.reset()
+    torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank and don't depend on the warm-up
+    if spec.in_turns:
+        measured = _train_in_turns(spec, strategy, turn_pipe, notify)
     else:
-        measured = _train_whole(work, strategy, model, rank)
+        measured = _train_whole(spec, strategy, model, rank)
     hashes = [parameters_sha256(replica.model) for replica in strategy.replicas]
     gradient_bytes = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     return WorkerReport(platform.node(), torch.get_num_threads(), gradient_bytes, hashes, **measured)
 
 
 def _train_in_turns(
-    work: Task, strategy: Strategy, turn_pipe: Connection | None, notify: Callable[[Any], None]
+    spec: TrainingSpec, strategy: Strategy, turn_pipe: Connection | None, notify: Callable[[Any], None]
 ) -> dict[str, Any]:
     """Train a segment, until rank 0 is told to end; return its measurements for the report."""
     clock = SegmentClock(strategy, turn_pipe, notify)
-    epoch_loss_sums = list(train(work.config, work.dataset, strategy, clock))
-    heartbeat.enter(REPORTING)
+    epoch_loss_sums = list(train(spec.config, spec.dataset, strategy, clock))
+    heartbeat.begin_stage(REPORTING)
     phases = strategy.recorder.phases(MAX_PHASE_STEPS)
     return {
         "phases": {name: phases[name] for name in strategy.measured_phases},
@@ -96,27 +96,27 @@ def _train_in_turns(
     }
 
 
-def _train_whole(work: Task, strategy: Strategy, model: nn.Module, rank: int) -> dict[str, Any]:
+def _train_whole(spec: TrainingSpec, strategy: Strategy, model: nn.Module, rank: int) -> dict[str, Any]:
     """Run a whole training in one piece; return its measurements for the report.
 
     `model` is this rank's model, as built (not wrapped).
     """
     clock, epoch_loss_sums, epoch_accuracies = TrainingClock(strategy), [], []
-    for loss_sum in train(work.config, work.dataset, strategy, clock):
+    for loss_sum in train(spec.config, spec.dataset, strategy, clock):
         epoch_loss_sums.append(loss_sum)
-        if work.config.target_accuracy is not None:
+        if spec.config.target_accuracy is not None:
             clock.pause()
             if rank == 0:
-                epoch_accuracies.append(evaluate(model, work.dataset))
+                epoch_accuracies.append(evaluate(model, spec.dataset))
             clock.resume()
-    heartbeat.enter(FINISHING)
+    heartbeat.begin_stage(FINISHING)
     strategy.barrier()
-    test_accuracy = evaluate(model, work.dataset) if rank == 0 else None
-    heartbeat.enter(REPORTING)
-    if work.checkpoint is not None and rank == 0:
+    test_accuracy = evaluate(model, spec.dataset) if rank == 0 else None
+    heartbeat.begin_stage(REPORTING)
+    if spec.checkpoint is not None and rank == 0:
         buffer = io.BytesIO()
         torch.save({name: tensor.clone() for name, tensor in model.state_dict().items()}, buffer)
-        write_atomically(work.checkpoint, buffer.getvalue())
+        write_atomically(spec.checkpoint, buffer.getvalue())
     return {
         "seconds": clock.seconds,
         "epoch_loss_sums": epoch_loss_sums,
@@ -131,11 +131,11 @@ def evaluate(model: nn.Module, dataset: Dataset) -> float:
     model.eval()
     inputs, labels = dataset.tensors["test_inputs"], dataset.tensors["test_labels"]
     correct = 0
-    with heartbeat.within(EVALUATING):
-        batches = zip(inputs.split(EVALUATED_AT_ONCE), labels.split(EVALUATED_AT_ONCE), strict=True)
+    with heartbeat.nested_stage(EVALUATING):
+        batches = zip(inputs.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
         for batch_inputs, batch_labels in batches:
             correct += int((model(batch_inputs).argmax(1) == batch_labels).sum())
-            heartbeat.step()
+            heartbeat.end_step()
     model.train()
     return correct / len(labels)
 

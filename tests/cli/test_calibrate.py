@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 from basics import tiny
 
-from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.estimate import Estimate
 from dpexp.calibrate import __main__ as checks
 from dpexp.calibrate.faults import Fault
 from dpexp.launchers.local import LocalLauncher
-from dpexp.processes.messages import Turn
+from dpexp.processes.turn import Turn
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import Task
+from dpexp.train.worker import TrainingSpec
 
 DELAY, SLOWDOWN = checks.DELAY_SECONDS, checks.SLOWDOWN
 
@@ -68,9 +68,9 @@ def test_a_delay_in_communication_must_be_communication():
 def test_faults_reach_the_workers_they_are_for_and_change_no_result():
     config = tiny("workers=2")
     dataset = load(config)
-    work = Task(config, dataset, initial_state(config, dataset), in_turns=True)
+    spec = TrainingSpec(config, dataset, initial_state(config, dataset), in_turns=True)
     fault = Fault(compute_seconds=DELAY, communicate_seconds=DELAY, slowdown=1.01)
-    with LocalLauncher({"late": fault}).segments({"late": work, "plain": work}) as programs:
+    with LocalLauncher({"late": fault}).segments({"late": spec, "plain": spec}) as programs:
         for name in ("late", "plain"):
             assert len(programs.run_turn(name, Turn(1, 5))) == 5
         reports = programs.end()

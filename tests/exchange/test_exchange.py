@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dpexp.exchange import hook, peers
+from dpexp.exchange import comm_hook, peers
 from dpexp.processes import launch
 from dpexp.processes.world import WorldSpec
 from dpexp.train.strategies.rendezvous import Rendezvous
@@ -43,7 +43,7 @@ def bucket_of(rank, size, dtype):
 
 def reduce(group, *buckets):
     """The buckets of a step, exchanged in memory."""
-    group.uses_memory, last = True, len(buckets) - 1
+    group.uses_shared_memory, last = True, len(buckets) - 1
     found = [
         group.exchange(
             SimpleNamespace(
@@ -58,7 +58,7 @@ def reduce(group, *buckets):
 def reduce_all(rank, ranks, average, hosts):
     """Of each dtype and size the reduced bucket as bytes, and how far it is from the sum in float64."""
     peers._host = lambda: f"host {rank % hosts}"
-    group, found = hook.SharedMemoryGroup(None, average), []
+    group, found = comm_hook.SharedMemoryGroup(None, average), []
     for dtype in DTYPES:
         reduced_buckets = reduce(group, *(bucket_of(rank, size, dtype) for size in SIZES))
         for size, reduced in zip(SIZES, reduced_buckets, strict=True):
@@ -95,7 +95,7 @@ def train(rank, ranks, in_memory, hosts=1):
     own = {"find_unused_parameters": True, "bucket_cap_mb": 0.001, "gradient_as_bucket_view": ranks == 3}
     model = DistributedDataParallel(Branches().double(), **own)
     if in_memory:
-        hook.use_shared_memory(model, always=True)
+        comm_hook.use_shared_memory(model, always=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(rank)
     for step in range(30):
@@ -108,18 +108,18 @@ def train(rank, ranks, in_memory, hosts=1):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).numpy()
 
 
-def uses_memory(rank, ranks):
+def uses_shared_memory(rank, ranks):
     """Whether two ranks of two hosts exchange a step in memory, though only that is asked for."""
     peers._host = lambda: f"host {rank}"
     model = DistributedDataParallel(nn.Linear(3, 5))
-    group = hook.use_shared_memory(model, always=True)
-    for _ in range(hook.WARMUP_STEPS + 2):
+    group = comm_hook.use_shared_memory(model, always=True)
+    for _ in range(comm_hook.WARMUP_STEPS + 2):
         model(torch.ones(1, 3)).sum().backward()
-    return group.uses_memory
+    return group.uses_shared_memory
 
 
 def test_the_process_group_goes_on_where_each_host_has_one_rank():
-    assert together(2, uses_memory) == [False, False]
+    assert together(2, uses_shared_memory) == [False, False]
 
 
 @pytest.mark.parametrize(("ranks", "hosts"), [(2, 1), (3, 1), (4, 2), (2, 2)])
@@ -133,8 +133,8 @@ def train_two(rank, ranks):
     """Two models, whose backward passes alternate; whether all ranks have the same gradients, and not their own."""
     models = [DistributedDataParallel(nn.Linear(3, size)) for size in (2, 5)]
     for model in models:
-        hook.use_shared_memory(model, always=True)
-    for _ in range(hook.WARMUP_STEPS + 2):
+        comm_hook.use_shared_memory(model, always=True)
+    for _ in range(comm_hook.WARMUP_STEPS + 2):
         for model in models:
             model.zero_grad()
             model(torch.full((1, 3), rank + 1.0)).sum().backward()
@@ -148,18 +148,18 @@ def test_each_of_several_models_has_its_own_exchange():
 def choose(rank, ranks, slow):
     """The way that goes on where one of the two takes longer on one rank."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    group, now, correct = hook.use_shared_memory(model), [0.0], hook.SharedMemoryGroup.exchange
+    group, now, correct = comm_hook.use_shared_memory(model), [0.0], comm_hook.SharedMemoryGroup.exchange
 
     def counted(group, bucket):
         done = correct(group, bucket)
-        now[0] += 5 if group.uses_memory is (slow == "memory") else 1
+        now[0] += 5 if group.uses_shared_memory is (slow == "memory") else 1
         return done
 
-    hook.SharedMemoryGroup.exchange = counted
-    hook.time = SimpleNamespace(perf_counter=lambda: now[0])
-    for _ in range(hook.WARMUP_STEPS + 2 * hook.TRIAL_STEPS + 2):
+    comm_hook.SharedMemoryGroup.exchange = counted
+    comm_hook.time = SimpleNamespace(perf_counter=lambda: now[0])
+    for _ in range(comm_hook.WARMUP_STEPS + 2 * comm_hook.TRIAL_STEPS + 2):
         model(torch.ones(2, 4)).sum().backward()
-    return group.uses_memory
+    return group.uses_shared_memory
 
 
 @pytest.mark.parametrize("slow", ["memory", "gloo"])
@@ -170,10 +170,10 @@ def test_the_faster_way_goes_on_on_all_ranks(slow):
 def lose(rank, ranks, store, waits, seconds):
     """Rank 1 makes three steps only: it ends, or waits until another has noticed. What the others raise."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    group = hook.use_shared_memory(model, always=True)
+    group = comm_hook.use_shared_memory(model, always=True)
     try:
         while True:
-            for _ in range(hook.WARMUP_STEPS + 3):
+            for _ in range(comm_hook.WARMUP_STEPS + 3):
                 model(torch.ones(2, 4)).sum().backward()
             group.peers.timeout_seconds = seconds
             if rank == 1:
@@ -197,7 +197,7 @@ def test_a_rank_that_does_not_come_is_named_by_who_notices_first():
 
 def go_on_without(rank, ranks):
     """Rank 1 has left its last meeting, and another rank notices that before its next one."""
-    group = hook.SharedMemoryGroup(None)
+    group = comm_hook.SharedMemoryGroup(None)
     group.peers._exited_ranks.append(1)
     with pytest.raises(RuntimeError, match="rank 1 exited while"):
         reduce(group, torch.ones(3))
@@ -210,7 +210,7 @@ def test_a_rank_that_is_known_to_have_ended_is_not_waited_for():
 
 def forked(rank, ranks, store):
     """Rank 1 ends, and leaves a forked process, as a data loader may."""
-    group = hook.SharedMemoryGroup(None)
+    group = comm_hook.SharedMemoryGroup(None)
     reduce(group, torch.ones(3))
     if rank == 1:
         if child := os.fork():
@@ -233,7 +233,7 @@ def test_the_end_of_a_rank_is_noticed_despite_its_living_child():
 
 def copy_model(rank, ranks):
     model = DistributedDataParallel(nn.Linear(4, 4))
-    hook.use_shared_memory(model)
+    comm_hook.use_shared_memory(model)
     return copy.deepcopy(model).module.weight.equal(model.module.weight)
 
 
@@ -244,7 +244,7 @@ def test_a_model_can_still_be_copied():
 def refuse(rank, ranks):
     peers._host = lambda: f"host {rank // 2}"
     try:
-        hook.SharedMemoryGroup(None)
+        comm_hook.SharedMemoryGroup(None)
     except ValueError as error:
         return str(error)
 
@@ -257,11 +257,11 @@ def test_hosts_with_different_numbers_of_ranks_are_refused():
 def corrupt(rank, ranks, more, inputs):
     """The first exchange in memory, in which ranks sum something else."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    group = hook.use_shared_memory(model, always=True)
+    group = comm_hook.use_shared_memory(model, always=True)
     correct = group.peers.barrier
-    group.peers.barrier = lambda: (correct(), group._areas and group._areas[0].peer_chunks[0].add_(more))
+    group.peers.barrier = lambda: (correct(), group._buffers and group._buffers[0].peer_chunks[0].add_(more))
     try:
-        for _ in range(hook.WARMUP_STEPS + 1):
+        for _ in range(comm_hook.WARMUP_STEPS + 1):
             model(torch.full((2, 4), inputs)).sum().backward()
     except RuntimeError as error:
         return str(error)

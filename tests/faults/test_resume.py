@@ -252,10 +252,10 @@ def test_a_builder_that_is_not_importable_here_is_refused(dpexp, tmp_path, with_
 @pytest.mark.parametrize("name", ["model_that_changes.py", "data.npz"])
 def test_a_file_edited_while_a_job_runs_fails_that_job(tmp_path, with_files, name):
     class EditingLauncher(LocalLauncher):
-        def segments(self, works):
+        def segments(self, specs):
             with (tmp_path / name).open("ab") as file:
                 file.write(b"\n")
-            return super().segments(works)
+            return super().segments(specs)
 
     folder = tmp_path / "out"
     folder.mkdir()

@@ -26,7 +26,7 @@ from worker_actions import (
 
 from dpexp.errors import WorkerError
 from dpexp.phases import COMMUNICATE, COMPUTE, WAIT
-from dpexp.processes import launch, waiting
+from dpexp.processes import launch, watchdog
 from dpexp.processes.heartbeat import EVALUATING, TRAINING, WAITING
 from dpexp.processes.world import RemoteRanks, WorldSpec
 from dpexp.results import storage
@@ -156,7 +156,7 @@ def test_progress_on_another_machine_prevents_a_hang_error():
 def test_time_in_which_this_process_was_stopped_itself_is_no_hang(monkeypatch):
     looks, hours = itertools.count(), itertools.count(step=3600)
     monkeypatch.setattr(time, "monotonic", lambda: next(hours))
-    assert waiting.wait_until(lambda: next(looks) == 10, seconds=100.0)
+    assert watchdog.wait_until(lambda: next(looks) == 10, seconds=100.0)
 
 
 def test_a_crash_in_native_code_shows_where_python_was(tmp_path):

@@ -28,7 +28,7 @@ def run_checks(rank, config, dataset, initial, shared, notify):
     strategy = strategy_class(config)(config, rank, model, initial, shared)
     reports = {}
     for script in SCRIPTS:
-        strategy.start()
+        strategy.reset()
         strategy.barrier()
         reports[script.__name__] = script(config, dataset, strategy)
         strategy.barrier()  # whoever is late may still look; rank 0 may serve the store, so it must not end first
@@ -65,7 +65,7 @@ def hashes_around_training(config, dataset, strategy):
     before = [worker.parameters_sha256(replica.model) for replica in strategy.replicas]
     steps(config, dataset, strategy, 3)
     after = [worker.parameters_sha256(replica.model) for replica in strategy.replicas]
-    strategy.start()
+    strategy.reset()
     return before, after, [worker.parameters_sha256(replica.model) for replica in strategy.replicas]
 
 

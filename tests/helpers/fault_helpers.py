@@ -67,11 +67,11 @@ class Faulty(LocalLauncher):
         self._fault = partial(run_with_trap, place, deed, victim)
         self._in_turns, self._left = in_turns, number
 
-    def target(self, name: str, work: worker.Task) -> Any:
-        if work.config.process_count == 1 or work.in_turns is not self._in_turns:
-            return super().target(name, work)
+    def target(self, name: str, spec: worker.TrainingSpec) -> Any:
+        if spec.config.process_count == 1 or spec.in_turns is not self._in_turns:
+            return super().target(name, spec)
         self._left -= 1
-        return self._fault if self._left == -1 else super().target(name, work)
+        return self._fault if self._left == -1 else super().target(name, spec)
 
 
 def run_job(folder: Path, *overrides: str, **options: Any) -> bool:

@@ -16,7 +16,7 @@ from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.machine import environment
 from dpexp.machine.environment import Environment
-from dpexp.results.schema import VERSION, Arm, Block, Conditions, Process, RunResult, Training
+from dpexp.results.schema import VERSION, Arm, Block, Conditions, JobResult, Process, Training
 from dpexp.results.storage import write
 
 MACHINE = replace(environment.current_environment(), cpu_model="Test CPU", usable_cores=2, logical_cores=2)
@@ -31,7 +31,7 @@ def arm_of(turns: list[list[float]], samples_per_step: int = 64, processes: int 
     lengths = np.array([len(turn) for turn in turns])
     return Arm(
         samples_per_step=samples_per_step,
-        turn_seconds=turns,
+        turns=turns,
         first_steps=(1 + np.cumsum(lengths + 1) - lengths).tolist(),
         phases={},
         between_epochs_seconds=0.0,
@@ -84,7 +84,7 @@ def result(
     machine: Environment = MACHINE,
     change: Callable[[Block], Block] = lambda block: block,
     **changes: Any,
-) -> RunResult:
+) -> JobResult:
     """A result of the composed job, by the seconds of a whole training; the first pair is of a discarded block."""
     config = composed(*overrides)
     blocks = []
@@ -111,10 +111,10 @@ def result(
         "trainings": trainings,
         "user_files": {},
     }
-    return RunResult(**(fields | changes))
+    return JobResult(**(fields | changes))
 
 
-def write_sweep(folder: Path, *results: RunResult) -> Path:
+def write_sweep(folder: Path, *results: JobResult) -> Path:
     """Each result in a numbered job folder."""
     for number, one in enumerate(results):
         (folder / str(number)).mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def in_spells(blocks: list[Block], name: str, times: float = 2.0, turns: int = 5
         own, first = block.arms[name], number * (turns - 1) % (TURNS - turns)
         seconds = [
             [times * step for step in turn] if first <= at < first + turns else turn
-            for at, turn in enumerate(own.turn_seconds)
+            for at, turn in enumerate(own.turns)
         ]
-        slowed.append(changed(block, **{name: replace(own, turn_seconds=seconds)}))
+        slowed.append(changed(block, **{name: replace(own, turns=seconds)}))
     return slowed

@@ -24,8 +24,8 @@ def trained_state(config: BuiltInConfig, folder: Path) -> dict[str, torch.Tensor
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
     initial = initial_state(config, dataset)
-    work = worker.Task(config, dataset, initial, checkpoint=checkpoint)
-    summarize_training(work, LocalLauncher().run(work))
+    spec = worker.TrainingSpec(config, dataset, initial, checkpoint=checkpoint)
+    summarize_training(spec, LocalLauncher().run(spec))
     return torch.load(checkpoint, weights_only=True)
 
 
@@ -34,8 +34,8 @@ def trained_here(config: BuiltInConfig, folder: Path) -> dict[str, torch.Tensor]
     checkpoint = folder / f"{config.strategy.name}-{config.workers}.pt"
     dataset = load(config)
     initial = initial_state(config, dataset)
-    work = worker.Task(config, dataset, initial, checkpoint=checkpoint)
-    worker.run(0, work, None, None, lambda notice: None)
+    spec = worker.TrainingSpec(config, dataset, initial, checkpoint=checkpoint)
+    worker.run(0, spec, None, None, lambda notice: None)
     return torch.load(checkpoint, weights_only=True)
 
 

@@ -62,7 +62,7 @@ def make_slow_progress(rank: int, seconds: float, notify: Any) -> None:
     """What a worker does that is slow, but no hang: a step after the other for so long."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        heartbeat.heartbeat.step()
+        heartbeat.heartbeat.end_step()
 
 
 def use_cpu(rank: int, seconds: float, notify: Any) -> None:

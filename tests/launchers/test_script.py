@@ -25,7 +25,7 @@ from dpexp.config.compose import compose
 from dpexp.errors import ConfigError
 from dpexp.launchers import command_output as output
 from dpexp.launchers import command_processes, commands
-from dpexp.launchers.descendants import Descendants
+from dpexp.launchers.process_tree import ProcessTree
 from dpexp.measurement.user_files import fingerprint
 from dpexp.phases import PHASES
 from dpexp.results import storage
@@ -114,26 +114,26 @@ def test_a_command_that_cannot_be_measured_is_refused(overrides, said):
 
 def test_placeholders_are_filled_for_the_candidate_and_for_the_baseline():
     config = composed("script.command='t -n {workers} -b {local_batch_size} \"a b\"'", "workers=4")
-    assert config.command == ["t", "-n", "4", "-b", "64", "a b"]
-    assert config.baseline().command == ["t", "-n", "1", "-b", "64", "a b"]
+    assert config.command_words == ["t", "-n", "4", "-b", "64", "a b"]
+    assert config.baseline().command_words == ["t", "-n", "1", "-b", "64", "a b"]
 
 
 @pytest.mark.parametrize(
     ("value", "word"), [("2", "2"), ("true", "true"), ("'1e-3'", "1e-3"), ("a 'b", "a 'b"), ("{workers}", "{workers}")]
 )
 def test_a_value_of_ones_own_placeholder_is_one_word_of_the_command(value, word):
-    assert composed(ARGUED, f"script.arguments.loaders={value}").command == ["x", "2", word]
+    assert composed(ARGUED, f"script.arguments.loaders={value}").command_words == ["x", "2", word]
 
 
 def test_the_baseline_of_a_sweep_has_the_first_value_of_each_argument():
     words = [ARGUED, "workers=1,2", "script.arguments.loaders=3,4"]
     jobs = [job.config for job in compose(words, multirun=True).jobs]
-    assert [job.command for job in jobs] == [["x", "1", "3"], ["x", "1", "4"], ["x", "2", "3"], ["x", "2", "4"]]
-    assert {tuple(job.baseline().command) for job in jobs} == {("x", "1", "3")}
+    assert [job.command_words for job in jobs] == [["x", "1", "3"], ["x", "1", "4"], ["x", "2", "3"], ["x", "2", "4"]]
+    assert {tuple(job.baseline().command_words) for job in jobs} == {("x", "1", "3")}
     jobs = [job.config for job in compose([*words, "script.baseline_arguments.loaders=9"], multirun=True).jobs]
-    assert {tuple(job.baseline().command) for job in jobs} == {("x", "1", "9")}
+    assert {tuple(job.baseline().command_words) for job in jobs} == {("x", "1", "9")}
     jobs = [job.config for job in compose([*words, "script.baseline_command=y"], multirun=True).jobs]
-    assert {tuple(job.baseline().command) for job in jobs} == {("y",)}
+    assert {tuple(job.baseline().command_words) for job in jobs} == {("y",)}
 
 
 def test_arguments_are_part_of_what_is_measured():
@@ -142,7 +142,7 @@ def test_arguments_are_part_of_what_is_measured():
 
 
 def test_a_program_may_lie_in_a_folder_whose_name_has_an_equals_sign():
-    assert composed("script.command='./runs/lr=0.1/train {workers}'").command[0] == "./runs/lr=0.1/train"
+    assert composed("script.command='./runs/lr=0.1/train {workers}'").command_words[0] == "./runs/lr=0.1/train"
 
 
 def test_each_command_has_a_port_of_its_own():
@@ -161,7 +161,7 @@ def test_workers_are_spread_over_hosts():
 
 def test_the_baseline_may_have_its_own_command():
     config = composed("script.command='x 2'", "script.baseline_command='y {workers}'")
-    assert config.baseline().command == ["y", "1"]
+    assert config.baseline().command_words == ["y", "1"]
 
 
 def test_a_command_needs_no_quotes_on_the_command_line(dpexp):
@@ -242,7 +242,7 @@ time.sleep(600)
 
 def test_all_descendants_of_a_command_are_ended():
     with started(STUBBORN, mark="mark-1."):
-        found = Descendants("mark-1.")
+        found = ProcessTree("mark-1.")
         found.refresh()
         assert len(found.processes) == 2
         found.send(signal.SIGSTOP)
@@ -253,7 +253,7 @@ def test_all_descendants_of_a_command_are_ended():
 
 def test_another_command_is_left_alone():
     with started(SLEEPING, mark="mark-22.") as process:
-        Descendants("mark-2.").end()
+        ProcessTree("mark-2.").end()
         assert process.poll() is None
 
 
@@ -269,7 +269,7 @@ def test_if_dpexp_is_killed_a_guard_ends_its_commands():
 
 def test_the_sitecustomize_of_the_user_still_runs(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("print('mine')")
-    path = os.pathsep.join([str(command_processes.STARTUP), str(tmp_path)])
+    path = os.pathsep.join([str(command_processes.SCRIPT_HOOK), str(tmp_path)])
     run = subprocess.run(
         [sys.executable, "-c", "print('then the program')"],
         env=os.environ | {"PYTHONPATH": path},
@@ -305,7 +305,7 @@ def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, 
         for values in arm.phases.values():
             assert {len(step) for step in values} == {len(arm.processes)}
         assert len({len(values) for values in arm.phases.values()}) == 1
-        assert len(arm.turn_seconds) == len(arm.first_steps) >= 2
+        assert len(arm.turns) == len(arm.first_steps) >= 2
         assert arm.between_epochs_seconds == 0
     assert [len(arm.processes) for arm in block.arms.values()] == [1, 2]
     assert set(block.arms["baseline"].phases) == set(PHASES)
@@ -458,7 +458,7 @@ def test_a_script_that_ends_keeps_its_rounds(dpexp, tmp_path, left):
     outcome = dpexp(*QUICK, f"{ONE} --steps 3000", "workers=1", "measurement.max_seconds=600")
     assert outcome.status == 0, outcome.err
     (block,) = storage.read(tmp_path / "out" / "result.json").blocks
-    assert 3 < sum(map(len, block.arms["candidate"].turn_seconds)) < 3000
+    assert 3 < sum(map(len, block.arms["candidate"].turns)) < 3000
     assert not left()
 
 

@@ -10,7 +10,7 @@ from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.config.job import CANDIDATE
 from dpexp.measurement import job
 from dpexp.measurement.trainer import TimedSteps
-from dpexp.processes.messages import Turn
+from dpexp.processes.turn import Turn
 from testbed.delays import PHASES, Case, prepared
 
 FORK = SCRIPTS / "fork.py"

@@ -60,8 +60,8 @@ def test_a_diverged_training_is_marked(tmp_path, settings):
 def test_a_training_that_diverges_in_its_last_epochs_is_marked(monkeypatch, tmp_path):
     correct = LocalLauncher.run
 
-    def run(launcher, work):
-        return [dataclasses.replace(report, epoch_loss_sums=[1.0, math.inf]) for report in correct(launcher, work)]
+    def run(launcher, spec):
+        return [dataclasses.replace(report, epoch_loss_sums=[1.0, math.inf]) for report in correct(launcher, spec)]
 
     monkeypatch.setattr(LocalLauncher, "run", run)
     with pytest.raises(DivergedError):

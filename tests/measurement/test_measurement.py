@@ -68,9 +68,9 @@ def test_where_the_data_lie_changes_from_block_to_block(monkeypatch, tmp_path):
     places = []
     correct = LocalLauncher.segments
 
-    def segments(launcher, works):
-        places.append({id(work.dataset) for work in works.values()})
-        return correct(launcher, works)
+    def segments(launcher, specs):
+        places.append({id(spec.dataset) for spec in specs.values()})
+        return correct(launcher, specs)
 
     monkeypatch.setattr(LocalLauncher, "segments", segments)
     measured(tmp_path, "measurement.repeats=3")
@@ -136,8 +136,8 @@ def test_all_thread_counts_are_tried_once_for_jobs_that_differ_in_workers_only(m
 def test_shared_memory_becomes_an_arm_if_the_exchange_is_the_bottleneck(monkeypatch, tmp_path, exchange, tried):
     made = built_in_trainer._arm
 
-    def with_exchange(work, reports, *others):
-        found = made(work, reports, *others)
+    def with_exchange(spec, reports, *others):
+        found = made(spec, reports, *others)
         phases = {name: np.full((9, len(reports)), 0.1) for name in found.phases}
         phases["communicate"] = np.full((9, len(reports)), exchange * 0.3 / (1 - exchange))
         return dataclasses.replace(found, phases={name: values.tolist() for name, values in phases.items()})
@@ -183,4 +183,4 @@ def test_blocks_are_added_until_the_speedup_is_precise(monkeypatch, tmp_path):
 def test_a_minimal_block_is_made_without_any_time(tmp_path):
     settings = ["measurement.precision=1e-9", "measurement.repeats=3", "measurement.max_seconds=0.001"]
     (block,) = measured(tmp_path, *settings).blocks
-    assert {len(arm.turn_seconds) for arm in block.arms.values()} == {2}
+    assert {len(arm.turns) for arm in block.arms.values()} == {2}

@@ -16,14 +16,14 @@ import psutil
 import pytest
 from basics import TINY, composed
 
-from dpexp.launchers.command_processes import Command
+from dpexp.launchers.command_processes import CommandSpec
 from dpexp.launchers.commands import running_commands
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.memory import peak_bytes
-from dpexp.processes.messages import Turn
+from dpexp.processes.turn import Turn
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import Task
+from dpexp.train.worker import TrainingSpec
 
 AGREEMENT = 0.05
 READS, STEPS = 12, 12
@@ -119,9 +119,9 @@ needs_frames = pytest.mark.skipif(not frames("self").any(), reason="only root ma
 def test_the_memory_of_our_workers_is_that_of_their_distinct_pages(model, workers):
     config = composed(f"model={model}", "data=synthetic", "data.size=4000", f"workers={workers}")
     dataset = load(config)
-    work = Task(config, dataset, initial_state(config, dataset), in_turns=True)
-    beside = Task(config.baseline(), dataset, work.initial, in_turns=True)
-    with LocalLauncher().segments({"candidate": work, "baseline": beside}) as programs:
+    spec = TrainingSpec(config, dataset, initial_state(config, dataset), in_turns=True)
+    beside = TrainingSpec(config.baseline(), dataset, spec.initial, in_turns=True)
+    with LocalLauncher().segments({"candidate": spec, "baseline": beside}) as programs:
         programs.run_turn("baseline", Turn(0, STEPS))
         with Watching(lambda: programs._processes.pids(0)) as seen:
             while seen.reads < READS:
@@ -135,7 +135,7 @@ def test_the_memory_of_our_workers_is_that_of_their_distinct_pages(model, worker
 def test_the_memory_of_a_script_has_that_of_its_helpers(tmp_path):
     (tmp_path / "train.py").write_text(LOADERS)
     words = ["torchrun", "--standalone", "--nproc-per-node=2", str(tmp_path / "train.py")]
-    command = Command("script", [words], 2, 1, 64)
+    command = CommandSpec("script", [words], 2, 1, 64)
     with running_commands({"script": command}, {"script": tmp_path / "output"}, 200) as worlds:
         world = worlds["script"]
         with Watching(lambda: list(world.processes.processes)) as seen:

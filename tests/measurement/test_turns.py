@@ -18,26 +18,25 @@ from dpexp.measurement import built_in_trainer
 from dpexp.measurement.built_in_trainer import OVERSUBSCRIBED_PACE, PACE, BuiltInTrainer
 from dpexp.measurement.rounds import JITTER, MIN_ROUNDS, WARMUP_SECONDS, Rounds
 from dpexp.measurement.trainer import Pace
-from dpexp.processes.messages import Turn
-from dpexp.processes.waiting import wait_until_idle
+from dpexp.processes.turn import Turn
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.recorder import Recorder
-from dpexp.train.training_clock import SegmentClock
-from dpexp.train.worker import Task
+from dpexp.train.training_clock import SegmentClock, _wait_until_idle
+from dpexp.train.worker import TrainingSpec
 
 # Segments.
 
 WHOLE_BATCHES = ["data.size=96", "epochs=2"]  # 4 steps an epoch
 
 
-def works(*overrides, in_turns=True):
+def specs(*overrides, in_turns=True):
     """A program of this job, beside its sequential baseline."""
     config = tiny(*overrides)
     dataset = load(config)
     initial = initial_state(config, dataset)
     return {
-        name: Task(one, dataset, initial, in_turns=in_turns)
+        name: TrainingSpec(one, dataset, initial, in_turns=in_turns)
         for name, one in (("baseline", config.baseline()), ("candidate", config))
     }
 
@@ -54,23 +53,23 @@ def in_turns(programs, *turns):
 @pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "emulated", "ddp strategy.exchange=shared_memory"])
 def test_in_turns_and_in_one_piece_the_parameters_are_the_same(strategy):
     overrides = [*WHOLE_BATCHES, "workers=2", *f"strategy={strategy}".split()]
-    _, reports = in_turns(works(*overrides), Turn(0, 1), Turn(2, 3), Turn(1, 1))
-    for name, work in works(*overrides, in_turns=False).items():
-        for turned, whole in zip(reports[name], LocalLauncher().run(work), strict=True):
+    _, reports = in_turns(specs(*overrides), Turn(0, 1), Turn(2, 3), Turn(1, 1))
+    for name, spec in specs(*overrides, in_turns=False).items():
+        for turned, whole in zip(reports[name], LocalLauncher().run(spec), strict=True):
             assert turned.parameters_sha256 == whole.parameters_sha256
 
 
 def test_turns_change_no_random_number_that_a_model_draws():
     overrides = [*WHOLE_BATCHES, "workers=2", "model=custom", "model.builder=user_models:with_dropout"]
-    _, reports = in_turns(works(*overrides), Turn(3, 1), Turn(0, 4))
-    (whole, _) = LocalLauncher().run(works(*overrides, in_turns=False)["candidate"])
+    _, reports = in_turns(specs(*overrides), Turn(3, 1), Turn(0, 4))
+    (whole, _) = LocalLauncher().run(specs(*overrides, in_turns=False)["candidate"])
     assert reports["candidate"][0].parameters_sha256 == whole.parameters_sha256
 
 
 @pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "emulated"])
 def test_a_training_begins_anew_when_it_is_over(strategy):
     """Two epochs of four steps: after eleven steps it is where it was after three."""
-    programs = works(*WHOLE_BATCHES, "workers=2", f"strategy={strategy}")
+    programs = specs(*WHOLE_BATCHES, "workers=2", f"strategy={strategy}")
     (_, three), (_, eleven) = in_turns(programs, Turn(1, 2)), in_turns(programs, Turn(3, 4), Turn(0, 4))
     for name in programs:
         assert {tuple(one.parameters_sha256) for one in three[name]} == {
@@ -79,7 +78,7 @@ def test_a_training_begins_anew_when_it_is_over(strategy):
 
 
 def test_all_ranks_make_as_many_steps_and_only_timed_ones_are_reported():
-    answers, reports = in_turns(works("workers=3"), Turn(0, 2), Turn(5, 7), Turn(1, 20))
+    answers, reports = in_turns(specs("workers=3"), Turn(0, 2), Turn(5, 7), Turn(1, 20))
     for name, ranks in reports.items():
         assert [len(seconds) for seconds in answers[name]] == [2, 7, 20]
         assert {len(report.phases["compute"]) for report in ranks} == {29}
@@ -87,13 +86,13 @@ def test_all_ranks_make_as_many_steps_and_only_timed_ones_are_reported():
 
 
 def test_the_phases_of_timed_steps_lie_within_their_seconds():
-    answers, reports = in_turns(works("workers=1"), Turn(3, 10))
+    answers, reports = in_turns(specs("workers=1"), Turn(3, 10))
     total = sum(sum(seconds) for seconds in reports["candidate"][0].phases.values())
     assert 0 < total <= sum(answers["candidate"][0])
 
 
 def test_the_time_between_epochs_is_known():
-    _, reports = in_turns(works(*WHOLE_BATCHES), Turn(0, 9))
+    _, reports = in_turns(specs(*WHOLE_BATCHES), Turn(0, 9))
     for name in reports:
         assert len(reports[name][0].between_epochs_seconds) == 3
         assert min(reports[name][0].between_epochs_seconds) >= 0
@@ -205,7 +204,7 @@ def test_the_order_of_the_arms_alternates():
 def test_a_turn_is_as_long_for_every_arm_whatever_its_steps_take():
     found, _ = made(Arms(short=0.0002, long=0.002), rounds=400)
     for timed in found.timed.values():
-        assert statistics.mean(sum(turn) for turn in timed.turn_seconds) == pytest.approx(PACE.turn_seconds, rel=0.05)
+        assert statistics.mean(sum(turn) for turn in timed.turns) == pytest.approx(PACE.turn_seconds, rel=0.05)
 
 
 def test_turns_differ_in_length_so_that_they_keep_in_step_with_nothing():
@@ -275,8 +274,8 @@ def test_a_traced_round_does_not_count():
     assert traced == [False, True, False, False] * 3
     assert found.timed_rounds == 9
     for timed in found.timed.values():
-        assert len(timed.turn_seconds) == len(timed.first_steps) == 9
-        assert all(timed.turn_seconds)
+        assert len(timed.turns) == len(timed.first_steps) == 9
+        assert all(timed.turns)
     counting = "".join(name for name, turn in asked if not turn.traced)
     assert counting == "abba" * 4 + "ab"  # a traced round doesn't turn the order of the others
 
@@ -296,7 +295,7 @@ def test_a_script_that_ends_keeps_its_rounds():
     found.warm_up(arms, 2)
     found.run_until(arms, lambda seconds: False)
     assert found.timed_rounds > MIN_ROUNDS
-    assert {len(timed.turn_seconds) for timed in found.timed.values()} == {found.timed_rounds}
+    assert {len(timed.turns) for timed in found.timed.values()} == {found.timed_rounds}
 
 
 def test_a_script_that_ends_before_its_first_round_says_so():
@@ -329,7 +328,7 @@ def test_a_pool_that_spins_is_waited_for():
     thread.start()
     ender = threading.Timer(0.02, spinning.set)
     ender.start()
-    wait_until_idle()
+    _wait_until_idle()
     seen.append(spinning.is_set())
     thread.join()
     assert seen == [True]

@@ -46,8 +46,8 @@ def test_a_training_takes_as_long_as_its_slowest_worker(monkeypatch, tmp_path):
     reports = []
     correct = LocalLauncher.run
 
-    def run(launcher, work):
-        reports.append(correct(launcher, work))
+    def run(launcher, spec):
+        reports.append(correct(launcher, spec))
         return reports[-1]
 
     monkeypatch.setattr(LocalLauncher, "run", run)
@@ -90,7 +90,7 @@ def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, ov
     ],
 )
 def test_time_is_reserved_for_short_whole_trainings(settings, step_seconds, reserved, made):
-    trainings = WholeTrainings(tiny("measurement.whole_trainings=auto", *settings), job_seconds=9.0)
+    trainings = WholeTrainings(tiny("measurement.whole_trainings=auto", *settings, "measurement.max_seconds=9"))
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
     steps = {name: TimedSteps(step_seconds=one, min_step_seconds=one) for name, one in seconds.items()}
     assert trainings.reserve_seconds(steps) == pytest.approx(reserved)
@@ -140,7 +140,7 @@ def counting(config):
     dataset = load(config)
     model = architectures.build_model(config.model, dataset.input_shape, dataset.classes).double()
     strategy = Counting(config, 0, model, SharedTensors.copy_of(model.state_dict()), None)
-    strategy.start()
+    strategy.reset()
     return strategy, dataset
 
 
@@ -189,6 +189,6 @@ def test_training_visits_as_many_samples_as_the_config_says():
     baseline = config.baseline()
     model = Recording().double()
     strategy = Strategy(baseline, 0, model, SharedTensors.copy_of(model.state_dict()), None)
-    strategy.start()
+    strategy.reset()
     list(loop.train(baseline, dataset, strategy, TrainingClock(strategy)))
     assert sum(visited) == baseline.epochs * 48

@@ -93,7 +93,7 @@ def test_reports_come_by_rank():
 def test_several_worlds_live_together_and_any_of_their_ranks_may_notify():
     specs = [WorldSpec(report_rank, [(word,)] * 2) for word in ("a", "b")]
     with launch.running_worlds(specs) as worlds:
-        assert [sorted(worlds.notice(world) for _ in range(2)) for world in (1, 0)] == [
+        assert [sorted(worlds.next_notice(world) for _ in range(2)) for world in (1, 0)] == [
             [(0, "b"), (1, "b")],
             [(0, "a"), (1, "a")],
         ]
@@ -110,7 +110,7 @@ def test_what_workers_warn_of_is_told_once(caplog):
 def test_notices_arrive_while_processes_run():
     before = len(workers())
     with launch.running_worlds([WorldSpec(wait_for_a_signal, [()] * 2)]) as worlds:
-        pids = [worlds.notice(0) for _ in range(2)]
+        pids = [worlds.next_notice(0) for _ in range(2)]
         assert {process.pid for process in workers()} >= set(pids)
     assert len(workers()) == before
 
@@ -173,7 +173,7 @@ def test_a_signal_to_the_parent_ends_the_group_while_it_waits_or_works(number):
     before = len(workers())
     with (
         pytest.raises(signals.Interrupted),
-        signals.raised(),
+        signals.raise_interrupts(),
         launch.running_worlds([WorldSpec(signal_parent, [(number,)] * 3)]) as worlds,
     ):
         worlds.reports()
@@ -181,7 +181,7 @@ def test_a_signal_to_the_parent_ends_the_group_while_it_waits_or_works(number):
     finished = []
     with (
         pytest.raises(signals.Interrupted),
-        signals.raised(),
+        signals.raise_interrupts(),
         launch.running_worlds([WorldSpec(wait_for_a_signal, [()] * 3)]) as worlds,
     ):
         finished.append(signal.raise_signal(number))
@@ -207,7 +207,7 @@ def test_workers_die_with_the_main_process(tmp_path):
         "from dpexp.processes import launch\n"
         "from dpexp.processes.world import WorldSpec\n"
         "with launch.running_worlds([WorldSpec(test_launch.wait_for_a_signal, [()] * 2)]) as worlds:\n"
-        "    print(worlds.notice(0), flush=True)\n"
+        "    print(worlds.next_notice(0), flush=True)\n"
         "    worlds.reports()\n"
     )
     main = Program([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -11,7 +11,7 @@ from dpexp.processes import launch
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.processes.world import WorldSpec
 from dpexp.train.strategies import core_sharing
-from dpexp.train.strategies.core_sharing import CoreTurn
+from dpexp.train.strategies.core_sharing import CoreShare
 
 ROUNDS = 50
 
@@ -29,7 +29,7 @@ def take_turns(rank, turn, shared, notify):
 
 @pytest.mark.parametrize(("ranks", "groups"), [(2, 1), (5, 2)])
 def test_the_ranks_of_a_group_go_one_after_the_other(ranks, groups):
-    turns = CoreTurn.create(ranks, groups)
+    turns = CoreShare.create(ranks, groups)
     shared = SharedTensors.allocate({"taken": ((groups, 1 + ranks * ROUNDS), torch.int64)})
     launch.launch(WorldSpec(take_turns, [(turn, shared) for turn in turns]))
     for group in range(groups):
@@ -38,7 +38,7 @@ def test_the_ranks_of_a_group_go_one_after_the_other(ranks, groups):
 
 
 def test_who_is_alone_waits_for_nobody():
-    turns = CoreTurn.create(3, 2)
+    turns = CoreShare.create(3, 2)
     assert [turn.group for turn in turns] == [0, 1, 0]
     for _ in range(ROUNDS):
         turns[1].wait()

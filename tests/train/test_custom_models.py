@@ -12,7 +12,7 @@ from dpexp.errors import ConfigError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import Task
+from dpexp.train.worker import TrainingSpec
 
 
 def tokens(tmp_path, *overrides):
@@ -41,9 +41,9 @@ def test_sparse_gradients_are_refused(tmp_path):
 def test_ddp_names_the_setting_for_unused_parameters():
     config = tiny("strategy=ddp", "workers=2", "model=custom", "model.builder=user_models:sometimes_unused")
     dataset = load(config)
-    work = Task(config, dataset, initial_state(config, dataset))
+    spec = TrainingSpec(config, dataset, initial_state(config, dataset))
     with pytest.raises(WorkerError, match=r"set strategy\.find_unused_parameters=true"):
-        LocalLauncher().run(work)
+        LocalLauncher().run(spec)
 
 
 @pytest.mark.parametrize("strategy", ["sync_dp", "emulated", "ddp"])

@@ -185,7 +185,7 @@ class TestSeededBugs:
 
         self.unequal_start(monkeypatch)
         dataset = load(self.config)
-        work = worker.Task(self.config, dataset, initial_state(self.config, dataset))
-        report = worker.run(0, work, None, None, lambda notice: None)
+        spec = worker.TrainingSpec(self.config, dataset, initial_state(self.config, dataset))
+        report = worker.run(0, spec, None, None, lambda notice: None)
         with pytest.raises(WorkerError, match=r"replicas differ at the end: ranks \[1\]"):
             check_reports([report])

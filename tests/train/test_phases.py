@@ -10,11 +10,11 @@ from basics import tiny
 
 from dpexp.launchers.local import LocalLauncher
 from dpexp.phases import COMPUTE, DATA, PHASES, UPDATE
-from dpexp.processes.messages import MAX_PHASE_STEPS, Turn
+from dpexp.processes.turn import MAX_PHASE_STEPS, Turn
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.recorder import Recorder
-from dpexp.train.worker import Task
+from dpexp.train.worker import TrainingSpec
 
 STEPS = 100
 
@@ -23,8 +23,8 @@ def segment(*overrides):
     """The reports of a job's processes that made so many steps in turns, and the seconds of each."""
     config = tiny("data.size=2400", *overrides)
     dataset = load(config)
-    work = Task(config, dataset, initial_state(config, dataset), in_turns=True)
-    with LocalLauncher().segments({"candidate": work}) as programs:
+    spec = TrainingSpec(config, dataset, initial_state(config, dataset), in_turns=True)
+    with LocalLauncher().segments({"candidate": spec}) as programs:
         programs.run_turn("candidate", Turn(0, 5, warmup=True))
         seconds = [second for _ in range(4) for second in programs.run_turn("candidate", Turn(2, STEPS // 4))]
         return programs.end()["candidate"], seconds
@@ -64,7 +64,7 @@ def recorded(monkeypatch):
         recorder = Recorder()
         recorder.start()
         for _ in range(steps):
-            recorder.enter(COMPUTE)
+            recorder.begin_phase(COMPUTE)
             recorder.end_step()
         return recorder
 
@@ -87,9 +87,9 @@ def test_of_few_steps_all_are_reported(recorded):
 def test_time_can_be_moved_from_one_phase_to_another():
     recorder = Recorder()
     recorder.start()
-    recorder.enter(COMPUTE)
+    recorder.begin_phase(COMPUTE)
     started = recorder._last
-    recorder.enter(DATA)
+    recorder.begin_phase(DATA)
     recorder.move_since(started, COMPUTE, UPDATE)
     recorder.end_step()
     phases = recorder.phases(1)
@@ -100,6 +100,6 @@ def test_time_can_be_moved_from_one_phase_to_another():
 def test_a_recorder_that_is_off_has_nothing():
     recorder = Recorder(is_on=False)
     recorder.start()
-    recorder.enter(DATA)
+    recorder.begin_phase(DATA)
     recorder.end_step()
     assert not any(recorder.phases(1).values())

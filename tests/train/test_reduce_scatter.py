@@ -20,7 +20,7 @@ from dpexp.train.models import architectures
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.recorder import Recorder
 from dpexp.train.strategies import strategy_class
-from dpexp.train.strategies.core_sharing import CoreTurn
+from dpexp.train.strategies.core_sharing import CoreShare
 from dpexp.train.strategies.reduce_scatter import ReduceScatter
 
 LINE = 16  # float32 in a cache line
@@ -72,7 +72,7 @@ def test_the_sums_are_those_of_all_gradients_and_nothing_is_kept(shapes, groups,
     """With more ranks than groups, some publish onto others' gradients, as where workers share cores."""
     elements = sum(math.prod(shape) for shape in shapes)
     flat, gradients = torch.zeros(elements), torch.full((groups, elements), torch.nan)
-    turns = CoreTurn.create(groups + more_ranks, groups)
+    turns = CoreShare.create(groups + more_ranks, groups)
     ranks = [placed(shapes, flat, gradients, turn.group, not turn.is_first) for turn in turns]
     random = torch.Generator().manual_seed(seed)
     for _ in range(2):
@@ -116,7 +116,7 @@ def phases_of_an_exchange(rank, config, dataset, initial, shared, notify):
     """What is done to exchange a step's gradients, and in which phases."""
     model = architectures.build_model(config.model, dataset.input_shape, dataset.classes).to(torch.float64)
     strategy = strategy_class(config)(config, rank, model, initial, shared)
-    strategy.start()
+    strategy.reset()
     strategy.recorder, noted = CurrentPhase(), set()
 
     def note(owner, name):

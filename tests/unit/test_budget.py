@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from basics import tiny
 
-from dpexp.analysis.ratios import START_STD, compare
-from dpexp.analysis.warnings import _about_precision
+from dpexp.analysis.ratio_estimate import START_STD, compare
+from dpexp.analysis.warnings import _precision_warnings
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.measurement import budget as budget_module
 from dpexp.measurement import measure as measure_module
@@ -70,7 +70,7 @@ class Machine:
         return steps[turn.untimed_steps :]
 
     def end(self, timed):
-        return {name: Arm(64, one.turn_seconds, one.first_steps, {}, 0.0, [Process(1)]) for name, one in timed.items()}
+        return {name: Arm(64, one.turns, one.first_steps, {}, 0.0, [Process(1)]) for name, one in timed.items()}
 
 
 def measured(clock, machine, *overrides, reserved=0.0):
@@ -78,7 +78,8 @@ def measured(clock, machine, *overrides, reserved=0.0):
     config = tiny("measurement.warmup_steps=10", *overrides)
     paired = config.measurement.baseline == "paired"
     variants = {"candidate": config} | ({"baseline": config.baseline()} if paired else {})
-    job = Budget(config, "baseline" if paired else None, "candidate")
+    trainings = SimpleNamespace(reserve_seconds=lambda steps: reserved)
+    job = Budget(config, "baseline" if paired else None, "candidate", trainings)
     started, shares = clock.now, []
     blocks = list(
         run_blocks(
@@ -86,7 +87,6 @@ def measured(clock, machine, *overrides, reserved=0.0):
             lambda blocks: variants,
             job,
             on_progress=lambda text, done: shares.append(done),
-            on_warm=lambda step_seconds: reserved,
         )
     )
     assert shares == sorted(shares)
@@ -117,7 +117,7 @@ def test_expensive_starts_give_one_long_block(clock, baseline):
     assert took >= 0.8 * 30
     if baseline == "paired":
         assert took <= 1.1 * 30
-        assert len(blocks[0].arms["baseline"].turn_seconds) > 50
+        assert len(blocks[0].arms["baseline"].turns) > 50
 
 
 def test_without_a_limit_a_job_of_short_steps_takes_the_usual_time(clock):
@@ -157,7 +157,7 @@ def test_discarded_blocks_come_first_and_are_part_of_the_time(clock):
     blocks, took = measured(clock, Machine(clock, baseline=0.001, candidate=0.001), *settings)
     assert [block.warmup for block in blocks[:2]] == [True, False]
     assert not any(block.warmup for block in blocks[1:])
-    assert len(blocks[0].arms["candidate"].turn_seconds) == rounds_module.MIN_ROUNDS
+    assert len(blocks[0].arms["candidate"].turns) == rounds_module.MIN_ROUNDS
     assert took <= 8.8
 
 
@@ -192,7 +192,7 @@ def test_steps_too_long_for_the_time_are_named_with_what_they_need(clock):
     blocks, took = measured(clock, Machine(clock, baseline=5.0, candidate=4.0), *settings)
     assert len(blocks) == 1
     config = tiny(*settings)
-    (named,) = _about_precision(config, blocks, compare([blocks], "baseline", "candidate"))
+    (named,) = _precision_warnings(config, blocks, compare([blocks], "baseline", "candidate"))
     assert named.kind == "few turns"
     (seconds,) = map(int, re.findall(r"set measurement.max_seconds=(\d+) or more", named.advice))
     assert seconds > took
@@ -200,7 +200,7 @@ def test_steps_too_long_for_the_time_are_named_with_what_they_need(clock):
     assert took <= 1.1 * seconds
     assert not any(
         warning.kind == "few turns"
-        for warning in _about_precision(config, blocks, compare([blocks], "baseline", "candidate"))
+        for warning in _precision_warnings(config, blocks, compare([blocks], "baseline", "candidate"))
     )
 
 

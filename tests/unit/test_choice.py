@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpexp.analysis.decision.choice import choose
-from dpexp.analysis.intervals import UNKNOWN, Estimate
+from dpexp.analysis.estimate import UNKNOWN, Estimate
 from dpexp.analysis.table_row import Row
 from dpexp.errors import pluralize
 

@@ -142,13 +142,13 @@ def test_a_config_without_a_value_is_refused():
 def test_a_command_after_two_dashes_keeps_its_words(words):
     arguments = with_script(["workers=1", "batch.size=8", "--", *words])
     expected = [word.replace("{workers}", "1").replace("{{", "{").replace("}}", "}") for word in words]
-    assert compose_config(*arguments).command == expected
+    assert compose_config(*arguments).command_words == expected
 
 
 def test_a_backslash_of_a_command_stays_one():
     given = r"script.command=python my\ script.py --workers {workers}"
     config = compose_config("workers=1", given)
-    assert config.command == ["python", "my script.py", "--workers", "1"]
+    assert config.command_words == ["python", "my script.py", "--workers", "1"]
 
 
 HYDRAS = "hydra.job.chdir=true +hydra.job.env_set.A=b hydra/launcher=basic hydra.sweeper=null hydra.sweep.subdir=x"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from results_helpers import QUIET, arm_of
 
-from dpexp.analysis import disturbance, ratios
+from dpexp.analysis import disturbance, ratio_estimate
 from dpexp.results.schema import Block
 
 QUIET_SPEEDUP = 1.736  # of the same training on the same machine while it was quiet; see traces/README.md
@@ -38,7 +38,7 @@ def commands(trace):
 
 
 def compared(trace):
-    return [ratios.compare([blocks], "baseline", "candidate") for blocks in commands(trace)]
+    return [ratio_estimate.compare([blocks], "baseline", "candidate") for blocks in commands(trace)]
 
 
 def undisturbed(found):
@@ -101,7 +101,7 @@ def blocks_of(over, of, seed=0):
 
 
 def found_in(over, of, seed=0):
-    return ratios.compare([blocks_of(over, of, seed)], "over", "of")
+    return ratio_estimate.compare([blocks_of(over, of, seed)], "over", "of")
 
 
 def steady(generator, numbers):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_disturbance import found_in, spells, steady
 
-from dpexp.analysis.ratios import GROUPS, START_STD, find_dispersion, pooled_blocks, turns_ratio
+from dpexp.analysis.ratio_estimate import GROUPS, START_STD, estimate_turns_ratio, find_dispersion, pool_blocks
 
 TRIALS, TURNS, STARTS = 700, 60, (2, 3, 4, 8)
 PRECISION = 0.02
@@ -107,13 +107,13 @@ def trials(machine):
     over, of, _ = MACHINES[machine]
     generator, shape = np.random.default_rng(8), (TRIALS, max(STARTS), TURNS)
     sides = in_groups(over(generator, shape)), in_groups(of(generator, shape))
-    return [[turns_ratio(*pair) for pair in zip(*trial, strict=True)] for trial in zip(*sides, strict=True)]
+    return [[estimate_turns_ratio(*pair) for pair in zip(*trial, strict=True)] for trial in zip(*sides, strict=True)]
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("starts", STARTS)
 def test_the_overall_interval_covers_the_ratio_of_all_time(machine, starts):
-    truth, estimates = MACHINES[machine][2], [pooled_blocks(trial[:starts]).estimate() for trial in trials(machine)]
+    truth, estimates = MACHINES[machine][2], [pool_blocks(trial[:starts]).estimate() for trial in trials(machine)]
     found = np.mean([estimate.low <= truth <= estimate.high for estimate in estimates])
     assert LEAST.get(machine, 0.93) <= found <= 0.995
 
@@ -126,10 +126,10 @@ def test_jobs_of_a_sweep_share_their_dispersion():
         jobs = []
         for each in times:
             sides = (in_groups(differing(generator, (4, TURNS), each)) for _ in range(2))
-            jobs.append([turns_ratio(*pair) for pair in zip(*sides, strict=True)])
-        usual = find_dispersion([pooled_blocks(job) for job in jobs])
+            jobs.append([estimate_turns_ratio(*pair) for pair in zip(*sides, strict=True)])
+        usual = find_dispersion([pool_blocks(job) for job in jobs])
         for job in jobs:
-            estimates = pooled_blocks(job, usual).estimate(), pooled_blocks(job).estimate()
+            estimates = pool_blocks(job, usual).estimate(), pool_blocks(job).estimate()
             held.append(estimates[0].low <= 1 <= estimates[0].high)
             alone.append(estimates[1].low <= 1 <= estimates[1].high)
     assert 0.93 <= np.mean(held) <= 0.97
@@ -142,10 +142,10 @@ def test_it_covers_although_its_width_decided_when_to_stop(machine):
     over, of, truth = MACHINES[machine]
     for _ in range(TRIALS):
         pairs = zip(*(in_groups(side(generator, (8, TURNS))) for side in (over, of)), strict=True)
-        ratios = [turns_ratio(*next(pairs))]
+        ratios = [estimate_turns_ratio(*next(pairs))]
         for pair in pairs:
-            ratios.append(turns_ratio(*pair))
-            estimate = pooled_blocks(ratios).estimate()
+            ratios.append(estimate_turns_ratio(*pair))
+            estimate = pool_blocks(ratios).estimate()
             if estimate.precision <= PRECISION:
                 break
         held += estimate.low <= truth <= estimate.high
@@ -164,5 +164,5 @@ def test_the_undisturbed_interval_covers_what_a_quiet_machine_gives(sides):
 def test_on_a_quiet_machine_few_starts_give_the_precision():
     generator = np.random.default_rng(4)
     pairs = [[in_groups(noisy(generator, (2, TURNS))) for _ in range(2)] for _ in range(100)]
-    found = [pooled_blocks([turns_ratio(*pair) for pair in zip(*sides, strict=True)]) for sides in pairs]
+    found = [pool_blocks([estimate_turns_ratio(*pair) for pair in zip(*sides, strict=True)]) for sides in pairs]
     assert np.median([one.estimate().precision for one in found]) <= PRECISION

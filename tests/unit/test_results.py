@@ -45,8 +45,8 @@ def test_discarded_blocks_are_kept_raw_but_do_not_count():
         (lambda text: text.replace('"status": "ok"', '"status": "great"'), r"damaged \(status"),
         (lambda text: text.replace('"workers": 2', '"workers": 0', 1), r"damaged \(config.workers"),
         (
-            lambda text: re.sub(r'"turn_seconds": \[\s*\[\s*[\d.e-]+', '"turn_seconds": [[0', text, count=1),
-            r"damaged \(blocks.0.arms.baseline.turn_seconds.0.0",
+            lambda text: re.sub(r'"turns": \[\s*\[\s*[\d.e-]+', '"turns": [[0', text, count=1),
+            r"damaged \(blocks.0.arms.baseline.turns.0.0",
         ),
         (lambda text: text.replace('"warmup": false', '"warmup": true'), "no block was kept"),
         (lambda text: text.replace('"cpu_model"', '"cpu"'), "environment"),

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import nn
 
-from dpexp.launchers.command_processes import STARTUP
+from dpexp.launchers.command_processes import SCRIPT_HOOK
 from dpexp.measurement.script_trainer import _phases, _phases_of_step
-from dpexp.processes.messages import MAX_PHASE_STEPS
+from dpexp.processes.turn import MAX_PHASE_STEPS
 
 
 @pytest.fixture
 def now(monkeypatch):
     """The clock module, its time (`now.seconds`), and what moves it."""
-    monkeypatch.syspath_prepend(STARTUP)
+    monkeypatch.syspath_prepend(SCRIPT_HOOK)
     module = importlib.import_module("dpexp_clock")
     state = SimpleNamespace(seconds=0.0, module=module)
     for one in (module, importlib.import_module("dpexp_trace")):

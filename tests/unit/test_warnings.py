@@ -10,7 +10,7 @@ import pytest
 from results_helpers import MACHINE, QUIET, TURNS, changed, in_spells, result, training, write_sweep
 
 from dpexp.analysis.arm_statistics import ArmStatistics
-from dpexp.analysis.ratios import compare
+from dpexp.analysis.ratio_estimate import compare
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.warnings import MIN_TURNS, find_warnings
@@ -49,8 +49,7 @@ def busy(**conditions):
 def short(block):
     """The same block of a single turn."""
     arms = {
-        name: replace(own, turn_seconds=own.turn_seconds[:1], first_steps=own.first_steps[:1])
-        for name, own in block.arms.items()
+        name: replace(own, turns=own.turns[:1], first_steps=own.first_steps[:1]) for name, own in block.arms.items()
     }
     return changed(block, **arms)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.table_row import Row
 from dpexp.config.built_in import ONE_PROCESS
 from dpexp.errors import pluralize

@@ -33,7 +33,7 @@ class Link:
         return cls(float(bandwidth) * UNITS[unit] / 8, float(latency) * TIMES[seconds])
 
 
-def ring(members: int, size: float, link: Link) -> tuple[float, float]:
+def ring_seconds(members: int, size: float, link: Link) -> tuple[float, float]:
     """Return the seconds that latency and bandwidth take in an all-reduce of `size` bytes.
 
     Reduce-scatter and all-gather: each member sends a part of the bytes 2 (members - 1) times.

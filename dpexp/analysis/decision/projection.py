@@ -6,18 +6,16 @@ distribution of measured computation times. The exchange within a host is a line
 single one, anything between constant and proportional to the number of other workers. Between hosts, see links.py.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dpexp.analysis.decision.links import Link, ring
+from dpexp.analysis.decision.links import Link, ring_seconds
 from dpexp.analysis.disturbance import FASTEST_QUANTILE, UNDISTURBED_RATIO
 from dpexp.analysis.efficiency import useful_seconds
-from dpexp.analysis.intervals import Estimate
+from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.table_row import Row
 from dpexp.config.built_in import ONE_PROCESS
 from dpexp.phases import PHASES
@@ -96,7 +94,7 @@ class StepModel:
         useful, step = self._useful_seconds(workers, on_host), self._step
         waits = [wait + self._unexplained_wait(workers) for wait in self._waits(workers, useful)]
         local = self._local_exchange(on_host)
-        between = (0.0, 0.0) if cluster.link is None else ring(hosts, cluster.gradient_bytes, cluster.link)
+        between = (0.0, 0.0) if cluster.link is None else ring_seconds(hosts, cluster.gradient_bytes, cluster.link)
         latency, bandwidth = ((1 - cluster.overlap) * seconds for seconds in between)
         steps = [useful + waits[side] + local[side] + latency + bandwidth for side in (0, 1)]
         spread = math.exp(error) * self._precision(on_host)
@@ -204,7 +202,7 @@ def project_further(rows: Sequence[Row]) -> Projection | None:
 
 def fit_line(points: Mapping[float, float], at: float) -> float:
     """Return the value at `at` of the least-squares line with intercept and slope >= 0 (for one point: through 0)."""
-    from scipy.optimize import nnls  # slow to import: few commands have the counts for it
+    from scipy.optimize import nnls  # slow to import, and rarely needed
 
     if len(points) == 1:
         ((place, value),) = points.items()

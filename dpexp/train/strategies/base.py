@@ -1,4 +1,4 @@
-"""The base class of strategies, the only part of a training that knows about others; and strategies of one process."""
+"""The base class of strategies, the only part of a training that knows about other workers; those of one process."""
 
 import copy
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Strategy:
     """
 
     measured_phases: ClassVar[tuple[str, ...]] = PHASES  # those that can be told apart
-    optimizers: list[Optimizer]  # made by `start`
+    optimizers: list[Optimizer]  # made by `reset`
     replicas: tuple[Replica, ...]  # those in this process: one, or all
 
     def __init__(self, config: BuiltInConfig, rank: int, model: nn.Module, initial: SharedTensors, shared: Any) -> None:
@@ -52,7 +52,7 @@ class Strategy:
         """In the parent: return one picklable object per process, with which it connects to the others."""
         return [None] * config.process_count
 
-    def start(self) -> None:
+    def reset(self) -> None:
         """Give every replica the initial state and a fresh optimizer. All processes call it together."""
         for model in self._models:
             model.load_state_dict(self._initial)
@@ -68,7 +68,7 @@ class Strategy:
         The parameters may be read after the next `begin_step` or `barrier`. Enters the recorder's phases wait,
         communicate and update.
         """
-        self.recorder.enter(UPDATE)
+        self.recorder.begin_phase(UPDATE)
         self.optimizers[0].step(take_gradients(self._parameters))
 
     def barrier(self) -> None:
@@ -93,11 +93,11 @@ class Emulated(Strategy):
 
     def update(self) -> None:
         """Sum the gradients in rank order; each replica's optimizer gets a copy."""
-        self.recorder.enter(COMMUNICATE)
+        self.recorder.begin_phase(COMMUNICATE)
         totals, *others = [take_gradients(parameters) for parameters in self._trained]
         for gradients in others:
             for total, gradient in zip(totals, gradients, strict=True):
                 total += gradient
-        self.recorder.enter(UPDATE)
+        self.recorder.begin_phase(UPDATE)
         for optimizer in self.optimizers:
             optimizer.step([total.clone() for total in totals])

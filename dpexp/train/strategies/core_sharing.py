@@ -18,7 +18,7 @@ from dpexp.processes.barrier import Counter
 
 
 @dataclass(frozen=True)
-class CoreTurn:
+class CoreShare:
     """One rank's turn: ranks of a group take turns in order, and after the last comes the first."""
 
     group: int
@@ -28,7 +28,7 @@ class CoreTurn:
     next_counter: Counter  # the next rank's
 
     @classmethod
-    def create(cls, ranks: int, groups: int) -> list[CoreTurn]:
+    def create(cls, ranks: int, groups: int) -> list[CoreShare]:
         """Return the turns of all ranks: rank r belongs to group r mod `groups`."""
         counters, turns = [Counter() for _ in range(ranks)], []
         for rank, counter in enumerate(counters):

@@ -49,7 +49,7 @@ class Ddp(Strategy):
 
     def update(self) -> None:
         """Make one optimizer update, from gradients that backward has summed over all ranks."""
-        self.recorder.enter(UPDATE)
+        self.recorder.begin_phase(UPDATE)
         # What remains of backward after the last bucket was sent counts as communication (it may be waiting, too).
         self.recorder.move_since(self.last_bucket_started, COMPUTE, COMMUNICATE)
         self.last_bucket_started = math.inf
@@ -71,10 +71,10 @@ def _sum(strategy: Ddp, bucket: dist.GradBucket) -> torch.futures.Future[torch.T
     """All-reduce one bucket. DDP's default hook would divide by the world size, which is wrong for uneven shards."""
     started = time.perf_counter()
     if strategy.group is not None:
-        strategy.recorder.enter(COMMUNICATE)
+        strategy.recorder.begin_phase(COMMUNICATE)
         done = strategy.group.exchange(bucket)
-        strategy.recorder.enter(COMPUTE)
-        if not strategy.group.uses_memory:  # else it is over
+        strategy.recorder.begin_phase(COMPUTE)
+        if not strategy.group.uses_shared_memory:  # else it is over
             strategy.last_bucket_started = started
         return done
     strategy.last_bucket_started = started

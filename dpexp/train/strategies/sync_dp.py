@@ -9,8 +9,6 @@ With more workers than cores, the ranks of a core add up their gradients one aft
 the rest, as one rank; see core_sharing.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +19,7 @@ from dpexp.phases import COMMUNICATE, UPDATE, WAIT
 from dpexp.processes.barrier import BarrierMember, spin_seconds
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, Layout, SharedTensors
 from dpexp.train.strategies.base import Strategy
-from dpexp.train.strategies.core_sharing import CoreTurn, group_count, pin_to_core
+from dpexp.train.strategies.core_sharing import CoreShare, group_count, pin_to_core
 from dpexp.train.strategies.reduce_scatter import ReduceScatter
 
 MAX_BROADCAST = 8  # numbers at once
@@ -35,7 +33,7 @@ class Shared:
     memory: SharedTensors  # parameters, gradients, and broadcast numbers
     barrier: BarrierMember  # between all ranks
     update_barrier: BarrierMember  # between the ranks that update parameters: one of each row
-    turn: CoreTurn | None = None  # set if ranks share cores
+    core_share: CoreShare | None = None  # set if ranks share cores
 
 
 class SyncDataParallel(Strategy):
@@ -46,12 +44,12 @@ class SyncDataParallel(Strategy):
 
     def _connect(self, shared: Shared) -> None:
         pin_to_core(shared.row, self._config.total_threads)
-        self._barrier, self._update_barrier, self._turn = shared.barrier, shared.update_barrier, shared.turn
+        self._barrier, self._update_barrier, self._core_share = shared.barrier, shared.update_barrier, shared.core_share
         self._broadcast = shared.memory["broadcast"]
         elements = sum(parameter.numel() for parameter in self._parameters)
         flat, gradients = shared.memory["parameters"][:elements], shared.memory["gradients"][:, :elements]
         vector_to_parameters(flat, self._parameters)
-        adds = shared.turn is not None and not shared.turn.is_first
+        adds = shared.core_share is not None and not shared.core_share.is_first
         self._reduction = ReduceScatter(self._parameters, flat, gradients, shared.row, adds)
         self._parameters_by_optimizer = [[self._reduction.chunk]]
 
@@ -72,45 +70,45 @@ class SyncDataParallel(Strategy):
         if groups == config.workers:
             return [Shared(rank, memory, member, member) for rank, member in enumerate(members)]
         updating = BarrierMember.create(groups, spin_seconds(groups))
-        turns = CoreTurn.create(config.workers, groups)
+        shares = CoreShare.create(config.workers, groups)
         return [
-            Shared(turn.group, memory, member, updating[turn.group], turn)
-            for member, turn in zip(members, turns, strict=True)
+            Shared(share.group, memory, member, updating[share.group], share)
+            for member, share in zip(members, shares, strict=True)
         ]
 
-    def start(self) -> None:
+    def reset(self) -> None:
         """Load all of the initial state on each rank."""
         self.barrier()  # no rank still reads or updates
-        super().start()
+        super().reset()
         self.barrier()
 
     def begin_step(self) -> None:
         """Wait for this rank's turn on its core; then all parameters are up to date."""
-        if self._turn is not None:
-            self.recorder.enter(WAIT)
-            self._turn.wait()
+        if self._core_share is not None:
+            self.recorder.begin_phase(WAIT)
+            self._core_share.wait()
 
     def update(self) -> None:
         """Publish this rank's gradient, then sum one chunk of all gradients, and update those parameters.
 
         If ranks share a core, only the last one sums and updates.
         """
-        self.recorder.enter(COMMUNICATE)
+        self.recorder.begin_phase(COMMUNICATE)
         self._reduction.publish()
-        if self._turn is None or self._turn.is_last:
+        if self._core_share is None or self._core_share.is_last:
             self._wait()  # all gradients are published
-            self.recorder.enter(COMMUNICATE)
+            self.recorder.begin_phase(COMMUNICATE)
             self._reduction.sum_chunk()
-            self.recorder.enter(UPDATE)
+            self.recorder.begin_phase(UPDATE)
             self.optimizers[0].step([self._reduction.total])
             self._wait()  # all parameters are updated, all gradients read
-        if self._turn is not None:
-            self.recorder.enter(WAIT)  # this rank may get the core back only when the rank that it wakes sleeps
-            self._turn.pass_on()
+        if self._core_share is not None:
+            self.recorder.begin_phase(WAIT)  # the rank that is woken may keep this core until it sleeps
+            self._core_share.pass_on()
 
     def _wait(self) -> None:
         """Wait for the ranks that update the other chunks."""
-        self.recorder.enter(WAIT)
+        self.recorder.begin_phase(WAIT)
         self._update_barrier.wait()
 
     def barrier(self) -> None:

@@ -73,7 +73,7 @@ class PendingExchange(NamedTuple):
 
     sums: torch.Tensor
     done: Any  # the future of the sums
-    between: Any  # the all-reduce between hosts, if there is one
+    inter_host_work: Any  # the all-reduce between hosts, if there is one
 
 
 class SharedMemoryGroup:
@@ -84,7 +84,7 @@ class SharedMemoryGroup:
     ) -> None:
         """Meet all ranks, to compute means or sums. Raises ValueError if hosts have different numbers of ranks."""
         self.process_group: Any = dist.group.WORLD if group is None else group
-        self.average, self._always, self.uses_memory = average, always, False
+        self.average, self._always, self.uses_shared_memory = average, always, False
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._step = 0
         self._seconds: dict[bool, list[float]] = {
@@ -92,8 +92,8 @@ class SharedMemoryGroup:
             False: [],
         }  # times of trial steps, by whether they use memory
         self._step_began = 0.0
-        self._areas: dict[int, BucketBuffers] = {}  # by the bucket's number
-        self._begun: list[PendingExchange] = []  # in this step
+        self._buffers: dict[int, BucketBuffers] = {}  # by the bucket's number
+        self._pending: list[PendingExchange] = []  # in this step
         self._expected: list[tuple[torch.Tensor, torch.Tensor, float]] = []  # the first sums, the group's, the rounding
         self.peers = Peers(self.process_group, timeout_seconds)
         self._is_decided = len(self.peers.ranks) == 1  # a rank alone on its host has none to share memory with
@@ -109,14 +109,14 @@ class SharedMemoryGroup:
         """Return the future of the sum, or mean, of all ranks of a dist.GradBucket."""
         number, buffer = bucket.index(), bucket.buffer()
         if number == 0:
-            self._begun, self._expected = [], []  # left over from a step that an exception has ended
+            self._pending, self._expected = [], []  # left over from a step that an exception has ended
             if not self._is_decided:
                 self._begin_step()
-        if self.uses_memory and not buffer.is_sparse:
+        if self.uses_shared_memory and not buffer.is_sparse:
             done = self._begin(number, buffer)
         else:
             done = self._over_group(buffer).get_future().then(lambda done: done.value()[0])
-        if self._begun and bucket.is_last():
+        if self._pending and bucket.is_last():
             self._finish()
         return done  # type: ignore[no-any-return]
 
@@ -127,32 +127,32 @@ class SharedMemoryGroup:
         return dist.all_reduce(bucket, group=self.process_group, async_op=True)
 
     def _begin_step(self) -> None:
-        """Choose how to exchange: by the process group while buckets change, in turns, then by the faster way."""
+        """Choose the process group while buckets change, then both in alternation, then the faster one."""
         now, tried = time.perf_counter(), self._step - WARMUP_STEPS
         if 0 < tried <= 2 * TRIAL_STEPS:
-            self._seconds[self.uses_memory].append(now - self._step_began)
+            self._seconds[self.uses_shared_memory].append(now - self._step_began)
         self._is_decided = tried == (1 if self._always else 2 * TRIAL_STEPS)
         if self._always:
-            self.uses_memory = tried >= 0
+            self.uses_shared_memory = tried >= 0
         elif 0 <= tried < 2 * TRIAL_STEPS:
-            self.uses_memory = tried // 2 % 2 == 0  # in pairs: if two kinds of steps alternate, each way has both
+            self.uses_shared_memory = tried // 2 % 2 == 0  # in pairs: two kinds of steps may alternate
         elif self._is_decided:
             in_memory, over_group = (statistics.median(self._seconds[way]) for way in (True, False))
             choice = torch.tensor([in_memory <= over_group])
             dist.broadcast(choice, dist.get_global_rank(self.process_group, 0), group=self.process_group)
-            self.uses_memory = bool(choice)
-            if not self.uses_memory:
-                self._areas.clear()
+            self.uses_shared_memory = bool(choice)
+            if not self.uses_shared_memory:
+                self._buffers.clear()
         self._step += 1
         self._step_began = time.perf_counter()
 
     def _begin(self, number: int, bucket: torch.Tensor) -> Any:
         """Sum this rank's chunk of a bucket (n,) over its host, and begin to sum it between hosts; return a future."""
-        area = self._areas.get(number)
+        area = self._buffers.get(number)
         if area is None or (area.sums.dtype, len(area.sums)) != (bucket.dtype, len(bucket)):
-            area = self._areas[number] = self._allocated(bucket)
+            area = self._buffers[number] = self._allocate(bucket)
         if self._step == WARMUP_STEPS + 1:  # the first in memory
-            self._expected.append((area.sums, *self._summed_by_group(bucket)))
+            self._expected.append((area.sums, *self._sum_by_group(bucket)))
         # Divided before they are added, as torch does: sums of float16 may overflow.
         factor = 1 / self.size if self.average else 1.0
         for part, row in area.published:
@@ -161,33 +161,33 @@ class SharedMemoryGroup:
         torch.add(area.peer_chunks[0], bucket[area.chunk], alpha=factor, out=area.chunk_sum)
         for other in area.peer_chunks[1:]:
             area.chunk_sum.add_(other)
-        between = None
+        work = None
         if self._inter_host_group is not None and len(area.chunk_sum):
-            between = dist.all_reduce(area.chunk_sum, group=self._inter_host_group, async_op=True)
-        self._begun.append(PendingExchange(area.sums, torch.futures.Future(), between))
-        return self._begun[-1].done
+            work = dist.all_reduce(area.chunk_sum, group=self._inter_host_group, async_op=True)
+        self._pending.append(PendingExchange(area.sums, torch.futures.Future(), work))
+        return self._pending[-1].done
 
     def _finish(self) -> None:
         """Complete the sums of all buckets of this step; DistributedDataParallel copies them from shared memory."""
-        for begun in self._begun:
-            if begun.between is not None:
-                self._wait(begun.between)
+        for begun in self._pending:
+            if begun.inter_host_work is not None:
+                self._wait(begun.inter_host_work)
         self.peers.barrier()  # all chunks are there; they are read before the next step's first meeting
         for sums, expected, rounding in self._expected:
             if not torch.isclose(sums, expected, rtol=0.0, atol=rounding, equal_nan=True).all():
                 raise RuntimeError("sums of gradients in shared memory differ from those of the process group")
         self._expected = []
-        for begun in self._begun:
+        for begun in self._pending:
             begun.done.set_result(begun.sums)
-        self._begun = []
+        self._pending = []
 
-    def _wait(self, between: Any) -> None:
+    def _wait(self, work: Any) -> None:
         try:
-            between.wait()
+            work.wait()
         except RuntimeError as error:
             raise LostRankError(f"rank {self.rank} has lost a rank on another host: {error}") from error
 
-    def _summed_by_group(self, bucket: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def _sum_by_group(self, bucket: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Return the process group's sums, and by how much those in memory may differ because of rounding."""
         expected = bucket.clone()
         self._over_group(expected).wait()
@@ -196,7 +196,7 @@ class SharedMemoryGroup:
         sums = float(largest) * (1 if self.average else self.size)
         return expected, 2 * self.size * torch.finfo(bucket.dtype).eps * sums
 
-    def _allocated(self, bucket: torch.Tensor) -> BucketBuffers:
+    def _allocate(self, bucket: torch.Tensor) -> BucketBuffers:
         """Allocate the memory for buckets like this: a row for the sums, then one for each rank.
 
         DistributedDataParallel looks for its parts of the sums from the beginning of their storage.
@@ -212,5 +212,5 @@ class SharedMemoryGroup:
         return BucketBuffers(published, chunk, [other[chunk] for other in rows], sums[chunk], sums)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy of a model has no hook, whatever DistributedDataParallel notes about it."""
+        """Pickled as None: a copied model has no hook."""
         return type(None), ()

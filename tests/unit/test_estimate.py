@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpexp.analysis.intervals import Estimate, geometric_mean, t_quantile
+from dpexp.analysis.estimate import Estimate, geometric_mean, t_quantile
 
 samples = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=10)
 

@@ -124,7 +124,7 @@ class StepClock:
             if self._connection is not None and not failed:
                 self._connection.send(self._steps + len(self._times) - 1)
 
-    def forget(self) -> None:
+    def close_after_fork(self) -> None:
         """Stop the clock in a forked process: it is a helper, such as a worker of a data loader."""
         if self._connection is not None:
             self._connection.close()
@@ -191,4 +191,4 @@ def install(optimizers: Any, read_files: Any) -> None:
         clock = StepClock(read_files)
         optimizers.register_optimizer_step_pre_hook(clock.before_step)
         optimizers.register_optimizer_step_post_hook(clock.after_step)
-        os.register_at_fork(after_in_child=clock.forget)
+        os.register_at_fork(after_in_child=clock.close_after_fork)

@@ -1,4 +1,4 @@
-"""The estimate of all ratios: the throughput of one arm over that of another, from the steps of their turns.
+"""How every ratio is estimated: the throughput of one arm over that of another, from the steps of their turns.
 
 In a block, arms took turns of some tens of milliseconds, so changes of the machine's speed affected all of them. The
 ratio of a block is that of their mean seconds per sample. Its variance follows from how far each group of consecutive
@@ -8,8 +8,6 @@ models and empirical Bayes methods"): it is combined with PRIOR_DOF blocks of th
 weight depends on its number of steps, not on their variance, else calm blocks would count more than others.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpexp.analysis import disturbance
-from dpexp.analysis.intervals import UNKNOWN, Estimate, from_log, t_quantile
+from dpexp.analysis.estimate import UNKNOWN, Estimate, from_log, t_quantile
 from dpexp.results.schema import Block
 
 GROUPS = 20  # at most this many groups of consecutive rounds
@@ -28,10 +26,11 @@ MAX_CORRELATION = 0.9  # correlation of neighbouring groups
 START_STD, COMMAND_STD = 0.006, 0.005
 PRIOR_DOF = 6.0
 SINGLE_ROUND_STD = 0.1  # assumed for a block with a single round
-NO_LIMITS = (math.inf, math.inf)
-
 Turns = Sequence[Sequence[float]]
 """The seconds of each step of each turn."""
+Limits = tuple[float, float]
+"""The seconds of the longest step that counts, of the baseline and of the candidate."""
+NO_LIMITS: Limits = (math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,21 @@ class LogEstimate:
     def variance(self) -> float:
         """The variance of the log, from its own data."""
         return variance_of_step([self])[0] / self.steps
+
+
+@dataclass(frozen=True)
+class PooledLog:
+    """The mean of several log estimates. `chi_square` is the sum of squared deviations over their expected squares."""
+
+    log: float
+    variance: float
+    chi_square: float
+    count: int
+    dof: float
+
+    def estimate(self, level: float = 0.95) -> Estimate:
+        """The ratio with its interval."""
+        return from_log(self.log, t_quantile(level, self.dof) * math.sqrt(self.variance))
 
 
 def variance_of_step(blocks: Sequence[LogEstimate]) -> tuple[float, float]:
@@ -72,20 +86,20 @@ def variance_of_step(blocks: Sequence[LogEstimate]) -> tuple[float, float]:
     return float(np.mean(of_step)) / effective_share, groups * effective_share
 
 
-def turns_ratio(baseline: Turns, candidate: Turns, limits: tuple[float, float] = NO_LIMITS) -> LogEstimate | None:
+def estimate_turns_ratio(baseline: Turns, candidate: Turns, limits: Limits = NO_LIMITS) -> LogEstimate | None:
     """Return the ratio of the seconds of a step: `baseline` divided by `candidate`; None if an arm has no steps.
 
     Only steps up to the limits, in seconds, count.
     """
-    first, second = (log_seconds(turns, limit) for turns, limit in zip((baseline, candidate), limits, strict=True))
+    first, second = estimate_log_seconds(baseline, limits[0]), estimate_log_seconds(candidate, limits[1])
     if first is None or second is None:
         return None
     steps = 2 / (1 / first.steps + 1 / second.steps)
     return LogEstimate(first.log - second.log, first.shifts - second.shifts, steps, min(first.groups, second.groups))
 
 
-def log_seconds(turns: Turns, limit: float = math.inf) -> LogEstimate | None:
-    """Return the seconds of a step of one arm; None if it has no step up to the limit."""
+def estimate_log_seconds(turns: Turns, limit: float = math.inf) -> LogEstimate | None:
+    """Return the log of an arm's seconds per step; None if it has no step up to the limit."""
     times = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
     groups = np.arange(len(turns)) * min(GROUPS, len(turns)) // len(turns)
     of_steps = np.repeat(groups, [len(turn) for turn in turns])
@@ -98,31 +112,16 @@ def log_seconds(turns: Turns, limit: float = math.inf) -> LogEstimate | None:
     return LogEstimate(math.log(mean), shifts, float(steps.sum()), int(np.count_nonzero(steps)))
 
 
-def step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> Pooled | None:
+def pool_step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> PooledLog | None:
     """Return the seconds of a step of one arm over all blocks; None if no block has the arm.
 
     No other arm took turns with it: the deviation between commands is not visible in these blocks, and is added.
     """
-    mean = pooled_blocks([log_seconds(block.arms[name].turn_seconds, limit) for block in blocks if name in block.arms])
+    mean = pool_blocks([estimate_log_seconds(block.arms[name].turns, limit) for block in blocks if name in block.arms])
     return mean and dataclasses.replace(mean, variance=mean.variance + COMMAND_STD**2)
 
 
-@dataclass(frozen=True)
-class Pooled:
-    """The mean of several log ratios. `chi_square` is the sum of squared deviations over their expected squares."""
-
-    log: float
-    variance: float
-    chi_square: float
-    count: int
-    dof: float
-
-    def estimate(self, level: float = 0.95) -> Estimate:
-        """The ratio with its interval."""
-        return from_log(self.log, t_quantile(level, self.dof) * math.sqrt(self.variance))
-
-
-def pooled_blocks(blocks: Sequence[LogEstimate | None], dispersion: float = 1.0) -> Pooled | None:
+def pool_blocks(blocks: Sequence[LogEstimate | None], dispersion: float = 1.0) -> PooledLog | None:
     """Return the mean of the blocks of a job, whose processes differ by more than their rounds show.
 
     `dispersion` is the ratio of observed to expected squared deviations in all jobs of the sweep.
@@ -132,29 +131,29 @@ def pooled_blocks(blocks: Sequence[LogEstimate | None], dispersion: float = 1.0)
         return None
     variance, dof = variance_of_step(known)
     within = np.array([variance / block.steps for block in known])
-    pooled = _pooled([block.log for block in known], within, START_STD, dispersion)
+    pooled = _pool([block.log for block in known], within, START_STD, dispersion)
     share = float(within.mean() / (within.mean() + START_STD**2))  # share of the variance that is visible in rounds
     return dataclasses.replace(pooled, dof=1 / (1 / pooled.dof + share**2 / dof))
 
 
-def pooled_jobs(jobs: Sequence[Pooled], deviation: float) -> Pooled:
+def pool_jobs(jobs: Sequence[PooledLog], deviation: float) -> PooledLog:
     """Return the mean of jobs of the same configuration."""
     within = np.full(len(jobs), np.mean([job.variance for job in jobs]))
-    pooled = _pooled([job.log for job in jobs], within, deviation, 1.0)
+    pooled = _pool([job.log for job in jobs], within, deviation, 1.0)
     return dataclasses.replace(pooled, dof=sum(job.dof for job in jobs))
 
 
-def _pooled(logs: Sequence[float], within: np.ndarray, deviation: float, dispersion: float) -> Pooled:
+def _pool(logs: Sequence[float], within: np.ndarray, deviation: float, dispersion: float) -> PooledLog:
     """Return the mean of logs that differ by a standard deviation in addition to their own variances."""
     weights, values = 1 / (within + deviation**2), np.array(logs)
     mean = float(weights @ values / weights.sum())
     chi_square = float(weights @ (values - mean) ** 2)
     dof = PRIOR_DOF + len(logs) - 1
     scale = (PRIOR_DOF * dispersion + chi_square) / dof
-    return Pooled(mean, scale / float(weights.sum()), chi_square, len(logs), dof)
+    return PooledLog(mean, scale / float(weights.sum()), chi_square, len(logs), dof)
 
 
-def find_dispersion(jobs: Sequence[Pooled]) -> float:
+def find_dispersion(jobs: Sequence[PooledLog]) -> float:
     """Return the `dispersion` of the jobs of a sweep, moderated by PRIOR_DOF blocks of the expected spread."""
     return (PRIOR_DOF + sum(job.chi_square for job in jobs)) / (PRIOR_DOF + sum(job.count - 1 for job in jobs))
 
@@ -168,7 +167,7 @@ class Comparison:
 
     overall: Estimate = UNKNOWN
     undisturbed: Estimate | None = None
-    limits: tuple[float, float] = NO_LIMITS
+    limits: Limits = NO_LIMITS
     disturbed_share: float = 0.0  # share of disturbed steps, in the arm with more of them
     blocks: Sequence[Block] = ()  # the blocks that `shown` is computed from
 
@@ -197,32 +196,29 @@ def compare(
     undisturbed = _over_jobs(kept, baseline, candidate, limits, dispersion)
     # The limit is uniform over the tried range: variance = width^2 / 12.
     undisturbed = dataclasses.replace(undisturbed, variance=undisturbed.variance + change**2 / 12)
-    shares = [
-        disturbance.disturbed_share([block.arms[name] for block in all_blocks], limit)
-        for name, limit in zip((baseline, candidate), limits, strict=True)
-    ]
-    return Comparison(overall.estimate(level), undisturbed.estimate(level), limits, max(shares), blocks)
+    share = disturbance.disturbed_share(all_blocks, (baseline, candidate), limits)
+    return Comparison(overall.estimate(level), undisturbed.estimate(level), limits, share, blocks)
 
 
 def _over_jobs(
-    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, limits: tuple[float, float], dispersion: float
-) -> Pooled:
+    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, limits: Limits, dispersion: float
+) -> PooledLog:
     """Combine blocks into each job's ratio of seconds per step, and jobs into one ratio of seconds per sample."""
-    ratios = [job_ratio(blocks, baseline, candidate, limits, dispersion) for blocks in jobs]
+    ratios = [estimate_job_ratio(blocks, baseline, candidate, limits, dispersion) for blocks in jobs]
     first, second = (next(block for blocks in jobs for block in blocks).arms[name] for name in (baseline, candidate))
     several = max(len(arm.processes) * arm.threads for arm in (first, second)) > 1
-    pooled = pooled_jobs([ratio for ratio in ratios if ratio is not None], COMMAND_STD if several else 0.0)
+    pooled = pool_jobs([ratio for ratio in ratios if ratio is not None], COMMAND_STD if several else 0.0)
     return dataclasses.replace(pooled, log=pooled.log + math.log(second.samples_per_step / first.samples_per_step))
 
 
-def job_ratio(
+def estimate_job_ratio(
     blocks: Sequence[Block],
     baseline: str,
     candidate: str,
-    limits: tuple[float, float] = NO_LIMITS,
+    limits: Limits = NO_LIMITS,
     dispersion: float = 1.0,
-) -> Pooled | None:
+) -> PooledLog | None:
     """Return the ratio of the seconds of a step of two arms in the blocks of one job; None if no block has both."""
     both = [block.arms for block in blocks if {baseline, candidate} <= block.arms.keys()]
-    ratios = [turns_ratio(arms[baseline].turn_seconds, arms[candidate].turn_seconds, limits) for arms in both]
-    return pooled_blocks(ratios, dispersion)
+    ratios = [estimate_turns_ratio(arms[baseline].turns, arms[candidate].turns, limits) for arms in both]
+    return pool_blocks(ratios, dispersion)

@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from results_helpers import QUIET, arm_of
 
-from dpexp.analysis.ratios import (
+from dpexp.analysis.ratio_estimate import (
     COMMAND_STD,
     PRIOR_DOF,
     SINGLE_ROUND_STD,
     START_STD,
     LogEstimate,
     compare,
+    estimate_log_seconds,
+    estimate_turns_ratio,
     find_dispersion,
-    log_seconds,
-    pooled_blocks,
-    pooled_jobs,
+    pool_blocks,
+    pool_jobs,
     step_seconds,
-    turns_ratio,
     variance_of_step,
 )
 from dpexp.results.schema import Block
@@ -39,7 +39,7 @@ def exact(log, steps=1000.0):
 @given(turns)
 def test_the_inverse_ratio_has_the_inverse_log_and_the_same_variance(pairs):
     over, of = ([[one] for one in side] for side in zip(*pairs, strict=True))
-    one, other = turns_ratio(over, of), turns_ratio(of, over)
+    one, other = estimate_turns_ratio(over, of), estimate_turns_ratio(of, over)
     assert one.log == pytest.approx(-other.log)
     assert one.variance == pytest.approx(other.variance)
 
@@ -49,7 +49,7 @@ def test_a_drift_that_hits_both_arms_of_a_round_alike_changes_little(pairs, fact
     """Of equal steps it changes nothing."""
     steady = [[1.0], [2.0]]
     drift = [factor**at for at in range(5)]
-    found = turns_ratio([[steady[0][0] * by] for by in drift], [[steady[1][0] * by] for by in drift])
+    found = estimate_turns_ratio([[steady[0][0] * by] for by in drift], [[steady[1][0] * by] for by in drift])
     assert found.log == pytest.approx(math.log(0.5))
     assert found.variance == pytest.approx(0, abs=1e-12)
 
@@ -62,9 +62,9 @@ def test_the_ratio_is_of_seconds_a_sample():
 
 def test_only_steps_up_to_the_limits_count():
     over, of = [[1.0, 9.0], [1.0, 1.0]], [[2.0, 2.0], [2.0, 7.0]]
-    assert turns_ratio(over, of, (1.15, 2.3)).log == pytest.approx(math.log(0.5))
-    assert turns_ratio(over, of, (0.5, 2.3)) is None
-    assert log_seconds(over, 0.5) is None
+    assert estimate_turns_ratio(over, of, (1.15, 2.3)).log == pytest.approx(math.log(0.5))
+    assert estimate_turns_ratio(over, of, (0.5, 2.3)) is None
+    assert estimate_log_seconds(over, 0.5) is None
 
 
 def autocorrelated(generator, count, correlation, deviation):
@@ -80,7 +80,7 @@ def test_the_variance_respects_that_neighbouring_turns_are_alike(correlation):
     blocks = []
     for _ in range(400):
         sides = [np.exp(autocorrelated(generator, 80, correlation, 0.05))[:, None] for _ in range(2)]
-        blocks.append(turns_ratio(*sides))
+        blocks.append(estimate_turns_ratio(*sides))
     true = np.var([block.log for block in blocks])
     told = variance_of_step(blocks)[0] / 80
     assert told == pytest.approx(true, rel=0.15)
@@ -94,7 +94,7 @@ def test_turns_that_are_alike_are_fewer_independent_ones():
     for correlation in (0.0, 0.95):
         ones = [np.exp(autocorrelated(generator, 80, correlation, 0.05))[:, None] for _ in range(8)]
         _, freedoms[correlation] = variance_of_step(
-            [turns_ratio(*pair) for pair in zip(ones[::2], ones[1::2], strict=True)]
+            [estimate_turns_ratio(*pair) for pair in zip(ones[::2], ones[1::2], strict=True)]
         )
     assert freedoms[0.95] < 0.4 * freedoms[0.0]
 
@@ -102,13 +102,13 @@ def test_turns_that_are_alike_are_fewer_independent_ones():
 @pytest.mark.parametrize("limits", [(1.5, 9.0), (math.inf, math.inf)])
 def test_a_block_whose_steps_are_all_in_one_group_tells_no_variance(limits):
     over = [[1.0], [2.0], [2.0]] if limits[0] < 2 else [[1.0]]
-    found = turns_ratio(over, [[1.0]] * len(over), limits)
+    found = estimate_turns_ratio(over, [[1.0]] * len(over), limits)
     assert found.variance == pytest.approx(SINGLE_ROUND_STD**2)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_blocks_that_agree_are_believed_as_far_as_they_are_many(count):
-    found = pooled_blocks([exact(0.1)] * count)
+    found = pool_blocks([exact(0.1)] * count)
     assert found.log == pytest.approx(0.1)
     moderated = PRIOR_DOF / (PRIOR_DOF + count - 1)
     assert found.variance == pytest.approx(moderated * START_STD**2 / count)
@@ -116,7 +116,7 @@ def test_blocks_that_agree_are_believed_as_far_as_they_are_many(count):
 
 
 def test_two_blocks_that_differ_widen_the_interval_but_not_25_fold():
-    agreeing, differing = pooled_blocks([exact(0.0)] * 2), pooled_blocks([exact(-0.02), exact(0.02)])
+    agreeing, differing = pool_blocks([exact(0.0)] * 2), pool_blocks([exact(-0.02), exact(0.02)])
     wider = differing.estimate().precision / agreeing.estimate().precision
     misfit = 2 * (0.02 / START_STD) ** 2
     assert wider == pytest.approx(math.sqrt((PRIOR_DOF + misfit) / PRIOR_DOF), rel=0.02)
@@ -124,29 +124,29 @@ def test_two_blocks_that_differ_widen_the_interval_but_not_25_fold():
 
 
 def test_other_jobs_of_a_sweep_tell_how_much_blocks_usually_differ():
-    calm = [pooled_blocks([exact(0.0)] * 3)] * 10
-    restless = [pooled_blocks([exact(-0.02), exact(0.0), exact(0.02)])] * 10
+    calm = [pool_blocks([exact(0.0)] * 3)] * 10
+    restless = [pool_blocks([exact(-0.02), exact(0.0), exact(0.02)])] * 10
     assert find_dispersion([]) == 1
     assert find_dispersion(calm) < 0.3
     assert find_dispersion(restless) > 5
     one = [exact(0.0)] * 2
-    widths = [pooled_blocks(one, find_dispersion(jobs)).estimate().precision for jobs in (calm, [], restless)]
+    widths = [pool_blocks(one, find_dispersion(jobs)).estimate().precision for jobs in (calm, [], restless)]
     assert widths == sorted(widths)
 
 
 def test_blocks_weigh_by_their_steps_and_not_by_how_calm_they_were():
     """Else the calm blocks would count more than those that others slowed down, which is no mean of all time."""
     generator = np.random.default_rng(3)
-    calm = turns_ratio(generator.normal(1.0, 0.001, (40, 1)), np.ones((40, 1)))
-    slow = turns_ratio(generator.normal(1.5, 0.4, (40, 1)), np.ones((40, 1)))
-    assert pooled_blocks([calm, slow]).log == pytest.approx((calm.log + slow.log) / 2)
-    short = turns_ratio(generator.normal(1.5, 0.4, (4, 1)), np.ones((4, 1)))
-    assert pooled_blocks([calm, short]).log < (calm.log + short.log) / 2
+    calm = estimate_turns_ratio(generator.normal(1.0, 0.001, (40, 1)), np.ones((40, 1)))
+    slow = estimate_turns_ratio(generator.normal(1.5, 0.4, (40, 1)), np.ones((40, 1)))
+    assert pool_blocks([calm, slow]).log == pytest.approx((calm.log + slow.log) / 2)
+    short = estimate_turns_ratio(generator.normal(1.5, 0.4, (4, 1)), np.ones((4, 1)))
+    assert pool_blocks([calm, short]).log < (calm.log + short.log) / 2
 
 
 def test_pooled_commands_shrink_what_commands_differ_by():
-    job = pooled_blocks([exact(0.0)] * 3)
-    one, sixteen = (pooled_jobs([job] * count, COMMAND_STD) for count in (1, 16))
+    job = pool_blocks([exact(0.0)] * 3)
+    one, sixteen = (pool_jobs([job] * count, COMMAND_STD) for count in (1, 16))
     assert one.variance == pytest.approx(job.variance + COMMAND_STD**2)
     assert one.dof == job.dof
     assert sixteen.estimate().precision < one.estimate().precision / 4

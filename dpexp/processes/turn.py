@@ -2,7 +2,7 @@
 
 All other programs of a block sleep meanwhile. The program answers with the times of its steps, and sleeps until its
 next turn. Before its first turn, it reports that it is ready. A script's processes may run another Python, and receive
-a turn as a tuple (see startup/dpexp_clock.py).
+a turn as a tuple (see script_hook/dpexp_clock.py).
 """
 
 from dataclasses import dataclass

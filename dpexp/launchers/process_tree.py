@@ -1,10 +1,8 @@
-"""All processes below a command, found by a mark in their environment, which they inherit.
+"""All processes that a command has started, found by an inherited environment variable.
 
-Also a program: `python descendants.py MARK` waits until its standard input is closed, which happens when the process
+Also a program: `python process_tree.py MARK` waits until its standard input is closed, which happens when the process
 that started it dies, and then ends all processes with the mark, even stopped ones.
 """
-
-from __future__ import annotations
 
 import contextlib
 import os
@@ -16,7 +14,7 @@ MARK_VARIABLE = "DPEXP_SCRIPT_MARK"
 GRACE_SECONDS, POLL_SECONDS = 1.0, 0.01
 
 
-class Descendants:
+class ProcessTree:
     """All processes whose `DPEXP_SCRIPT_MARK` begins with `mark`, and all processes started by them."""
 
     def __init__(self, mark: str) -> None:
@@ -86,4 +84,4 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    Descendants(sys.argv[1]).end(grace_seconds=0)
+    ProcessTree(sys.argv[1]).end(grace_seconds=0)
