@@ -19,7 +19,6 @@ from dpexp.calibrate.faults import Fault
 from dpexp.config.compose import compose_config
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.entry_point import Parser, entry_point, measuring_alone, show_line
-from dpexp.errors import FAILED
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import current_environment
 from dpexp.measurement import job
@@ -49,7 +48,7 @@ def main(arguments: list[str]) -> int:
             failed += not check.passed
     problem = f"{failed} of the checks failed: do not trust measurements on this machine in its current state"
     show_line(problem if failed else "all checks passed")
-    return FAILED if failed else 0
+    return int(failed > 0)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class BuiltInConfig(JobConfig):
 
     @property
     def trained_configs(self) -> dict[str, BuiltInConfig]:
-        """The variants of which whole trainings are run, by name: the candidate, and the baseline if it is measured."""
+        """The trainings that are also run as a whole, by arm: the candidate, and the baseline if it is measured."""
         paired = self.measurement.baseline == "paired"
         return {CANDIDATE: self} | ({BASELINE: self.baseline()} if paired else {})
 

@@ -40,7 +40,7 @@ class BuiltInTrainer:
 
     @contextlib.contextmanager
     def running(self, configs: Mapping[str, JobConfig]) -> Iterator[BuiltInArms]:
-        """Keep an arm of each variant alive while the context is open. Raises WorkerError.
+        """Keep the arms of these names alive while the context is open. Raises WorkerError.
 
         The data are copied for each block, since their place in memory changes times by about a percent.
         """

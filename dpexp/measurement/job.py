@@ -78,13 +78,13 @@ def measure_job(
             record.add_block(block, digests_of(trainer.files))
         # For a resumed job that already has all its blocks.
         whole_trainings.reserve_seconds(timed_steps(record.result.blocks[-1]))
-        for number, name, variant in whole_trainings.configs():
+        for number, name, trained in whole_trainings.configs():
             if len(record.result.trainings.get(name, [])) > number:
                 continue  # made before an interruption
-            on_progress(f"training as {name}, seed {variant.seed}", budget.done_fraction)
+            on_progress(f"training as {name}, seed {trained.seed}", budget.done_fraction)
             assert isinstance(trainer, BuiltInTrainer)
-            is_kept = variant.checkpoint and name == CANDIDATE and number == 0
-            training = trainer.train(variant, folder / CHECKPOINT if is_kept else None)
+            is_kept = trained.checkpoint and name == CANDIDATE and number == 0
+            training = trainer.train(trained, folder / CHECKPOINT if is_kept else None)
             record.add_training(name, training)
     except (ConfigError, DataError) as error:
         if record_bad_input and not record.would_replace_result:  # a failure doesn't overwrite an earlier result

@@ -31,7 +31,7 @@ PACE = Pace(turn_seconds=0.06, untimed_seconds=0.01, min_untimed_steps=1, traced
 
 
 class ScriptTrainer:
-    """Starts the command of each variant."""
+    """Starts the command of each arm."""
 
     pace = PACE
 
@@ -45,7 +45,7 @@ class ScriptTrainer:
 
     @contextlib.contextmanager
     def running(self, configs: Mapping[str, JobConfig]) -> Iterator[ScriptArms]:
-        """Run the command of each variant while the context is open. Raises WorkerError, ConfigError."""
+        """Run the command of each arm while the context is open. Raises WorkerError, ConfigError."""
         number = next(self._numbers)
         commands = {name: self._command(name, config) for name, config in configs.items()}
         output = {name: self._folder / f"{number}-{name.replace(' ', '_')}" for name in configs}

@@ -48,4 +48,4 @@ class Trainer(Protocol):
     files: set[str]  # the user's files that the arms so far depend on, besides those of the fingerprint
 
     def running(self, configs: Mapping[str, JobConfig]) -> AbstractContextManager[RunningArms]:
-        """Keep an arm of each variant alive in fresh processes while the context is open. Raises WorkerError."""
+        """Keep the arms of these names alive in fresh processes while the context is open. Raises WorkerError."""

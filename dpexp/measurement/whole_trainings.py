@@ -20,10 +20,10 @@ class WholeTrainings:
     def __init__(self, config: JobConfig) -> None:
         self._short_seconds = SHORT_SHARE * (config.measurement.max_seconds or config.default_max_seconds[0])
         self._seeds = 1
-        self._variants: dict[str, BuiltInConfig] = {}  # empty for a script: the length of its training is unknown
+        self._trained: dict[str, BuiltInConfig] = {}  # empty for a script: the length of its training is unknown
         is_requested = False
         if isinstance(config, BuiltInConfig):
-            self._variants = config.trained_configs
+            self._trained = config.trained_configs
             is_requested = config.checkpoint or config.target_accuracy is not None
             self._seeds = 1 if config.target_accuracy is None else config.measurement.repeats
         self._are_wanted = is_requested or config.measurement.whole_trainings == "always"
@@ -36,7 +36,7 @@ class WholeTrainings:
         The shortest steps decide whether the trainings are short: other programs may have slowed down the warm-up.
         """
         if self._reserved_seconds is None:
-            steps = [(config.updates, warm[name]) for name, config in self._variants.items()]
+            steps = [(config.updates, warm[name]) for name, config in self._trained.items()]
             min_seconds = sum(START_SECONDS + updates * timed.min_step_seconds for updates, timed in steps)
             expected_seconds = sum(START_SECONDS + updates * timed.step_seconds for updates, timed in steps)
             self._are_wanted = min_seconds <= self._short_seconds
@@ -46,7 +46,7 @@ class WholeTrainings:
     def configs(self) -> Iterator[tuple[int, str, BuiltInConfig]]:
         """Yield each training with its number and arm; with a target accuracy, there is one per seed."""
         for number in range(self._seeds if self._are_wanted else 0):
-            for name, config in self._variants.items():
+            for name, config in self._trained.items():
                 yield number, name, dataclasses.replace(config, seed=(config.seed + number) % 2**32)
 
 

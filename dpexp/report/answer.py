@@ -36,7 +36,7 @@ def sections(summary: Summary) -> dict[str, list[str]]:
 
 def answer(summary: Summary) -> list[str]:
     """Return the headline (what to do, with the overall speedup), then what it costs and what would help."""
-    decided, choice = _decide(summary)
+    decided, choice = _rows_and_choice(summary)
     rows = largest_of_each_series(row for row in decided or summary.good if row.overall_speedup.is_known)
     if not rows:
         alone = at_largest_data_size(summary.good)[:1]
@@ -115,7 +115,7 @@ def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
 
 def details(summary: Summary) -> list[str]:
     """Say how certain the choice among comparable rows is, and how fast more workers would be."""
-    rows, choice = _decide(summary)
+    rows, choice = _rows_and_choice(summary)
     if not rows:
         return []
     lines = []
@@ -126,7 +126,7 @@ def details(summary: Summary) -> list[str]:
     return [*lines, *_memory(summary, rows)]
 
 
-def _decide(summary: Summary) -> tuple[Sequence[Row], Choice | None]:
+def _rows_and_choice(summary: Summary) -> tuple[Sequence[Row], Choice | None]:
     """Return the rows that are compared, and the fastest choice among them."""
     rows = _comparable_rows(summary)
     return rows, choose(rows)

@@ -57,7 +57,7 @@ def initial_state(config: BuiltInConfig, dataset: Dataset) -> SharedTensors:
 def _smallest_shard(config: BuiltInConfig) -> int:
     """Return the samples of the smallest non-empty shard of the last batch, of the candidate or the baseline."""
     last_batches = [
-        (variant.train_samples % variant.global_batch_size or variant.global_batch_size, variant.workers)
-        for variant in config.trained_configs.values()
+        (trained.train_samples % trained.global_batch_size or trained.global_batch_size, trained.workers)
+        for trained in config.trained_configs.values()
     ]
     return min(max(1, samples // workers) for samples, workers in last_batches)
