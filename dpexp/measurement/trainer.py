@@ -42,7 +42,7 @@ class RunningArms(Protocol):
 
 
 class Trainer(Protocol):
-    """Starts the configs of one job as arms, by name."""
+    """Starts the arms of one job, by name."""
 
     pace: Pace
     files: set[str]  # the user's files that the arms so far depend on, besides those of the fingerprint
