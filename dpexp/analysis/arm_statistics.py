@@ -77,6 +77,12 @@ class ArmStatistics:
         return math.exp(self.step.log)
 
     @property
+    def between_epochs_seconds(self) -> float:
+        """The time of a training that belongs to no step."""
+        between = statistics.median(block.arms[self.arm_name].between_epochs_seconds for block in self.blocks)
+        return self.config.epochs * between
+
+    @property
     def seconds(self) -> Estimate:
         """The time of a training: its steps, and the time between epochs."""
         return self._training(self.step)
@@ -130,8 +136,7 @@ class ArmStatistics:
         return pooled
 
     def _training(self, step: PooledLog) -> Estimate:
-        between = statistics.median(block.arms[self.arm_name].between_epochs_seconds for block in self.blocks)
-        of_step, between_epochs = step.estimate(), self.config.epochs * between
+        of_step, between_epochs = step.estimate(), self.between_epochs_seconds
         return Estimate(
             self.steps * of_step.value + between_epochs,
             self.steps * of_step.low + between_epochs,

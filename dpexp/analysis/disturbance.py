@@ -22,7 +22,7 @@ FASTEST_QUANTILE = 0.01  # this quantile of all steps of a program is its undist
 UNDISTURBED_RATIO = 1.15  # times as long: the limit for an undisturbed step ...
 LIMIT_SHIFT = 0.05  # ... and if that limit is moved by this much in both directions, ...
 MAX_CHANGE = 0.02  # ... the log ratio must change by no more than this
-VERY_LONG_RATIO = 4.0  # times as long: no slow core explains this, so such steps must be clustered on their own
+VERY_LONG_RATIO = 4.0  # times as long: no slow core explains such steps, so they must be clustered on their own
 WINDOW_STEPS = 16  # steps, in which long steps are counted
 MIN_DISPERSION = 1.5  # times the variance that their number in a window would have if each step were long independently
 Z_LIMIT = 3.0  # standard deviations
@@ -33,7 +33,7 @@ MIN_STARTS = 2
 
 
 def disturbed_share(blocks: Sequence[Block], names: tuple[str, str], limits: tuple[float, float]) -> float:
-    """The share of steps that take longer than the limit of their arm, in seconds; of the arm with more of them."""
+    """Return the share of steps above their arm's limit, in seconds, in the arm where it is larger."""
     return max(
         float((np.concatenate([block.arms[name].step_seconds for block in blocks]) > limit).mean())
         for name, limit in zip(names, limits, strict=True)
@@ -55,8 +55,8 @@ def find_undisturbed(
     if not long_sides or not all(_are_disturbed(arms, limit) for arms, limit in long_sides):
         return limits, [], 0.0
     calm = [block for block in blocks if disturbed_share([block], names, limits) <= 1 - MIN_UNDISTURBED_SHARE]
-    change = _change(calm, names, limits) if len(calm) >= MIN_STARTS else math.inf
-    return (limits, calm, change) if change <= MAX_CHANGE else (limits, [], 0.0)
+    sensitivity = _limit_sensitivity(calm, names, limits) if len(calm) >= MIN_STARTS else math.inf
+    return (limits, calm, sensitivity) if sensitivity <= MAX_CHANGE else (limits, [], 0.0)
 
 
 def fastest_step_seconds(arms: Sequence[Arm]) -> float:
@@ -64,7 +64,7 @@ def fastest_step_seconds(arms: Sequence[Arm]) -> float:
     return float(np.quantile(np.concatenate([arm.step_seconds for arm in arms]), FASTEST_QUANTILE))
 
 
-def _change(blocks: Sequence[Block], names: tuple[str, str], limits: tuple[float, float]) -> float:
+def _limit_sensitivity(blocks: Sequence[Block], names: tuple[str, str], limits: tuple[float, float]) -> float:
     """Return how much the log ratio changes if the limits are moved."""
     logs = []
     for moved in (UNDISTURBED_RATIO - LIMIT_SHIFT, UNDISTURBED_RATIO + LIMIT_SHIFT):
@@ -90,7 +90,7 @@ def _are_disturbed(arms: Sequence[Arm], limit: float) -> bool:
     very_long_limit = limit / UNDISTURBED_RATIO * VERY_LONG_RATIO
     if not _is_clustered(arms, limit) or (_matters(arms, very_long_limit) and not _is_clustered(arms, very_long_limit)):
         return False
-    return not _repeats(arms, limit)
+    return not _recurs(arms, limit)
 
 
 def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
@@ -109,7 +109,7 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
     return dispersion > max(MIN_DISPERSION, 1 + Z_LIMIT * math.sqrt(2 / len(count)))
 
 
-def _repeats(arms: Sequence[Arm], limit: float) -> bool:
+def _recurs(arms: Sequence[Arm], limit: float) -> bool:
     """Whether the same step numbers are long in different starts: then the steps are inherently long."""
     ends = [first + len(turn) for arm in arms for first, turn in zip(arm.first_steps, arm.turns, strict=True)]
     starts = np.full((len(arms), max(ends)), np.nan)  # whether each step was long; NaN where it was not timed

@@ -45,12 +45,12 @@ class LogEstimate:
     @property
     def variance(self) -> float:
         """The variance of the log, from its own data."""
-        return variance_of_step([self])[0] / self.steps
+        return variance_per_step([self])[0] / self.steps
 
 
 @dataclass(frozen=True)
 class PooledLog:
-    """The mean of several log estimates. `chi_square` is the sum of squared deviations over their expected squares."""
+    """The mean of log estimates. `chi_square` is the sum of squared deviations, each over its expected value."""
 
     log: float
     variance: float
@@ -63,7 +63,7 @@ class PooledLog:
         return from_log(self.log, t_quantile(level, self.dof) * math.sqrt(self.variance))
 
 
-def variance_of_step(blocks: Sequence[LogEstimate]) -> tuple[float, float]:
+def variance_per_step(blocks: Sequence[LogEstimate]) -> tuple[float, float]:
     """Return the variance of the log for a single step, from the rounds of some blocks, and its degrees of freedom.
 
     Over n steps, the variance is divided by n. Disturbances may be longer than a group: correlated neighbours reduce
@@ -78,7 +78,7 @@ def variance_of_step(blocks: Sequence[LogEstimate]) -> tuple[float, float]:
     # Shifts add up to 0, which makes the correlation slightly negative.
     correlation = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MAX_CORRELATION)
     effective_share = (1 - correlation) / (1 + correlation)
-    effective = [max(2.0, block.groups * effective_share) for block in known]  # one degree of freedom is the mean's
+    effective = [max(2.0, block.groups * effective_share) for block in known]  # the mean uses up one degree of freedom
     of_step = [
         square * count / (count - 1) * block.steps
         for square, count, block in zip(squares, effective, known, strict=True)
@@ -115,7 +115,7 @@ def estimate_log_seconds(turns: Turns, limit: float = math.inf) -> LogEstimate |
 def pool_step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> PooledLog | None:
     """Return the seconds of a step of one arm over all blocks; None if no block has the arm.
 
-    No other arm took turns with it: the deviation between commands is not visible in these blocks, and is added.
+    No other arm took turns with it: these blocks can't show how commands differ, so that variance is added.
     """
     mean = pool_blocks([estimate_log_seconds(block.arms[name].turns, limit) for block in blocks if name in block.arms])
     return mean and dataclasses.replace(mean, variance=mean.variance + COMMAND_STD**2)
@@ -129,7 +129,7 @@ def pool_blocks(blocks: Sequence[LogEstimate | None], dispersion: float = 1.0) -
     known = [block for block in blocks if block is not None]
     if not known:
         return None
-    variance, dof = variance_of_step(known)
+    variance, dof = variance_per_step(known)
     within = np.array([variance / block.steps for block in known])
     pooled = _pool([block.log for block in known], within, START_STD, dispersion)
     share = float(within.mean() / (within.mean() + START_STD**2))  # share of the variance that is visible in rounds
@@ -184,23 +184,23 @@ def compare(
 
     It is unknown if no block has both arms.
     """
-    having = [[block for block in blocks if {baseline, candidate} <= block.arms.keys()] for blocks in jobs]
-    all_blocks = [block for blocks in having for block in blocks]
+    blocks_by_job = [[block for block in blocks if {baseline, candidate} <= block.arms.keys()] for blocks in jobs]
+    all_blocks = [block for blocks in blocks_by_job for block in blocks]
     if not all_blocks:
         return Comparison()
-    overall = _over_jobs(having, baseline, candidate, NO_LIMITS, dispersion)
-    limits, blocks, change = disturbance.find_undisturbed(all_blocks, baseline, candidate)
+    overall = _pool_over_jobs(blocks_by_job, baseline, candidate, NO_LIMITS, dispersion)
+    limits, blocks, sensitivity = disturbance.find_undisturbed(all_blocks, baseline, candidate)
     if not blocks:
         return Comparison(overall.estimate(level), blocks=all_blocks)
-    kept = [[block for block in of_job if block in blocks] for of_job in having]
-    undisturbed = _over_jobs(kept, baseline, candidate, limits, dispersion)
-    # The limit is uniform over the tried range: variance = width^2 / 12.
-    undisturbed = dataclasses.replace(undisturbed, variance=undisturbed.variance + change**2 / 12)
+    kept = [[block for block in of_job if block in blocks] for of_job in blocks_by_job]
+    undisturbed = _pool_over_jobs(kept, baseline, candidate, limits, dispersion)
+    # The true limit may be anywhere in the tried range (uniform: variance = width^2 / 12).
+    undisturbed = dataclasses.replace(undisturbed, variance=undisturbed.variance + sensitivity**2 / 12)
     share = disturbance.disturbed_share(all_blocks, (baseline, candidate), limits)
     return Comparison(overall.estimate(level), undisturbed.estimate(level), limits, share, blocks)
 
 
-def _over_jobs(
+def _pool_over_jobs(
     jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, limits: Limits, dispersion: float
 ) -> PooledLog:
     """Combine blocks into each job's ratio of seconds per step, and jobs into one ratio of seconds per sample."""

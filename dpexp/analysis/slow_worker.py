@@ -83,7 +83,7 @@ class Delays(NamedTuple):
 
 
 def _delays(arm: Arm) -> Delays:
-    waits = np.asarray(arm.phases.get("wait", arm.phases["communicate"]))  # the latter may contain both
+    waits = np.asarray(arm.phases.get("wait", arm.phases["communicate"]))  # without a wait phase, it includes waiting
     late = _reduce_others(np.min, waits) - waits
     seconds = np.sum(list(arm.phases.values()), 0).max(1)
     useful = np.stack([arm.phases[phase] for phase in USEFUL], 2)

@@ -34,7 +34,6 @@ class Summary:
     machine: str | None  # None when no job succeeded
     usable_cores: int | None
     memory_bytes: int | None = None  # memory of the machine, or the cgroup's limit
-    jobs: Sequence[SeriesMember] = ()  # the good ones
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
@@ -61,7 +60,7 @@ def aggregate(folders: Sequence[Path]) -> Summary:
         return Summary(rows, None, None)
     environment = good[0].result.environment
     memory_bytes = min(environment.memory_bytes, environment.cgroup_memory_bytes or environment.memory_bytes)
-    return Summary(rows, environment.machine, environment.usable_cores, memory_bytes, good)
+    return Summary(rows, environment.machine, environment.usable_cores, memory_bytes)
 
 
 def _good_rows(good: Sequence[SeriesMember]) -> list[Row]:

@@ -90,7 +90,7 @@ def _extrapolation_warnings(arm: ArmStatistics) -> Iterator[MeasurementWarning]:
     """Warn about whole trainings that took more or less time than their turns predict."""
     seconds, predicted = arm.trained_seconds, arm.overall_seconds.value
     turns = [np.mean(turn) for of_block in arm.arms for turn in of_block.turns]
-    least, most = (arm.steps * float(seconds_per_step) for seconds_per_step in np.quantile(turns, USUAL_TURNS))
+    least, most = arm.steps * np.quantile(turns, USUAL_TURNS) + arm.between_epochs_seconds
     took, expected = format_number(seconds), format_number(predicted)
     text = f"a whole training ({arm.arm_name}) took {took} s, but its steps predict {expected} s"
     advice = "the machine's speed has changed, or the training spends time outside of its steps; measure again"

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dpexp.config.built_in import BuiltInConfig
@@ -58,10 +59,10 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> J
             f"{path} was measured on {result.environment.machine}, but this is {environment.machine}: "
             "times from two machines must not be mixed; resume there, or start a new sweep here"
         )
+    if isinstance(config, BuiltInConfig) and config.checkpoint and not (folder / CHECKPOINT).exists():
+        result = replace(result, status="unfinished", trainings={})  # whose last one writes it
     same_code = result.environment.code_sha256 == environment.code_sha256
     if result.status == "diverged" or not result.blocks or not (result.status == "ok" or same_code):
-        return None
-    if isinstance(config, BuiltInConfig) and config.checkpoint and not (folder / CHECKPOINT).exists():
         return None
     files = fingerprint(config)
     files |= digests_of(result.user_files.keys() - files.keys())

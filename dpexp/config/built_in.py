@@ -57,7 +57,7 @@ class BuiltInConfig(JobConfig):
         return self.workers if self.strategy.name not in ONE_PROCESS else 1
 
     @property
-    def trained_configs(self) -> dict[str, BuiltInConfig]:
+    def whole_training_configs(self) -> dict[str, BuiltInConfig]:
         """The trainings that are also run as a whole, by arm: the candidate, and the baseline if it is measured."""
         paired = self.measurement.baseline == "paired"
         return {CANDIDATE: self} | ({BASELINE: self.baseline()} if paired else {})

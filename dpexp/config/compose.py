@@ -73,19 +73,19 @@ def compose(overrides: Sequence[str], multirun: bool, config_dir: str | None = N
     with _hydra(config_dir):
         parsed = [parse(text) for text in overrides]
         swept = [override for override in parsed if override.is_sweep_override()]
-        whole = _compose_hydra([override for override in parsed if override not in swept])
-        if not multirun and whole.hydra.mode != RunMode.MULTIRUN:
+        unswept = _compose_hydra([override for override in parsed if override not in swept])
+        if not multirun and unswept.hydra.mode != RunMode.MULTIRUN:
             if swept:
-                raise ConfigError(f"{swept[0].input_line}: several values are a sweep; add -m")
-            typed = _typed_overrides(whole.hydra)
-            return Plan(Path(str(whole.hydra.run.dir)), False, [Job(".", typed, to_config(whole, typed))])
+                raise ConfigError(f"{swept[0].input_line}: several values are a sweep; add -m (dpexp.sweep in Python)")
+            typed = _typed_overrides(unswept.hydra)
+            return Plan(Path(str(unswept.hydra.run.dir)), False, [Job(".", typed, to_config(unswept, typed))])
         if several := [override.input_line for override in swept if override.key_or_group == "experiment"]:
             raise ConfigError(f"{several[0]}: each experiment is a sweep; run them one by one")
-        given = [parse(f"{key}={value}") for key, value in (whole.hydra.sweeper.params or {}).items()]
-        jobs = list(_jobs(with_baseline_arguments([*given, *parsed])))
+        of_experiment = [parse(f"{key}={value}") for key, value in (unswept.hydra.sweeper.params or {}).items()]
+        jobs = list(_jobs(with_baseline_arguments([*of_experiment, *parsed])))
         if not jobs:
             raise ConfigError(f"{' '.join(overrides)}: this sweep has no jobs")
-        return Plan(Path(str(whole.hydra.sweep.dir)), True, jobs)
+        return Plan(Path(str(unswept.hydra.sweep.dir)), True, jobs)
 
 
 def compose_config(*overrides: str) -> BuiltInConfig | ScriptConfig:

@@ -17,9 +17,9 @@ NUMERIC = ("workers", "threads_per_worker", "local_batch_size", "global_batch_si
 # For commands on several hosts: workers of each, number of hosts, this host's number, first host's address and port.
 PLACEMENT = ("workers_per_host", "hosts", "host", "head", "port")
 PLACEHOLDERS = (*NUMERIC, *PLACEMENT)
-CHOICES = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
+RESERVED = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
 # The value of a user's own placeholder, as text; a number, true or false is converted.
-Value = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, int | float) else value)]
+Text = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, int | float) else value)]
 # The settings of such a job; all others belong to the script.
 SETTINGS = """
 workers threads_per_worker seed data.size batch.size batch.scope script measurement launch experiment
@@ -37,8 +37,8 @@ class ScriptCommand:
     command: str
     baseline_command: str | None
     exchange: Literal["shared_memory"] | None
-    arguments: dict[str, Value]
-    baseline_arguments: dict[str, Value]
+    arguments: dict[str, Text]
+    baseline_arguments: dict[str, Text]
 
     def baseline(self) -> ScriptCommand:
         """Return the command of the baseline, with the arguments that it uses."""
@@ -63,7 +63,7 @@ class ScriptCommand:
                 raise ValueError(f"script.{name} is empty: write the command that starts the training")
             if unknown := sorted(fields - {*PLACEHOLDERS, *self.arguments}):
                 raise ValueError(
-                    f"script.{name} contains an unknown placeholder {{{unknown[0]}}}: choose from {CHOICES}; "
+                    f"script.{name} contains an unknown placeholder {{{unknown[0]}}}: choose from {RESERVED}; "
                     f"or give it a value with script.arguments.{unknown[0]}=...; write a literal brace as {{{{ or }}}}"
                 )
         used = placeholders(f"{self.command} {self.baseline_command}")
@@ -72,7 +72,7 @@ class ScriptCommand:
         for key, name, value in values:
             setting = f"script.{key}.{name}={value}"
             if name in PLACEHOLDERS or not name.isidentifier():
-                raise ValueError(f"{setting}: choose another name: letters, digits and _, but none of {CHOICES}")
+                raise ValueError(f"{setting}: choose another name: letters, digits and _, but none of {RESERVED}")
             if name not in used:
                 raise ValueError(f"{setting}: no command uses it; write {{{name}}} where it belongs, or remove it")
         return self
@@ -94,7 +94,7 @@ class ScriptConfig(JobConfig):
 
     @property
     def names(self) -> dict[str, str]:
-        """The names that say what is measured: the exchange, and arguments that differ from the baseline's."""
+        """The names that say what is measured: the exchange, and arguments that have a value for the baseline."""
         names = dict.fromkeys(("strategy", "model", "data"), "script")
         names |= {"data_scope": "global", "exchange": self.script.exchange or ""}
         for name, command in (("arguments", self.script), ("baseline_arguments", self.script.baseline())):

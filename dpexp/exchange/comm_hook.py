@@ -59,9 +59,7 @@ def _exchange(group: "SharedMemoryGroup", bucket: dist.GradBucket) -> torch.futu
 class BucketBuffers:
     """The shared memory for one bucket."""
 
-    published: list[
-        tuple[slice, torch.Tensor]
-    ]  # the others' chunks: their places in the bucket, and in this rank's row
+    published: list[tuple[slice, torch.Tensor]]  # the others' chunks: where in the bucket, and in this rank's row
     chunk: slice  # the part of the bucket that this rank sums
     peer_chunks: list[torch.Tensor]  # the same chunk of the other rows
     chunk_sum: torch.Tensor  # their sum
@@ -111,9 +109,9 @@ class SharedMemoryGroup:
         if number == 0:
             self._pending, self._expected = [], []  # left over from a step that an exception has ended
             if not self._is_decided:
-                self._begin_step()
+                self._choose_way()
         if self.uses_shared_memory and not buffer.is_sparse:
-            done = self._begin(number, buffer)
+            done = self._begin_sum(number, buffer)
         else:
             done = self._over_group(buffer).get_future().then(lambda done: done.value()[0])
         if self._pending and bucket.is_last():
@@ -126,7 +124,7 @@ class SharedMemoryGroup:
             bucket.div_(self.size)
         return dist.all_reduce(bucket, group=self.process_group, async_op=True)
 
-    def _begin_step(self) -> None:
+    def _choose_way(self) -> None:
         """Choose the process group while buckets change, then both in alternation, then the faster one."""
         now, tried = time.perf_counter(), self._step - WARMUP_STEPS
         if 0 < tried <= 2 * TRIAL_STEPS:
@@ -146,25 +144,25 @@ class SharedMemoryGroup:
         self._step += 1
         self._step_began = time.perf_counter()
 
-    def _begin(self, number: int, bucket: torch.Tensor) -> Any:
+    def _begin_sum(self, number: int, bucket: torch.Tensor) -> Any:
         """Sum this rank's chunk of a bucket (n,) over its host, and begin to sum it between hosts; return a future."""
-        area = self._buffers.get(number)
-        if area is None or (area.sums.dtype, len(area.sums)) != (bucket.dtype, len(bucket)):
-            area = self._buffers[number] = self._allocate(bucket)
+        buffers = self._buffers.get(number)
+        if buffers is None or (buffers.sums.dtype, len(buffers.sums)) != (bucket.dtype, len(bucket)):
+            buffers = self._buffers[number] = self._allocate(bucket)
         if self._step == WARMUP_STEPS + 1:  # the first in memory
-            self._expected.append((area.sums, *self._sum_by_group(bucket)))
+            self._expected.append((buffers.sums, *self._sum_by_group(bucket)))
         # Divided before they are added, as torch does: sums of float16 may overflow.
         factor = 1 / self.size if self.average else 1.0
-        for part, row in area.published:
+        for part, row in buffers.published:
             torch.mul(bucket[part], factor, out=row)
         self.peers.barrier()  # all have written their rows
-        torch.add(area.peer_chunks[0], bucket[area.chunk], alpha=factor, out=area.chunk_sum)
-        for other in area.peer_chunks[1:]:
-            area.chunk_sum.add_(other)
+        torch.add(buffers.peer_chunks[0], bucket[buffers.chunk], alpha=factor, out=buffers.chunk_sum)
+        for other in buffers.peer_chunks[1:]:
+            buffers.chunk_sum.add_(other)
         work = None
-        if self._inter_host_group is not None and len(area.chunk_sum):
-            work = dist.all_reduce(area.chunk_sum, group=self._inter_host_group, async_op=True)
-        self._pending.append(PendingExchange(area.sums, torch.futures.Future(), work))
+        if self._inter_host_group is not None and len(buffers.chunk_sum):
+            work = dist.all_reduce(buffers.chunk_sum, group=self._inter_host_group, async_op=True)
+        self._pending.append(PendingExchange(buffers.sums, torch.futures.Future(), work))
         return self._pending[-1].done
 
     def _finish(self) -> None:
@@ -172,7 +170,7 @@ class SharedMemoryGroup:
         for begun in self._pending:
             if begun.inter_host_work is not None:
                 self._wait(begun.inter_host_work)
-        self.peers.barrier()  # all chunks are there; they are read before the next step's first meeting
+        self.peers.barrier()  # all chunks are there; they are read before the next step's first barrier
         for sums, expected, rounding in self._expected:
             if not torch.isclose(sums, expected, rtol=0.0, atol=rounding, equal_nan=True).all():
                 raise RuntimeError("sums of gradients in shared memory differ from those of the process group")

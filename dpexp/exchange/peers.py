@@ -57,7 +57,7 @@ class Peers:
         self._rounds = [(theirs[self.ranks[(place + step) % size]][at], counters[at]) for at, step in enumerate(rounds)]
         self._spin_seconds = spin_seconds(size * torch.get_num_threads())
         self._polls = {counter: self._poll(counter) for counter in counters}
-        self._exited_ranks: list[int] = []  # ranks that ended after they had left the last meeting
+        self._exited_ranks: list[int] = []  # ranks that ended after they had completed the last barrier
         open_peers.add(self)
         # Of each rank: posts so far, and completed barriers.
         counts = self.allocate(2 * len(places) * 8)

@@ -51,7 +51,7 @@ class CommandProcesses(ProcessTree):
         self._command, self._host = command, host
         self._files = [files.with_name(f"{files.name}.{kind}") for kind in ("err", "out")]
         self._root: subprocess.Popen[bytes] | None = None
-        self.memory_bytes: int | None = None  # highest memory seen of all processes together; None: not measured
+        self.memory_bytes: int | None = None  # peak memory of all processes together; None: not measured
         self.used_cpu_seconds = 0.0  # CPU time of all processes, helpers such as loaders included; known at the end
 
     def start(self, address: str) -> None:

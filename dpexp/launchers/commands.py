@@ -34,10 +34,10 @@ class Hosts(Protocol):
     def address(self) -> str:
         """The address of this machine for the other hosts."""
 
-    def script(self, command: CommandSpec, number: int, address: str) -> contextlib.AbstractContextManager[None]:
+    def run_script(self, command: CommandSpec, number: int, address: str) -> contextlib.AbstractContextManager[None]:
         """Run the command on the other hosts while the context is open; its processes report to `address`."""
 
-    def check_script(self) -> None:
+    def raise_failures(self) -> None:
         """Raise WorkerError if the command has failed on another host."""
 
 
@@ -52,7 +52,7 @@ def running_commands(
     """
     signals.raise_pending()
     mark = f"dpexp-{secrets.token_hex(8)}"
-    running, check_hosts = {}, hosts.check_script if hosts else lambda: None
+    running, check_hosts = {}, hosts.raise_failures if hosts else lambda: None
     for number, (name, spec) in enumerate(commands.items()):
         processes = CommandProcesses(spec, 0, output[name], f"{mark}.{number:03}")
         running[name] = RunningCommand(spec, processes, timeout_seconds, check_hosts)
@@ -69,7 +69,7 @@ def running_commands(
                     remote, key = cleanup.enter_context(socket.create_server(("", 0))), secrets.token_hex(16)
                     listeners[remote] = key.encode()
                     address = f"{hosts.address} {remote.getsockname()[1]} {key}"
-                    cleanup.enter_context(hosts.script(command.spec, number, address))
+                    cleanup.enter_context(hosts.run_script(command.spec, number, address))
             _wait_for_first_steps(list(running.values()), listeners, timeout_seconds)
             yield running
         finally:

@@ -55,11 +55,11 @@ class TorchrunController(LocalLauncher):
         """The address of this machine for the other hosts."""
         return self._environment.master_address
 
-    def script(self, command: CommandSpec, number: int, address: str) -> contextlib.AbstractContextManager[None]:
+    def run_script(self, command: CommandSpec, number: int, address: str) -> contextlib.AbstractContextManager[None]:
         """Run the command on the other hosts while the context is open; its processes report to `address`."""
         return self._task("script", script=(command, number, address))
 
-    def check_script(self) -> None:
+    def raise_failures(self) -> None:
         """Raise WorkerError if the command has failed on another host, or the host is lost."""
         self._answers()
 

@@ -10,7 +10,7 @@ from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.whole_trainings import WholeTrainings
 from dpexp.results.schema import Block
 
-MIN_ROUNDS = 24  # if the time limit for short steps is too short for so many, the limit for long steps applies
+MIN_JOB_ROUNDS = 24  # if the time limit for short steps is too short for so many, the limit for long steps applies
 CHECK_EVERY_ROUNDS = 8
 MIN_ROUNDS_SHARE = 0.25  # minimum time for the rounds of a block, as a share of the cost of its start
 MIN_STARTS_LEFT = 1.5  # times the cost of a start: with at least this much time left, another block is started
@@ -45,7 +45,7 @@ class Budget:
     def begin_rounds(self, rounds: Rounds, start_seconds: float) -> None:
         """Called when the arms of a block are warm, `start_seconds` after it began."""
         self._overhead_seconds = start_seconds + END_SECONDS
-        if 2 * self._overhead_seconds + MIN_ROUNDS * rounds.round_seconds > self.seconds:
+        if 2 * self._overhead_seconds + MIN_JOB_ROUNDS * rounds.round_seconds > self.seconds:
             self.seconds = self._seconds_of_long_steps
         if self._whole_trainings is not None:
             self._reserved_seconds = self._whole_trainings.reserve_seconds(rounds.timed)

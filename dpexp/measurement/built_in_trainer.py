@@ -33,7 +33,7 @@ class BuiltInTrainer:
     def __init__(self, config: BuiltInConfig, launcher: LocalLauncher) -> None:
         """Load the data and the initial weights into shared memory, and wait for the fork server. Raises DataError."""
         self._dataset, self._launcher = load(config), launcher
-        self._initial, self._dataset_copy = initial_state(config, self._dataset), self._dataset
+        self._initial, self._block_dataset = initial_state(config, self._dataset), self._dataset
         self.pace = OVERSUBSCRIBED_PACE if config.total_threads > usable_cores() else PACE
         self.files: set[str] = set()  # all of them are in the fingerprint
         wait_for_server()
@@ -44,11 +44,11 @@ class BuiltInTrainer:
 
         The data are copied for each block, since their place in memory changes times by about a percent.
         """
-        self._dataset_copy = self._dataset.copy_elsewhere()
+        self._block_dataset = self._dataset.copy_elsewhere()
         specs = {}
         for name, config in configs.items():
             assert isinstance(config, BuiltInConfig)
-            specs[name] = TrainingSpec(config, self._dataset_copy, self._initial, in_turns=True)
+            specs[name] = TrainingSpec(config, self._block_dataset, self._initial, in_turns=True)
         with self._launcher.segments(specs) as segments:
             yield BuiltInArms(specs, segments)
 
@@ -56,7 +56,7 @@ class BuiltInTrainer:
         """Run a whole training, and evaluate it. Raises WorkerError."""
         is_seed_of_job = config.seed == self._dataset.config.seed
         initial = self._initial if is_seed_of_job else initial_state(config, self._dataset)
-        spec = TrainingSpec(config, self._dataset_copy, initial, checkpoint)
+        spec = TrainingSpec(config, self._block_dataset, initial, checkpoint)
         return summarize_training(spec, self._launcher.run(spec))
 
 

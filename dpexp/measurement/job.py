@@ -27,7 +27,7 @@ from dpexp.results.schema import Block, JobResult
 
 _log = logging.getLogger(__name__)
 
-EXCHANGE_SHARE = 0.1  # share of a step; if exchanging gradients takes more, shared memory is tried
+MIN_EXCHANGE_SHARE = 0.1  # share of a step; if exchanging gradients takes more, shared memory is tried
 PROBE_SECONDS = 1.0  # how long the numbers of threads take turns
 
 
@@ -72,8 +72,8 @@ def measure_job(
         configs = _choose_configs(config, trainer, record.result.blocks, on_progress)
         # Under torchrun, other hosts run only one training at a time, so no further arm can take turns.
         may_share = launcher.hosts is None and config.measurement.shared_memory != "never"
-        with_memory = config.with_shared_memory() if may_share else None
-        for block in _measure_blocks(trainer, configs, with_memory, budget, record, on_progress):
+        shared_memory_config = config.with_shared_memory() if may_share else None
+        for block in _measure_blocks(trainer, configs, shared_memory_config, budget, record, on_progress):
             refuse_changes(changed_files(user_files, fingerprint(config)))
             record.add_block(block, digests_of(trainer.files))
         # For a resumed job that already has all its blocks.
@@ -122,26 +122,26 @@ def measure_in_turns(
 def _measure_blocks(
     trainer: Trainer,
     configs: dict[str, JobConfig],
-    with_memory: JobConfig | None,
+    shared_memory_config: JobConfig | None,
     budget: Budget,
     record: Record,
     on_progress: OnProgress,
 ) -> Iterator[Block]:
     """Yield the blocks of a job; the caller adds them to its record.
 
-    If exchanging gradients is the bottleneck, `with_memory` is an arm of all further blocks. If that arm fails, it is
-    left out, unless the job asked for it.
+    If exchanging gradients is the bottleneck, `shared_memory_config` is an arm of all further blocks. If that arm
+    fails, it is left out, unless the job asked for it.
     """
     is_requested = budget.measurement.shared_memory == "always"
     has_failed = False
 
     def choose_arms(blocks: Sequence[Block]) -> Mapping[str, JobConfig]:
-        if with_memory is None or has_failed:
+        if shared_memory_config is None or has_failed:
             return configs
         shares_memory = is_requested or any(
-            SHARED_MEMORY in block.arms or _is_exchange_bottleneck(with_memory, block) for block in blocks
+            SHARED_MEMORY in block.arms or _is_exchange_bottleneck(shared_memory_config, block) for block in blocks
         )
-        return configs | ({SHARED_MEMORY: with_memory} if shares_memory else {})
+        return configs | ({SHARED_MEMORY: shared_memory_config} if shares_memory else {})
 
     while True:
         finished = time.perf_counter()
@@ -162,7 +162,7 @@ def _is_exchange_bottleneck(config: JobConfig, block: Block) -> bool:
     """Whether DistributedDataParallel spends much of a step exchanging gradients, and more than waiting."""
     arm = block.arms[CANDIDATE]
     seconds = {name: float(np.sum(values)) for name, values in arm.phases.items()}
-    limit = max(EXCHANGE_SHARE * sum(seconds.values()), seconds.get("wait", 0.0))
+    limit = max(MIN_EXCHANGE_SHARE * sum(seconds.values()), seconds.get("wait", 0.0))
     if (arm.memory_bytes or 0) > available_memory_bytes():  # not enough for as many processes again
         return False
     exchanges_long = seconds.get("communicate", 0.0) > limit
@@ -193,8 +193,8 @@ _best_threads: dict[str, int] = {}  # by the relevant settings, from earlier job
 def probe_best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -> int:
     """Find the number of threads with which one process is likely fastest, by letting all numbers take turns.
 
-    If there are only two numbers, both are measured in each block. There is one answer for all
-    jobs of this process whose sequential process is the same, however long it trains.
+    If there are only two numbers, both are measured in each block. The answer is cached for jobs
+    with the same sequential process, however long it trains.
     """
     cores = usable_cores()
     counts = sorted({2**power for power in range(cores.bit_length())} | {cores, config.threads_per_worker})

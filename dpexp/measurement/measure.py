@@ -35,7 +35,7 @@ def run_blocks(
     settings, kept, discarded = budget.measurement, list(earlier), 0
     while discarded < settings.warmup or not budget.is_over(kept):
         warmup = discarded < settings.warmup  # anew after an interruption: the machine is cold again
-        watch, started = LoadMonitor(), time.monotonic()
+        load, started = LoadMonitor(), time.monotonic()
         configs = choose_arms(kept)
         names = sorted(configs, reverse=(len(kept) + discarded) % 2 == 1)
         on_progress(f"block {len(kept) + 1}", budget.done_fraction)
@@ -51,7 +51,7 @@ def run_blocks(
             rounds.run_until(running, is_enough)
             arms = running.end(rounds.timed)
         cpu_seconds = sum(arm.cpu_seconds for arm in arms.values())
-        block = Block(warmup, arms, watch.conditions(cpu_seconds), time.monotonic() - started)
+        block = Block(warmup, arms, load.conditions(cpu_seconds), time.monotonic() - started)
         if warmup:
             discarded += 1
         else:

@@ -77,5 +77,5 @@ class Rounds:
     def _turn(self, arm: TimedSteps, traced: bool) -> Turn:
         pace, step = self._pace, arm.step_seconds
         timed = pace.turn_seconds / step * self._randomly.uniform(1 - JITTER, 1 + JITTER)
-        lead = 0 if step >= LONG_STEP_RATIO * pace.untimed_seconds else round(pace.untimed_seconds / step)
-        return Turn(max(lead, pace.min_untimed_steps), max(1, round(timed)), traced)
+        untimed = 0 if step >= LONG_STEP_RATIO * pace.untimed_seconds else round(pace.untimed_seconds / step)
+        return Turn(max(untimed, pace.min_untimed_steps), max(1, round(timed)), traced)

@@ -25,7 +25,7 @@ from dpexp.results.storage import write_errors
 
 OUTPUT = "output"  # folder for the output of the commands
 MIN_COMPUTING = 0.01  # share of a step; with less, the phases were not separated
-MAX_UNKNOWN = 0.1  # share of the steps; if the wait is unknown in more of them, it counts as communicating
+MAX_UNKNOWN = 0.1  # share of the steps; if the wait is unknown in more of them, all of it counts as communicating
 # Data loaders and libraries wake up at the beginning of a turn, so both are longer than in built-in trainings.
 PACE = Pace(turn_seconds=0.06, untimed_seconds=0.01, min_untimed_steps=1, traced_every=4)
 
@@ -37,9 +37,11 @@ class ScriptTrainer:
 
     def __init__(self, config: ScriptConfig, folder: Path, hosts: Hosts | None) -> None:
         """`folder` receives the output of the commands, in a folder of its own. Raises ResultError."""
-        self._folder, self._hosts, self._numbers = folder / OUTPUT, hosts, itertools.count()
+        self._folder, self._hosts = folder / OUTPUT, hosts
         with write_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
+            earlier = [int(path.name.partition("-")[0]) for path in self._folder.glob("[0-9]*-*")]  # before a resume
+        self._numbers = itertools.count(max(earlier, default=-1) + 1)
         self.files: set[str] = set()  # files that the commands' processes depend on
         self._timeout_seconds = config.launch.timeout_seconds
 

@@ -23,11 +23,11 @@ class WholeTrainings:
         self._trained: dict[str, BuiltInConfig] = {}  # empty for a script: the length of its training is unknown
         is_requested = False
         if isinstance(config, BuiltInConfig):
-            self._trained = config.trained_configs
+            self._trained = config.whole_training_configs
             is_requested = config.checkpoint or config.target_accuracy is not None
             self._seeds = 1 if config.target_accuracy is None else config.measurement.repeats
         self._are_wanted = is_requested or config.measurement.whole_trainings == "always"
-        # Within the job's time; requested trainings come on top. None: not yet known.
+        # Kept free in the job's time; requested trainings take additional time. None: not yet known.
         self._reserved_seconds = None if config.measurement.whole_trainings == "auto" and not is_requested else 0.0
 
     def reserve_seconds(self, warm: Mapping[str, TimedSteps]) -> float:

@@ -38,7 +38,7 @@ Target = Callable[..., Any]
 
 
 def start_server(names: Iterable[str] = PRELOADED_FOR) -> None:
-    """Start the fork server, without waiting. In the first call, `names` of strategies and models say what it imports.
+    """Start the fork server, without waiting. `names` (strategies, models) choose what it imports, in the first call.
 
     Workers of others import the rest themselves when they start, which takes longer.
     """

@@ -19,7 +19,7 @@ from dpexp.processes.world import Worker, WorldSpec
 
 _log = logging.getLogger(__name__)
 _warned: set[str] = set()  # by workers of this command: each warning is shown once, not for each process of each block
-CAUSE_SECONDS = 1.0  # how long a failure that has its cause in another rank waits for that rank's report
+CAUSE_SECONDS = 1.0  # seconds that a PeerError waits for the report of the rank that caused it
 REMOTE_CAUSE_SECONDS = 2 * CAUSE_SECONDS  # the same, if another launching process must report it
 
 

@@ -16,8 +16,8 @@ class Turn:
 
     untimed_steps: int
     timed_steps: int
-    traced: bool = False  # whether a script's hooks record phases; built-in trainings record them in timed steps ...
-    warmup: bool = False  # ... other than those of the warm-up, in which libraries and caches are cold
+    traced: bool = False  # a script's hooks record phases (built-in trainings record them in all timed steps)
+    warmup: bool = False  # no phases are recorded: libraries and caches are cold
 
     @property
     def steps(self) -> int:

@@ -23,7 +23,7 @@ def wait_until(
     receive: Callable[[Any], None] = lambda readable: None,
     progress: Callable[[], Any] = lambda: None,
 ) -> bool:
-    """Pass each readable one of `connections()` to `receive` until `done()`; return whether that became true.
+    """Call `receive` with each readable one of `connections()` until `done()` is true; return True then.
 
     Returns False when `progress()` has been the same for `seconds`. Time in which this process was itself held up
     doesn't count. Raises signals.Interrupted, and what the functions raise.
@@ -47,7 +47,7 @@ def hang_error(workers: Sequence[Worker], seconds: float) -> WorkerError:
     states = [
         f"{worker.name} {worker.heartbeat}{', stopped by a signal' if worker in stopped else ''}" for worker in workers
     ]
-    # The stopped ones last: asking makes them continue, and others with them.
+    # The stopped ones last: asking continues them, and then others can proceed, too.
     for asked in ([worker for worker in workers if worker not in stopped], stopped):
         for worker in asked:
             worker.ask_for_stacks()

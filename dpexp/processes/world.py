@@ -89,7 +89,7 @@ class Worker:
     def ask_for_stacks(self) -> None:
         """Ask the process for its stacks, and continue it if it was stopped."""
         if self._process.exitcode is None:
-            # To the main thread, whose id is the pid: it shows where it stopped before it goes on.
+            # To the main thread, whose id is the pid, so that the stack shows where it was stopped.
             tgkill = getattr(ctypes.CDLL(None), "tgkill", lambda _, thread, number: os.kill(thread, number))
             with contextlib.suppress(ProcessLookupError):
                 tgkill(self.pid, self.pid, STACKS_SIGNAL)

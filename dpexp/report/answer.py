@@ -17,6 +17,7 @@ from dpexp.report import sentences
 from dpexp.report.sentences import format_ratio, series_prefix, workers_of
 
 MAX_LINES = 20  # per section
+FAR = 16  # times as many workers as measured: if even these have enough memory, it is no limit
 
 
 def sections(summary: Summary) -> dict[str, list[str]]:
@@ -57,7 +58,7 @@ def answer(summary: Summary) -> list[str]:
     lines += _accuracy(row)
     loss, where, advice = sentences.largest_loss(row)
     if loss and not row.oversubscribed:
-        lines.append(f"Most time is lost to {where} ({100 * loss:.0f} %); {advice}.")
+        lines.append(f"Largest loss of time: {100 * loss:.0f} % to {where}; {advice}.")
     return [*lines, *sentences.shared_memory_gain(row)]
 
 
@@ -107,8 +108,7 @@ def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
     known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
     more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
     fitting = (room - rest) / more if more > 0 and room is not None else math.inf
-    allowed = summary.jobs[0].config.launch.max_workers_per_core * (summary.usable_cores or 1)
-    if room is not None and fitting <= allowed:  # else memory is no limit
+    if room is not None and fitting <= FAR * (last.workers or 1):  # else memory is no limit
         text += f"; this machine's {format_bytes(room)} would be enough for about {fitting:,.0f} workers"
     return [f"{text}."]
 

@@ -64,7 +64,7 @@ class Panels:
         self.sizes = sorted(table.data_size.unique().tolist())
         self._workers, self._configured_sizes = _styles(table.workers), _styles(table.configured_size)
         columns = ("seconds", "speedup", "overall_speedup", "efficiency")
-        self._ends = {column: ends(table, column) for column in columns}
+        self._ranges = {column: value_range(table, column) for column in columns}
         self._longest = table[["seconds_high", "seconds", *(name for name, _, _ in SEQUENTIAL)]].max(axis=None)
         self._each = " per worker" if (table.data_scope == "per_worker").all() else ""
         self._best_sequential = table.baseline_seconds / table.best_sequential_seconds
@@ -89,7 +89,7 @@ class Panels:
     def time(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Draw time against data size, a line for each worker count."""
         self._over_sizes(axes, rows, "seconds")
-        low, high = self._ends["seconds"]
+        low, high = self._ranges["seconds"]
         _logarithmic(axes, "y", low / 1.25, high * 1.25, LogLocator(10, (1, 2, 5)))
         axes.set_ylabel("seconds")
 
@@ -102,7 +102,7 @@ class Panels:
         """Draw efficiency against data size, a line for each worker count."""
         self._over_sizes(axes, rows, "efficiency")
         axes.axhline(1, color=GREY, lw=1, zorder=1)
-        axes.set_ylim(0, 1.06 * max(1.0, self._ends["efficiency"][1]))
+        axes.set_ylim(0, 1.06 * max(1.0, self._ranges["efficiency"][1]))
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         axes.set_ylabel("efficiency")
 
@@ -158,14 +158,14 @@ class Panels:
 
     def _speedup_scale(self, axes: Axes) -> None:
         """Set the scale of all speedups, and mark 1."""
-        marks = [1, self._best_sequential.max(), *self._ends["speedup"], *self._ends["overall_speedup"]]
+        marks = [1, self._best_sequential.max(), *self._ranges["speedup"], *self._ranges["overall_speedup"]]
         low, high = min(marks) / 1.15, max(marks) * 1.15
         axes.axhline(1, color=GREY, lw=1, zorder=1)
         _logarithmic(axes, "y", low, high, LogLocator(2) if high / low >= 4 else MaxNLocator(MAX_TICKS))
         axes.set_ylabel("speedup (1 = same speed)")
 
 
-def ends(table: pd.DataFrame, column: str) -> tuple[float, float]:
+def value_range(table: pd.DataFrame, column: str) -> tuple[float, float]:
     """Return the smallest and the largest value of a column, including intervals, in any panel."""
     columns = table[[column, f"{column}_low", f"{column}_high"]]
     return columns.min(axis=None), columns.max(axis=None)
@@ -199,19 +199,19 @@ def _line(
 ) -> None:
     """Draw points with their intervals; open points and dashed lines mean more threads than cores."""
     color, marker = style
-    crowded = line.oversubscribed.astype(bool)
-    look: dict[str, Any] = {"ls": "--", "mfc": "white"} if crowded.all() and between == "-" else {"ls": between}
+    is_open = line.oversubscribed.astype(bool)
+    look: dict[str, Any] = {"ls": "--", "mfc": "white"} if is_open.all() and between == "-" else {"ls": between}
     values, low, high = (line[f"{column}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
     reach = [(values - low).tolist(), (high - values).tolist()]
     axes.errorbar(places, values, reach, fmt="none", color=color, capsize=3)
     axes.plot(places, values, color=color, marker=marker, lw=1.8, zorder=3, label=name, **look)
-    axes.plot(places[crowded], values[crowded], color=color, marker=marker, mfc="white", ls="none", zorder=3)
+    axes.plot(places[is_open], values[is_open], color=color, marker=marker, mfc="white", ls="none", zorder=3)
 
 
 def _worker_rows(axes: Axes, counts: list[int], rows: pd.DataFrame) -> None:
     """Set up a row of the panel for each worker count, the smallest on top."""
-    crowded = set(rows.workers[rows.oversubscribed.astype(bool)])
-    axes.set_yticks(range(len(counts)), [f"{count}{'*' * (count in crowded)}" for count in counts])
+    oversubscribed = set(rows.workers[rows.oversubscribed.astype(bool)])
+    axes.set_yticks(range(len(counts)), [f"{count}{'*' * (count in oversubscribed)}" for count in counts])
     axes.set_ylim(len(counts) - 0.45, -0.55)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")

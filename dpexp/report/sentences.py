@@ -46,7 +46,7 @@ def reasons(summary: Summary) -> list[str]:
     for row in largest_of_each_series([row for row in summary.good if _factors(row)]):
         product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in _factors(row).items())
         _, loss, _ = largest_loss(row)
-        subject, lost = f"{series_prefix(row)}{workers_of(row)}", f" Most time is lost to {loss}." if loss else ""
+        subject, lost = f"{series_prefix(row)}{workers_of(row)}", f" Largest loss of time: {loss}." if loss else ""
         if row.oversubscribed:  # the main cause, whatever the factors are
             subject, lost = f"{subject}, with more threads than the {summary.usable_cores} usable cores", ""
         if row.slow_phase and _slow_worker(row) not in lost:

@@ -92,7 +92,7 @@ def _show_table(console: Console, summary: Summary) -> None:
 class Display:
     """One progress bar for all jobs of a command, on standard error.
 
-    Without a terminal, it prints a line for each finished job of a sweep, and progress every 15 s.
+    Without a terminal, it prints lines on standard output: for each finished job of a sweep, and every 15 s.
     """
 
     def __init__(self, jobs: int = 1) -> None:

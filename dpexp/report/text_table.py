@@ -32,8 +32,8 @@ def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
 
 def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     """Return the meaning of the shown columns."""
-    star = any(row.oversubscribed for row in summary.good)
-    notes = [f"* more threads than the {summary.usable_cores} usable cores"] if star else []
+    oversubscribed = any(row.oversubscribed for row in summary.good)
+    notes = [f"* more threads than the {summary.usable_cores} usable cores"] if oversubscribed else []
     notes += [note for head, note in FOOTNOTES.items() if head in heads]
     threads = {(row.threads_per_worker, row.baseline_threads) for row in summary.good if row.baseline_threads}
     if other := [

@@ -19,8 +19,8 @@ from dpexp.train.training_clock import TrainingClock
 def train(config: BuiltInConfig, dataset: Dataset, strategy: Strategy, clock: TrainingClock) -> Iterator[float]:
     """Train on the first `train_samples` samples (in weak scaling, the baseline's are fewer), until `clock` ends it.
 
-    Yields the summed losses of each epoch, over the samples of the replicas in this process, when the epoch ends, or
-    `clock` ends the training within it.
+    Yields the sum of this process's losses at the end of each epoch, and of a partial epoch if `clock` ends the
+    training within it.
     """
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     for epoch in clock.epochs(config.epochs):
@@ -43,7 +43,7 @@ def step(
     batch: torch.Tensor,
     loss_sum: torch.Tensor,
 ) -> None:
-    """One optimizer update from a global batch of indices; adds the losses of this process's samples to `loss_sum`."""
+    """Make one optimizer update. `batch` has the global batch's indices; `loss_sum` grows by this process's losses."""
     strategy.begin_step()
     for replica in strategy.replicas:
         local, weight = shard(batch, replica.rank, config.workers), 1 / len(batch)

@@ -64,7 +64,7 @@ class SegmentClock(TrainingClock):
         self.between_epochs_seconds: list[float] = []  # between two epochs: what belongs to no step
         self._turn_pipe, self._notify = turn_pipe, notify
         self._seconds: list[float] = []  # seconds of each step of this turn
-        self._left = self._timed = self._warmup = 0  # steps left in this turn, its timed steps, whether it is warm-up
+        self._steps_left = self._timed_steps = self._warmup = 0  # of this turn; the last: whether it is warm-up
         self._last = 0.0  # the end of the step before
 
     def epochs(self, configured: int) -> Iterable[int]:
@@ -87,13 +87,13 @@ class SegmentClock(TrainingClock):
 
     def end_step(self) -> bool:
         """Time a step that has ended; return whether there is another, in this turn or in the next, after a sleep."""
-        self._left -= 1
+        self._steps_left -= 1
         now = time.perf_counter()
         self._seconds.append(now - self._last)
         self._last = now
-        if self._left == self._timed:
+        if self._steps_left == self._timed_steps:
             self._start_recording()
-        return self._left > 0 or self._take_turn()
+        return self._steps_left > 0 or self._take_turn()
 
     def _take_turn(self) -> bool:
         """Report the last turn and sleep until the next one; return whether there is one."""
@@ -103,15 +103,16 @@ class SegmentClock(TrainingClock):
             if torch.get_num_threads() > 1:
                 _wait_until_idle()  # a spinning thread would disturb the next program
             if self._turn_pipe is not None:
-                self._notify(self._seconds[len(self._seconds) - self._timed :])
+                self._notify(self._seconds[len(self._seconds) - self._timed_steps :])
                 turn: Turn | None = self._turn_pipe.recv()
                 numbers = END if turn is None else [turn.steps, turn.timed_steps, turn.warmup]
-            self._left, self._timed, self._warmup = self._strategy.broadcast(numbers)  # the other ranks sleep here
+            # The other ranks sleep here.
+            self._steps_left, self._timed_steps, self._warmup = self._strategy.broadcast(numbers)
         self._seconds = []
         self._last = time.perf_counter()
-        if self._left == self._timed:
+        if self._steps_left == self._timed_steps:
             self._start_recording()
-        return self._left > 0
+        return self._steps_left > 0
 
     def _start_recording(self) -> None:
         self._strategy.recorder.is_on = not self._warmup

@@ -50,9 +50,7 @@ class WorkerReport:
     epoch_loss_sums: list[float] = dataclasses.field(default_factory=list)  # of a segment, its last epoch's is partial
     epoch_accuracies: list[float] = dataclasses.field(default_factory=list)  # on the test split; rank 0 only
     test_accuracy: float | None = None
-    phases: dict[str, list[float]] = dataclasses.field(
-        default_factory=dict
-    )  # seconds of some steps of a segment, by phase
+    phases: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # seconds of some steps of a segment
     between_epochs_seconds: list[float] = dataclasses.field(default_factory=list)  # of a segment
 
 

@@ -111,12 +111,12 @@ ANSWERS = {
     "a round fraction": (["data.size=1e3"], "must be a whole number; write data.size=1000"),
     "a dot for a colon": (["model=custom", "model.builder=m.Net"], "write module:function, such as mine:build"),
     "a file": (["model=custom", "model.builder=./m.py:Net"], "write module:function, such as mine:build"),
-    "no folder": (["hydra.run.dir="], "an empty name would write into the current folder"),
+    "no folder": (["hydra.run.dir="], "an empty name would mean the current folder"),
     "two experiments": (["-m", "experiment=quick,weak_scaling"], "each experiment is a sweep; run them one by one"),
     "too many threads": (["threads_per_worker=5000"], "threads_per_worker=5000 on "),
     "too many workers": (
         ["workers=1000", "batch.size=1"],
-        "use fewer, or set launch.max_workers_per_core",
+        "use fewer, or increase launch.max_workers_per_core",
     ),
     "a builder that exits": (
         ["model=custom", "model.builder=user_models:exits"],
@@ -184,7 +184,7 @@ USERS_FILES = {
         "workers=two: must be a whole number (with ",
     ),
     "an unknown key of a group": ("model", "name: cnn\nhiden: 3\nchannels: [2]\n", "did you mean model.hidden"),
-    "no package": ("experiment", "workers: 3\n", "its file needs the first line  # @package _global_"),
+    "no package": ("experiment", "workers: 3\n", "its file must begin with the line  # @package _global_"),
 }
 
 

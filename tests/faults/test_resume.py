@@ -146,6 +146,18 @@ def test_weights_that_are_gone_are_trained_again(tmp_path):
     assert (tmp_path / job.CHECKPOINT).exists()
 
 
+def test_blocks_are_kept_while_the_weights_are_still_to_come(tmp_path):
+    run_job(tmp_path, "checkpoint=true", "measurement.repeats=2")
+    measured = storage.read(tmp_path / storage.FILE_NAME)
+    (tmp_path / "model.pt").unlink()
+    first = measured.blocks[:1]
+    storage.write(replace(measured, status="unfinished", blocks=first, trainings={}), tmp_path)
+    run_job(tmp_path, "checkpoint=true", "measurement.repeats=2", resume=True)
+    again = storage.read(tmp_path / storage.FILE_NAME)
+    assert (again.blocks[:1], len(again.blocks)) == (first, 2)
+    assert (tmp_path / "model.pt").exists()
+
+
 def test_whole_trainings_that_are_missing_are_made_though_all_blocks_are_there(tmp_path):
     settings = ["measurement.whole_trainings=auto", "measurement.max_seconds=3"]
     run_job(tmp_path, *settings)

@@ -102,7 +102,7 @@ def test_of_two_numbers_of_threads_each_is_measured_in_every_block(monkeypatch, 
 
 
 def test_no_best_sequential_arm_with_the_baselines_threads(monkeypatch, tmp_path):
-    monkeypatch.setattr(job, "best_threads", lambda config, trainer, on_progress: config.threads_per_worker)
+    monkeypatch.setattr(job, "probe_best_threads", lambda config, trainer, on_progress: config.threads_per_worker)
     (block,) = measured(tmp_path, "measurement.best_sequential=true").blocks
     assert set(block.arms) == {BASELINE, CANDIDATE}
 

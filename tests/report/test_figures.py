@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from results_helpers import in_spells, result, write_sweep
 
 from dpexp.analysis.table import aggregate
-from dpexp.report.panels import Panels, ends, shares
+from dpexp.report.panels import Panels, shares, value_range
 
 
 def rows(computation, balance, communication):
@@ -56,4 +56,4 @@ def test_both_speedups_are_drawn_where_others_slowed_the_machine_down(tmp_path):
 
 def test_a_panel_has_room_for_every_interval():
     table = pd.DataFrame({"speedup": [1.0, 2.0], "speedup_low": [0.5, math.nan], "speedup_high": [3.0, math.nan]})
-    assert ends(table, "speedup") == (0.5, 3.0)
+    assert value_range(table, "speedup") == (0.5, 3.0)

@@ -291,7 +291,7 @@ def test_the_training_inputs_of_a_folder_may_be_larger_than_memory(tmp_path):
 def test_a_damaged_file_in_a_folder_is_named_by_its_folder(tmp_path):
     path = as_folder(tmp_path / "d", **arrays())
     (tmp_path / "d" / "train_inputs.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(DataError, match=r"can't be read as its \.npy files: damaged"):
+    with pytest.raises(DataError, match=r"can't be read as \.npy files: damaged"):
         load(of_file(tmp_path, path))
 
 

@@ -157,7 +157,7 @@ HYDRAS = "hydra.job.chdir=true +hydra.job.env_set.A=b hydra/launcher=basic hydra
 @pytest.mark.parametrize("setting", HYDRAS.split())
 def test_settings_for_jobs_that_hydra_would_start_are_refused(setting):
     for multirun in (False, True):
-        with pytest.raises(ConfigError, match="leave it out; dpexp starts its jobs itself, one after the other"):
+        with pytest.raises(ConfigError, match="leave it out; dpexp starts its jobs itself, one after another"):
             compose([setting], multirun=multirun)
 
 

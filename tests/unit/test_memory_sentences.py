@@ -66,6 +66,6 @@ def test_what_was_not_measured_is_not_said(tmp_path):
     assert found.table.memory_bytes.isna().all()
 
 
-def test_room_for_more_workers_than_are_allowed_is_not_told(tmp_path):
+def test_room_for_far_more_workers_is_not_told(tmp_path):
     (line,) = said(summary(tmp_path, one(1, memory=1.0), one(2, memory=1.01)), "memory")
     assert line.endswith("one process 922 MiB.")

@@ -23,7 +23,7 @@ from dpexp.analysis.ratio_estimate import (
     pool_blocks,
     pool_jobs,
     step_seconds,
-    variance_of_step,
+    variance_per_step,
 )
 from dpexp.results.schema import Block
 
@@ -82,7 +82,7 @@ def test_the_variance_respects_that_neighbouring_turns_are_alike(correlation):
         sides = [np.exp(autocorrelated(generator, 80, correlation, 0.05))[:, None] for _ in range(2)]
         blocks.append(estimate_turns_ratio(*sides))
     true = np.var([block.log for block in blocks])
-    told = variance_of_step(blocks)[0] / 80
+    told = variance_per_step(blocks)[0] / 80
     assert told == pytest.approx(true, rel=0.15)
     naive = 2 * 0.05**2 / 80
     assert true > 5 * naive or correlation == 0
@@ -93,7 +93,7 @@ def test_turns_that_are_alike_are_fewer_independent_ones():
     freedoms = {}
     for correlation in (0.0, 0.95):
         ones = [np.exp(autocorrelated(generator, 80, correlation, 0.05))[:, None] for _ in range(8)]
-        _, freedoms[correlation] = variance_of_step(
+        _, freedoms[correlation] = variance_per_step(
             [estimate_turns_ratio(*pair) for pair in zip(ones[::2], ones[1::2], strict=True)]
         )
     assert freedoms[0.95] < 0.4 * freedoms[0.0]

@@ -101,7 +101,7 @@ def test_what_shared_memory_brings_is_told_where_it_was_measured(tmp_path, secon
 def test_what_would_help_is_the_largest_loss(tmp_path):
     *_, last = answer(summary(tmp_path, change=explained))
     assert last == (
-        "Most time is lost to slower computation in every worker (25 %); workers share caches and memory bandwidth."
+        "Largest loss of time: 25 % to slower computation in every worker; workers share caches and memory bandwidth."
     )
 
 
@@ -112,7 +112,7 @@ def test_where_waiting_is_not_separated_it_is_one_loss_with_exchanging(tmp_path)
         return changed(block, candidate=candidate, baseline=with_phases(block.arms[BASELINE], alone))
 
     *_, last = answer(summary(tmp_path, "strategy=ddp", baseline=(2.0, 2.0, 2.0), change=change))
-    assert last.startswith("Most time is lost to exchanging gradients, or waiting (30 %); larger batches ")
+    assert last.startswith("Largest loss of time: 30 % to exchanging gradients, or waiting; larger batches ")
 
 
 def test_an_accuracy_that_nobody_trained_for_is_said_to_be_unknown(tmp_path):
@@ -249,7 +249,7 @@ def test_one_process_that_plays_all_workers_has_no_parallel_efficiency(tmp_path)
 def test_the_greatest_loss_is_named(tmp_path):
     (line,) = reasons(summary(tmp_path, change=explained))
     assert "load balance 89 % x communication efficiency 90 % x computation scaling 75 %" in line
-    assert "Most time is lost to slower computation in every worker." in line
+    assert "Largest loss of time: slower computation in every worker." in line
     assert "A step takes 6.4 ms (data 0.64, compute 3.8, " in line
 
 
@@ -344,7 +344,7 @@ def test_what_more_workers_would_bring_is_projected_and_said_to_be(tmp_path):
         r"Projected, not measured: 8 workers on one host: [\d.]+ \([\d.]+ to [\d.]+\) times as fast as one process",
         line,
     )
-    assert line.endswith("31 % of it exchanging within a host.")
+    assert line.endswith("31 % of it due to exchanging within a host.")
 
 
 def test_what_can_not_be_projected_is_not_told(tmp_path):
@@ -369,7 +369,7 @@ def test_of_a_few_recorded_steps_no_loss_is_told(tmp_path):
 
     found = summary(tmp_path, change=few)
     assert reasons(found) == []
-    assert not any("Most time is lost" in line for line in answer(found))
+    assert not any("Largest loss" in line for line in answer(found))
 
 
 def test_where_a_script_sets_other_threads_both_numbers_are_shown(tmp_path):
@@ -388,7 +388,7 @@ def test_the_phase_that_takes_longer_in_every_worker_is_named(tmp_path):
         return changed(block, candidate=with_phases(block.arms[CANDIDATE], slower, slower), baseline=alone)
 
     (line,) = reasons(summary(tmp_path, change=loading))
-    assert "Most time is lost to loading data, which takes longer in every worker." in line
+    assert "Largest loss of time: loading data, which takes longer in every worker." in line
 
 
 def late(*names, hosts=("a", "a"), **longer):
@@ -426,7 +426,7 @@ def late(*names, hosts=("a", "a"), **longer):
 def test_the_worker_that_the_others_wait_for_is_named(tmp_path, longer, said):
     found = summary(tmp_path, change=late("wait", **longer))
     *_, last = answer(found)
-    assert last.startswith(f"Most time is lost to waiting for rank 1, which {said}")
+    assert last.startswith(f"Largest loss of time: 28 % to waiting for rank 1, which {said}")
     row = found.good[0]
     assert (row.slow_rank, row.slow_host, row.slow_phase, row.slow_share) == (1, "", next(iter(longer)), 1.0)
     assert row.slow_seconds == pytest.approx(5e-4)
@@ -444,7 +444,7 @@ def test_the_slow_worker_is_named_without_a_wait_phase(tmp_path):
 
 def test_a_slow_worker_is_named_beside_a_larger_loss(tmp_path):
     (line,) = reasons(summary(tmp_path, change=explained))
-    assert "Most time is lost to slower computation in every worker. The others wait for rank 1, which takes " in line
+    assert "Largest loss of time: slower computation in every worker. The others wait for rank 1, which takes " in line
 
 
 def test_where_the_work_of_samples_differs_no_rank_is_named(tmp_path):

@@ -70,7 +70,7 @@ FOUND = {
     ),
     "superlinear": (
         {"baseline": [2 * s for s in BASES]},
-        "the efficiency is above 100 %: this is plausible only if computation scaling is above 100 % (data fit in",
+        "the efficiency is above 100 %: this is plausible only if computation scaling is above 100 % (the data fit in",
     ),
     "extrapolation": (
         {"trainings": {CANDIDATE: [training(1.3)]}},

@@ -18,7 +18,7 @@ def subset(available: int, size: int, seed: int) -> torch.Tensor:
 
 
 def shard(batch: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
-    """Return this rank's contiguous slice of a global batch: slices are disjoint and complete, with sizes within one.
+    """Return this rank's contiguous slice of a global batch. Slices cover it once, and differ in size by one at most.
 
     Lower ranks take the larger slices, so rank 0 has a sample whenever anyone has.
     """

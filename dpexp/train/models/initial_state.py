@@ -58,6 +58,6 @@ def _smallest_shard(config: BuiltInConfig) -> int:
     """Return the samples of the smallest non-empty shard of the last batch, of the candidate or the baseline."""
     last_batches = [
         (trained.train_samples % trained.global_batch_size or trained.global_batch_size, trained.workers)
-        for trained in config.trained_configs.values()
+        for trained in config.whole_training_configs.values()
     ]
     return min(max(1, samples // workers) for samples, workers in last_batches)

@@ -49,7 +49,7 @@ class Strategy:
 
     @classmethod
     def share(cls, config: BuiltInConfig, initial: SharedTensors) -> list[Any]:
-        """In the parent: return one picklable object per process, with which it connects to the others."""
+        """In the parent, return a picklable object for each process, which uses it to connect to the others."""
         return [None] * config.process_count
 
     def reset(self) -> None:

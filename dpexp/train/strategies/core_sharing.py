@@ -19,7 +19,7 @@ from dpexp.processes.barrier import Counter
 
 @dataclass(frozen=True)
 class CoreShare:
-    """One rank's turn: ranks of a group take turns in order, and after the last comes the first."""
+    """One rank's place in its core's order: the ranks of a core compute in turn, and the first follows the last."""
 
     group: int
     is_first: bool

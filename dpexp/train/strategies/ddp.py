@@ -38,7 +38,7 @@ class Ddp(Strategy):
         self.group: SharedMemoryGroup | None = None  # set if the ranks share memory
         if config.strategy.exchange == "shared_memory":
             self.group = SharedMemoryGroup(self._wrapped.process_group, average=False, always=True)
-        self._wrapped.register_comm_hook(self, _sum)
+        self._wrapped.register_comm_hook(self, _sum_bucket)
         self.last_bucket_started = math.inf
         self.replicas = (Replica(rank, self._wrapped),)
 
@@ -67,7 +67,7 @@ class Ddp(Strategy):
         return received
 
 
-def _sum(strategy: Ddp, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
+def _sum_bucket(strategy: Ddp, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
     """All-reduce one bucket. DDP's default hook would divide by the world size, which is wrong for uneven shards."""
     started = time.perf_counter()
     if strategy.group is not None:

@@ -29,7 +29,7 @@ MAX_BROADCAST = 8  # numbers at once
 class Shared:
     """What one rank receives: its part of the barriers, and the shared memory."""
 
-    row: int  # the row of gradients of this rank, or of the ranks that share its core
+    row: int  # this rank's row of gradients; ranks that share a core share a row
     memory: SharedTensors  # parameters, gradients, and broadcast numbers
     barrier: BarrierMember  # between all ranks
     update_barrier: BarrierMember  # between the ranks that update parameters: one of each row
@@ -116,7 +116,7 @@ class SyncDataParallel(Strategy):
         self._barrier.wait()
 
     def broadcast(self, numbers: list[int]) -> list[int]:
-        """Return rank 0's numbers, a few."""
+        """Return rank 0's numbers, at most MAX_BROADCAST."""
         if self.replicas[0].rank == 0:
             self._broadcast[: len(numbers)] = torch.tensor(numbers)
         self.barrier()
