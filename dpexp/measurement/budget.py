@@ -12,7 +12,8 @@ from dpexp.results.schema import Block
 
 MIN_JOB_ROUNDS = 24  # if the time limit for short steps is too short for so many, the limit for long steps applies
 CHECK_EVERY_ROUNDS = 8
-MIN_ROUNDS_SHARE = 0.25  # minimum time for the rounds of a block, as a share of the cost of its start
+# Fewer blocks than `repeats` are made if the rounds of each would take less time than its start, or than these steps.
+MIN_BLOCK_STEPS = 32  # of each arm
 MIN_STARTS_LEFT = 1.5  # times the cost of a start: with at least this much time left, another block is started
 END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 
@@ -61,7 +62,8 @@ class Budget:
         if left <= 0:
             return True
         missing = max(self.measurement.repeats - len(blocks), 1)
-        while missing > 1 and self._share(left + seconds, missing) < MIN_ROUNDS_SHARE * self._overhead_seconds:
+        min_seconds = max(self._overhead_seconds, MIN_BLOCK_STEPS * rounds.step_seconds)
+        while missing > 1 and self._share(left + seconds, missing) < min_seconds:
             missing -= 1
         if seconds >= self._share(left + seconds, missing):
             return True

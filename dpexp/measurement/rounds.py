@@ -42,6 +42,11 @@ class Rounds:
             timed.step_seconds = statistics.median(others[len(others) // 2 :])
 
     @property
+    def step_seconds(self) -> float:
+        """The expected seconds of one step of each arm."""
+        return sum(timed.step_seconds for timed in self.timed.values())
+
+    @property
     def round_seconds(self) -> float:
         """The expected seconds of one round."""
         return sum(self._turn(timed, False).steps * timed.step_seconds for timed in self.timed.values())
