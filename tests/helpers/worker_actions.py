@@ -118,16 +118,16 @@ class _Trap(heartbeat.Heartbeat):
     deed: Any
     visits: int
 
-    def enter(self, stage: int) -> None:
-        super().enter(stage)
+    def begin_stage(self, stage: int) -> None:
+        super().begin_stage(stage)
         self._look()
 
-    def phase(self, phase: int) -> None:
-        super().phase(phase)
+    def begin_phase(self, phase: int) -> None:
+        super().begin_phase(phase)
         self._look()
 
-    def step(self) -> None:
-        super().step()
+    def end_step(self) -> None:
+        super().end_step()
         self._look()
 
     def _look(self) -> None:

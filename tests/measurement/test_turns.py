@@ -105,7 +105,7 @@ class Alone:
         self.recorder = Recorder(is_on=False)
         self.starts = 0
 
-    def start(self) -> None:
+    def reset(self) -> None:
         self.starts += 1
 
     def barrier(self) -> None:

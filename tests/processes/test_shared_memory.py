@@ -76,7 +76,7 @@ def test_a_mapping_that_fails_closes_its_descriptor_once(monkeypatch):
     mapped, closed, close = [], [], os.close
     monkeypatch.setattr("mmap.mmap", fail)
     monkeypatch.setattr(os, "close", lambda descriptor: (closed.append(descriptor), close(descriptor)))
-    with pytest.raises(WorkerError, match="no room"):
+    with pytest.raises(WorkerError, match="not enough memory"):
         SharedTensors.allocate({"a": ((10,), torch.float32)})
     gc.collect()
     assert [number for number in closed if number in mapped] == mapped  # others may be closed meanwhile

@@ -165,14 +165,14 @@ class TestSeededBugs:
         self.assert_caught(sequential, tmp_path)
 
     def unequal_start(self, monkeypatch):
-        correct = Emulated.start
+        correct = Emulated.reset
 
         def start(strategy):
             correct(strategy)
             with torch.no_grad():
                 next(strategy.replicas[1].model.parameters()).add_(1e-3)
 
-        monkeypatch.setattr(Emulated, "start", start)
+        monkeypatch.setattr(Emulated, "reset", start)
 
     def test_an_unequal_start_is_caught_by_the_equivalence(self, sequential, tmp_path, monkeypatch):
         self.unequal_start(monkeypatch)

@@ -108,7 +108,7 @@ def by_all_workers(config, program):
 class CurrentPhase(Recorder):
     phase = None
 
-    def enter(self, phase):
+    def begin_phase(self, phase):
         self.phase = phase
 
 

@@ -213,12 +213,12 @@ def test_where_the_ratio_depends_on_the_limit_all_time_counts():
 
 
 def test_no_step_below_the_moved_limit_is_no_plateau():
-    assert disturbance._change(blocks_of(steady, steady), "over", "of", (0.9e-3, 1.0)) == math.inf
+    assert disturbance._limit_sensitivity(blocks_of(steady, steady), ("over", "of"), (0.9e-3, 1.0)) == math.inf
 
 
 def test_the_interval_includes_how_much_the_limit_matters(monkeypatch):
     before = found_in(spells, steady).undisturbed
-    monkeypatch.setattr(disturbance, "_change", lambda *arguments: disturbance.MAX_CHANGE)
+    monkeypatch.setattr(disturbance, "_limit_sensitivity", lambda *arguments: disturbance.MAX_CHANGE)
     after = found_in(spells, steady).undisturbed
     assert after.value == before.value
     of_limit = 2.2 * disturbance.MAX_CHANGE / math.sqrt(12)

@@ -22,7 +22,7 @@ from dpexp.analysis.ratio_estimate import (
     find_dispersion,
     pool_blocks,
     pool_jobs,
-    step_seconds,
+    pool_step_seconds,
     variance_per_step,
 )
 from dpexp.results.schema import Block
@@ -169,7 +169,7 @@ def test_commands_differ_where_several_cores_are_compared():
 
 def test_blocks_without_an_arm_are_not_compared():
     assert not compare([blocks(1, 1)], "over", "other").shown.is_known
-    assert step_seconds(blocks(1, 1), "other") is None
+    assert pool_step_seconds(blocks(1, 1), "other") is None
 
 
 def test_a_higher_level_gives_a_wider_interval():
