@@ -13,7 +13,7 @@ from benchmarks.setup import out
 ROOT = Path(__file__).parent.parent
 FOLDER = "outputs/example"
 MOST = 40_000  # samples of the rows that are shown
-COLUMNS = 106  # of the terminal: the README shows what fits
+COLUMNS = 113  # of the terminal: the README shows what fits
 SWEEP = ["-m", "workers=1,2,4", "data.size=5000,10000,20000,40000"]
 
 

@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--workers-per-host", type=int, metavar="N", help="default: all on one host with enough cores")
     parser.add_argument("--gradient-mb", type=float, metavar="MB", help="exchanged per step; default: the model's")
-    hidden = "share of the exchange between hosts that overlaps with computation"
-    parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help=hidden)
+    overlap_help = "share of the exchange between hosts that overlaps with computation"
+    parser.add_argument("--overlap", type=float, default=0.0, metavar="0..1", help=overlap_help)
     parser.add_argument("--series", help="which series, if the folder has several; see results.csv")
     options = parser.parse_args(arguments)
     _check_options(options)

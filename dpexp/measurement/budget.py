@@ -12,8 +12,7 @@ from dpexp.results.schema import Block
 
 MIN_JOB_ROUNDS = 24  # if the time limit for short steps is too short for so many, the limit for long steps applies
 CHECK_EVERY_ROUNDS = 8
-# Fewer blocks than `repeats` are made if the rounds of each would take less time than its start, or than these steps.
-MIN_BLOCK_STEPS = 32  # of each arm
+MIN_BLOCK_STEPS = 32  # steps of each arm; if there is no time for them, there are fewer blocks than `repeats`
 MIN_STARTS_LEFT = 1.5  # times the cost of a start: with at least this much time left, another block is started
 END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 

@@ -57,6 +57,9 @@ def answer(summary: Summary) -> list[str]:
     lines = [_headline(row, choice, overall, over), *_ranking(decided, choice, over)]
     lines += _accuracy(row)
     loss, where, advice = sentences.largest_loss(row)
+    undisturbed = row.best_sequential_speedup if over_best else row.speedup
+    if (disturbed := 1 - overall.value / undisturbed.value) > max(loss, sentences.MIN_LOSS):
+        loss, where, advice = disturbed, "other programs or virtual machines", "stop them, or measure at another time"
     if loss and not row.oversubscribed:
         lines.append(f"Largest loss of time: {100 * loss:.0f} % to {where}; {advice}.")
     return [*lines, *sentences.shared_memory_gain(row)]
@@ -99,17 +102,17 @@ def _accuracy(row: Row) -> list[str]:
 
 def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
     """Say how much memory the most workers need, and how many workers it is enough for."""
-    last, room = max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
-    if last.memory_bytes is None or last.baseline_memory_bytes is None:
+    largest, available = max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
+    if largest.memory_bytes is None or largest.baseline_memory_bytes is None:
         return []
-    need, alone = "need" if last.workers != 1 else "needs", format_bytes(last.baseline_memory_bytes)
-    text = f"{workers_of(last)} {need} {format_bytes(last.memory_bytes)} of memory, one process {alone}"
-    alike = [row for row in rows if row.series == last.series and row.memory_bytes is not None]
+    need, alone = "need" if largest.workers != 1 else "needs", format_bytes(largest.baseline_memory_bytes)
+    text = f"{workers_of(largest)} {need} {format_bytes(largest.memory_bytes)} of memory, one process {alone}"
+    alike = [row for row in rows if row.series == largest.series and row.memory_bytes is not None]
     known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
-    more, rest = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
-    fitting = (room - rest) / more if more > 0 and room is not None else math.inf
-    if room is not None and fitting <= FAR * (last.workers or 1):  # else memory is no limit
-        text += f"; this machine's {format_bytes(room)} would be enough for about {fitting:,.0f} workers"
+    per_worker, fixed = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
+    fitting = (available - fixed) / per_worker if per_worker > 0 and available is not None else math.inf
+    if available is not None and fitting <= FAR * (largest.workers or 1):  # else memory is no limit
+        text += f"; this machine's {format_bytes(available)} would be enough for about {fitting:,.0f} workers"
     return [f"{text}."]
 
 

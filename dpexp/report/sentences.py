@@ -60,8 +60,7 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
     factors = _factors(row)
     worst = min(factors, key=lambda name: factors[name], default="")
     loss = 1 - factors.get(worst, 1.0)
-    is_part_of_worst = worst == "parallel_efficiency"  # which can't tell waiting from exchanging
-    if row.slow_loss > MIN_LOSS and (row.slow_loss >= loss or is_part_of_worst):
+    if row.slow_loss > MIN_LOSS and (row.slow_loss >= loss or worst == "parallel_efficiency"):  # which includes it
         return row.slow_loss, f"waiting for {_slow_worker(row)}", SLOW_PHASES[row.slow_phase][1]
     if row.is_script and factors.get("computation_scaling", 1.0) > MAX_SCALING:
         return 0.0, "", ""  # the compute phase contains something else, too

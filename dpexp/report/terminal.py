@@ -25,11 +25,10 @@ WIDTH_WITHOUT_TERMINAL = 200
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
 PROGRESS_LINE_SECONDS = 15.0  # interval of progress lines without a terminal
 
-# Sections below the table.
 STYLES = {"details": "", "reasons": "dim", "warnings": "yellow", "failures": "red"}
 # Columns that a narrow terminal leaves out, in this order; results.csv has all columns.
 OPTIONAL_COLUMNS = (
-    "samples/s, batch, updates, warnings, overall speedup, accuracy, efficiency, over best sequential, seconds"
+    "samples/s, batch, updates, warnings, seconds, accuracy, efficiency, overall speedup, over best sequential"
 ).split(", ")
 
 

@@ -10,7 +10,7 @@ from dpexp.report.sentences import percent
 FOOTNOTES = {
     "seconds": "seconds: time of one training (samples x time per sample)",
     "speedup": "speedup: over one process with as many threads as a worker",
-    "overall speedup": "overall speedup: counts all time; seconds and speedup leave out disturbed steps",
+    "overall speedup": "overall speedup: counts all time; if it differs, seconds and speedup leave out disturbed steps",
     "over best sequential": "over best sequential: speedup over one process with its best number of threads",
     "accuracy": "accuracy: on the test split after a whole training; in square brackets, that of one process",
 }

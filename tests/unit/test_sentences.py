@@ -105,6 +105,15 @@ def test_what_would_help_is_the_largest_loss(tmp_path):
     )
 
 
+def test_time_lost_to_other_programs_may_be_the_largest_loss(tmp_path):
+    found = summary(tmp_path, change=explained)
+    (row,) = found.good
+    overall = {"overall_speedup": row.speedup, "overall_best_sequential_speedup": row.best_sequential_speedup}
+    slowed = replace(row, **{name: estimate.scaled(0.6) for name, estimate in overall.items()})
+    *_, last = answer(replace(found, rows=[slowed]))
+    assert last.startswith("Largest loss of time: 40 % to other programs or virtual machines; stop them, or ")
+
+
 def test_where_waiting_is_not_separated_it_is_one_loss_with_exchanging(tmp_path):
     def change(block):
         own, alone = ({"data": 0.1, "compute": 0.5, "communicate": wait, "update": 0.1} for wait in (0.3, 0.0))
@@ -136,7 +145,7 @@ def test_both_speedups_are_in_the_table_where_they_differ(tmp_path):
     assert columns["speedup"][0].startswith("1.20 (")
     assert columns["overall speedup"][0].startswith("0.99 (")
     notes = footnotes(found, list(columns))
-    assert "overall speedup: counts all time; seconds and speedup leave out disturbed steps" in notes
+    assert "overall speedup: counts all time; if it differs, seconds and speedup leave out disturbed steps" in notes
 
 
 def test_without_several_workers_the_answer_is_what_a_training_takes(tmp_path):
