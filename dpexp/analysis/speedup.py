@@ -33,9 +33,7 @@ def over_baseline(members: Sequence[SeriesMember], dispersion: float) -> Speedup
     return Speedup(Comparison(), candidate, None)
 
 
-def over_best_sequential(
-    members: Sequence[SeriesMember], dispersion: float, threads: int | None = None
-) -> Speedup | None:
+def over_best_sequential(members: Sequence[SeriesMember], dispersion: float, threads: int | None) -> Speedup | None:
     """Return the speedup over the sequential process with `threads`, else over the best; None if not measured."""
     arms = _sequential(members)
     if not arms or not members[0].config.measurement.best_sequential:

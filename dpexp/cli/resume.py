@@ -59,8 +59,11 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> J
             f"{path} was measured on {result.environment.machine}, but this is {environment.machine}: "
             "times from two machines must not be mixed; resume there, or start a new sweep here"
         )
-    if isinstance(config, BuiltInConfig) and config.checkpoint and not (folder / CHECKPOINT).exists():
-        result = replace(result, status="unfinished", trainings={})  # whose last one writes it
+    is_checkpoint_missing = (
+        isinstance(config, BuiltInConfig) and config.checkpoint and not (folder / CHECKPOINT).exists()
+    )
+    if is_checkpoint_missing and result.status != "diverged":
+        result = replace(result, status="unfinished", trainings={})  # one of these writes it
     same_code = result.environment.code_sha256 == environment.code_sha256
     if result.status == "diverged" or not result.blocks or not (result.status == "ok" or same_code):
         return None

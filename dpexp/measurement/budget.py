@@ -44,8 +44,8 @@ class Budget:
 
     def begin_rounds(self, rounds: Rounds, start_seconds: float) -> None:
         """Called when the arms of a block are warm, `start_seconds` after it began."""
-        self._overhead_seconds = start_seconds + END_SECONDS
-        if 2 * self._overhead_seconds + MIN_JOB_ROUNDS * rounds.round_seconds > self.seconds:
+        is_first, self._overhead_seconds = not self._overhead_seconds, start_seconds + END_SECONDS
+        if is_first and 2 * self._overhead_seconds + MIN_JOB_ROUNDS * rounds.round_seconds > self.seconds:
             self.seconds = self._seconds_of_long_steps
         if self._whole_trainings is not None:
             self._reserved_seconds = self._whole_trainings.reserve_seconds(rounds.timed)

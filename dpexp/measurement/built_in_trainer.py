@@ -28,7 +28,7 @@ OVERSUBSCRIBED_PACE = Pace(turn_seconds=0.05, untimed_seconds=0.015)
 
 
 class BuiltInTrainer:
-    """Trains all configs with the built-in loop, on the same data and from the same initial state."""
+    """Trains all arms with the built-in loop, on the same data and from the same initial state."""
 
     def __init__(self, config: BuiltInConfig, launcher: LocalLauncher) -> None:
         """Load the data and the initial weights into shared memory, and wait for the fork server. Raises DataError."""

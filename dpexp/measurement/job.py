@@ -32,7 +32,7 @@ PROBE_SECONDS = 1.0  # how long the numbers of threads take turns
 
 
 def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> Trainer:
-    """Return a trainer for the configs of a job; `folder` receives the output of scripts. Raises DataError."""
+    """Return a trainer for the arms of a job; `folder` receives the output of scripts. Raises DataError."""
     if isinstance(config, ScriptConfig):
         return ScriptTrainer(config, folder, launcher.hosts)
     assert isinstance(config, BuiltInConfig)

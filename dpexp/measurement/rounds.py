@@ -43,7 +43,7 @@ class Rounds:
 
     @property
     def step_seconds(self) -> float:
-        """The expected seconds of one step of each arm."""
+        """The expected seconds of one step of each arm, all together."""
         return sum(timed.step_seconds for timed in self.timed.values())
 
     @property

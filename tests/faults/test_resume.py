@@ -261,18 +261,32 @@ def test_a_builder_that_is_not_importable_here_is_refused(dpexp, tmp_path, with_
     assert {path: path.read_bytes() for path in tmp_path.glob("out/*/result.json")} == good
 
 
+class EditingLauncher(LocalLauncher):
+    """Edits a file of the user's before it starts a training."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def segments(self, specs):
+        with self.path.open("ab") as file:
+            file.write(b"\n")
+        return super().segments(specs)
+
+
+def test_a_file_edited_while_two_commands_are_compared_fails_the_comparison(tmp_path, with_files):
+    configs = {"before": composed(*with_files, "workers=2"), "after": composed(*with_files, "workers=1")}
+    launcher = EditingLauncher(tmp_path / "model_that_changes.py")
+    with pytest.raises(DataError, match=r"model_that_changes changed while this command was running"):
+        job.measure_in_turns(configs, "before", "after", tmp_path, launcher)
+
+
 @pytest.mark.parametrize("name", ["model_that_changes.py", "data.npz"])
 def test_a_file_edited_while_a_job_runs_fails_that_job(tmp_path, with_files, name):
-    class EditingLauncher(LocalLauncher):
-        def segments(self, specs):
-            with (tmp_path / name).open("ab") as file:
-                file.write(b"\n")
-            return super().segments(specs)
-
     folder = tmp_path / "out"
     folder.mkdir()
     with pytest.raises(DataError, match="changed while this command was running"):
-        run_config(composed(*with_files, "workers=2"), folder, launcher=EditingLauncher())
+        run_config(composed(*with_files, "workers=2"), folder, launcher=EditingLauncher(tmp_path / name))
     recorded = storage.read(folder / storage.FILE_NAME)
     assert (recorded.status, recorded.blocks) == ("failed", [])
 
@@ -287,10 +301,16 @@ def test_a_folder_that_holds_results_takes_no_others(dpexp, tmp_path, multirun):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
 
 
-def test_a_diverged_job_starts_from_nothing(tmp_path):
-    run_job(tmp_path)
-    storage.write(replace(storage.read(tmp_path / storage.FILE_NAME), status="diverged"), tmp_path)
-    assert run_job(tmp_path, resume=True)
+@pytest.mark.parametrize("checkpoint", ["true", "false"])
+def test_a_diverged_job_starts_from_nothing(tmp_path, checkpoint):
+    """Also if the weights are missing, as they are if it diverged before they were written."""
+    settings = [f"checkpoint={checkpoint}"]
+    run_job(tmp_path, *settings)
+    (tmp_path / job.CHECKPOINT).unlink(missing_ok=True)
+    diverged = replace(storage.read(tmp_path / storage.FILE_NAME), status="diverged")
+    storage.write(diverged, tmp_path)
+    assert run_job(tmp_path, *settings, resume=True)
+    assert storage.read(tmp_path / storage.FILE_NAME).started_at != diverged.started_at
 
 
 def test_times_of_another_machine_are_refused(tmp_path):

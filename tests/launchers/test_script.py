@@ -26,6 +26,7 @@ from dpexp.errors import ConfigError
 from dpexp.launchers import command_output as output
 from dpexp.launchers import command_processes, commands
 from dpexp.launchers.process_tree import ProcessTree
+from dpexp.measurement.script_trainer import ScriptTrainer
 from dpexp.measurement.user_files import fingerprint
 from dpexp.phases import PHASES
 from dpexp.results import storage
@@ -238,6 +239,17 @@ if os.fork() == 0:
     print("ready", flush=True)
 time.sleep(600)
 """
+
+
+def test_a_resumed_job_keeps_the_output_of_earlier_commands(tmp_path):
+    config, earlier = composed("script.command='nothere {workers}'"), tmp_path / "output" / "3-candidate.err"
+    earlier.parent.mkdir()
+    earlier.write_text("earlier")
+    trainer = ScriptTrainer(config, tmp_path, None)
+    with pytest.raises(ConfigError, match="nothere"), trainer.running({"candidate": config}):
+        pass
+    assert earlier.read_text() == "earlier"
+    assert (earlier.parent / "4-candidate.err").exists()
 
 
 def test_all_descendants_of_a_command_are_ended():
