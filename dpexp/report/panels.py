@@ -116,7 +116,8 @@ class Panels:
         size, line, shift = lines[-1]
         axes.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2, zorder=1, label="ideal")
         largest = rows[(rows.configured_size == rows.configured_size.max()) & (rows.workers > 1)]
-        best = self._best_sequential[largest.index].mean()
+        comparable = largest[~largest.oversubscribed.astype(bool)]  # as the answer prefers them
+        best = self._best_sequential[(largest if comparable.empty else comparable).index].mean()
         if not math.isnan(best):
             axes.axhline(best, color=TEXT, ls=":", lw=1.5, zorder=1, label=f"best sequential process: {best:.2f}")
         here = line[line.overall_speedup.astype(float) != line.speedup.astype(float)]

@@ -54,6 +54,15 @@ def test_both_speedups_are_drawn_where_others_slowed_the_machine_down(tmp_path):
     ]
 
 
+def test_the_best_sequential_process_is_that_of_rows_without_oversubscription(tmp_path):
+    jobs = [result(f"workers={workers}", seconds=[9, 1, 1], baseline=[9, 1.8, 1.8]) for workers in (2, 4)]
+    table = aggregate([write_sweep(tmp_path, *jobs)]).table.sort_values("workers")
+    table = table.assign(oversubscribed=[False, True], baseline_seconds=[3.0, 3.0], best_sequential_seconds=[2.0, 6.0])
+    axes = Figure().subplots()
+    Panels(table).speedup_by_workers(axes, table)
+    assert "best sequential process: 1.50" in axes.get_legend_handles_labels()[1]
+
+
 def test_a_panel_has_room_for_every_interval():
     table = pd.DataFrame({"speedup": [1.0, 2.0], "speedup_low": [0.5, math.nan], "speedup_high": [3.0, math.nan]})
     assert value_range(table, "speedup") == (0.5, 3.0)
