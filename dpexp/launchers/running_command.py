@@ -103,9 +103,10 @@ class RunningCommand:
             raise self.processes.failure(f"{ending} before a torch optimizer took a step")
 
     def run_turn(self, turn: Turn) -> list[float]:
-        """Let the command make some steps; return the wall seconds of each timed step of its slowest process.
+        """Let the command make some steps; return the wall seconds of each timed step.
 
-        Returns [] for a traced turn, whose hooks take time. Raises WorkerError, ScriptEnded.
+        A step ends at the mean of the times at which the processes end it: to choose the slowest in each turn would be
+        biased. Returns [] for a traced turn, whose hooks take time. Raises WorkerError, ScriptEnded.
         """
         reports = self._ask((turn.untimed_steps, turn.steps, turn.traced))
         self.processes.stop()
@@ -120,7 +121,7 @@ class RunningCommand:
             self.traces.append(traces)
             return []
         seconds = np.diff([times for times, _ in reports])[:, turn.untimed_steps :]
-        return max(seconds, key=np.sum).tolist()  # type: ignore[no-any-return]
+        return seconds.mean(axis=0).tolist()  # type: ignore[no-any-return]
 
     def finish(self) -> None:
         """Collect the final reports of the processes after the last turn; some of them may have ended."""

@@ -26,8 +26,9 @@ from dpexp.results.storage import write_errors
 OUTPUT = "output"  # folder for the output of the commands
 MIN_COMPUTING = 0.01  # share of a step; with less, the phases were not separated
 MAX_UNKNOWN = 0.1  # share of the steps; if the wait is unknown in more of them, all of it counts as communicating
-# Data loaders and libraries wake up at the beginning of a turn, so both are longer than in built-in trainings.
-PACE = Pace(turn_seconds=0.06, untimed_seconds=0.01, min_untimed_steps=1, traced_every=4)
+# The processes of a script and of its data loaders wake up at the beginning of a turn, and are out of step for some tens
+# of milliseconds: both are longer than in built-in trainings.
+PACE = Pace(turn_seconds=0.12, untimed_seconds=0.03, min_untimed_steps=1, traced_every=4)
 
 
 class ScriptTrainer:

@@ -44,7 +44,7 @@ class Process:
 class Arm:
     """One way to train, alive for one block in fresh processes: the wall seconds of its timed steps.
 
-    The steps are those of rank 0 in a built-in training, and of the slowest process of a script.
+    The steps are those of rank 0 in a built-in training, and the mean of all processes in a script.
     """
 
     samples_per_step: Count  # samples of a step, of all processes together

@@ -25,10 +25,13 @@ from dpexp.config.compose import compose
 from dpexp.errors import ConfigError
 from dpexp.launchers import command_output as output
 from dpexp.launchers import command_processes, commands
+from dpexp.launchers.command_processes import CommandProcesses, CommandSpec
 from dpexp.launchers.process_tree import ProcessTree
+from dpexp.launchers.running_command import Rank, RunningCommand
 from dpexp.measurement.script_trainer import ScriptTrainer
 from dpexp.measurement.user_files import fingerprint
 from dpexp.phases import PHASES
+from dpexp.processes.turn import Turn
 from dpexp.results import storage
 
 TRAIN = f"{SCRIPTS}/train.py"
@@ -485,3 +488,13 @@ def test_a_signal_in_the_middle_of_turns_leaves_no_process(tmp_path, left, monke
     process.send_signal(number)
     process.wait()
     assert wait_until(lambda: not left())
+
+
+def test_a_step_of_several_processes_ends_at_the_mean_of_their_times(tmp_path):
+    spec = CommandSpec("2 workers", [["true"]], ranks=2, threads=1, global_batch_size=1, exchange=None)
+    command = RunningCommand(spec, CommandProcesses(spec, 0, tmp_path, uuid.uuid4().hex), timeout_seconds=30)
+    ends = [connection.Pipe(), connection.Pipe()]
+    for rank, (ours, theirs) in enumerate(ends):
+        theirs.send(([0.0, 1.0, 2.0 + 2 * rank, 6.0], None))
+        command.ranks.append(Rank(ours, rank, threads=1, ahead_seconds=0.0))
+    assert command.run_turn(Turn(untimed_steps=1, timed_steps=2)) == [2.0, 3.0]
