@@ -84,7 +84,7 @@ def _exchange_for_ever(rank: int, ranks: int, place: Rendezvous, notify: Callabl
     torch.set_num_threads(1)
     place.join(rank, ranks)
     model = DistributedDataParallel(torch.nn.Linear(100, 100))
-    comm_hook.use_shared_memory(model, always=True, timeout_seconds=STOPPED_SECONDS)
+    comm_hook.use_shared_memory(model, timeout_seconds=STOPPED_SECONDS)
     for _ in range(comm_hook.WARMUP_STEPS + 1):
         model(torch.ones(2, 100)).sum().backward()
     notify(os.getpid())

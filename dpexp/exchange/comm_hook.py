@@ -5,18 +5,11 @@
     model = DistributedDataParallel(model)
     exchange.use_shared_memory(model)  # on every rank, before the first step
 
-It is a communication hook, torch's public interface. Each rank copies the other ranks' chunks of a bucket into its row
-of shared memory; when all are done, rank r adds the r-th chunk of all other rows to its own; then each copies the
-sums: a reduce-scatter and an all-gather. One rank adds up a chunk, so all have the same sums to the bit.
-
-Where the ranks are on several hosts, those that have summed the same chunk all-reduce it over the network between the
-two steps, while backward goes on. So a host sends each sum once, whatever the number of its ranks, and all of them send
-at the same time.
+It is a communication hook, torch's public interface, which makes a reduce-scatter and an all-gather of each bucket; in
+between, ranks on several hosts all-reduce the chunks that they have summed (see docs/exchange.md).
 """
 
 import datetime
-import statistics
-import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,25 +21,23 @@ from dpexp.exchange.peers import LostRankError, Peers
 from dpexp.processes.shared_memory import ALIGNMENT_BYTES, chunk_bounds
 
 TIMEOUT_SECONDS = 1800.0  # torch's own
-# DistributedDataParallel rebuilds its buckets in the first steps; then each way is timed for TRIAL_STEPS steps.
-WARMUP_STEPS, TRIAL_STEPS = 3, 8
+WARMUP_STEPS = 3  # in which DistributedDataParallel rebuilds its buckets: the process group exchanges
 
 
 def use_shared_memory(
-    model: DistributedDataParallel, *, always: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
+    model: DistributedDataParallel, *, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> "SharedMemoryGroup":
     """Let a model exchange gradients in shared memory; all ranks of its process group call it before the first step.
 
-    The first steps use the process group, the next ones alternate; then the faster way is kept (with `always`: shared
-    memory). If each host has a single rank, the process group exchanges. The first sums in memory are compared with the
-    process group's: if they differ by more than rounding, a RuntimeError says so. While memory is used, a LostRankError
-    (a RuntimeError) names a rank that has ended, or that has not come for `timeout_seconds`. Each host needs the memory
-    of (ranks + 1) gradients; a RuntimeError is raised if it is short. Raises ValueError if hosts have different numbers
-    of ranks, or gradients are not in the memory of the host.
+    The first WARMUP_STEPS steps use the process group; all steps do if each host has a single rank. The first sums in
+    memory are compared with the process group's: if they differ by more than rounding, a RuntimeError says so. While
+    memory is used, a LostRankError (a RuntimeError) names a rank that has ended, or that has not come for
+    `timeout_seconds`. Each host needs the memory of (ranks + 1) gradients; a RuntimeError is raised if it is short.
+    Raises ValueError if hosts have different numbers of ranks, or gradients are not in the memory of the host.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ValueError("the parameters are on a GPU: shared memory works only for gradients on CPUs")
-    group = SharedMemoryGroup(model.process_group, always=always, timeout_seconds=timeout_seconds)
+    group = SharedMemoryGroup(model.process_group, timeout_seconds=timeout_seconds)
     model.register_comm_hook(group, _exchange)
     return group
 
@@ -77,26 +68,18 @@ class PendingExchange(NamedTuple):
 class SharedMemoryGroup:
     """The ranks of a process group that exchange gradients."""
 
-    def __init__(
-        self, group: Any, average: bool = True, always: bool = False, timeout_seconds: float = TIMEOUT_SECONDS
-    ) -> None:
+    def __init__(self, group: Any, average: bool = True, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """Meet all ranks, to compute means or sums. Raises ValueError if hosts have different numbers of ranks."""
         self.process_group: Any = dist.group.WORLD if group is None else group
-        self.average, self._always, self.uses_shared_memory = average, always, False
+        self.average, self.uses_shared_memory = average, False
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._step = 0
-        self._seconds: dict[bool, list[float]] = {
-            True: [],
-            False: [],
-        }  # times of trial steps, by whether they use memory
-        self._step_began = 0.0
         self._buffers: dict[int, BucketBuffers] = {}  # by the bucket's number
         self._pending: list[PendingExchange] = []  # in this step
         self._expected: list[tuple[torch.Tensor, torch.Tensor, float]] = []  # the first sums, the group's, the rounding
         self.peers = Peers(self.process_group, timeout_seconds)
-        self._is_decided = len(self.peers.ranks) == 1  # a rank alone on its host has none to share memory with
         self._inter_host_group: Any = None  # the group of the ranks of all hosts that have the same chunk
-        if len(self.peers.hosts) > 1 and not self._is_decided:
+        if len(self.peers.hosts) > 1 and len(self.peers.ranks) > 1:
             place = self.peers.ranks.index(self.rank)
             world: Any = self.process_group
             same = [dist.get_global_rank(world, ranks[place]) for ranks in self.peers.hosts]
@@ -108,8 +91,8 @@ class SharedMemoryGroup:
         number, buffer = bucket.index(), bucket.buffer()
         if number == 0:
             self._pending, self._expected = [], []  # left over from a step that an exception has ended
-            if not self._is_decided:
-                self._choose_way()
+            self._step += 1  # a rank alone on its host has none to share memory with
+            self.uses_shared_memory = self._step > WARMUP_STEPS and len(self.peers.ranks) > 1
         if self.uses_shared_memory and not buffer.is_sparse:
             done = self._begin_sum(number, buffer)
         else:
@@ -123,26 +106,6 @@ class SharedMemoryGroup:
         if self.average:
             bucket.div_(self.size)
         return dist.all_reduce(bucket, group=self.process_group, async_op=True)
-
-    def _choose_way(self) -> None:
-        """Choose the process group while buckets change, then both in alternation, then the faster one."""
-        now, tried = time.perf_counter(), self._step - WARMUP_STEPS
-        if 0 < tried <= 2 * TRIAL_STEPS:
-            self._seconds[self.uses_shared_memory].append(now - self._step_began)
-        self._is_decided = tried == (1 if self._always else 2 * TRIAL_STEPS)
-        if self._always:
-            self.uses_shared_memory = tried >= 0
-        elif 0 <= tried < 2 * TRIAL_STEPS:
-            self.uses_shared_memory = tried // 2 % 2 == 0  # in pairs: two kinds of steps may alternate
-        elif self._is_decided:
-            in_memory, over_group = (statistics.median(self._seconds[way]) for way in (True, False))
-            choice = torch.tensor([in_memory <= over_group])
-            dist.broadcast(choice, dist.get_global_rank(self.process_group, 0), group=self.process_group)
-            self.uses_shared_memory = bool(choice)
-            if not self.uses_shared_memory:
-                self._buffers.clear()
-        self._step += 1
-        self._step_began = time.perf_counter()
 
     def _begin_sum(self, number: int, bucket: torch.Tensor) -> Any:
         """Sum this rank's chunk of a bucket (n,) over its host, and begin to sum it between hosts; return a future."""

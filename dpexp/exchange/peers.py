@@ -115,11 +115,6 @@ class Peers:
             poll.register(end, select.POLLRDHUP)
         return poll
 
-    def close_after_fork(self) -> None:
-        """Close the sockets in a forked process, such as a data loader's worker, so that a rank's end is noticed."""
-        for end in self._sockets.values():
-            end.close()
-
     def _timeout_error(self, rank: int) -> LostRankError:
         return LostRankError(f"rank {rank} has not joined the exchange of gradients for {self.timeout_seconds:g} s")
 
@@ -170,8 +165,10 @@ open_peers: weakref.WeakSet[Peers] = weakref.WeakSet()  # in this process
 
 
 def _close_peers_after_fork() -> None:
+    """Close the sockets in a forked process, such as a data loader's worker, so that a rank's end is noticed."""
     for peers in open_peers:
-        peers.close_after_fork()
+        for end in peers._sockets.values():
+            end.close()
 
 
 os.register_at_fork(after_in_child=_close_peers_after_fork)

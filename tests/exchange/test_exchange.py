@@ -95,7 +95,7 @@ def train(rank, ranks, in_memory, hosts=1):
     own = {"find_unused_parameters": True, "bucket_cap_mb": 0.001, "gradient_as_bucket_view": ranks == 3}
     model = DistributedDataParallel(Branches().double(), **own)
     if in_memory:
-        comm_hook.use_shared_memory(model, always=True)
+        comm_hook.use_shared_memory(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(rank)
     for step in range(30):
@@ -112,7 +112,7 @@ def uses_shared_memory(rank, ranks):
     """Whether two ranks of two hosts exchange a step in memory, though only that is asked for."""
     peers._host = lambda: f"host {rank}"
     model = DistributedDataParallel(nn.Linear(3, 5))
-    group = comm_hook.use_shared_memory(model, always=True)
+    group = comm_hook.use_shared_memory(model)
     for _ in range(comm_hook.WARMUP_STEPS + 2):
         model(torch.ones(1, 3)).sum().backward()
     return group.uses_shared_memory
@@ -133,7 +133,7 @@ def train_two(rank, ranks):
     """Two models, whose backward passes alternate; whether all ranks have the same gradients, and not their own."""
     models = [DistributedDataParallel(nn.Linear(3, size)) for size in (2, 5)]
     for model in models:
-        comm_hook.use_shared_memory(model, always=True)
+        comm_hook.use_shared_memory(model)
     for _ in range(comm_hook.WARMUP_STEPS + 2):
         for model in models:
             model.zero_grad()
@@ -145,32 +145,10 @@ def test_each_of_several_models_has_its_own_exchange():
     assert together(2, train_two) == [[[1.5], [1.5]]] * 2
 
 
-def choose(rank, ranks, slow):
-    """The way that goes on where one of the two takes longer on one rank."""
-    model = DistributedDataParallel(nn.Linear(4, 4))
-    group, now, correct = comm_hook.use_shared_memory(model), [0.0], comm_hook.SharedMemoryGroup.exchange
-
-    def counted(group, bucket):
-        done = correct(group, bucket)
-        now[0] += 5 if group.uses_shared_memory is (slow == "memory") else 1
-        return done
-
-    comm_hook.SharedMemoryGroup.exchange = counted
-    comm_hook.time = SimpleNamespace(perf_counter=lambda: now[0])
-    for _ in range(comm_hook.WARMUP_STEPS + 2 * comm_hook.TRIAL_STEPS + 2):
-        model(torch.ones(2, 4)).sum().backward()
-    return group.uses_shared_memory
-
-
-@pytest.mark.parametrize("slow", ["memory", "gloo"])
-def test_the_faster_way_goes_on_on_all_ranks(slow):
-    assert together(2, choose, slow) == [slow != "memory"] * 2
-
-
 def lose(rank, ranks, store, waits, seconds):
     """Rank 1 makes three steps only: it ends, or waits until another has noticed. What the others raise."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    group = comm_hook.use_shared_memory(model, always=True)
+    group = comm_hook.use_shared_memory(model)
     try:
         while True:
             for _ in range(comm_hook.WARMUP_STEPS + 3):
@@ -257,7 +235,7 @@ def test_hosts_with_different_numbers_of_ranks_are_refused():
 def corrupt(rank, ranks, more, inputs):
     """The first exchange in memory, in which ranks sum something else."""
     model = DistributedDataParallel(nn.Linear(4, 4))
-    group = comm_hook.use_shared_memory(model, always=True)
+    group = comm_hook.use_shared_memory(model)
     correct = group.peers.barrier
     group.peers.barrier = lambda: (correct(), group._buffers and group._buffers[0].peer_chunks[0].add_(more))
     try:

@@ -76,7 +76,7 @@ def _install_exchange(parallel: Any) -> None:
         sys.path.append(os.environ[EXCHANGE])  # the last: all other modules are the script's
         from dpexp.exchange import use_shared_memory
 
-        use_shared_memory(model, always=True)
+        use_shared_memory(model)
         model.register_comm_hook = refuse
 
     def refuse(*arguments: Any) -> None:

@@ -37,7 +37,7 @@ class Ddp(Strategy):
             )
         self.group: SharedMemoryGroup | None = None  # set if the ranks share memory
         if config.strategy.exchange == "shared_memory":
-            self.group = SharedMemoryGroup(self._wrapped.process_group, average=False, always=True)
+            self.group = SharedMemoryGroup(self._wrapped.process_group, average=False)
         self._wrapped.register_comm_hook(self, _sum_bucket)
         self.last_bucket_started = math.inf
         self.replicas = (Replica(rank, self._wrapped),)
