@@ -69,7 +69,7 @@ class ArmStatistics:
     @functools.cached_property
     def step(self) -> PooledLog:
         """The log of the seconds of a step."""
-        return self._step(self.blocks, self.limit)
+        return pool_step_seconds(self.blocks, self.arm_name, self.limit)
 
     @property
     def step_seconds(self) -> float:
@@ -90,7 +90,7 @@ class ArmStatistics:
     @property
     def overall_seconds(self) -> Estimate:
         """The time of a training, with all time counted."""
-        return self._training(self._step(self.all_blocks, math.inf))
+        return self._training(pool_step_seconds(self.all_blocks, self.arm_name))
 
     @property
     def trained_seconds(self) -> float:
@@ -130,18 +130,9 @@ class ArmStatistics:
         arms = [block.arms[self.arm_name].phases.get("compute", []) for block in self.blocks]
         return tuple(step[0] for steps in arms for step in steps)
 
-    def _step(self, blocks: Sequence[Block], limit: float) -> PooledLog:
-        pooled = pool_step_seconds(blocks, self.arm_name, limit)
-        assert pooled is not None
-        return pooled
-
     def _training(self, step: PooledLog) -> Estimate:
-        of_step, between_epochs = step.estimate(), self.between_epochs_seconds
-        return Estimate(
-            self.steps * of_step.value + between_epochs,
-            self.steps * of_step.low + between_epochs,
-            self.steps * of_step.high + between_epochs,
-        )
+        of_steps, between = step.estimate().scaled(self.steps), self.between_epochs_seconds
+        return Estimate(of_steps.value + between, of_steps.low + between, of_steps.high + between)
 
 
 def mean_of_known(values: Sequence[float | None]) -> float:

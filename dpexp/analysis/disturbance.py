@@ -1,13 +1,7 @@
 """Which steps did other programs disturb, and which are inherently long? Found from the step times alone.
 
-On a shared machine, other programs slow down a core for milliseconds to minutes, often without a trace in any
-counter. A training also has inherently long steps: validation, checkpoints, long batches, skipped layers, exchanges of
-random duration. The length of a step doesn't separate the two. But disturbed steps are clustered, whereas inherently
-long steps occur singly, at a fixed interval, or with the same numbers in each start of the program. Long steps are
-therefore left out only if they are clustered and show none of the other patterns; and then in both arms.
-
-An undisturbed step takes at most UNDISTURBED_RATIO times as long as the fastest steps of all starts of its program.
-If the ratio depends on that limit, there is no plateau of undisturbed steps, and all time counts.
+Disturbed steps are clustered, whereas inherently long ones (validation, checkpoints, long batches) occur singly, at a
+fixed interval, or with the same numbers in each start of the program. See docs/method.md, "Overall and undisturbed".
 """
 
 import itertools

@@ -2,9 +2,8 @@
 
 After the POP centre of excellence (Performance Optimisation and Productivity, pop-coe.eu, "Standard Metrics for
 Performance Audits"): efficiency = parallel efficiency x computation scaling, and parallel efficiency = load balance x
-communication efficiency. Useful time is data, compute and update. POP uses the slowest worker's useful time of the
-whole run. Here workers synchronize in every step, so each step counts useful time plus the recorded wait for the
-slowest worker, for all gradients and for all updates.
+communication efficiency. POP uses the slowest worker's useful time of the whole run; here each step counts useful time
+plus the recorded wait for the slowest worker.
 """
 
 import math

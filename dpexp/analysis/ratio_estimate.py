@@ -112,13 +112,14 @@ def estimate_log_seconds(turns: Turns, limit: float = math.inf) -> LogEstimate |
     return LogEstimate(math.log(mean), shifts, float(steps.sum()), int(np.count_nonzero(steps)))
 
 
-def pool_step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> PooledLog | None:
-    """Return the seconds of a step of one arm over all blocks; None if no block has the arm.
+def pool_step_seconds(blocks: Sequence[Block], name: str, limit: float = math.inf) -> PooledLog:
+    """Return the seconds of a step of one arm over all blocks, each of which has the arm.
 
     No other arm took turns with it: these blocks can't show how commands differ, so that variance is added.
     """
-    mean = pool_blocks([estimate_log_seconds(block.arms[name].turns, limit) for block in blocks if name in block.arms])
-    return mean and dataclasses.replace(mean, variance=mean.variance + COMMAND_STD**2)
+    mean = pool_blocks([estimate_log_seconds(block.arms[name].turns, limit) for block in blocks])
+    assert mean is not None
+    return dataclasses.replace(mean, variance=mean.variance + COMMAND_STD**2)
 
 
 def pool_blocks(blocks: Sequence[LogEstimate | None], dispersion: float = 1.0) -> PooledLog | None:

@@ -1,8 +1,7 @@
 """The slow worker: the one that the others wait for, and the phase in which it takes longer in most steps.
 
-Workers synchronize in every step; the one that waits least arrived last. Its delay is how much longer one phase takes
-than in other workers. If all of its phases are longer by the same factor, that doesn't count: its core is slow, usually
-only for some seconds, after which another core is slow.
+The worker that waits least arrived last. If all of its phases are longer by the same factor, that doesn't count: its
+core is slow, usually only for some seconds.
 """
 
 from collections.abc import Callable, Sequence

@@ -26,7 +26,7 @@ class Speedup:
 
 def over_baseline(members: Sequence[SeriesMember], dispersion: float) -> Speedup:
     """Return the speedup over the sequential arm of the same blocks; it is unknown without one."""
-    config, blocks = members[0].config, _blocks(members)
+    config, blocks = members[0].result.config, _blocks(members)
     if any(BASELINE in block.arms for block in blocks):
         return _paired(members, BASELINE, dispersion)
     candidate = ArmStatistics(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE), blocks)
@@ -36,7 +36,7 @@ def over_baseline(members: Sequence[SeriesMember], dispersion: float) -> Speedup
 def over_best_sequential(members: Sequence[SeriesMember], dispersion: float, threads: int | None) -> Speedup | None:
     """Return the speedup over the sequential process with `threads`, else over the best; None if not measured."""
     arms = _sequential(members)
-    if not arms or not members[0].config.measurement.best_sequential:
+    if not arms or not members[0].result.config.measurement.best_sequential:
         return None
     best = arms[threads] if threads in arms else min(arms.values(), key=lambda arm: arm.step_seconds)
     return _paired(members, best.arm_name, dispersion)
@@ -51,7 +51,7 @@ def common_best_threads(family: Sequence[Sequence[SeriesMember]]) -> int | None:
 
 def _sequential(members: Sequence[SeriesMember]) -> dict[int, ArmStatistics]:
     """The sequential processes that took turns with a configuration, by their threads."""
-    config, blocks = members[0].config, _blocks(members)
+    config, blocks = members[0].result.config, _blocks(members)
     arms = [name for name in (BASELINE, BEST_SEQUENTIAL) if any(name in block.arms for block in blocks)]
     having = {name: [block for block in blocks if name in block.arms] for name in arms}
     found = [ArmStatistics(config.baseline(), blocks, name, math.inf, (), blocks) for name, blocks in having.items()]
@@ -88,7 +88,7 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
 
 def _paired(members: Sequence[SeriesMember], arm: str, dispersion: float) -> Speedup:
     """Return the speedup over an arm of the same blocks."""
-    config, blocks = members[0].config, [block for block in _blocks(members) if arm in block.arms]
+    config, blocks = members[0].result.config, [block for block in _blocks(members) if arm in block.arms]
     comparison = compare([member.result.kept_blocks() for member in members], arm, CANDIDATE, dispersion=dispersion)
     candidate = ArmStatistics(
         config, comparison.blocks, CANDIDATE, comparison.limits[1], _trainings(members, CANDIDATE), blocks

@@ -33,7 +33,6 @@ class Summary:
     rows: list[Row]
     machine: str | None  # None when no job succeeded
     usable_cores: int | None
-    memory_bytes: int | None = None  # memory of the machine, or the cgroup's limit
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
@@ -59,17 +58,17 @@ def aggregate(folders: Sequence[Path]) -> Summary:
     if not good:
         return Summary(rows, None, None)
     environment = good[0].result.environment
-    memory_bytes = min(environment.memory_bytes, environment.cgroup_memory_bytes or environment.memory_bytes)
-    return Summary(rows, environment.machine, environment.usable_cores, memory_bytes)
+    return Summary(rows, environment.machine, environment.usable_cores)
 
 
 def _good_rows(good: Sequence[SeriesMember]) -> list[Row]:
     differing = series.differences([member.settings for member in good])
     spreads = [estimate_job_ratio(member.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
     dispersion = find_dispersion([spread for spread in spreads if spread is not None])
-    configurations: dict[str, list[SeriesMember]] = {}
+    configurations: dict[tuple[str, int, int], list[SeriesMember]] = {}
     for member in good:
-        configurations.setdefault(member.configuration_key, []).append(member)
+        config = member.result.config
+        configurations.setdefault((member.series_key, config.workers, config.data.size), []).append(member)
     families: dict[str, list[list[SeriesMember]]] = {}
     for members in configurations.values():
         families.setdefault(members[0].family, []).append(members)
@@ -91,7 +90,7 @@ def _failed_rows(
         result, label = member.result, series.label(differing[member.series_key])
         done = pluralize(len(result.kept_blocks()), "block")
         problem = result.error or f"interrupted after {done}; resume it to finish"
-        settings = _setting_columns(member.config)
+        settings = _setting_columns(member.result.config)
         rows.append(Row(status=result.status, **settings, problem=problem, jobs=(member.name,), series=label))
     rows += [Row(status=status, problem=problem, jobs=(name,)) for name, status, problem in problems]
     return rows
@@ -99,7 +98,7 @@ def _failed_rows(
 
 def _row(members: list[SeriesMember], differing: Mapping[str, Any], dispersion: float, best: int | None) -> Row:
     """Return the row of one configuration; the blocks of all of its jobs are pooled."""
-    config, first = members[0].config, members[0].result
+    config, first = members[0].result.config, members[0].result
     measured = speedup.over_baseline(members, dispersion)
     candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
     blocks = [member.result.kept_blocks() for member in members]

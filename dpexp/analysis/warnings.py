@@ -48,7 +48,6 @@ def find_warnings(result: JobResult, speedup: Speedup) -> list[MeasurementWarnin
         _disturbance_warnings(speedup.comparison),
         *(_extrapolation_warnings(arm) for arm in (candidate, speedup.baseline) if arm is not None and arm.trainings),
         _conditions_warnings(result, blocks),
-        _superlinear_speedup_warnings(speedup),
         _samples_warnings(speedup),
     )
     return sorted(found, key=lambda warning: -warning.severity)
@@ -108,22 +107,10 @@ def _conditions_warnings(result: JobResult, blocks: Sequence[Block]) -> Iterator
     text = f"the hypervisor took up to {stolen:.1f} cores away from this virtual machine"
     yield from _above(STOLEN_CORES, stolen, "stolen time", text, "measure at another time")
     throttled = sum(block.throttled_seconds for block in conditions)
-    timed = sum(arm.seconds for block in blocks for arm in block.arms.values())
+    timed = sum(arm.step_seconds.sum() for block in blocks for arm in block.arms.values())
     text = f"the cgroup's CPU quota held processes back for {throttled:.1f} s"
     advice = "use fewer workers, or raise the quota"
     yield from _above(THROTTLED_SHARE * timed, throttled, "throttled", text, advice)
-
-
-def _superlinear_speedup_warnings(speedup: Speedup) -> Iterator[MeasurementWarning]:
-    candidate = speedup.candidate
-    if candidate.config.workers == 1:
-        return
-    advice = (
-        "this is plausible only if computation scaling is above 100 % (the data fit into caches), or if the baseline "
-        "has fewer threads or other arguments"
-    )
-    efficiency = speedup.comparison.shown.low / candidate.config.workers
-    yield from _above(1.0, efficiency, "superlinear", "the efficiency is above 100 %", advice)
 
 
 def _samples_warnings(speedup: Speedup) -> Iterator[MeasurementWarning]:

@@ -128,7 +128,7 @@ def to_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig | Scr
         raise ConfigError(f"{explain(error)}{files}") from error
 
 
-def _script_config(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
+def _script_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig | ScriptConfig:
     for text in typed:
         key = text.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in SETTINGS and key not in SETTINGS:
@@ -137,9 +137,7 @@ def _script_config(composed: DictConfig, typed: Sequence[str]) -> ScriptConfig:
         raise ConfigError("script.command: no value; type the script's command after --")
     values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
     values |= {"epochs": 1, "data": {"size": values["data"]["size"]}}
-    config = from_settings(values)
-    assert isinstance(config, ScriptConfig)
-    return config
+    return from_settings(values)
 
 
 def _values(composed: DictConfig, names: list[str]) -> dict[str, Any]:

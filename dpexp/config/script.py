@@ -52,11 +52,7 @@ class ScriptCommand:
             if command is None:
                 continue
             try:
-                words = shlex.split(command)
-            except ValueError as error:
-                raise ValueError(f"script.{name}={command}: {error}") from error
-            try:
-                fields = placeholders(command)
+                words, fields = shlex.split(command), placeholders(command)
             except ValueError as error:
                 raise ValueError(f"script.{name}={command}: {error}; write a literal brace as {{{{ or }}}}") from error
             if not words:

@@ -29,10 +29,7 @@ class Hosts(Protocol):
     """Starts a command's processes on other hosts."""
 
     count: int  # number of hosts, including this one
-
-    @property
-    def address(self) -> str:
-        """The address of this machine for the other hosts."""
+    address: str  # of this machine, for the other hosts
 
     def run_script(self, command: CommandSpec, number: int, address: str) -> contextlib.AbstractContextManager[None]:
         """Run the command on the other hosts while the context is open; its processes report to `address`."""

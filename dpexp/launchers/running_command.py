@@ -31,16 +31,6 @@ class Introduction(TypedDict):
     files: list[str]  # the user's files that it depends on
 
 
-class FinalReport(TypedDict, total=False):
-    """What a process reports after its last turn; empty if it ended earlier."""
-
-    host: str
-    in_memory: bool  # whether its models exchange gradients in shared memory
-    samples: int  # see Process
-    exchanges: bool
-    by_ddp: bool
-
-
 @dataclass
 class Rank:
     """One process of a command that trains."""
@@ -50,7 +40,8 @@ class Rank:
     threads: int
     ahead_seconds: float  # how far its clock is ahead of this machine's; 0 if it runs on this machine
     total_steps: int | None = None  # steps of the whole run; known once it has finished
-    report: FinalReport = field(default_factory=FinalReport)
+    report: dict[str, Any] = field(default_factory=dict)  # fields of Process; empty if it ended before its last turn
+    in_memory: bool = True  # whether its models exchange gradients in shared memory
 
 
 class RunningCommand:
@@ -128,7 +119,7 @@ class RunningCommand:
         self.processes.record_memory()
         with contextlib.suppress(ScriptEnded, WorkerError):
             for rank, report in zip(self.ranks, self._ask("final report"), strict=True):
-                rank.report = report
+                rank.report, rank.in_memory = report
         self.processes.stop()
         self.processes.used_cpu_seconds += self.processes.cpu_seconds()
 

@@ -36,25 +36,15 @@ class TorchrunEnvironment:
             raise ConfigError(
                 f"RANK and WORLD_SIZE are set, as by torchrun, but not {', '.join(missing)}; set all or none"
             )
-
-        def number(name: str, default: str = "") -> int:
-            text = variables.get(name, default)
-            if not text.isdecimal():
-                raise ConfigError(f"{name}={text}: it must be a whole number, as torchrun sets it")
-            return int(text)
-
-        rank, world_size = number("RANK"), number("WORLD_SIZE")
-        if rank >= world_size:
-            raise ConfigError(f"RANK={rank} with WORLD_SIZE={world_size}: ranks are 0 to WORLD_SIZE - 1")
         return cls(
-            rank=rank,
-            world_size=world_size,
-            local_rank=number("LOCAL_RANK"),
-            local_world_size=number("LOCAL_WORLD_SIZE", str(world_size)),
+            rank=int(variables["RANK"]),
+            world_size=int(variables["WORLD_SIZE"]),
+            local_rank=int(variables["LOCAL_RANK"]),
+            local_world_size=int(variables.get("LOCAL_WORLD_SIZE", variables["WORLD_SIZE"])),
             master_address=variables["MASTER_ADDR"],
-            master_port=number("MASTER_PORT"),
-            serves_store=rank == 0 and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-            prefix=f"dpexp/{number('TORCHELASTIC_RESTART_COUNT', '0')}",
+            master_port=int(variables["MASTER_PORT"]),
+            serves_store=variables["RANK"] == "0" and variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+            prefix=f"dpexp/{variables.get('TORCHELASTIC_RESTART_COUNT', '0')}",
             started_by_torchrun="TORCHELASTIC_RUN_ID" in variables,
         )
 

@@ -35,7 +35,7 @@ class TorchrunController(LocalLauncher):
         super().__init__()
         self._environment = environment
         self.hosts, self.count = self, environment.world_size  # for a script, one dpexp runs on each host
-        self.local_world_size = environment.local_world_size
+        self.address, self.local_world_size = environment.master_address, environment.local_world_size
         self.channel = Channel(environment, arguments, task=FIRST_TASK)
         self._task_number = 0  # number of the last task
         self._loaded: BuiltInConfig | None = None  # the job whose data all agents hold
@@ -49,11 +49,6 @@ class TorchrunController(LocalLauncher):
                 "measurement.shared_memory=always is not supported under torchrun; measure two jobs, such as "
                 "strategy.exchange=gloo and strategy.exchange=shared_memory"
             )
-
-    @property
-    def address(self) -> str:
-        """The address of this machine for the other hosts."""
-        return self._environment.master_address
 
     def run_script(self, command: CommandSpec, number: int, address: str) -> contextlib.AbstractContextManager[None]:
         """Run the command on the other hosts while the context is open; its processes report to `address`."""

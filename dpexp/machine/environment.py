@@ -42,7 +42,6 @@ class Environment:
     local_world_size: int | None  # ranks on this machine, if torchrun started them; None: all
     versions: dict[str, str]
     code_sha256: str  # SHA-256 of this package's files
-    cgroup_memory_bytes: int | None = None
 
     @property
     def machine(self) -> str:
@@ -54,10 +53,7 @@ class Environment:
 
 
 def current_environment(local_world_size: int | None = None) -> Environment:
-    """Describe the environment of this process.
-
-    Under torchrun, `local_world_size` is the number of ranks on this machine.
-    """
+    """Describe the environment of this process."""
     return Environment(
         cpu_model=_cpu_model(),
         logical_cores=os.cpu_count() or 1,
@@ -69,7 +65,6 @@ def current_environment(local_world_size: int | None = None) -> Environment:
             **{name: metadata.version(name) for name in ("dpexp", "torch", "numpy", "hydra-core")},
         },
         code_sha256=_code_sha256(),
-        cgroup_memory_bytes=min((limit for limit, _ in cgroups.memory_limits()), default=None),
     )
 
 

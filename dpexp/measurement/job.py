@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.script_trainer import ScriptTrainer
 from dpexp.measurement.trainer import Trainer
 from dpexp.measurement.user_files import changed_files, digests_of, fingerprint, refuse_changes
-from dpexp.measurement.whole_trainings import WholeTrainings, timed_steps
+from dpexp.measurement.whole_trainings import WholeTrainings
 from dpexp.results.schema import Block, JobResult
 
 _log = logging.getLogger(__name__)
@@ -77,7 +76,8 @@ def measure_job(
             refuse_changes(changed_files(user_files, fingerprint(config)))
             record.add_block(block, digests_of(trainer.files))
         # For a resumed job that already has all its blocks.
-        whole_trainings.reserve_seconds(timed_steps(record.result.blocks[-1]))
+        last = record.result.blocks[-1].arms
+        whole_trainings.reserve_seconds({name: float(np.median(arm.step_seconds)) for name, arm in last.items()})
         for number, name, trained in whole_trainings.configs():
             if len(record.result.trainings.get(name, [])) > number:
                 continue  # made before an interruption
@@ -144,17 +144,13 @@ def _measure_blocks(
         return configs | ({SHARED_MEMORY: shared_memory_config} if shares_memory else {})
 
     while True:
-        finished = time.perf_counter()
         try:
-            for block in run_blocks(trainer, choose_arms, budget, record.result.kept_blocks(), on_progress):
-                yield block
-                finished = time.perf_counter()
+            yield from run_blocks(trainer, choose_arms, budget, record.result.kept_blocks(), on_progress)
             return
         except WorkerError as error:
             if is_requested or SHARED_MEMORY not in choose_arms(record.result.kept_blocks()):
                 raise
             has_failed = True
-            budget.exclude(time.perf_counter() - finished)  # the job's time doesn't include the failed block
             _log.warning("gradients in shared memory could not be measured: %s", error)
 
 

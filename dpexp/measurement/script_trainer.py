@@ -26,8 +26,8 @@ from dpexp.results.storage import write_errors
 OUTPUT = "output"  # folder for the output of the commands
 MIN_COMPUTING = 0.01  # share of a step; with less, the phases were not separated
 MAX_UNKNOWN = 0.1  # share of the steps; if the wait is unknown in more of them, all of it counts as communicating
-# The processes of a script and of its data loaders wake up at the beginning of a turn, and are out of step for some tens
-# of milliseconds: both are longer than in built-in trainings.
+# Processes and their data loaders wake up at the beginning of a turn, and are out of step for some tens of
+# milliseconds: both are longer than in built-in trainings.
 PACE = Pace(turn_seconds=0.12, untimed_seconds=0.03, min_untimed_steps=1, traced_every=4)
 
 
@@ -101,7 +101,7 @@ class ScriptArms:
 
 def _arm(command: RunningCommand, timed: TimedSteps) -> Arm:
     command.finish()
-    if command.spec.exchange is not None and not all(rank.report.get("in_memory", True) for rank in command.ranks):
+    if command.spec.exchange is not None and not all(rank.in_memory for rank in command.ranks):
         raise WorkerError(
             f"{command.spec.name}: the script created no DistributedDataParallel model whose gradients could be "
             "exchanged in shared memory"
@@ -112,16 +112,7 @@ def _arm(command: RunningCommand, timed: TimedSteps) -> Arm:
         first_steps=timed.first_steps,
         phases=_phases(command.traces),
         between_epochs_seconds=0.0,
-        processes=[
-            Process(
-                threads=rank.threads,
-                samples=rank.report.get("samples", 0),
-                exchanges=rank.report.get("exchanges", False),
-                by_ddp=rank.report.get("by_ddp", False) and not rank.report["in_memory"],
-                host=rank.report.get("host", ""),
-            )
-            for rank in command.ranks
-        ],
+        processes=[Process(threads=rank.threads, **rank.report) for rank in command.ranks],
         memory_bytes=command.processes.memory_bytes if len(command.spec.words) == 1 else None,  # else: others elsewhere
         cpu_seconds=command.processes.used_cpu_seconds,
     )

@@ -1,8 +1,7 @@
 """A turn: the message with which dpexp lets a program train, a built-in training or a script.
 
 All other programs of a block sleep meanwhile. The program answers with the times of its steps, and sleeps until its
-next turn. Before its first turn, it reports that it is ready. A script's processes may run another Python, and receive
-a turn as a tuple (see script_hook/dpexp_clock.py).
+next turn. A script's processes receive a turn as a tuple (see script_hook/dpexp_clock.py).
 """
 
 from dataclasses import dataclass

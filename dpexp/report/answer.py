@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from dpexp.analysis.decision.choice import SURE_PROBABILITY, Choice, choose
 from dpexp.analysis.decision.projection import project_further
 from dpexp.analysis.estimate import Estimate
@@ -17,7 +15,6 @@ from dpexp.report import sentences
 from dpexp.report.sentences import format_ratio, series_prefix, workers_of
 
 MAX_LINES = 20  # per section
-FAR = 16  # times as many workers as measured: if even these have enough memory, it is no limit
 
 
 def sections(summary: Summary) -> dict[str, list[str]]:
@@ -37,7 +34,8 @@ def sections(summary: Summary) -> dict[str, list[str]]:
 
 def answer(summary: Summary) -> list[str]:
     """Return the headline (what to do, with the overall speedup), then what it costs and what would help."""
-    decided, choice = _rows_and_choice(summary)
+    decided = _comparable_rows(summary)
+    choice = choose(decided)
     rows = largest_of_each_series(row for row in decided or summary.good if row.overall_speedup.is_known)
     if not rows:
         alone = at_largest_data_size(summary.good)[:1]
@@ -100,39 +98,26 @@ def _accuracy(row: Row) -> list[str]:
     return [f"Test accuracy is {change}: {text}, {other}."]
 
 
-def _memory(summary: Summary, rows: Sequence[Row]) -> list[str]:
-    """Say how much memory the most workers need, and how many workers it is enough for."""
-    largest, available = max(rows, key=lambda row: row.workers or 1), summary.memory_bytes
+def _memory(rows: Sequence[Row]) -> list[str]:
+    """Say how much memory the most workers need."""
+    largest = max(rows, key=lambda row: row.workers or 1)
     if largest.memory_bytes is None or largest.baseline_memory_bytes is None:
         return []
     need, alone = "need" if largest.workers != 1 else "needs", format_bytes(largest.baseline_memory_bytes)
-    text = f"{workers_of(largest)} {need} {format_bytes(largest.memory_bytes)} of memory, one process {alone}"
-    alike = [row for row in rows if row.series == largest.series and row.memory_bytes is not None]
-    known = {row.workers or 1: row.memory_bytes or 0 for row in alike}
-    per_worker, fixed = np.polyfit([*known], [*known.values()], 1) if len(known) > 1 else (0.0, 0.0)
-    fitting = (available - fixed) / per_worker if per_worker > 0 and available is not None else math.inf
-    if available is not None and fitting <= FAR * (largest.workers or 1):  # else memory is no limit
-        text += f"; this machine's {format_bytes(available)} would be enough for about {fitting:,.0f} workers"
-    return [f"{text}."]
+    return [f"{workers_of(largest)} {need} {format_bytes(largest.memory_bytes)} of memory, one process {alone}."]
 
 
 def details(summary: Summary) -> list[str]:
     """Say how certain the choice among comparable rows is, and how fast more workers would be."""
-    rows, choice = _rows_and_choice(summary)
+    rows = _comparable_rows(summary)
     if not rows:
         return []
     lines = []
-    if choice is not None:
+    if (choice := choose(rows)) is not None:
         lines.append(f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}.")
     if len({row.series for row in rows}) == 1 and (projection := project_further(rows)) is not None:
         lines.append(f"Projected, not measured: {sentences.describe_projection(projection)}.")
-    return [*lines, *_memory(summary, rows)]
-
-
-def _rows_and_choice(summary: Summary) -> tuple[Sequence[Row], Choice | None]:
-    """Return the rows that are compared, and the fastest choice among them."""
-    rows = _comparable_rows(summary)
-    return rows, choose(rows)
+    return [*lines, *_memory(rows)]
 
 
 def _comparable_rows(summary: Summary) -> Sequence[Row]:

@@ -4,7 +4,6 @@ import io
 import math
 import textwrap
 from pathlib import Path
-from typing import Literal
 
 import matplotlib as mpl
 import pandas as pd
@@ -25,8 +24,7 @@ TITLE_HEIGHT, LEGEND_LINE, CAPTION_LINE = 0.5, 0.21, 0.15
 CAPTION_CHARACTERS, SERIES_CHARACTERS = 110, 76  # in a line
 MAX_SERIES, MAX_SIZES = 12, 24  # more would be unreadable and are not drawn
 
-FigureName = Literal["speedup_by_workers", "losses", "efficiency", "speedup", "time"]
-TITLES: dict[FigureName, str] = {
+TITLES = {  # by the name of the file, and of the method of Panels
     "speedup_by_workers": "Speedup against workers",
     "losses": "Where the ideal speedup goes",
     "efficiency": "Efficiency: speedup / workers",
@@ -63,7 +61,7 @@ def draw(summary: Summary, folder: Path) -> dict[Path, str]:
     return titles
 
 
-def plot(table: pd.DataFrame, name: FigureName = "speedup_by_workers", axes: Axes | None = None) -> Axes:
+def plot(table: pd.DataFrame, name: str = "speedup_by_workers", axes: Axes | None = None) -> Axes:
     """Draw one of the report's figures of one series into `axes` (None: new pyplot axes), and return it.
 
     Raises ValueError for a table of several series: choose one with `table[table.series == ...]`.

@@ -22,11 +22,7 @@ LOSS_CAUSES = {  # by factor of efficiency: what time is lost to, and a reason o
     "script": ("exchanging gradients", "on one host, measure how much script.exchange=shared_memory helps"),
     # For computation scaling, by the phase that takes more time than in one process:
     "data": ("loading data, which takes longer in every worker", "give the data loaders their own cores"),
-    "compute": ("slower computation in every worker", "workers share caches and memory bandwidth"),
-    "threads": (
-        "slower computation in every worker",
-        "workers share cores, caches and memory bandwidth; fewer threads per worker may be faster",
-    ),
+    "compute": ("slower computation in every worker", "workers share cores, caches and memory bandwidth"),
     "update": (
         "updating parameters, which takes longer in every worker",
         "workers share caches and memory bandwidth; larger batches update parameters less often",
@@ -67,7 +63,6 @@ def largest_loss(row: Row) -> tuple[float, str, str]:
     if worst == "computation_scaling":
         more = (row.workers or 1) if row.data_scope == "per_worker" else 1  # times the baseline's samples
         worst = max(USEFUL, key=lambda phase: row.phases[phase] - more * row.baseline_phases[phase])
-        worst = "threads" if worst == "compute" and (row.threads_per_worker or 1) > 1 else worst
     may_share_memory = row.is_script and not row.exchange and not row.shared_memory_speedup.is_known
     if worst == "communication_efficiency" and may_share_memory:
         worst = "script"
@@ -131,7 +126,7 @@ def describe_projection(projection: Projection) -> str:
     milliseconds = format_number(1e3 * projection.step_seconds)
     return (
         f"{pluralize(projection.workers, 'worker')}{hosts}: {projection.speedup:.3g} times as fast as one process, "
-        f"efficiency {100 * projection.efficiency.value:.0f} %; "
+        f"efficiency {100 * projection.speedup.value / projection.workers:.0f} %; "
         f"a step takes {milliseconds} ms, {100 * lost:.0f} % of it due to {projection.bottleneck}"
     )
 

@@ -20,7 +20,6 @@ from dpexp.errors import ResultError
 if TYPE_CHECKING:
     from dpexp.analysis.table import Summary
 
-MAX_ROWS = 100
 WIDTH_WITHOUT_TERMINAL = 200
 REDRAW_SECONDS = 1.0  # redrawing takes time from the workers
 PROGRESS_LINE_SECONDS = 15.0  # interval of progress lines without a terminal
@@ -28,7 +27,7 @@ PROGRESS_LINE_SECONDS = 15.0  # interval of progress lines without a terminal
 STYLES = {"details": "", "reasons": "dim", "warnings": "yellow", "failures": "red"}
 # Columns that a narrow terminal leaves out, in this order; results.csv has all columns.
 OPTIONAL_COLUMNS = (
-    "samples/s, batch, updates, warnings, seconds, accuracy, efficiency, overall speedup, over best sequential"
+    "samples/s, batch, updates, seconds, accuracy, efficiency, overall speedup, over best sequential"
 ).split(", ")
 
 
@@ -71,14 +70,11 @@ def _show_table(console: Console, summary: Summary) -> None:
             columns.pop(head, None)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for head in columns:
-        textual = head in ("configuration", "warnings")
+        textual = head == "configuration"
         table.add_column(head, justify="left" if textual else "right", no_wrap=not textual)
-    rows = list(zip(*columns.values(), strict=True))
-    for row in rows[:MAX_ROWS]:
+    for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     console.print(table)
-    if len(rows) > MAX_ROWS:
-        console.print(f"... and {len(rows) - MAX_ROWS:,} more rows: see results.csv")
     for note in footnotes(summary, list(columns)):
         console.print(note, soft_wrap=True)
     console.print()

@@ -7,6 +7,8 @@ from dpexp.analysis.table_row import Row
 from dpexp.errors import pluralize
 from dpexp.report.sentences import percent
 
+MAX_ROWS = 200  # more are in results.csv only
+
 FOOTNOTES = {
     "seconds": "seconds: time of one training (samples x time per sample)",
     "speedup": "speedup: over one process with as many threads as a worker",
@@ -18,12 +20,12 @@ FOOTNOTES = {
 
 def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     """Return what all successful rows have in common, in words, and the other columns by head."""
-    rows = [text_cells(row) for row in summary.good]
+    rows = [text_cells(row) for row in summary.good[:MAX_ROWS]]
     columns = {head: tuple(row[head] for row in rows) for head in (rows[0] if rows else ())}
     common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
     text = "; ".join(f"{head}: {columns.pop(head)[0]}" for head in common)
-    for head, nothing in (("warnings", ""), ("over best sequential", "-"), ("accuracy", "-")):
-        if set(columns.get(head, ())) == {nothing}:
+    for head in ("over best sequential", "accuracy"):
+        if set(columns.get(head, ())) == {"-"}:
             columns.pop(head)
     if columns.get("overall speedup") == columns.get("speedup"):
         columns.pop("overall speedup", None)
@@ -44,6 +46,8 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
         notes = [note.replace("as many threads as a worker", " or ".join(other)) for note in notes]
     for arguments in {row.baseline_arguments for row in summary.good} - {""}:
         notes = [note.replace("one process with", f"one process with {arguments} and") for note in notes]
+    if (more := len(summary.good) - MAX_ROWS) > 0:
+        notes.append(f"{more:,} more rows are in results.csv")
     return [*notes, "intervals: 95 %"] if heads else []
 
 
@@ -68,5 +72,4 @@ def text_cells(row: Row) -> dict[str, str]:
         "over best sequential": row.best_sequential_speedup.text(".2f", to="-"),
         "efficiency": f"{100 * row.efficiency.value:.0f} %" if row.efficiency.is_known else "-",
         "accuracy": accuracy,
-        "warnings": "; ".join(warning.text for warning in row.warnings),
     }

@@ -13,8 +13,6 @@ from dpexp.report import figures
 from dpexp.report.answer import sections
 from dpexp.report.text_table import columns_of, footnotes
 
-MAX_ROWS = 1000
-
 
 def write_report(folders: Sequence[Path], output: Path) -> tuple[Summary, list[Path]]:
     """Aggregate `folders` into `output`; the same results give the same files. Raises ResultError.
@@ -39,7 +37,6 @@ def _page(summary: Summary, titles: Mapping[Path, str]) -> str:
         loader=jinja2.PackageLoader("dpexp.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     common, columns = columns_of(summary)
-    rows = list(zip(*columns.values(), strict=True))
     sentences = sections(summary)
     for lines in sentences.values():  # no line breaks before a percent sign
         lines[:] = [line.replace(" %", "\N{NO-BREAK SPACE}%") for line in lines]
@@ -52,8 +49,7 @@ def _page(summary: Summary, titles: Mapping[Path, str]) -> str:
         **sentences,
         heads=list(columns),
         footnotes=footnotes(summary, list(columns)),
-        rows=rows[:MAX_ROWS],
-        more_rows=max(0, len(rows) - MAX_ROWS),
+        rows=list(zip(*columns.values(), strict=True)),
         figures=[
             {"name": path.stem, "title": title, "svg": base64.b64encode(path.with_suffix(".svg").read_bytes()).decode()}
             for path, title in titles.items()

@@ -76,11 +76,6 @@ class Arm:
         """All timed steps (n,)."""
         return np.concatenate([np.asarray(turn) for turn in self.turns])
 
-    @property
-    def seconds(self) -> float:
-        """All timed seconds."""
-        return float(self.step_seconds.sum())
-
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Training:

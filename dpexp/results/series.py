@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dpexp.config.built_in import AnyConfig
 from dpexp.config.job import JobConfig, flatten
 from dpexp.results.schema import JobResult
 
@@ -23,11 +22,6 @@ class SeriesMember:
     result: JobResult
     differing_files: frozenset[str] = frozenset()  # files whose content differs between jobs
 
-    @property
-    def config(self) -> AnyConfig:
-        """The configuration of the job."""
-        return self.result.config
-
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings that all jobs of the series share, and short SHA-256 digests of code and differing files."""
@@ -36,7 +30,7 @@ class SeriesMember:
         digests["dpexp.code"] = self.result.environment.code_sha256
         if DATA_FILE in digests:
             digests["data.sha256"] = digests.pop(DATA_FILE)
-        return shared_settings(self.config) | {name: digests[name][:DIGITS] for name in sorted(digests)}
+        return shared_settings(self.result.config) | {name: digests[name][:DIGITS] for name in sorted(digests)}
 
     @cached_property
     def series_key(self) -> str:
@@ -48,12 +42,7 @@ class SeriesMember:
         """A key of jobs over the same process that differ only in workers, threads, data size or arguments."""
         differing = ("threads_per_worker", ARGUMENTS)
         shared = {name: value for name, value in self.settings.items() if not name.startswith(differing)}
-        return json.dumps([shared, shared_settings(self.config.baseline(1))])
-
-    @property
-    def configuration_key(self) -> str:
-        """A key of the configuration."""
-        return json.dumps([self.series_key, self.config.workers, self.config.data.size])
+        return json.dumps([shared, shared_settings(self.result.config.baseline(1))])
 
 
 def series_members(results: Mapping[str, JobResult]) -> list[SeriesMember]:

@@ -1,9 +1,4 @@
-"""The clock of the built-in training loop: for a whole training, or for a segment of steps in turns.
-
-The speed of a shared machine drifts within seconds. Programs that take turns of milliseconds run at the same speeds.
-Some seconds of steps are enough to measure the time of a step, however long the training is; so a segment stops early,
-or starts the training again, until it is told to end.
-"""
+"""The clock of the built-in training loop: for a whole training, or for a segment of steps in turns."""
 
 import contextlib
 import threading

@@ -82,7 +82,9 @@ def test_a_damaged_packaged_file_is_one_line_and_status_2(dpexp, tmp_path, monke
     from dpexp.train.data import sources
 
     monkeypatch.setattr(sources, "_decoded", sources._decoded.__wrapped__)  # whatever this process has decoded before
-    monkeypatch.setitem(sources.SHA256, "train-images-idx3-ubyte", "0" * 64)
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "train-images-idx3-ubyte.xz").write_bytes(b"not xz at all")
+    monkeypatch.setattr(sources.resources, "files", lambda _: tmp_path)
     outcome = dpexp("data.size=200")
     assert outcome.status == 2
     assert outcome.err.count("\n") == 1

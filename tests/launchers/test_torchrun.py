@@ -300,17 +300,6 @@ def test_half_a_contract_is_refused():
         TorchrunEnvironment.read(partial)
 
 
-def test_ranks_count_from_zero():
-    with pytest.raises(ConfigError, match="RANK=4 with WORLD_SIZE=4: ranks are 0 to WORLD_SIZE - 1"):
-        TorchrunEnvironment.read({**CONTRACT, "RANK": "4"})
-
-
-@pytest.mark.parametrize("name", ["RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"])
-def test_numbers_must_be_numbers(name):
-    with pytest.raises(ConfigError, match=f"{name}=first: it must be a whole number"):
-        TorchrunEnvironment.read({**CONTRACT, name: "first"})
-
-
 def test_a_stray_variable_without_torchrun_changes_nothing(dpexp, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     assert dpexp(*TINY).status == 0

@@ -172,18 +172,8 @@ def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for_within_t
     blocks, took = measured(clock, Machine(clock, candidate=0.001), *settings, "measurement.precision=1e-9")
     assert len(blocks) == 3
     assert 0.8 * 9 <= took <= 9
-    lengths = [block.arms["candidate"].seconds for block in blocks]
+    lengths = [block.arms["candidate"].step_seconds.sum() for block in blocks]
     assert max(lengths) < 1.3 * min(lengths)  # the time is shared
-
-
-def test_excluded_time_is_not_the_jobs(clock):
-    config = tiny("measurement.max_seconds=10")
-    job = Budget(config, None, "candidate")
-    clock.now += 5.0
-    job.exclude(5.0)
-    assert job.done_fraction == 0
-    clock.now += 5.0
-    assert job.done_fraction == 0.5
 
 
 def test_steps_too_long_for_the_time_are_named_with_what_they_need(clock):
@@ -210,7 +200,7 @@ def block_length(clock, start_seconds, noise):
     machine = Machine(clock, start_seconds, noise=noise, start_noise=0.0, baseline=0.001, candidate=0.001)
     variants = {"candidate": config, "baseline": config.baseline()}
     block = next(run_blocks(machine, lambda blocks: variants, job))
-    return sum(arm.seconds for arm in block.arms.values()), block
+    return sum(arm.step_seconds.sum() for arm in block.arms.values()), block
 
 
 @pytest.mark.parametrize("start_seconds", [0.2, 1.0, 4.0])

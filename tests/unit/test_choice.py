@@ -96,5 +96,4 @@ def test_oversubscription_is_chosen_only_if_surely_fastest():
     found = choose(close)
     assert found.name == "2 workers"
     assert "4 workers" not in found.options
-    assert "with more threads than cores, may be faster" in str(found)
     assert choose([close[0], row(4, 2.5, oversubscribed=True)]).name == "4 workers"

@@ -215,9 +215,7 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
     assert main([example, "--workers", "8,64", "--link", "25Gbit/s,10us", "--workers-per-host", "2"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "projected, not measured:"
-    assert lines[0].startswith("8 workers on 4 hosts: ")
-    assert lines[1].startswith("64 workers on 32 hosts: ")
-    assert lines[2].startswith("not checked: the measured worker counts (1, 2) can't be projected")
+    assert [line.partition(": ")[0] for line in lines] == ["8 workers on 4 hosts", "64 workers on 32 hosts"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from dpexp.analysis.ratio_estimate import (
     find_dispersion,
     pool_blocks,
     pool_jobs,
-    pool_step_seconds,
     variance_per_step,
 )
 from dpexp.results.schema import Block
@@ -169,7 +168,6 @@ def test_commands_differ_where_several_cores_are_compared():
 
 def test_blocks_without_an_arm_are_not_compared():
     assert not compare([blocks(1, 1)], "over", "other").shown.is_known
-    assert pool_step_seconds(blocks(1, 1), "other") is None
 
 
 def test_a_higher_level_gives_a_wider_interval():

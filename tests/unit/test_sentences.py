@@ -101,7 +101,8 @@ def test_what_shared_memory_brings_is_told_where_it_was_measured(tmp_path, secon
 def test_what_would_help_is_the_largest_loss(tmp_path):
     *_, last = answer(summary(tmp_path, change=explained))
     assert last == (
-        "Largest loss of time: 25 % to slower computation in every worker; workers share caches and memory bandwidth."
+        "Largest loss of time: 25 % to slower computation in every worker; workers share cores, caches and memory "
+        "bandwidth."
     )
 
 

@@ -68,10 +68,6 @@ FOUND = {
         {"change": short},
         "there was time for only 5 turns of each training: set measurement.max_seconds=24 or",
     ),
-    "superlinear": (
-        {"baseline": [2 * s for s in BASES]},
-        "the efficiency is above 100 %: this is plausible only if computation scaling is above 100 % (the data fit in",
-    ),
     "extrapolation": (
         {"trainings": {CANDIDATE: [training(1.3)]}},
         "a whole training (candidate) took 1.3 s, but its steps predict 1 s",

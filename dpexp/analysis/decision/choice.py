@@ -28,7 +28,6 @@ class Choice:
     probability: float  # probability of being the fastest
     expected_cost: float  # expected share of the time lost by choosing it, over all draws
     cheaper: str | None  # needs fewer threads, and with probability SURE_PROBABILITY at most TOLERANCE more time
-    maybe_faster: str = ""  # options that have more threads than cores and may be faster; not compared
 
     def __str__(self) -> str:
         sure = f"{100 * self.probability:.0f} %" if self.probability < 0.995 else "more than 99 %"
@@ -37,8 +36,6 @@ class Choice:
             text += f"; expected cost of this choice: {100 * self.expected_cost:.1f} % of the time"
         if self.cheaper is not None:
             text += f"; {self.cheaper}, with fewer threads, is at most {100 * TOLERANCE:.0f} % slower"
-        if self.maybe_faster:
-            text += f"; {self.maybe_faster}, with more threads than cores, may be faster"
         return text
 
 
@@ -61,13 +58,11 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         return None
     options = _options(several)
     wins = np.bincount(np.argmax([option.log_speeds for option in options], 0), minlength=len(options)) / DRAWS
-    oversubscribed = {
-        option: win
+    options = [
+        option
         for option, win in zip(options, wins, strict=True)
-        if option.row is not None and option.row.oversubscribed and win < SURE_PROBABILITY
-    }
-    maybe_faster = [option.name for option, win in oversubscribed.items() if win >= 1 - SURE_PROBABILITY]
-    options = [option for option in options if option not in oversubscribed]
+        if option.row is None or not option.row.oversubscribed or win >= SURE_PROBABILITY
+    ]
     # By the mean log: an uncertain speedup is no reason to choose an option.
     chosen = max(options, key=lambda option: float(option.log_speeds.mean()))
     fastest = np.max([option.log_speeds for option in options], 0)
@@ -84,7 +79,6 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         probability=float((behind[chosen] == 0).mean()),
         expected_cost=float(-np.expm1(-behind[chosen]).mean()),
         cheaper=min(cheaper, key=lambda option: option.threads).name if cheaper else None,
-        maybe_faster=" or ".join(maybe_faster),
     )
 
 
@@ -114,5 +108,4 @@ def _process(threads: int) -> str:
 
 
 def _draws(estimate: Estimate, generator: np.random.Generator) -> np.ndarray:
-    half_width = (math.log(estimate.high) - math.log(estimate.low)) / 2
-    return generator.normal(math.log(estimate.value), half_width / NORMAL_QUANTILE, DRAWS)
+    return generator.normal(math.log(estimate.value), math.log1p(estimate.precision) / NORMAL_QUANTILE, DRAWS)

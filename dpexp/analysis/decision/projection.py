@@ -1,9 +1,7 @@
 """Projections to more workers than were measured: the parts of a step, and an interval. Never a measurement.
 
 A step of w workers consists of a worker's own work, waiting for the slowest of w, the exchange within a host, and
-an all-reduce between hosts. The own work is as measured. How long the slowest of w computes follows from the
-distribution of measured computation times. The exchange within a host is a line through the measured counts; from a
-single one, anything between constant and proportional to the number of other workers. Between hosts, see links.py.
+an all-reduce between hosts (see docs/decisions.md, "Beyond this machine").
 """
 
 import math
@@ -53,11 +51,6 @@ class Projection:
     parts: dict[str, float]  # seconds of a step
 
     @property
-    def efficiency(self) -> Estimate:
-        """Speedup / workers."""
-        return self.speedup.scaled(1 / self.workers)
-
-    @property
     def bottleneck(self) -> str:
         """The largest part other than the worker's own work."""
         return max((name for name in self.parts if name != OWN), key=lambda name: self.parts[name])
@@ -74,7 +67,6 @@ class StepModel:
         several = {workers: row for workers, row in known.items() if workers > 1 and len(row.phases) == len(PHASES)}
         self._parts = {workers: _parts(row) for workers, row in several.items()}
         self._rows = {workers: row for workers, row in known.items() if workers == 1 or workers in self._parts}
-        self.counts = list(self._rows)  # the worker counts that are used
         first = next((self._rows[workers] for workers in [*self._parts, *self._rows]), None)
         if first is None or not first.baseline_compute or not first.baseline_phases:
             raise ValueError("no row without oversubscription has the phases of one process and of several workers")
@@ -174,11 +166,7 @@ class StepModel:
 
 
 def mean_of_slowest(workers: int, seconds: np.ndarray) -> float:
-    """Return the mean time of the slowest of `workers`, if each draws from these sorted seconds.
-
-    The mean of the greatest of n independent draws is the sum of values times the difference of the n-th powers of the
-    distribution function.
-    """
+    """Return the mean time of the slowest of `workers`, if each draws from these sorted seconds."""
     passed = np.linspace(0, 1, len(seconds) + 1)
     return float(seconds @ np.diff(passed**workers))
 

@@ -36,7 +36,7 @@ class StepClock:
         self._outer: Any = None  # the optimizer whose step is running; others may step within it
         self._connection: Connection | None = None
         self._trace: Trace | None = None
-        self._samples: Samples | None = None
+        self._samples: Any = None  # until the first steps are over
         self._other_steps = 0  # since the last one of the clock's optimizer
         self._steps = 0  # before the last pause
         self._times: list[float] = []  # when the last pause was over, and when each step since then ended
@@ -101,9 +101,10 @@ class StepClock:
                 self._connection.send(time.perf_counter())
                 message = self._connection.recv()
             if message == "final report":
-                seen = {} if self._samples is None else self._samples.seen
                 in_memory = bool(getattr(sys.modules.get("dpexp.exchange.peers"), "open_peers", False))
-                self._connection.send({"host": socket.gethostname(), "in_memory": in_memory, **seen})
+                seen = self._samples.seen
+                seen["by_ddp"] &= not in_memory
+                self._connection.send(({"host": socket.gethostname(), **seen}, in_memory))
                 message = self._connection.recv()
             self._synchronize_at, self._pause_at, trace = message
         except (OSError, EOFError) as error:

@@ -71,10 +71,8 @@ class Samples:
 class Trace:
     """Traces where the time of each step goes.
 
-    Until the first call of a trained module, the process waits for data. Until all gradients are there, it computes.
-    From then until `backward` returns, it synchronizes (as DistributedDataParallel does), and also in calls of
-    `torch.distributed`'s collectives, and in waits for one. The rest, up to the end of the step, is the update. With
-    gradient accumulation, all of this happens several times in a step. Other threads don't count.
+    See docs/scripts.md for the phases. With gradient accumulation, all of them happen several times in a step. Other
+    threads don't count.
     """
 
     def __init__(self, optimizer: Any, steps: list[Any] | None = None) -> None:

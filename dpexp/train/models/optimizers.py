@@ -15,11 +15,7 @@ from dpexp.config.groups import AdamConfig, OptimizerConfig, SgdConfig
 
 
 class Optimizer:
-    """Updates `parameters` in place from a fresh state, as the configured class of torch.optim does.
-
-    A parameter that no sample used has a gradient of zeros here, as in any flat layout of gradients:
-    momentum and weight decay go on. (torch.optim skips a parameter whose gradient is None.)
-    """
+    """Updates `parameters` in place from a fresh state, as the configured class of torch.optim does."""
 
     def __init__(self, config: OptimizerConfig, lr: float, parameters: Sequence[torch.Tensor]) -> None:
         updated = [parameter.detach() for parameter in parameters]

@@ -56,11 +56,7 @@ def group_count(config: BuiltInConfig) -> int:
 
 
 def pin_to_core(number: int, threads: int) -> None:
-    """Pin this process to a core if this many threads leave no core free.
-
-    A worker that sleeps at a barrier is often woken on the core of the one that wakes it, where they then take turns
-    while another core is idle. Where a core is free, the scheduler uses that.
-    """
+    """Pin this process to a core if this many threads leave no core free: else two often wake up on the same core."""
     cores = sorted(os.sched_getaffinity(0))
     if threads >= len(cores) and torch.get_num_threads() == 1:
         with contextlib.suppress(OSError):  # a sandbox may forbid it
