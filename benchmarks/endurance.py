@@ -130,7 +130,6 @@ def sweep(jobs: int) -> None:
     quick = [
         "measurement.repeats=1",
         "measurement.precision=null",
-        "measurement.warmup=0",
         "measurement.best_sequential=false",
         "measurement.max_seconds=0.4",
     ]

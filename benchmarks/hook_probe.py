@@ -37,7 +37,7 @@ def main() -> None:
     def hooked_window() -> float:
         clock = StepClock()
         clock._optimizer, clock._times = optimizer, [0.0]
-        clock._until = clock._synchronized = 0  # which never comes
+        clock._pause_at = clock._synchronize_at = 0  # which never comes
         handles = [
             optimizers.register_optimizer_step_pre_hook(clock.before_step),
             optimizers.register_optimizer_step_post_hook(clock.after_step),

@@ -31,7 +31,7 @@ GRADIENT_BYTES = 4 * (784 * 256 + 256 + 256 * 10 + 10)
 JOB = ["data.size=10000", "measurement.best_sequential=false"]
 LARGER_JOB = (
     "model=resnet18 data=synthetic data.shape=[3,32,32] data.size=256 batch.size=16 epochs=1 measurement.repeats=2 "
-    "measurement.precision=null measurement.warmup=0 measurement.warmup_steps=2 measurement.best_sequential=false"
+    "measurement.precision=null measurement.warmup_steps=2 measurement.best_sequential=false"
 ).split()
 
 

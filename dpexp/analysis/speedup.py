@@ -89,7 +89,7 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
 def _paired(members: Sequence[SeriesMember], arm: str, dispersion: float) -> Speedup:
     """Return the speedup over an arm of the same blocks."""
     config, blocks = members[0].result.config, [block for block in _blocks(members) if arm in block.arms]
-    comparison = compare([member.result.kept_blocks() for member in members], arm, CANDIDATE, dispersion=dispersion)
+    comparison = compare([member.result.blocks for member in members], arm, CANDIDATE, dispersion=dispersion)
     candidate = ArmStatistics(
         config, comparison.blocks, CANDIDATE, comparison.limits[1], _trainings(members, CANDIDATE), blocks
     )
@@ -100,7 +100,7 @@ def _paired(members: Sequence[SeriesMember], arm: str, dispersion: float) -> Spe
 
 
 def _blocks(members: Sequence[SeriesMember]) -> list[Block]:
-    return [block for member in members for block in member.result.kept_blocks()]
+    return [block for member in members for block in member.result.blocks]
 
 
 def _trainings(members: Sequence[SeriesMember], arm: str) -> list[Training]:

@@ -22,8 +22,8 @@ from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY, JobConfig
 from dpexp.errors import pluralize
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results import series
-from dpexp.results.reading import read_jobs, refuse_mixed_machines
 from dpexp.results.series import SeriesMember
+from dpexp.results.storage import read_jobs, refuse_mixed_machines
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so that derived values can be cached
@@ -63,7 +63,7 @@ def aggregate(folders: Sequence[Path]) -> Summary:
 
 def _good_rows(good: Sequence[SeriesMember]) -> list[Row]:
     differing = series.differences([member.settings for member in good])
-    spreads = [estimate_job_ratio(member.result.kept_blocks(), BASELINE, CANDIDATE) for member in good]
+    spreads = [estimate_job_ratio(member.result.blocks, BASELINE, CANDIDATE) for member in good]
     dispersion = find_dispersion([spread for spread in spreads if spread is not None])
     configurations: dict[tuple[str, int, int], list[SeriesMember]] = {}
     for member in good:
@@ -88,7 +88,7 @@ def _failed_rows(
     rows = []
     for member in sorted(failed, key=lambda member: member.name):
         result, label = member.result, series.label(differing[member.series_key])
-        done = pluralize(len(result.kept_blocks()), "block")
+        done = pluralize(len(result.blocks), "block")
         problem = result.error or f"interrupted after {done}; resume it to finish"
         settings = _setting_columns(member.result.config)
         rows.append(Row(status=result.status, **settings, problem=problem, jobs=(member.name,), series=label))
@@ -101,7 +101,7 @@ def _row(members: list[SeriesMember], differing: Mapping[str, Any], dispersion: 
     config, first = members[0].result.config, members[0].result
     measured = speedup.over_baseline(members, dispersion)
     candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
-    blocks = [member.result.kept_blocks() for member in members]
+    blocks = [member.result.blocks for member in members]
     return Row(
         status="ok",
         **_setting_columns(config) | {"threads_per_worker": candidate.threads},

@@ -105,7 +105,7 @@ def _steps_over_trainings(*overrides: str) -> Estimate:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             result = job.measure_job(config, folder)
-        steps = ArmStatistics(config, result.kept_blocks(), CANDIDATE, math.inf, (), result.kept_blocks())
+        steps = ArmStatistics(config, result.blocks, CANDIDATE, math.inf, (), result.blocks)
         ratios.append(steps.seconds.value / result.trainings[CANDIDATE][0].seconds)
     return geometric_mean(ratios, LEVEL)
 

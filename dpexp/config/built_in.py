@@ -47,11 +47,6 @@ class BuiltInConfig(JobConfig):
         return names | {"data_scope": self.data.scope, "exchange": getattr(self.strategy, "exchange", "")}
 
     @property
-    def train_samples(self) -> int:
-        """Samples of one epoch, all workers together."""
-        return self.data.size * (self.workers if self.data.scope == "per_worker" else 1)
-
-    @property
     def process_count(self) -> int:
         """Worker processes of a training. A single worker of any strategy trains like a sequential process."""
         return self.workers if self.strategy.name not in ONE_PROCESS else 1

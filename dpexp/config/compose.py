@@ -136,7 +136,7 @@ def _script_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig 
     if isinstance(composed.script, DictConfig) and composed.script.command is None:
         raise ConfigError("script.command: no value; type the script's command after --")
     values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
-    values |= {"epochs": 1, "data": {"size": values["data"]["size"]}}
+    values |= {"epochs": 1, "data": {"size": values["data"]["size"], "scope": "global"}}
     return from_settings(values)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -53,9 +53,10 @@ ModelConfig = Annotated[MlpConfig | CnnConfig | ResNet18Config | CustomModelConf
 
 @dataclass(frozen=True, config=STRICT)
 class SizedConfig:
-    """The number of training samples of an epoch."""
+    """The number of training samples of an epoch: of each worker (per_worker), or of all together (global)."""
 
     size: PositiveInt
+    scope: Scope
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -63,7 +64,6 @@ class MnistConfig(SizedConfig):
     """`size` samples of the training split and the whole test split of MNIST, which the package contains."""
 
     name: Literal["mnist"]
-    scope: Scope
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -71,7 +71,6 @@ class DownloadedDataConfig(SizedConfig):
     """A data set that is downloaded into the folder `cache`."""
 
     name: Literal["fashion_mnist", "cifar10"]
-    scope: Scope
     cache: str | None
 
 
@@ -80,7 +79,6 @@ class SyntheticDataConfig(SizedConfig):
     """Seeded Gaussian classes: `separation` is the distance between class means in standard deviations of the noise."""
 
     name: Literal["synthetic"]
-    scope: Scope
     test_size: PositiveInt
     shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     classes: Annotated[int, Field(ge=2)]
@@ -92,7 +90,6 @@ class ArraysDataConfig(SizedConfig):
     """The user's own data: train_inputs, train_labels, test_inputs and test_labels, as .npz or .npy files."""
 
     name: Literal["arrays"]
-    scope: Scope
     path: str
     scale_uint8: bool
 
@@ -167,7 +164,6 @@ class MeasurementConfig:
     """How many blocks and warm-up steps, which baselines, and what is recorded."""
 
     repeats: PositiveInt
-    warmup: NonNegativeInt
     warmup_steps: Annotated[int, Field(ge=2)]
     baseline: Literal["paired", "none"]
     best_sequential: bool

@@ -47,7 +47,7 @@ class JobConfig:
     @property
     def train_samples(self) -> int:
         """Samples of one epoch, of all workers together."""
-        return self.data.size
+        return self.data.size * (self.workers if self.data.scope == "per_worker" else 1)
 
     @property
     def process_count(self) -> int:

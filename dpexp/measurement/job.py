@@ -105,7 +105,7 @@ def measure_in_turns(
     launcher: LocalLauncher | None = None,
     on_progress: OnProgress = lambda text, done: None,
 ) -> list[Block]:
-    """Measure these trainings in turns, with the baseline's data and settings; return the blocks that count.
+    """Measure these trainings in turns, with the baseline's data and settings; return the blocks.
 
     The names are those of the arms; the precision is that of the candidate's speedup over the baseline. `folder`
     receives the output of scripts. Raises ConfigError, DataError, WorkerError, DivergedError.
@@ -116,7 +116,7 @@ def measure_in_turns(
     blocks = list(run_blocks(trainer, lambda blocks: configs, budget, on_progress=on_progress))
     for config, files in zip(configs.values(), before, strict=True):
         refuse_changes(changed_files(files, fingerprint(config)))
-    return [block for block in blocks if not block.warmup]
+    return blocks
 
 
 def _measure_blocks(
@@ -145,10 +145,10 @@ def _measure_blocks(
 
     while True:
         try:
-            yield from run_blocks(trainer, choose_arms, budget, record.result.kept_blocks(), on_progress)
+            yield from run_blocks(trainer, choose_arms, budget, record.result.blocks, on_progress)
             return
         except WorkerError as error:
-            if is_requested or SHARED_MEMORY not in choose_arms(record.result.kept_blocks()):
+            if is_requested or SHARED_MEMORY not in choose_arms(record.result.blocks):
                 raise
             has_failed = True
             _log.warning("gradients in shared memory could not be measured: %s", error)

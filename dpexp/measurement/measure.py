@@ -17,7 +17,7 @@ OnProgress = Callable[[str, float], None]
 """Receives the current activity in words, and the fraction of the job's time that has passed."""
 
 ChooseArms = Callable[[Sequence[Block]], Mapping[str, JobConfig]]
-"""Receives the blocks so far that count; returns the arms of the next block."""
+"""Receives the blocks so far; returns the arms of the next block."""
 
 
 def run_blocks(
@@ -27,36 +27,31 @@ def run_blocks(
     earlier: Sequence[Block] = (),
     on_progress: OnProgress = lambda text, done: None,
 ) -> Iterator[Block]:
-    """Yield each block of the arms as soon as it is finished, discarded ones first. Raises WorkerError.
+    """Yield each block of the arms as soon as it is finished. Raises WorkerError.
 
     The order of the arms alternates, so that a drift of the machine's speed favours no arm. `earlier` are blocks from
     before an interruption.
     """
-    settings, kept, discarded = budget.measurement, list(earlier), 0
-    while discarded < settings.warmup or not budget.is_over(kept):
-        warmup = discarded < settings.warmup  # anew after an interruption: the machine is cold again
+    blocks = list(earlier)
+    while not budget.is_over(blocks):
         load, started = LoadMonitor(), time.monotonic()
-        configs = choose_arms(kept)
-        names = sorted(configs, reverse=(len(kept) + discarded) % 2 == 1)
-        on_progress(f"block {len(kept) + 1}", budget.done_fraction)
+        configs = choose_arms(blocks)
+        names = sorted(configs, reverse=len(blocks) % 2 == 1)
+        on_progress(f"block {len(blocks) + 1}", budget.done_fraction)
         with trainer.running({name: configs[name] for name in names}) as running:
-            rounds = Rounds(trainer.pace, names, seed=len(kept))
-            rounds.warm_up(running, settings.warmup_steps)
+            rounds = Rounds(trainer.pace, names, seed=len(blocks))
+            rounds.warm_up(running, budget.measurement.warmup_steps)
             budget.begin_rounds(rounds, time.monotonic() - started)
 
-            def is_enough(seconds: float, rounds: Rounds = rounds, warmup: bool = warmup) -> bool:
-                on_progress(f"block {len(kept) + 1}", budget.done_fraction)
-                return warmup or budget.block_is_long_enough(rounds, kept, seconds)
+            def is_enough(seconds: float, rounds: Rounds = rounds) -> bool:
+                on_progress(f"block {len(blocks) + 1}", budget.done_fraction)
+                return budget.block_is_long_enough(rounds, blocks, seconds)
 
             rounds.run_until(running, is_enough)
             arms = running.end(rounds.timed)
         cpu_seconds = sum(arm.cpu_seconds for arm in arms.values())
-        block = Block(warmup, arms, load.conditions(cpu_seconds), time.monotonic() - started)
-        if warmup:
-            discarded += 1
-        else:
-            kept.append(block)
-        yield block
+        blocks.append(Block(arms, load.conditions(cpu_seconds), time.monotonic() - started))
+        yield blocks[-1]
 
 
 class LoadMonitor:

@@ -14,7 +14,7 @@ from dpexp.config.job import CANDIDATE
 from dpexp.machine.environment import Environment
 from dpexp.phases import PHASES
 
-VERSION: Final = 15
+VERSION: Final = 16
 Status = Literal["ok", "failed", "diverged", "unfinished"]
 
 # Bounds far beyond any measurement, within which statistics are finite.
@@ -100,9 +100,8 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class Block:
-    """Arms that took turns, each in processes of its own. `warmup`: run and discarded."""
+    """Arms that took turns, each in processes of its own."""
 
-    warmup: bool
     arms: dict[str, Arm]  # by name, in the order of their first turns; the next turns run backwards, and so on
     conditions: Conditions
     wall_seconds: Duration  # time of the whole block: starts, warm-up, turns
@@ -113,7 +112,7 @@ class JobResult:
     """Everything that one job measured. `error` is None if the status is ok."""
 
     format: Literal["dpexp-result"]
-    version: Literal[15]  # VERSION
+    version: Literal[16]  # VERSION
     status: Status
     error: str | None
     details: str | None  # the traceback, or the stacks of all workers
@@ -128,8 +127,8 @@ class JobResult:
 
     @model_validator(mode="after")
     def _check(self) -> JobResult:
-        if self.status == "ok" and not self.kept_blocks():
-            raise ValueError("the status is ok, but no block was kept")
+        if self.status == "ok" and not self.blocks:
+            raise ValueError("the status is ok, but there is no block")
         if not all(CANDIDATE in block.arms for block in self.blocks):
             raise ValueError(f"a block has no arm {CANDIDATE}")
         if any(len({len(arm.turns) for arm in block.arms.values()}) > 1 for block in self.blocks):
@@ -143,7 +142,3 @@ class JobResult:
         """Threads that compute at the same time on one machine."""
         processes = min(self.config.process_count, self.environment.local_world_size or self.config.process_count)
         return self.config.threads_per_worker * processes
-
-    def kept_blocks(self) -> list[Block]:
-        """The blocks that count."""
-        return [block for block in self.blocks if not block.warmup]

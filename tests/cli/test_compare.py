@@ -28,7 +28,7 @@ def test_it_fails_only_if_slower_by_more_than_asked(monkeypatch, capsys, factor,
     def measured(configs, *_, **__):
         turns = {"before": 0.01, "after": 0.01 * factor}
         arms = {name: arm_of([[seconds, 1.001 * seconds]] * 20) for name, seconds in turns.items()}
-        return [Block(False, arms, QUIET, 1.0)] * 4
+        return [Block(arms, QUIET, 1.0)] * 4
 
     monkeypatch.setattr("dpexp.measurement.job.measure_in_turns", measured)
     assert main(["workers=1", "workers=2", "--fail-if-slower", "10%"]) == status

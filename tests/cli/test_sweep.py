@@ -19,7 +19,7 @@ from dpexp.analysis.table import aggregate
 from dpexp.cli import app
 from dpexp.machine.environment import usable_cores
 
-SHORT = ["measurement.repeats=2", "measurement.precision=null", "measurement.warmup=1", "optimizer.lr=0.2"]
+SHORT = ["measurement.repeats=2", "measurement.precision=null", "optimizer.lr=0.2"]
 SHORT += ["measurement.best_sequential=false", "measurement.max_seconds=3"]  # to find it takes longer than all the rest
 
 
@@ -46,7 +46,7 @@ def test_a_sweep_of_mnist_ends_in_table_figures_and_page(dpexp, tmp_path):
     for job in range(4):
         result = json.loads((folder / str(job) / "result.json").read_text())
         assert result["config"]["data"]["name"] == "mnist"
-        assert len(result["blocks"]) == 3
+        assert len(result["blocks"]) == 2
         assert (folder / str(job) / ".hydra" / "config.yaml").exists()
 
 

@@ -27,7 +27,7 @@ PYTHONPATH = f"{ROOT}:{ROOT}/tests/helpers"  # this dpexp, whichever is installe
 TINY = (
     "data=synthetic data.size=101 data.test_size=40 data.shape=[1,4,4] data.classes=3 model.hidden=[7] "
     "batch.size=24 batch.scope=global dtype=float64 measurement.repeats=1 "
-    "measurement.warmup=0 measurement.warmup_steps=2 measurement.best_sequential=false measurement.precision=null "
+    "measurement.warmup_steps=2 measurement.best_sequential=false measurement.precision=null "
     "measurement.max_seconds=0.4 measurement.whole_trainings=never"
 ).split()
 

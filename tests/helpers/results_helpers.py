@@ -85,17 +85,17 @@ def result(
     change: Callable[[Block], Block] = lambda block: block,
     **changes: Any,
 ) -> JobResult:
-    """A result of the composed job, by the seconds of a whole training; the first pair is of a discarded block."""
+    """A result of the composed job, by the seconds of a whole training."""
     config = composed(*overrides)
     blocks = []
     for number, one in enumerate(seconds):
         arms = {CANDIDATE: arm(config, one)}
         if baseline is not None:
             arms = {BASELINE: arm(config.baseline(), baseline[number])} | arms
-        blocks.append(change(Block(number == 0, arms, QUIET, 2.0)))
-    trainings = {CANDIDATE: [training(statistics.fmean(seconds[1:] or seconds), 0.8)]}
+        blocks.append(change(Block(arms, QUIET, 2.0)))
+    trainings = {CANDIDATE: [training(statistics.fmean(seconds), 0.8)]}
     if baseline is not None:
-        trainings[BASELINE] = [training(statistics.fmean(baseline[1:] or baseline), 0.9)]
+        trainings[BASELINE] = [training(statistics.fmean(baseline), 0.9)]
     fields: dict[str, Any] = {
         "format": "dpexp-result",
         "version": VERSION,

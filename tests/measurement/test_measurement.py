@@ -17,9 +17,8 @@ from dpexp.measurement import built_in_trainer, job
 from dpexp.measurement.built_in_trainer import BuiltInTrainer
 
 
-def test_blocks_alternate_their_order_and_the_first_are_discarded(tmp_path):
-    result = measured(tmp_path, "measurement.repeats=2", "measurement.warmup=1")
-    assert [block.warmup for block in result.blocks] == [True, False, False]
+def test_blocks_alternate_their_order(tmp_path):
+    result = measured(tmp_path, "measurement.repeats=3")
     assert [next(iter(block.arms)) for block in result.blocks] == [BASELINE, CANDIDATE, BASELINE]
 
 
@@ -174,10 +173,10 @@ def test_blocks_are_added_until_the_speedup_is_precise(monkeypatch, tmp_path):
         return SimpleNamespace(shown=SimpleNamespace(precision=next(widths)))
 
     monkeypatch.setattr("dpexp.measurement.budget.compare", compare)
-    settings = ["measurement.precision=0.02", "measurement.repeats=3", "measurement.warmup=1"]
+    settings = ["measurement.precision=0.02", "measurement.repeats=3"]
     monkeypatch.setattr("dpexp.measurement.budget.Budget.block_is_long_enough", lambda *arguments: True)
     result = measured(tmp_path, *settings, "measurement.max_seconds=1000")
-    assert [block.warmup for block in result.blocks] == [True] + [False] * 4
+    assert len(result.blocks) == 4
 
 
 def test_a_minimal_block_is_made_without_any_time(tmp_path):

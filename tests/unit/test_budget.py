@@ -151,15 +151,6 @@ def test_a_more_precise_ratio_takes_more_blocks(clock):
     assert numbers[0] < numbers[1] < numbers[2]
 
 
-def test_discarded_blocks_come_first_and_are_part_of_the_time(clock):
-    settings = [*ADAPTIVE, "measurement.max_seconds=8", "measurement.precision=1e-9", "measurement.warmup=1"]
-    blocks, took = measured(clock, Machine(clock, baseline=0.001, candidate=0.001), *settings)
-    assert [block.warmup for block in blocks[:2]] == [True, False]
-    assert not any(block.warmup for block in blocks[1:])
-    assert len(blocks[0].arms["candidate"].turns) == rounds_module.MIN_ROUNDS
-    assert took <= 8.8
-
-
 @pytest.mark.parametrize("reserved", [0.0, 3.0])
 def test_time_for_what_comes_after_the_blocks_is_left(clock, reserved):
     settings = [*ADAPTIVE, "measurement.max_seconds=10", "measurement.precision=1e-9"]

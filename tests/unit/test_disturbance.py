@@ -34,7 +34,7 @@ def commands(trace):
             turns = [turn.tolist() for turn in np.array_split(file[name][1] * 1e-6, TURNS_OF_TRACE)]
             arms = found.setdefault(int(command), {}).setdefault(int(block), {})
             arms[side] = arm_of(turns, 64 * workers, workers)
-    return [[Block(False, arms, QUIET, 1.0) for arms in blocks.values()] for blocks in found.values()]
+    return [[Block(arms, QUIET, 1.0) for arms in blocks.values()] for blocks in found.values()]
 
 
 def compared(trace):
@@ -97,7 +97,7 @@ def blocks_of(over, of, seed=0):
         seconds = start * generator.normal(1, 0.01, numbers.shape) * side(generator, numbers)
         return replace(arm_of((1e-3 * seconds).tolist()), first_steps=numbers[:, 0].tolist())
 
-    return [Block(False, {"over": made(over), "of": made(of)}, QUIET, 1.0) for _ in range(BLOCKS)]
+    return [Block({"over": made(over), "of": made(of)}, QUIET, 1.0) for _ in range(BLOCKS)]
 
 
 def found_in(over, of, seed=0):

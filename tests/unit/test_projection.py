@@ -195,7 +195,7 @@ def written(folder, gradient_bytes):
             phases = [work | {"communicate": 0.2}] * len(own.processes)
             return changed(block, candidate=with_phases(own, *phases), baseline=with_phases(alone, work))
 
-        return result(f"workers={workers}", seconds=[9, *[seconds] * 3], baseline=[9, 2, 2, 2], change=explained)
+        return result(f"workers={workers}", seconds=[seconds] * 3, baseline=[2, 2, 2], change=explained)
 
     return str(write_sweep(folder / "example", at(1, 2.0), at(2, 1.2)))
 
@@ -246,7 +246,7 @@ def test_an_unknown_gradient_size_has_to_be_given(tmp_path, capsys):
 
 
 def test_results_that_do_not_tell_steps_are_refused(tmp_path, capsys):
-    folder = write_sweep(tmp_path, result("workers=2", seconds=[9, 1, 1], baseline=[9, 2, 2]))
+    folder = write_sweep(tmp_path, result("workers=2", seconds=[1, 1], baseline=[2, 2]))
     assert main([str(folder), "--workers", "8"]) == 1
     assert "can't project: no row" in capsys.readouterr().err
 

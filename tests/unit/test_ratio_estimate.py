@@ -55,7 +55,7 @@ def test_a_drift_that_hits_both_arms_of_a_round_alike_changes_little(pairs, fact
 
 def test_the_ratio_is_of_seconds_a_sample():
     arms = {"over": arm_of([[1.0, 1.0]] * 3, samples_per_step=64), "of": arm_of([[1.5]] * 3, samples_per_step=128)}
-    found = compare([[Block(False, arms, QUIET, 1.0)]], "over", "of")
+    found = compare([[Block(arms, QUIET, 1.0)]], "over", "of")
     assert found.overall.value == pytest.approx((1 / 64) / (1.5 / 128))
 
 
@@ -157,7 +157,7 @@ def blocks(over, of, processes=1):
         "over": arm_of([[over * step for step in turn] for turn in turns]),
         "of": arm_of([[of * step for step in turn] for turn in turns], processes=processes),
     }
-    return [Block(False, arms, QUIET, 1.0)] * 3
+    return [Block(arms, QUIET, 1.0)] * 3
 
 
 def test_commands_differ_where_several_cores_are_compared():
