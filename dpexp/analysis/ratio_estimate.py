@@ -1,6 +1,6 @@
 """How every ratio is estimated: the throughput of one arm over that of another, from the steps of their turns.
 
-In a block, arms took turns of some tens of milliseconds, so changes of the machine's speed affected all of them. The
+In a block, arms took turns of 30 to 120 milliseconds, so changes of the machine's speed affected all of them. The
 ratio of a block is that of their mean seconds per sample. Its variance follows from how far each group of consecutive
 rounds shifts it, and from the correlation of neighbouring groups, both over all blocks. Blocks differ by more, as each
 has new processes: a job's few blocks show this spread only roughly, so it is moderated (Smyth 2004, "Linear

@@ -37,7 +37,7 @@ class Row:
     seed: int | None = None
     updates: int | None = None
     baseline_updates: int | None = None
-    repeats: int | None = None  # blocks that count
+    repeats: int | None = None  # number of blocks
     seconds: Estimate = UNKNOWN  # time of a training: its samples times the time per sample, and time between epochs
     overall_seconds: float = math.nan  # `seconds` with all time counted
     trained_seconds: float = math.nan  # mean time of whole trainings

@@ -161,7 +161,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class MeasurementConfig:
-    """How many blocks and warm-up steps, which baselines, and what is recorded."""
+    """How many blocks and warm-up steps, which other trainings are measured, and for how long."""
 
     repeats: PositiveInt
     warmup_steps: Annotated[int, Field(ge=2)]

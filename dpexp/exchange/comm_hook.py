@@ -1,10 +1,5 @@
 """Sum the gradients of torch's DistributedDataParallel in shared memory; gloo sends them through sockets.
 
-    from dpexp import exchange
-
-    model = DistributedDataParallel(model)
-    exchange.use_shared_memory(model)  # on every rank, before the first step
-
 It is a communication hook, torch's public interface, which makes a reduce-scatter and an all-gather of each bucket; in
 between, ranks on several hosts all-reduce the chunks that they have summed (see docs/exchange.md).
 """
@@ -43,7 +38,7 @@ def use_shared_memory(
 
 
 def _exchange(group: "SharedMemoryGroup", bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
-    return group.exchange(bucket)
+    return group.exchange(bucket)  # looked up now: traced turns replace it
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The rounds of one block: each arm has a turn of some tens of milliseconds, while the others sleep."""
+"""The rounds of one block: each arm has a turn of 30 to 120 milliseconds, while the others sleep."""
 
 import random
 import statistics
@@ -48,7 +48,8 @@ class Rounds:
     @property
     def round_seconds(self) -> float:
         """The expected seconds of one round."""
-        return sum(self._turn(timed, False).steps * timed.step_seconds for timed in self.timed.values())
+        turn_seconds = self._pace.untimed_seconds + self._pace.turn_seconds
+        return sum(max(turn_seconds, timed.step_seconds) for timed in self.timed.values())
 
     def run_round(self, running: RunningArms) -> None:
         """Make one round; it doesn't count if a script ends in it. Raises WorkerError, ScriptEnded."""

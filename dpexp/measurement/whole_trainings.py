@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import JobConfig
 
-SHORT_SHARE = 0.6  # whole trainings that take no more than this share of the job's time are always run
+SHORT_SHARE = 0.6  # by default, whole trainings are run if they take no more than this share of the job's time
 START_SECONDS = 0.3  # to start the processes of a whole training, and to evaluate it
 
 

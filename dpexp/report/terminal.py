@@ -1,4 +1,4 @@
-"""Output to the terminal: progress while jobs run, the final table, one-line errors."""
+"""Output to the terminal: progress while jobs run, and the report."""
 
 from __future__ import annotations
 

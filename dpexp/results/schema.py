@@ -123,7 +123,7 @@ class JobResult:
     environment: Environment
     blocks: list[Block]  # including those finished before a failure
     trainings: dict[str, list[Training]]  # whole ones, by the arm's name; of several seeds with a target accuracy
-    user_files: dict[str, str]  # SHA-256 of data, models and scripts, with what they import; see measurement
+    user_files: dict[str, str]  # SHA-256 of data, models and scripts, with what they import; see user_files.py
 
     @model_validator(mode="after")
     def _check(self) -> JobResult:

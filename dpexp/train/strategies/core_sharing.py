@@ -29,7 +29,7 @@ class CoreShare:
 
     @classmethod
     def create(cls, ranks: int, groups: int) -> list[CoreShare]:
-        """Return the turns of all ranks: rank r belongs to group r mod `groups`."""
+        """Return the shares of all ranks: rank r belongs to group r mod `groups`."""
         counters, turns = [Counter() for _ in range(ranks)], []
         for rank, counter in enumerate(counters):
             group, is_first, is_last = rank % groups, rank < groups, rank + groups >= ranks
