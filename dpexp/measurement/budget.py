@@ -38,15 +38,17 @@ class Budget:
         """The fraction of the time that has passed."""
         return min(1.0, (time.monotonic() - self._started) / self.seconds)
 
+    def exclude(self, seconds: float) -> None:
+        """Don't count these seconds, such as those of a block that failed and is repeated without an arm."""
+        self._started += seconds
+
     def begin_rounds(self, rounds: Rounds, start_seconds: float) -> None:
         """Called when the arms of a block are warm, `start_seconds` after it began."""
         is_first, self._overhead_seconds = not self._overhead_seconds, start_seconds + END_SECONDS
         if is_first and 2 * self._overhead_seconds + MIN_JOB_ROUNDS * rounds.round_seconds > self.seconds:
             self.seconds = self._seconds_of_long_steps
         if self._whole_trainings is not None:
-            self._reserved_seconds = self._whole_trainings.reserve_seconds(
-                {name: timed.step_seconds for name, timed in rounds.timed.items()}
-            )
+            self._reserved_seconds = self._whole_trainings.reserve_seconds(rounds.timed)
 
     def block_is_long_enough(self, rounds: Rounds, blocks: Sequence[Block], seconds: float) -> bool:
         """Whether a block needs no more rounds; they have taken `seconds` so far.

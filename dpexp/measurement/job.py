@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.script_trainer import ScriptTrainer
 from dpexp.measurement.trainer import Trainer
 from dpexp.measurement.user_files import changed_files, digests_of, fingerprint, refuse_changes
-from dpexp.measurement.whole_trainings import WholeTrainings
+from dpexp.measurement.whole_trainings import WholeTrainings, timed_steps
 from dpexp.results.schema import Block, JobResult
 
 _log = logging.getLogger(__name__)
@@ -76,8 +77,7 @@ def measure_job(
             refuse_changes(changed_files(user_files, fingerprint(config)))
             record.add_block(block, digests_of(trainer.files))
         # For a resumed job that already has all its blocks.
-        last = record.result.blocks[-1].arms
-        whole_trainings.reserve_seconds({name: float(np.median(arm.step_seconds)) for name, arm in last.items()})
+        whole_trainings.reserve_seconds(timed_steps(record.result.blocks[-1]))
         for number, name, trained in whole_trainings.configs():
             if len(record.result.trainings.get(name, [])) > number:
                 continue  # made before an interruption
@@ -144,13 +144,17 @@ def _measure_blocks(
         return configs | ({SHARED_MEMORY: shared_memory_config} if shares_memory else {})
 
     while True:
+        finished = time.perf_counter()
         try:
-            yield from run_blocks(trainer, choose_arms, budget, record.result.blocks, on_progress)
+            for block in run_blocks(trainer, choose_arms, budget, record.result.blocks, on_progress):
+                yield block
+                finished = time.perf_counter()
             return
         except WorkerError as error:
             if is_requested or SHARED_MEMORY not in choose_arms(record.result.blocks):
                 raise
             has_failed = True
+            budget.exclude(time.perf_counter() - finished)  # the failed block, perhaps a hang of minutes
             _log.warning("gradients in shared memory could not be measured: %s", error)
 
 

@@ -38,6 +38,7 @@ class Rounds:
             more = min(steps - MIN_WARMUP_STEPS, int(WARMUP_SECONDS / second) - 1)
             others = [second, *(running.run_turn(name, Turn(0, more, warmup=True)) if more > 0 else [])]
             timed.steps = 1 + len(others)
+            timed.min_step_seconds = min(others)
             timed.step_seconds = statistics.median(others[len(others) // 2 :])
 
     @property

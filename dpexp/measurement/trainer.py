@@ -27,6 +27,7 @@ class TimedSteps:
     turns: list[list[float]] = field(default_factory=list)  # seconds of each timed step of each turn
     first_steps: list[int] = field(default_factory=list)  # number of each turn's first timed step
     step_seconds: float = 0.0  # typical time of a step
+    min_step_seconds: float = 0.0  # time of the shortest step
     steps: int = 0  # made so far, untimed ones included
 
 

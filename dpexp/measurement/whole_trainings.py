@@ -3,8 +3,12 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import JobConfig
+from dpexp.measurement.trainer import TimedSteps
+from dpexp.results.schema import Block
 
 SHORT_SHARE = 0.6  # by default, whole trainings are run if they take no more than this share of the job's time
 START_SECONDS = 0.3  # to start the processes of a whole training, and to evaluate it
@@ -26,12 +30,17 @@ class WholeTrainings:
         # Kept free in the job's time; requested trainings take additional time. None: not yet known.
         self._reserved_seconds = None if config.measurement.whole_trainings == "auto" and not is_requested else 0.0
 
-    def reserve_seconds(self, step_seconds: Mapping[str, float]) -> float:
-        """Return the seconds reserved for whole trainings, from the time of a step of each arm in the first block."""
+    def reserve_seconds(self, warm: Mapping[str, TimedSteps]) -> float:
+        """Return the seconds reserved for whole trainings, from the first block's arms after their warm-up.
+
+        The shortest steps decide whether the trainings are short: other programs may have slowed down the warm-up.
+        """
         if self._reserved_seconds is None:
-            seconds = sum(START_SECONDS + one.updates * step_seconds[name] for name, one in self._trained.items())
-            self._are_wanted = seconds <= self._short_seconds
-            self._reserved_seconds = seconds if self._are_wanted else 0.0
+            steps = [(config.updates, warm[name]) for name, config in self._trained.items()]
+            min_seconds = sum(START_SECONDS + updates * timed.min_step_seconds for updates, timed in steps)
+            expected_seconds = sum(START_SECONDS + updates * timed.step_seconds for updates, timed in steps)
+            self._are_wanted = min_seconds <= self._short_seconds
+            self._reserved_seconds = min(expected_seconds, self._short_seconds) if self._are_wanted else 0.0
         return self._reserved_seconds
 
     def configs(self) -> Iterator[tuple[int, str, BuiltInConfig]]:
@@ -39,3 +48,13 @@ class WholeTrainings:
         for number in range(self._seeds if self._are_wanted else 0):
             for name, config in self._trained.items():
                 yield number, name, dataclasses.replace(config, seed=(config.seed + number) % 2**32)
+
+
+def timed_steps(block: Block) -> dict[str, TimedSteps]:
+    """Return how long a step of each arm takes, from a finished block."""
+    return {
+        name: TimedSteps(
+            step_seconds=float(np.median(arm.step_seconds)), min_step_seconds=float(arm.step_seconds.min())
+        )
+        for name, arm in block.arms.items()
+    }

@@ -245,9 +245,10 @@ KINDS = ("untimed_steps", "timed_steps")
 
 def test_warm_up_has_the_requested_steps_or_fewer_long_ones():
     arms = Arms(short=0.001, long=0.2, endless=2 * WARMUP_SECONDS)
-    made(arms, warmup_steps=10)
+    found, _ = made(arms, warmup_steps=10)
     warmed_up = collections.Counter(name for name, turn in arms.asked if turn.warmup for _ in range(turn.steps))
     assert warmed_up == {"short": 10, "long": 3, "endless": 2}
+    assert {name: timed.min_step_seconds for name, timed in found.timed.items()} == arms.step_seconds
 
 
 def test_the_step_time_comes_from_the_second_half_of_the_warm_up():

@@ -167,6 +167,16 @@ def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for_within_t
     assert max(lengths) < 1.3 * min(lengths)  # the time is shared
 
 
+def test_excluded_time_is_not_the_jobs(clock):
+    config = tiny("measurement.max_seconds=10")
+    job = Budget(config, None, "candidate")
+    clock.now += 5.0
+    job.exclude(5.0)
+    assert job.done_fraction == 0
+    clock.now += 5.0
+    assert job.done_fraction == 0.5
+
+
 def test_steps_too_long_for_the_time_are_named_with_what_they_need(clock):
     settings = [*ADAPTIVE, "measurement.max_seconds=20"]
     blocks, took = measured(clock, Machine(clock, baseline=5.0, candidate=4.0), *settings)
