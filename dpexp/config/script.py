@@ -52,7 +52,11 @@ class ScriptCommand:
             if command is None:
                 continue
             try:
-                words, fields = shlex.split(command), placeholders(command)
+                words = shlex.split(command)
+            except ValueError as error:
+                raise ValueError(f"script.{name}={command}: {error}") from error
+            try:
+                fields = placeholders(command)
             except ValueError as error:
                 raise ValueError(f"script.{name}={command}: {error}; write a literal brace as {{{{ or }}}}") from error
             if not words:

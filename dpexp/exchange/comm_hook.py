@@ -86,7 +86,8 @@ class SharedMemoryGroup:
         number, buffer = bucket.index(), bucket.buffer()
         if number == 0:
             self._pending, self._expected = [], []  # left over from a step that an exception has ended
-            self._step += 1  # a rank alone on its host has none to share memory with
+            self._step += 1
+            # A rank alone on its host has none to share memory with.
             self.uses_shared_memory = self._step > WARMUP_STEPS and len(self.peers.ranks) > 1
         if self.uses_shared_memory and not buffer.is_sparse:
             done = self._begin_sum(number, buffer)
