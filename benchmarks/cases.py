@@ -104,7 +104,7 @@ def _threads(here: Path) -> Finding:
     said = dpexp(*_script(f"train.py {BATCH}", 256), folder=here / "out", where=here)
     if said.returncode:
         raise RuntimeError(said.stderr)
-    row = aggregate([here / "out"]).good[0]
+    row = aggregate([here / "out"]).measured[0]
     wrong = next(iter(re.findall("one process with as many threads as a worker", said.stdout)), "")
     shown_threads = f"threads of a worker {row.threads_per_worker}, of one process {row.baseline_threads}"
     cores = len(os.sched_getaffinity(0))
@@ -147,7 +147,7 @@ def _complex(here: Path) -> Finding:
         job = [*OWN_LOOP, f"model.builder=mine:{builder}", "batch.size=32", "checkpoint=true"]
         said = dpexp(*job, folder=folder, where=here)
         kept = {torch.load(file, weights_only=True)[name].dtype for file in folder.glob("*/model.pt")}
-        losses = [row.train_loss for row in aggregate([folder]).good]
+        losses = [row.train_loss for row in aggregate([folder]).measured]
         is_kept = kept == {torch.complex64} and len(losses) == 2 and max(losses) - min(losses) < SAME_LOSS
         refusal = f"the parameter {name} of complex64"
         is_refused = said.returncode == 2 and refusal in said.stderr
@@ -164,7 +164,7 @@ def _edited(here: Path) -> Finding:
     net = here / "net.py"
     net.write_text(net.read_text().replace("WIDTH = 256", "WIDTH = 512"))
     command(*job, folder=here / "out/after", where=here)
-    series = [row.series for row in aggregate([here / "out"]).good]
+    series = [row.series for row in aggregate([here / "out"]).measured]
     return "; ".join(series), "two series", len(series) == 2 and all("net.py=" in label for label in series)
 
 

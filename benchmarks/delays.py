@@ -53,7 +53,7 @@ def measured(case: Case, seconds: float) -> Row:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job.measure_job(config, folder, launcher=launcher)
-        (row,) = aggregate([folder]).good
+        (row,) = aggregate([folder]).measured
     return row
 
 

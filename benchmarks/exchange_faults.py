@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.setup import out, progress
 from dpexp.exchange import comm_hook
 from dpexp.processes import launch
-from dpexp.processes.world import Worker, WorldSpec
+from dpexp.processes.world import WorkerProcess, WorldSpec
 from dpexp.train.strategies.rendezvous import Rendezvous
 from testbed.endurance import Census
 
@@ -57,7 +57,7 @@ def run() -> None:
 def _lose(ranks: int, lost: int, fault: signal.Signals, seconds: float) -> tuple[list[str], float]:
     """What the other ranks tell, and how long after the fault the last one did."""
     places = [(ranks, place) for place in Rendezvous.on_this_host(ranks)]
-    workers = [Worker(WorldSpec(_exchange_for_ever, places), 0, number) for number in range(ranks)]
+    workers = [WorkerProcess(WorldSpec(_exchange_for_ever, places), 0, number) for number in range(ranks)]
     try:
         processes = [_received(worker, "notice") for worker in workers]
         time.sleep(seconds)
@@ -71,7 +71,7 @@ def _lose(ranks: int, lost: int, fault: signal.Signals, seconds: float) -> tuple
             worker.close()
 
 
-def _received(worker: Worker, expected: str) -> Any:
+def _received(worker: WorkerProcess, expected: str) -> Any:
     if not worker.pipe.poll(HANG_SECONDS):
         return "nothing"
     kind, value = worker.pipe.recv()

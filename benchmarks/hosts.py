@@ -172,7 +172,7 @@ def on_hosts(overrides: list[str], workers_each: int) -> tuple[Row, float]:
                 process.wait()
         if any(statuses):
             raise RuntimeError(f"the hosts ended with statuses {statuses}")
-        (row,) = aggregate([Path(folder)]).good
+        (row,) = aggregate([Path(folder)]).measured
         result = storage.read(Path(folder) / storage.FILE_NAME)
         arms = [block.arms[CANDIDATE] for block in result.blocks]
         steps = sum(arm.first_steps[-1] + len(arm.turns[-1]) for arm in arms)

@@ -46,7 +46,7 @@ class Outcome:
     here: Estimate
     speedup: float
     samples_per_second: float
-    tells_spells: bool
+    reports_disturbance: bool
 
     @property
     def truth(self) -> float:
@@ -58,7 +58,7 @@ def _show(name: str, found: Sequence[Outcome]) -> None:
     held = sum(one.here.low <= one.truth <= one.here.high for one in found)
     out.print(f"{name}: the interval as it is holds the truth in {held} of {len(found)}")
     for one in found:
-        rate, told = one.samples_per_second / one.plain[1], "; spells told" if one.tells_spells else ""
+        rate, told = one.samples_per_second / one.plain[1], "; bursts told" if one.reports_disturbance else ""
         out.print(
             f"  truth {one.truth:.2f}; as it is {shown(one.here)}, shown {one.speedup:.2f}; "
             f"samples a second / plain {rate:.2f}{told}"

@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks import cases
 from benchmarks.setup import command, out, progress, shown
 from dpexp.analysis.estimate import geometric_mean
-from dpexp.analysis.table_row import PHASES_OF
+from dpexp.analysis.table_row import PHASE_COLUMNS
 from dpexp.report.sentences import largest_loss
 
 PEER = "testbed/delayed_script.py"
@@ -38,7 +38,13 @@ def run(rounds: int) -> None:
 
 def _examples(rounds: int) -> None:
     table = Table(box=None)
-    for head in ("2 workers, milliseconds of a step", "overall speedup", "step", *PHASES_OF["phases"], "largest loss"):
+    for head in (
+        "2 workers, milliseconds of a step",
+        "overall speedup",
+        "step",
+        *PHASE_COLUMNS["phases"],
+        "largest loss",
+    ):
         table.add_column(head, justify="left" if "workers" in head or "loss" in head else "right")
     for name, (text, batch) in EXAMPLES.items():
         progress.print(name)
@@ -47,7 +53,7 @@ def _examples(rounds: int) -> None:
         )
         share, what, _ = largest_loss(row)
         total = sum(row.phases.values())
-        shares = (row.phases.get(phase, math.nan) / total for phase in PHASES_OF["phases"])
+        shares = (row.phases.get(phase, math.nan) / total for phase in PHASE_COLUMNS["phases"])
         times = [f"{1e3 * row.step_seconds * one:.2f}" for one in (1.0, *shares)]
         table.add_row(name, shown(row.overall_speedup), *times, f"{100 * share:.0f} % to {what}" if what else "-")
     out.print(table)

@@ -85,7 +85,7 @@ def command(*overrides: str, folder: Path | None = None, where: Path | None = No
         run = dpexp(*overrides, folder=kept, where=where)
         if run.returncode:
             raise RuntimeError(f"{' '.join(overrides)}: {run.stderr}")
-        return aggregate([kept]).good, time.monotonic() - started
+        return aggregate([kept]).measured, time.monotonic() - started
 
 
 def dpexp(*overrides: str, folder: Path, where: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dpexp.errors import FAILED, ConfigError, DpexpError
 from dpexp.machine import signals
-from dpexp.machine.exclusive import exclusive
+from dpexp.machine.measurement_lock import measurement_lock
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +53,7 @@ def entry_point(body: Callable[[list[str]], int]) -> Callable[..., int]:
 
 def measuring_alone() -> contextlib.AbstractContextManager[None]:
     """Hold the machine-wide measurement lock while the context is open; print a message while waiting for it."""
-    return exclusive(_show_waiting)
+    return measurement_lock(_show_waiting)
 
 
 def open_console(stderr: bool = False) -> Console:

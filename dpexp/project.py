@@ -36,9 +36,9 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     _check_options(options)
     measured = aggregate([options.folder])
-    if not measured.good:
+    if not measured.measured:
         raise ResultError(f"{options.folder} has no usable result: {measured.rows[0].problem}")
-    rows = _select_series(measured.good, options.folder, options.series)
+    rows = _select_series(measured.measured, options.folder, options.series)
     cluster = Cluster()
     if options.link is not None:
         size = rows[0].gradient_bytes if options.gradient_mb is None else options.gradient_mb * 1e6

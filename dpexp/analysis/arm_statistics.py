@@ -67,14 +67,14 @@ class ArmStatistics:
         return self.config.epochs * self.config.train_samples / self.samples_per_step
 
     @functools.cached_property
-    def step(self) -> PooledLog:
+    def log_step_seconds(self) -> PooledLog:
         """The log of the seconds of a step."""
         return pool_step_seconds(self.blocks, self.arm_name, self.limit)
 
     @property
     def step_seconds(self) -> float:
         """The seconds of a step."""
-        return math.exp(self.step.log)
+        return math.exp(self.log_step_seconds.log)
 
     @property
     def between_epochs_seconds(self) -> float:
@@ -85,7 +85,7 @@ class ArmStatistics:
     @property
     def seconds(self) -> Estimate:
         """The time of a training: its steps, and the time between epochs."""
-        return self._training(self.step)
+        return self._training(self.log_step_seconds)
 
     @property
     def overall_seconds(self) -> Estimate:

@@ -1,7 +1,7 @@
 """Which steps did other programs disturb, and which are inherently long? Found from the step times alone.
 
 Disturbed steps are clustered, whereas inherently long ones (validation, checkpoints, long batches) occur singly, at a
-fixed interval, or with the same numbers in each start of the program. See docs/method.md, "Overall and undisturbed".
+fixed interval, or with the same numbers in each block. See docs/method.md, "Overall and undisturbed".
 """
 
 import itertools
@@ -12,7 +12,7 @@ import numpy as np
 
 from dpexp.results.schema import Arm, Block
 
-FASTEST_QUANTILE = 0.01  # this quantile of all steps of a program is its undisturbed step
+FASTEST_QUANTILE = 0.01  # this quantile of all steps of an arm is its undisturbed step
 UNDISTURBED_RATIO = 1.15  # times as long: the limit for an undisturbed step ...
 LIMIT_SHIFT = 0.05  # ... and if that limit is moved by this much in both directions, ...
 MAX_CHANGE = 0.02  # ... the log ratio must change by no more than this
@@ -21,15 +21,16 @@ WINDOW_STEPS = 16  # steps, in which long steps are counted
 MIN_DISPERSION = 1.5  # times the variance that their number in a window would have if each step were long independently
 Z_LIMIT = 3.0  # standard deviations
 MIN_SHARE = 0.05  # share of the time that long steps must take to matter
-MAX_REPETITION = 0.2  # correlation between starts of which steps are long; above it, they are inherently long
-MIN_UNDISTURBED_SHARE = 0.1  # share of a start's steps that must be undisturbed, else the start doesn't count
-MIN_STARTS = 2
+MAX_REPETITION = 0.2  # correlation between blocks of which steps are long; above it, they may be inherently long
+SHIFTS, CHANCE_QUANTILE = 30, 0.95  # and it must exceed this quantile of the correlations between shifted numbers
+MIN_UNDISTURBED_SHARE = 0.1  # share of a block's steps that must be undisturbed, else the block doesn't count
+MIN_BLOCKS = 2
 
 
 def disturbed_share(blocks: Sequence[Block], names: tuple[str, str], limits: tuple[float, float]) -> float:
     """Return the share of steps above their arm's limit, in seconds, in the arm where it is larger."""
     return max(
-        float((np.concatenate([block.arms[name].step_seconds for block in blocks]) > limit).mean())
+        float((np.concatenate([block.arms[name].all_step_seconds for block in blocks]) > limit).mean())
         for name, limit in zip(names, limits, strict=True)
     )
 
@@ -43,19 +44,22 @@ def find_undisturbed(
     blocks: then all time counts.
     """
     names = (baseline, candidate)
-    sides = [[block.arms[name] for block in blocks] for name in names]
-    limits = (UNDISTURBED_RATIO * fastest_step_seconds(sides[0]), UNDISTURBED_RATIO * fastest_step_seconds(sides[1]))
-    long_sides = [(arms, limit) for arms, limit in zip(sides, limits, strict=True) if _matters(arms, limit)]
-    if not long_sides or not all(_are_disturbed(arms, limit) for arms, limit in long_sides):
+    of_both = [[block.arms[name] for block in blocks] for name in names]
+    limits = (
+        UNDISTURBED_RATIO * fastest_step_seconds(of_both[0]),
+        UNDISTURBED_RATIO * fastest_step_seconds(of_both[1]),
+    )
+    slowed = [(arms, limit) for arms, limit in zip(of_both, limits, strict=True) if _matters(arms, limit)]
+    if not slowed or not all(_are_disturbed(arms, limit) for arms, limit in slowed):
         return limits, [], 0.0
-    calm = [block for block in blocks if disturbed_share([block], names, limits) <= 1 - MIN_UNDISTURBED_SHARE]
-    sensitivity = _limit_sensitivity(calm, names, limits) if len(calm) >= MIN_STARTS else math.inf
-    return (limits, calm, sensitivity) if sensitivity <= MAX_CHANGE else (limits, [], 0.0)
+    kept = [block for block in blocks if disturbed_share([block], names, limits) <= 1 - MIN_UNDISTURBED_SHARE]
+    sensitivity = _limit_sensitivity(kept, names, limits) if len(kept) >= MIN_BLOCKS else math.inf
+    return (limits, kept, sensitivity) if sensitivity <= MAX_CHANGE else (limits, [], 0.0)
 
 
 def fastest_step_seconds(arms: Sequence[Arm]) -> float:
     """The time of the fastest steps, which are undisturbed."""
-    return float(np.quantile(np.concatenate([arm.step_seconds for arm in arms]), FASTEST_QUANTILE))
+    return float(np.quantile(np.concatenate([arm.all_step_seconds for arm in arms]), FASTEST_QUANTILE))
 
 
 def _limit_sensitivity(blocks: Sequence[Block], names: tuple[str, str], limits: tuple[float, float]) -> float:
@@ -64,7 +68,7 @@ def _limit_sensitivity(blocks: Sequence[Block], names: tuple[str, str], limits: 
     for moved in (UNDISTURBED_RATIO - LIMIT_SHIFT, UNDISTURBED_RATIO + LIMIT_SHIFT):
         means = []
         for name, limit in zip(names, limits, strict=True):
-            steps = np.concatenate([block.arms[name].step_seconds for block in blocks])
+            steps = np.concatenate([block.arms[name].all_step_seconds for block in blocks])
             short = steps[steps <= limit * moved / UNDISTURBED_RATIO]
             if not len(short):
                 return math.inf
@@ -75,16 +79,16 @@ def _limit_sensitivity(blocks: Sequence[Block], names: tuple[str, str], limits: 
 
 def _matters(arms: Sequence[Arm], limit: float) -> bool:
     """Whether the steps above the limit take enough time to change the result."""
-    steps = np.concatenate([arm.step_seconds for arm in arms])
+    steps = np.concatenate([arm.all_step_seconds for arm in arms])
     return float(steps[steps > limit].sum()) > MIN_SHARE * float(steps.sum())
 
 
 def _are_disturbed(arms: Sequence[Arm], limit: float) -> bool:
-    """Whether long steps are clustered, much longer ones too, and don't repeat between starts."""
+    """Whether long steps are clustered, much longer ones too, and don't repeat between blocks."""
     very_long_limit = limit / UNDISTURBED_RATIO * VERY_LONG_RATIO
     if not _is_clustered(arms, limit) or (_matters(arms, very_long_limit) and not _is_clustered(arms, very_long_limit)):
         return False
-    return not _recurs(arms, limit)
+    return not _repeats_in_blocks(arms, limit)
 
 
 def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
@@ -103,19 +107,30 @@ def _is_clustered(arms: Sequence[Arm], limit: float) -> bool:
     return dispersion > max(MIN_DISPERSION, 1 + Z_LIMIT * math.sqrt(2 / len(count)))
 
 
-def _recurs(arms: Sequence[Arm], limit: float) -> bool:
-    """Whether the same step numbers are long in different starts: then the steps are inherently long."""
+def _repeats_in_blocks(arms: Sequence[Arm], limit: float) -> bool:
+    """Whether the same step numbers are long in different blocks: then the steps are inherently long.
+
+    Clusters correlate by chance, too: how much, correlations between shifted step numbers show.
+    """
     ends = [first + len(turn) for arm in arms for first, turn in zip(arm.first_steps, arm.turns, strict=True)]
-    starts = np.full((len(arms), max(ends)), np.nan)  # whether each step was long; NaN where it was not timed
-    for start, arm in zip(starts, arms, strict=True):
+    is_long = np.full((len(arms), max(ends)), np.nan)  # by block and step number; NaN where it was not timed
+    for in_block, arm in zip(is_long, arms, strict=True):
         for first, turn in zip(arm.first_steps, arm.turns, strict=True):
-            start[first : first + len(turn)] = np.asarray(turn) > limit
-    correlations, counts = [], []
-    for start, another in itertools.combinations(starts, 2):
-        timed_twice = ~np.isnan(start) & ~np.isnan(another)
-        if timed_twice.sum() > 1 and start[timed_twice].std() and another[timed_twice].std():
-            correlations.append(np.corrcoef(start[timed_twice], another[timed_twice])[0, 1])
-            counts.append(int(timed_twice.sum()))
-    if not counts:
+            in_block[first : first + len(turn)] = np.asarray(turn) > limit
+    correlation = _correlation(is_long, 0)
+    if correlation <= MAX_REPETITION:
         return False
-    return float(np.average(correlations, weights=counts)) > max(MAX_REPETITION, Z_LIMIT / math.sqrt(sum(counts)))
+    shifts = np.unique(np.linspace(1, is_long.shape[1] - 1, SHIFTS, dtype=int))
+    return correlation > float(np.quantile([_correlation(is_long, shift) for shift in shifts], CHANCE_QUANTILE))
+
+
+def _correlation(is_long: np.ndarray, shift: int) -> float:
+    """Return the mean correlation of two blocks, the second shifted by some steps, over the steps timed in both."""
+    correlations, counts = [0.0], [1e-9]  # 0 without such steps
+    for block, another in itertools.combinations(is_long, 2):
+        shifted = np.roll(another, shift)
+        timed = ~np.isnan(block) & ~np.isnan(shifted)
+        if timed.any() and block[timed].std() and shifted[timed].std():
+            correlations.append(float(np.corrcoef(block[timed], shifted[timed])[0, 1]))
+            counts.append(timed.sum())
+    return float(np.average(correlations, weights=counts))

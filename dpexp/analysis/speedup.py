@@ -42,11 +42,13 @@ def over_best_sequential(members: Sequence[SeriesMember], dispersion: float, thr
     return _paired(members, best.arm_name, dispersion)
 
 
-def common_best_threads(family: Sequence[Sequence[SeriesMember]]) -> int | None:
+def common_best_threads(comparable: Sequence[Sequence[SeriesMember]]) -> int | None:
     """The threads of the fastest sequential process that took turns with each configuration; None if there is none."""
-    arms = [_sequential(members) for members in family]
+    arms = [_sequential(members) for members in comparable]
     common = set(arms[0]).intersection(*arms)
-    return min(common, key=lambda threads: sum(by_threads[threads].step.log for by_threads in arms), default=None)
+    return min(
+        common, key=lambda threads: sum(by_threads[threads].log_step_seconds.log for by_threads in arms), default=None
+    )
 
 
 def _sequential(members: Sequence[SeriesMember]) -> dict[int, ArmStatistics]:

@@ -15,7 +15,7 @@ from dpexp.analysis.efficiency import SecondsByPhase, efficiency_factors
 from dpexp.analysis.ratio_estimate import compare, estimate_job_ratio, find_dispersion
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
-from dpexp.analysis.table_row import INTEGERS, Row
+from dpexp.analysis.table_row import INTEGER_COLUMNS, Row
 from dpexp.analysis.warnings import find_warnings
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY, JobConfig
@@ -38,11 +38,11 @@ class Summary:
     def table(self) -> pd.DataFrame:
         """The rows as a data frame with the columns of `results.csv`."""
         columns = pd.DataFrame([row.columns() for row in self.rows])
-        table: pd.DataFrame = columns.astype(dict.fromkeys(INTEGERS, "Int64"))
+        table: pd.DataFrame = columns.astype(dict.fromkeys(INTEGER_COLUMNS, "Int64"))
         return table
 
     @property
-    def good(self) -> list[Row]:
+    def measured(self) -> list[Row]:
         """The rows of configurations that were measured."""
         return [row for row in self.rows if row.status == "ok"]
 
@@ -69,13 +69,13 @@ def _good_rows(good: Sequence[SeriesMember]) -> list[Row]:
     for member in good:
         config = member.result.config
         configurations.setdefault((member.series_key, config.workers, config.data.size), []).append(member)
-    families: dict[str, list[list[SeriesMember]]] = {}
+    comparable: dict[str, list[list[SeriesMember]]] = {}
     for members in configurations.values():
-        families.setdefault(members[0].family, []).append(members)
+        comparable.setdefault(members[0].comparison_key, []).append(members)
     rows = []
-    for family in families.values():
-        best = speedup.common_best_threads(family)
-        rows += [_row(members, differing[members[0].series_key], dispersion, best) for members in family]
+    for group in comparable.values():
+        best = speedup.common_best_threads(group)
+        rows += [_row(members, differing[members[0].series_key], dispersion, best) for members in group]
     order = {series.label(settings): place for place, settings in enumerate(differing.values())}  # as they were typed
     return sorted(rows, key=lambda row: (order[row.series], row.data_size, row.workers, row.jobs))
 
@@ -131,12 +131,12 @@ def _row(members: list[SeriesMember], differing: Mapping[str, Any], dispersion: 
         jobs=tuple(member.name for member in members),
         series=series.label(differing),
         option=_option(config.workers, candidate.threads, differing),
-        family=members[0].family,
+        comparison_key=members[0].comparison_key,
     )
 
 
 def _option(workers: int, threads: int, differing: Mapping[str, Any]) -> str:
-    """Return what distinguishes a row within its family, such as "loaders=2 with 2 workers x 4 threads"."""
+    """Return what distinguishes a row from comparable ones, such as "loaders=2 with 2 workers x 4 threads"."""
     text = pluralize(workers, "worker")
     if "threads_per_worker" in differing:
         text += f" x {pluralize(threads, 'thread')}"
@@ -185,7 +185,7 @@ def _training_phases(arm: ArmStatistics, processes: Sequence[SecondsByPhase], am
 
 def _setting_columns(config: JobConfig) -> dict[str, Any]:
     return {
-        **config.names,
+        **config.table_settings,
         "workers": config.workers,
         "threads_per_worker": config.threads_per_worker,
         "data_size": config.train_samples,

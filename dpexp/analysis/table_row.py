@@ -71,7 +71,7 @@ class Row:
     communication_efficiency: float = math.nan
     computation_scaling: float = math.nan  # efficiency / parallel_efficiency
     slow_rank: int | None = None  # rank that the others wait for; None if it differs between steps
-    slow_host: str = ""  # host of that rank, if there are several hosts
+    slow_host: str = ""  # host of that rank, if there are without_baselines hosts
     slow_phase: str = ""  # phase in which that rank takes longer than the others
     slow_seconds: float = math.nan  # additional seconds of that phase in a typical step
     slow_share: float = math.nan  # share of the steps that the rank delays
@@ -88,8 +88,8 @@ class Row:
     series: str = ""  # label of the series; "" if there is only one
     configured_size: int | None = None  # data.size
     baseline_compute: tuple[float, ...] = ()  # seconds of a step, for projections; not a column
-    family: str = ""  # equal for rows that may be compared; not a column
-    option: str = ""  # what distinguishes the row within its family; not a column
+    comparison_key: str = ""  # equal for rows that may be compared; not a column
+    option: str = ""  # what distinguishes it from rows with the same comparison_key; not a column
 
     @property
     def is_script(self) -> bool:
@@ -121,13 +121,13 @@ class Row:
                 columns |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
             elif name == "jobs":
                 columns["job"] = " + ".join(value)
-            elif name in PHASES_OF:
+            elif name in PHASE_COLUMNS:
                 before = name.removesuffix("phases")
-                columns |= {f"{before}{phase}_seconds": value.get(phase, math.nan) for phase in PHASES_OF[name]}
+                columns |= {f"{before}{phase}_seconds": value.get(phase, math.nan) for phase in PHASE_COLUMNS[name]}
             else:
                 columns[name] = value
         columns["warnings"] = self.problem or "; ".join(map(str, self.warnings))
-        for name in ("problem", "baseline_compute", "family", "option"):
+        for name in ("problem", "baseline_compute", "comparison_key", "option"):
             del columns[name]
         return columns
 
@@ -140,9 +140,13 @@ def at_largest_data_size(rows: Sequence[Row]) -> list[Row]:
 
 def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
     """Return the rows at the largest data size of their series, except baselines."""
-    several = [row for row in rows if not row.is_self_comparison]
-    return [row for _, of_one in groupby(several, lambda row: row.series) for row in at_largest_data_size(list(of_one))]
+    without_baselines = [row for row in rows if not row.is_self_comparison]
+    return [
+        row
+        for _, of_one in groupby(without_baselines, lambda row: row.series)
+        for row in at_largest_data_size(list(of_one))
+    ]
 
 
-PHASES_OF = {"phases": PHASES, "baseline_phases": USEFUL}  # columns of fields
-INTEGERS = [column.name for column in dataclasses.fields(Row) if column.type == int | None]
+PHASE_COLUMNS = {"phases": PHASES, "baseline_phases": USEFUL}  # columns of fields
+INTEGER_COLUMNS = [column.name for column in dataclasses.fields(Row) if column.type == int | None]

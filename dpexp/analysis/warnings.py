@@ -107,7 +107,7 @@ def _conditions_warnings(result: JobResult, blocks: Sequence[Block]) -> Iterator
     text = f"the hypervisor took up to {stolen:.1f} cores away from this virtual machine"
     yield from _above(STOLEN_CORES, stolen, "stolen time", text, "measure at another time")
     throttled = sum(block.throttled_seconds for block in conditions)
-    timed = sum(arm.step_seconds.sum() for block in blocks for arm in block.arms.values())
+    timed = sum(arm.all_step_seconds.sum() for block in blocks for arm in block.arms.values())
     text = f"the cgroup's CPU quota held processes back for {throttled:.1f} s"
     advice = "use fewer workers, or raise the quota"
     yield from _above(THROTTLED_SHARE * timed, throttled, "throttled", text, advice)

@@ -8,7 +8,7 @@ from pathlib import Path
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.compose import Plan
 from dpexp.config.job import JobConfig
-from dpexp.config.overrides import FOLDERS, split_at_script
+from dpexp.config.overrides import FOLDER_KEYS, split_at_script
 from dpexp.errors import ConfigError, ResultError, VersionError
 from dpexp.machine.environment import Environment
 from dpexp.measurement.record import CHECKPOINT, VARIES
@@ -16,7 +16,7 @@ from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import JobResult
 
-FOLDER_SETTINGS = tuple(f"{name}=" for name in ("resume", *FOLDERS))
+FOLDER_SETTINGS = tuple(f"{name}=" for name in ("resume", *FOLDER_KEYS))
 
 
 def refuse_results(folder: Path) -> None:

@@ -80,7 +80,7 @@ def _measure_jobs(
     """
     if not all(isinstance(job.config, ScriptConfig) for job in plan.jobs):
         # It imports torch in parallel with this process.
-        fork_server.start_server({name for job in plan.jobs for name in job.config.names.values()})
+        fork_server.start_server({name for job in plan.jobs for name in job.config.table_settings.values()})
     from dpexp.launchers.local import LocalLauncher
     from dpexp.measurement.job import measure_job
 
@@ -125,7 +125,7 @@ def _measure_jobs(
 
 def _write_job_settings(job: Job, folder: Path) -> None:
     """Write the overrides and the configuration, as Hydra does for its jobs. Raises ResultError."""
-    with storage.write_errors(folder):
+    with storage.explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, values in (("overrides", job.overrides), ("config", job.config.settings)):
             write_atomically(folder / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False))

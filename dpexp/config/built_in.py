@@ -41,7 +41,7 @@ class BuiltInConfig(JobConfig):
     default_max_seconds: ClassVar[tuple[float, float]] = (9.0, 36.0)
 
     @property
-    def names(self) -> dict[str, str]:
+    def table_settings(self) -> dict[str, str]:
         """The names of strategy, model, data and exchange, and data.scope."""
         names = {"strategy": self.strategy.name, "model": self.model.name, "data": self.data.name}
         return names | {"data_scope": self.data.scope, "exchange": getattr(self.strategy, "exchange", "")}

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from dpexp.config.built_in import BuiltInConfig, from_settings
 from dpexp.config.explain import explain
 from dpexp.config.overrides import expand_sweep, parse, with_baseline_arguments
-from dpexp.config.script import SETTINGS, ScriptConfig
+from dpexp.config.script import ALLOWED_SETTINGS, ScriptConfig
 from dpexp.config.yaml_files import config_folder, config_groups
 from dpexp.errors import ConfigError, printable
 from dpexp.machine.environment import usable_cores
@@ -131,7 +131,7 @@ def to_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig | Scr
 def _script_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig | ScriptConfig:
     for text in typed:
         key = text.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] not in SETTINGS and key not in SETTINGS:
+        if key.partition(".")[0] not in ALLOWED_SETTINGS and key not in ALLOWED_SETTINGS:
             raise ConfigError(f"{text}: {key} can't be set for a script; set it in the script's command")
     if isinstance(composed.script, DictConfig) and composed.script.command is None:
         raise ConfigError("script.command: no value; type the script's command after --")

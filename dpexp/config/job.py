@@ -41,7 +41,7 @@ class JobConfig:
 
     @property
     @abstractmethod
-    def names(self) -> dict[str, str]:
+    def table_settings(self) -> dict[str, str]:
         """The settings that the table shows: strategy, model, data, data scope, exchange, a script's arguments."""
 
     @property

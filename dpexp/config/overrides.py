@@ -14,8 +14,8 @@ from dpexp.config.explain import suggest_matches
 from dpexp.config.yaml_files import config_groups
 from dpexp.errors import ConfigError
 
-COMMANDS = ("script.command", "script.baseline_command")  # commas and braces in these values are literal
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+COMMAND_KEYS = ("script.command", "script.baseline_command")  # commas and braces in these values are literal
+FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
 @functools.lru_cache(maxsize=1024)  # it takes milliseconds, and the jobs of a sweep share most of their overrides
@@ -28,15 +28,15 @@ def parse(text: str) -> Override:
     if name.endswith(".name") and name.removesuffix(".name") in config_groups():
         group = name.removesuffix(".name")
         raise ConfigError(f"{name}={value}: write {group}={value}, which also selects its settings")
-    if re.match(r"hydra\b", name) and name not in FOLDERS:
+    if re.match(r"hydra\b", name) and name not in FOLDER_KEYS:
         raise ConfigError(
             f"{name}: leave it out; dpexp starts its jobs itself, one after another, and uses only "
-            f"{' and '.join(FOLDERS)} of Hydra's settings"
+            f"{' and '.join(FOLDER_KEYS)} of Hydra's settings"
         )
-    if name in FOLDERS and not value:
+    if name in FOLDER_KEYS and not value:
         raise ConfigError(f"{name}=: an empty name would mean the current folder; name a folder")
     parser = OverridesParser.create()
-    is_command = name in COMMANDS and value[:1] not in ("'", '"')
+    is_command = name in COMMAND_KEYS and value[:1] not in ("'", '"')
     parts = [value] if is_command or not all(value.split(",")) else value.split(",")
     as_text = f"{key}={','.join(map(_quoted, parts))}"
     for spelling in (as_text,) if is_command else (f"{key}{sign}{value}", as_text):

@@ -21,7 +21,7 @@ RESERVED = ", ".join(f"{{{choice}}}" for choice in PLACEHOLDERS)
 # The value of a user's own placeholder, as text; a number, true or false is converted.
 Text = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, int | float) else value)]
 # The settings of such a job; all others belong to the script.
-SETTINGS = """
+ALLOWED_SETTINGS = """
 workers threads_per_worker seed data.size batch.size batch.scope script measurement launch experiment
 """.split()
 
@@ -93,7 +93,7 @@ class ScriptConfig(JobConfig):
     default_max_seconds: ClassVar[tuple[float, float]] = (60.0, 60.0)
 
     @property
-    def names(self) -> dict[str, str]:
+    def table_settings(self) -> dict[str, str]:
         """The names that say what is measured: the exchange, and arguments that have a value for the baseline."""
         names = dict.fromkeys(("strategy", "model", "data"), "script")
         names |= {"data_scope": "global", "exchange": self.script.exchange or ""}

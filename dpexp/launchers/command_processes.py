@@ -14,7 +14,7 @@ from dpexp.launchers import command_output as output
 from dpexp.launchers import process_tree
 from dpexp.launchers.process_tree import GRACE_SECONDS, ProcessTree
 from dpexp.machine.environment import THREAD_VARIABLES
-from dpexp.machine.exclusive import LOCK_VARIABLE
+from dpexp.machine.measurement_lock import LOCK_VARIABLE
 from dpexp.machine.memory import peak_bytes
 from dpexp.processes.watchdog import wait_until
 

@@ -90,12 +90,12 @@ class Channel:
             for rank in self._others:
                 store.compare_set(str(rank), "", "")  # create the key if it is missing, or `multi_get` waits
             while not self._closing.wait(POLL_SECONDS):
-                self._look(store)
-            self._look(store)
+                self._exchange_facts(store)
+            self._exchange_facts(store)
         except RuntimeError as error:  # torch's
             self._error = type(why)(f"{why} ({one_line(error)})")
 
-    def _look(self, store: Any) -> None:
+    def _exchange_facts(self, store: Any) -> None:
         """Publish this rank's facts, and read those of the others."""
         store.set(str(self._environment.rank), pickle.dumps({**self.facts, "time": time.monotonic()}))
         published = zip(self._others, store.multi_get([str(rank) for rank in self._others]), strict=True)

@@ -60,9 +60,9 @@ class Budget:
             return True
         missing = max(self.measurement.repeats - len(blocks), 1)
         min_seconds = max(self._overhead_seconds, MIN_BLOCK_STEPS * rounds.step_seconds)
-        while missing > 1 and self._share(left + seconds, missing) < min_seconds:
+        while missing > 1 and self._seconds_per_block(left + seconds, missing) < min_seconds:
             missing -= 1
-        if seconds >= self._share(left + seconds, missing):
+        if seconds >= self._seconds_per_block(left + seconds, missing):
             return True
         if rounds.timed_rounds % CHECK_EVERY_ROUNDS or self._baseline is None or not self.measurement.is_adaptive:
             return False
@@ -73,7 +73,7 @@ class Budget:
         variance = ratio.variance * seconds
         return seconds >= math.sqrt(self._overhead_seconds * variance) / START_STD
 
-    def _share(self, seconds: float, blocks: int) -> float:
+    def _seconds_per_block(self, seconds: float, blocks: int) -> float:
         """Return the seconds for the rounds of each of `blocks` blocks, the first of which has started."""
         return (seconds - (blocks - 1) * self._overhead_seconds) / blocks
 

@@ -15,7 +15,7 @@ from dpexp.config.job import JobConfig
 from dpexp.errors import DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, RunningSegments
 from dpexp.machine.environment import usable_cores
-from dpexp.measurement.trainer import Pace, TimedSteps
+from dpexp.measurement.trainer import ArmSteps, Pace
 from dpexp.processes.launch import wait_for_server
 from dpexp.results.schema import Arm, Process, Training
 from dpexp.train.data.dataset import load
@@ -67,14 +67,14 @@ class BuiltInArms:
         self._specs, self._segments = specs, segments
         self.run_turn = segments.run_turn
 
-    def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
+    def end(self, timed: Mapping[str, ArmSteps]) -> dict[str, Arm]:
         """End all arms; return their results. Raises DivergedError, and WorkerError, also if replicas differ."""
         reports = self._segments.end()
         memory = self._segments.memory_bytes
         return {name: _arm(spec, reports[name], timed[name], memory[name]) for name, spec in self._specs.items()}
 
 
-def _arm(spec: TrainingSpec, reports: Sequence[WorkerReport], timed: TimedSteps, memory_bytes: int | None) -> Arm:
+def _arm(spec: TrainingSpec, reports: Sequence[WorkerReport], timed: ArmSteps, memory_bytes: int | None) -> Arm:
     check_reports(reports)
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(

@@ -22,7 +22,7 @@ from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.script_trainer import ScriptTrainer
 from dpexp.measurement.trainer import Trainer
 from dpexp.measurement.user_files import changed_files, digests_of, fingerprint, refuse_changes
-from dpexp.measurement.whole_trainings import WholeTrainings, timed_steps
+from dpexp.measurement.whole_trainings import WholeTrainings, arm_steps
 from dpexp.results.schema import Block, JobResult
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def measure_job(
             refuse_changes(changed_files(user_files, fingerprint(config)))
             record.add_block(block, digests_of(trainer.files))
         # For a resumed job that already has all its blocks.
-        whole_trainings.reserve_seconds(timed_steps(record.result.blocks[-1]))
+        whole_trainings.reserve_seconds(arm_steps(record.result.blocks[-1]))
         for number, name, trained in whole_trainings.configs():
             if len(record.result.trainings.get(name, [])) > number:
                 continue  # made before an interruption
@@ -213,6 +213,6 @@ def probe_best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgr
             rounds.warm_up(running, config.measurement.warmup_steps)
             rounds.run_until(running, lambda seconds: seconds > PROBE_SECONDS)
             arms = running.end(rounds.timed)
-        best = min(arms.values(), key=lambda arm: float(arm.step_seconds.mean()))
+        best = min(arms.values(), key=lambda arm: float(arm.all_step_seconds.mean()))
         _best_threads[key] = best.threads
     return _best_threads[key]

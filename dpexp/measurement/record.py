@@ -48,7 +48,7 @@ class Record:
         )
         # Whether an earlier result would be replaced by a new one.
         self.would_replace_result = (folder / storage.FILE_NAME).exists() and not self.result.blocks
-        with storage.write_errors(folder):
+        with storage.explain_write_errors(folder):
             remove_leftovers(folder)
             (folder / ERROR_LOG).unlink(missing_ok=True)
 
@@ -79,5 +79,5 @@ class Record:
         )
         storage.write(self.result, self._folder)
         if self.result.details:
-            with storage.write_errors(self._folder):
+            with storage.explain_write_errors(self._folder):
                 write_atomically(self._folder / ERROR_LOG, self.result.details)

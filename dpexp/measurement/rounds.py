@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from dpexp.errors import ScriptEnded
-from dpexp.measurement.trainer import Pace, RunningArms, TimedSteps
+from dpexp.measurement.trainer import ArmSteps, Pace, RunningArms
 from dpexp.processes.turn import Turn
 
 MIN_WARMUP_STEPS = 2  # to learn how long a step takes
@@ -21,7 +21,7 @@ class Rounds:
 
     def __init__(self, pace: Pace, names: Sequence[str], seed: int) -> None:
         """The first round has this order of arms, the next one the reverse, and so on."""
-        self.timed = {name: TimedSteps() for name in names}
+        self.timed = {name: ArmSteps() for name in names}
         self.timed_rounds = 0  # those that count
         self._pace, self._names = pace, names
         self._randomly = random.Random(seed)  # noqa: S311 - no secret
@@ -80,7 +80,7 @@ class Rounds:
                     raise
                 return
 
-    def _turn(self, arm: TimedSteps, traced: bool) -> Turn:
+    def _turn(self, arm: ArmSteps, traced: bool) -> Turn:
         pace, step = self._pace, arm.step_seconds
         timed = pace.turn_seconds / step * self._randomly.uniform(1 - JITTER, 1 + JITTER)
         untimed = 0 if step >= LONG_STEP_RATIO * pace.untimed_seconds else round(pace.untimed_seconds / step)

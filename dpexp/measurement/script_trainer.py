@@ -17,11 +17,11 @@ from dpexp.errors import ScriptEnded, WorkerError, pluralize
 from dpexp.launchers.command_processes import CommandSpec
 from dpexp.launchers.commands import Hosts, running_commands
 from dpexp.launchers.running_command import RunningCommand, StepTrace
-from dpexp.measurement.trainer import Pace, TimedSteps
+from dpexp.measurement.trainer import ArmSteps, Pace
 from dpexp.phases import PHASES
 from dpexp.processes.turn import MAX_PHASE_STEPS, Turn
 from dpexp.results.schema import Arm, Process
-from dpexp.results.storage import write_errors
+from dpexp.results.storage import explain_write_errors
 
 OUTPUT = "output"  # folder for the output of the commands
 MIN_COMPUTING = 0.01  # share of a step; with less, the phases were not separated
@@ -39,7 +39,7 @@ class ScriptTrainer:
     def __init__(self, config: ScriptConfig, folder: Path, hosts: Hosts | None) -> None:
         """`folder` receives the output of the commands, in a folder of its own. Raises ResultError."""
         self._folder, self._hosts = folder / OUTPUT, hosts
-        with write_errors(self._folder):
+        with explain_write_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             earlier = [int(path.name.partition("-")[0]) for path in self._folder.glob("[0-9]*-*")]  # before a resume
         self._numbers = itertools.count(max(earlier, default=-1) + 1)
@@ -91,7 +91,7 @@ class ScriptArms:
         """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
         return self._running[name].run_turn(turn)
 
-    def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
+    def end(self, timed: Mapping[str, ArmSteps]) -> dict[str, Arm]:
         """Return the results of the arms; a script that sets its own threads has no best sequential process."""
         arms = {name: _arm(command, timed[name]) for name, command in self._running.items()}
         if BASELINE in arms and BEST_SEQUENTIAL in arms and arms[BASELINE].threads == arms[BEST_SEQUENTIAL].threads:
@@ -99,7 +99,7 @@ class ScriptArms:
         return arms
 
 
-def _arm(command: RunningCommand, timed: TimedSteps) -> Arm:
+def _arm(command: RunningCommand, timed: ArmSteps) -> Arm:
     command.finish()
     if command.spec.exchange is not None and not all(rank.in_memory for rank in command.ranks):
         raise WorkerError(

@@ -21,7 +21,7 @@ class Pace:
 
 
 @dataclass
-class TimedSteps:
+class ArmSteps:
     """The steps of one arm so far."""
 
     turns: list[list[float]] = field(default_factory=list)  # seconds of each timed step of each turn
@@ -37,7 +37,7 @@ class RunningArms(Protocol):
     def run_turn(self, name: str, turn: Turn) -> list[float]:
         """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
 
-    def end(self, timed: Mapping[str, TimedSteps]) -> dict[str, Arm]:
+    def end(self, timed: Mapping[str, ArmSteps]) -> dict[str, Arm]:
         """End all arms; return their results. Raises WorkerError."""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import JobConfig
-from dpexp.measurement.trainer import TimedSteps
+from dpexp.measurement.trainer import ArmSteps
 from dpexp.results.schema import Block
 
 SHORT_SHARE = 0.6  # by default, whole trainings are run if they take no more than this share of the job's time
@@ -30,7 +30,7 @@ class WholeTrainings:
         # Kept free in the job's time; requested trainings take additional time. None: not yet known.
         self._reserved_seconds = None if config.measurement.whole_trainings == "auto" and not is_requested else 0.0
 
-    def reserve_seconds(self, warm: Mapping[str, TimedSteps]) -> float:
+    def reserve_seconds(self, warm: Mapping[str, ArmSteps]) -> float:
         """Return the seconds reserved for whole trainings, from the first block's arms after their warm-up.
 
         The shortest steps decide whether the trainings are short: other programs may have slowed down the warm-up.
@@ -50,11 +50,11 @@ class WholeTrainings:
                 yield number, name, dataclasses.replace(config, seed=(config.seed + number) % 2**32)
 
 
-def timed_steps(block: Block) -> dict[str, TimedSteps]:
+def arm_steps(block: Block) -> dict[str, ArmSteps]:
     """Return how long a step of each arm takes, from a finished block."""
     return {
-        name: TimedSteps(
-            step_seconds=float(np.median(arm.step_seconds)), min_step_seconds=float(arm.step_seconds.min())
+        name: ArmSteps(
+            step_seconds=float(np.median(arm.all_step_seconds)), min_step_seconds=float(arm.all_step_seconds.min())
         )
         for name, arm in block.arms.items()
     }

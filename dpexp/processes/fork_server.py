@@ -21,7 +21,7 @@ import psutil
 from dpexp.errors import DpexpError, PeerError, WorkerError, one_line
 from dpexp.machine import signals
 from dpexp.machine.environment import THREAD_VARIABLES, modified_environment
-from dpexp.processes.heartbeat import Monitor
+from dpexp.processes.heartbeat import HeartbeatMemory
 
 # Imported once, by the server that workers are forked from: a worker then starts in a tenth of a second.
 # torch imports symbolic_shapes, with sympy, at the first `backward` to which a gradient is passed.
@@ -67,7 +67,7 @@ def cpu_seconds() -> float:
 
 
 def start_process(
-    target: Target, rank: int, arguments: tuple[Any, ...], monitor: Monitor
+    target: Target, rank: int, arguments: tuple[Any, ...], monitor: HeartbeatMemory
 ) -> tuple[ForkServerProcess, connection.Connection]:
     """Start a worker; return it and the connection for its messages. Raises OSError, WorkerError.
 
@@ -90,7 +90,7 @@ def start_process(
     return process, receiver
 
 
-def _main(target: Target, rank: int, arguments: tuple[Any, ...], monitor: Monitor, sender: Any) -> None:
+def _main(target: Target, rank: int, arguments: tuple[Any, ...], monitor: HeartbeatMemory, sender: Any) -> None:
     """Run the target in a worker process, from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the parent decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STATUS)

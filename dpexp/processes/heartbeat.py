@@ -63,7 +63,7 @@ class Heartbeat:
 heartbeat = Heartbeat()  # the heartbeat of this process
 
 
-class Monitor:
+class HeartbeatMemory:
     """One worker's heartbeat and stacks, in memory that it shares with its parent."""
 
     def __init__(self, file: Descriptor | None = None) -> None:
@@ -75,7 +75,7 @@ class Monitor:
         self.heartbeat = Heartbeat(mmap.mmap(file.fd, mmap.PAGESIZE))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Monitor, (self._file,)
+        return HeartbeatMemory, (self._file,)
 
     def publish(self) -> None:
         """In the worker, publish its heartbeat from now on, and its stacks if it crashes or is asked for them."""

@@ -15,7 +15,7 @@ from dpexp.errors import PeerError
 from dpexp.machine import signals
 from dpexp.processes.fork_server import server_pid, start_server
 from dpexp.processes.watchdog import hang_error, wait_until
-from dpexp.processes.world import Worker, WorldSpec
+from dpexp.processes.world import WorkerProcess, WorldSpec
 
 _log = logging.getLogger(__name__)
 _warned: set[str] = set()  # by workers of this command: each warning is shown once, not for each process of each block
@@ -37,12 +37,12 @@ def running_worlds(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf
     """
     signals.raise_pending()
     with signals.defer():  # no half-sent request and no worker may be left
-        workers: list[Worker] = []
+        workers: list[WorkerProcess] = []
         try:
             start_server()
             for world, spec in enumerate(specs):
                 for number in range(len(spec.arguments)):
-                    workers.append(Worker(spec, world, number))
+                    workers.append(WorkerProcess(spec, world, number))
             yield RunningWorlds(specs, workers, timeout_seconds)
         finally:
             for worker in workers:
@@ -54,7 +54,7 @@ def running_worlds(specs: Sequence[WorldSpec], timeout_seconds: float = math.inf
 class RunningWorlds:
     """The running processes of some worlds."""
 
-    def __init__(self, specs: Sequence[WorldSpec], workers: Sequence[Worker], timeout_seconds: float) -> None:
+    def __init__(self, specs: Sequence[WorldSpec], workers: Sequence[WorkerProcess], timeout_seconds: float) -> None:
         self._timeout_seconds, self._workers = timeout_seconds, workers
         self._worlds = [
             (spec, [worker for worker in workers if worker.world == world]) for world, spec in enumerate(specs)
@@ -118,7 +118,7 @@ class RunningWorlds:
         states: list[Any] = []
         for spec, workers in self._worlds:
             local = [worker.heartbeat.state() for worker in workers]
-            states.append((local, spec.remote.exchange_progress(local)))
+            states.append((local, spec.remote.sync_progress(local)))
         return states
 
 

@@ -10,7 +10,7 @@ from dpexp.errors import WorkerError
 from dpexp.machine import signals
 
 if TYPE_CHECKING:
-    from dpexp.processes.world import Worker
+    from dpexp.processes.world import WorkerProcess
 
 POLL_SECONDS = 0.2
 STACK_SECONDS, STACK_POLL_SECONDS = 3.0, 0.05
@@ -41,7 +41,7 @@ def wait_until(
     return True
 
 
-def hang_error(workers: Sequence[Worker], seconds: float) -> WorkerError:
+def hang_error(workers: Sequence[WorkerProcess], seconds: float) -> WorkerError:
     """Return the error for processes that have made no progress for `seconds`, with the stacks of all."""
     stopped = [worker for worker in workers if worker.is_stopped()]
     states = [

@@ -13,7 +13,7 @@ import psutil
 from dpexp.errors import WorkerError
 from dpexp.machine import cgroups
 from dpexp.processes.fork_server import Target, start_process
-from dpexp.processes.heartbeat import STACKS_SIGNAL, Monitor
+from dpexp.processes.heartbeat import STACKS_SIGNAL, HeartbeatMemory
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RemoteRanks:
     """The ranks of a world that other launching processes start; by default, there are none."""
 
     first_local_rank: int = 0  # the first rank that this launch starts
-    exchange_progress: Callable[[Any], Any] = lambda local: None
+    sync_progress: Callable[[Any], Any] = lambda local: None
     """Takes the local heartbeats; its value changes as remote ranks progress. Raises WorkerError if one failed."""
     reports: Callable[[], list[Any] | None] = list  # those that follow the local ones; None until all are there
 
@@ -36,7 +36,7 @@ class WorldSpec:
     remote: RemoteRanks = RemoteRanks()
 
 
-class Worker:
+class WorkerProcess:
     """One process of a world, as its parent sees it."""
 
     def __init__(self, spec: WorldSpec, world: int, number: int) -> None:
@@ -47,7 +47,7 @@ class Worker:
         rank = spec.remote.first_local_rank + number
         self.name = f"{spec.name}{': ' if spec.name else ''}rank {rank}"  # in errors
         self._memory_kills = cgroups.memory_kills()
-        self._monitor = Monitor()
+        self._monitor = HeartbeatMemory()
         self.heartbeat, self.stacks = self._monitor.heartbeat, self._monitor.stacks
         self._process, self.pipe = start_process(spec.target, rank, spec.arguments[number], self._monitor)
         self.pid = self._process.pid or 0

@@ -36,9 +36,9 @@ def answer(summary: Summary) -> list[str]:
     """Return the headline (what to do, with the overall speedup), then what it costs and what would help."""
     decided = _comparable_rows(summary)
     choice = choose(decided)
-    rows = largest_of_each_series(row for row in decided or summary.good if row.overall_speedup.is_known)
+    rows = largest_of_each_series(row for row in decided or summary.measured if row.overall_speedup.is_known)
     if not rows:
-        alone = at_largest_data_size(summary.good)[:1]
+        alone = at_largest_data_size(summary.measured)[:1]
         lines = [f"{workers_of(row)}: {row.seconds:.3g} seconds for {row.data_size:,} samples" for row in alone]
         return [*lines, *(line for row in alone for line in sentences.shared_memory_gain(row))]
     if wrong := [warning for row in rows for warning in row.warnings if warning.kind == BATCH]:
@@ -121,9 +121,9 @@ def details(summary: Summary) -> list[str]:
 
 
 def _comparable_rows(summary: Summary) -> Sequence[Row]:
-    """Return the rows to compare: at the largest data size, of one family, with the same baseline; else []."""
-    rows = at_largest_data_size(summary.good)
-    if len({row.family for row in summary.good}) != 1 or all(row.is_self_comparison for row in rows):
+    """Return the rows to compare: at the largest data size, of one comparison key, with the same baseline; else []."""
+    rows = at_largest_data_size(summary.measured)
+    if len({row.comparison_key for row in summary.measured}) != 1 or all(row.is_self_comparison for row in rows):
         return []
     if len({row.series for row in rows}) == 1:
         return rows

@@ -39,7 +39,7 @@ SLOW_PHASES = {  # by phase: what a slow worker takes longer to do, and advice; 
 def reasons(summary: Summary) -> list[str]:
     """Return factors of efficiency and the largest loss, for each series and worker count at the largest data size."""
     lines = []
-    for row in largest_of_each_series([row for row in summary.good if _factors(row)]):
+    for row in largest_of_each_series([row for row in summary.measured if _factors(row)]):
         product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in _factors(row).items())
         _, loss, _ = largest_loss(row)
         subject, lost = f"{series_prefix(row)}{workers_of(row)}", f" Largest loss of time: {loss}." if loss else ""
@@ -134,7 +134,7 @@ def describe_projection(projection: Projection) -> str:
 def targets(summary: Summary) -> list[str]:
     """Return how much faster a target accuracy is reached, and why, for each configuration that has one."""
     lines = []
-    for row in summary.good:
+    for row in summary.measured:
         if row.workers == 1 or math.isnan(row.target_accuracy):
             continue
         goal = f"{100 * row.target_accuracy:g} % accuracy"
@@ -155,7 +155,7 @@ def targets(summary: Summary) -> list[str]:
 def warning_lines(summary: Summary) -> list[str]:
     """Return each kind of warning once, the most severe first: the problem, its row, and advice."""
     kinds: dict[str, list[tuple[MeasurementWarning, Row]]] = {}
-    for row in summary.good:
+    for row in summary.measured:
         for warning in row.warnings:
             kinds.setdefault(warning.kind, []).append((warning, row))
     worst = [(*max(of_kind, key=lambda pair: pair[0].severity), len(of_kind)) for of_kind in kinds.values()]
@@ -163,7 +163,7 @@ def warning_lines(summary: Summary) -> list[str]:
     for warning, row, count in sorted(worst, key=lambda entry: -entry[0].severity):
         more = f" and {pluralize(count - 1, 'more row')}" if count > 1 else ""
         place = f" ({series_prefix(row)}{workers_of(row)}, {row.data_size:,} samples{more})"
-        lines.append(f"{warning.text}{place if len(summary.good) > 1 else ''}: {warning.advice}")
+        lines.append(f"{warning.text}{place if len(summary.measured) > 1 else ''}: {warning.advice}")
     return lines
 
 

@@ -8,11 +8,16 @@ from dpexp.errors import pluralize
 from dpexp.report.sentences import percent
 
 MAX_ROWS = 200  # more are in results.csv only
+SPEEDUPS = {  # by head: the field that is shown, and the same with all time counted
+    "speedup": ("speedup", "overall_speedup"),
+    "over best sequential": ("best_sequential_speedup", "overall_best_sequential_speedup"),
+}
+OVERALL = "°"  # marks overall values among undisturbed ones
 
 FOOTNOTES = {
     "seconds": "seconds: time of one training (samples x time per sample)",
     "speedup": "speedup: over one process with as many threads as a worker",
-    "overall speedup": "overall speedup: counts all time; if it differs, seconds and speedup leave out disturbed steps",
+    "overall speedup": f"overall speedup: counts all time, like values with {OVERALL}; others leave out disturbed steps",
     "over best sequential": "over best sequential: speedup over one process with its best number of threads",
     "accuracy": "accuracy: on the test split after a whole training; in square brackets, that of one process",
 }
@@ -20,35 +25,47 @@ FOOTNOTES = {
 
 def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     """Return what all successful rows have in common, in words, and the other columns by head."""
-    rows = [text_cells(row) for row in summary.good[:MAX_ROWS]]
+    shown = summary.measured[:MAX_ROWS]
+    rows = [text_cells(row) for row in shown]
     columns = {head: tuple(row[head] for row in rows) for head in (rows[0] if rows else ())}
+    is_overall = {head: [_is_overall(row, head) for row in shown] for head in SPEEDUPS}
     common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
     text = "; ".join(f"{head}: {columns.pop(head)[0]}" for head in common)
     for head in ("over best sequential", "accuracy"):
         if set(columns.get(head, ())) == {"-"}:
             columns.pop(head)
-    if columns.get("overall speedup") == columns.get("speedup"):
+    if all(map(all, is_overall.values())):
         columns.pop("overall speedup", None)
+    else:
+        for head in SPEEDUPS & columns.keys():
+            cells = zip(columns[head], is_overall[head], strict=True)
+            columns[head] = tuple(f"{cell}{OVERALL if overall and cell != '-' else ''}" for cell, overall in cells)
     return text, columns
 
 
 def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     """Return the meaning of the shown columns."""
-    oversubscribed = any(row.oversubscribed for row in summary.good)
+    oversubscribed = any(row.oversubscribed for row in summary.measured)
     notes = [f"* more threads than the {summary.usable_cores} usable cores"] if oversubscribed else []
     notes += [note for head, note in FOOTNOTES.items() if head in heads]
-    threads = {(row.threads_per_worker, row.baseline_threads) for row in summary.good if row.baseline_threads}
+    threads = {(row.threads_per_worker, row.baseline_threads) for row in summary.measured if row.baseline_threads}
     if other := [
         f"{pluralize(baseline, 'thread')} (a worker has {threads_of_worker})"
         for threads_of_worker, baseline in sorted(threads)
         if threads_of_worker != baseline
     ]:
         notes = [note.replace("as many threads as a worker", " or ".join(other)) for note in notes]
-    for arguments in {row.baseline_arguments for row in summary.good} - {""}:
+    for arguments in {row.baseline_arguments for row in summary.measured} - {""}:
         notes = [note.replace("one process with", f"one process with {arguments} and") for note in notes]
-    if (more := len(summary.good) - MAX_ROWS) > 0:
+    if (more := len(summary.measured) - MAX_ROWS) > 0:
         notes.append(f"{more:,} more rows are in results.csv")
     return [*notes, "intervals: 95 %"] if heads else []
+
+
+def _is_overall(row: Row, head: str) -> bool:
+    """Whether the speedup in this column is overall, or unknown."""
+    shown, overall = (getattr(row, name) for name in SPEEDUPS[head])
+    return shown == overall or not shown.is_known
 
 
 def text_cells(row: Row) -> dict[str, str]:

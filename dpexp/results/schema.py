@@ -72,7 +72,7 @@ class Arm:
         return self.processes[0].threads
 
     @functools.cached_property
-    def step_seconds(self) -> np.ndarray:
+    def all_step_seconds(self) -> np.ndarray:
         """All timed steps (n,)."""
         return np.concatenate([np.asarray(turn) for turn in self.turns])
 

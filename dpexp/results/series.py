@@ -38,7 +38,7 @@ class SeriesMember:
         return json.dumps(self.settings)
 
     @cached_property
-    def family(self) -> str:
+    def comparison_key(self) -> str:
         """A key of jobs over the same process that differ only in workers, threads, data size or arguments."""
         differing = ("threads_per_worker", ARGUMENTS)
         shared = {name: value for name, value in self.settings.items() if not name.startswith(differing)}

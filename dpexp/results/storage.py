@@ -23,13 +23,13 @@ def write(result: JobResult, folder: Path) -> Path:
     """Write `result.json` into `folder`, all or nothing. Raises ResultError."""
     path = folder / FILE_NAME
     text = json.dumps(dataclasses.asdict(result), allow_nan=False)
-    with write_errors(path):
+    with explain_write_errors(path):
         write_atomically(path, text + "\n")
     return path
 
 
 @contextlib.contextmanager
-def write_errors(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> Iterator[None]:
     """Turn an OSError within into a ResultError that names `path`."""
     try:
         yield

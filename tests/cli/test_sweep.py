@@ -137,7 +137,7 @@ def test_the_splits_of_this_machines_cores_are_measured_and_compared(dpexp, tmp_
     quick = [text for text in TINY if "best_sequential" not in text and "repeats" not in text]
     outcome = dpexp("-m", "experiment=cores", *quick, "batch.scope=per_worker", "measurement.repeats=1")
     assert outcome.status == 0, outcome.err
-    rows, cores = aggregate([tmp_path / "out"]).good, usable_cores()
+    rows, cores = aggregate([tmp_path / "out"]).measured, usable_cores()
     assert {row.workers * row.threads_per_worker for row in rows} == {cores}
     assert {row.workers for row in rows} == {workers for workers in range(1, cores + 1) if cores % workers == 0}
     if cores == 2:  # both processes are in both jobs

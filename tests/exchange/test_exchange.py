@@ -174,7 +174,7 @@ def test_a_rank_that_does_not_come_is_named_by_who_notices_first():
 
 
 def go_on_without(rank, ranks):
-    """Rank 1 has left its last meeting, and another rank notices that before its next one."""
+    """Rank 1 has left its last exchange, and another rank notices that before its next one."""
     group = comm_hook.SharedMemoryGroup(None)
     group.peers._exited_ranks.append(1)
     with pytest.raises(RuntimeError, match="rank 1 exited while"):

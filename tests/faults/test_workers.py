@@ -44,14 +44,14 @@ MOMENTS = [
 ]
 
 
-def failure(folder, place, deed, victim, *overrides, in_turns=True):
+def failure(folder, place, action, victim, *overrides, in_turns=True):
     """The error of a job to whose worker something happens; it is what the result says, too.
 
     It happens in a segment, or else in the whole training that is made afterwards.
     """
     settings = fault_helpers.in_turns(place) if in_turns else IN_ONE_PIECE
     with pytest.raises(WorkerError) as caught:
-        run_job(folder, *overrides, *settings, launcher=Faulty(place, deed, victim, in_turns))
+        run_job(folder, *overrides, *settings, launcher=Faulty(place, action, victim, in_turns))
     recorded = storage.read(folder / storage.FILE_NAME)
     assert (recorded.status, recorded.error, recorded.details) == (
         "failed",
@@ -109,29 +109,29 @@ def test_memory_that_torch_cannot_have_is_the_cause(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("deed", [stop, spin], ids=lambda deed: deed.__name__)
-def test_a_hang_ends_with_the_stacks_of_all_workers(tmp_path, deed, kind):
-    in_turns, rank = KINDS[kind], int((deed is stop) == KINDS[kind])
+@pytest.mark.parametrize("action", [stop, spin], ids=lambda action: action.__name__)
+def test_a_hang_ends_with_the_stacks_of_all_workers(tmp_path, action, kind):
+    in_turns, rank = KINDS[kind], int((action is stop) == KINDS[kind])
     place = Place(TRAINING, COMPUTE, 4)
-    error = failure(tmp_path, place, deed, rank, "workers=2", "launch.timeout_seconds=1", in_turns=in_turns)
-    stopped = ", stopped by a signal" if deed is stop else ""
+    error = failure(tmp_path, place, action, rank, "workers=2", "launch.timeout_seconds=1", in_turns=in_turns)
+    stopped = ", stopped by a signal" if action is stop else ""
     assert f"rank {rank} {place}{stopped}" in str(error)
     assert f"rank {1 - rank} while training, in step 4, phase wait" in str(error)
     assert ("baseline: rank 0 while waiting for its turn" in str(error)) is in_turns
     assert "launch.timeout_seconds" in str(error)
-    victims, other = f"in {deed.__name__}\n", "barrier.py"
+    victims, other = f"in {action.__name__}\n", "barrier.py"
     assert victims in error.details, error.details
     assert other in error.details
     assert not children()
 
 
-@pytest.mark.parametrize("deed", [stop, spin], ids=lambda deed: deed.__name__)
-def test_a_hang_between_turns_is_seen_when_its_next_turn_comes(tmp_path, deed):
+@pytest.mark.parametrize("action", [stop, spin], ids=lambda action: action.__name__)
+def test_a_hang_between_turns_is_seen_when_its_next_turn_comes(tmp_path, action):
     place = Place(WAITING, visit=3)
-    error = failure(tmp_path, place, deed, 1, "workers=2", "launch.timeout_seconds=1")
-    stopped = ", stopped by a signal" if deed is stop else ""
+    error = failure(tmp_path, place, action, 1, "workers=2", "launch.timeout_seconds=1")
+    stopped = ", stopped by a signal" if action is stop else ""
     assert f"rank 1 {place}{stopped}" in str(error)
-    assert f"in {deed.__name__}\n" in error.details
+    assert f"in {action.__name__}\n" in error.details
     assert not children()
 
 
@@ -143,11 +143,11 @@ def test_progress_on_another_machine_prevents_a_hang_error():
     """That one makes progress for a while, then no more; the worker here never does."""
     exchanged = []
 
-    def exchange_progress(local):
+    def sync_progress(local):
         exchanged.append(local)
         return min(len(exchanged), 10)
 
-    remote = RemoteRanks(3, exchange_progress, lambda: [])
+    remote = RemoteRanks(3, sync_progress, lambda: [])
     with pytest.raises(WorkerError, match=r"no worker made progress for 0\.4 s: rank 3 while starting"):
         launch.launch(WorldSpec(hang, [()], remote=remote), timeout_seconds=0.4)
     assert len(exchanged) > 10

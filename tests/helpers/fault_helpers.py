@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 from basics import tiny
-from worker_actions import STEPS, Place, run_with_trap
+from worker_actions import STEPS, Place, run_and_act
 
 from dpexp.cli import resume as resume_command
 from dpexp.config.built_in import BuiltInConfig
@@ -60,11 +60,11 @@ def in_turns(place: Place) -> list[str]:
 
 
 class Faulty(LocalLauncher):
-    """Does the deed in one program of several workers: of the segments or of the whole trainings the n-th, from 0."""
+    """Does the action in one program of several workers: of the segments or of the whole trainings the n-th, from 0."""
 
-    def __init__(self, place: Place, deed: Any, victim: int, in_turns: bool = True, number: int = 0) -> None:
+    def __init__(self, place: Place, action: Any, victim: int, in_turns: bool = True, number: int = 0) -> None:
         super().__init__()
-        self._fault = partial(run_with_trap, place, deed, victim)
+        self._fault = partial(run_and_act, place, action, victim)
         self._in_turns, self._left = in_turns, number
 
     def target(self, name: str, spec: worker.TrainingSpec) -> Any:
@@ -96,12 +96,12 @@ def run_config(
     return True
 
 
-def faulty_model(folder: Path, deed: str, place: Place, victim: int, number: int = 0, training: int = 1) -> list[str]:
+def faulty_model(folder: Path, action: str, place: Place, victim: int, number: int = 0, training: int = 1) -> list[str]:
     """The overrides that choose worker_actions.build, as a fault in the n-th program of rank `victim`, from 1.
 
     Victim -1 is the main process, while it builds the model.
     """
-    arguments = {"deed": deed, "number": number, "victim": victim, "training": training, **vars(place)}
+    arguments = {"action": action, "number": number, "victim": victim, "training": training, **vars(place)}
     arguments["counter"] = folder / "counter"
     return [
         "model=custom",

@@ -122,7 +122,7 @@ def write_sweep(folder: Path, *results: JobResult) -> Path:
     return folder
 
 
-def in_spells(blocks: list[Block], name: str, times: float = 2.0, turns: int = 5) -> list[Block]:
+def in_bursts(blocks: list[Block], name: str, times: float = 2.0, turns: int = 5) -> list[Block]:
     """The same blocks, but somebody else's work makes these turns of an arm so many times as long, in each at another
     time."""
     slowed = []

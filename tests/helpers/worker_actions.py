@@ -113,9 +113,9 @@ def signal_all(number: int) -> None:
     os.killpg(os.getpgid(main_process()), number)
 
 
-class _Trap(heartbeat.Heartbeat):
+class _ActingHeartbeat(heartbeat.Heartbeat):
     place: Place
-    deed: Any
+    action: Any
     visits: int
 
     def begin_stage(self, stage: int) -> None:
@@ -135,21 +135,21 @@ class _Trap(heartbeat.Heartbeat):
         if (stage, steps + 1, phase) == (self.place.stage, self.place.step, self.place.phase):
             self.visits += 1
             if self.visits == self.place.visit:
-                self.deed()
+                self.action()
 
 
-def set_trap(place: Place, deed: Any) -> None:
-    """In a worker: do the deed as soon as this place is reached."""
+def act_at(place: Place, action: Any) -> None:
+    """In a worker: do the action as soon as this place is reached."""
     if place.stage == STARTING:
-        deed()
-    heartbeat.heartbeat.__class__ = _Trap
-    heartbeat.heartbeat.place, heartbeat.heartbeat.deed = place, deed  # type: ignore[attr-defined]
+        action()
+    heartbeat.heartbeat.__class__ = _ActingHeartbeat
+    heartbeat.heartbeat.place, heartbeat.heartbeat.action = place, action  # type: ignore[attr-defined]
     heartbeat.heartbeat.visits = 0  # type: ignore[attr-defined]
 
 
-def run_with_trap(place: Place, deed: Any, victim: int, rank: int, *arguments: Any) -> worker.WorkerReport:
+def run_and_act(place: Place, action: Any, victim: int, rank: int, *arguments: Any) -> worker.WorkerReport:
     if rank == victim:
-        set_trap(place, deed)
+        act_at(place, action)
     return worker.run(rank, *arguments)
 
 
@@ -162,7 +162,7 @@ def kill_main_and_stop() -> None:
     stop()
 
 
-def make_ruins(*arguments: Any, **named: Any) -> None:
+def leave_damaged_files(*arguments: Any, **named: Any) -> None:
     """Code that must never run: only a results folder names it."""
     Path("RUINS").touch()
 
@@ -170,7 +170,7 @@ def make_ruins(*arguments: Any, **named: Any) -> None:
 def build(
     input_shape: tuple[int, ...],
     classes: int,
-    deed: str,
+    action: str,
     number: int,
     stage: int,
     phase: int,
@@ -180,19 +180,19 @@ def build(
     training: int,
     counter: str,
 ) -> nn.Module:
-    """As a user's model in a config: in the worker that is the victim, in its n-th program, a deed at a place.
+    """As a user's model in a config: in the worker that is the victim, in its n-th program, a action at a place.
 
     A program is a segment or a whole training. The file `counter` gets a byte for each that this worker starts.
     """
-    deeds = {"signal_main": partial(signal_main, number), "signal_all": partial(signal_all, number)}
-    deeds["make_output_read_only"] = partial(make_read_only, Path(counter).parent / "out")
-    deeds["remove_output"] = partial(shutil.rmtree, Path(counter).parent / "out")
+    actions = {"signal_main": partial(signal_main, number), "signal_all": partial(signal_all, number)}
+    actions["make_output_read_only"] = partial(make_read_only, Path(counter).parent / "out")
+    actions["remove_output"] = partial(shutil.rmtree, Path(counter).parent / "out")
     if multiprocessing.current_process().name == f"dpexp-{victim}":
         with Path(counter).open("ab", buffering=0) as file:
             file.write(b".")
             number_of_program = file.tell()  # others may write at the same time
         if number_of_program == training:
-            set_trap(Place(stage, phase, step, visit), deeds.get(deed) or globals()[deed])
+            act_at(Place(stage, phase, step, visit), actions.get(action) or globals()[action])
     elif victim == -1 and multiprocessing.parent_process() is None:
         os.kill(os.getpid(), number)
     return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))

@@ -326,7 +326,7 @@ def test_a_script_is_measured_with_its_baseline_and_its_phases(dpexp, tmp_path, 
     assert set(block.arms["baseline"].phases) == set(PHASES)
     assert not any(process.by_ddp for process in block.arms["candidate"].processes)  # but in memory
     assert not result.trainings
-    (row,) = aggregate([tmp_path / "out"]).good
+    (row,) = aggregate([tmp_path / "out"]).measured
     assert row.samples_per_second == pytest.approx(10_000 / row.seconds.value)
     assert "accuracy" not in outcome.out
     assert {path.suffix for path in (tmp_path / "out" / "output").iterdir()} == {".out", ".err"}
@@ -368,7 +368,7 @@ def test_values_of_an_argument_are_measured_against_one_baseline_and_compared(dp
     command = f"script.command=python {TRAIN} --steps {{steps}}"
     outcome = dpexp("-m", *quick, command, "workers=1", "script.arguments.steps=800000,900000")
     assert outcome.status == 0, outcome.err
-    rows = aggregate([tmp_path / "out"]).good
+    rows = aggregate([tmp_path / "out"]).measured
     assert [(row.series, row.baseline_arguments) for row in rows] == [
         ("steps=800000", "steps=800000"),
         ("steps=900000", "steps=800000"),
@@ -422,7 +422,7 @@ def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, monkeypa
 def test_a_script_may_be_measured_with_gradients_exchanged_in_shared_memory(dpexp, tmp_path, left):
     outcome = dpexp(*QUICK, f"{FORK} --fault 'no hook'", "workers=2", "script.exchange=shared_memory")
     assert outcome.status == 0, outcome.err
-    (row,) = aggregate([tmp_path / "out"]).good
+    (row,) = aggregate([tmp_path / "out"]).measured
     assert row.exchange == "shared_memory"
     assert not left()
 
@@ -432,7 +432,7 @@ def test_a_script_may_be_measured_with_gradients_exchanged_in_shared_memory(dpex
 def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
     outcome = dpexp(*QUICK, FORK, "workers=2", "measurement.shared_memory=always")
     assert outcome.status == 0, outcome.err
-    (row,) = aggregate([tmp_path / "out"]).good
+    (row,) = aggregate([tmp_path / "out"]).measured
     assert row.shared_memory_speedup.is_known
     assert "With gradients exchanged in shared memory instead of over gloo, training is" in outcome.out
 

@@ -243,7 +243,7 @@ def test_a_silent_rank_is_reported(monkeypatch):
     for silent, other in ((0, 1), (1, 0)):
         channels = [torchrun_channel.Channel(environment, []) for environment in ranks(2)]
         channels[other].wait_until(lambda: silent in channels[other].seen)  # noqa: B023 - called here
-        monkeypatch.setattr(channels[silent], "_look", lambda store: None)
+        monkeypatch.setattr(channels[silent], "_exchange_facts", lambda store: None)
         with pytest.raises(WorkerError, match=rf"^rank {silent} has not responded for 0 s$"):
             channels[other].wait_until(lambda: False, 20)
         for channel in reversed(channels):  # rank 0 serves the store

@@ -9,7 +9,7 @@ from basics import SCRIPTS
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.config.job import CANDIDATE
 from dpexp.measurement import job
-from dpexp.measurement.trainer import TimedSteps
+from dpexp.measurement.trainer import ArmSteps
 from dpexp.processes.turn import Turn
 from testbed.delays import PHASES, Case, prepared
 
@@ -34,7 +34,7 @@ def test_a_delay_in_a_real_training_is_named(tmp_path, case, monkeypatch):
     monkeypatch.setattr("testbed.delays.SCRIPT", f"python {FORK} {{workers}} {{port}} testbed/delayed_script.py")
     config, launcher = prepared(case)
     with job.open_trainer(config, tmp_path, launcher).running({CANDIDATE: config}) as arms:
-        timed = TimedSteps([arms.run_turn(CANDIDATE, Turn(3, 2))], [3])
+        timed = ArmSteps([arms.run_turn(CANDIDATE, Turn(3, 2))], [3])
         for _ in range(4):
             arms.run_turn(CANDIDATE, Turn(2, 10, traced=True))
         arm = arms.end({CANDIDATE: timed})[CANDIDATE]

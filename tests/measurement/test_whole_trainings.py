@@ -11,7 +11,7 @@ from training_helpers import WHOLE, measured
 
 from dpexp.config.job import BASELINE, CANDIDATE
 from dpexp.launchers.local import LocalLauncher
-from dpexp.measurement.trainer import TimedSteps
+from dpexp.measurement.trainer import ArmSteps
 from dpexp.measurement.whole_trainings import WholeTrainings
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.results import storage
@@ -92,7 +92,7 @@ def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, ov
 def test_time_is_reserved_for_short_whole_trainings(settings, step_seconds, reserved, made):
     trainings = WholeTrainings(tiny("measurement.whole_trainings=auto", *settings, "measurement.max_seconds=9"))
     seconds = {CANDIDATE: step_seconds, BASELINE: 2 * step_seconds, "others": 100.0}
-    steps = {name: TimedSteps(step_seconds=one, min_step_seconds=one) for name, one in seconds.items()}
+    steps = {name: ArmSteps(step_seconds=one, min_step_seconds=one) for name, one in seconds.items()}
     assert trainings.reserve_seconds(steps) == pytest.approx(reserved)
     assert bool([*trainings.configs()]) is made
 

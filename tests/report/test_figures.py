@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from results_helpers import in_spells, result, write_sweep
+from results_helpers import in_bursts, result, write_sweep
 
 from dpexp.analysis.table import aggregate
 from dpexp.report.panels import Panels, shares, value_range
@@ -42,7 +42,7 @@ def test_a_bar_names_only_shares_with_room_for_a_number(tmp_path):
 def test_both_speedups_are_drawn_where_others_slowed_the_machine_down(tmp_path):
     one = result("workers=2", seconds=[1, 1, 1], baseline=[1.8, 1.8, 1.8])
     names = []
-    for number, blocks in enumerate((one.blocks, in_spells(one.blocks, "candidate"))):
+    for number, blocks in enumerate((one.blocks, in_bursts(one.blocks, "candidate"))):
         table = aggregate([write_sweep(tmp_path / str(number), replace(one, blocks=blocks))]).table
         axes = Figure().subplots()
         Panels(table).speedup_by_workers(axes, table)

@@ -163,7 +163,7 @@ def test_without_a_paired_baseline_as_many_blocks_are_made_as_asked_for_within_t
     blocks, took = measured(clock, Machine(clock, candidate=0.001), *settings, "measurement.precision=1e-9")
     assert len(blocks) == 3
     assert 0.8 * 9 <= took <= 9
-    lengths = [block.arms["candidate"].step_seconds.sum() for block in blocks]
+    lengths = [block.arms["candidate"].all_step_seconds.sum() for block in blocks]
     assert max(lengths) < 1.3 * min(lengths)  # the time is shared
 
 
@@ -201,7 +201,7 @@ def block_length(clock, start_seconds, noise):
     machine = Machine(clock, start_seconds, noise=noise, start_noise=0.0, baseline=0.001, candidate=0.001)
     variants = {"candidate": config, "baseline": config.baseline()}
     block = next(run_blocks(machine, lambda blocks: variants, job))
-    return sum(arm.step_seconds.sum() for arm in block.arms.values()), block
+    return sum(arm.all_step_seconds.sum() for arm in block.arms.values()), block
 
 
 @pytest.mark.parametrize("start_seconds", [0.2, 1.0, 4.0])
@@ -209,7 +209,7 @@ def block_length(clock, start_seconds, noise):
 def test_a_block_is_as_long_as_pays_beside_another_start(clock, start_seconds, noise):
     """Kalibera and Jones 2013: the root of the cost of a start times the variances' quotient."""
     seconds, block = block_length(clock, start_seconds, noise)
-    baseline, candidate = (block.arms[name].step_seconds for name in ("baseline", "candidate"))
+    baseline, candidate = (block.arms[name].all_step_seconds for name in ("baseline", "candidate"))
     a_second = sum((steps.std() / steps.mean()) ** 2 * steps.mean() * 2 for steps in (baseline, candidate))
     cost = start_seconds + END_SECONDS + 0.02  # and the warm-up's steps
     best = math.sqrt(cost * a_second) / START_STD
@@ -217,9 +217,9 @@ def test_a_block_is_as_long_as_pays_beside_another_start(clock, start_seconds, n
 
 
 def test_a_block_is_longer_where_starts_are_dear_or_steps_vary(clock):
-    short, dear, noisy = (
+    short, costly, noisy = (
         np.mean([block_length(clock, start, noise)[0] for _ in range(5)])
         for start, noise in ((0.2, 0.1), (5.0, 0.1), (0.2, 0.5))
     )
-    assert dear > 1.5 * short
+    assert costly > 1.5 * short
     assert noisy > 1.5 * short

@@ -1,4 +1,4 @@
-"""Properties of the efficiency tree."""
+"""Properties of the factors of efficiency."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from test_disturbance import found_in, spells, steady
+from test_disturbance import bursts, found_in, steady
 
 from dpexp.analysis.ratio_estimate import GROUPS, START_STD, estimate_turns_ratio, find_dispersion, pool_blocks
 
@@ -24,13 +24,13 @@ def noisy(generator, shape, deviation=0.02):
     return process(generator, shape) * np.exp(generator.normal(0, deviation, shape))
 
 
-def bursts(generator, shape, share):
+def long_turns(generator, shape, share):
     """Single turns that take longer, some by much."""
     return noisy(generator, shape) * (1 + (generator.random(shape) < share) * generator.exponential(0.5, shape))
 
 
-def spelled(generator, shape, share, more, length):
-    """Spells of somebody else's work, some turns long: a chain of two states."""
+def with_bursts(generator, shape, share, more, length):
+    """Bursts of somebody else's work, some turns long: a chain of two states."""
     busy = generator.random(shape[:-1]) < share
     seconds = noisy(generator, shape)
     for turn in range(shape[-1]):
@@ -70,14 +70,14 @@ def differing(generator, shape, times):
 # Both sides, and the true ratio of all their time.
 MACHINES = {
     "quiet": (noisy, noisy, 1.0),
-    "bursts, more of one side": (
-        functools.partial(bursts, share=0.1),
-        functools.partial(bursts, share=0.02),
+    "long turns, more of one side": (
+        functools.partial(long_turns, share=0.1),
+        functools.partial(long_turns, share=0.02),
         1.05 / 1.01,
     ),
-    "spells of one side": (functools.partial(spelled, share=0.2, more=0.5, length=6), noisy, 1.1),
-    "half of the time, in long spells of one side": (
-        functools.partial(spelled, share=0.5, more=1.0, length=20),
+    "bursts of one side": (functools.partial(with_bursts, share=0.2, more=0.5, length=6), noisy, 1.1),
+    "half of the time, in long bursts of one side": (
+        functools.partial(with_bursts, share=0.5, more=1.0, length=20),
         noisy,
         1.5,
     ),
@@ -88,10 +88,10 @@ MACHINES = {
     "rare long turns": (rarely_long, rarely_long, 1.0),
     "starts twice as different as usual": (*[functools.partial(differing, times=2.0)] * 2, 1.0),
 }
-# What falls short of 93 %, and how far: few starts can't show spells that are as long as they are, nor that starts
+# What falls short of 93 %, and how far: few starts can't show bursts that are as long as they are, nor that starts
 # differ more than is known from elsewhere, where no other job of a sweep tells it.
 LEAST = {
-    "spells of one side": 0.89,
+    "bursts of one side": 0.89,
     "starts twice as different as usual": 0.80,
 }
 
@@ -136,7 +136,7 @@ def test_jobs_of_a_sweep_share_their_dispersion():
     assert np.mean(alone) < 0.92
 
 
-@pytest.mark.parametrize("machine", ["quiet", "bursts, more of one side", "autocorrelated"])
+@pytest.mark.parametrize("machine", ["quiet", "long turns, more of one side", "autocorrelated"])
 def test_it_covers_although_its_width_decided_when_to_stop(machine):
     generator, held = np.random.default_rng(6), 0
     over, of, truth = MACHINES[machine]
@@ -152,7 +152,7 @@ def test_it_covers_although_its_width_decided_when_to_stop(machine):
     assert 0.93 <= held / TRIALS <= 0.99
 
 
-@pytest.mark.parametrize("sides", [(spells, steady), (steady, spells), (spells, spells)])
+@pytest.mark.parametrize("sides", [(bursts, steady), (steady, bursts), (bursts, bursts)])
 def test_the_undisturbed_interval_covers_what_a_quiet_machine_gives(sides):
     found = [found_in(*sides, seed) for seed in range(40)]
     known = [one.undisturbed for one in found if one.undisturbed is not None]

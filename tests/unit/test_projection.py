@@ -75,7 +75,7 @@ def test_from_several_exchanges_their_line_is_taken():
     assert StepModel(rows).project(8, Cluster()).speedup.value == pytest.approx(8 / 1.4)
 
 
-def test_stragglers_come_from_the_distribution_of_computation_times():
+def test_the_slowest_worker_comes_from_the_distribution_of_computation_times():
     """Of steps that take 1 s or, disturbed, 1.5 s, the slowest of many takes 1.5 s, where all steps count."""
     steps = ((1.0, 70), (1.5, 30))
     disturbed = {"steps": steps, "disturbed_share": 0.3}

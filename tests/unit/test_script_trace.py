@@ -126,7 +126,7 @@ def test_a_collective_within_forward_is_no_computation(now, monkeypatch):
     assert training.trace.end() == [(2, 3, 1, [(5, 6), (11, 0)])]
 
 
-def test_a_collective_that_waits_for_itself_is_one_meeting(now, monkeypatch):
+def test_a_collective_that_waits_for_itself_is_one_sync_point(now, monkeypatch):
     monkeypatch.setattr(torch.distributed.Work, "wait", lambda work: setattr(now, "seconds", now.seconds + 6))
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: torch.distributed.Work.wait(None))
     training = Training(now, monkeypatch)
@@ -169,7 +169,7 @@ def test_gradients_that_another_optimizer_updates_are_computed_too(now, monkeypa
     assert [step[:3] for step in training.trace.end()] == [(2, 7, 1)]
 
 
-def test_waiting_for_an_exchange_that_was_begun_before_is_a_meeting(now, monkeypatch):
+def test_waiting_for_an_exchange_that_was_begun_before_is_a_sync_point(now, monkeypatch):
     monkeypatch.setattr(torch.distributed.Work, "wait", lambda work: setattr(now, "seconds", now.seconds + 6))
     training = Training(now, monkeypatch)
     torch.distributed.Work.wait(None)
@@ -336,8 +336,8 @@ def test_no_hook_is_left(now, monkeypatch):
 
 
 def traced(*ranks):
-    """A step of processes with these meetings."""
-    return [(2.0, 3.0, 1.0, list(meetings)) for meetings in ranks]
+    """A step of processes with these sync points."""
+    return [(2.0, 3.0, 1.0, list(sync_points)) for sync_points in ranks]
 
 
 def turn(step):
@@ -345,13 +345,13 @@ def turn(step):
     return [[trace] for trace in step]
 
 
-def test_who_arrives_first_at_a_meeting_waits_there():
+def test_who_arrives_first_at_a_sync_point_waits_there():
     first, second = _phases_of_step(traced([(5.0, 4.0), (10.0, 1.0)], [(8.0, 1.0), (10.0, 1.0)]))
     assert (first["wait"], first["communicate"]) == (3, 2)
     assert (second["wait"], second["communicate"]) == (0, 2)
 
 
-def test_nobody_waits_longer_than_the_meeting_takes():
+def test_nobody_waits_longer_than_the_sync_point_takes():
     """As the source of a broadcast, which goes on before the others arrive."""
     assert _phases_of_step(traced([(5.0, 1.0)], [(9.0, 1.0)]))[0]["wait"] == 1
 

@@ -12,7 +12,7 @@ from results_helpers import (
     QUIET,
     arm,
     changed,
-    in_spells,
+    in_bursts,
     result,
     training,
     with_phases,
@@ -24,7 +24,7 @@ from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY
 from dpexp.errors import format_number
 from dpexp.report.answer import answer, details
 from dpexp.report.sentences import reasons, targets, warning_lines
-from dpexp.report.text_table import columns_of, footnotes
+from dpexp.report.text_table import OVERALL, columns_of, footnotes
 
 TWO = ["workers=2", "data.size=5000", "epochs=4"]
 
@@ -42,10 +42,10 @@ def explained(block):
     )
 
 
-def summary(tmp_path, *overrides, seconds=(1.0, 1.0, 1.0), baseline=(1.2, 1.2, 1.2), spells=(), **changes):
+def summary(tmp_path, *overrides, seconds=(1.0, 1.0, 1.0), baseline=(1.2, 1.2, 1.2), bursts=(), **changes):
     one = result(*TWO, *overrides, seconds=list(seconds), baseline=list(baseline), **changes)
-    for name in spells:
-        one = replace(one, blocks=in_spells(one.blocks, name))
+    for name in bursts:
+        one = replace(one, blocks=in_bursts(one.blocks, name))
     return aggregate([write_sweep(tmp_path, one)])
 
 
@@ -62,7 +62,7 @@ def test_the_answer_opens_with_what_to_do_and_one_number(tmp_path):
 
 
 def test_the_overall_speedup_decides_and_the_undisturbed_one_is_shown(tmp_path):
-    found = summary(tmp_path, spells=[CANDIDATE])
+    found = summary(tmp_path, bursts=[CANDIDATE])
     assert "2 workers reach 0.99 times (" in answer(found)[0]
     (said,) = [line for line in warning_lines(found) if "slowed down 21 % of the steps" in line]
     assert re.search(r": undisturbed, the speedup is 1\.20 \(.*\); with all time counted, it is 0\.99 \(", said)
@@ -76,7 +76,7 @@ def test_a_number_has_three_digits_and_no_exponent(value, text):
 
 
 def test_nothing_is_advised_where_neither_is_shown_to_be_faster(tmp_path):
-    headline, *_ = answer(summary(tmp_path, spells=[CANDIDATE]))
+    headline, *_ = answer(summary(tmp_path, bursts=[CANDIDATE]))
     assert headline.startswith("No clear gain: ")
     assert headline.endswith(" the best single process")
     assert len(words(headline)) <= 12
@@ -108,7 +108,7 @@ def test_what_would_help_is_the_largest_loss(tmp_path):
 
 def test_time_lost_to_other_programs_may_be_the_largest_loss(tmp_path):
     found = summary(tmp_path, change=explained)
-    (row,) = found.good
+    (row,) = found.measured
     overall = {"overall_speedup": row.speedup, "overall_best_sequential_speedup": row.best_sequential_speedup}
     slowed = replace(row, **{name: estimate.scaled(0.6) for name, estimate in overall.items()})
     *_, last = answer(replace(found, rows=[slowed]))
@@ -141,12 +141,19 @@ def test_both_speedups_are_in_the_table_where_they_differ(tmp_path):
     heads = columns_of(quiet)[1]
     assert "overall speedup" not in heads
     assert not any("disturbed steps" in note for note in footnotes(quiet, list(heads)))
-    found = summary(tmp_path / "restless", spells=[CANDIDATE])
+    found = summary(tmp_path / "restless", bursts=[CANDIDATE])
     _, columns = columns_of(found)
     assert columns["speedup"][0].startswith("1.20 (")
     assert columns["overall speedup"][0].startswith("0.99 (")
-    notes = footnotes(found, list(columns))
-    assert "overall speedup: counts all time; if it differs, seconds and speedup leave out disturbed steps" in notes
+    assert any(note.startswith("overall speedup: counts all time; ") for note in footnotes(found, list(columns)))
+
+
+def test_speedups_that_count_all_time_are_marked_among_undisturbed_ones(tmp_path):
+    one, other = (result(*TWO, f"data.size={size}", seconds=[1.0] * 3, baseline=[1.2] * 3) for size in (5000, 10000))
+    found = aggregate([write_sweep(tmp_path, one, replace(other, blocks=in_bursts(other.blocks, CANDIDATE)))])
+    _, columns = columns_of(found)
+    assert [cell.endswith(OVERALL) for cell in columns["speedup"]] == [True, False]
+    assert not any(cell.endswith(OVERALL) for cell in columns["overall speedup"])
 
 
 def test_without_several_workers_the_answer_is_what_a_training_takes(tmp_path):
@@ -227,7 +234,7 @@ def test_core_splits_are_compared_over_a_common_process(tmp_path):
         "Compared with the best single process: 2 workers x 2 threads, 1.60 times; 4 workers x 1 thread, 1.33 times; "
         "1 worker x 4 threads, 1.11 times."
     )
-    assert {row.best_sequential_threads for row in found.good} == {2}
+    assert {row.best_sequential_threads for row in found.measured} == {2}
 
 
 def test_splits_without_a_process_in_common_are_not_compared(tmp_path):
@@ -437,7 +444,7 @@ def test_the_worker_that_the_others_wait_for_is_named(tmp_path, longer, said):
     found = summary(tmp_path, change=late("wait", **longer))
     *_, last = answer(found)
     assert last.startswith(f"Largest loss of time: 28 % to waiting for rank 1, which {said}")
-    row = found.good[0]
+    row = found.measured[0]
     assert (row.slow_rank, row.slow_host, row.slow_phase, row.slow_share) == (1, "", next(iter(longer)), 1.0)
     assert row.slow_seconds == pytest.approx(5e-4)
 
@@ -466,7 +473,7 @@ def test_where_the_work_of_samples_differs_no_rank_is_named(tmp_path):
         return changed(other, candidate=replace(own, phases=swapped), baseline=replace(alone, phases=alone_phases))
 
     found = summary(tmp_path, baseline=(1.6, 1.6, 1.6), change=change)
-    assert (found.good[0].slow_rank, found.good[0].slow_phase) == (None, "compute")
+    assert (found.measured[0].slow_rank, found.measured[0].slow_phase) == (None, "compute")
     *_, last = answer(found)
     assert "waiting for a different worker in each step, which takes" in last
     assert last.endswith("samples need different amounts of work: put similar ones into the same batch.")

@@ -13,13 +13,13 @@ from dpexp.phases import USEFUL
 from dpexp.results.schema import Arm
 
 USUAL = {"data": 0.3e-3, "compute": 2e-3, "update": 0.2e-3}
-SPELL = 25  # steps, for which a core keeps its speed
+BURST = 25  # steps, for which a core keeps its speed
 
 
 def useful(random, workers: int = 2, steps: int = 60) -> dict[str, np.ndarray]:
     """The seconds of work (steps, workers) by phase: some steps take much longer, and cores are slow for some time."""
-    spells = random.choice([1.0, 1.3], (1 + steps // SPELL, workers), p=[0.7, 0.3])
-    speed = np.repeat(spells, SPELL, 0)[:steps]
+    bursts = random.choice([1.0, 1.3], (1 + steps // BURST, workers), p=[0.7, 0.3])
+    speed = np.repeat(bursts, BURST, 0)[:steps]
     return {
         phase: seconds * speed * np.exp(0.05 * random.standard_t(2, (steps, workers)).clip(-20, 60))
         for phase, seconds in USUAL.items()

@@ -217,7 +217,7 @@ def test_jobs_of_which_only_one_has_an_arm_are_pooled(tmp_path, lacking):
 
     whole = result("workers=2", seconds=[1, 1], baseline=[2, 2], change=with_best)
     other = result("workers=2", seconds=[1.01, 1.01], baseline=[2, 2], change=without)
-    (found,) = aggregate([write_sweep(tmp_path, whole, other)]).good
+    (found,) = aggregate([write_sweep(tmp_path, whole, other)]).measured
     assert found.repeats == 4
     assert found.speedup.value == pytest.approx(2, rel=0.02)
 

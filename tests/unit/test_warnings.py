@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from results_helpers import MACHINE, QUIET, TURNS, changed, in_spells, result, training, write_sweep
+from results_helpers import MACHINE, QUIET, TURNS, changed, in_bursts, result, training, write_sweep
 
 from dpexp.analysis.arm_statistics import ArmStatistics
 from dpexp.analysis.ratio_estimate import compare
@@ -22,12 +22,12 @@ SECONDS, BASES = [1.0, 1.01, 0.99, 1.0, 1.0], [1.8, 1.82, 1.78, 1.8, 1.8]
 
 
 def seen(
-    *overrides, seconds=SECONDS, baseline=BASES, machine=MACHINE, change=lambda block: block, spells=(), **changes
+    *overrides, seconds=SECONDS, baseline=BASES, machine=MACHINE, change=lambda block: block, bursts=(), **changes
 ):
     measured = result(*CALM, *overrides, seconds=seconds, baseline=baseline, change=change, **changes)
     blocks, config = measured.blocks, measured.config
-    for name in spells:
-        blocks = in_spells(blocks, name)
+    for name in bursts:
+        blocks = in_bursts(blocks, name)
     found = compare([blocks], BASELINE, CANDIDATE)
     sides = [
         ArmStatistics(one, found.blocks, name, limit, measured.trainings.get(name, []), blocks)
@@ -106,8 +106,8 @@ def test_a_precision_that_was_not_reached_is_told():
     assert "increase measurement.max_seconds (now 9)" in [warning.advice for warning in noticed]
 
 
-def test_slow_spells_that_moved_the_speedup_are_told_with_both_numbers():
-    (warning,) = [warning for warning in seen(spells=[CANDIDATE]) if warning.kind == "disturbed"]
+def test_slow_bursts_that_moved_the_speedup_are_told_with_both_numbers():
+    (warning,) = [warning for warning in seen(bursts=[CANDIDATE]) if warning.kind == "disturbed"]
     assert warning.text == "other programs or virtual machines slowed down 21 % of the steps"
     assert re.match(
         r"undisturbed, the speedup is 1\.80 \(1\.7\d to 1\.8\d\); with all time counted, it is 1\.49 \(",
@@ -115,13 +115,13 @@ def test_slow_spells_that_moved_the_speedup_are_told_with_both_numbers():
     )
 
 
-def test_slow_spells_are_told_of_the_side_that_they_hit_more():
-    (warning,) = [warning for warning in seen(spells=[BASELINE]) if warning.kind == "disturbed"]
+def test_slow_bursts_are_told_of_the_side_that_they_hit_more():
+    (warning,) = [warning for warning in seen(bursts=[BASELINE]) if warning.kind == "disturbed"]
     assert warning.text == "other programs or virtual machines slowed down 21 % of the steps"
 
 
 def test_no_disturbance_warning_if_the_speedup_is_unchanged():
-    assert [warning.kind for warning in seen(spells=[BASELINE, CANDIDATE])] == []
+    assert [warning.kind for warning in seen(bursts=[BASELINE, CANDIDATE])] == []
 
 
 def test_in_a_container_the_hosts_other_programs_are_not_counted():
@@ -175,10 +175,10 @@ SAMPLES = {"halves": {CANDIDATE: 32, BASELINE: 64}, "the same": {CANDIDATE: 64, 
 def test_a_wrong_batch_scope_replaces_the_headline(tmp_path, samples, scope, is_told):
     found = aggregate([write_sweep(tmp_path, of_script(SAMPLES[samples], scope=scope))])
     other = {"per_worker": "global", "global": "per_worker"}[scope]
-    assert any(f"set batch.scope={other}" in str(warning) for warning in found.good[0].warnings) == is_told
+    assert any(f"set batch.scope={other}" in str(warning) for warning in found.measured[0].warnings) == is_told
     assert answer(found)[0].startswith("No speedup is known: in a step, the model receives") == is_told
 
 
 def test_a_baseline_that_exchanges_gradients_with_nobody_is_told(tmp_path):
     found = aggregate([write_sweep(tmp_path, of_script(SAMPLES["the same"], exchanges=True))])
-    assert "set script.baseline_command to a plain command" in str(found.good[0].warnings[0])
+    assert "set script.baseline_command to a plain command" in str(found.measured[0].warnings[0])

@@ -53,10 +53,10 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     All time counts. Each speedup is drawn from its interval (log-normal). An option with more threads than cores is
     compared only if it is surely the fastest. None if no row other than baselines has an interval.
     """
-    several = [row for row in rows if not row.is_self_comparison and not math.isnan(row.overall_speedup.low)]
-    if not several:
+    compared = [row for row in rows if not row.is_self_comparison and not math.isnan(row.overall_speedup.low)]
+    if not compared:
         return None
-    options = _options(several)
+    options = _options(compared)
     wins = np.bincount(np.argmax([option.log_speeds for option in options], 0), minlength=len(options)) / DRAWS
     options = [
         option
@@ -82,21 +82,21 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     )
 
 
-def _options(several: Sequence[Row]) -> list[_Option]:
+def _options(compared: Sequence[Row]) -> list[_Option]:
     """Return the options: one process, one process with the best number of threads, and each number of workers."""
     generator = np.random.default_rng(0)
-    threads = several[0].baseline_threads or several[0].threads_per_worker or 1
-    arguments = f" and {several[0].baseline_arguments}" if several[0].baseline_arguments else ""
+    threads = compared[0].baseline_threads or compared[0].threads_per_worker or 1
+    arguments = f" and {compared[0].baseline_arguments}" if compared[0].baseline_arguments else ""
     options = [_Option(_process(threads) + arguments, None, threads, np.zeros(DRAWS))]
-    drawn = [_draws(row.overall_speedup, generator) for row in several]
-    known = [at for at, row in enumerate(several) if not math.isnan(row.overall_best_sequential_speedup.low)]
+    drawn = [_draws(row.overall_speedup, generator) for row in compared]
+    known = [at for at, row in enumerate(compared) if not math.isnan(row.overall_best_sequential_speedup.low)]
     if known:
-        best = min(known, key=lambda at: several[at].overall_best_sequential_speedup.precision)
-        best_threads = several[best].best_sequential_threads or threads
+        best = min(known, key=lambda at: compared[at].overall_best_sequential_speedup.precision)
+        best_threads = compared[best].best_sequential_threads or threads
         if best_threads != threads:
-            over = _draws(several[best].overall_best_sequential_speedup, generator)  # measured in pairs with it
+            over = _draws(compared[best].overall_best_sequential_speedup, generator)  # measured in pairs with it
             options.append(_Option(_process(best_threads) + arguments, None, best_threads, drawn[best] - over))
-    for row, log_speeds in zip(several, drawn, strict=True):
+    for row, log_speeds in zip(compared, drawn, strict=True):
         workers = row.workers or 1
         busy = (1 if row.strategy in ONE_PROCESS else workers) * (row.threads_per_worker or 1)
         options.append(_Option(row.option, row, busy, log_speeds))

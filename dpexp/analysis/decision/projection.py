@@ -61,11 +61,11 @@ class StepModel:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         """Raises ValueError if the rows lack phases."""
-        good = [row for row in rows if row.status == "ok" and not row.oversubscribed]
-        good = [row for row in good if row.strategy not in ONE_PROCESS]
-        known = {row.workers or 0: row for row in sorted(good, key=lambda row: row.workers or 0)}
-        several = {workers: row for workers, row in known.items() if workers > 1 and len(row.phases) == len(PHASES)}
-        self._parts = {workers: _parts(row) for workers, row in several.items()}
+        usable = [row for row in rows if row.status == "ok" and not row.oversubscribed]
+        usable = [row for row in usable if row.strategy not in ONE_PROCESS]
+        known = {row.workers or 0: row for row in sorted(usable, key=lambda row: row.workers or 0)}
+        with_phases = {workers: row for workers, row in known.items() if workers > 1 and len(row.phases) == len(PHASES)}
+        self._parts = {workers: _parts(row) for workers, row in with_phases.items()}
         self._rows = {workers: row for workers, row in known.items() if workers == 1 or workers in self._parts}
         first = next((self._rows[workers] for workers in [*self._parts, *self._rows]), None)
         if first is None or not first.baseline_compute or not first.baseline_phases:

@@ -19,7 +19,14 @@ from typing import Any
 
 OPTIMIZER, DDP = "torch.optim.optimizer", "torch.nn.parallel.distributed"
 EXCHANGE = "DPEXP_SCRIPT_EXCHANGE"  # the folder that contains dpexp, if gradients are exchanged in shared memory
-SETTINGS = (".yaml", ".yml", ".json", ".toml", ".ini", ".cfg")  # endings of files whose content a training depends on
+SETTINGS_ENDINGS = (
+    ".yaml",
+    ".yml",
+    ".json",
+    ".toml",
+    ".ini",
+    ".cfg",
+)  # endings of files whose content a training depends on
 
 
 class _Watch(importlib.abc.MetaPathFinder):
@@ -35,7 +42,7 @@ class _Watch(importlib.abc.MetaPathFinder):
     def _on_event(self, event: str, arguments: Any) -> None:
         if event == "open" and self._read is not None:
             path, mode = arguments[0], arguments[1] or ""
-            if isinstance(path, str) and path.endswith(SETTINGS) and mode.startswith("r") and "+" not in mode:
+            if isinstance(path, str) and path.endswith(SETTINGS_ENDINGS) and mode.startswith("r") and "+" not in mode:
                 self._read.add(os.path.abspath(path))  # noqa: PTH100
 
     def _end(self) -> set[str]:

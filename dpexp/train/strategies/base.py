@@ -60,7 +60,7 @@ class Strategy:
         self.optimizers = [Optimizer(optimizer, lr, parameters) for parameters in self._parameters_by_optimizer]
 
     def begin_step(self) -> None:
-        """Return when it is this process's turn and the parameters are up to date. Called before a step's data."""
+        """Return when this process may compute and the parameters are up to date. Called before a step's data."""
 
     def update(self) -> None:
         """Add up the replicas' gradients, make one optimizer update everywhere, clear the gradients.
@@ -80,7 +80,7 @@ class Strategy:
 
 
 class Emulated(Strategy):
-    """One process emulates all workers in turn, each with a replica and an optimizer, as in data parallelism.
+    """One process computes for all workers, one after the other, each with a replica and an optimizer.
 
     Its parameters are the reference for synchronous data parallelism; its time is the cost without parallelism.
     """
@@ -88,13 +88,13 @@ class Emulated(Strategy):
     def _connect(self, shared: Any) -> None:
         self._models += [copy.deepcopy(self._models[0]) for _ in range(self._config.workers - 1)]
         self.replicas = tuple(Replica(rank, model) for rank, model in enumerate(self._models))
-        self._trained = [[p for p in model.parameters() if p.requires_grad] for model in self._models]
-        self._parameters_by_optimizer = self._trained
+        self._trainable = [[p for p in model.parameters() if p.requires_grad] for model in self._models]
+        self._parameters_by_optimizer = self._trainable
 
     def update(self) -> None:
         """Sum the gradients in rank order; each replica's optimizer gets a copy."""
         self.recorder.begin_phase(COMMUNICATE)
-        totals, *others = [take_gradients(parameters) for parameters in self._trained]
+        totals, *others = [take_gradients(parameters) for parameters in self._trainable]
         for gradients in others:
             for total, gradient in zip(totals, gradients, strict=True):
                 total += gradient

@@ -83,7 +83,7 @@ class SyncDataParallel(Strategy):
         self.barrier()
 
     def begin_step(self) -> None:
-        """Wait for this rank's turn on its core; then all parameters are up to date."""
+        """Wait until this rank may compute on its core; then all parameters are up to date."""
         if self._core_share is not None:
             self.recorder.begin_phase(WAIT)
             self._core_share.wait()

@@ -11,11 +11,11 @@ import pytest
 from basics import TINY
 from programs import Program
 
-from dpexp.machine.exclusive import exclusive
+from dpexp.machine.measurement_lock import measurement_lock
 
 HOLDER = """
-from dpexp.machine.exclusive import exclusive
-with exclusive(print):
+from dpexp.machine.measurement_lock import measurement_lock
+with measurement_lock(print):
     print("held", flush=True)
     input()
 """
@@ -48,29 +48,29 @@ def test_a_holder_that_is_killed_leaves_nothing_behind(name):
         seen.append(process)
         os.kill(process, signal.SIGKILL)
 
-    with exclusive(kill):
+    with measurement_lock(kill):
         assert seen == [holder.pid]
     holder.communicate()
-    with exclusive(never):
+    with measurement_lock(never):
         pass
 
 
 def test_another_name_is_another_lock(name, monkeypatch):
-    with exclusive(never):
+    with measurement_lock(never):
         monkeypatch.setenv("DPEXP_LOCK", f"{name}/other")
-        with exclusive(never):
+        with measurement_lock(never):
             pass
 
 
 def test_without_a_name_there_is_no_lock(monkeypatch):
     monkeypatch.setenv("DPEXP_LOCK", "")
-    with exclusive(never), exclusive(never):
+    with measurement_lock(never), measurement_lock(never):
         pass
 
 
 @pytest.mark.slow
 def test_a_second_command_waits_and_says_for_whom(name, tmp_path):
-    with exclusive(never):
+    with measurement_lock(never):
         command = started("-m", "dpexp", *TINY, f"hydra.run.dir={tmp_path}/out")
         assert command.stderr.readline() == WAITS.format(os.getpid())
         assert not (tmp_path / "out" / "result.json").exists()
@@ -82,7 +82,7 @@ def test_a_second_command_waits_and_says_for_whom(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_command_that_waits_can_be_interrupted(name, tmp_path, number, status):
-    with exclusive(never):
+    with measurement_lock(never):
         command = started("-m", "dpexp", *TINY, f"hydra.run.dir={tmp_path}/out")
         assert command.stderr.readline() == WAITS.format(os.getpid())
         command.send_signal(number)

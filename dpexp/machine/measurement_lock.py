@@ -16,7 +16,7 @@ LOCK_VARIABLE, DEFAULT = "DPEXP_LOCK", "dpexp"
 
 
 @contextlib.contextmanager
-def exclusive(on_wait: Callable[[int], None]) -> Iterator[None]:
+def measurement_lock(on_wait: Callable[[int], None]) -> Iterator[None]:
     """Let no other dpexp on this machine measure while the context is open.
 
     While another one does, wait until it has ended; `on_wait` receives its process id. The environment variable
