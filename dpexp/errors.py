@@ -1,4 +1,7 @@
-"""The errors that dpexp raises on purpose. Each message is one line: the value, the rule, the choices."""
+"""The errors that dpexp raises on purpose, and how numbers and text are written in messages.
+
+Each message is one line: the value, the rule, the choices.
+"""
 
 BAD_INPUT, FAILED = 2, 1  # exit statuses
 USER_CODE_ERRORS = (Exception, SystemExit, KeyboardInterrupt)  # dpexp's own Ctrl-C is different, see machine.signals

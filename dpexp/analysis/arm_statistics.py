@@ -131,8 +131,8 @@ class ArmStatistics:
         return tuple(step[0] for steps in arms for step in steps)
 
     def _training(self, step: PooledLog) -> Estimate:
-        of_steps, between = step.estimate().scaled(self.steps), self.between_epochs_seconds
-        return Estimate(of_steps.value + between, of_steps.low + between, of_steps.high + between)
+        steps, between = step.estimate().scaled(self.steps), self.between_epochs_seconds
+        return Estimate(steps.value + between, steps.low + between, steps.high + between)
 
 
 def mean_of_known(values: Sequence[float | None]) -> float:

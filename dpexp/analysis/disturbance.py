@@ -69,10 +69,10 @@ def _limit_sensitivity(blocks: Sequence[Block], names: tuple[str, str], limits: 
         means = []
         for name, limit in zip(names, limits, strict=True):
             steps = np.concatenate([block.arms[name].all_step_seconds for block in blocks])
-            short = steps[steps <= limit * moved / UNDISTURBED_RATIO]
-            if not len(short):
+            undisturbed = steps[steps <= limit * moved / UNDISTURBED_RATIO]
+            if not len(undisturbed):
                 return math.inf
-            means.append(short.mean())
+            means.append(undisturbed.mean())
         logs.append(math.log(means[0] / means[1]))
     return abs(logs[1] - logs[0])
 

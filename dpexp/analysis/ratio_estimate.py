@@ -5,7 +5,7 @@ ratio of a block is that of their mean seconds per sample. Its variance follows 
 rounds shifts it, and from the correlation of neighbouring groups, both over all blocks. Blocks differ by more, as each
 has new processes: a job's few blocks show this spread only roughly, so it is moderated (Smyth 2004, "Linear
 models and empirical Bayes methods"): it is combined with PRIOR_DOF blocks of the expected spread. A block's
-weight depends on its number of steps, not on their variance, else calm blocks would count more than others.
+weight depends on its number of steps, not on their variance, else undisturbed blocks would count more than others.
 """
 
 import dataclasses
@@ -79,11 +79,11 @@ def variance_per_step(blocks: Sequence[LogEstimate]) -> tuple[float, float]:
     correlation = min(max(0.0, products / (sum(squares) or 1.0) + len(known) / groups), MAX_CORRELATION)
     effective_share = (1 - correlation) / (1 + correlation)
     effective = [max(2.0, block.groups * effective_share) for block in known]  # the mean uses up one degree of freedom
-    of_step = [
+    per_step = [
         square * count / (count - 1) * block.steps
         for square, count, block in zip(squares, effective, known, strict=True)
     ]
-    return float(np.mean(of_step)) / effective_share, groups * effective_share
+    return float(np.mean(per_step)) / effective_share, groups * effective_share
 
 
 def estimate_turns_ratio(baseline: Turns, candidate: Turns, limits: Limits = NO_LIMITS) -> LogEstimate | None:
@@ -102,9 +102,11 @@ def estimate_log_seconds(turns: Turns, limit: float = math.inf) -> LogEstimate |
     """Return the log of an arm's seconds per step; None if it has no step up to the limit."""
     times = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
     groups = np.arange(len(turns)) * min(GROUPS, len(turns)) // len(turns)
-    of_steps = np.repeat(groups, [len(turn) for turn in turns])
+    group_of_step = np.repeat(groups, [len(turn) for turn in turns])
     kept = times <= limit
-    seconds, steps = (np.bincount(of_steps, values, groups[-1] + 1) for values in (np.where(kept, times, 0.0), kept))
+    seconds, steps = (
+        np.bincount(group_of_step, values, groups[-1] + 1) for values in (np.where(kept, times, 0.0), kept)
+    )
     if not steps.sum():
         return None
     mean = seconds.sum() / steps.sum()

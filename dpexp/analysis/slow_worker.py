@@ -42,11 +42,11 @@ def find_slow_worker(arms: Sequence[Arm], baseline: Sequence[Arm]) -> dict[str, 
             "slow_seconds": float(np.median(longer_seconds)),
             "slow_loss": float(np.median(longer_seconds / seconds)),
         }
-    of_last = np.median(longer[np.arange(len(late)), late.argmax(1)], 0)
-    phase, lateness = int(of_last.argmax()), np.median(late.max(1))
-    is_late = lateness > MIN_DELAY * np.median(seconds) and of_last[phase] > lateness / 2
+    longer_in_last = np.median(longer[np.arange(len(late)), late.argmax(1)], 0)
+    phase, lateness = int(longer_in_last.argmax()), np.median(late.max(1))
+    is_late = lateness > MIN_DELAY * np.median(seconds) and longer_in_last[phase] > lateness / 2
     if is_late and _differs_by_samples(phase, lateness / 2, [arm for arm in baseline if arm.phases]):
-        return {"slow_phase": USEFUL[phase], "slow_seconds": float(of_last[phase])}
+        return {"slow_phase": USEFUL[phase], "slow_seconds": float(longer_in_last[phase])}
     return {}
 
 

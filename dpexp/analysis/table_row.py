@@ -29,7 +29,7 @@ class Row:
     data: str | None = None
     data_size: int | None = None  # training samples of an epoch, of all workers together
     data_scope: str | None = None
-    exchange: str = ""  # gradient exchange of DistributedDataParallel: gloo, shared_memory; "": a script's own
+    exchange: str = ""  # of ddp and scripts: gloo, shared_memory; "": not chosen here
     batch_scope: str | None = None
     local_batch_size: int | None = None
     global_batch_size: int | None = None
@@ -50,7 +50,7 @@ class Row:
     baseline_trained_seconds: float = math.nan
     speedup: Estimate = UNKNOWN  # undisturbed if other programs slowed steps down, else overall
     overall_speedup: Estimate = UNKNOWN  # the speedup with all time counted
-    disturbed_share: float = math.nan  # share of steps that were left out of `speedup`
+    disturbed_share: float = math.nan  # share of steps that `speedup` leaves out
     efficiency: Estimate = UNKNOWN
     best_sequential_threads: int | None = None
     best_sequential_seconds: float = math.nan

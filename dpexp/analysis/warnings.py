@@ -63,7 +63,7 @@ def _precision_warnings(
     config: JobConfig, blocks: Sequence[Block], comparison: Comparison
 ) -> Iterator[MeasurementWarning]:
     settings = config.measurement
-    turns = sum(len(block.arms[CANDIDATE].turns) for block in blocks)  # all other arms have as many
+    turns = sum(len(block.arms[CANDIDATE].turns) for block in blocks)  # the baseline has as many
     if turns < MIN_TURNS:
         seconds = sum(block.wall_seconds for block in blocks)
         text = f"there was time for only {pluralize(turns, 'turn')} of each training"
@@ -79,9 +79,9 @@ def _precision_warnings(
 def _disturbance_warnings(comparison: Comparison) -> Iterator[MeasurementWarning]:
     if comparison.undisturbed is not None:
         text = f"other programs or virtual machines slowed down {100 * comparison.disturbed_share:.0f} % of the steps"
-        calm, overall = comparison.undisturbed, comparison.overall
-        advice = f"undisturbed, the speedup is {calm:.2f}; with all time counted, it is {overall:.2f}"
-        off = abs(math.log(overall.value / calm.value))
+        undisturbed, overall = comparison.undisturbed, comparison.overall
+        advice = f"undisturbed, the speedup is {undisturbed:.2f}; with all time counted, it is {overall:.2f}"
+        off = abs(math.log(overall.value / undisturbed.value))
         yield from _above(DISTURBANCE, off, "disturbed", text, advice)
 
 

@@ -63,7 +63,7 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> J
         isinstance(config, BuiltInConfig) and config.checkpoint and not (folder / CHECKPOINT).exists()
     )
     if is_checkpoint_missing and result.status != "diverged":
-        result = replace(result, status="unfinished", trainings={})  # one of these writes it
+        result = replace(result, status="unfinished", trainings={})  # a whole training writes it
     same_code = result.environment.code_sha256 == environment.code_sha256
     if result.status == "diverged" or not result.blocks or not (result.status == "ok" or same_code):
         return None

@@ -22,15 +22,15 @@ def cause(lines: Iterable[str]) -> str:
     Among errors caused elsewhere, one about a lost process is more useful than a launcher's.
     """
     texts = [text for text in (_RANK.sub("", line.strip()) for line in lines) if re.search(r"\w", text)]
-    deaths, errors, in_traceback = [], [], False
+    fatal_errors, errors, in_traceback = [], [], False
     for text, following in itertools.pairwise([*texts, ""]):
         in_traceback |= text.startswith("Traceback (most recent call last)")
         if _REFUSED.match(text) or (_ERROR.match(text) and not following.startswith(_CHAINED)):
             errors.append(text)
             if in_traceback or _REFUSED.match(text):
-                deaths.append(text)
+                fatal_errors.append(text)
             in_traceback = False
-    causes, others = ([text for text in group if not _SECONDARY.search(text)] for group in (deaths, errors))
+    causes, others = ([text for text in group if not _SECONDARY.search(text)] for group in (fatal_errors, errors))
     lost = [text for text in errors if lost_peer(text)]
     return next(iter([*causes, *others[-1:], *lost, *errors[-1:], *texts[-1:]]), "")
 

@@ -82,12 +82,12 @@ def _wait_for_first_steps(
     """Return when each process of each command waits at the end of its first step. Raises WorkerError."""
 
     def introduce(listener: socket.socket) -> None:
-        end = _accept(listener, listeners[listener])
-        if end is not None and wait_until(end.poll, timeout_seconds, lambda: [end]):
+        connection = _accept(listener, listeners[listener])
+        if connection is not None and wait_until(connection.poll, timeout_seconds, lambda: [connection]):
             with contextlib.suppress(EOFError, OSError):  # it died: `check_start` reports that
-                introduction: Introduction = end.recv()
+                introduction: Introduction = connection.recv()
                 number = int(introduction["mark"].split(".")[1])
-                running[number].introduce(end, introduction, is_remote=bool(listeners[listener]))
+                running[number].introduce(connection, introduction, is_remote=bool(listeners[listener]))
 
     def missing() -> list[int]:
         for command in running:
@@ -100,15 +100,15 @@ def _wait_for_first_steps(
 
 def _accept(listener: socket.socket, key: bytes) -> Connection | None:
     """Return the next connection; None if it is another user's, or comes from a machine without the key."""
-    end, _ = listener.accept()
+    accepted, _ = listener.accept()
     if not key:
-        if is_of_this_user(end):
-            return Connection(end.detach())
-        end.close()
+        if is_of_this_user(accepted):
+            return Connection(accepted.detach())
+        accepted.close()
         return None
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", HANDSHAKE_SECONDS, 0))
-    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    remote = Connection(end.detach())
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", HANDSHAKE_SECONDS, 0))
+    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    remote = Connection(accepted.detach())
     try:
         connection.deliver_challenge(remote, key)
         connection.answer_challenge(remote, key)

@@ -76,8 +76,8 @@ class LocalLauncher:
             turn_pipes, worlds = {}, []
             for name, spec in specs.items():
                 receiver, turn_pipes[name] = Pipe(duplex=False)
-                for end in (receiver, turn_pipes[name]):
-                    cleanup.callback(end.close)
+                for connection in (receiver, turn_pipes[name]):
+                    cleanup.callback(connection.close)
                 worlds.append(self._world_spec(cleanup, name, spec, receiver))
             with running_worlds(worlds, first.config.launch.timeout_seconds) as processes:
                 yield RunningSegments(processes, turn_pipes)

@@ -151,9 +151,9 @@ class RunningCommand:
         waiting = {rank.connection: rank for rank in self.ranks}
         answers: dict[int, Any] = {}
 
-        def receive(end: Connection) -> None:
-            message = end.recv()
-            rank = waiting.pop(end)
+        def receive(connection: Connection) -> None:
+            message = connection.recv()
+            rank = waiting.pop(connection)
             if isinstance(message, int):
                 rank.total_steps = message
                 raise EOFError
@@ -165,8 +165,8 @@ class RunningCommand:
 
         self.processes.send(signal.SIGCONT)
         try:
-            for end in waiting:
-                end.send(question)
+            for connection in waiting:
+                connection.send(question)
             answered = wait_until(done, self._timeout_seconds, lambda: waiting, receive, lambda: len(waiting))
         except (EOFError, OSError):  # one has ended, perhaps while it slept
             raise self._end_error() from None

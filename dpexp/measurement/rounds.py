@@ -12,7 +12,7 @@ from dpexp.processes.turn import Turn
 MIN_WARMUP_STEPS = 2  # to learn how long a step takes
 WARMUP_SECONDS = 0.5  # after which no more warm-up steps are made
 LONG_STEP_RATIO = 10  # if a step is at least this many times untimed_seconds, no untimed steps are needed
-JITTER = 0.25  # random change of a turn's length: turns must not synchronize with what a program does every n steps
+JITTER = 0.25  # random change of a turn's length: turns must not synchronize with what an arm does every n steps
 MIN_ROUNDS = 2
 
 

@@ -18,8 +18,8 @@ from dpexp.launchers.command_processes import CommandSpec
 from dpexp.launchers.commands import Hosts, running_commands
 from dpexp.launchers.running_command import RunningCommand, StepTrace
 from dpexp.measurement.trainer import ArmSteps, Pace
-from dpexp.phases import PHASES
-from dpexp.processes.turn import MAX_PHASE_STEPS, Turn
+from dpexp.phases import MAX_PHASE_STEPS, PHASES
+from dpexp.processes.turn import Turn
 from dpexp.results.schema import Arm, Process
 from dpexp.results.storage import explain_write_errors
 

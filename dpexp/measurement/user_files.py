@@ -68,7 +68,7 @@ def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
 
 
 def refuse_changes(names: Sequence[str]) -> None:
-    """Raise DataError if any files were edited since the command started: each training loads its files again."""
+    """Raise DataError if there are any: each training loads its files again, so all must find the same content."""
     if names:
         raise DataError(
             f"{', '.join(names)} changed while this command was running; start it again, and edit only copies meanwhile"

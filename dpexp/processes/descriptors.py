@@ -32,9 +32,9 @@ class Descriptor:
         return _rebuild, (type(self), reduction.DupFd(self.fd))
 
 
-def is_of_this_user(end: socket.socket) -> bool:
+def is_of_this_user(connection: socket.socket) -> bool:
     """Whether the process at the other end of a Unix socket belongs to this process's user."""
-    credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return bool(struct.unpack("3i", credentials)[1] == os.getuid())
 
 

@@ -76,8 +76,8 @@ def start_process(
     """
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
-    life = (target, rank, arguments, monitor, sender)
-    process = context.Process(target=_main, args=life, name=f"dpexp-{rank}", daemon=True)
+    of_main = (target, rank, arguments, monitor, sender)
+    process = context.Process(target=_main, args=of_main, name=f"dpexp-{rank}", daemon=True)
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")  # else the worker would run the main program a second time
     try:

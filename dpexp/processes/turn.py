@@ -1,17 +1,15 @@
-"""A turn: the message with which dpexp lets a program train, a built-in training or a script.
+"""A turn: the message with which dpexp lets an arm make some steps, whether it is a built-in training or a script.
 
-All other programs of a block sleep meanwhile. The program answers with the times of its steps, and sleeps until its
-next turn. A script's processes receive a turn as a tuple (see script_hook/dpexp_clock.py).
+All other arms of a block sleep meanwhile. The arm answers with the times of its steps, and sleeps until its next turn.
+A script's processes receive a turn as a tuple (see script_hook/dpexp_clock.py).
 """
 
 from dataclasses import dataclass
 
-MAX_PHASE_STEPS = 256  # steps of an arm in a block whose phases are kept, at most
-
 
 @dataclass(frozen=True)
 class Turn:
-    """The steps that a program may make: first untimed ones, since caches have to be filled again."""
+    """The steps that an arm may make: first untimed ones, since caches have to be filled again."""
 
     untimed_steps: int
     timed_steps: int

@@ -17,7 +17,7 @@ OVERALL = "°"  # marks overall values among undisturbed ones
 FOOTNOTES = {
     "seconds": "seconds: time of one training (samples x time per sample)",
     "speedup": "speedup: over one process with as many threads as a worker",
-    "overall speedup": f"overall speedup: counts all time, like values with {OVERALL}; others leave out disturbed steps",
+    "overall speedup": f"overall speedup: counts all time, like values with {OVERALL}; others omit disturbed steps",
     "over best sequential": "over best sequential: speedup over one process with its best number of threads",
     "accuracy": "accuracy: on the test split after a whole training; in square brackets, that of one process",
 }

@@ -67,7 +67,7 @@ class SegmentClock(TrainingClock):
         heartbeat.begin_stage(TRAINING)
         if not self._take_turn():
             return
-        while True:  # until the turn_pipe ends the last epoch
+        while True:  # until end_step says that no turn is left
             yield from range(configured)
             self._strategy.reset()
             self._last = time.perf_counter()
@@ -96,7 +96,7 @@ class SegmentClock(TrainingClock):
         numbers = END
         with heartbeat.nested_stage(WAITING):
             if torch.get_num_threads() > 1:
-                _wait_until_idle()  # a spinning thread would disturb the next program
+                _wait_until_idle()  # a spinning thread would disturb the next arm
             if self._turn_pipe is not None:
                 self._notify(self._seconds[len(self._seconds) - self._timed_steps :])
                 turn: Turn | None = self._turn_pipe.recv()

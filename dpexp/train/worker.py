@@ -14,9 +14,9 @@ from torch import nn
 
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.machine.files import write_atomically
+from dpexp.phases import MAX_PHASE_STEPS
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, heartbeat
 from dpexp.processes.shared_memory import SharedTensors
-from dpexp.processes.turn import MAX_PHASE_STEPS
 from dpexp.train.data.dataset import Dataset
 from dpexp.train.loop import train, warm_up
 from dpexp.train.models import architectures

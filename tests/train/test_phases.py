@@ -9,8 +9,8 @@ import pytest
 from basics import tiny
 
 from dpexp.launchers.local import LocalLauncher
-from dpexp.phases import COMPUTE, DATA, PHASES, UPDATE
-from dpexp.processes.turn import MAX_PHASE_STEPS, Turn
+from dpexp.phases import COMPUTE, DATA, MAX_PHASE_STEPS, PHASES, UPDATE
+from dpexp.processes.turn import Turn
 from dpexp.train.data.dataset import load
 from dpexp.train.models.initial_state import initial_state
 from dpexp.train.recorder import Recorder

@@ -15,7 +15,7 @@ from torch import nn
 
 from dpexp.launchers.command_processes import SCRIPT_HOOK
 from dpexp.measurement.script_trainer import _phases, _phases_of_step
-from dpexp.processes.turn import MAX_PHASE_STEPS
+from dpexp.phases import MAX_PHASE_STEPS
 
 
 @pytest.fixture

@@ -117,10 +117,10 @@ class StepModel:
 
     def _waits(self, workers: int, useful: float) -> tuple[float, float]:
         """Return the least and the most seconds of a step that a worker waits for the slowest one."""
-        calm = self._compute
+        usual = self._compute
         if self._first.disturbed_share > 0:  # then `useful` is of undisturbed steps, too
-            calm = calm[calm <= UNDISTURBED_RATIO * np.quantile(calm, FASTEST_QUANTILE)]
-        least, most = (mean_of_slowest(workers, seconds) / calm.mean() - 1 for seconds in (calm, self._compute))
+            usual = usual[usual <= UNDISTURBED_RATIO * np.quantile(usual, FASTEST_QUANTILE)]
+        least, most = (mean_of_slowest(workers, seconds) / usual.mean() - 1 for seconds in (usual, self._compute))
         return useful * self._computed_share * least, useful * self._computed_share * most
 
     def _unexplained_wait(self, workers: int) -> float:
@@ -128,8 +128,8 @@ class StepModel:
         near = max((count for count in self._parts if count <= workers), default=None)
         if near is None:
             return 0.0
-        calm, _ = self._waits(near, useful_seconds(self._parts[near]))
-        return max(0.0, self._parts[near]["wait"] - calm)
+        explained, _ = self._waits(near, useful_seconds(self._parts[near]))
+        return max(0.0, self._parts[near]["wait"] - explained)
 
     def _useful_seconds(self, workers: int, on_host: int) -> float:
         """The useful seconds of a worker in a step."""

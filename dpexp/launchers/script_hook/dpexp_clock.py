@@ -79,7 +79,7 @@ class StepClock:
         """Time this optimizer's steps from now on; the time since the old one's last step counts for no step."""
         self._optimizer, self._other_steps = optimizer, 0
         now = time.perf_counter()
-        self._times = [end + now - self._times[-1] for end in self._times]
+        self._times = [ended + now - self._times[-1] for ended in self._times]
         if self._trace is not None:
             steps = self._trace.end()
             self._trace = Trace(optimizer, steps)
@@ -146,15 +146,15 @@ def _connect() -> Connection:
     address = os.environ[ADDRESS].split()
     if len(address) > 1:
         host, port, key = address
-        end = socket.create_connection((host, int(port)))
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        remote = Connection(end.detach())
+        opened = socket.create_connection((host, int(port)))
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        remote = Connection(opened.detach())
         connection.answer_challenge(remote, key.encode())
         connection.deliver_challenge(remote, key.encode())
         return remote
-    end = socket.socket(socket.AF_UNIX)
-    end.connect("\0" + address[0])
-    return Connection(end.detach())
+    opened = socket.socket(socket.AF_UNIX)
+    opened.connect("\0" + address[0])
+    return Connection(opened.detach())
 
 
 def _introduction(read: Any) -> dict[str, Any]:

@@ -19,14 +19,7 @@ from typing import Any
 
 OPTIMIZER, DDP = "torch.optim.optimizer", "torch.nn.parallel.distributed"
 EXCHANGE = "DPEXP_SCRIPT_EXCHANGE"  # the folder that contains dpexp, if gradients are exchanged in shared memory
-SETTINGS_ENDINGS = (
-    ".yaml",
-    ".yml",
-    ".json",
-    ".toml",
-    ".ini",
-    ".cfg",
-)  # endings of files whose content a training depends on
+SETTINGS_ENDINGS = (".yaml", ".yml", ".json", ".toml", ".ini", ".cfg")  # of files that a training depends on
 
 
 class _Watch(importlib.abc.MetaPathFinder):
@@ -45,7 +38,7 @@ class _Watch(importlib.abc.MetaPathFinder):
             if isinstance(path, str) and path.endswith(SETTINGS_ENDINGS) and mode.startswith("r") and "+" not in mode:
                 self._read.add(os.path.abspath(path))  # noqa: PTH100
 
-    def _end(self) -> set[str]:
+    def _take_read_files(self) -> set[str]:
         """Return the files that were read, and stop watching."""
         read, self._read = self._read or set(), None
         return read
@@ -69,7 +62,7 @@ class _Watch(importlib.abc.MetaPathFinder):
     def _install_clock(self, optimizers: ModuleType) -> None:
         import dpexp_clock  # type: ignore[import-not-found] # beside this file
 
-        dpexp_clock.install(optimizers, self._end)
+        dpexp_clock.install(optimizers, self._take_read_files)
 
 
 def _install_exchange(parallel: Any) -> None:

@@ -1,4 +1,4 @@
-"""The base class of strategies, the only part of a training that knows about other workers; those of one process."""
+"""The base class of strategies, which alone know about other workers; and the strategies that need one process."""
 
 import copy
 from collections.abc import Sequence

@@ -74,7 +74,7 @@ def _sum_bucket(strategy: Ddp, bucket: dist.GradBucket) -> torch.futures.Future[
         strategy.recorder.begin_phase(COMMUNICATE)
         done = strategy.group.exchange(bucket)
         strategy.recorder.begin_phase(COMPUTE)
-        if not strategy.group.uses_shared_memory:  # else it is over
+        if not strategy.group.uses_shared_memory:  # in shared memory, the exchange is complete
             strategy.last_bucket_started = started
         return done
     strategy.last_bucket_started = started
