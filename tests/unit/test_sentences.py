@@ -145,7 +145,7 @@ def test_both_speedups_are_in_the_table_where_they_differ(tmp_path):
     _, columns = columns_of(found)
     assert columns["speedup"][0].startswith("1.20 (")
     assert columns["overall speedup"][0].startswith("0.99 (")
-    assert any(note.startswith("overall speedup: counts all time; ") for note in footnotes(found, list(columns)))
+    assert any(note.startswith("overall speedup: counts all time, ") for note in footnotes(found, list(columns)))
 
 
 def test_speedups_that_count_all_time_are_marked_among_undisturbed_ones(tmp_path):
