@@ -43,12 +43,18 @@ def over_best_sequential(members: Sequence[SeriesMember], dispersion: float, thr
 
 
 def common_best_threads(comparable: Sequence[Sequence[SeriesMember]]) -> int | None:
-    """The threads of the fastest sequential process that took turns with each configuration; None if there is none."""
-    arms = [_sequential(members) for members in comparable]
+    """The threads of the fastest sequential process that took turns with each configuration; None if there is none.
+
+    All blocks count the same, so that a configuration with a single, disturbed block doesn't decide for the others.
+    """
+    arms, counts = [_sequential(members) for members in comparable], [len(_blocks(members)) for members in comparable]
     common = set(arms[0]).intersection(*arms)
-    return min(
-        common, key=lambda threads: sum(by_threads[threads].log_step_seconds.log for by_threads in arms), default=None
-    )
+
+    def weighted_log(threads: int) -> float:
+        logs = [by_threads[threads].log_step_seconds.log for by_threads in arms]
+        return sum(count * log for count, log in zip(counts, logs, strict=True))
+
+    return min(common, key=weighted_log, default=None)
 
 
 def _sequential(members: Sequence[SeriesMember]) -> dict[int, ArmStatistics]:

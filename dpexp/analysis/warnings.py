@@ -65,7 +65,9 @@ def _precision_warnings(
     settings = config.measurement
     turns = sum(len(block.arms[CANDIDATE].turns) for block in blocks)  # the baseline has as many
     if turns < MIN_TURNS:
-        seconds = sum(block.wall_seconds for block in blocks)
+        seconds = max(
+            sum(block.wall_seconds for block in blocks), settings.max_seconds or config.default_max_seconds[0]
+        )
         text = f"there was time for only {pluralize(turns, 'turn')} of each training"
         advice = f"set measurement.max_seconds={math.ceil(seconds * MIN_TURNS / turns)} or more"
         yield MeasurementWarning("few turns", MIN_TURNS / turns, text, advice)

@@ -300,6 +300,16 @@ def test_the_best_sequential_process_may_be_what_to_use(tmp_path):
     )
 
 
+def test_one_disturbed_block_does_not_decide_which_sequential_process_is_the_best(tmp_path):
+    """It is the fastest in eight blocks, and twice as slow in the only block of another configuration."""
+    sizes, own = TWO[1:], composed(*TWO).baseline()
+    slow = result("workers=4", *sizes, seconds=[0.8], baseline=[1.0])
+    slow = replace(slow, blocks=[changed(block, best_sequential=arm(own, 2.0, threads=2)) for block in slow.blocks])
+    whole = result(*TWO, seconds=[0.5] * 8, baseline=[1.0] * 8, change=faster)
+    found = aggregate([write_sweep(tmp_path, whole, slow)])
+    assert [row.best_sequential_threads for row in found.measured] == [2, 2]
+
+
 def test_where_the_best_has_the_same_threads_both_speedups_are_equal(tmp_path):
     row = summary(tmp_path).rows[0]
     assert row.best_sequential_speedup == row.speedup
