@@ -81,10 +81,10 @@ def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
     if type(first) is not type(second):
         raise ConfigError("a built-in training and a script can't be compared: give two of the same kind")
     settings, other_settings = (flatten(config.settings) for config in (first, second))
+    names = [name for name in {**settings, **other_settings} if name.split(".")[0] in MUST_AGREE]
+    both = [(name, settings.get(name, "none"), other_settings.get(name, "none")) for name in names]
     differing = [
-        f"{name.removesuffix('.name')}={value} against {other_settings[name]}"
-        for name, value in settings.items()
-        if name.split(".")[0] in MUST_AGREE and name in other_settings and value != other_settings[name]
+        f"{name.removesuffix('.name')}={value} against {other}" for name, value, other in both if value != other
     ]
     if differing:
         raise ConfigError(

@@ -19,6 +19,7 @@ from dpexp.analysis.table_row import INTEGER_COLUMNS, Row
 from dpexp.analysis.warnings import find_warnings
 from dpexp.config.built_in import BuiltInConfig
 from dpexp.config.job import BASELINE, CANDIDATE, SHARED_MEMORY, JobConfig
+from dpexp.config.script import ScriptConfig
 from dpexp.errors import pluralize
 from dpexp.phases import PHASES, USEFUL
 from dpexp.results import series
@@ -132,6 +133,7 @@ def _row(members: list[SeriesMember], differing: Mapping[str, Any], dispersion: 
         series=series.label(differing),
         option=_option(config.workers, candidate.threads, differing),
         comparison_key=members[0].comparison_key,
+        has_other_baseline=isinstance(config, ScriptConfig) and config.command_words != config.baseline().command_words,
     )
 
 

@@ -71,7 +71,7 @@ class Row:
     communication_efficiency: float = math.nan
     computation_scaling: float = math.nan  # efficiency / parallel_efficiency
     slow_rank: int | None = None  # rank that the others wait for; None if it differs between steps
-    slow_host: str = ""  # host of that rank, if there are without_baselines hosts
+    slow_host: str = ""  # host of that rank, if there are several hosts
     slow_phase: str = ""  # phase in which that rank takes longer than the others
     slow_seconds: float = math.nan  # additional seconds of that phase in a typical step
     slow_share: float = math.nan  # share of the steps that the rank delays
@@ -89,6 +89,7 @@ class Row:
     configured_size: int | None = None  # data.size
     baseline_compute: tuple[float, ...] = ()  # seconds of a step, for projections; not a column
     comparison_key: str = ""  # equal for rows that may be compared; not a column
+    has_other_baseline: bool = False  # whether a script's baseline is another command; not a column
     option: str = ""  # what distinguishes it from rows with the same comparison_key; not a column
 
     @property
@@ -100,7 +101,7 @@ class Row:
     def is_self_comparison(self) -> bool:
         """Whether the row is the same training as its baseline (A/A)."""
         is_alone = self.workers == 1 and self.baseline_threads in (None, self.threads_per_worker)
-        return is_alone and self.arguments == self.baseline_arguments
+        return is_alone and self.arguments == self.baseline_arguments and not self.has_other_baseline
 
     @property
     def step_seconds(self) -> float:
@@ -127,7 +128,7 @@ class Row:
             else:
                 columns[name] = value
         columns["warnings"] = self.problem or "; ".join(map(str, self.warnings))
-        for name in ("problem", "baseline_compute", "comparison_key", "option"):
+        for name in ("problem", "baseline_compute", "comparison_key", "has_other_baseline", "option"):
             del columns[name]
         return columns
 

@@ -18,6 +18,7 @@ from dpexp.analysis.ratio_estimate import compare
 from dpexp.calibrate.faults import Fault
 from dpexp.config.compose import compose_config
 from dpexp.config.job import CANDIDATE, JobConfig
+from dpexp.config.overrides import with_script
 from dpexp.entry_point import Parser, entry_point, measuring_alone, show_line
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import current_environment
@@ -25,7 +26,7 @@ from dpexp.measurement import job
 from dpexp.results.schema import Block
 
 JOB = ("data.size=20000", "measurement.best_sequential=false")
-SCRIPT = ("workers=1", f"script.command='{sys.executable} {Path(__file__).parent / 'script.py'}'")
+SCRIPT = with_script(["workers=1", "--", sys.executable, str(Path(__file__).parent / "script.py")])
 PAIRS = 6  # pairs of a measurement in turns and a whole training
 LEVEL = 0.99  # confidence level: a check rarely fails by chance
 

@@ -48,7 +48,7 @@ def open_plan(
     user_files = []
     for job in plan.jobs:
         try:
-            check_core_limits(job.config)
+            check_core_limits(job.config, launcher.machines if launcher else 1)
             user_files.append(fingerprint(job.config))
             refuse_edited_modules(job.config)
             if launcher is not None:

@@ -136,6 +136,10 @@ def _script_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig 
     if isinstance(composed.script, DictConfig) and composed.script.command is None:
         raise ConfigError("script.command: no value; type the script's command after --")
     values = _values(composed, [field.name for field in dataclasses.fields(ScriptConfig)])
+    if values["data"]["scope"] != "global":
+        raise ConfigError(
+            "data.scope=per_worker can't be set for a script; its command decides what each worker trains on"
+        )
     values |= {"epochs": 1, "data": {"size": values["data"]["size"], "scope": "global"}}
     return from_settings(values)
 

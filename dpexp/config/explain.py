@@ -56,6 +56,7 @@ def suggest_matches(key: str) -> str:
     known = key if key in keys else key.rpartition(".")[0]
     if known in keys and known.partition(".")[0] in config_groups():
         return f" in this configuration: it exists only with {' and '.join(keys[known])}"
+    keys = {name: choices for name, choices in keys.items() if not name.endswith(".name")}  # chosen by the group
     groups = {name.partition(".")[0] for name in keys}
     matches = [known for known in keys if known.rpartition(".")[2] == key]
     matches = matches or difflib.get_close_matches(key, {*keys, *groups}, n=3)

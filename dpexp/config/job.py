@@ -99,6 +99,10 @@ class JobConfig:
         """Threads that compute at the same time, on all machines together."""
         return self.process_count * self.threads_per_worker
 
+    def threads_on(self, machines: int) -> int:
+        """The threads that compute at the same time on one of so many machines."""
+        return self.threads_per_worker * -(-self.process_count // machines)
+
     def check_batch(self) -> None:
         """Raise ValueError if a batch can't be split evenly over the workers."""
         if self.global_batch_size % self.workers:
@@ -110,13 +114,17 @@ class JobConfig:
             )
 
 
-def check_core_limits(config: JobConfig) -> None:
+def check_core_limits(config: JobConfig, machines: int = 1) -> None:
     """Raise ConfigError for a job with more workers or threads than launch.max_workers_per_core allows."""
     cores, max_per_core = usable_cores(), config.launch.max_workers_per_core
-    for name, number in (("workers", config.process_count), ("threads_per_worker", config.threads_per_worker)):
-        if number > max_per_core * cores:
+    most_workers, most_threads = max_per_core * cores * machines, max_per_core * cores
+    for name, number, most in (
+        ("workers", config.process_count, most_workers),
+        ("threads_per_worker", config.threads_per_worker, most_threads),
+    ):
+        if number > most:
             raise ConfigError(
-                f"{name}={number} on {cores} usable cores: at most {max_per_core * cores} are allowed; use fewer, "
+                f"{name}={number} on {cores} usable cores: at most {most} are allowed; use fewer, "
                 "or increase launch.max_workers_per_core"
             )
 

@@ -16,7 +16,7 @@ def config_folder() -> Path:
 @functools.cache
 def config_groups() -> list[str]:
     """Return the names of the config groups."""
-    return [path.name for path in config_folder().iterdir() if path.is_dir() and path.name != "hydra"]
+    return [path.name for path in config_folder().iterdir() if path.is_dir() and path.name not in ("hydra", "local")]
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def known_keys() -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {}
     for path in sorted([config_folder() / "config.yaml", *config_folder().glob("*/*.yaml")]):
         group = "" if path.name == "config.yaml" else path.parent.name
-        if path.read_text().startswith("# @package _global_"):
+        if path.parent.name == "local" or path.read_text().startswith("# @package _global_"):
             continue
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         assert isinstance(values, dict)

@@ -55,6 +55,7 @@ class LocalLauncher:
 
     hosts: Hosts | None = None  # other hosts, if any take part
     local_world_size: int | None = None  # ranks on this machine, if torchrun started them
+    machines: int = 1
 
     def __init__(self, targets: Mapping[str, Target] = MappingProxyType({})) -> None:
         """`targets` are run by the workers of the named trainings instead of `worker.run`."""

@@ -36,6 +36,13 @@ class TorchrunEnvironment:
             raise ConfigError(
                 f"RANK and WORLD_SIZE are set, as by torchrun, but not {', '.join(missing)}; set all or none"
             )
+        try:
+            return cls._parse(variables)
+        except ValueError as error:
+            raise ConfigError(f"{', '.join(REQUIRED)} must be as torchrun sets them: {error}") from error
+
+    @classmethod
+    def _parse(cls, variables: Mapping[str, str]) -> TorchrunEnvironment:
         return cls(
             rank=int(variables["RANK"]),
             world_size=int(variables["WORLD_SIZE"]),

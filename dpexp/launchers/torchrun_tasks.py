@@ -36,6 +36,7 @@ class TorchrunController(LocalLauncher):
         self._environment = environment
         self.hosts, self.count = self, environment.world_size  # for a script, one dpexp runs on each host
         self.address, self.local_world_size = environment.master_address, environment.local_world_size
+        self.machines = environment.world_size // environment.local_world_size
         self.channel = Channel(environment, arguments, task=FIRST_TASK)
         self._task_number = 0  # number of the last task
         self._loaded: BuiltInConfig | None = None  # the job whose data all agents hold
@@ -78,7 +79,7 @@ class TorchrunController(LocalLauncher):
                 self.channel.wait_until(self._answers)
             self._loaded = spec.dataset.config
         cleanup.enter_context(self._task("train", config=spec.config, in_turns=spec.in_turns))
-        remote = RemoteRanks(0, self._exchange_progress, self._answers)
+        remote = RemoteRanks(0, self._sync_progress, self._answers)
         return _one_rank(spec, self._environment, self._task_number, pipe, remote)
 
     @contextlib.contextmanager
@@ -101,7 +102,7 @@ class TorchrunController(LocalLauncher):
         self._task_number += 1
         self.channel.publish(task={"number": self._task_number, "kind": kind, "errors": self._errors.copy(), **task})
 
-    def _exchange_progress(self, local: Any) -> list[Any]:
+    def _sync_progress(self, local: Any) -> list[Any]:
         self._answers()
         return [facts["progress"] for facts in self.channel.seen.values()]
 
@@ -161,7 +162,7 @@ class TorchrunAgent:
                 self._dataset = load(self._task["config"])
             if self._task["kind"] == "script":
                 command, number, address = self._task["script"]
-                run_on_host(command, self._environment.rank, number, address, lambda: self._exchange_progress(None))
+                run_on_host(command, self._environment.rank, number, address, lambda: self._sync_progress(None))
             return self._train() if self._task["kind"] == "train" else None
         except WorkerError as error:  # its message names the rank
             if isinstance(error, PeerError):  # the rank that knows the cause answers first
@@ -174,14 +175,14 @@ class TorchrunAgent:
     def _train(self) -> WorkerReport:
         config, dataset = self._task["config"], self._dataset
         assert dataset is not None, "the first task is to load the data"
-        remote = RemoteRanks(self._environment.rank, self._exchange_progress)
+        remote = RemoteRanks(self._environment.rank, self._sync_progress)
         spec = TrainingSpec(config, dataset, initial_state(config, dataset), in_turns=self._task["in_turns"])
         world = _one_rank(spec, self._environment, self._task["number"], None, remote)
         with explain_start_errors(spec):
             (report,) = launch(world)  # rank 0 ends those that hang
             return report  # type: ignore[no-any-return]
 
-    def _exchange_progress(self, local: Any) -> None:
+    def _sync_progress(self, local: Any) -> None:
         """Publish progress. Raises PeerError if the task is over, WorkerError if rank 0 is lost."""
         self._channel.publish(progress=local)
         self._channel.check()

@@ -34,9 +34,13 @@ class BuiltInTrainer:
         """Load the data and the initial weights into shared memory, and wait for the fork server. Raises DataError."""
         self._dataset, self._launcher = load(config), launcher
         self._initial, self._block_dataset = initial_state(config, self._dataset), self._dataset
-        self.pace = OVERSUBSCRIBED_PACE if config.total_threads > usable_cores() else PACE
         self.files: set[str] = set()  # all of them are in the fingerprint
         wait_for_server()
+
+    def pace(self, configs: Mapping[str, JobConfig]) -> Pace:
+        """Return the length of turns: longer if any arm has more threads than cores."""
+        threads = max(config.threads_on(self._launcher.machines) for config in configs.values())
+        return OVERSUBSCRIBED_PACE if threads > usable_cores() else PACE
 
     @contextlib.contextmanager
     def running(self, configs: Mapping[str, JobConfig]) -> Iterator[BuiltInArms]:

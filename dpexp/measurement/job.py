@@ -151,7 +151,8 @@ def _measure_blocks(
                 finished = time.perf_counter()
             return
         except WorkerError as error:
-            if is_requested or SHARED_MEMORY not in choose_arms(record.result.blocks):
+            was_tried = SHARED_MEMORY in choose_arms(record.result.blocks)
+            if is_requested or not was_tried or "shared memory" not in str(error):  # the arm that has failed
                 raise
             has_failed = True
             budget.exclude(time.perf_counter() - finished)  # the failed block, perhaps a hang of minutes
@@ -182,7 +183,7 @@ def _choose_configs(
             threads = config.threads_per_worker if best is None else best.threads
         else:
             threads = probe_best_threads(config, trainer, on_progress)
-        if threads != config.threads_per_worker:
+        if BASELINE not in configs or threads != config.threads_per_worker:
             configs[BEST_SEQUENTIAL] = config.baseline(threads)
     return configs
 
@@ -193,12 +194,12 @@ _best_threads: dict[str, int] = {}  # by the relevant settings, from earlier job
 def probe_best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgress) -> int:
     """Find the number of threads with which one process is likely fastest, by letting all numbers take turns.
 
-    If there are only two numbers, both are measured in each block. The answer is cached for jobs
-    with the same sequential process, however long it trains.
+    The numbers are powers of two, all cores, and `threads_per_worker`. If there are only two, and a baseline, both are
+    measured in each block. The answer is cached for jobs with the same sequential process, however long it trains.
     """
     cores = usable_cores()
     counts = sorted({2**power for power in range(cores.bit_length())} | {cores, config.threads_per_worker})
-    if len(counts) <= 2:
+    if len(counts) == 1 or (len(counts) == 2 and config.measurement.baseline == "paired"):
         return next((threads for threads in counts if threads != config.threads_per_worker), counts[0])
     settings = config.baseline().identity
     for name in ("threads_per_worker", "epochs", "seed", "target_accuracy"):
@@ -209,7 +210,7 @@ def probe_best_threads(config: JobConfig, trainer: Trainer, on_progress: OnProgr
         on_progress("looking for the best number of threads", 0.0)
         configs = {f"one process with {pluralize(threads, 'thread')}": config.baseline(threads) for threads in counts}
         with trainer.running(configs) as running:
-            rounds = Rounds(trainer.pace, list(configs), seed=0)
+            rounds = Rounds(trainer.pace(configs), list(configs), seed=0)
             rounds.warm_up(running, config.measurement.warmup_steps)
             rounds.run_until(running, lambda seconds: seconds > PROBE_SECONDS)
             arms = running.end(rounds.timed)

@@ -39,7 +39,7 @@ def run_blocks(
         names = sorted(configs, reverse=len(blocks) % 2 == 1)
         on_progress(f"block {len(blocks) + 1}", budget.done_fraction)
         with trainer.running({name: configs[name] for name in names}) as running:
-            rounds = Rounds(trainer.pace, names, seed=len(blocks))
+            rounds = Rounds(trainer.pace(configs), names, seed=len(blocks))
             rounds.warm_up(running, budget.measurement.warmup_steps)
             budget.begin_rounds(rounds, time.monotonic() - started)
 

@@ -34,8 +34,6 @@ PACE = Pace(turn_seconds=0.12, untimed_seconds=0.03, min_untimed_steps=1, traced
 class ScriptTrainer:
     """Starts the command of each arm."""
 
-    pace = PACE
-
     def __init__(self, config: ScriptConfig, folder: Path, hosts: Hosts | None) -> None:
         """`folder` receives the output of the commands, in a folder of its own. Raises ResultError."""
         self._folder, self._hosts = folder / OUTPUT, hosts
@@ -45,6 +43,10 @@ class ScriptTrainer:
         self._numbers = itertools.count(max(earlier, default=-1) + 1)
         self.files: set[str] = set()  # files that the commands' processes depend on
         self._timeout_seconds = config.launch.timeout_seconds
+
+    def pace(self, configs: Mapping[str, JobConfig]) -> Pace:
+        """Return the length of turns."""
+        return PACE
 
     @contextlib.contextmanager
     def running(self, configs: Mapping[str, JobConfig]) -> Iterator[ScriptArms]:

@@ -44,8 +44,10 @@ class RunningArms(Protocol):
 class Trainer(Protocol):
     """Starts the arms of one job, by name."""
 
-    pace: Pace
     files: set[str]  # the user's files that the arms so far depend on, besides those of the fingerprint
+
+    def pace(self, configs: Mapping[str, JobConfig]) -> Pace:
+        """Return the length of turns of a block with these arms."""
 
     def running(self, configs: Mapping[str, JobConfig]) -> AbstractContextManager[RunningArms]:
         """Keep the arms of these names alive in fresh processes while the context is open. Raises WorkerError."""

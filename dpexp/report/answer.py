@@ -10,6 +10,7 @@ from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.table import Summary
 from dpexp.analysis.table_row import Row, at_largest_data_size, largest_of_each_series
 from dpexp.analysis.warnings import BATCH
+from dpexp.errors import pluralize
 from dpexp.machine.memory import format_bytes
 from dpexp.report import sentences
 from dpexp.report.sentences import format_ratio, series_prefix, workers_of
@@ -114,7 +115,9 @@ def details(summary: Summary) -> list[str]:
         return []
     lines = []
     if (choice := choose(rows)) is not None:
-        lines.append(f"Fastest for {rows[0].data_size:,} samples, with all time counted: {choice}.")
+        samples = pluralize(rows[0].configured_size or 0, "sample")
+        each = " per worker" if rows[0].data_scope == "per_worker" else ""
+        lines.append(f"Fastest for {samples}{each}, with all time counted: {choice}.")
     if len({row.series for row in rows}) == 1 and (projection := project_further(rows)) is not None:
         lines.append(f"Projected, not measured: {sentences.describe_projection(projection)}.")
     return [*lines, *_memory(rows)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from typing import Annotated, Final, Literal
 
 import numpy as np
@@ -139,6 +140,6 @@ class JobResult:
 
     @property
     def threads_on_host(self) -> int:
-        """Threads that compute at the same time on one machine."""
-        processes = min(self.config.process_count, self.environment.local_world_size or self.config.process_count)
-        return self.config.threads_per_worker * processes
+        """Threads that compute at the same time on one machine, the one with the most."""
+        hosts = Counter(process.host for process in self.blocks[0].arms[CANDIDATE].processes)
+        return self.config.threads_per_worker * max(hosts.values())

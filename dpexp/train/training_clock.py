@@ -56,7 +56,7 @@ class SegmentClock(TrainingClock):
     def __init__(self, strategy: Strategy, turn_pipe: Connection | None, notify: Callable[[Any], None]) -> None:
         """The strategy's recorder is on in timed steps."""
         super().__init__(strategy)
-        self.between_epochs_seconds: list[float] = []  # between two epochs: what belongs to no step
+        self.between_epochs_seconds: list[float] = []  # before each epoch: what belongs to no step
         self._turn_pipe, self._notify = turn_pipe, notify
         self._seconds: list[float] = []  # seconds of each step of this turn
         self._steps_left = self._timed_steps = self._warmup = 0  # of this turn; the last: whether it is warm-up

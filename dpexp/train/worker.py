@@ -18,6 +18,7 @@ from dpexp.phases import MAX_PHASE_STEPS
 from dpexp.processes.heartbeat import EVALUATING, FINISHING, REPORTING, heartbeat
 from dpexp.processes.shared_memory import SharedTensors
 from dpexp.train.data.dataset import Dataset
+from dpexp.train.data.sharding import epoch_order
 from dpexp.train.loop import train, warm_up
 from dpexp.train.models import architectures
 from dpexp.train.strategies import Strategy, strategy_class
@@ -66,7 +67,9 @@ def run(
     model = architectures.build_model(config.model, spec.dataset.input_shape, spec.dataset.classes, dtype)
     strategy = strategy_class(config)(config, rank, model, spec.initial, shared)
     strategy.reset()
-    if not spec.in_turns:
+    if spec.in_turns:  # its first turns are the warm-up; here only what an epoch begins with
+        epoch_order(config.train_samples, config.seed, 0)
+    else:
         warm_up(config, spec.dataset, strategy)
         strategy.reset()
     torch.manual_seed(config.seed + rank)  # dropout masks that differ by rank and don't depend on the warm-up
@@ -126,6 +129,7 @@ def _train_whole(spec: TrainingSpec, strategy: Strategy, model: nn.Module, rank:
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: Dataset) -> float:
     """Return the accuracy (a fraction) on the whole test split."""
+    modes = {module: module.training for module in model.modules()}  # a user's model may keep some in eval mode
     model.eval()
     inputs, labels = dataset.tensors["test_inputs"], dataset.tensors["test_labels"]
     correct = 0
@@ -134,7 +138,8 @@ def evaluate(model: nn.Module, dataset: Dataset) -> float:
         for batch_inputs, batch_labels in batches:
             correct += int((model(batch_inputs).argmax(1) == batch_labels).sum())
             heartbeat.end_step()
-    model.train()
+    for module, mode in modes.items():
+        module.training = mode
     return correct / len(labels)
 
 

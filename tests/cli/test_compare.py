@@ -40,6 +40,11 @@ def test_it_fails_only_if_slower_by_more_than_asked(monkeypatch, capsys, factor,
     [
         ("model=cnn", "model=mlp", "model=cnn against mlp, "),
         ("model.hidden=[7]", "model.hidden=[8]", "[7] against [8]: both commands must train the same model"),
+        (
+            "model=custom model.builder=m:b",
+            "model=custom model.builder=m:b +model.arguments.width=8",
+            "model.arguments.width=none against 8",
+        ),
         ("epochs=1", "epochs=2", "10,000 samples against 20,000"),
         ("workers=2 epochs=1", "workers=2 script.command='t {workers}'", "a built-in training and a script"),
         ("workers=2", "nothere", "nothere: write settings, such as"),

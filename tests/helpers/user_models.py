@@ -214,3 +214,15 @@ def complex_numbers(input_shape, classes, trained=False):
 
 def with_dropout(input_shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, classes))
+
+
+class ChangedInPlace(nn.Linear):
+    def forward(self, inputs):
+        outputs = torch.sigmoid(super().forward(inputs.flatten(1)))
+        product = outputs * outputs
+        outputs.mul_(2)
+        return product
+
+
+def changed_in_place(input_shape, classes):
+    return ChangedInPlace(math.prod(input_shape), classes)

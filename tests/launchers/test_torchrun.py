@@ -294,6 +294,11 @@ def test_without_the_variables_dpexp_was_started_by_hand():
     assert TorchrunEnvironment.read({"LOCAL_RANK": "0"}) is None
 
 
+def test_a_rank_that_is_no_number_is_refused():
+    with pytest.raises(ConfigError, match=r"RANK, .* must be as torchrun sets them: .*'a'"):
+        TorchrunEnvironment.read(CONTRACT | {"RANK": "a"})
+
+
 def test_half_a_contract_is_refused():
     partial = {name: value for name, value in CONTRACT.items() if name != "MASTER_PORT"}
     with pytest.raises(ConfigError, match="RANK and WORLD_SIZE are set, as by torchrun, but not MASTER_PORT"):

@@ -100,6 +100,13 @@ def test_of_two_numbers_of_threads_each_is_measured_in_every_block(monkeypatch, 
         assert [block.arms[BASELINE].threads for block in result.blocks] == [threads] * 2
 
 
+def test_without_a_baseline_the_best_of_two_thread_counts_is_looked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "usable_cores", lambda: 2)
+    monkeypatch.setattr(job, "probe_best_threads", lambda config, trainer, on_progress: config.threads_per_worker)
+    (block,) = measured(tmp_path, "measurement.best_sequential=true", "measurement.baseline=none").blocks
+    assert {name: arm.threads for name, arm in block.arms.items()} == {CANDIDATE: 1, BEST_SEQUENTIAL: 1}
+
+
 def test_no_best_sequential_arm_with_the_baselines_threads(monkeypatch, tmp_path):
     monkeypatch.setattr(job, "probe_best_threads", lambda config, trainer, on_progress: config.threads_per_worker)
     (block,) = measured(tmp_path, "measurement.best_sequential=true").blocks
@@ -161,6 +168,20 @@ def test_shared_memory_that_fails_is_left_out_unless_it_was_asked_for(monkeypatc
     assert [sorted(block.arms) for block in result.blocks] == [[BASELINE, CANDIDATE]] * 2
     with pytest.raises(WorkerError, match="rank 1 failed"):
         measured(tmp_path / "asked", "strategy=ddp", "measurement.shared_memory=always")
+
+
+def test_another_arm_that_fails_beside_shared_memory_fails_the_job(monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "_is_exchange_bottleneck", lambda config, block: True)
+    made = BuiltInTrainer.running
+
+    def failing(trainer, variants):
+        if SHARED_MEMORY in variants:
+            raise WorkerError("rank 1 was killed by SIGKILL")
+        return made(trainer, variants)
+
+    monkeypatch.setattr(BuiltInTrainer, "running", failing)
+    with pytest.raises(WorkerError, match="rank 1 was killed by SIGKILL"):
+        measured(tmp_path, "strategy=ddp", "measurement.repeats=2")
 
 
 # How long.

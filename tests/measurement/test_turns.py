@@ -233,7 +233,7 @@ def test_more_threads_than_cores_get_longer_turns(monkeypatch):
     paces = []
     for cores in (1, 2):
         monkeypatch.setattr(built_in_trainer, "usable_cores", lambda cores=cores: cores)
-        paces.append(BuiltInTrainer(config, LocalLauncher()).pace)
+        paces.append(BuiltInTrainer(config, LocalLauncher()).pace({"a": tiny(), "b": config}))
     assert paces == [OVERSUBSCRIBED_PACE, PACE]
     turns = [made(Arms(a=0.001, b=0.001), pace)[1] for pace in paces]
     longer, shorter = ([statistics.mean(getattr(turn, kind) for _, turn in asked) for kind in KINDS] for asked in turns)

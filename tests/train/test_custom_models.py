@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,9 @@ from training_helpers import assert_same, trained_state
 from dpexp.errors import ConfigError, WorkerError
 from dpexp.launchers.local import LocalLauncher
 from dpexp.train.data.dataset import load
+from dpexp.train.models.architectures import build_model
 from dpexp.train.models.initial_state import initial_state
-from dpexp.train.worker import TrainingSpec
+from dpexp.train.worker import TrainingSpec, evaluate
 
 
 def tokens(tmp_path, *overrides):
@@ -36,6 +39,20 @@ def test_sparse_gradients_are_refused(tmp_path):
     config = tokens(tmp_path, "+model.arguments.sparse=true")
     with pytest.raises(ConfigError, match="has sparse gradients; build its embeddings with sparse=False"):
         initial_state(config, load(config))
+
+
+def test_a_model_whose_backward_pass_fails_is_refused():
+    config = tiny("model=custom", "model.builder=user_models:changed_in_place")
+    with pytest.raises(ConfigError, match=r"model=custom can't train on .*modified by an inplace operation"):
+        initial_state(config, load(config))
+
+
+def test_evaluating_a_model_keeps_the_modes_of_its_layers():
+    config = tiny()
+    model = build_model(config.model, (4,), 3, torch.float64)
+    frozen = next(model.children()).eval()
+    evaluate(model, SimpleNamespace(tensors={"test_inputs": torch.zeros(2, 4).double(), "test_labels": torch.zeros(2)}))
+    assert (model.training, frozen.training) == (True, False)
 
 
 def test_ddp_names_the_setting_for_unused_parameters():

@@ -47,7 +47,8 @@ class Machine:
     A step varies by `noise`, and those of a start by `start_noise`, both of an arm's own.
     """
 
-    pace = PACE
+    def pace(self, configs):
+        return PACE
 
     def __init__(self, clock, start_seconds=0.3, end_seconds=0.1, noise=0.02, start_noise=0.006, **step_seconds):
         self._clock, self._start_seconds, self._end_seconds = clock, start_seconds, end_seconds

@@ -310,6 +310,20 @@ def test_one_disturbed_block_does_not_decide_which_sequential_process_is_the_bes
     assert [row.best_sequential_threads for row in found.measured] == [2, 2]
 
 
+def test_in_weak_scaling_the_fastest_is_that_for_the_samples_of_a_worker(tmp_path):
+    found = summary(tmp_path, "data.scope=per_worker")
+    assert details(found)[0].startswith("Fastest for 5,000 samples per worker, ")
+
+
+def test_a_script_with_a_baseline_of_its_own_is_no_self_comparison(tmp_path):
+    words = ["workers=1", "script.command='t {workers}'", "data.size=5000"]
+    others = [[], ["script.baseline_command='plain'"]]
+    jobs = [result(*words, *own, seconds=[1, 1], baseline=[1.5, 1.5], trainings={}) for own in others]
+    found = [aggregate([write_sweep(tmp_path / str(number), one)]).measured for number, one in enumerate(jobs)]
+    assert [row.is_self_comparison for (row,) in found] == [True, False]
+    assert answer(aggregate([tmp_path / "1"]))[0].startswith("Use 1 worker: 1.50 times")
+
+
 def test_where_the_best_has_the_same_threads_both_speedups_are_equal(tmp_path):
     row = summary(tmp_path).rows[0]
     assert row.best_sequential_speedup == row.speedup

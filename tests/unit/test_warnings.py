@@ -92,7 +92,11 @@ def test_the_most_severe_comes_first():
 def test_ranks_on_other_machines_do_not_oversubscribe_this_one():
     here = result("workers=4", "strategy=ddp", seconds=SECONDS, baseline=BASES)
     assert here.threads_on_host == 4
-    assert replace(here, environment=replace(MACHINE, local_world_size=2)).threads_on_host == 2
+    block = here.blocks[0]
+    candidate = block.arms[CANDIDATE]
+    placed = [replace(process, host=f"host {rank // 2}") for rank, process in enumerate(candidate.processes)]
+    elsewhere = changed(block, candidate=replace(candidate, processes=placed))
+    assert replace(here, blocks=[elsewhere]).threads_on_host == 2
 
 
 def test_a_precision_that_was_not_reached_is_told():

@@ -1,5 +1,8 @@
 """The seeded initial state that every replica starts from, in shared memory."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch.nn.parameter import is_lazy
@@ -32,14 +35,9 @@ def initial_state(config: BuiltInConfig, dataset: Dataset) -> SharedTensors:
     if any(not parameter.isfinite().all() for parameter in model.parameters()):
         raise ConfigError(f"{name} has parameters that are NaN or infinite before it is trained")
     inputs = dataset.tensors["train_inputs"][:samples].clone()  # which a model may change
-    try:
-        state = SharedTensors.copy_of(model.state_dict())
+    state = SharedTensors.copy_of(model.state_dict())
+    with _explain_errors(name, inputs):
         logits = model(inputs)
-    except USER_CODE_ERRORS as error:
-        raise ConfigError(
-            f"{name} can't train on {str(inputs.dtype).removeprefix('torch.')} inputs of shape {tuple(inputs.shape)}, "
-            f"the smallest batch of this job: {one_line(error)}"
-        ) from error
     expected = (samples, dataset.classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
         returned = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
@@ -48,10 +46,22 @@ def initial_state(config: BuiltInConfig, dataset: Dataset) -> SharedTensors:
         raise ConfigError(
             f"{name} returns logits that don't depend on its parameters; does it use torch.no_grad(), or is it frozen?"
         )
-    F.cross_entropy(logits, dataset.tensors["train_labels"][:samples]).backward()
+    with _explain_errors(name, inputs):
+        F.cross_entropy(logits, dataset.tensors["train_labels"][:samples]).backward()
     if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in model.parameters()):
         raise ConfigError(f"{name} has sparse gradients; build its embeddings with sparse=False")
     return state
+
+
+@contextlib.contextmanager
+def _explain_errors(name: str, inputs: torch.Tensor) -> Iterator[None]:
+    try:
+        yield
+    except USER_CODE_ERRORS as error:
+        raise ConfigError(
+            f"{name} can't train on {str(inputs.dtype).removeprefix('torch.')} inputs of shape {tuple(inputs.shape)}, "
+            f"the smallest batch of this job: {one_line(error)}"
+        ) from error
 
 
 def _smallest_shard(config: BuiltInConfig) -> int:
