@@ -16,7 +16,7 @@ from benchmarks.setup import out, progress, shown
 from dpexp.analysis.estimate import geometric_mean
 from dpexp.analysis.ratio_estimate import compare
 from dpexp.config.compose import compose_config
-from dpexp.entry_point import measuring_alone
+from dpexp.entry_point import hold_measurement_lock
 from dpexp.exchange import SharedMemoryGroup
 from dpexp.measurement.job import measure_in_turns
 from dpexp.processes import launch
@@ -51,7 +51,7 @@ def run(rounds: int) -> None:
             OURS: compose_config(*words, "strategy=sync_dp"),
             MEMORY: compose_config(*words, "strategy=ddp", "strategy.exchange=shared_memory"),
         }
-        with tempfile.TemporaryDirectory() as folder, measuring_alone():
+        with tempfile.TemporaryDirectory() as folder, hold_measurement_lock():
             blocks = measure_in_turns(arms, baseline=GLOO, candidate=MEMORY, folder=Path(folder))
         table.add_row(
             name, *(shown(compare([blocks], baseline=other, candidate=MEMORY).overall) for other in (GLOO, ALONE, OURS))

@@ -10,7 +10,7 @@ from rich.table import Table
 from benchmarks.setup import out, progress
 from dpexp.analysis.table import aggregate
 from dpexp.analysis.table_row import Row
-from dpexp.entry_point import measuring_alone
+from dpexp.entry_point import hold_measurement_lock
 from dpexp.measurement import job
 from testbed.delays import PHASES, Case, prepared
 
@@ -35,7 +35,7 @@ def run(rounds: int, cases: list[Case] = CASES) -> None:
     for head in ("training", "model", "workers", "3 ms in", "of rank", "named: rank, phase, ms, % of steps", "right"):
         table.add_column(head)
     rows: list[list[Row]] = [[] for _ in cases]
-    with measuring_alone():
+    with hold_measurement_lock():
         for number in range(rounds):
             for case, found in zip(cases, rows, strict=True):
                 progress.print(f"round {number + 1} of {rounds}: {case}")

@@ -15,7 +15,7 @@ from dpexp.analysis.ratio_estimate import compare
 from dpexp.config.compose import compose_config
 from dpexp.config.job import JobConfig, check_core_limits, flatten
 from dpexp.config.overrides import with_script
-from dpexp.entry_point import Parser, entry_point, measuring_alone, show_line
+from dpexp.entry_point import Parser, entry_point, hold_measurement_lock, show_line
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
 
@@ -39,7 +39,11 @@ def main(arguments: list[str]) -> int:
     _refuse_other_work(*configs.values())
     from dpexp.measurement.job import measure_in_turns  # imports torch: mistakes shouldn't wait for it
 
-    with measuring_alone(), tempfile.TemporaryDirectory() as folder, contextlib.closing(terminal.Display()) as display:
+    with (
+        hold_measurement_lock(),
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(terminal.Display()) as display,
+    ):
         display.begin(0, "")
         blocks = measure_in_turns(
             configs, baseline="before", candidate="after", folder=Path(folder), on_progress=display.update

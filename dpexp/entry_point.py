@@ -51,7 +51,7 @@ def entry_point(body: Callable[[list[str]], int]) -> Callable[..., int]:
     return main
 
 
-def measuring_alone() -> contextlib.AbstractContextManager[None]:
+def hold_measurement_lock() -> contextlib.AbstractContextManager[None]:
     """Hold the machine-wide measurement lock while the context is open; print a message while waiting for it."""
     return measurement_lock(_show_waiting)
 

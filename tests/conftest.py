@@ -91,14 +91,14 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def unpainted_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports lay out their figures, but paint them only where they are looked at: in tests marked `painted`."""
-    if request.node.get_closest_marker("painted") is None:
-        monkeypatch.setattr("dpexp.report.figures._write", write_unpainted)
+def undrawn_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports lay out their figures, but draw them only where they are looked at: in tests marked `drawn`."""
+    if request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr("dpexp.report.figures._write", write_undrawn)
 
 
-def write_unpainted(figure: object, path: Path) -> Path:
-    """In the place of the function that paints a figure as PNG and SVG."""
+def write_undrawn(figure: object, path: Path) -> Path:
+    """In the place of the function that draws a figure as PNG and SVG."""
     path.with_suffix(".svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     path.with_suffix(".png").write_bytes(b"")
     return path.with_suffix(".png")

@@ -23,7 +23,7 @@ GROUPS = 20  # at most this many groups of consecutive rounds
 MAX_CORRELATION = 0.9  # correlation of neighbouring groups
 # Standard deviations of the log ratio, not visible within one start or command: between starts of the same programs;
 # and between commands that run minutes apart, if several cores are compared, as cores share resources.
-START_STD, COMMAND_STD = 0.006, 0.005
+BLOCK_STD, COMMAND_STD = 0.006, 0.005
 PRIOR_DOF = 6.0
 SINGLE_ROUND_STD = 0.1  # assumed for a block with a single round
 Turns = Sequence[Sequence[float]]
@@ -91,14 +91,14 @@ def estimate_turns_ratio(baseline: Turns, candidate: Turns, limits: Limits = NO_
 
     Only steps up to the limits, in seconds, count.
     """
-    first, second = estimate_log_seconds(baseline, limits[0]), estimate_log_seconds(candidate, limits[1])
+    first, second = estimate_log_mean(baseline, limits[0]), estimate_log_mean(candidate, limits[1])
     if first is None or second is None:
         return None
     steps = 2 / (1 / first.steps + 1 / second.steps)
     return LogEstimate(first.log - second.log, first.shifts - second.shifts, steps, min(first.groups, second.groups))
 
 
-def estimate_log_seconds(turns: Turns, limit: float = math.inf) -> LogEstimate | None:
+def estimate_log_mean(turns: Turns, limit: float = math.inf) -> LogEstimate | None:
     """Return the log of an arm's seconds per step; None if it has no step up to the limit."""
     times = np.concatenate([np.asarray(turn, dtype=float) for turn in turns])
     groups = np.arange(len(turns)) * min(GROUPS, len(turns)) // len(turns)
@@ -119,23 +119,23 @@ def pool_step_seconds(blocks: Sequence[Block], name: str, limit: float = math.in
 
     No other arm took turns with it: these blocks can't show how commands differ, so that variance is added.
     """
-    mean = pool_blocks([estimate_log_seconds(block.arms[name].turns, limit) for block in blocks])
+    mean = pool_blocks([estimate_log_mean(block.arms[name].turns, limit) for block in blocks])
     assert mean is not None
     return dataclasses.replace(mean, variance=mean.variance + COMMAND_STD**2)
 
 
-def pool_blocks(blocks: Sequence[LogEstimate | None], dispersion: float = 1.0) -> PooledLog | None:
+def pool_blocks(blocks: Sequence[LogEstimate | None], spread_ratio: float = 1.0) -> PooledLog | None:
     """Return the mean of the blocks of a job, whose processes differ by more than their rounds show.
 
-    `dispersion` is the ratio of observed to expected squared deviations in all jobs of the sweep.
+    `spread_ratio` is the ratio of observed to expected squared deviations in all jobs of the sweep.
     """
     known = [block for block in blocks if block is not None]
     if not known:
         return None
     variance, dof = variance_per_step(known)
     within = np.array([variance / block.steps for block in known])
-    pooled = _pool([block.log for block in known], within, START_STD, dispersion)
-    share = float(within.mean() / (within.mean() + START_STD**2))  # share of the variance that is visible in rounds
+    pooled = _pool([block.log for block in known], within, BLOCK_STD, spread_ratio)
+    share = float(within.mean() / (within.mean() + BLOCK_STD**2))  # share of the variance that is visible in rounds
     return dataclasses.replace(pooled, dof=1 / (1 / pooled.dof + share**2 / dof))
 
 
@@ -146,18 +146,18 @@ def pool_jobs(jobs: Sequence[PooledLog], deviation: float) -> PooledLog:
     return dataclasses.replace(pooled, dof=sum(job.dof for job in jobs))
 
 
-def _pool(logs: Sequence[float], within: np.ndarray, deviation: float, dispersion: float) -> PooledLog:
+def _pool(logs: Sequence[float], within: np.ndarray, deviation: float, spread_ratio: float) -> PooledLog:
     """Return the mean of logs that differ by a standard deviation in addition to their own variances."""
     weights, values = 1 / (within + deviation**2), np.array(logs)
     mean = float(weights @ values / weights.sum())
     chi_square = float(weights @ (values - mean) ** 2)
     dof = PRIOR_DOF + len(logs) - 1
-    scale = (PRIOR_DOF * dispersion + chi_square) / dof
+    scale = (PRIOR_DOF * spread_ratio + chi_square) / dof
     return PooledLog(mean, scale / float(weights.sum()), chi_square, len(logs), dof)
 
 
-def find_dispersion(jobs: Sequence[PooledLog]) -> float:
-    """Return the `dispersion` of the jobs of a sweep, moderated by PRIOR_DOF blocks of the expected spread."""
+def find_spread_ratio(jobs: Sequence[PooledLog]) -> float:
+    """Return the `spread_ratio` of the jobs of a sweep, moderated by PRIOR_DOF blocks of the expected spread."""
     return (PRIOR_DOF + sum(job.chi_square for job in jobs)) / (PRIOR_DOF + sum(job.count - 1 for job in jobs))
 
 
@@ -181,7 +181,7 @@ class Comparison:
 
 
 def compare(
-    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, *, dispersion: float = 1.0, level: float = 0.95
+    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, *, spread_ratio: float = 1.0, level: float = 0.95
 ) -> Comparison:
     """Return the throughput of `candidate` over that of `baseline`, from all blocks of jobs of one configuration.
 
@@ -191,12 +191,12 @@ def compare(
     all_blocks = [block for blocks in blocks_by_job for block in blocks]
     if not all_blocks:
         return Comparison()
-    overall = _pool_over_jobs(blocks_by_job, baseline, candidate, NO_LIMITS, dispersion)
+    overall = _pool_over_jobs(blocks_by_job, baseline, candidate, NO_LIMITS, spread_ratio)
     limits, blocks, sensitivity = disturbance.find_undisturbed(all_blocks, baseline, candidate)
     if not blocks:
         return Comparison(overall.estimate(level), blocks=all_blocks)
     kept = [[block for block in of_job if block in blocks] for of_job in blocks_by_job]
-    undisturbed = _pool_over_jobs(kept, baseline, candidate, limits, dispersion)
+    undisturbed = _pool_over_jobs(kept, baseline, candidate, limits, spread_ratio)
     # The true limit may be anywhere in the tried range (uniform: variance = width^2 / 12).
     undisturbed = dataclasses.replace(undisturbed, variance=undisturbed.variance + sensitivity**2 / 12)
     share = disturbance.disturbed_share(all_blocks, (baseline, candidate), limits)
@@ -204,10 +204,10 @@ def compare(
 
 
 def _pool_over_jobs(
-    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, limits: Limits, dispersion: float
+    jobs: Sequence[Sequence[Block]], baseline: str, candidate: str, limits: Limits, spread_ratio: float
 ) -> PooledLog:
     """Combine blocks into each job's ratio of seconds per step, and jobs into one ratio of seconds per sample."""
-    ratios = [estimate_job_ratio(blocks, baseline, candidate, limits, dispersion) for blocks in jobs]
+    ratios = [estimate_job_ratio(blocks, baseline, candidate, limits, spread_ratio) for blocks in jobs]
     first, second = (next(block for blocks in jobs for block in blocks).arms[name] for name in (baseline, candidate))
     several = max(len(arm.processes) * arm.threads for arm in (first, second)) > 1
     pooled = pool_jobs([ratio for ratio in ratios if ratio is not None], COMMAND_STD if several else 0.0)
@@ -219,9 +219,9 @@ def estimate_job_ratio(
     baseline: str,
     candidate: str,
     limits: Limits = NO_LIMITS,
-    dispersion: float = 1.0,
+    spread_ratio: float = 1.0,
 ) -> PooledLog | None:
     """Return the ratio of the seconds of a step of two arms in the blocks of one job; None if no block has both."""
     both = [block.arms for block in blocks if {baseline, candidate} <= block.arms.keys()]
     ratios = [estimate_turns_ratio(arms[baseline].turns, arms[candidate].turns, limits) for arms in both]
-    return pool_blocks(ratios, dispersion)
+    return pool_blocks(ratios, spread_ratio)

@@ -24,22 +24,22 @@ class Speedup:
     baseline: ArmStatistics | None
 
 
-def over_baseline(members: Sequence[SeriesMember], dispersion: float) -> Speedup:
+def over_baseline(members: Sequence[SeriesMember], spread_ratio: float) -> Speedup:
     """Return the speedup over the sequential arm of the same blocks; it is unknown without one."""
     config, blocks = members[0].result.config, _blocks(members)
     if any(BASELINE in block.arms for block in blocks):
-        return _paired(members, BASELINE, dispersion)
+        return _paired(members, BASELINE, spread_ratio)
     candidate = ArmStatistics(config, blocks, CANDIDATE, math.inf, _trainings(members, CANDIDATE), blocks)
     return Speedup(Comparison(), candidate, None)
 
 
-def over_best_sequential(members: Sequence[SeriesMember], dispersion: float, threads: int | None) -> Speedup | None:
+def over_best_sequential(members: Sequence[SeriesMember], spread_ratio: float, threads: int | None) -> Speedup | None:
     """Return the speedup over the sequential process with `threads`, else over the best; None if not measured."""
     arms = _sequential(members)
     if not arms or not members[0].result.config.measurement.best_sequential:
         return None
     best = arms[threads] if threads in arms else min(arms.values(), key=lambda arm: arm.step_seconds)
-    return _paired(members, best.arm_name, dispersion)
+    return _paired(members, best.arm_name, spread_ratio)
 
 
 def common_best_threads(comparable: Sequence[Sequence[SeriesMember]]) -> int | None:
@@ -94,10 +94,10 @@ def _needed(side: ArmStatistics, target: float) -> tuple[float, float]:
     return needed * side.seconds.value / side.config.epochs, needed * side.config.train_samples
 
 
-def _paired(members: Sequence[SeriesMember], arm: str, dispersion: float) -> Speedup:
+def _paired(members: Sequence[SeriesMember], arm: str, spread_ratio: float) -> Speedup:
     """Return the speedup over an arm of the same blocks."""
     config, blocks = members[0].result.config, [block for block in _blocks(members) if arm in block.arms]
-    comparison = compare([member.result.blocks for member in members], arm, CANDIDATE, dispersion=dispersion)
+    comparison = compare([member.result.blocks for member in members], arm, CANDIDATE, spread_ratio=spread_ratio)
     candidate = ArmStatistics(
         config, comparison.blocks, CANDIDATE, comparison.limits[1], _trainings(members, CANDIDATE), blocks
     )

@@ -12,7 +12,7 @@ import pandas as pd
 from dpexp.analysis import speedup
 from dpexp.analysis.arm_statistics import ArmStatistics, mean_of_known
 from dpexp.analysis.efficiency import SecondsByPhase, efficiency_factors
-from dpexp.analysis.ratio_estimate import compare, estimate_job_ratio, find_dispersion
+from dpexp.analysis.ratio_estimate import compare, estimate_job_ratio, find_spread_ratio
 from dpexp.analysis.slow_worker import find_slow_worker
 from dpexp.analysis.speedup import Speedup
 from dpexp.analysis.table_row import INTEGER_COLUMNS, Row
@@ -65,7 +65,7 @@ def aggregate(folders: Sequence[Path]) -> Summary:
 def _good_rows(good: Sequence[SeriesMember]) -> list[Row]:
     differing = series.differences([member.settings for member in good])
     spreads = [estimate_job_ratio(member.result.blocks, BASELINE, CANDIDATE) for member in good]
-    dispersion = find_dispersion([spread for spread in spreads if spread is not None])
+    spread_ratio = find_spread_ratio([spread for spread in spreads if spread is not None])
     configurations: dict[tuple[str, int, int], list[SeriesMember]] = {}
     for member in good:
         config = member.result.config
@@ -76,7 +76,7 @@ def _good_rows(good: Sequence[SeriesMember]) -> list[Row]:
     rows = []
     for group in comparable.values():
         best = speedup.common_best_threads(group)
-        rows += [_row(members, differing[members[0].series_key], dispersion, best) for members in group]
+        rows += [_row(members, differing[members[0].series_key], spread_ratio, best) for members in group]
     order = {series.label(settings): place for place, settings in enumerate(differing.values())}  # as they were typed
     return sorted(rows, key=lambda row: (order[row.series], row.data_size, row.workers, row.jobs))
 
@@ -97,10 +97,10 @@ def _failed_rows(
     return rows
 
 
-def _row(members: list[SeriesMember], differing: Mapping[str, Any], dispersion: float, best: int | None) -> Row:
+def _row(members: list[SeriesMember], differing: Mapping[str, Any], spread_ratio: float, best: int | None) -> Row:
     """Return the row of one configuration; the blocks of all of its jobs are pooled."""
     config, first = members[0].result.config, members[0].result
-    measured = speedup.over_baseline(members, dispersion)
+    measured = speedup.over_baseline(members, spread_ratio)
     candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
     blocks = [member.result.blocks for member in members]
     return Row(
@@ -118,9 +118,9 @@ def _row(members: list[SeriesMember], differing: Mapping[str, Any], dispersion: 
         overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
-        **_best_sequential_columns(speedup.over_best_sequential(members, dispersion, best)),
+        **_best_sequential_columns(speedup.over_best_sequential(members, spread_ratio, best)),
         shared_memory_speedup=compare(
-            blocks, baseline=CANDIDATE, candidate=SHARED_MEMORY, dispersion=dispersion
+            blocks, baseline=CANDIDATE, candidate=SHARED_MEMORY, spread_ratio=spread_ratio
         ).overall,
         **_factor_columns(candidate, baseline),
         **find_slow_worker(candidate.arms, baseline.arms if baseline else []),

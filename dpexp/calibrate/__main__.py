@@ -19,7 +19,7 @@ from dpexp.calibrate.faults import Fault
 from dpexp.config.compose import compose_config
 from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.config.overrides import with_script
-from dpexp.entry_point import Parser, entry_point, measuring_alone, show_line
+from dpexp.entry_point import Parser, entry_point, hold_measurement_lock, show_line
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import current_environment
 from dpexp.measurement import job
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     Parser(prog="python -m dpexp.calibrate", description=__doc__).parse_args(arguments)
     show_line(current_environment().machine)
     failed = 0
-    with measuring_alone():
+    with hold_measurement_lock():
         for check in checks():
             show_line(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
             failed += not check.passed

@@ -14,7 +14,7 @@ from dpexp.cli import resume
 from dpexp.config.compose import Job, Plan
 from dpexp.config.job import check_core_limits
 from dpexp.config.script import ScriptConfig
-from dpexp.entry_point import measuring_alone, show_error, show_line
+from dpexp.entry_point import hold_measurement_lock, show_error, show_line
 from dpexp.errors import BAD_INPUT, FAILED, ConfigError, DpexpError, ResultError, WorkerError
 from dpexp.machine.environment import Environment, current_environment
 from dpexp.machine.files import lock_folder, write_atomically
@@ -62,7 +62,7 @@ def open_plan(
             earlier = resume.find_earlier_results(plan, environment)
         else:
             resume.refuse_results(plan.folder)
-        with measuring_alone():
+        with hold_measurement_lock():
             yield _measure_jobs(plan, environment, user_files, earlier, launcher)
 
 

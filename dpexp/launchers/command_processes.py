@@ -76,7 +76,7 @@ class CommandProcesses(ProcessTree):
                     f"{Path.cwd()}"
                 ) from error
 
-    def stop(self) -> None:
+    def pause(self) -> None:
         """Stop all processes, including helpers, until they receive SIGCONT."""
         self.refresh()
         self.send(signal.SIGSTOP)

@@ -41,7 +41,7 @@ class Rank:
     ahead_seconds: float  # how far its clock is ahead of this machine's; 0 if it runs on this machine
     total_steps: int | None = None  # steps of the whole run; known once it has finished
     report: dict[str, Any] = field(default_factory=dict)  # fields of Process; empty if it ended before its last turn
-    in_memory: bool = True  # whether its models exchange gradients in shared memory
+    shares_memory: bool = True  # whether its models exchange gradients in shared memory
 
 
 class RunningCommand:
@@ -84,7 +84,7 @@ class RunningCommand:
         if not self.missing:
             self.ranks.sort(key=lambda known: known.number)
             self._steps = 1
-            self.processes.stop()
+            self.processes.pause()
 
     def check_start(self) -> None:
         """Raise WorkerError if the command has ended before all processes made their first step."""
@@ -100,8 +100,8 @@ class RunningCommand:
         biased. Returns [] for a traced turn, whose hooks take time. Raises WorkerError, ScriptEnded.
         """
         reports = self._ask((turn.untimed_steps, turn.steps, turn.traced))
-        self.processes.stop()
-        if self._steps == 1:  # and again in `finish`; the script may have ended by then
+        self.processes.pause()
+        if self._steps == 1:  # and again in `collect_final_reports`; the script may have ended by then
             self.processes.record_memory()
         self._steps += turn.steps
         if turn.traced:
@@ -114,13 +114,13 @@ class RunningCommand:
         seconds = np.diff([times for times, _ in reports])[:, turn.untimed_steps :]
         return seconds.mean(axis=0).tolist()  # type: ignore[no-any-return]
 
-    def finish(self) -> None:
+    def collect_final_reports(self) -> None:
         """Collect the final reports of the processes after the last turn; some of them may have ended."""
         self.processes.record_memory()
         with contextlib.suppress(ScriptEnded, WorkerError):
             for rank, report in zip(self.ranks, self._ask("final report"), strict=True):
-                rank.report, rank.in_memory = report
-        self.processes.stop()
+                rank.report, rank.shares_memory = report
+        self.processes.pause()
         self.processes.used_cpu_seconds += self.processes.cpu_seconds()
 
     def end(self) -> None:

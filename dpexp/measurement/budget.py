@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from dpexp.analysis.ratio_estimate import START_STD, compare, estimate_turns_ratio
+from dpexp.analysis.ratio_estimate import BLOCK_STD, compare, estimate_turns_ratio
 from dpexp.config.job import JobConfig
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.whole_trainings import WholeTrainings
@@ -13,7 +13,7 @@ from dpexp.results.schema import Block
 MIN_JOB_ROUNDS = 24  # if the time limit for short steps is too short for so many, the limit for long steps applies
 CHECK_EVERY_ROUNDS = 8
 MIN_BLOCK_STEPS = 32  # steps of each arm; if there is no time for them, there are fewer blocks than `repeats`
-MIN_STARTS_LEFT = 1.5  # times the cost of a start: with at least this much time left, another block is started
+MIN_BLOCKS_LEFT = 1.5  # times the cost of a start: with at least this much time left, another block is started
 END_SECONDS = 0.3  # to end the arms of a block, and to write the result
 
 
@@ -38,7 +38,7 @@ class Budget:
         """The fraction of the time that has passed."""
         return min(1.0, (time.monotonic() - self._started) / self.seconds)
 
-    def exclude(self, seconds: float) -> None:
+    def exclude_seconds(self, seconds: float) -> None:
         """Don't count these seconds, such as those of a block that failed and is repeated without an arm."""
         self._started += seconds
 
@@ -66,12 +66,12 @@ class Budget:
             return True
         if rounds.timed_rounds % CHECK_EVERY_ROUNDS or self._baseline is None or not self.measurement.is_adaptive:
             return False
-        if left < MIN_STARTS_LEFT * self._overhead_seconds:
+        if left < MIN_BLOCKS_LEFT * self._overhead_seconds:
             return False  # too short for another block: use it here
         ratio = estimate_turns_ratio(rounds.timed[self._baseline].turns, rounds.timed[self._candidate].turns)
         assert ratio is not None
         variance = ratio.variance * seconds
-        return seconds >= math.sqrt(self._overhead_seconds * variance) / START_STD
+        return seconds >= math.sqrt(self._overhead_seconds * variance) / BLOCK_STD
 
     def _seconds_per_block(self, seconds: float, blocks: int) -> float:
         """Return the seconds for the rounds of each of `blocks` blocks, the first of which has started."""
@@ -85,7 +85,7 @@ class Budget:
         if not measurement.is_adaptive:
             return len(blocks) >= measurement.repeats
         is_missing = len(blocks) < measurement.repeats
-        if self._left_seconds() < (1.0 if is_missing else MIN_STARTS_LEFT) * self._overhead_seconds:
+        if self._left_seconds() < (1.0 if is_missing else MIN_BLOCKS_LEFT) * self._overhead_seconds:
             return True
         if is_missing:
             return False

@@ -14,9 +14,9 @@ from dpexp.config.script import ScriptConfig
 from dpexp.errors import ConfigError, DataError, DivergedError, WorkerError, pluralize
 from dpexp.launchers.local import LocalLauncher
 from dpexp.machine.environment import Environment, available_memory_bytes, current_environment, usable_cores
+from dpexp.measurement.blocks import OnProgress, run_blocks
 from dpexp.measurement.budget import Budget
 from dpexp.measurement.built_in_trainer import BuiltInTrainer
-from dpexp.measurement.measure import OnProgress, run_blocks
 from dpexp.measurement.record import CHECKPOINT, Record
 from dpexp.measurement.rounds import Rounds
 from dpexp.measurement.script_trainer import ScriptTrainer
@@ -139,7 +139,7 @@ def _measure_blocks(
         if shared_memory_config is None or has_failed:
             return configs
         shares_memory = is_requested or any(
-            SHARED_MEMORY in block.arms or _is_exchange_bottleneck(shared_memory_config, block) for block in blocks
+            SHARED_MEMORY in block.arms or _may_share_memory(shared_memory_config, block) for block in blocks
         )
         return configs | ({SHARED_MEMORY: shared_memory_config} if shares_memory else {})
 
@@ -155,11 +155,11 @@ def _measure_blocks(
             if is_requested or not was_tried or "shared memory" not in str(error):  # the arm that has failed
                 raise
             has_failed = True
-            budget.exclude(time.perf_counter() - finished)  # the failed block, perhaps a hang of minutes
+            budget.exclude_seconds(time.perf_counter() - finished)  # the failed block, perhaps a hang of minutes
             _log.warning("gradients in shared memory could not be measured: %s", error)
 
 
-def _is_exchange_bottleneck(config: JobConfig, block: Block) -> bool:
+def _may_share_memory(config: JobConfig, block: Block) -> bool:
     """Whether DistributedDataParallel spends much of a step exchanging gradients, and more than waiting."""
     arm = block.arms[CANDIDATE]
     seconds = {name: float(np.sum(values)) for name, values in arm.phases.items()}

@@ -102,8 +102,8 @@ class ScriptArms:
 
 
 def _arm(command: RunningCommand, timed: ArmSteps) -> Arm:
-    command.finish()
-    if command.spec.exchange is not None and not all(rank.in_memory for rank in command.ranks):
+    command.collect_final_reports()
+    if command.spec.exchange is not None and not all(rank.shares_memory for rank in command.ranks):
         raise WorkerError(
             f"{command.spec.name}: the script created no DistributedDataParallel model whose gradients could be "
             "exchanged in shared memory"

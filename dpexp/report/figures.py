@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from dpexp.analysis.table import Summary
 from dpexp.errors import pluralize
 from dpexp.machine.files import write_atomically
-from dpexp.report.panels import GREY, Painter, Panels, sparse
+from dpexp.report.panels import GREY, DrawPanel, Panels, sparse
 
 STYLE = Path(__file__).parent / "figures.mplstyle"
 
@@ -86,14 +86,14 @@ def _entries(axes: Axes) -> dict[str, Artist]:
     return dict(zip(labels, handles, strict=True))
 
 
-def _figure(table: pd.DataFrame, title: str, paint: Painter, panel_height: float, caption: str) -> Figure:
+def _figure(table: pd.DataFrame, title: str, draw_panel: DrawPanel, panel_height: float, caption: str) -> Figure:
     """Return a figure with title, legend, a panel for each series on the same scales, and a caption."""
     names = list(table.series.unique())
     figure = Figure(layout="constrained")
     panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     entries: dict[str, Artist] = {}
     for name, axes in zip(names, panels, strict=True):
-        paint(axes, table[table.series == name])
+        draw_panel(axes, table[table.series == name])
         axes.set_title(textwrap.fill(name, SERIES_CHARACTERS), loc="left")
         axes.set_xlabel(axes.get_xlabel() if axes is panels[-1] else "")
         entries = _entries(axes) | entries

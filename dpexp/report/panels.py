@@ -29,7 +29,7 @@ LOSS_COLORS = ("#D55E00", "#E69F00", "#CC79A7")
 TEXT, GREY, BAR = "#1c1c1c", "#767676", "#7fb2d6"
 MAX_TICKS = 8
 
-Painter = Callable[[Axes, pd.DataFrame], None]
+DrawPanel = Callable[[Axes, pd.DataFrame], None]
 Style = tuple[str, str]
 """A colour and a marker."""
 SEQUENTIAL = (  # columns shown as marks beside the time of workers: column, label, line style

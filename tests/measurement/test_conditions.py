@@ -8,7 +8,7 @@ import sys
 
 from worker_actions import use_cpu
 
-from dpexp.measurement.measure import LoadMonitor
+from dpexp.measurement.blocks import LoadMonitor
 from dpexp.processes import fork_server, launch
 from dpexp.processes.world import WorldSpec
 

@@ -155,7 +155,7 @@ def test_shared_memory_becomes_an_arm_if_the_exchange_is_the_bottleneck(monkeypa
 
 
 def test_shared_memory_that_fails_is_left_out_unless_it_was_asked_for(monkeypatch, tmp_path):
-    monkeypatch.setattr(job, "_is_exchange_bottleneck", lambda config, block: True)
+    monkeypatch.setattr(job, "_may_share_memory", lambda config, block: True)
     made = BuiltInTrainer.running
 
     def failing(trainer, variants):
@@ -171,7 +171,7 @@ def test_shared_memory_that_fails_is_left_out_unless_it_was_asked_for(monkeypatc
 
 
 def test_another_arm_that_fails_beside_shared_memory_fails_the_job(monkeypatch, tmp_path):
-    monkeypatch.setattr(job, "_is_exchange_bottleneck", lambda config, block: True)
+    monkeypatch.setattr(job, "_may_share_memory", lambda config, block: True)
     made = BuiltInTrainer.running
 
     def failing(trainer, variants):

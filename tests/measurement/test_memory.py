@@ -141,7 +141,7 @@ def test_the_memory_of_a_script_has_that_of_its_helpers(tmp_path):
         with Watching(lambda: list(world.processes.processes)) as seen:
             while seen.reads < READS_OF_SCRIPT:
                 world.run_turn(Turn(0, STEPS))
-        world.finish()
+        world.collect_final_reports()
         processes = len(world.processes.processes)
     assert processes == 5  # torchrun, two ranks, and a worker of each rank's data loader
     agree("script, 2 workers, 5 processes", world.processes.memory_bytes, seen)

@@ -18,7 +18,7 @@ from selenium.webdriver.common.keys import Keys
 
 from dpexp.report.writer import write_report
 
-pytestmark = pytest.mark.painted
+pytestmark = pytest.mark.drawn
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

@@ -58,7 +58,7 @@ def test_every_figure_is_written_as_png_and_svg(written):
         assert matplotlib.image.imread(path).std() > 0.01
 
 
-@pytest.mark.painted
+@pytest.mark.drawn
 def test_aggregating_again_changes_nothing(written):
     before = files(written)
     write_report([written], written)
@@ -100,7 +100,7 @@ def test_a_single_configuration_has_its_figures_too(tmp_path):
     assert len([*folder.glob("figures/*.png")]) == 5
 
 
-@pytest.mark.painted
+@pytest.mark.drawn
 def test_weak_scaling_is_told_as_throughput(tmp_path, capsys):
     overrides = ["data.scope=per_worker", "data.size=1000", "workers=2"]
     folder = write_sweep(tmp_path, result(*overrides, seconds=[2, 2], baseline=[2, 2]))

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from basics import tiny
 
-from dpexp.analysis.ratio_estimate import START_STD, compare
+from dpexp.analysis.ratio_estimate import BLOCK_STD, compare
 from dpexp.analysis.warnings import _precision_warnings
 from dpexp.config.built_in import BuiltInConfig
+from dpexp.measurement import blocks as blocks_module
 from dpexp.measurement import budget as budget_module
-from dpexp.measurement import measure as measure_module
 from dpexp.measurement import rounds as rounds_module
+from dpexp.measurement.blocks import run_blocks
 from dpexp.measurement.budget import END_SECONDS, Budget
 from dpexp.measurement.built_in_trainer import PACE
-from dpexp.measurement.measure import run_blocks
 from dpexp.results.schema import Arm, Conditions, Process
 
 SHORT_SECONDS, LONG_SECONDS = BuiltInConfig.default_max_seconds
@@ -34,10 +34,10 @@ def clock(monkeypatch):
     """The time that the measuring loop sees."""
     state = SimpleNamespace(now=1000.0)
     state.monotonic = lambda: state.now
-    for module in (budget_module, measure_module, rounds_module):
+    for module in (budget_module, blocks_module, rounds_module):
         monkeypatch.setattr(module, "time", state)
     watch = SimpleNamespace(conditions=lambda seconds: Conditions(0.0, 0.0, 0.0))
-    monkeypatch.setattr(measure_module, "LoadMonitor", lambda: watch)
+    monkeypatch.setattr(blocks_module, "LoadMonitor", lambda: watch)
     return state
 
 
@@ -172,7 +172,7 @@ def test_excluded_time_is_not_the_jobs(clock):
     config = tiny("measurement.max_seconds=10")
     job = Budget(config, None, "candidate")
     clock.now += 5.0
-    job.exclude(5.0)
+    job.exclude_seconds(5.0)
     assert job.done_fraction == 0
     clock.now += 5.0
     assert job.done_fraction == 0.5
@@ -213,7 +213,7 @@ def test_a_block_is_as_long_as_pays_beside_another_start(clock, start_seconds, n
     baseline, candidate = (block.arms[name].all_step_seconds for name in ("baseline", "candidate"))
     a_second = sum((steps.std() / steps.mean()) ** 2 * steps.mean() * 2 for steps in (baseline, candidate))
     cost = start_seconds + END_SECONDS + 0.02  # and the warm-up's steps
-    best = math.sqrt(cost * a_second) / START_STD
+    best = math.sqrt(cost * a_second) / BLOCK_STD
     assert best / 2 <= seconds <= 2 * best + 1  # noise of the estimate, and it looks every some rounds only
 
 

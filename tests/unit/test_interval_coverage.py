@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from test_disturbance import bursts, found_in, steady
 
-from dpexp.analysis.ratio_estimate import GROUPS, START_STD, estimate_turns_ratio, find_dispersion, pool_blocks
+from dpexp.analysis.ratio_estimate import BLOCK_STD, GROUPS, estimate_turns_ratio, find_spread_ratio, pool_blocks
 
 TRIALS, TURNS, STARTS = 700, 60, (2, 3, 4, 8)
 PRECISION = 0.02
 
 
-def process(generator, shape, deviation=START_STD):
+def process(generator, shape, deviation=BLOCK_STD):
     """Each process has a speed of its own; of the ratio of two it is `deviation`."""
     return np.exp(generator.normal(0, deviation / math.sqrt(2), (*shape[:-1], 1)))
 
@@ -48,7 +48,7 @@ def autocorrelated(generator, shape, correlation):
 
 
 def heavy_tailed(generator, shape):
-    speeds = START_STD / math.sqrt(6) * generator.standard_t(3, (*shape[:-1], 1))
+    speeds = BLOCK_STD / math.sqrt(6) * generator.standard_t(3, (*shape[:-1], 1))
     return np.exp(speeds + 0.03 * generator.standard_t(3, shape))
 
 
@@ -64,7 +64,7 @@ def rarely_long(generator, shape):
 
 def differing(generator, shape, times):
     """Starts differ so many times as much as usual."""
-    return process(generator, shape, times * START_STD) * np.exp(generator.normal(0, 0.02, shape))
+    return process(generator, shape, times * BLOCK_STD) * np.exp(generator.normal(0, 0.02, shape))
 
 
 # Both sides, and the true ratio of all their time.
@@ -127,7 +127,7 @@ def test_jobs_of_a_sweep_share_their_dispersion():
         for each in times:
             sides = (in_groups(differing(generator, (4, TURNS), each)) for _ in range(2))
             jobs.append([estimate_turns_ratio(*pair) for pair in zip(*sides, strict=True)])
-        usual = find_dispersion([pool_blocks(job) for job in jobs])
+        usual = find_spread_ratio([pool_blocks(job) for job in jobs])
         for job in jobs:
             estimates = pool_blocks(job, usual).estimate(), pool_blocks(job).estimate()
             held.append(estimates[0].low <= 1 <= estimates[0].high)

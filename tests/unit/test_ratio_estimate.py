@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from results_helpers import QUIET, arm_of
 
 from dpexp.analysis.ratio_estimate import (
+    BLOCK_STD,
     COMMAND_STD,
     PRIOR_DOF,
     SINGLE_ROUND_STD,
-    START_STD,
     LogEstimate,
     compare,
-    estimate_log_seconds,
+    estimate_log_mean,
     estimate_turns_ratio,
-    find_dispersion,
+    find_spread_ratio,
     pool_blocks,
     pool_jobs,
     variance_per_step,
@@ -63,7 +63,7 @@ def test_only_steps_up_to_the_limits_count():
     over, of = [[1.0, 9.0], [1.0, 1.0]], [[2.0, 2.0], [2.0, 7.0]]
     assert estimate_turns_ratio(over, of, (1.15, 2.3)).log == pytest.approx(math.log(0.5))
     assert estimate_turns_ratio(over, of, (0.5, 2.3)) is None
-    assert estimate_log_seconds(over, 0.5) is None
+    assert estimate_log_mean(over, 0.5) is None
 
 
 def autocorrelated(generator, count, correlation, deviation):
@@ -110,14 +110,14 @@ def test_blocks_that_agree_are_believed_as_far_as_they_are_many(count):
     found = pool_blocks([exact(0.1)] * count)
     assert found.log == pytest.approx(0.1)
     moderated = PRIOR_DOF / (PRIOR_DOF + count - 1)
-    assert found.variance == pytest.approx(moderated * START_STD**2 / count)
+    assert found.variance == pytest.approx(moderated * BLOCK_STD**2 / count)
     assert found.dof == pytest.approx(PRIOR_DOF + count - 1)
 
 
 def test_two_blocks_that_differ_widen_the_interval_but_not_25_fold():
     agreeing, differing = pool_blocks([exact(0.0)] * 2), pool_blocks([exact(-0.02), exact(0.02)])
     wider = differing.estimate().precision / agreeing.estimate().precision
-    misfit = 2 * (0.02 / START_STD) ** 2
+    misfit = 2 * (0.02 / BLOCK_STD) ** 2
     assert wider == pytest.approx(math.sqrt((PRIOR_DOF + misfit) / PRIOR_DOF), rel=0.02)
     assert wider < 3
 
@@ -125,11 +125,11 @@ def test_two_blocks_that_differ_widen_the_interval_but_not_25_fold():
 def test_other_jobs_of_a_sweep_tell_how_much_blocks_usually_differ():
     calm = [pool_blocks([exact(0.0)] * 3)] * 10
     restless = [pool_blocks([exact(-0.02), exact(0.0), exact(0.02)])] * 10
-    assert find_dispersion([]) == 1
-    assert find_dispersion(calm) < 0.3
-    assert find_dispersion(restless) > 5
+    assert find_spread_ratio([]) == 1
+    assert find_spread_ratio(calm) < 0.3
+    assert find_spread_ratio(restless) > 5
     one = [exact(0.0)] * 2
-    widths = [pool_blocks(one, find_dispersion(jobs)).estimate().precision for jobs in (calm, [], restless)]
+    widths = [pool_blocks(one, find_spread_ratio(jobs)).estimate().precision for jobs in (calm, [], restless)]
     assert widths == sorted(widths)
 
 

@@ -101,10 +101,10 @@ class StepClock:
                 self._connection.send(time.perf_counter())
                 message = self._connection.recv()
             if message == "final report":
-                in_memory = bool(getattr(sys.modules.get("dpexp.exchange.peers"), "open_peers", False))
+                shares_memory = bool(getattr(sys.modules.get("dpexp.exchange.peers"), "open_peers", False))
                 seen = self._samples.seen
-                seen["by_ddp"] &= not in_memory
-                self._connection.send(({"host": socket.gethostname(), **seen}, in_memory))
+                seen["by_ddp"] &= not shares_memory
+                self._connection.send(({"host": socket.gethostname(), **seen}, shares_memory))
                 message = self._connection.recv()
             self._synchronize_at, self._pause_at, trace = message
         except (OSError, EOFError) as error:
