@@ -84,7 +84,7 @@ def _compared(speedup: Estimate, truths: Sequence[float]) -> Finding:
 def _random_depth(here: Path) -> Finding:
     """By whole trainings of the same command, and of another one after it."""
     first, second = (natural.of_random_depth() for _ in range(2))
-    return _compared(first.here, [first.truth, second.truth])
+    return _compared(first.overall, [first.truth, second.truth])
 
 
 def _says(words: str, program: str, *settings: str) -> Judge:

@@ -12,7 +12,7 @@ from benchmarks.setup import out
 
 ROOT = Path(__file__).parent.parent
 FOLDER = "outputs/example"
-MOST = 40_000  # samples of the rows that are shown
+SHOWN_SIZE = 40_000  # samples of the rows that are shown
 COLUMNS = 113  # of the terminal: the README shows what fits
 SWEEP = ["-m", "workers=1,2,4", "data.size=5000,10000,20000,40000"]
 
@@ -26,7 +26,7 @@ def run() -> None:
     answer = [line for line in printed.splitlines() if not line.startswith("job ")]  # without the progress
     headline, table, *_ = "\n".join(answer).split("\n\n")
     configuration, heads, rule, *rows = table.splitlines()
-    largest = [row for row in rows if f" {MOST:,} " in row]
+    largest = [row for row in rows if f" {SHOWN_SIZE:,} " in row]
     shown = [line.rstrip() for line in (headline, "", configuration, heads, rule, *largest)]
     begin, end = "<!-- example -->\n", "<!-- end -->"
     text = (ROOT / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""Trainings whose steps differ by nature, each against the truth: plain runs, in turn with dpexp's commands."""
+"""Trainings whose steps differ inherently, each against the truth: plain runs, in turn with dpexp's commands."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Script:
 SCRIPTS = [
     Script("long batches", "cases/long-batches/train.py", 16),
     Script("long batches, together", "cases/long-batches/train.py --together", 16),
-    Script("validation on rank 0", "natures/pauses.py --pause validation", 64),
-    Script("checkpoints", "natures/pauses.py --pause checkpoint", 64),
-    Script("loaders anew each epoch", "natures/pauses.py --pause loader", 64),
+    Script("validation on rank 0", "cases/pauses/train.py --pause validation", 64),
+    Script("checkpoints", "cases/pauses/train.py --pause checkpoint", 64),
+    Script("loaders anew each epoch", "cases/pauses/train.py --pause loader", 64),
 ]
 
 
@@ -43,10 +43,10 @@ class Outcome:
     """One command, and the throughputs of plain runs before and after it: of one process, and of two."""
 
     plain: tuple[float, float]
-    here: Estimate
+    overall: Estimate
     speedup: float
     samples_per_second: float
-    reports_disturbance: bool
+    warns: bool  # whether it warns that other programs disturbed steps
 
     @property
     def truth(self) -> float:
@@ -55,13 +55,13 @@ class Outcome:
 
 
 def _show(name: str, found: Sequence[Outcome]) -> None:
-    held = sum(one.here.low <= one.truth <= one.here.high for one in found)
-    out.print(f"{name}: the interval as it is holds the truth in {held} of {len(found)}")
+    contained = sum(one.overall.low <= one.truth <= one.overall.high for one in found)
+    out.print(f"{name}: {contained} of {len(found)} intervals contain the truth")
     for one in found:
-        rate, told = one.samples_per_second / one.plain[1], "; bursts told" if one.reports_disturbance else ""
+        rate, warned = one.samples_per_second / one.plain[1], "; warns of disturbances" if one.warns else ""
         out.print(
-            f"  truth {one.truth:.2f}; as it is {shown(one.here)}, shown {one.speedup:.2f}; "
-            f"samples a second / plain {rate:.2f}{told}"
+            f"  truth {one.truth:.2f}; overall {shown(one.overall)}, in the table {one.speedup:.2f}; "
+            f"samples a second / plain {rate:.2f}{warned}"
         )
 
 
@@ -96,8 +96,8 @@ def of_random_depth() -> Outcome:
 
 
 def _outcome(row, plain: tuple[float, float]) -> Outcome:  # type: ignore[no-untyped-def]
-    told = any(warning.kind == "disturbed" for warning in row.warnings)
-    return Outcome(plain, row.overall_speedup, row.speedup.value, row.samples_per_second, told)
+    warns = any(warning.kind == "disturbed" for warning in row.warnings)
+    return Outcome(plain, row.overall_speedup, row.speedup.value, row.samples_per_second, warns)
 
 
 def _mean(first: float, second: float) -> float:

@@ -43,7 +43,8 @@ def run(rounds: int) -> None:
         command += ["measurement.best_sequential=false", f"hydra.sweep.dir={folder}"]
         finished = subprocess.run(command, capture_output=True, text=True, check=True)
     out.print(f"\nthe same cells by dpexp: {' '.join(command[1:-1])}\n")
-    out.print("\n".join(line for line in finished.stdout.splitlines() if not line.startswith("wrote ")))
+    answer = [line for line in finished.stdout.splitlines() if not line.startswith("job ")]
+    out.print("\n".join("\n".join(answer).split("\n\n")[:2]))  # the first lines, and the table
 
 
 def _list(numbers: list[int]) -> str:

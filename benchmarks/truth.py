@@ -1,4 +1,4 @@
-"""What repeated commands say of the same thing: do their intervals hold the truth, and how wide are they?"""
+"""Repeated commands that measure the same thing: do their intervals contain the truth, and how wide are they?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from rich.table import Table
 
-from benchmarks.setup import command, out
+from benchmarks.setup import command, out, shown
 from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.table_row import Row
 
@@ -67,7 +67,7 @@ def _long_steps() -> None:
     for length in (["data.size=2000", "epochs=1"], ["data.size=40000", "epochs=10"]):
         (row,), seconds = command(*SMALL_IMAGES, *length, "workers=2")
         out.print(
-            f"resnet18, {' '.join(length)}: {seconds:.0f} s, speedup {_shown(row.speedup)}, half-width "
+            f"resnet18, {' '.join(length)}: {seconds:.0f} s, speedup {shown(row.speedup)}, half-width "
             f"{100 * row.speedup.precision:.1f} %"
         )
 
@@ -82,12 +82,12 @@ def _trainings(rounds: int) -> None:
             (row,), _ = command(*job, "workers=2", "measurement.whole_trainings=always")
             ratios[0].append(row.baseline_overall_seconds / row.baseline_trained_seconds)
             ratios[1].append(row.overall_seconds / row.trained_seconds)
-        shown = [f"{statistics.median(one):.3f} ({min(one):.3f} to {max(one):.3f})" for one in ratios]
-        out.print(f"{name}: time from steps / of whole trainings: one process {shown[0]}, 2 workers {shown[1]}")
+        texts = [f"{statistics.median(one):.3f} ({min(one):.3f} to {max(one):.3f})" for one in ratios]
+        out.print(f"{name}: time from steps / of whole trainings: one process {texts[0]}, 2 workers {texts[1]}")
 
 
 def _repeated(title: str, overrides: list[str], count: int, truth: float | None = None) -> None:
-    """How many intervals hold the truth, or the mean of the other commands; every second one beside a stressor."""
+    """How many intervals contain the truth, or the mean of the other commands; every second one beside a stressor."""
     found: dict[bool, list[Row]] = {False: [], True: []}
     took = []
     for number in range(count):
@@ -97,22 +97,22 @@ def _repeated(title: str, overrides: list[str], count: int, truth: float | None 
     out.print(f"{title}, {count} in all, {statistics.median(took):.0f} s each:")
     for stressed, rows in found.items():
         where = "beside a stressor" if stressed else "alone"
-        here = [row.overall_speedup for row in rows]
-        told = [row.speedup for row in rows if row.speedup != row.overall_speedup]
-        out.print(f"  as it is here, {where}: {_summary(here, truth)}")
-        if len(told) > 1:
-            out.print(f"  undisturbed, {where}, told by {len(told)} of {len(rows)}: {_summary(told, truth)}")
+        overall = [row.overall_speedup for row in rows]
+        known = [row.speedup for row in rows if row.speedup != row.overall_speedup]
+        out.print(f"  overall, {where}: {_summary(overall, truth)}")
+        if len(known) > 1:
+            out.print(f"  undisturbed, {where}, known in {len(known)} of {len(rows)}: {_summary(known, truth)}")
 
 
 def _summary(estimates: Sequence[Estimate], truth: float | None) -> str:
     logs = np.log([estimate.value for estimate in estimates])
-    held = 0
+    contained = 0
     for at, estimate in enumerate(estimates):
         true = truth if truth is not None else math.exp(np.delete(logs, at).mean())
-        held += estimate.low <= true <= estimate.high
+        contained += estimate.low <= true <= estimate.high
     widths = [100 * estimate.precision for estimate in estimates]
     return (
-        f"holds {truth if truth is not None else 'the mean of the others'} in {held} of {len(estimates)}; mean "
+        f"{contained} of {len(estimates)} contain {truth if truth is not None else 'the mean of the others'}; mean "
         f"{math.exp(logs.mean()):.3f}, spread {100 * logs.std(ddof=1):.1f} %, half-width {np.median(widths):.1f} % "
         f"(median), {max(widths):.1f} % (most)"
     )
@@ -120,17 +120,13 @@ def _summary(estimates: Sequence[Estimate], truth: float | None) -> str:
 
 def _sweeps() -> None:
     table = Table(box=None)
-    for head in ("command", "seconds", "undisturbed, half-width", "most", "as it is, half-width", "most"):
+    for head in ("command", "seconds", "undisturbed, half-width", "most", "overall, half-width", "most"):
         table.add_column(head, justify="left" if head == "command" else "right")
     for name, seed in (("the README's sweep", None), ("the same beside a stressor", 1)):
         rows, seconds = _command(*SWEEP, seed=seed)
         free = [row for row in rows if not row.oversubscribed]
-        shown = [100 * row.speedup.precision for row in free]
-        here = [100 * row.overall_speedup.precision for row in free]
-        cells = [f"{statistics.median(shown):.1f} %", f"{max(shown):.1f} %", f"{statistics.median(here):.1f} %"]
-        table.add_row(name, f"{seconds:.0f}", *cells, f"{max(here):.1f} %")
+        undisturbed = [100 * row.speedup.precision for row in free]
+        overall = [100 * row.overall_speedup.precision for row in free]
+        cells = [f"{at(widths):.1f} %" for widths in (undisturbed, overall) for at in (statistics.median, max)]
+        table.add_row(name, f"{seconds:.0f}", *cells)
     out.print(table)
-
-
-def _shown(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"

@@ -8,7 +8,7 @@ __all__ = ["load", "plot", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """Return the version, or import a notebook function on first use (it loads torch)."""
+    """Return the version, or import a notebook function on first use; `run` and `sweep` load torch when called."""
     if name == "__version__":
         return metadata.version("dpexp")
     if name not in __all__:

@@ -4,7 +4,11 @@ Each message is one line: the value, the rule, the choices.
 """
 
 BAD_INPUT, FAILED = 2, 1  # exit statuses
-USER_CODE_ERRORS = (Exception, SystemExit, KeyboardInterrupt)  # dpexp's own Ctrl-C is different, see machine.signals
+USER_CODE_ERRORS = (
+    Exception,
+    SystemExit,
+    KeyboardInterrupt,
+)  # dpexp turns Ctrl-C into another one
 
 
 def pluralize(count: int, noun: str) -> str:
@@ -46,7 +50,7 @@ class ConfigError(DpexpError):
 
 
 class DataError(DpexpError):
-    """A data set can't be loaded, or doesn't match its checksum."""
+    """A user's file can't be used: a data set that can't be loaded, or a file that changed."""
 
     exit_status = BAD_INPUT
 

@@ -94,8 +94,9 @@ def _select_series(rows: Sequence[Row], folder: Path, series: str | None) -> lis
     if series is None and len(labels) > 1:
         raise ResultError(f"{folder} has {len(labels)} series; choose one with --series: {'; '.join(labels)}")
     if series is not None and series not in labels:
-        choices = "; ".join(label for label in labels if label) or "none: the folder has a single series"
-        raise ResultError(f"--series {series}: choose from {choices}")
+        choices = "; ".join(label for label in labels if label)
+        rule = f"choose from {choices}" if choices else "the folder has a single series; leave --series out"
+        raise ResultError(f"--series {series}: {rule}")
     return at_largest_data_size([row for row in rows if series in (None, row.series)])
 
 

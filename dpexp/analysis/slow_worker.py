@@ -66,7 +66,7 @@ def _differs_by_samples(phase: int, seconds: float, baseline: Sequence[Arm]) -> 
 
 
 def _are_surely_more(blocks: Sequence[np.ndarray], share: float) -> bool:
-    """Whether more than `share` of the steps are True: by the whole interval; in each block, more than half of it."""
+    """Whether the interval of the share of True steps is above `share`, and each block has more than half of it."""
     pooled = pool_blocks([estimate_log_mean(steps[:, None]) for steps in blocks if steps.any()])  # type: ignore[arg-type]
     return pooled is not None and min(steps.mean() for steps in blocks) > share / 2 and pooled.estimate().low > share
 

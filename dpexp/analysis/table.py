@@ -133,6 +133,7 @@ def _row(members: list[SeriesMember], differing: Mapping[str, Any], spread_ratio
         series=series.label(differing),
         option=_option(config.workers, candidate.threads, differing),
         comparison_key=members[0].comparison_key,
+        step_seconds=candidate.step_seconds,
         has_other_baseline=isinstance(config, ScriptConfig) and config.command_words != config.baseline().command_words,
     )
 
@@ -156,6 +157,7 @@ def _baseline_columns(candidate: ArmStatistics, baseline: ArmStatistics) -> dict
         "baseline_overall_seconds": baseline.overall_seconds.value,
         "baseline_trained_seconds": baseline.trained_seconds,
         "baseline_test_accuracy": baseline.test_accuracy,
+        "baseline_step_seconds": baseline.step_seconds,
         "baseline_compute": baseline.compute_seconds,
         "baseline_phases": _training_phases(baseline, baseline.phases[:1], USEFUL),
     }

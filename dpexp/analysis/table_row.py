@@ -87,10 +87,12 @@ class Row:
     jobs: tuple[str, ...] = ()  # the folders of its jobs; `job` in results.csv
     series: str = ""  # label of the series; "" if there is only one
     configured_size: int | None = None  # data.size
-    baseline_compute: tuple[float, ...] = ()  # seconds of a step, for projections; not a column
-    comparison_key: str = ""  # equal for rows that may be compared; not a column
-    has_other_baseline: bool = False  # whether a script's baseline is another command; not a column
-    option: str = ""  # what distinguishes it from rows with the same comparison_key; not a column
+    step_seconds: float = math.nan  # of a whole batch; this and all below are no columns
+    baseline_step_seconds: float = math.nan
+    baseline_compute: tuple[float, ...] = ()  # seconds of each recorded step, for projections
+    comparison_key: str = ""  # equal for rows that may be compared
+    has_other_baseline: bool = False  # whether a script's baseline is another command
+    option: str = ""  # what distinguishes it from rows with the same comparison_key
 
     @property
     def is_script(self) -> bool:
@@ -102,17 +104,6 @@ class Row:
         """Whether the row is the same training as its baseline (A/A)."""
         is_alone = self.workers == 1 and self.baseline_threads in (None, self.threads_per_worker)
         return is_alone and self.arguments == self.baseline_arguments and not self.has_other_baseline
-
-    @property
-    def step_seconds(self) -> float:
-        """The seconds of a step with a whole batch."""
-        return self.seconds.value * (self.global_batch_size or 0) / ((self.epochs or 1) * (self.data_size or 1))
-
-    @property
-    def baseline_step_seconds(self) -> float:
-        """The seconds of such a step of the baseline."""
-        batch = self.global_batch_size if self.batch_scope == "global" else self.local_batch_size
-        return self.baseline_seconds * (batch or 0) / ((self.epochs or 1) * (self.configured_size or 1))
 
     def columns(self) -> dict[str, Any]:
         """Return the values of the row by the column names of `results.csv`."""
@@ -128,7 +119,7 @@ class Row:
             else:
                 columns[name] = value
         columns["warnings"] = self.problem or "; ".join(map(str, self.warnings))
-        for name in ("problem", "baseline_compute", "comparison_key", "has_other_baseline", "option"):
+        for name in ("problem", *NO_COLUMNS):
             del columns[name]
         return columns
 
@@ -150,4 +141,6 @@ def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
 
 
 PHASE_COLUMNS = {"phases": PHASES, "baseline_phases": USEFUL}  # columns of fields
+_NAMES = [field.name for field in dataclasses.fields(Row)]
+NO_COLUMNS = _NAMES[_NAMES.index("step_seconds") :]
 INTEGER_COLUMNS = [column.name for column in dataclasses.fields(Row) if column.type == int | None]

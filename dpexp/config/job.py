@@ -1,7 +1,7 @@
 """The settings that every job has: frozen, and checked once, when it is built.
 
-Values come from `conf/`; no field has a default here. Pydantic checks types and ranges, the methods named `_check_*`
-check rules between fields. Inside the package these objects are trusted.
+Values come from `conf/`; no field has a default here. Pydantic checks types and ranges, validators and functions
+named `check_*` check rules between fields. Inside the package these objects are trusted.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ class JobConfig:
 
     @abstractmethod
     def with_shared_memory(self: Self) -> Self | None:
-        """Return the job with gradients in shared memory instead of gloo; None if it does so already, or can't."""
+        """Return the job with gradients in shared memory instead; None for one worker, or if it does so already."""
 
     @property
     def settings(self) -> dict[str, Any]:

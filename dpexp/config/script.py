@@ -121,7 +121,7 @@ class ScriptConfig(JobConfig):
         return dataclasses.replace(self, workers=1, threads_per_worker=threads, script=self.script.baseline())
 
     def with_shared_memory(self) -> ScriptConfig | None:
-        """Return the job whose DistributedDataParallel exchanges in shared memory; None if it does already."""
+        """Return the job whose models exchange in shared memory; None for one worker, or if they do so already."""
         if self.workers == 1 or self.script.exchange is not None:
             return None
         return dataclasses.replace(self, script=dataclasses.replace(self.script, exchange="shared_memory"))

@@ -25,7 +25,9 @@ class RunningSegments:
     def __init__(self, processes: RunningWorlds, turn_pipes: Mapping[str, Connection]) -> None:
         """Wait until all segments sleep before their first turn. Raises WorkerError."""
         self._processes, self._turn_pipes = processes, turn_pipes
-        self.memory_bytes: dict[str, int | None] = {}  # of all processes, known at the end; None: some are remote
+        self.memory_bytes: dict[
+            str, int | None
+        ] = {}  # of all processes, at the end; None: not readable, or not all here
         for name in turn_pipes:
             self._answer(name)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 from pydantic.dataclasses import dataclass
 
+from dpexp.errors import pluralize
 from dpexp.machine import cgroups
 
 # Environment variables that set the threads of libraries.
@@ -47,7 +48,7 @@ class Environment:
     def machine(self) -> str:
         """What two timings must have in common to be comparable, in words."""
         versions = ", ".join(f"{name} {self.versions.get(name)}" for name in ("torch", "Python", "dpexp"))
-        ranks = "" if self.local_world_size is None else f", {self.local_world_size} ranks per machine"
+        ranks = "" if self.local_world_size is None else f", {pluralize(self.local_world_size, 'rank')} per machine"
         memory = f"{self.memory_bytes / 2**30:.0f} GiB"
         return f"{self.cpu_model}, {self.usable_cores} usable cores, {memory}, {versions}{ranks}"
 

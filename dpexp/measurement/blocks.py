@@ -1,4 +1,7 @@
-"""The measurement loop: arms take turns until the budget is used up; the load of other programs is recorded."""
+"""The measurement loop: arms take turns until the ratio is precise or the time is used up.
+
+The load of other programs is recorded.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -53,7 +53,8 @@ class Budget:
     def block_is_long_enough(self, rounds: Rounds, blocks: Sequence[Block], seconds: float) -> bool:
         """Whether a block needs no more rounds; they have taken `seconds` so far.
 
-        When another start gives more information: Kalibera and Jones 2013, "Rigorous benchmarking in reasonable time".
+        It is long enough when a new block would give more information than further rounds (Kalibera and Jones 2013,
+        "Rigorous benchmarking in reasonable time").
         """
         left = self._left_seconds() - END_SECONDS
         if left <= 0:

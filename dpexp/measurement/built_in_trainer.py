@@ -31,7 +31,10 @@ class BuiltInTrainer:
     """Trains all arms with the built-in loop, on the same data and from the same initial state."""
 
     def __init__(self, config: BuiltInConfig, launcher: LocalLauncher) -> None:
-        """Load the data and the initial weights into shared memory, and wait for the fork server. Raises DataError."""
+        """Load the data and the initial weights into shared memory, and wait for the fork server.
+
+        Raises ConfigError, DataError, WorkerError.
+        """
         self._dataset, self._launcher = load(config), launcher
         self._initial, self._block_dataset = initial_state(config, self._dataset), self._dataset
         self.files: set[str] = set()  # all of them are in the fingerprint
@@ -46,7 +49,7 @@ class BuiltInTrainer:
     def running(self, configs: Mapping[str, JobConfig]) -> Iterator[BuiltInArms]:
         """Keep the arms of these names alive while the context is open. Raises WorkerError.
 
-        The data are copied for each block, since their place in memory changes times by about a percent.
+        Data of up to 512 MiB are copied for each block, since their place in memory changes times by about a percent.
         """
         self._block_dataset = self._dataset.copy_elsewhere()
         specs = {}

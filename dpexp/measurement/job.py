@@ -32,7 +32,10 @@ PROBE_SECONDS = 1.0  # how long the numbers of threads take turns
 
 
 def open_trainer(config: JobConfig, folder: Path, launcher: LocalLauncher) -> Trainer:
-    """Return a trainer for the arms of a job; `folder` receives the output of scripts. Raises DataError."""
+    """Return a trainer for the arms of a job; `folder` receives the output of scripts.
+
+    Raises ConfigError, DataError, WorkerError, ResultError.
+    """
     if isinstance(config, ScriptConfig):
         return ScriptTrainer(config, folder, launcher.hosts)
     assert isinstance(config, BuiltInConfig)

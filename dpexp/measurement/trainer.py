@@ -38,7 +38,7 @@ class RunningArms(Protocol):
         """Let one arm make some steps; return the wall seconds of each timed one. Raises WorkerError, ScriptEnded."""
 
     def end(self, timed: Mapping[str, ArmSteps]) -> dict[str, Arm]:
-        """End all arms; return their results. Raises WorkerError."""
+        """End all arms; return their results. Raises WorkerError, DivergedError."""
 
 
 class Trainer(Protocol):
@@ -50,4 +50,7 @@ class Trainer(Protocol):
         """Return the length of turns of a block with these arms."""
 
     def running(self, configs: Mapping[str, JobConfig]) -> AbstractContextManager[RunningArms]:
-        """Keep the arms of these names alive in fresh processes while the context is open. Raises WorkerError."""
+        """Keep the arms of these names alive in fresh processes while the context is open.
+
+        Raises ConfigError, WorkerError.
+        """

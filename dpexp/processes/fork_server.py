@@ -34,11 +34,11 @@ SERVER_SETUP = "dpexp.processes.server_setup"  # when all is imported
 OUT_OF_MEMORY_SCORE = 500  # out of 1000
 
 Target = Callable[..., Any]
-"""Called in each process as target(rank, *arguments[rank], notify); returns the report of that process."""
+"""Called in each process as target(rank, *its arguments, notify); returns the report of that process."""
 
 
 def start_server(names: Iterable[str] = PRELOADED_FOR) -> None:
-    """Start the fork server, without waiting. `names` (strategies, models) choose what it imports, in the first call.
+    """Start the fork server, without waiting. The first call decides what it imports for these strategies and models.
 
     Workers of others import the rest themselves when they start, which takes longer.
     """

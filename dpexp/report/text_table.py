@@ -15,7 +15,7 @@ SPEEDUPS = {  # by head: the field that is shown, and the same with all time cou
 OVERALL = "°"  # marks overall values among undisturbed ones
 
 FOOTNOTES = {
-    "seconds": "seconds: time of one training (samples x time per sample)",
+    "seconds": "seconds: time of one training (samples x time per sample, plus the time between epochs)",
     "speedup": "speedup: over one process with as many threads as a worker",
     "overall speedup": f"overall speedup: counts all time, like values with {OVERALL}; others omit disturbed steps",
     "over best sequential": "over best sequential: speedup over one process with its best number of threads",

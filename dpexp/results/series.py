@@ -62,7 +62,7 @@ def shared_settings(config: JobConfig) -> dict[str, Any]:
 
 
 def differences(all_settings: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the settings in which each series differs from the others, by its key; {} if there is only one."""
+    """Return the settings in which each series differs from the others, by its key: none if there is only one."""
     series = {json.dumps(settings): settings for settings in all_settings}
 
     def differs(name: str, among: Iterable[Mapping[str, Any]]) -> bool:

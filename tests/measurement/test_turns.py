@@ -116,7 +116,7 @@ class Alone:
 
 
 def clock_of(*turns):
-    """A clock, its ranks, and its answers; its turns stand at the turn_pipe."""
+    """A clock, its ranks, and its answers; its turns wait in the pipe."""
     turn_pipe, sender = Pipe(duplex=False)
     for turn in (*turns, None):
         sender.send(turn)

@@ -97,7 +97,7 @@ LEAST = {
 
 
 def in_groups(seconds):
-    """Turns of one step each, as so many longer turns as groups are made of them: it comes to the same, sooner."""
+    """Turns of one step each, as so many longer turns as groups are made of them: equivalent, and faster."""
     return seconds.reshape(*seconds.shape[:-1], GROUPS, -1)
 
 

@@ -51,6 +51,8 @@ def row(workers, step, exchange=0.0, wait=0.0, steps=STEADY, batch_scope="per_wo
         "speedup": Estimate(speedup, speedup / 1.01, speedup * 1.01),
         "phases": phases,
         "baseline_phases": {"data": 0.0, "compute": 100.0, "update": 0.0},
+        "step_seconds": step,
+        "baseline_step_seconds": 1.0,
         "baseline_compute": computed,
         "disturbed_share": 0.0,
         "oversubscribed": False,
@@ -227,7 +229,7 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
         (["--overlap", "0.5"], "--overlap and --gradient-mb describe the exchange between hosts: give --link, too"),
         (["--gradient-mb", "-5"], "--gradient-mb -5: it must be above 0"),
         (["--link", ",1ms", "--workers-per-host", "2"], "link ',1ms': write a bandwidth and a latency"),
-        (["--series", "x"], "--series x: choose from none: the folder has a single series"),
+        (["--series", "x"], "--series x: the folder has a single series; leave --series out"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(example, arguments, message, capsys):
