@@ -21,8 +21,8 @@ from dpexp.results.schema import Block
 
 GROUPS = 20  # at most this many groups of consecutive rounds
 MAX_CORRELATION = 0.9  # correlation of neighbouring groups
-# Standard deviations of the log ratio, not visible within one start or command: between starts of the same programs;
-# and between commands that run minutes apart, if several cores are compared, as cores share resources.
+# Standard deviations of the log ratio, not visible within one block or command: between blocks of the same job; and
+# between commands that run minutes apart, if several cores are compared, as cores share resources.
 BLOCK_STD, COMMAND_STD = 0.006, 0.005
 PRIOR_DOF = 6.0
 SINGLE_ROUND_STD = 0.1  # assumed for a block with a single round

@@ -89,9 +89,7 @@ class CommandProcesses(ProcessTree):
     def ask_to_end(self) -> None:
         """Send SIGTERM to all processes."""
         if self._root is not None:
-            self.refresh()
-            self.send(signal.SIGTERM)
-            self.send(signal.SIGCONT)
+            super().ask_to_end()
 
     def end(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """End all processes, and wait until they are gone."""

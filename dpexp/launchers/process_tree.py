@@ -49,12 +49,16 @@ class ProcessTree:
         ticks = [sum(map(int, _fields(process)[11:15])) for process in self.processes]
         return sum(ticks) / os.sysconf("SC_CLK_TCK")
 
-    def end(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """End all processes: SIGTERM, then after `grace_seconds` SIGKILL, until none is left."""
-        self._others = {os.getpid()}
+    def ask_to_end(self) -> None:
+        """Send SIGTERM to all processes, and continue those that are stopped."""
         self.refresh()
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)
+
+    def end(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        """End all processes: SIGTERM, then after `grace_seconds` SIGKILL, until none is left."""
+        self._others = {os.getpid()}
+        self.ask_to_end()
         deadline = time.monotonic() + grace_seconds
         while self.processes:
             time.sleep(POLL_SECONDS)

@@ -194,5 +194,5 @@ def format_ratio(estimate: Estimate) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Return a fraction as a percentage with one decimal; a dash for NaN."""
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.1f} %"
+    """Return a fraction as a percentage with one decimal."""
+    return f"{100 * fraction:.1f} %"

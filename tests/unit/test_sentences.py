@@ -57,7 +57,10 @@ def words(headline):
 def test_the_answer_opens_with_what_to_do_and_one_number(tmp_path):
     headline, cost, *_ = answer(summary(tmp_path))
     assert headline == "Use 2 workers: 1.20 times (1.18 to 1.22) the best single process"
-    assert cost == "Test accuracy is 10.0 points lower: 80.0 % after 160 updates, 90.0 % after 316 in one process."
+    assert cost == (
+        "With 2 workers, test accuracy is 10.0 points lower than in one process: 80.0 % after 160 updates, "
+        "against 90.0 % after 316."
+    )
     assert len(words(headline)) <= 12
 
 
