@@ -63,15 +63,15 @@ class PooledLog:
         return from_log(self.log, t_quantile(level, self.dof) * math.sqrt(self.variance))
 
 
-def variance_per_step(blocks: Sequence[LogEstimate]) -> tuple[float, float]:
-    """Return the variance of the log for a single step, from the rounds of some blocks, and its degrees of freedom.
+def variance_per_step(estimates: Sequence[LogEstimate]) -> tuple[float, float]:
+    """Return the variance of the log for a single step, from the estimates of some blocks, and its degrees of freedom.
 
     Over n steps, the variance is divided by n. Disturbances may be longer than a group: correlated neighbours reduce
     the effective number of groups.
     """
-    known = [block for block in blocks if block.groups > 1]
+    known = [block for block in estimates if block.groups > 1]
     if not known:
-        return SINGLE_ROUND_STD**2 * max(block.steps for block in blocks), 1.0
+        return SINGLE_ROUND_STD**2 * max(block.steps for block in estimates), 1.0
     squares = [float(block.shifts @ block.shifts) for block in known]
     products = sum(float(block.shifts[1:] @ block.shifts[:-1]) for block in known)
     groups = sum(block.groups for block in known)
@@ -124,12 +124,12 @@ def pool_step_seconds(blocks: Sequence[Block], name: str, limit: float = math.in
     return dataclasses.replace(mean, variance=mean.variance + COMMAND_STD**2)
 
 
-def pool_blocks(blocks: Sequence[LogEstimate | None], spread_ratio: float = 1.0) -> PooledLog | None:
+def pool_blocks(estimates: Sequence[LogEstimate | None], spread_ratio: float = 1.0) -> PooledLog | None:
     """Return the mean of the blocks of a job, whose processes differ by more than their rounds show.
 
     `spread_ratio` is the ratio of observed to expected squared deviations in all jobs of the sweep.
     """
-    known = [block for block in blocks if block is not None]
+    known = [block for block in estimates if block is not None]
     if not known:
         return None
     variance, dof = variance_per_step(known)

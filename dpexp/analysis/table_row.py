@@ -130,7 +130,7 @@ def at_largest_data_size(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.configured_size == largest]
 
 
-def largest_of_each_series(rows: Iterable[Row]) -> list[Row]:
+def at_largest_data_size_by_series(rows: Iterable[Row]) -> list[Row]:
     """Return the rows at the largest data size of their series, except baselines."""
     without_baselines = [row for row in rows if not row.is_self_comparison]
     return [

@@ -8,7 +8,7 @@ from dpexp.analysis.decision.choice import SURE_PROBABILITY, Choice, choose
 from dpexp.analysis.decision.projection import project_further
 from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.table import Summary
-from dpexp.analysis.table_row import Row, at_largest_data_size, largest_of_each_series
+from dpexp.analysis.table_row import Row, at_largest_data_size, at_largest_data_size_by_series
 from dpexp.analysis.warnings import BATCH
 from dpexp.errors import pluralize
 from dpexp.machine.memory import format_bytes
@@ -37,7 +37,7 @@ def answer(summary: Summary) -> list[str]:
     """Return the headline (what to do, with the overall speedup), then what it costs and what would help."""
     decided = _comparable_rows(summary)
     choice = choose(decided)
-    rows = largest_of_each_series(row for row in decided or summary.measured if row.overall_speedup.is_known)
+    rows = at_largest_data_size_by_series(row for row in decided or summary.measured if row.overall_speedup.is_known)
     if not rows:
         alone = at_largest_data_size(summary.measured)[:1]
         lines = [f"{workers_of(row)}: {row.seconds:.3g} seconds for {row.data_size:,} samples" for row in alone]

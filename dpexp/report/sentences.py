@@ -7,7 +7,7 @@ from dpexp.analysis.decision.projection import Projection
 from dpexp.analysis.efficiency import FACTORS
 from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.table import Summary
-from dpexp.analysis.table_row import Row, largest_of_each_series
+from dpexp.analysis.table_row import Row, at_largest_data_size_by_series
 from dpexp.analysis.warnings import MeasurementWarning
 from dpexp.errors import format_number, pluralize
 from dpexp.phases import USEFUL
@@ -39,7 +39,7 @@ SLOW_PHASES = {  # by phase: what a slow worker takes longer to do, and advice; 
 def reasons(summary: Summary) -> list[str]:
     """Return factors of efficiency and the largest loss, for each series and worker count at the largest data size."""
     lines = []
-    for row in largest_of_each_series([row for row in summary.measured if _factors(row)]):
+    for row in at_largest_data_size_by_series([row for row in summary.measured if _factors(row)]):
         product = " x ".join(f"{name.replace('_', ' ')} {100 * value:.0f} %" for name, value in _factors(row).items())
         _, loss, _ = largest_loss(row)
         subject, lost = f"{series_prefix(row)}{workers_of(row)}", f" Largest loss of time: {loss}." if loss else ""

@@ -76,7 +76,7 @@ def test_a_failed_job_is_named_by_what_varies(half_failed):
     assert "/0 (model.builder=user_models:break_in_training, 1 worker, 101 samples): " in outcome.out
 
 
-def test_bad_input_that_shows_in_every_job_is_told_once(dpexp, tmp_path):
+def test_bad_input_that_shows_in_every_job_is_reported_once(dpexp, tmp_path):
     outcome = dpexp("-m", "data=arrays", "data.size=500", "data.path=nowhere.npz", "workers=1,2")
     assert outcome.status == 2
     assert outcome.err.count("\n") == 1

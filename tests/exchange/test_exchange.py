@@ -118,7 +118,7 @@ def uses_shared_memory(rank, ranks):
     return group.uses_shared_memory
 
 
-def test_the_process_group_goes_on_where_each_host_has_one_rank():
+def test_the_process_group_continues_where_each_host_has_one_rank():
     assert together(2, uses_shared_memory) == [False, False]
 
 

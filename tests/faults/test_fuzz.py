@@ -84,7 +84,7 @@ def jobs(draw):
 @pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chosen=jobs())
-def test_what_is_accepted_runs_and_what_is_not_is_told_in_one_line(tmp_path, chosen):
+def test_what_is_accepted_runs_and_what_is_not_is_explained_in_one_line(tmp_path, chosen):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = app.main([*TINY, "measurement.max_seconds=0.1", *chosen, f"hydra.run.dir={tmp_path}/out"])

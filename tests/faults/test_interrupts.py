@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the death of the main process, at any moment: nobody is left, nothing finished is lost."""
+"""Ctrl-C, SIGTERM and the death of the main process, at any moment: no process is left, nothing finished is lost."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_sweep_that_measured_nothing_claims_no_file(dpexp, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [4])
-def test_finished_jobs_and_blocks_stay_and_the_line_goes_on(dpexp, tmp_path, seed):
+def test_finished_jobs_and_blocks_stay_and_the_line_continues(dpexp, tmp_path, seed):
     """The first job is good; the second is interrupted in a random block, by a random signal."""
     randomly = random.Random(seed)
     number, block = randomly.choice(list(STATUS)), randomly.randint(1, 2)  # so many are finished, of three
@@ -110,7 +110,7 @@ def started(tmp_path, *arguments, start=Program):
     return process, marker
 
 
-def nobody_left(marker):
+def no_process_left(marker):
     _, alive = psutil.wait_procs(marked(marker), timeout=10)
     return not alive
 
@@ -124,19 +124,19 @@ def test_a_signal_to_the_whole_group_as_from_a_terminal_is_one_line(tmp_path, nu
     assert process.returncode == STATUS[number]
     assert errors.startswith(f"dpexp: interrupted by {number.name}; to finish, run: ")
     assert errors.count("\n") == 1
-    assert nobody_left(marker)
+    assert no_process_left(marker)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_when_the_main_process_is_killed_nobody_is_left_and_the_sweep_can_go_on(tmp_path, dpexp, seed):
+def test_when_the_main_process_is_killed_no_process_is_left_and_the_sweep_can_continue(tmp_path, dpexp, seed):
     """The worker that kills it is stopped then, and the other one waits for it: the kernel has to end them."""
     place = random.Random(seed).choice([one for one in segment_places(seed) if one.step < 9])  # however short it is
     model = faulty_model(tmp_path, "kill_main_and_stop", place, victim=1, training=1 + seed)
     process, marker = started(tmp_path, "-m", *SEVERAL, *model, "seed=1,2")
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert nobody_left(marker)
+    assert no_process_left(marker)
     assert len(storage.read(tmp_path / "out" / "0" / "result.json").blocks) == seed  # all that were finished
     if seed == 1:  # where there is a block to keep
         again = dpexp("-m", f"resume={tmp_path / 'out'}", *SEVERAL, *model, "seed=1,2")
@@ -154,4 +154,4 @@ def test_ctrl_c_while_everything_is_still_imported_is_no_traceback(tmp_path, lib
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert nobody_left(marker)
+    assert no_process_left(marker)

@@ -76,7 +76,7 @@ def limited():
 
 
 @pytest.mark.slow
-def test_a_worker_that_the_kernel_kills_for_memory_is_said_so(tmp_path, limited):
+def test_a_worker_that_the_kernel_kills_for_memory_is_reported_as_such(tmp_path, limited):
     model = faulty_model(tmp_path, "eat_memory", Place(TRAINING, COMPUTE, 2), victim=1)
     command = [sys.executable, "-m", "dpexp", *OWN, *model, f"hydra.run.dir={tmp_path}/out"]
     run = programs.run(command, cwd=tmp_path, env=limited)

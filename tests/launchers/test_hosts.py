@@ -88,7 +88,7 @@ def lose_the_link(running, tmp_path):
     return first + second
 
 
-def test_a_lost_host_is_told_on_both(hosts, tmp_path):
+def test_a_lost_host_is_reported_on_both(hosts, tmp_path):
     running = hosts(1, *TINY, "strategy=ddp", "workers=2", "measurement.max_seconds=600")
     assert "terminate called" not in lose_the_link(running, tmp_path)
 
@@ -115,13 +115,13 @@ def test_a_script_on_two_hosts_is_one_result(hosts, tmp_path):
         assert {len(processes) for steps in block["arms"]["candidate"]["phases"].values() for processes in steps} == {4}
 
 
-def test_a_script_that_fails_on_another_host_is_told_with_its_cause(hosts, tmp_path):
+def test_a_script_that_fails_on_another_host_is_reported_with_its_cause(hosts, tmp_path):
     running = hosts(1, *ALONE, "--", *RANK.split(), "--fault", "raise")
     assert [host.wait(timeout=120) for host in running] == [1, 1], said(tmp_path)
     for error in said(tmp_path):
         assert error.count("2 workers: on host 1 it exited with status 1: ValueError: boom in step 20") == 1
 
 
-def test_a_host_that_is_lost_while_a_script_is_measured_is_told_on_both(hosts, tmp_path):
+def test_a_host_that_is_lost_while_a_script_is_measured_is_reported_on_both(hosts, tmp_path):
     running = hosts(1, *ALONE, "measurement.max_seconds=600", "--", *RANK.split())
     lose_the_link(running, tmp_path)

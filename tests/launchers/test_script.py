@@ -406,7 +406,7 @@ FAULTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.usefixtures("forked")
-def test_a_fault_is_told_in_one_line_and_leaves_no_process(dpexp, left, monkeypatch, fault):
+def test_a_fault_is_explained_in_one_line_and_leaves_no_process(dpexp, left, monkeypatch, fault):
     command, options, workers, said = FAULTS[fault]
     patience = ["launch.timeout_seconds=4"] if fault in ("hang", "join") else []
     if fault == "restarts":
@@ -443,7 +443,7 @@ def test_shared_memory_may_take_turns_with_the_script_as_it_is(dpexp, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
-def test_a_script_without_a_model_that_could_share_memory_is_told(dpexp):
+def test_a_script_without_a_model_that_could_share_memory_is_reported(dpexp):
     outcome = dpexp(*QUICK, f"{FORK} --fault 'no ddp'", "workers=2", "script.exchange=shared_memory")
     assert outcome.status == 1
     assert "created no DistributedDataParallel model whose gradients could be exchanged in shared memory" in outcome.err

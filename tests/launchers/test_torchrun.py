@@ -196,7 +196,7 @@ def test_ranks_that_were_given_different_settings_are_refused(tmp_path):
     ],
     ids=["one expects fewer", "one is missing"],
 )
-def test_a_wrong_number_of_hosts_is_told_on_each(tmp_path, world_sizes, told):
+def test_a_wrong_number_of_hosts_is_reported_on_each(tmp_path, world_sizes, told):
     own = [{"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": size} for rank, size in zip("01", world_sizes, strict=True)]
     hurry = "torchrun_channel.SILENCE_SECONDS = 2.0"
     outcomes = changed(tmp_path, own, [TRAINING] * 2, hurry, hurry)
@@ -250,7 +250,7 @@ def test_a_silent_rank_is_reported(monkeypatch):
             channel.close()
 
 
-def test_a_rank_that_was_stopped_itself_misses_nobody():
+def test_a_rank_that_was_stopped_itself_is_not_waiting():
     channels = [torchrun_channel.Channel(environment, []) for environment in ranks(2)]
     channels[0].wait_until(channels[0].all_joined)
     channels[0]._last_wait -= 1000

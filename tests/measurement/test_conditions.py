@@ -15,7 +15,7 @@ from dpexp.processes.world import WorldSpec
 TICK_SECONDS = 0.02  # the system counts in hundredths, rounded
 
 
-def test_a_program_of_somebody_else_is_seen_and_ones_own_work_is_not():
+def test_a_program_of_others_is_seen_and_the_own_work_is_not():
     launch.wait_for_server()
     as_ones_own, as_somebody_elses = LoadMonitor(), LoadMonitor()
     before = cpu_seconds_of_children()

@@ -67,7 +67,7 @@ def test_turns_change_no_random_number_that_a_model_draws():
 
 
 @pytest.mark.parametrize("strategy", ["sync_dp", "ddp", "emulated"])
-def test_a_training_begins_anew_when_it_is_over(strategy):
+def test_a_training_restarts_at_its_end(strategy):
     """Two epochs of four steps: after eleven steps it is where it was after three."""
     programs = specs(*WHOLE_BATCHES, "workers=2", f"strategy={strategy}")
     (_, three), (_, eleven) = in_turns(programs, Turn(1, 2)), in_turns(programs, Turn(3, 4), Turn(0, 4))

@@ -1,4 +1,4 @@
-"""Groups of processes: reports by rank, the first cause of a failure, and nobody left behind."""
+"""Groups of processes: reports by rank, the first cause of a failure, and no process left behind."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_several_worlds_live_together_and_any_of_their_ranks_may_notify():
         assert worlds.reports() == [[(0, "a"), (1, "a")], [(0, "b"), (1, "b")]]
 
 
-def test_what_workers_warn_of_is_told_once(caplog):
+def test_what_workers_warn_of_is_reported_once(caplog):
     for _ in range(2):
         launch.launch(WorldSpec(warn, [()] * 2))
     (told,) = [record.message for record in caplog.records if "rarely seen" in record.message]
@@ -229,6 +229,6 @@ def test_who_only_lost_a_peer_does_not_hide_the_peers_own_death():
         launch.launch(WorldSpec(lose_rank_1, [(), ()]))
 
 
-def test_a_loss_that_nobody_explains_is_told():
+def test_a_loss_without_a_known_cause_is_reported():
     with pytest.raises(PeerError, match=r"^rank 0 failed while starting: lost another rank$"):
         launch.launch(WorldSpec(lose_a_rank_that_lives, [(), ()]))

@@ -104,7 +104,7 @@ def opened(browser, page):
     return open_page
 
 
-def test_it_logs_no_error_and_asks_nobody(opened):
+def test_it_logs_no_error_and_asks_no_question(opened):
     for kind in ("browser", "performance"):
         opened().get_log(kind)  # empties it of what the browser itself does when it starts
     driver = opened()

@@ -101,7 +101,7 @@ def test_a_single_configuration_has_its_figures_too(tmp_path):
 
 
 @pytest.mark.drawn
-def test_weak_scaling_is_told_as_throughput(tmp_path, capsys):
+def test_weak_scaling_is_described_as_throughput(tmp_path, capsys):
     overrides = ["data.scope=per_worker", "data.size=1000", "workers=2"]
     folder = write_sweep(tmp_path, result(*overrides, seconds=[2, 2], baseline=[2, 2]))
     assert command.main([str(folder)]) == 0

@@ -37,7 +37,7 @@ def test_the_ranks_of_a_group_go_one_after_the_other(ranks, groups):
         assert shared["taken"][group, 1 : 1 + len(members) * ROUNDS].tolist() == members * ROUNDS
 
 
-def test_who_is_alone_waits_for_nobody():
+def test_who_is_alone_waits_for_no_other():
     turns = CoreShare.create(3, 2)
     assert [turn.group for turn in turns] == [0, 1, 0]
     for _ in range(ROUNDS):

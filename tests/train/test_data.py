@@ -215,7 +215,7 @@ def test_a_damaged_file_of_arrays_is_an_error(tmp_path, content):
         load(composed("data=arrays", f"data.path={tmp_path}/mine.npz", "data.size=90", "batch.size=10"))
 
 
-def test_damaged_torchvision_files_are_told_from_absent_ones(tmp_path):
+def test_damaged_torchvision_files_are_distinguished_from_absent_ones(tmp_path):
     raw = tmp_path / "torchvision" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for split in ("train", "t10k"):

@@ -232,7 +232,7 @@ def test_the_command_says_that_nothing_of_it_was_measured(example, capsys):
         (["--series", "x"], "--series x: the folder has a single series; leave --series out"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(example, arguments, message, capsys):
+def test_a_mistake_is_explained_in_one_line(example, arguments, message, capsys):
     assert main([example, "--workers", "8", *arguments]) > 0
     error = capsys.readouterr().err
     assert message in error

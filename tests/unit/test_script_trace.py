@@ -223,7 +223,7 @@ def test_samples_passed_by_keyword_are_counted_at_the_first_layer(now):
     assert samples.seen["samples"] == 6
 
 
-def test_a_closure_within_the_optimizers_step_is_told_apart(now, monkeypatch):
+def test_a_closure_within_the_optimizers_step_is_distinguished(now, monkeypatch):
     """As Lightning does it: forward and backward run inside of optimizer.step."""
     training = Training(now, monkeypatch)
     training.optimizer.step(lambda: training.forward_and_backward())
@@ -315,7 +315,7 @@ def test_an_optimizer_beside_the_first_is_no_clock(ticking, now):
     assert seconds(instrument.reports[1]) == pytest.approx([3, 3, 3])
 
 
-def test_a_trace_goes_on_with_the_next_optimizer_too(ticking, now):
+def test_a_trace_continues_with_the_next_optimizer_too(ticking, now):
     instrument, steps = ticking((0, 3, True), (0, 1, False))
     steps(optimizer(), 2, 1.0)
     second = optimizer()
@@ -351,7 +351,7 @@ def test_who_arrives_first_at_a_sync_point_waits_there():
     assert (second["wait"], second["communicate"]) == (0, 2)
 
 
-def test_nobody_waits_longer_than_the_sync_point_takes():
+def test_no_wait_is_longer_than_the_sync_point():
     """As the source of a broadcast, which goes on before the others arrive."""
     assert _phases_of_step(traced([(5.0, 1.0)], [(9.0, 1.0)]))[0]["wait"] == 1
 
@@ -362,7 +362,7 @@ def test_where_processes_do_not_meet_equally_often_the_wait_is_unknown():
     assert phases["communicate"] == 1
 
 
-def test_a_process_of_its_own_meets_nobody():
+def test_a_process_of_its_own_meets_no_other():
     (phases,) = _phases_of_step(traced([(5.0, 1.0)]))
     assert phases == {"data": 2, "compute": 4, "wait": 0, "communicate": 0, "update": 1}
 
@@ -389,6 +389,6 @@ def test_of_many_traced_steps_an_even_choice_is_kept(tmp_path):
     assert _phases([]) == {}
 
 
-def test_without_backward_nothing_is_told_apart(tmp_path):
+def test_without_backward_nothing_is_distinguished(tmp_path):
     """As with torch.func, whose gradients are no tensors' own."""
     assert _phases([[[(0.1, 0.0, 9.0, [])]]]) == {}

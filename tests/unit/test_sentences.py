@@ -93,7 +93,7 @@ def test_nothing_is_advised_where_neither_is_shown_to_be_faster(tmp_path):
         (1.5, "training is 0.67 times (0.66 to 0.68) as fast."),
     ],
 )
-def test_what_shared_memory_brings_is_told_where_it_was_measured(tmp_path, seconds, told):
+def test_what_shared_memory_brings_is_reported_where_it_was_measured(tmp_path, seconds, told):
     def tried(block):
         return changed(block, **{SHARED_MEMORY: arm(composed(*TWO), seconds)})
 
@@ -128,7 +128,7 @@ def test_where_waiting_is_not_separated_it_is_one_loss_with_exchanging(tmp_path)
     assert last.startswith("Largest loss of time: 30 % to exchanging gradients, or waiting; larger batches ")
 
 
-def test_an_accuracy_that_nobody_trained_for_is_said_to_be_unknown(tmp_path):
+def test_an_accuracy_that_no_training_measured_is_reported_as_unknown(tmp_path):
     found = summary(tmp_path, trainings={})
     assert answer(found)[1] == "Accuracy: not measured; set measurement.whole_trainings=always to measure it."
     assert columns_of(found)[1]["accuracy"] == ("not trained",)
@@ -203,7 +203,7 @@ def test_argument_values_are_compared_over_the_same_process(tmp_path):
     assert "over one process with loaders=0 and as many threads" in footnotes(found, list(columns))[1]
 
 
-def test_it_is_said_where_the_fastest_value_is_uncertain(tmp_path):
+def test_it_is_reported_where_the_fastest_value_is_uncertain(tmp_path):
     same = "script.baseline_arguments.loaders=0"
     found = aggregate([write_sweep(tmp_path, argued(0, 1.002, same), argued(1, 1.0, same))])
     assert "The probability that loaders=1 with 2 workers is the fastest is only " in answer(found)[1]
@@ -351,7 +351,7 @@ def test_time_to_a_target_splits_exactly_into_throughput_and_samples(tmp_path):
     assert "90 % accuracy after 1.00 s, 0.80 times as fast as the baseline" in targets(found)[0]
 
 
-def test_a_target_that_was_not_reached_is_told(tmp_path):
+def test_a_target_that_was_not_reached_is_reported(tmp_path):
     found = summary(tmp_path, "target_accuracy=0.95", trainings=LEARNING)
     assert "the median seed did not reach 95 % accuracy in 4 epochs; increase epochs." in targets(found)[0]
 
@@ -366,7 +366,7 @@ def busy(cores):
     return lambda block: replace(block, conditions=replace(QUIET, other_cores=cores))
 
 
-def test_a_kind_of_warning_is_told_once_for_its_worst_row(tmp_path):
+def test_a_kind_of_warning_is_reported_once_for_its_worst_row(tmp_path):
     times = {"seconds": [1.0] * 3, "baseline": [1.2] * 3}
     jobs = [
         replace(job, blocks=[busy(cores)(block) for block in job.blocks])
@@ -391,7 +391,7 @@ def test_what_more_workers_would_bring_is_projected_and_said_to_be(tmp_path):
     assert line.endswith("31 % of it due to exchanging within a host.")
 
 
-def test_what_can_not_be_projected_is_not_told(tmp_path):
+def test_what_can_not_be_projected_is_not_reported(tmp_path):
     assert not any("rojected" in line for line in details(summary(tmp_path)))
 
 
@@ -400,7 +400,7 @@ def test_what_is_known_too_roughly_is_not_projected(tmp_path):
     assert not any("rojected" in line for line in details(found))
 
 
-def test_of_a_few_recorded_steps_no_loss_is_told(tmp_path):
+def test_of_a_few_recorded_steps_no_loss_is_reported(tmp_path):
     def few(block):
         arms = explained(block).arms
         return changed(

@@ -74,7 +74,7 @@ def test_a_slow_worker_on_a_shared_core_may_be_last_in_half_of_the_steps(is_dela
     assert named.count((2, "data") if is_delayed else (None, None)) >= 19
 
 
-def test_the_share_of_the_steps_is_told():
+def test_the_share_of_the_steps_is_reported():
     random = np.random.default_rng(0)
     blocks = [arm(delayed(useful(random, steps=200), 1, "compute", share=0.8)) for _ in range(2)]
     assert find_slow_worker(blocks, [])["slow_share"] == pytest.approx(0.8, abs=0.08)
@@ -113,7 +113,7 @@ def test_who_is_slow_in_one_start_only_is_not_named():
     assert find_slow_worker(blocks, []) == {}
 
 
-def test_work_that_is_done_while_others_are_later_still_delays_nobody():
+def test_work_that_is_done_while_others_are_later_still_delays_no_other():
     """As a rank's logging, while all others wait for the data of another one."""
     random = np.random.default_rng(0)
     work = delayed(delayed(useful(random), 0, "update", 1e-3), 1, "data", 4e-3)
@@ -151,12 +151,12 @@ def test_a_slow_core_is_not_taken_for_different_samples():
     assert find_slow_worker([arm(works[0])], [arm(works[1])]) == {}
 
 
-def test_of_a_few_steps_nobody_is_named():
+def test_of_a_few_steps_no_worker_is_named():
     random = np.random.default_rng(0)
     few = delayed(useful(random, steps=MIN_STEPS - 1), 1, "data")
     assert find_slow_worker([arm(few)], []) == {}
 
 
-def test_one_process_waits_for_nobody():
+def test_one_process_waits_for_no_other():
     random = np.random.default_rng(0)
     assert find_slow_worker([arm(useful(random, 1)), arm_of([[1e-3]], processes=2)], []) == {}

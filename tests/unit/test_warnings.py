@@ -76,7 +76,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("kind", FOUND)
-def test_what_was_seen_is_told_with_what_to_do(kind):
+def test_what_was_seen_is_reported_with_what_to_do(kind):
     changes, text = FOUND[kind]
     (warning,) = [warning for warning in seen(**changes) if warning.kind == kind]
     assert text in str(warning)
@@ -99,7 +99,7 @@ def test_ranks_on_other_machines_do_not_oversubscribe_this_one():
     assert replace(here, blocks=[elsewhere]).threads_on_host == 2
 
 
-def test_a_precision_that_was_not_reached_is_told():
+def test_a_precision_that_was_not_reached_is_reported():
     noisy = [1.0, 1.05, 0.95, 1.08, 0.93]
     (warning,) = [
         warning for warning in seen("measurement.precision=0.01", seconds=noisy) if warning.kind == "precision"
@@ -110,7 +110,7 @@ def test_a_precision_that_was_not_reached_is_told():
     assert "increase measurement.max_seconds (now 9)" in [warning.advice for warning in noticed]
 
 
-def test_slow_bursts_that_moved_the_speedup_are_told_with_both_numbers():
+def test_slow_bursts_that_moved_the_speedup_are_reported_with_both_numbers():
     (warning,) = [warning for warning in seen(bursts=[CANDIDATE]) if warning.kind == "disturbed"]
     assert warning.text == "other programs or virtual machines slowed down 21 % of the steps"
     assert re.match(
@@ -119,7 +119,7 @@ def test_slow_bursts_that_moved_the_speedup_are_told_with_both_numbers():
     )
 
 
-def test_slow_bursts_are_told_of_the_side_that_they_hit_more():
+def test_slow_bursts_are_reported_of_the_side_that_they_hit_more():
     (warning,) = [warning for warning in seen(bursts=[BASELINE]) if warning.kind == "disturbed"]
     assert warning.text == "other programs or virtual machines slowed down 21 % of the steps"
 
@@ -183,6 +183,6 @@ def test_a_wrong_batch_scope_replaces_the_headline(tmp_path, samples, scope, is_
     assert answer(found)[0].startswith("No speedup is known: in a step, the model receives") == is_told
 
 
-def test_a_baseline_that_exchanges_gradients_with_nobody_is_told(tmp_path):
+def test_a_baseline_that_exchanges_gradients_alone_is_reported(tmp_path):
     found = aggregate([write_sweep(tmp_path, of_script(SAMPLES["the same"], exchanges=True))])
     assert "set script.baseline_command to a plain command" in str(found.measured[0].warnings[0])
