@@ -73,9 +73,11 @@ def _precision_warnings(
         yield MeasurementWarning("few turns", MIN_TURNS / turns, text, advice)
     elif settings.precision is not None:
         now = "" if settings.max_seconds is None else f" (now {settings.max_seconds:g})"
-        text = f"the speedup is known only to within {100 * comparison.shown.precision:.1f} %"
+        off = comparison.shown.precision
+        width = f"{100 * off:.1f} %" if off < 1 else f"a factor of {1 + off:.1f}"
+        text = f"the speedup is known only to within {width}"
         advice = f"increase measurement.max_seconds{now}"
-        yield from _above(settings.precision, comparison.shown.precision, "precision", text, advice)
+        yield from _above(settings.precision, off, "precision", text, advice)
 
 
 def _disturbance_warnings(comparison: Comparison) -> Iterator[MeasurementWarning]:

@@ -154,16 +154,21 @@ def test_shared_memory_becomes_an_arm_if_the_exchange_is_the_bottleneck(monkeypa
     assert (SHARED_MEMORY in second.arms) is tried
 
 
-def test_shared_memory_that_fails_is_left_out_unless_it_was_asked_for(monkeypatch, tmp_path):
-    monkeypatch.setattr(job, "_may_share_memory", lambda config, block: True)
+def fail_beside_shared_memory(monkeypatch, message):
+    """Every block with that arm fails."""
     made = BuiltInTrainer.running
 
     def failing(trainer, variants):
         if SHARED_MEMORY in variants:
-            raise WorkerError("shared memory: rank 1 failed")
+            raise WorkerError(message)
         return made(trainer, variants)
 
+    monkeypatch.setattr(job, "_may_share_memory", lambda config, block: True)
     monkeypatch.setattr(BuiltInTrainer, "running", failing)
+
+
+def test_shared_memory_that_fails_is_left_out_unless_it_was_asked_for(monkeypatch, tmp_path):
+    fail_beside_shared_memory(monkeypatch, "shared memory: rank 1 failed")
     result = measured(tmp_path, "strategy=ddp", "measurement.repeats=2")
     assert [sorted(block.arms) for block in result.blocks] == [[BASELINE, CANDIDATE]] * 2
     with pytest.raises(WorkerError, match="rank 1 failed"):
@@ -171,15 +176,7 @@ def test_shared_memory_that_fails_is_left_out_unless_it_was_asked_for(monkeypatc
 
 
 def test_another_arm_that_fails_beside_shared_memory_fails_the_job(monkeypatch, tmp_path):
-    monkeypatch.setattr(job, "_may_share_memory", lambda config, block: True)
-    made = BuiltInTrainer.running
-
-    def failing(trainer, variants):
-        if SHARED_MEMORY in variants:
-            raise WorkerError("rank 1 was killed by SIGKILL")
-        return made(trainer, variants)
-
-    monkeypatch.setattr(BuiltInTrainer, "running", failing)
+    fail_beside_shared_memory(monkeypatch, "rank 1 was killed by SIGKILL")
     with pytest.raises(WorkerError, match="rank 1 was killed by SIGKILL"):
         measured(tmp_path, "strategy=ddp", "measurement.repeats=2")
 

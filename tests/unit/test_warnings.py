@@ -106,6 +106,7 @@ def test_a_precision_that_was_not_reached_is_reported():
     ]
     assert re.match(r"the speedup is known only to within \d+\.\d %", warning.text)
     assert warning.advice == "increase measurement.max_seconds"
+    assert "to within a factor of " in next(map(str, seen("measurement.precision=0.01", seconds=[1.0, 9.0, 0.2])))
     noticed = seen("measurement.precision=0.01", "measurement.max_seconds=9", seconds=noisy)
     assert "increase measurement.max_seconds (now 9)" in [warning.advice for warning in noticed]
 
