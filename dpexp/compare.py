@@ -14,7 +14,7 @@ from pathlib import Path
 from dpexp.analysis.ratio_estimate import compare
 from dpexp.config.compose import compose_config
 from dpexp.config.job import JobConfig, check_core_limits, flatten
-from dpexp.config.overrides import with_script
+from dpexp.config.overrides import split_at_script, with_script
 from dpexp.entry_point import Parser, entry_point, hold_measurement_lock, show_line
 from dpexp.errors import ConfigError
 from dpexp.report import terminal
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     Blocks are added until the ratio reaches `measurement.precision` or `measurement.max_seconds` is used up.
     """
     parser = Parser(prog="python -m dpexp.compare", description=__doc__)
-    parser.add_argument("before", help="a command's key=value settings, in quotes")
+    parser.add_argument("before", help="a command's settings, in quotes; for a script: 'workers=2 -- torchrun ...'")
     parser.add_argument("after", help="the same, after the change")
     slower = f"exit with status {TOO_SLOW} if AFTER takes more than this much longer, by the lower end of the interval"
     parser.add_argument("--fail-if-slower", metavar="5%", type=_parse_percent, help=slower)
@@ -73,8 +73,10 @@ def _compose_job(text: str) -> JobConfig:
         words = shlex.split(text)
     except ValueError as error:
         raise ConfigError(f"{text}: {error}") from error
-    if any("=" not in word for word in words):
-        raise ConfigError(f"{text}: write settings, such as 'strategy=ddp workers=2'")
+    if any("=" not in word for word in split_at_script(words)[0]):
+        raise ConfigError(
+            f"{text}: write settings, such as 'strategy=ddp workers=2'; a script's command follows after --"
+        )
     config = compose_config(*with_script(words))
     check_core_limits(config)
     return config

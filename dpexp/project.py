@@ -43,7 +43,9 @@ def main(arguments: list[str]) -> int:
     if options.link is not None:
         size = rows[0].gradient_bytes if options.gradient_mb is None else options.gradient_mb * 1e6
         if size is None:
-            raise ConfigError(f"model={rows[0].model} has an unknown gradient size: set --gradient-mb")
+            raise ConfigError(
+                "the size of a script's gradient is unknown: give --gradient-mb (4 bytes a float32 parameter)"
+            )
         cluster = Cluster(options.workers_per_host, options.link, size, options.overlap)
     try:
         model = StepModel(rows)

@@ -1,5 +1,6 @@
 """The table of all results below some folders, one row per configuration."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -103,7 +104,7 @@ def _row(members: list[SeriesMember], differing: Mapping[str, Any], spread_ratio
     measured = speedup.over_baseline(members, spread_ratio)
     candidate, baseline, ratio = measured.candidate, measured.baseline, measured.comparison
     blocks = [member.result.blocks for member in members]
-    return Row(
+    row = Row(
         status="ok",
         **_setting_columns(config) | {"threads_per_worker": candidate.threads},
         repeats=sum(map(len, blocks)),
@@ -118,7 +119,7 @@ def _row(members: list[SeriesMember], differing: Mapping[str, Any], spread_ratio
         overall_speedup=ratio.overall,
         disturbed_share=ratio.disturbed_share,
         efficiency=ratio.shown.scaled(1 / config.workers),
-        **_best_sequential_columns(speedup.over_best_sequential(members, spread_ratio, best)),
+        **_best_sequential_columns(measured, speedup.over_best_sequential(members, spread_ratio, best)),
         shared_memory_speedup=compare(
             blocks, baseline=CANDIDATE, candidate=SHARED_MEMORY, spread_ratio=spread_ratio
         ).overall,
@@ -128,7 +129,6 @@ def _row(members: list[SeriesMember], differing: Mapping[str, Any], spread_ratio
         train_loss=mean_of_known([training.epoch_losses[-1] for training in candidate.trainings]),
         test_accuracy=candidate.test_accuracy,
         oversubscribed=first.threads_on_host > first.environment.usable_cores,
-        warnings=tuple(find_warnings(first, measured)),
         jobs=tuple(member.name for member in members),
         series=series.label(differing),
         option=_option(config.workers, candidate.threads, differing),
@@ -136,6 +136,7 @@ def _row(members: list[SeriesMember], differing: Mapping[str, Any], spread_ratio
         step_seconds=candidate.step_seconds,
         has_other_baseline=isinstance(config, ScriptConfig) and config.command_words != config.baseline().command_words,
     )
+    return dataclasses.replace(row, warnings=tuple(find_warnings(first, measured, row.is_self_comparison)))
 
 
 def _option(workers: int, threads: int, differing: Mapping[str, Any]) -> str:
@@ -163,12 +164,15 @@ def _baseline_columns(candidate: ArmStatistics, baseline: ArmStatistics) -> dict
     }
 
 
-def _best_sequential_columns(best: Speedup | None) -> dict[str, Any]:
+def _best_sequential_columns(measured: Speedup, best: Speedup | None) -> dict[str, Any]:
     if best is None or best.baseline is None:
         return {}
+    seconds = best.comparison.overall.value * measured.candidate.overall_seconds.value
+    if None not in (best.comparison.undisturbed, measured.comparison.undisturbed):  # as the row's seconds
+        seconds = best.comparison.shown.value * measured.candidate.seconds.value
     return {
         "best_sequential_threads": best.baseline.threads,
-        "best_sequential_seconds": best.baseline.steps * best.baseline.step_seconds,
+        "best_sequential_seconds": seconds,
         "best_sequential_speedup": best.comparison.shown,
         "overall_best_sequential_speedup": best.comparison.overall,
     }

@@ -8,6 +8,7 @@ from itertools import chain
 import numpy as np
 
 from dpexp.analysis.arm_statistics import ArmStatistics
+from dpexp.analysis.estimate import Estimate
 from dpexp.analysis.ratio_estimate import Comparison
 from dpexp.analysis.speedup import Speedup
 from dpexp.config.job import CANDIDATE, JobConfig
@@ -19,6 +20,7 @@ BATCH = "batch"  # a kind of warning: all speedups are wrong
 # A value at its threshold has a severity of 1.
 DISTURBANCE = 0.03  # relative difference of the speedup
 OTHER_CORES, STOLEN_CORES, THROTTLED_SHARE = 0.10, 0.05, 0.01
+SELF_COMPARISON = 1.5  # half-widths of the interval: beyond, by chance in less than 1 % of cases
 MIN_TURNS = 12  # turns of an arm that a usable interval needs
 MAX_SEVERITY = 1e6  # of warnings that all speedups are wrong
 MAX_BATCH_RATIO = 1.25  # between the samples that a model receives and those that batch.scope implies
@@ -39,13 +41,14 @@ class MeasurementWarning:
         return f"{self.text}: {self.advice}"
 
 
-def find_warnings(result: JobResult, speedup: Speedup) -> list[MeasurementWarning]:
+def find_warnings(result: JobResult, speedup: Speedup, is_self_comparison: bool = False) -> list[MeasurementWarning]:
     """Return the warnings about one configuration, the most severe first. `result` is one of its results."""
     candidate = speedup.candidate
     config, blocks = candidate.config, candidate.all_blocks
     found = chain(
         _precision_warnings(config, blocks, speedup.comparison),
         _disturbance_warnings(speedup.comparison),
+        _self_comparison_warnings(speedup.comparison.shown) if is_self_comparison else (),
         *(_extrapolation_warnings(arm) for arm in (candidate, speedup.baseline) if arm is not None and arm.trainings),
         _conditions_warnings(result, blocks),
         _samples_warnings(speedup),
@@ -63,15 +66,19 @@ def _precision_warnings(
     config: JobConfig, blocks: Sequence[Block], comparison: Comparison
 ) -> Iterator[MeasurementWarning]:
     settings = config.measurement
+    limit, repeats = settings.max_seconds or config.default_max_seconds[0], settings.repeats
     turns = sum(len(block.arms[CANDIDATE].turns) for block in blocks)  # the baseline has as many
     if turns < MIN_TURNS:
-        seconds = max(
-            sum(block.wall_seconds for block in blocks), settings.max_seconds or config.default_max_seconds[0]
-        )
+        seconds = max(sum(block.wall_seconds for block in blocks), limit)
         text = f"there was time for only {pluralize(turns, 'turn')} of each training"
         advice = f"set measurement.max_seconds={math.ceil(seconds * MIN_TURNS / turns)} or more"
         yield MeasurementWarning("few turns", MIN_TURNS / turns, text, advice)
-    elif settings.precision is not None:
+        return
+    if len(blocks) == 1 < repeats:
+        text = f"there was time for only 1 of {repeats} blocks, so it is unknown how much blocks differ"
+        advice = f"set measurement.max_seconds={math.ceil(max(limit, repeats * blocks[0].wall_seconds))} or more"
+        yield MeasurementWarning("few blocks", 2.0, text, advice)
+    if settings.precision is not None:
         now = "" if settings.max_seconds is None else f" (now {settings.max_seconds:g})"
         off = comparison.shown.precision
         width = f"{100 * off:.1f} %" if off < 1 else f"a factor of {1 + off:.1f}"
@@ -87,6 +94,14 @@ def _disturbance_warnings(comparison: Comparison) -> Iterator[MeasurementWarning
         advice = f"undisturbed, the speedup is {undisturbed:.2f}; with all time counted, it is {overall:.2f}"
         off = abs(math.log(overall.value / undisturbed.value))
         yield from _above(DISTURBANCE, off, "disturbed", text, advice)
+
+
+def _self_comparison_warnings(speedup: Estimate) -> Iterator[MeasurementWarning]:
+    """Warn if a training compared with itself is too far from 1 to be one of the 5 % of intervals that miss it."""
+    off = abs(math.log(speedup.value)) / math.log1p(speedup.precision) if speedup.precision else 0.0
+    text = f"one process compared with itself (A/A) is {speedup:.2f} times as fast, not 1"
+    advice = "the machine's state changed too much for these intervals; measure again, or with a larger max_seconds"
+    yield from _above(SELF_COMPARISON, off, "A/A", text, advice)
 
 
 def _extrapolation_warnings(arm: ArmStatistics) -> Iterator[MeasurementWarning]:
@@ -134,6 +149,13 @@ def _samples_warnings(speedup: Speedup) -> Iterator[MeasurementWarning]:
     advice = f"set batch.scope={other}, or pass another placeholder to the script"
     if off > math.log(MAX_BATCH_RATIO):
         yield MeasurementWarning(BATCH, MAX_SEVERITY, text, advice)
+    elif abs(math.log(candidate.received_samples / candidate.config.local_batch_size)) > math.log(MAX_BATCH_RATIO):
+        text = (
+            f"in a step, the model receives {candidate.received_samples:g} samples in each process, but batch.size "
+            f"stands for {candidate.config.local_batch_size}: seconds and samples per second are computed from it"
+        )
+        advice = "set batch.size to the samples of one update, gradient accumulation included"
+        yield MeasurementWarning("samples", 10.0, text, advice)
     if baseline.exchanges_gradients and workers > 1:
         text = "the baseline's single process trains with DistributedDataParallel, which slows it down"
         advice = "set script.baseline_command to a plain command, to measure the gain over plain training"

@@ -114,7 +114,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         options = parser.parse_intermixed_args(arguments)
     except ConfigError as error:
         words = [word.lstrip("-") for word in arguments if word.startswith("--") and "=" in word]
-        raise ConfigError(f"{error}{f' (settings have no dashes: {words[0]})' if words else ''}") from error
+        hint = f" (settings have no dashes: {words[0]})" if words else ""
+        if any("=" not in word and not word.startswith("-") for word in arguments):  # such as torchrun
+            hint = " (a script's command follows after --)"
+        raise ConfigError(f"{error}{hint}") from error
     folders = [text.removeprefix("resume=") for text in options.overrides if text.startswith("resume=")]
     options.resume = Path(folders[0]).expanduser() if folders else None
     if folders and (len(folders) > 1 or not folders[0] or not options.resume.is_dir()):

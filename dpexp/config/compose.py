@@ -18,10 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from dpexp.config.built_in import BuiltInConfig, from_settings
-from dpexp.config.explain import explain
+from dpexp.config.explain import explain, suggest_matches
 from dpexp.config.overrides import expand_sweep, parse, with_baseline_arguments
 from dpexp.config.script import ALLOWED_SETTINGS, ScriptConfig
-from dpexp.config.yaml_files import config_folder, config_groups
+from dpexp.config.yaml_files import config_folder, config_groups, known_keys
 from dpexp.errors import ConfigError, printable
 from dpexp.machine.environment import usable_cores
 
@@ -132,6 +132,8 @@ def _script_config(composed: DictConfig, typed: Sequence[str]) -> BuiltInConfig 
     for text in typed:
         key = text.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in ALLOWED_SETTINGS and key not in ALLOWED_SETTINGS:
+            if key not in known_keys() and key.partition(".")[0] not in config_groups():
+                raise ConfigError(f"{key}: no such key{suggest_matches(key)}")
             raise ConfigError(f"{text}: {key} can't be set for a script; set it in the script's command")
     if isinstance(composed.script, DictConfig) and composed.script.command is None:
         raise ConfigError("script.command: no value; type the script's command after --")

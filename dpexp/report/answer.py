@@ -45,14 +45,14 @@ def answer(summary: Summary) -> list[str]:
     if wrong := [warning for row in rows for warning in row.warnings if warning.kind == BATCH]:
         return [f"No speedup is known: {wrong[0]}"]
     chosen = [row for row in rows if not row.oversubscribed] or rows  # as `choose` prefers them
-    row = choice.row if choice and choice.row else max(chosen, key=lambda row: row.overall_speedup.value)
+    row = choice.row if choice and choice.row else max(chosen, key=lambda row: _over_best(row).value)
+    overall = _over_best(row)
     over_best = row.overall_best_sequential_speedup.is_known
     over = "the best single process" if over_best else "one process"
     if row.data_scope == "per_worker":
         over = f"the throughput of {over}"
     if row.baseline_arguments:
         over += f" with {row.baseline_arguments}"
-    overall = row.overall_best_sequential_speedup if over_best else row.overall_speedup
     lines = [_headline(row, choice, overall, over), *_ranking(decided, choice, over)]
     lines += _accuracy(row)
     loss, where, advice = sentences.largest_loss(row)
@@ -62,6 +62,12 @@ def answer(summary: Summary) -> list[str]:
     if loss and not row.oversubscribed:
         lines.append(f"Largest loss of time: {100 * loss:.0f} % to {where}; {advice}.")
     return [*lines, *sentences.shared_memory_gain(row)]
+
+
+def _over_best(row: Row) -> Estimate:
+    """Return the overall speedup over the best sequential process if it was measured, else over the baseline."""
+    best = row.overall_best_sequential_speedup
+    return best if best.is_known else row.overall_speedup
 
 
 def _headline(row: Row, choice: Choice | None, number: Estimate, over: str) -> str:

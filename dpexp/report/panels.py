@@ -67,7 +67,7 @@ class Panels:
         self._ranges = {column: value_range(table, column) for column in columns}
         self._longest = table[["seconds_high", "seconds", *(name for name, _, _ in SEQUENTIAL)]].max(axis=None)
         self._each = " per worker" if (table.data_scope == "per_worker").all() else ""
-        self._best_sequential = table.baseline_seconds / table.best_sequential_seconds
+        self._best_sequential = table.overall_speedup / table.overall_best_sequential_speedup  # its speedup
 
     def bars(self, axes: Axes, rows: pd.DataFrame) -> None:
         """Draw time by workers at one data size as bars, with marks for the time of one process."""

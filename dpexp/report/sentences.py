@@ -19,7 +19,7 @@ LOSS_CAUSES = {  # by factor of efficiency: what time is lost to, and a reason o
     "parallel_efficiency": ("exchanging gradients, or waiting", "larger batches exchange gradients less often"),
     "load_balance": ("waiting for the slowest worker in each step", "check what else runs on these cores"),
     "communication_efficiency": ("exchanging gradients", "larger batches exchange gradients less often"),
-    "script": ("exchanging gradients", "on one host, measure how much script.exchange=shared_memory helps"),
+    "script": ("exchanging gradients", "measurement.shared_memory=always measures how much shared memory helps"),
     # For computation scaling, by the phase that takes more time than in one process:
     "data": ("loading data, which takes longer in every worker", "give the data loaders their own cores"),
     "compute": ("slower computation in every worker", "workers share cores, caches and memory bandwidth"),

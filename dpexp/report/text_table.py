@@ -8,17 +8,13 @@ from dpexp.errors import pluralize
 from dpexp.report.sentences import percent
 
 MAX_ROWS = 200  # more are in results.csv only
-SPEEDUPS = {  # by head: the field that is shown, and the same with all time counted
-    "speedup": ("speedup", "overall_speedup"),
-    "over best sequential": ("best_sequential_speedup", "overall_best_sequential_speedup"),
-}
-OVERALL = "°"  # marks overall values among undisturbed ones
+OVERALL = "°"  # marks overall speedups among undisturbed ones
 
 FOOTNOTES = {
     "seconds": "seconds: time of one training (samples x time per sample, plus the time between epochs)",
     "speedup": "speedup: over one process with as many threads as a worker",
-    "overall speedup": f"overall speedup: counts all time, like values with {OVERALL}; others omit disturbed steps",
-    "over best sequential": "over best sequential: speedup over one process with its best number of threads",
+    "overall speedup": f"overall speedup: counts all time, like those with {OVERALL}; others omit disturbed steps",
+    "over best sequential": "over best sequential: overall speedup over one process with its best number of threads",
     "accuracy": "accuracy: on the test split after a whole training; in square brackets, that of one process",
 }
 
@@ -28,18 +24,17 @@ def columns_of(summary: Summary) -> tuple[str, dict[str, tuple[str, ...]]]:
     shown = summary.measured[:MAX_ROWS]
     rows = [text_cells(row) for row in shown]
     columns = {head: tuple(row[head] for row in rows) for head in (rows[0] if rows else ())}
-    is_overall = {head: [_is_overall(row, head) for row in shown] for head in SPEEDUPS}
     common = [head for head in ("configuration", "batch") if len(set(columns.get(head, ()))) == 1]
     text = "; ".join(f"{head}: {columns.pop(head)[0]}" for head in common)
     for head in ("over best sequential", "accuracy"):
         if set(columns.get(head, ())) == {"-"}:
             columns.pop(head)
-    if all(map(all, is_overall.values())):
+    is_overall = [row.speedup == row.overall_speedup or not row.speedup.is_known for row in shown]
+    if all(is_overall):
         columns.pop("overall speedup", None)
     else:
-        for head in SPEEDUPS & columns.keys():
-            cells = zip(columns[head], is_overall[head], strict=True)
-            columns[head] = tuple(f"{cell}{OVERALL if overall and cell != '-' else ''}" for cell, overall in cells)
+        cells = zip(columns["speedup"], is_overall, strict=True)
+        columns["speedup"] = tuple(f"{cell}{OVERALL if overall and cell != '-' else ''}" for cell, overall in cells)
     return text, columns
 
 
@@ -62,12 +57,6 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     return [*notes, "intervals: 95 %"] if heads else []
 
 
-def _is_overall(row: Row, head: str) -> bool:
-    """Whether the speedup in this column is overall, or unknown."""
-    shown, overall = (getattr(row, name) for name in SPEEDUPS[head])
-    return shown == overall or not shown.is_known
-
-
 def text_cells(row: Row) -> dict[str, str]:
     """Return one successful row of the table as text, by head; what was not measured is a dash."""
     batch = f"{row.local_batch_size} each" if row.batch_scope == "per_worker" else f"{row.global_batch_size} in total"
@@ -86,7 +75,7 @@ def text_cells(row: Row) -> dict[str, str]:
         "samples/s": f"{row.samples_per_second:,.0f}",
         "speedup": row.speedup.text(".2f", to="-"),
         "overall speedup": row.overall_speedup.text(".2f", to="-"),
-        "over best sequential": row.best_sequential_speedup.text(".2f", to="-"),
+        "over best sequential": row.overall_best_sequential_speedup.text(".2f", to="-"),
         "efficiency": f"{100 * row.efficiency.value:.0f} %" if row.efficiency.is_known else "-",
         "accuracy": accuracy,
     }

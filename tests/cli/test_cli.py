@@ -154,6 +154,7 @@ ANSWERS = {
     "a reference to nothing": (["workers=${nope}"], "workers: Interpolation key 'nope' not found"),
     "a letter from another alphabet": (["w\N{CYRILLIC SMALL LETTER O}rkers=2"], "did you mean workers?"),
     "dashes": (["--workers=2"], "settings have no dashes: workers=2"),
+    "no --": (["workers=2", "torchrun", "--standalone", "t.py"], "a script's command follows after --"),
     "a plus": (["+workers=3"], "already at 'workers'. Either remove + prefix: 'workers=3'"),
     "a sweep of nothing": (["-m", "workers=range(1,0)"], "this sweep has no jobs"),
     "a long value": (["workers=" + "[" * 500], "workers=...: must be a whole number"),

@@ -106,6 +106,7 @@ def test_only_a_process_that_has_the_key_is_heard_from_another_host(sent, accept
         ),
         (["script.command=''"], "script.command is empty"),
         (["script.command='x {workers}'", "model=cnn"], "model can't be set for a script"),
+        (["script.command='x {workers}'", "worker=2"], "worker: no such key; did you mean workers"),
         (
             ["script.command='x {workers}'", "experiment=weak_scaling"],
             "data.scope=per_worker can't be set for a script",

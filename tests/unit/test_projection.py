@@ -243,7 +243,7 @@ def test_an_unknown_gradient_size_has_to_be_given(tmp_path, capsys):
     folder = written(tmp_path, gradient_bytes=None)
     words = [folder, "--workers", "8", "--link", "25Gbit/s,10us", "--workers-per-host", "2"]
     assert main(words) == 2
-    assert "unknown gradient size: set --gradient-mb" in capsys.readouterr().err
+    assert "the size of a script's gradient is unknown: give --gradient-mb" in capsys.readouterr().err
     assert main([*words, "--gradient-mb", "1"]) == 0
 
 

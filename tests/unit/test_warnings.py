@@ -187,3 +187,29 @@ def test_a_wrong_batch_scope_replaces_the_headline(tmp_path, samples, scope, is_
 def test_a_baseline_that_exchanges_gradients_alone_is_reported(tmp_path):
     found = aggregate([write_sweep(tmp_path, of_script(SAMPLES["the same"], exchanges=True))])
     assert "set script.baseline_command to a plain command" in str(found.measured[0].warnings[0])
+
+
+def test_a_single_block_of_several_is_named():
+    (warning,) = [warning for warning in seen(seconds=[1.0], baseline=[1.8]) if warning.kind == "few blocks"]
+    assert warning.text.startswith("there was time for only 1 of 4 blocks")
+    assert warning.advice == "set measurement.max_seconds=9 or more"
+
+
+def test_a_process_that_differs_from_itself_is_named(tmp_path):
+    jobs = [result("workers=1", "data.size=5000", seconds=[1.0] * 4, baseline=[base] * 4) for base in (1.003, 1.2)]
+    kinds = [
+        [warning.kind for warning in aggregate([write_sweep(tmp_path / str(number), one)]).measured[0].warnings]
+        for number, one in enumerate(jobs)
+    ]
+    assert kinds == [[], ["A/A"]]
+
+
+def test_a_batch_size_that_the_model_does_not_receive_is_named(tmp_path):
+    kinds = []
+    for number, samples in enumerate((64, 128)):
+        one = of_script({CANDIDATE: samples, BASELINE: samples})
+        kinds.append(
+            [str(found) for found in aggregate([write_sweep(tmp_path / str(number), one)]).measured[0].warnings]
+        )
+    assert kinds[0] == []
+    assert "the model receives 128 samples in each process, but batch.size stands for 64" in kinds[1][0]

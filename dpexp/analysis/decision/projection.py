@@ -147,8 +147,8 @@ class StepModel:
         known = {count: parts["communicate"] for count, parts in self._parts.items()}
         if not known:
             raise ValueError(
-                "no row has the time of an exchange within a host: measure workers=2, too, with a strategy that "
-                "separates waiting from exchanging, such as sync_dp"
+                "no row has the time of an exchange within a host: it needs workers=2, enough turns, and a strategy "
+                "that separates waiting from exchanging (sync_dp, or a script)"
             )
         if len(known) == 1 and on_host not in known:
             ((count, seconds),) = known.items()
