@@ -93,7 +93,12 @@ def _ranking(decided: Sequence[Row], choice: Choice | None, over: str) -> list[s
 
 def _accuracy(row: Row) -> list[str]:
     if row.is_script:
-        return []
+        if row.updates == row.baseline_updates:
+            return []
+        counts = f"{row.updates:,} updates, with one process {row.baseline_updates:,}"
+        return [
+            f"With {workers_of(row)}, {row.data_size:,} samples are {counts}; what a script learns is not measured."
+        ]
     if math.isnan(row.test_accuracy):
         return ["Accuracy: not measured; set measurement.whole_trainings=always to measure it."]
     text = f"{sentences.percent(row.test_accuracy)} after {row.updates:,} updates"

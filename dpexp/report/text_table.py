@@ -43,6 +43,8 @@ def footnotes(summary: Summary, heads: list[str]) -> list[str]:
     oversubscribed = any(row.oversubscribed for row in summary.measured)
     notes = [f"* more threads than the {summary.usable_cores} usable cores"] if oversubscribed else []
     notes += [note for head, note in FOOTNOTES.items() if head in heads]
+    if all(row.is_script for row in summary.measured):
+        notes = [note.replace(FOOTNOTES["seconds"], "seconds: time of data.size samples") for note in notes]
     threads = {(row.threads_per_worker, row.baseline_threads) for row in summary.measured if row.baseline_threads}
     if other := [
         f"{pluralize(baseline, 'thread')} (a worker has {threads_of_worker})"

@@ -313,6 +313,38 @@ def test_one_disturbed_block_does_not_decide_which_sequential_process_is_the_bes
     assert [row.best_sequential_threads for row in found.measured] == [2, 2]
 
 
+def test_what_more_workers_cost_a_script_is_said(tmp_path):
+    script = ["script.command='x {workers}'", "data.size=5000", "workers=2"]
+    one, same = (
+        result(*script, f"batch.scope={scope}", seconds=[1, 1], baseline=[1.5, 1.5], trainings={})
+        for scope in ("per_worker", "global")
+    )
+    lines = answer(aggregate([write_sweep(tmp_path / "1", one)]))
+    assert lines[1] == (
+        "With 2 workers, 5,000 samples are 40 updates, with one process 79; what a script learns is not measured."
+    )
+    assert not any("updates" in line for line in answer(aggregate([write_sweep(tmp_path / "2", same)])))
+
+
+def test_among_series_that_can_not_be_compared_the_number_that_is_shown_decides(tmp_path):
+    """The second is faster than its baseline, the first than the best process."""
+    jobs = [
+        result(*TWO, f"strategy={name}", seconds=[seconds] * 2, baseline=[base] * 2, change=change)
+        for name, seconds, base, change in (
+            (
+                "sync_dp",
+                1.0,
+                1.5,
+                lambda block: changed(block, best_sequential=arm(composed(*TWO).baseline(), 1.4, threads=2)),
+            ),
+            ("ddp", 1.0, 1.8, faster),
+        )
+    ]
+    assert answer(aggregate([write_sweep(tmp_path, *jobs)]))[0].startswith(
+        "Largest speedup: strategy=sync_dp: 2 workers"
+    )
+
+
 def test_in_weak_scaling_the_fastest_is_that_for_the_samples_of_a_worker(tmp_path):
     found = summary(tmp_path, "data.scope=per_worker")
     assert details(found)[0].startswith("Fastest for 5,000 samples per worker, ")
