@@ -97,11 +97,13 @@ def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
             f"{', '.join(differing[:3])}: both commands must train the same model on the same data with the same "
             "measurement"
         )
-    visited = [config.epochs * config.train_samples for config in (first, second)]
-    if visited[0] != visited[1]:
-        raise ConfigError(
-            f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on the same number of samples"
-        )
+    for visited in zip(
+        *((config.epochs * config.train_samples, config.train_samples) for config in (first, second)), strict=True
+    ):
+        if visited[0] != visited[1]:
+            raise ConfigError(
+                f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on the same samples"
+            )
 
 
 if __name__ == "__main__":

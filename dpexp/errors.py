@@ -4,11 +4,7 @@ Each message is one line: the value, the rule, the choices.
 """
 
 BAD_INPUT, FAILED = 2, 1  # exit statuses
-USER_CODE_ERRORS = (
-    Exception,
-    SystemExit,
-    KeyboardInterrupt,
-)  # dpexp turns Ctrl-C into another one
+USER_CODE_ERRORS = (Exception, SystemExit, KeyboardInterrupt)  # not Ctrl-C: see machine/signals.py
 
 
 def pluralize(count: int, noun: str) -> str:

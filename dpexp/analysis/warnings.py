@@ -158,5 +158,5 @@ def _samples_warnings(speedup: Speedup) -> Iterator[MeasurementWarning]:
         yield MeasurementWarning("samples", 10.0, text, advice)
     if baseline.exchanges_gradients and workers > 1:
         text = "the baseline's single process trains with DistributedDataParallel, which slows it down"
-        advice = "set script.baseline_command to a plain command, to measure the gain over plain training"
+        advice = "if the script also trains without it, set script.baseline_command to that command"
         yield MeasurementWarning("baseline exchanges", 1.0, text, advice)

@@ -1,5 +1,6 @@
 """`resume=FOLDER`, added to a command: keep what the same command measured there, and measure what is missing."""
 
+import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from dpexp.measurement.record import CHECKPOINT, VARIES
 from dpexp.measurement.user_files import changed_files, digests_of, fingerprint
 from dpexp.results import storage
 from dpexp.results.schema import JobResult
+
+_log = logging.getLogger(__name__)
 
 FOLDER_SETTINGS = tuple(f"{name}=" for name in ("resume", *FOLDER_KEYS))
 
@@ -42,6 +45,7 @@ def find_earlier_results(plan: Plan, environment: Environment) -> list[JobResult
 def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> JobResult | None:
     """Return the result in `folder` that a resumed job builds on; if its status is "ok", nothing is left to measure.
 
+    None if there is none, or it can't be built on: it has no block, has diverged, or was measured with other code.
     Raises ConfigError for a result of another configuration, version or machine, or if the user's files have changed
     since.
     """
@@ -65,7 +69,10 @@ def find_earlier(config: JobConfig, folder: Path, environment: Environment) -> J
     if is_checkpoint_missing and result.status != "diverged":
         result = replace(result, status="unfinished", trainings={})  # a whole training writes it
     same_code = result.environment.code_sha256 == environment.code_sha256
-    if result.status == "diverged" or not result.blocks or not (result.status == "ok" or same_code):
+    if result.status == "diverged" or not result.blocks:
+        return None
+    if result.status != "ok" and not same_code:
+        _log.warning("%s: its blocks are measured again, since dpexp's code has changed", folder)
         return None
     files = fingerprint(config)
     files |= digests_of(result.user_files.keys() - files.keys())

@@ -178,7 +178,7 @@ def _compose_hydra(overrides: Sequence[Override], *further: str) -> DictConfig:
 
 
 def _is_key(override: Override) -> bool:
-    """Whether an override sets a value of the experiment, rather than choosing a file."""
+    """Whether an override sets a value, rather than choosing a group's file."""
     if (
         override.type != OverrideType.CHANGE
         or override.is_hydra_override()

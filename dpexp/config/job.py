@@ -123,8 +123,9 @@ def check_core_limits(config: JobConfig, machines: int = 1) -> None:
         ("threads_per_worker", config.threads_per_worker, most_threads),
     ):
         if number > most:
+            each = f" of each of {machines} machines" if machines > 1 else ""
             raise ConfigError(
-                f"{name}={number} on {cores} usable cores: at most {most} are allowed; use fewer, "
+                f"{name}={number} on {cores} usable cores{each}: at most {most} are allowed; use fewer, "
                 "or increase launch.max_workers_per_core"
             )
 

@@ -82,12 +82,12 @@ def _wait_for_first_steps(
     """Return when each process of each command waits at the end of its first step. Raises WorkerError."""
 
     def introduce(listener: socket.socket) -> None:
-        connection = _accept(listener, listeners[listener])
-        if connection is not None and wait_until(connection.poll, timeout_seconds, lambda: [connection]):
+        accepted = _accept(listener, listeners[listener])
+        if accepted is not None and wait_until(accepted.poll, timeout_seconds, lambda: [accepted]):
             with contextlib.suppress(EOFError, OSError):  # it died: `check_start` reports that
-                introduction: Introduction = connection.recv()
+                introduction: Introduction = accepted.recv()
                 number = int(introduction["mark"].split(".")[1])
-                running[number].introduce(connection, introduction, is_remote=bool(listeners[listener]))
+                running[number].introduce(accepted, introduction, is_remote=bool(listeners[listener]))
 
     def missing() -> list[int]:
         for command in running:

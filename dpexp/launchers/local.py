@@ -25,9 +25,8 @@ class RunningSegments:
     def __init__(self, processes: RunningWorlds, turn_pipes: Mapping[str, Connection]) -> None:
         """Wait until all segments sleep before their first turn. Raises WorkerError."""
         self._processes, self._turn_pipes = processes, turn_pipes
-        self.memory_bytes: dict[
-            str, int | None
-        ] = {}  # of all processes, at the end; None: not readable, or not all here
+        # Of all processes, known at the end; None: not readable, or some are on other machines.
+        self.memory_bytes: dict[str, int | None] = {}
         for name in turn_pipes:
             self._answer(name)
 

@@ -42,7 +42,7 @@ class Environment:
     memory_bytes: int
     local_world_size: int | None  # ranks on this machine, if torchrun started them; None: all
     versions: dict[str, str]
-    code_sha256: str  # SHA-256 of this package's files
+    code_sha256: str  # SHA-256 of this package's Python modules
 
     @property
     def machine(self) -> str:

@@ -61,7 +61,8 @@ class Budget:
             return True
         missing = max(self.measurement.repeats - len(blocks), 1)
         min_seconds = max(self._overhead_seconds, MIN_BLOCK_STEPS * rounds.step_seconds)
-        while missing > 1 and self._seconds_per_block(left + seconds, missing) < min_seconds:
+        fewer = self.measurement.is_adaptive  # else exactly `repeats` blocks are made
+        while fewer and missing > 1 and self._seconds_per_block(left + seconds, missing) < min_seconds:
             missing -= 1
         if seconds >= self._seconds_per_block(left + seconds, missing):
             return True

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.config.built_in import BuiltInConfig
-from dpexp.config.job import JobConfig
+from dpexp.config.job import CANDIDATE, JobConfig
 from dpexp.errors import DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, RunningSegments
 from dpexp.machine.environment import usable_cores
@@ -78,11 +78,12 @@ class BuiltInArms:
         """End all arms; return their results. Raises DivergedError, and WorkerError, also if replicas differ."""
         reports = self._segments.end()
         memory = self._segments.memory_bytes
+        for name, of_arm in reports.items():
+            check_reports(of_arm, "" if name == CANDIDATE else f"{name.replace('_', ' ')}: ")
         return {name: _arm(spec, reports[name], timed[name], memory[name]) for name, spec in self._specs.items()}
 
 
 def _arm(spec: TrainingSpec, reports: Sequence[WorkerReport], timed: ArmSteps, memory_bytes: int | None) -> Arm:
-    check_reports(reports)
     names = [name for name in reports[0].phases if reports[0].phases[name]]
     return Arm(
         samples_per_step=spec.config.global_batch_size,
@@ -110,10 +111,10 @@ def summarize_training(spec: TrainingSpec, reports: Sequence[WorkerReport]) -> T
     )
 
 
-def check_reports(reports: Sequence[WorkerReport]) -> None:
+def check_reports(reports: Sequence[WorkerReport], prefix: str = "") -> None:
     """Raise DivergedError if a loss is not finite, WorkerError if replicas did not end with the same parameters."""
     if not all(math.isfinite(loss) for report in reports for loss in report.epoch_loss_sums):
-        raise DivergedError("diverged: a loss is not a finite number; try a smaller optimizer.lr")
+        raise DivergedError(f"{prefix}diverged: a loss is not a finite number; try a smaller optimizer.lr")
     hashes = [sha256 for report in reports for sha256 in report.parameters_sha256]
     if ranks := [rank for rank, sha256 in enumerate(hashes) if sha256 != hashes[0]]:
-        raise WorkerError(f"replicas differ at the end: ranks {ranks} do not have rank 0's parameters")
+        raise WorkerError(f"{prefix}replicas differ at the end: ranks {ranks} do not have rank 0's parameters")

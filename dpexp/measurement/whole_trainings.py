@@ -36,7 +36,10 @@ class WholeTrainings:
         The shortest steps decide whether the trainings are short: other programs may have slowed down the warm-up.
         """
         if self._reserved_seconds is None:
-            steps = [(config.updates, warm[name]) for name, config in self._trained.items()]
+            warmup = {
+                name: min(config.measurement.warmup_steps, config.updates) for name, config in self._trained.items()
+            }
+            steps = [(config.updates + warmup[name], warm[name]) for name, config in self._trained.items()]
             min_seconds = sum(START_SECONDS + updates * timed.min_step_seconds for updates, timed in steps)
             expected_seconds = sum(START_SECONDS + updates * timed.step_seconds for updates, timed in steps)
             self._are_wanted = min_seconds <= self._short_seconds

@@ -64,8 +64,10 @@ def draw(summary: Summary, folder: Path) -> dict[Path, str]:
 def plot(table: pd.DataFrame, name: str = "speedup_by_workers", axes: Axes | None = None) -> Axes:
     """Draw one of the report's figures of one series into `axes` (None: new pyplot axes), and return it.
 
-    Raises ValueError for a table of several series: choose one with `table[table.series == ...]`.
+    Raises ValueError for another name, and for a table of several series: choose one with `table[table.series == ...]`.
     """
+    if name not in TITLES:
+        raise ValueError(f"no figure {name!r}: choose from {', '.join(TITLES)}")
     good = table[table.status == "ok"]
     if good.series.nunique() != 1:
         raise ValueError(f"a figure shows one series, not {good.series.nunique()}: choose rows by table.series")

@@ -88,7 +88,7 @@ def differences(all_settings: Iterable[Mapping[str, Any]]) -> dict[str, dict[str
         key: {short[name]: settings[name] for name in chosen if name in settings} for key, settings in series.items()
     }
     if len({label(differing) for differing in found.values()}) < len(found):  # as by 1 and "1"
-        found = {key: {name: json.dumps(value) for name, value in series.items()} for key, series in found.items()}
+        found = {key: {name: json.dumps(value) for name, value in named.items()} for key, named in found.items()}
     return found
 
 

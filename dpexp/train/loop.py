@@ -1,7 +1,6 @@
 """The training loop, the same for any number of workers and any strategy."""
 
 import functools
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -66,11 +65,14 @@ def _scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
 
 
 def warm_up(config: BuiltInConfig, dataset: Dataset, strategy: Strategy) -> None:
-    """Make untimed steps, so that libraries, caches and memory are warm. The strategy must be reset afterwards."""
+    """Make untimed steps, at most an epoch's, so that libraries, caches and memory are warm.
+
+    The strategy must be reset afterwards.
+    """
     heartbeat.begin_stage(WARMING_UP)
     inputs, labels = dataset.tensors["train_inputs"], dataset.tensors["train_labels"]
     *batches, last = epoch_order(config.train_samples, config.seed, 0).split(config.global_batch_size)
     loss_sum = torch.zeros((), dtype=getattr(torch, config.dtype))
     # The last batch first: libraries take milliseconds to prepare for its size, too.
-    for batch in itertools.islice(itertools.cycle([last, *batches]), config.measurement.warmup_steps):
+    for batch in [last, *batches][: config.measurement.warmup_steps]:
         step(config, strategy, inputs, labels, batch, loss_sum)

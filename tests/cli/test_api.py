@@ -80,6 +80,11 @@ def test_every_figure_is_drawn_into_axes(swept, name):
     assert axes.get_legend() is not None
 
 
+def test_another_figure_than_those_of_the_report_is_refused_with_the_choices(swept):
+    with pytest.raises(ValueError, match=r"no figure 'speeedup': choose from .*speedup"):
+        dpexp.plot(swept[1], "speeedup")
+
+
 def test_several_series_share_no_figure(swept):
     table = swept[1].assign(series=["a", "b"])
     with pytest.raises(ValueError, match="one series, not 2"):

@@ -80,8 +80,8 @@ def test_whole_trainings_are_made_where_they_are_short_or_asked_for(tmp_path, ov
 @pytest.mark.parametrize(
     ("settings", "step_seconds", "reserved", "made"),
     [
-        ([], 0.01, 10 * (0.01 + 0.02) + 0.6, True),  # of both, with their starts
-        (["measurement.baseline=none"], 0.01, 10 * 0.01 + 0.3, True),
+        ([], 0.01, 12 * (0.01 + 0.02) + 0.6, True),  # of both, with their starts and warm-up
+        (["measurement.baseline=none"], 0.01, 12 * 0.01 + 0.3, True),
         ([], 1.0, 0.0, False),  # too long
         (["measurement.whole_trainings=never"], 0.01, 0.0, False),
         ([WHOLE], 0.01, 0.0, True),  # on top of the budget

@@ -178,6 +178,14 @@ def test_excluded_time_is_not_the_jobs(clock):
     assert job.done_fraction == 0.5
 
 
+def test_a_fixed_number_of_blocks_shares_the_time(clock):
+    machine = Machine(clock, start_seconds=1.0, baseline=0.1, candidate=0.1)
+    blocks, _ = measured(clock, machine, "measurement.precision=null", "measurement.repeats=4", f"{MAX}=9")
+    rounds = [len(block.arms["candidate"].turns) for block in blocks]
+    assert len(rounds) == 4
+    assert max(rounds) <= 2 * min(rounds)
+
+
 def test_steps_too_long_for_the_time_are_named_with_what_they_need(clock):
     settings = [*ADAPTIVE, "measurement.max_seconds=20"]
     blocks, took = measured(clock, Machine(clock, baseline=5.0, candidate=4.0), *settings)

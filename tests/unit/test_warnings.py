@@ -186,7 +186,8 @@ def test_a_wrong_batch_scope_replaces_the_headline(tmp_path, samples, scope, is_
 
 def test_a_baseline_that_exchanges_gradients_alone_is_reported(tmp_path):
     found = aggregate([write_sweep(tmp_path, of_script(SAMPLES["the same"], exchanges=True))])
-    assert "set script.baseline_command to a plain command" in str(found.measured[0].warnings[0])
+    warning = str(found.measured[0].warnings[0])
+    assert "if the script also trains without it, set script.baseline_command to that command" in warning
 
 
 def test_a_single_block_of_several_is_named():
