@@ -7,11 +7,11 @@ from pathlib import Path
 import jinja2
 
 from dpexp.analysis.table import Summary, aggregate
+from dpexp.errors import ResultError
 from dpexp.machine.files import write_atomically
 from dpexp.report import figures
 from dpexp.report.answer import sections
 from dpexp.report.text_table import columns_of, footnotes
-from dpexp.results.storage import explain_write_errors
 
 
 def write_report(folders: Sequence[Path], output: Path) -> tuple[Summary, list[Path]]:
@@ -21,11 +21,13 @@ def write_report(folders: Sequence[Path], output: Path) -> tuple[Summary, list[P
     """
     summary = aggregate(folders)
     table, page, pictures = output / "results.csv", output / "report.html", output / "figures"
-    with explain_write_errors(output):
+    try:
         output.mkdir(parents=True, exist_ok=True)
         titles = figures.draw(summary, pictures)
         write_atomically(table, summary.table.to_csv(index=False, float_format="%.6g"))
         write_atomically(page, _page(summary, titles))
+    except OSError as error:
+        raise ResultError(f"can't write into {output}: {error.strerror}") from error
     return summary, [table, page, *([pictures] if titles else [])]
 
 
