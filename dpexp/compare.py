@@ -16,7 +16,7 @@ from dpexp.config.compose import compose_config
 from dpexp.config.job import JobConfig, check_core_limits, flatten
 from dpexp.config.overrides import split_at_script, with_script
 from dpexp.entry_point import Parser, entry_point, hold_measurement_lock, show_line
-from dpexp.errors import ConfigError
+from dpexp.errors import ConfigError, pluralize
 from dpexp.report import terminal
 
 TOO_SLOW = 3  # the exit status of --fail-if-slower
@@ -97,13 +97,12 @@ def _refuse_other_work(first: JobConfig, second: JobConfig) -> None:
             f"{', '.join(differing[:3])}: both commands must train the same model on the same data with the same "
             "measurement"
         )
-    for visited in zip(
-        *((config.epochs * config.train_samples, config.train_samples) for config in (first, second)), strict=True
-    ):
-        if visited[0] != visited[1]:
-            raise ConfigError(
-                f"{visited[0]:,} samples against {visited[1]:,}: both commands must train on the same samples"
-            )
+    before, after = ((config.epochs, config.train_samples) for config in (first, second))
+    if before != after:
+        texts = [
+            f"{pluralize(epochs, 'epoch')} of {pluralize(samples, 'sample')}" for epochs, samples in (before, after)
+        ]
+        raise ConfigError(f"{' against '.join(texts)}: both commands must train on the same samples")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,9 @@ def _self_comparison_warnings(speedup: Estimate) -> Iterator[MeasurementWarning]
     """Warn if a training compared with itself is too far from 1 to be one of the 5 % of intervals that miss it."""
     off = abs(math.log(speedup.value)) / math.log1p(speedup.precision) if speedup.precision else 0.0
     text = f"one process compared with itself (A/A) is {speedup:.2f} times as fast, not 1"
-    advice = "the machine's state changed too much for these intervals; measure again, or with a larger max_seconds"
+    advice = (
+        "the machine's state changed too much for these intervals; measure again, or increase measurement.max_seconds"
+    )
     yield from _above(SELF_COMPARISON, off, "A/A", text, advice)
 
 

@@ -114,6 +114,11 @@ class JobConfig:
             )
 
 
+def arm_label(name: str) -> str:
+    """Return how an error names an arm; "" for the candidate."""
+    return "" if name == CANDIDATE else name.replace("_", " ")
+
+
 def check_core_limits(config: JobConfig, machines: int = 1) -> None:
     """Raise ConfigError for a job with more workers or threads than launch.max_workers_per_core allows."""
     cores, max_per_core = usable_cores(), config.launch.max_workers_per_core

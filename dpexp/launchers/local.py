@@ -6,7 +6,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import MappingProxyType
 
-from dpexp.config.job import CANDIDATE, JobConfig
+from dpexp.config.job import CANDIDATE, JobConfig, arm_label
 from dpexp.errors import WorkerError
 from dpexp.launchers.commands import Hosts
 from dpexp.machine.memory import peak_bytes
@@ -92,10 +92,9 @@ class LocalLauncher:
         self, cleanup: contextlib.ExitStack, name: str, spec: TrainingSpec, pipe: Connection | None
     ) -> WorldSpec:
         """Return the processes of one training to start; rank 0 receives its turns from the pipe."""
-        shown = "" if name == CANDIDATE else name.replace("_", " ")
         shared = strategy_class(spec.config).share(spec.config, spec.initial)
         arguments = [(spec, part, None if rank else pipe) for rank, part in enumerate(shared)]
-        return WorldSpec(self.target(name, spec), arguments, shown)
+        return WorldSpec(self.target(name, spec), arguments, arm_label(name))
 
 
 @contextlib.contextmanager

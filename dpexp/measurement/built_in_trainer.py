@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dpexp.config.built_in import BuiltInConfig
-from dpexp.config.job import CANDIDATE, JobConfig
+from dpexp.config.job import JobConfig, arm_label
 from dpexp.errors import DivergedError, WorkerError
 from dpexp.launchers.local import LocalLauncher, RunningSegments
 from dpexp.machine.environment import usable_cores
@@ -79,7 +79,7 @@ class BuiltInArms:
         reports = self._segments.end()
         memory = self._segments.memory_bytes
         for name, of_arm in reports.items():
-            check_reports(of_arm, "" if name == CANDIDATE else f"{name.replace('_', ' ')}: ")
+            check_reports(of_arm, arm_label(name))
         return {name: _arm(spec, reports[name], timed[name], memory[name]) for name, spec in self._specs.items()}
 
 
@@ -111,8 +111,9 @@ def summarize_training(spec: TrainingSpec, reports: Sequence[WorkerReport]) -> T
     )
 
 
-def check_reports(reports: Sequence[WorkerReport], prefix: str = "") -> None:
+def check_reports(reports: Sequence[WorkerReport], arm: str = "") -> None:
     """Raise DivergedError if a loss is not finite, WorkerError if replicas did not end with the same parameters."""
+    prefix = f"{arm}: " if arm else ""
     if not all(math.isfinite(loss) for report in reports for loss in report.epoch_loss_sums):
         raise DivergedError(f"{prefix}diverged: a loss is not a finite number; try a smaller optimizer.lr")
     hashes = [sha256 for report in reports for sha256 in report.parameters_sha256]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig
+from dpexp.config.job import BASELINE, BEST_SEQUENTIAL, CANDIDATE, JobConfig, arm_label
 from dpexp.config.script import ScriptConfig
 from dpexp.errors import ScriptEnded, WorkerError, pluralize
 from dpexp.launchers.command_processes import CommandSpec
@@ -68,7 +68,7 @@ class ScriptTrainer:
         assert isinstance(config, ScriptConfig)
         places = () if self._hosts is None else (self._hosts.count, self._hosts.address)
         return CommandSpec(
-            name=pluralize(config.workers, "worker") if name == CANDIDATE else name.replace("_", " "),
+            name=pluralize(config.workers, "worker") if name == CANDIDATE else arm_label(name),
             words=config.words(_free_port(), *places),
             ranks=config.workers,
             threads=config.threads_per_worker,

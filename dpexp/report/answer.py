@@ -105,11 +105,9 @@ def _accuracy(row: Row) -> list[str]:
     if math.isnan(row.baseline_test_accuracy):
         return [f"Test accuracy: {text}."]
     points = 100 * (row.test_accuracy - row.baseline_test_accuracy)
-    change = (
-        f"{abs(points):.1f} points {'lower than' if points < 0 else 'higher than'}"
-        if abs(points) >= 0.05
-        else "the same as"
-    )
+    change = f"{abs(points):.1f} points {'lower' if points < 0 else 'higher'} than"
+    if abs(points) < 0.05:
+        change = "the same as"
     other = f"{sentences.percent(row.baseline_test_accuracy)} after {row.baseline_updates:,}"
     return [f"With {workers_of(row)}, test accuracy is {change} in one process: {text}, against {other}."]
 

@@ -13,7 +13,8 @@ OVERALL = "°"  # marks overall speedups among undisturbed ones
 FOOTNOTES = {
     "seconds": "seconds: time of one training (samples x time per sample, plus the time between epochs)",
     "speedup": "speedup: over one process with as many threads as a worker",
-    "overall speedup": f"overall speedup: counts all time, like those with {OVERALL}; others omit disturbed steps",
+    "overall speedup": f"overall speedup: counts all time, like speedups with {OVERALL}; the others, and the seconds "
+    "beside them, leave out disturbed steps",
     "over best sequential": "over best sequential: overall speedup over one process with its best number of threads",
     "accuracy": "accuracy: on the test split after a whole training; in square brackets, that of one process",
 }
